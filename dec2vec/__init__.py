@@ -1,0 +1,29 @@
+"""dec2vec: decoder LLMs as text embedders. `Encoder` is loaded on first use, so that `dec2vec --help` stays quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder as Encoder
+    from dec2vec.errors import UserError as UserError
+    from dec2vec.model_config import ModelConfig as ModelConfig
+    from dec2vec.whitening import Whitening as Whitening
+
+__version__ = "0.1.0"
+__all__ = ["Encoder", "ModelConfig", "UserError", "Whitening"]
+_HOMES = {
+    "Encoder": "dec2vec.encoder",
+    "ModelConfig": "dec2vec.model_config",
+    "UserError": "dec2vec.errors",
+    "Whitening": "dec2vec.whitening",
+}
+
+
+def __getattr__(name: str) -> object:
+    """PEP 562: torch and transformers are imported by whoever asks for what needs them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dec2vec' has no attribute {name!r}")
+    found: object = vars(import_module(_HOMES[name]))[name]
+    return found

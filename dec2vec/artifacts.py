@@ -1,0 +1,101 @@
+"""The folders that training writes: where the base, the adapter and the whitening of a tuned encoder are.
+
+`dec2vec.json` marks a folder as ours: {"format": 1, "model": {the model section}}. Beside it lies either a PEFT
+adapter (then `model.name_or_path` is the base) or a whole model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+
+MARKER = "dec2vec.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A tuned encoder on disk: `config` reads it, `base` is loaded, `adapter` is put on top."""
+
+    config: ModelConfig
+    base: ModelConfig
+    adapter: Path | None
+    whitening: Path | None
+
+
+def find(config: ModelConfig) -> Artifact | None:
+    """What lies at `config.name_or_path` if one of our folders does, else None (then it is a plain base model)."""
+    folder = _local_folder(config)
+    if folder is None:
+        return None
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        saved = TypeAdapter(ModelConfig).validate_python(marker["model"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{folder / MARKER}: damaged ({type(error).__name__}); export the run again") from error
+    if marker.get("format") != FORMAT:
+        raise UserError(f"{folder / MARKER}: format {marker.get('format')!r} is not {FORMAT}; update dec2vec")
+    return _artifact(folder, replace(saved, device=config.device))
+
+
+def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
+    whitening = folder / "whitening.safetensors"
+    has_adapter = (folder / "adapter_config.json").is_file()
+    base = saved if has_adapter else replace(saved, name_or_path=str(folder), revision=None)
+    return Artifact(
+        config=saved,
+        base=base,
+        adapter=folder if has_adapter else None,
+        whitening=whitening if whitening.is_file() else None,
+    )
+
+
+def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
+    """PEFT's own loading, from safetensors."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read, export the run again")
+    try:
+        with quiet_peft():
+            return PeftModel.from_pretrained(backbone, str(folder)).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: the adapter does not fit the base model; {str(error).splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT reads a property that transformers has renamed; its warning is for PEFT's authors, not for users."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def _local_folder(config: ModelConfig) -> Path | None:
+    path = Path(config.name_or_path)
+    if not path.is_dir():
+        return _hub_folder(config)
+    for folder in (path, path / "adapter", path / "model"):
+        if (folder / MARKER).is_file():
+            return folder
+    return None
+
+
+def _hub_folder(config: ModelConfig) -> Path | None:
+    """A whole snapshot if the repository carries our marker. Without a network a base model may still be cached."""
+    try:
+        hf_hub_download(config.name_or_path, MARKER, revision=config.revision)
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+        return None
+    return Path(snapshot_download(config.name_or_path, revision=config.revision))

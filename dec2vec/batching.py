@@ -1,0 +1,79 @@
+"""Ragged token ids -> padded chunks of similar length, and rows back in the caller's order.
+
+A chunk holds texts of neighbouring length, so that little of it is padding; equal texts are embedded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+TokenIds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One forward pass. `rows` are positions among the unique texts it was planned from."""
+
+    rows: Int[Tensor, "batch"]
+    input_ids: Int[Tensor, "batch time"]
+    lengths: Int[Tensor, "batch"]
+
+    def to(self, device: torch.device) -> Chunk:
+        """The same chunk with its ids on `device`; `rows` index tensors there too."""
+        return Chunk(self.rows.to(device), self.input_ids.to(device), self.lengths.to(device))
+
+    @property
+    def padded_tokens(self) -> int:
+        """Token positions computed, padding included."""
+        return self.input_ids.numel()
+
+
+def deduplicate(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], NDArray[np.int64]]:
+    """Unique sequences in order of first sight, and for each input the index of its unique one."""
+    index_of: dict[tuple[int, ...], int] = {}
+    unique: list[TokenIds] = []
+    inverse = np.empty(len(sequences), dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        key = tuple(sequence)
+        if key not in index_of:
+            index_of[key] = len(unique)
+            unique.append(sequence)
+        inverse[row] = index_of[key]
+    return unique, inverse
+
+
+def plan(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Split rows, sorted by length, into groups of at most `token_budget` padded tokens (one row always fits).
+
+    The sort is stable and ascending, so the plan depends on the lengths and the budget alone.
+    """
+    groups: list[list[int]] = []
+    for row in np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable"):
+        # ascending order: the newcomer is the longest of its group, so it sets the padded width
+        if groups and (len(groups[-1]) + 1) * lengths[row] <= token_budget:
+            groups[-1].append(int(row))
+        else:
+            groups.append([int(row)])
+    return groups
+
+
+def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> Chunk:
+    """Right-pad the chosen rows. With causal attention no real token can see a pad, so its id does not matter."""
+    lengths = torch.tensor([len(sequences[row]) for row in rows])
+    input_ids = torch.full((len(rows), int(lengths.max())), pad_id, dtype=torch.long)
+    for position, row in enumerate(rows):
+        input_ids[position, : len(sequences[row])] = torch.as_tensor(sequences[row], dtype=torch.long)
+    return Chunk(torch.as_tensor(rows, dtype=torch.long), input_ids, lengths)
+
+
+def make_chunks(sequences: Sequence[TokenIds], token_budget: int) -> list[Chunk]:
+    """Padded, length-sorted chunks over all sequences."""
+    groups = plan([len(sequence) for sequence in sequences], token_budget)
+    return [pad(sequences, rows) for rows in groups]

@@ -1,0 +1,95 @@
+"""The `dec2vec` command.
+
+    dec2vec train  CONFIG.yaml [--section.key value ...]
+    dec2vec eval   CONFIG.yaml [--section.key value ...]
+    dec2vec encode --model RUN|DIR|HUB_ID --input texts.txt --output vectors.npy
+    dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
+
+Each verb imports what it needs when it is chosen; with the `__main__`s, only this file knows train and eval.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from dec2vec.errors import UserError
+from dec2vec.exit_codes import run
+
+Verb = Callable[[Sequence[str]], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code."""
+    return run(_dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def _dispatch(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+    elif argv[0] == "--version":
+        from dec2vec import __version__
+
+        sys.stdout.write(f"dec2vec {__version__}\n")
+    elif argv[0] in _VERBS:
+        _VERBS[argv[0]](argv[1:])
+    else:
+        close = difflib.get_close_matches(argv[0], _VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(_VERBS)}"
+        raise UserError(f"unknown verb {argv[0]!r}; {hint}")
+
+
+def _train(argv: Sequence[str]) -> None:
+    """Train a decoder into an embedder on your pairs, and compare it with the untuned one."""
+    from train.__main__ import main as train_main
+
+    train_main(argv)
+
+
+def _eval(argv: Sequence[str]) -> None:
+    """Compare tuned runs with untuned prompts, poolings and whitening."""
+    from eval.__main__ import main as eval_main
+
+    eval_main(argv)
+
+
+def _encode(argv: Sequence[str]) -> None:
+    """Write the vectors of a file of texts."""
+    from dec2vec.config import load
+    from dec2vec.encode_args import EncodeArgs
+
+    args = load(EncodeArgs, None, argv, prog="dec2vec encode")
+    from dec2vec.encode_files import encode_file
+
+    encode_file(args)
+
+
+def _export(argv: Sequence[str]) -> None:
+    """Write a finished run as a sentence-transformers folder, and push it to the Hub if asked."""
+    from dec2vec.config import load
+    from train.export_args import ExportArgs
+
+    has_run = bool(argv) and not argv[0].startswith("-")
+    options = ["--run", *argv] if has_run else list(argv)
+    args = load(ExportArgs, None, options, prog="dec2vec export RUN")
+    if not has_run and not any(option.startswith("--run") for option in options):
+        raise UserError("export: name the run folder: dec2vec export RUN --to DIR")
+    from train.export import export_command
+
+    export_command(args)
+
+
+_VERBS: dict[str, Verb] = {"train": _train, "eval": _eval, "encode": _encode, "export": _export}
+
+
+def _usage() -> str:
+    verbs = "".join(f"  {name:<8}{verb.__doc__}\n" for name, verb in _VERBS.items())
+    return (
+        "usage: dec2vec VERB ...\n\nDecoder LLMs as text embedders.\n\n"
+        f"{verbs}\n`dec2vec VERB --help` lists the options of a verb.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The differentiable part of an encoder: padded ids -> pooled states. Training wraps this module in DDP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dec2vec.pooling import View, pool, resolve_layer
+
+
+class Embedder(nn.Module):
+    """A decoder (or its PEFT wrapper) and the view that is read from it.
+
+    No attention mask and no position ids are passed: rows are padded on the right and attention is causal, so every
+    real token sees exactly what it would see alone (positions 0..n-1), and the fast causal kernels apply.
+    """
+
+    def __init__(self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.view = view
+        self.layer_count = layer_count
+        self.autocast = autocast
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch time"], lengths: Int[Tensor, "batch"], views: Sequence[View] = ()
+    ) -> list[Float[Tensor, "batch dim"]]:
+        """One float32 tensor a view (the module's own view when none is named), all from one forward pass."""
+        asked = list(views) or [self.view]
+        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+            states = self._hidden_states(input_ids, asked)
+        return [pool(states, lengths, view) for view in asked]
+
+    def _hidden_states(self, input_ids: Int[Tensor, "batch time"], views: Sequence[View]) -> tuple[Tensor, ...]:
+        """Hidden states 0..layer_count; without inner layers asked for, only the last place is filled."""
+        inner = any(
+            view.pooling == "first_last" or resolve_layer(view.layer, self.layer_count) != self.layer_count
+            for view in views
+        )
+        output = self.backbone(input_ids=input_ids, use_cache=False, output_hidden_states=inner)
+        if inner:
+            return (*output.hidden_states[:-1], output.last_hidden_state)
+        last: Tensor = output.last_hidden_state
+        return (last,) * (self.layer_count + 1)

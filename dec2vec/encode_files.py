@@ -1,0 +1,76 @@
+"""`dec2vec encode`: a file of texts -> a file of vectors, row i for text i."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec2vec.encode_args import EncodeArgs
+from dec2vec.errors import UserError
+from dec2vec.files import fsync_directory, fsync_file
+from dec2vec.model_config import ModelConfig
+from dec2vec.prompts import get_prompt
+from dec2vec.readers import read_texts
+
+
+def encode_file(args: EncodeArgs) -> None:
+    """Refuse what can be refused before the model is loaded; the output appears whole or not at all."""
+    _check_output(args.output)
+    if args.prompt is not None:
+        get_prompt(args.prompt, "")
+    texts = read_texts(args.input, args.column)
+
+    from dec2vec.encoder import Encoder
+
+    encoder = Encoder.load(ModelConfig(name_or_path=args.model))
+    vectors = encoder.encode(
+        texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens, normalize=args.normalize
+    )
+    write_vectors(args.output, texts, vectors)
+    sys.stderr.write(f"{len(vectors)} vectors of {vectors.shape[1]} dimensions: {args.output}\n")
+
+
+def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+    """Under a temporary name, fsync, rename: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        if path.suffix == ".npy":
+            np.save(temporary, vectors)
+        else:
+            _write_parquet(temporary, texts, vectors)
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    from dec2vec.tokenization import clean_surrogates
+
+    texts = [clean_surrogates(text) for text in texts]
+    flat = pyarrow.array(vectors.ravel(), type=pyarrow.float32())
+    embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "embedding": embedding}), path)
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix not in (".npy", ".parquet"):
+        raise UserError(
+            f"output {path}: unknown format {path.suffix or 'without a suffix'}; use .npy or .parquet"
+        )
+    if path.is_dir():
+        raise UserError(f"output {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"output {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"output {path}: the folder {path.parent} is not writable")

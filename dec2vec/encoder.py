@@ -1,0 +1,229 @@
+"""Texts -> vectors: a decoder with its tokenizer, prompt, pooling, layer and, where chosen, whitening.
+
+    encoder = Encoder.load(ModelConfig(name_or_path="runs/english-8m"))
+    vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), unit length
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from dec2vec import artifacts
+from dec2vec.backbone import load_backbone, load_tokenizer, pad_id, use_autocast
+from dec2vec.batching import Chunk, deduplicate, pad, plan
+from dec2vec.embedder import Embedder
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from dec2vec.pooling import View, resolve_layer
+from dec2vec.prompts import Side, get_prompt, normalize_sentence
+from dec2vec.tokenization import PromptTokenizer
+from dec2vec.whitening import Whitening
+
+Vectors = NDArray[np.float32]
+WINDOW = 65_536
+"""Texts tokenised and length-sorted together: bounds the ids held in memory."""
+PROGRESS_DELAY = 3.0
+"""Seconds before a progress bar shows."""
+
+
+class Encoder:
+    """A decoder read as an embedder. Vectors depend on their own text only (design invariant 1)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        embedder: Embedder,
+        whitening: Whitening | None = None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.embedder = embedder
+        self.whitening = whitening
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> Encoder:
+        """From a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
+
+        A folder of ours brings its own reading (prompt, pooling, layer ...); of `config` only the device then counts.
+        """
+        artifact = artifacts.find(config)
+        if artifact is None:
+            return cls.from_backbone(config)
+        encoder = cls.from_backbone(artifact.config, base=artifact.base)
+        if artifact.adapter is not None:
+            encoder.embedder.backbone = artifacts.attach_adapter(encoder.embedder.backbone, artifact.adapter)
+        encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
+        return encoder
+
+    @classmethod
+    def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
+        """The untuned decoder at `base` (default: `config`), read as `config` says."""
+        tokenizer = load_tokenizer(base or config)
+        get_prompt(config.prompt, config.task)
+        backbone = load_backbone(base or config)
+        layer_count = int(backbone.config.get_text_config().num_hidden_layers)
+        resolve_layer(config.layer, layer_count)
+        _check_length(config, backbone.config.get_text_config().to_dict())
+        view = View(config.pooling, config.layer)
+        autocast = use_autocast(config.autocast, backbone.device)
+        return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast))
+
+    @property
+    def layer_count(self) -> int:
+        """Transformer layers; hidden states are numbered 0 (input embeddings) to this."""
+        return self.embedder.layer_count
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.embedder.parameters()).device
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors of `encode`."""
+        if self.whitening is not None:
+            return int(self.whitening.kernel.shape[1])
+        return int(self.encode(["a"], prompt="bare", progress=False).shape[1])
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[list[int]]:
+        """Ids with prompt and EOS, at most `config.max_length` long; the text is cut, never the prompt.
+
+        An empty text is the prompt and EOS alone; lone surrogates become U+FFFD.
+        """
+        chosen = get_prompt(self.config.prompt if prompt is None else prompt, self.config.task, side)
+        if self.config.text_normalization == "sts":
+            texts = [normalize_sentence(text) for text in texts]
+        wrap = PromptTokenizer(self.tokenizer, chosen, self.config.max_length, self.config.tokenization)
+        return wrap(texts)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        normalize: bool = True,
+        progress: bool = True,
+    ) -> Vectors:
+        """float32 (n, d) in the order of `texts`; an empty list gives shape (0, d)."""
+        if isinstance(texts, str):
+            raise UserError("encode: got one string; give a list of texts")
+        if not texts:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        view = self.embedder.view
+        vectors = self.encode_views(
+            texts, [view], prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
+        )[view]
+        if self.whitening is not None:
+            vectors = self.whitening.apply(vectors)
+        return unit(vectors) if normalize else vectors
+
+    def encode_views(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> dict[View, Vectors]:
+        """Raw vectors of several views from one forward pass a text."""
+        collected: dict[View, Vectors] = {}
+        for rows, found in self.iter_views(
+            texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
+        ):
+            for view, vectors in found.items():
+                if view not in collected:
+                    collected[view] = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
+                collected[view][rows] = vectors
+        return collected
+
+    def iter_views(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
+        """Stream (rows, raw vectors by view), a chunk at a time and in no particular order; every row comes once."""
+        with tqdm(
+            total=len(texts), desc="encode", unit="text", delay=PROGRESS_DELAY, disable=not progress, leave=False
+        ) as bar:
+            for start in range(0, len(texts), WINDOW):
+                ids = self.tokenize(texts[start : start + WINDOW], prompt=prompt, side=side)
+                for rows, vectors in self._iter_ids(ids, views, batch_tokens):
+                    yield start + rows, dict(zip(views, vectors, strict=True))
+                    bar.update(len(rows))
+
+    def _iter_ids(
+        self, ids: Sequence[Sequence[int]], views: Sequence[View], batch_tokens: int
+    ) -> Iterator[tuple[NDArray[np.int64], list[Vectors]]]:
+        unique, inverse = deduplicate(ids)
+        order = np.argsort(inverse, kind="stable")
+        starts = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
+        # longest first: if memory is short it shows at once, and the time left is not underestimated
+        for group in reversed(plan([len(row) for row in unique], batch_tokens)):
+            chunk = pad(unique, group, pad_id(self.tokenizer))
+            vectors = self._embed(chunk, views)
+            counts = [starts[row + 1] - starts[row] for row in group]
+            rows = np.concatenate([order[starts[row] : starts[row + 1]] for row in group])
+            yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
+
+    @torch.no_grad()
+    def _embed(self, chunk: Chunk, views: Sequence[View]) -> list[Vectors]:
+        """Pooled vectors of a chunk; when memory runs out, of its two halves."""
+        was_training = self.embedder.training
+        self.embedder.eval()
+        try:
+            moved = chunk.to(self.device)
+            return [pooled.cpu().numpy() for pooled in self.embedder(moved.input_ids, moved.lengths, views)]
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
+                raise
+        finally:
+            self.embedder.train(was_training)
+        halves = [self._embed(half, views) for half in _halves(chunk)]
+        return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Rows scaled to length 1; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+def _halves(chunk: Chunk) -> list[Chunk]:
+    middle = len(chunk.lengths) // 2
+    parts = (slice(None, middle), slice(middle, None))
+    return [
+        Chunk(chunk.rows[part], chunk.input_ids[part, : int(chunk.lengths[part].max())], chunk.lengths[part])
+        for part in parts
+    ]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _check_length(config: ModelConfig, decoder: dict[str, object]) -> None:
+    """Learned positions end; past them GPT-2 and OPT fail inside a kernel."""
+    limit = decoder.get("max_position_embeddings")
+    if isinstance(limit, int) and config.max_length > limit:
+        raise UserError(f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less")
+
+

@@ -1,0 +1,10 @@
+"""The one exception that means "the user must change something"."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line naming the value and the fix; the CLI exits with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

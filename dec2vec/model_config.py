@@ -1,0 +1,48 @@
+"""The `model` section, shared by training and evaluation: which decoder, read how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config import STRICT
+
+PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "max"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """A decoder and the way its hidden states become one vector."""
+
+    name_or_path: str = ""
+    """Hub id or local folder of a decoder-only model (a run folder works where a tuned model is meant)."""
+    revision: str | None = None
+    """Hub branch, tag or commit; None takes the default branch."""
+    trust_remote_code: bool = False
+    """Run code that the model's repository ships. Off unless you have read that code."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """dtype of the base weights in memory."""
+    autocast: Literal["auto", "on", "off"] = "auto"
+    """Matrix products in bfloat16. auto: on CUDA, and on CPUs with bfloat16 units (elsewhere float32 is faster)."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel; flash_attention_2 needs the flash-attn package and CUDA."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    load_in_4bit: bool = False
+    """Load base weights as NF4 (QLoRA). CUDA with the bitsandbytes package only."""
+    pooling: PoolingName = "last"
+    """Which token states make the vector."""
+    layer: int | float = -1
+    """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of depth."""
+    prompt: str = "bare"
+    """bare, prompteol, pretended_cot, knowledge_enhancement, instruct, or a template with one {text}."""
+    task: str = "Retrieve semantically similar text."
+    """What the instruct prompt says after `Instruct:`."""
+    text_normalization: Literal["none", "sts"] = "none"
+    """sts: final period, single quotes, as the published STS protocol prepares sentences."""
+    tokenization: Literal["joint", "separate"] = "joint"
+    """joint: prompt and text in one string, as published. separate: the suffix on its own, which exports everywhere."""
+    max_length: Annotated[int, Ge(4)] = 512
+    """Longest input in tokens, prompt and EOS included; the text is cut, never the prompt."""

@@ -1,0 +1,95 @@
+"""From token states to one vector. Pure functions over right-padded batches; a row's length says where it ends.
+
+Padding stands right of every real token, so a pooled value never reads it, whatever the length of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dec2vec.errors import UserError
+from dec2vec.model_config import PoolingName
+
+States = Float[Tensor, "batch time dim"]
+Lengths = Int[Tensor, "batch"]
+Pooled = Float[Tensor, "batch dim"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One reading of a forward pass: how the tokens of which layer become a vector."""
+
+    pooling: PoolingName
+    layer: int | float
+
+    def __str__(self) -> str:
+        return f"{self.pooling}@{self.layer}"
+
+
+def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:
+    """True where a position holds a real token."""
+    return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
+def last(states: States, lengths: Lengths) -> Pooled:
+    """State of the last real token: EOS, or the end of an EOL prompt."""
+    return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+
+
+def mean(states: States, lengths: Lengths) -> Pooled:
+    """Mean of the real tokens' states."""
+    mask = real_tokens(lengths, states.shape[1])[..., None].to(states.dtype)
+    return (states * mask).sum(1) / lengths[:, None].to(states.dtype)
+
+
+def weighted_mean(states: States, lengths: Lengths) -> Pooled:
+    """Mean weighted by position 1..n (SGPT, Muennighoff 2022): later tokens have read more."""
+    positions = torch.arange(1, states.shape[1] + 1, device=states.device)
+    weights = (positions * real_tokens(lengths, states.shape[1])).to(states.dtype)
+    return (states * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+def maximum(states: States, lengths: Lengths) -> Pooled:
+    """Largest value of each dimension over the real tokens."""
+    mask = real_tokens(lengths, states.shape[1])[..., None]
+    return states.masked_fill(~mask, -torch.inf).amax(1)
+
+
+_SINGLE_LAYER: dict[PoolingName, Callable[[States, Lengths], Pooled]] = {
+    "last": last,
+    "mean": mean,
+    "weighted_mean": weighted_mean,
+    "max": maximum,
+}
+
+
+def resolve_layer(layer: int | float, layer_count: int) -> int:
+    """Index into the hidden states 0..layer_count: a signed index, or a fraction of depth given as a float."""
+    if isinstance(layer, float):
+        if not 0.0 <= layer <= 1.0:
+            raise UserError(f"layer {layer}: a fraction of depth lies between 0.0 and 1.0")
+        return round(layer * layer_count)
+    if not -layer_count - 1 <= layer <= layer_count:
+        raise UserError(f"layer {layer}: the model has hidden states 0 to {layer_count} (or -1 to {-layer_count - 1})")
+    return layer % (layer_count + 1)
+
+
+def pool(hidden_states: tuple[States, ...], lengths: Lengths, view: View) -> Pooled:
+    """Read one view. `hidden_states[0]` is the embedding layer's output, `[-1]` comes after the final norm.
+
+    first_last averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening
+    paper means) and of the view's layer.
+    """
+    index = resolve_layer(view.layer, len(hidden_states) - 1)
+    chosen = hidden_states[index].float()
+    if view.pooling != "first_last":
+        return _SINGLE_LAYER[view.pooling](chosen, lengths)
+    first = hidden_states[1].float()
+    if first.shape != chosen.shape:
+        raise UserError(f"pooling first_last: layers 1 and {index} differ in width; use another pooling or layer")
+    return (mean(first, lengths) + mean(chosen, lengths)) / 2

@@ -1,0 +1,201 @@
+"""Tables of texts: jsonl, csv, tsv, parquet, saved data sets and the Hub, read once and checked row by row.
+
+Training pairs, similarity files and `dec2vec encode` share this and its errors: each names the row and fix.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec2vec.errors import UserError
+from dec2vec.table_formats import FORMATS, Numbered, Row, text_lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with their places, for errors that can be found again in an editor."""
+
+    name: str
+    unit: str
+    rows: list[Row]
+    numbers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that some row has, in order of appearance."""
+        return list(dict.fromkeys(column for row in self.rows for column in row))
+
+    def where(self, index: int) -> str:
+        """`pairs.jsonl line 3`."""
+        return f"{self.name} {self.unit} {self.numbers[index]}"
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Refuse a table without these columns, listing those it has."""
+        present = self.columns
+        for column in columns:
+            if column not in present:
+                raise UserError(f"{self.name}: no column {column!r}; the columns are: {', '.join(present)}")
+            missing = next((i for i, row in enumerate(self.rows) if column not in row), None)
+            if missing is not None:
+                here = ", ".join(self.rows[missing]) or "nothing"
+                raise UserError(f"{self.where(missing)}: no {column!r}; this row has: {here}")
+
+    def text(self, index: int, column: str, *, may_be_blank: bool = False) -> str:
+        """The text in a cell; null and numbers are refused, and so are blank texts unless they may be."""
+        value = self.rows[index].get(column)
+        if value is None:
+            raise UserError(f"{self.where(index)}: {column} is null; fill it or remove the row")
+        if not isinstance(value, str):
+            kind = "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}"
+            raise UserError(f"{self.where(index)}: {column} is {kind} ({str(value)[:40]}), not text")
+        if not (may_be_blank or value.strip()):
+            raise UserError(f"{self.where(index)}: {column} is blank; fill it or remove the row")
+        return value
+
+    def texts(self, column: str) -> list[str]:
+        """A whole column of texts; one that holds numbers only is surely the wrong column."""
+        found = [self.text(index, column) for index in range(len(self))]
+        if found and all(map(_is_number, found)):
+            raise UserError(f"{self.name}: column {column!r} holds only numbers; name a column of texts")
+        return found
+
+
+@dataclass(frozen=True)
+class SimilarityData:
+    """Graded sentence pairs; `subsets` names the part of the file each pair belongs to ("" for none)."""
+
+    name: str
+    sentences1: list[str]
+    sentences2: list[str]
+    scores: NDArray[np.float64]
+    subsets: list[str]
+
+    def __len__(self) -> int:
+        return len(self.sentences1)
+
+
+def read_table(
+    path: str | Path, columns: Sequence[str] = (), *, split: str = "train", limit: int | None = None
+) -> Table:
+    """A file (by its suffix), a folder of `datasets.save_to_disk`, or a Hub id; never empty.
+
+    Every row has `columns`. `limit` stops reading after the first rows.
+    """
+    table = _open(str(path), split, limit)
+    if not table.rows:
+        raise UserError(f"{table.name} is empty: it has no rows")
+    table.require(columns)
+    return table
+
+
+def read_rows(path: str | Path, columns: Sequence[str]) -> list[Row]:
+    """The rows of `read_table`."""
+    return read_table(path, columns).rows
+
+
+def read_texts(path: Path, column: str = "text") -> list[str]:
+    """Texts to embed: the lines of a .txt, or a column of a table.
+
+    Blank texts are kept, so that vector i belongs to line i.
+    """
+    if path.suffix == ".txt":
+        _must_be_file(path)
+        texts = [line for _, line in text_lines(path)]
+        if not texts:
+            raise UserError(f"{path} is empty: it has no lines")
+        return texts
+    table = read_table(path, [column])
+    return [table.text(index, column, may_be_blank=True) for index in range(len(table))]
+
+
+def read_similarity(path: str | Path) -> SimilarityData:
+    """Columns sentence1, sentence2, score, perhaps subset; pairs without a score are dropped (SentEval)."""
+    table = read_table(path, ["sentence1", "sentence2", "score"])
+    graded = [i for i, row in enumerate(table.rows) if row["score"] not in (None, "")]
+    if len(graded) < 2:
+        raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs two")
+    return SimilarityData(
+        name=Path(table.name).stem,
+        sentences1=[table.text(i, "sentence1") for i in graded],
+        sentences2=[table.text(i, "sentence2") for i in graded],
+        scores=np.array([_score(table, i) for i in graded], dtype=np.float64),
+        subsets=[str(table.rows[i].get("subset") or "") for i in graded],
+    )
+
+
+def _score(table: Table, index: int) -> float:
+    value = table.rows[index]["score"]
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
+        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number")
+    return float(value)
+
+
+def _is_number(value: str | int | float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _open(source: str, split: str, limit: int | None) -> Table:
+    path = Path(source)
+    if not source:
+        raise UserError("no data file named; give a path or a Hub id")
+    if path.is_dir():
+        return _numbered(source, "row", _saved_rows(path, split), limit)
+    suffix = path.suffix.lower()
+    if suffix in FORMATS:
+        _must_be_file(path)
+        return _numbered(source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path), limit)
+    if path.exists():
+        raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not path.parent.exists():
+        return _numbered(f"{source} [{split}]", "row", _hub_rows(source, split), limit)
+    raise UserError(f"{source} does not exist (a Hub id is owner/name)")
+
+
+def _must_be_file(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
+
+
+def _numbered(name: str, unit: str, numbered: Iterator[Numbered], limit: int | None) -> Table:
+    kept = list(islice(numbered, limit))
+    return Table(name, unit, [row for _, row in kept], [number for number, _ in kept])
+
+
+def _saved_rows(path: Path, split: str) -> Iterator[Numbered]:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"folder {path} is no data set written by datasets.save_to_disk: {error}") from None
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise UserError(f"{path} has no split {split!r}; it has {', '.join(map(str, saved))}")
+        saved = saved[split]
+    return enumerate(saved, start=1)
+
+
+def _hub_rows(name: str, split: str) -> Iterator[Numbered]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
+    return enumerate(loaded, start=1)

@@ -1,0 +1,110 @@
+"""Rows of one file, by its format. Nothing is believed about the rows yet; `dec2vec.readers` checks them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from dec2vec.errors import UserError
+
+Row = dict[str, object]
+Numbered = tuple[int, Row]
+"""A row and its number in the file: the line for text formats (from 1), the row for the others."""
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a UTF-8 file, numbered from 1, without their ends; the empty rest after the last is no line.
+
+    Split at \\n alone: str.splitlines would also cut at U+2028, \\x0b and others that occur inside texts.
+    """
+    lines = _read(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield number, line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte = f"byte 0x{error.object[error.start]:02x}"
+            raise UserError(f"{path} line {number}: {byte} is not UTF-8; save the file as UTF-8") from None
+
+
+def jsonl_rows(path: Path) -> Iterator[Numbered]:
+    """One JSON object a line; blank lines are passed over."""
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number}: not JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+            raise UserError(f"{path} line {number}: not a row: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f'{path} line {number}: a row is an object {{"column": value}}, not {line[:40]}')
+        yield number, row
+
+
+def csv_rows(path: Path) -> Iterator[Numbered]:
+    """RFC 4180: commas and double quotes; a quoted text may hold line ends. Rows count from 1, the header."""
+    text = "\n".join(line for _, line in text_lines(path))
+    yield from _under_header(path, _records(path, text))
+
+
+def tsv_rows(path: Path) -> Iterator[Numbered]:
+    """Tabs between fields and nothing else: quotation marks are text, as in GLUE and SentEval."""
+    numbered = ((number, line.split("\t")) for number, line in text_lines(path) if line)
+    yield from _under_header(path, numbered)
+
+
+def parquet_rows(path: Path) -> Iterator[Numbered]:
+    """Rows from 1."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable parquet file: {error}") from None
+    yield from enumerate(rows, start=1)
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
+    ".jsonl": jsonl_rows,
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+    ".parquet": parquet_rows,
+}
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    records = csv.reader(io.StringIO(text, newline=""), strict=True)
+    for number in count(1):
+        try:
+            fields = next(records, None)
+        except csv.Error as error:
+            raise UserError(f"{path} row {number}: {error}") from None
+        if fields is None:
+            return
+        if fields:
+            yield number, fields
+
+
+def _under_header(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Iterator[Numbered]:
+    _, header = next(numbered, (1, []))
+    if len(set(header)) != len(header):
+        raise UserError(f"{path} row 1: a column name occurs twice: {', '.join(header)}")
+    for number, fields in numbered:
+        if len(fields) != len(header):
+            raise UserError(f"{path} row {number}: {len(fields)} fields under {len(header)} column names")
+        yield number, dict(zip(header, fields, strict=True))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,120 @@
+"""Texts -> token ids that end in the token the prompt names.
+
+`joint` tokenises prompt and text as one string, as the publications do. `separate` tokenises the suffix on its own:
+then a tokenizer's post-processor can add it, and an exported model needs no code of ours. Either way a text that is
+too long is cut, never the prompt and never EOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from dec2vec.errors import UserError
+from dec2vec.prompts import Prompt
+
+Tokenization = Literal["joint", "separate"]
+
+
+def clean_surrogates(text: str) -> str:
+    """Lone surrogates, which no tokenizer accepts, become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class PromptTokenizer:
+    """Writes one prompt around texts.
+
+    A BOS is kept where the tokenizer adds one by itself; an EOS that it adds is dropped and ours appended once, since
+    many tokenizers of transformers 5 no longer add it.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int, tokenization: Tokenization
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.max_length = max_length
+        self._bos = leading_specials(tokenizer)
+        self._joint_suffix = prompt.suffix if tokenization == "joint" else ""
+        tail = [] if tokenization == "joint" else self._plain([prompt.suffix])[0]
+        self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos
+        self._check_room()
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text within its prompt; never empty, at most `max_length` long."""
+        texts = [clean_surrogates(text) for text in texts]
+        room = self.max_length - len(self._bos) - len(self._tail)
+        bodies = self._wrapped(texts)
+        for row, body in enumerate(bodies):
+            if len(body) > room:
+                bodies[row] = self._cut(texts[row], body, room)
+        return [self._checked(self._bos + body + self._tail) for body in bodies]
+
+    def _wrapped(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._plain([self.prompt.prefix + text + self._joint_suffix for text in texts])
+
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def _cut(self, text: str, body: list[int], room: int) -> list[int]:
+        """Shorten until prompt and text fit.
+
+        Without a joint suffix the end of the ids is the end of the text, and the ids are simply cut, which is what an
+        exported tokenizer does. With one, the text itself is cut at a token's edge and the whole tokenised again.
+        """
+        if not self._joint_suffix:
+            return body[:room]
+        kept = len(self._plain([text])[0]) - (len(body) - room)
+        while kept > 0:
+            shorter = text[: self._character_end(text, kept)]
+            body = self._wrapped([shorter])[0]
+            if len(body) <= room:
+                return body
+            kept -= max(1, len(body) - room)
+        return self._wrapped([""])[0]
+
+    def _character_end(self, text: str, tokens: int) -> int:
+        """Character position where the first `tokens` tokens of `text` end."""
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        return int(offsets[tokens - 1][1])
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """An empty text without EOS and prompt would have no token to pool."""
+        if not ids:
+            raise UserError(f"prompt {self.prompt.name!r}: an empty text leaves no token to pool; use a prompt with EOS")
+        return ids
+
+    def _check_room(self) -> None:
+        empty = len(self._bos) + len(self._wrapped([""])[0]) + len(self._tail)
+        if empty >= self.max_length:
+            raise UserError(
+                f"max_length {self.max_length}: the prompt {self.prompt.name!r} alone takes {empty} tokens; "
+                f"set --model.max_length above {empty}"
+            )
+
+
+def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The end-of-sequence id, which bare and instruct prompts are pooled at."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"tokenizer of {tokenizer.name_or_path}: no EOS token; set tokenizer.eos_token, or use a prompt that ends "
+            "in its own token such as prompteol"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer itself puts before a text (BOS, or nothing)."""
+    plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    special: list[int] = tokenizer("a")["input_ids"]
+    for start in range(len(special) - len(plain) + 1):
+        if special[start : start + len(plain)] == plain:
+            return special[:start]
+    raise UserError(f"tokenizer of {tokenizer.name_or_path}: adds special tokens inside the text; it can't be used")

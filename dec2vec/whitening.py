@@ -1,0 +1,233 @@
+"""Whitening of raw sentence vectors (Su et al. 2021): `y = (x - mean) @ kernel`, then cosine.
+
+`kernel = (U / sqrt(L))[:, :k]` for the covariance `U diag(L) U^T` in descending order, so that truncating
+columns keeps the directions of highest variance. Moments are streamed in float64: decoder states have a large
+common mean, and `E[x x^T] - mean mean^T` in float32 loses the covariance. Fit on training-side text only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_bytes, refuse_pickle
+
+Provenance = dict[str, str | int | float]
+
+RANK_TOLERANCE = 1e-7  # of the largest eigenvalue: below it a "variance" is rounding noise
+CONSTANT_TOLERANCE = 1e-10  # total standard deviation over the norm of the mean: float32 states hold no less
+WELL_ABOVE = 10  # n >= 10 d needs no shrinkage
+FORMAT = "dec2vec-whitening-1"
+
+
+class Moments:
+    """Count, mean and scatter `sum (x - mean)(x - mean)^T` of a stream; shards merge (Chan et al. 1979)."""
+
+    def __init__(self, dimension: int) -> None:
+        self.n = 0
+        self.mean: Float64[np.ndarray, " dim"] = np.zeros(dimension)
+        self.scatter: Float64[np.ndarray, "dim dim"] = np.zeros((dimension, dimension))
+
+    @property
+    def dimension(self) -> int:
+        return int(self.mean.shape[0])
+
+    @property
+    def covariance(self) -> Float64[np.ndarray, "dim dim"]:
+        """The unbiased estimate, as `np.cov`."""
+        if self.n < 2:
+            raise UserError(
+                f"whitening needs at least two sentences, got {self.n}: give more training-side text"
+            )
+        return self.scatter / (self.n - 1)
+
+    def update(self, x: Float[np.ndarray, "rows dim"]) -> None:
+        """Add rows; a row with inf or nan would poison every later vector, so it is refused."""
+        rows = np.asarray(x, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != self.dimension:
+            raise UserError(f"vectors of shape {rows.shape} do not fit moments of dimension {self.dimension}")
+        bad = int((~np.isfinite(rows).all(axis=1)).sum())
+        if bad:
+            raise UserError(
+                f"{bad} of {len(rows)} vectors hold inf or nan: load the model with model.dtype float32"
+            )
+        if len(rows):
+            mean = rows.mean(axis=0)
+            centred = rows - mean
+            self._add(len(rows), mean, centred.T @ centred)
+
+    def merge(self, other: Moments) -> None:
+        """Add another shard's moments, as if its rows had been seen here."""
+        if other.dimension != self.dimension:
+            raise UserError(f"moments of dimension {other.dimension} do not merge into {self.dimension}")
+        if other.n:
+            self._add(other.n, other.mean, other.scatter)
+
+    def _add(
+        self, n: int, mean: Float64[np.ndarray, " dim"], scatter: Float64[np.ndarray, "dim dim"]
+    ) -> None:
+        total = self.n + n
+        delta = mean - self.mean
+        self.scatter += scatter
+        self.scatter += np.outer(delta, delta * (self.n * n / total))
+        self.mean = self.mean + delta * (n / total)
+        self.n = total
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """One affine layer with a memory of where it comes from."""
+
+    mean: Float64[np.ndarray, " dim"]
+    kernel: Float64[np.ndarray, "dim k"]
+    provenance: Provenance = field(default_factory=dict)
+
+    @property
+    def dimension(self) -> int:
+        """Width of the output, k."""
+        return int(self.kernel.shape[1])
+
+    def apply(self, x: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows k"]:
+        """Whitened, not normalised: the caller takes cosines. Centred in float64, the mean being large."""
+        if x.ndim != 2 or x.shape[1] != self.mean.shape[0]:
+            raise UserError(
+                f"vectors of shape {x.shape} do not fit a whitening of {self.mean.shape[0]} dimensions"
+            )
+        whitened: Float32[np.ndarray, "rows k"] = ((x.astype(np.float64) - self.mean) @ self.kernel).astype(
+            np.float32
+        )
+        return whitened
+
+    def truncated(self, k: int) -> Whitening:
+        """The first k directions: equal to fitting with this k."""
+        if not 1 <= k <= self.dimension:
+            raise UserError(
+                f"whitening has {self.dimension} directions, so k must lie in 1..{self.dimension}, got {k}"
+            )
+        return replace(self, kernel=self.kernel[:, :k], provenance={**self.provenance, "k": k})
+
+    def save(self, path: Path) -> None:
+        """Write safetensors with the provenance as JSON in its header, in one rename."""
+        tensors = {"mean": np.ascontiguousarray(self.mean), "kernel": np.ascontiguousarray(self.kernel)}
+        metadata = {"format": FORMAT, "provenance": json.dumps(self.provenance, sort_keys=True)}
+        atomic_write_bytes(path, serialize(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> Whitening:
+        if not path.is_file():
+            raise UserError(f"no whitening file {path}")
+        refuse_pickle(path)
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                metadata = tensors.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise UserError(
+                        f"{path} is not a whitening written by dec2vec ({FORMAT}): fit and save it again"
+                    )
+                return cls(
+                    tensors.get_tensor("mean"),
+                    tensors.get_tensor("kernel"),
+                    json.loads(metadata["provenance"]),
+                )
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"{path} is not a whole safetensors whitening file ({error}): write it again"
+            ) from error
+
+
+def oas_shrinkage(covariance: Float64[np.ndarray, "dim dim"], n: int) -> float:
+    """Oracle approximating shrinkage (Chen et al. 2010, as scikit-learn reads eq. 23): two traces suffice."""
+    dimension = covariance.shape[0]
+    mean_square = float((covariance**2).sum()) / dimension**2
+    mean_variance = float(np.trace(covariance)) / dimension
+    denominator = (n + 1) * (mean_square - mean_variance**2 / dimension)
+    return 1.0 if denominator <= 0 else min(1.0, (mean_square + mean_variance**2) / denominator)
+
+
+def fit_whitening(
+    moments: Moments,
+    k: int | None = None,
+    shrinkage: Literal["auto"] | float = "auto",
+    skip_top: int = 0,
+    provenance: Mapping[str, str | int | float] | None = None,
+) -> Whitening:
+    """Kernel of the first k directions after `skip_top` (nuisance directions of some decoders).
+
+    The covariance becomes `(1 - rho) S + rho tr(S)/d I`; "auto" is rho = 0 where n >= 10 d and OAS elsewhere.
+    With rho = 0 k is cut to the numerical rank, and n <= k + 1 is refused: at k = n - 1 every pair of fitted
+    points has the cosine -1/(n-1), whatever it says.
+    """
+    n, dimension = moments.n, moments.dimension
+    covariance = moments.covariance
+    _refuse_constant(moments, covariance)
+    if (
+        not 0 <= skip_top < dimension
+        or not 1 <= (dimension - skip_top if k is None else k) <= dimension - skip_top
+    ):
+        raise UserError(
+            f"k = {k} with skip_top = {skip_top} does not fit {dimension} dimensions: 1 <= k <= d - skip_top"
+        )
+    rho = _shrinkage(covariance, n, shrinkage)
+    wanted = dimension - skip_top if k is None else k
+    if rho == 0.0 and n <= skip_top + wanted + 1:
+        raise UserError(
+            f"whitening to k = {wanted} from {n} sentences is degenerate: "
+            "give more sentences, a smaller k, or shrinkage auto"
+        )
+    values, vectors = _descending_eigh(covariance)
+    shrunk = (1.0 - rho) * values + rho * values.mean()
+    rank = int((shrunk > RANK_TOLERANCE * shrunk[0]).sum())
+    if rank <= skip_top:
+        raise UserError(f"the sentences vary in {rank} directions only and skip_top drops {skip_top} of them")
+    stop = min(skip_top + wanted, rank)
+    kept = shrunk[skip_top:stop]
+    facts: Provenance = {
+        "n": n,
+        "d": dimension,
+        "k": len(kept),
+        "rho": rho,
+        "skip_top": skip_top,
+        "rank": rank,
+    }
+    facts["condition_number"] = float(kept[0] / kept[-1])
+    return Whitening(
+        moments.mean.copy(), vectors[:, skip_top:stop] / np.sqrt(kept), {**(provenance or {}), **facts}
+    )
+
+
+def _refuse_constant(moments: Moments, covariance: Float64[np.ndarray, "dim dim"]) -> None:
+    spread = float(np.sqrt(np.trace(covariance)))
+    if spread <= CONSTANT_TOLERANCE * float(np.linalg.norm(moments.mean)) or spread == 0.0:
+        raise UserError(
+            f"all {moments.n} vectors are equal, nothing to whiten: check the pooling, layer and prompt"
+        )
+
+
+def _shrinkage(
+    covariance: Float64[np.ndarray, "dim dim"], n: int, shrinkage: Literal["auto"] | float
+) -> float:
+    if shrinkage == "auto":
+        return oas_shrinkage(covariance, n) if n < WELL_ABOVE * covariance.shape[0] else 0.0
+    if not 0.0 <= shrinkage <= 1.0:
+        raise UserError(f"shrinkage must be auto or a number in 0..1, got {shrinkage}")
+    return float(shrinkage)
+
+
+def _descending_eigh(
+    covariance: Float64[np.ndarray, "dim dim"],
+) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, "dim dim"]]:
+    """Eigenvalues clipped at 0, and vectors with a fixed sign, so that two machines write the same kernel."""
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
+    largest = np.abs(vectors).argmax(axis=0)
+    signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
+    return values, vectors * signs

@@ -1,0 +1,42 @@
+"""`python -m eval CONFIG.yaml [--section.key value ...]`: a decoder, read many ways, and its tuned runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from dec2vec.config import load_arguments
+from dec2vec.errors import UserError
+from eval.config import EvalConfig
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluate, write the report, print the comparison and where it lies. Raises UserError."""
+    config = load_arguments(EvalConfig, argv, prog="dec2vec eval")
+    from eval.report import format_table
+    from eval.run import evaluate, report_folder
+    from eval.write import check_writable, write_report
+
+    logging.basicConfig(format="%(message)s")
+    folder = report_folder(config)
+    check_writable(folder)
+    report = evaluate(config)
+    paths = write_report(report, folder)
+    lines = [format_table(report), "", *(str(path) for path in (paths.html, paths.markdown, paths.json))]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _cli() -> int:
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_cli())

@@ -1,0 +1,55 @@
+"""Every option of an evaluation: the tuned runs, the untuned systems beside them, the tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config import STRICT
+from dec2vec.model_config import ModelConfig, PoolingName
+
+
+@dataclass(frozen=True, config=STRICT)
+class SystemsConfig:
+    """The untuned systems: every prompt with every pooling, raw and whitened."""
+
+    prompts: tuple[str, ...] = ("bare", "prompteol", "pretended_cot", "knowledge_enhancement", "instruct")
+    """Prompt names or templates with one {text}."""
+    poolings: tuple[PoolingName, ...] = ("last", "mean", "weighted_mean", "first_last", "max")
+    """Poolings tried with each prompt."""
+    layers: tuple[int | float, ...] = ()
+    """Candidate layers; empty means all up to 12, else 12 spread evenly, always with -1 and -2."""
+    whiten: bool = True
+    """Also whiten each system."""
+    dimensions: tuple[int, ...] = ()
+    """Candidate k of the whitening; empty means d, 3d/4, d/2, d/3, d/4, d/8."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvalConfig:
+    """An evaluation run."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """The untuned decoder; its prompt, pooling and layer are overridden by the systems."""
+    tuned: tuple[str, ...] = ()
+    """Run folders (or exported adapters) to compare with it."""
+    dev: str = ""
+    """Similarity file on which layer and k are chosen."""
+    tests: tuple[str, ...] = ()
+    """Similarity files that are reported on."""
+    fit: tuple[str, ...] = ()
+    """Training-side text that whitening is fitted on: pair files or plain .txt."""
+    fit_sentences: Annotated[int, Ge(2)] = 8000
+    """Sentences taken from `fit`."""
+    systems: SystemsConfig = Field(default_factory=SystemsConfig)
+    batch_tokens: Annotated[int, Ge(1)] = 16384
+    """Padded tokens of one forward pass."""
+    bootstrap: Annotated[int, Ge(100)] = 1000
+    """Resamples behind each 95 % interval."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the bootstrap and of the sample of fit sentences."""
+    output_dir: str = "runs/eval"
+    """Folder that receives report/."""

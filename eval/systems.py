@@ -1,0 +1,129 @@
+"""What is compared: an encoder read through a prompt, a pooling, a layer and perhaps a whitening."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from dec2vec.pooling import View, resolve_layer
+from dec2vec.prompts import Side
+from eval.config import SystemsConfig
+
+LAYERS = 12
+"""Candidate layers when none are named."""
+SHARES = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
+"""Candidate k of the whitening when none are named, as shares of d."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """The part of `dec2vec.encoder.Encoder` that an evaluation needs."""
+
+    config: ModelConfig
+
+    @property
+    def layer_count(self) -> int:
+        """Transformer layers; hidden states are numbered 0 to this."""
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        normalize: bool = True,
+        progress: bool = True,
+    ) -> NDArray[np.float32]:
+        """Vectors (n, d) as the encoder's own configuration reads them."""
+
+    def encode_views(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> dict[View, NDArray[np.float32]]:
+        """Raw vectors of several views from one forward pass a text."""
+
+    def iter_views(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> Iterator[tuple[NDArray[np.int64], dict[View, NDArray[np.float32]]]]:
+        """The same as a stream of (rows, vectors by view)."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the table. `run` is None for the untuned decoder; `k` is None for raw vectors."""
+
+    prompt: str
+    view: View
+    run: str | None = None
+    k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`untuned/<prompt>/<pooling>@<layer>[+whiten-<k>]` or `tuned/<run>[+whiten-<k>]`."""
+        reading = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
+        return reading if self.k is None else f"{reading}+whiten-{self.k}"
+
+    @property
+    def is_tuned(self) -> bool:
+        return self.run is not None
+
+
+def candidate_layers(layers: Sequence[int | float], layer_count: int) -> list[int]:
+    """Indices into the hidden states 0..layer_count. By default all up to 12, else 12 with the last two."""
+    if layers:
+        return sorted({resolve_layer(layer, layer_count) for layer in layers})
+    if layer_count < LAYERS:
+        return list(range(layer_count + 1))
+    spread = np.linspace(0, layer_count - 1, LAYERS - 1).round().astype(int).tolist()
+    return [*spread, layer_count]
+
+
+def candidate_views(config: SystemsConfig, layer_count: int) -> list[View]:
+    """Every pooling at every candidate layer."""
+    layers = candidate_layers(config.layers, layer_count)
+    return [View(pooling, layer) for pooling in config.poolings for layer in layers]
+
+
+def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]:
+    """Candidate k, largest first, within 2..d: with k = 1 every cosine is 1 or -1."""
+    wanted = dimensions or [round(share * dimension) for share in SHARES]
+    usable = sorted({k for k in wanted if 2 <= k <= dimension}, reverse=True)
+    if not usable:
+        raise UserError(
+            f"systems.dimensions {list(wanted)}: none lies in 2..{dimension}, the width of the vectors"
+        )
+    return usable
+
+
+def own_view(encoder: TextEncoder) -> View:
+    """How a tuned encoder is read, its layer as an index."""
+    return View(encoder.config.pooling, resolve_layer(encoder.config.layer, encoder.layer_count))
+
+
+def run_name(path: str) -> str:
+    """`runs/a/adapter` and `runs/a` are both `a`; a Hub id is itself."""
+    if not Path(path).is_dir():
+        return path
+    folder = Path(path).resolve()
+    return folder.parent.name if folder.name in ("adapter", "model") else folder.name

@@ -1,0 +1,1 @@
+"""A task turns an encoder and data into figures; one file each."""

@@ -1,0 +1,73 @@
+"""Semantic textual similarity: graded sentence pairs -> cosines -> Spearman, without any regressor on top."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from dec2vec.errors import UserError
+from dec2vec.readers import SimilarityData, read_similarity
+from eval.metrics import cosine_pairs, spearman
+from eval.systems import TextEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class StsTask:
+    """Pairs as positions in a list of distinct texts, so that each text is embedded once."""
+
+    name: str
+    texts: list[str]
+    left: Int64[np.ndarray, " pairs"]
+    right: Int64[np.ndarray, " pairs"]
+    gold: Float64[np.ndarray, " pairs"]
+    subsets: Int64[np.ndarray, " pairs"]
+    subset_names: list[str]
+
+    @classmethod
+    def of(cls, data: SimilarityData) -> StsTask:
+        """Refuses gold scores that are all equal: no ranking agrees or disagrees with them."""
+        if np.ptp(data.scores) == 0:
+            raise UserError(f"{data.name}: every score is {data.scores[0]:g}, so there is nothing to rank")
+        place = {text: index for index, text in enumerate(dict.fromkeys(data.sentences1 + data.sentences2))}
+        code = {name: index for index, name in enumerate(dict.fromkeys(data.subsets))}
+        return cls(
+            name=data.name,
+            texts=list(place),
+            left=np.array([place[text] for text in data.sentences1], dtype=np.int64),
+            right=np.array([place[text] for text in data.sentences2], dtype=np.int64),
+            gold=data.scores,
+            subsets=np.array([code[name] for name in data.subsets], dtype=np.int64),
+            subset_names=list(code),
+        )
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of pairs and scores in order, wherever they were read from."""
+        digest = hashlib.sha256()
+        for left, right, gold in zip(self.left, self.right, self.gold, strict=True):
+            line = "\0".join((self.texts[left], self.texts[right], repr(float(gold))))
+            digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
+
+    def cosines(self, vectors: Float[np.ndarray, "texts dim"]) -> Float64[np.ndarray, " pairs"]:
+        """Of vectors in the order of `texts`."""
+        return cosine_pairs(vectors[self.left], vectors[self.right])
+
+
+def load_task(path: str | Path) -> StsTask:
+    """A file with sentence1, sentence2, score and perhaps subset."""
+    return StsTask.of(read_similarity(path))
+
+
+def dev_score(encoder: TextEncoder, data: StsTask, *, batch_tokens: int = 16_384) -> float:
+    """Spearman over all pairs of the encoder as it is: the figure a training run is steered by."""
+    vectors = encoder.encode(data.texts, batch_tokens=batch_tokens, normalize=False, progress=False)
+    return spearman(data.cosines(vectors), data.gold)

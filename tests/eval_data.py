@@ -1,0 +1,34 @@
+"""Small similarity files with a real signal: pairs that share more words have higher scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+WORDS = [f"w{index}" for index in range(60)]
+
+
+def sentences(generator: np.random.Generator, count: int) -> list[str]:
+    return [" ".join(generator.choice(WORDS, 5, replace=False)) for _ in range(count)]
+
+
+def write_similarity(path: Path, pairs: int, seed: int) -> Path:
+    """`shared` of a first text's five words come back in the second; the score is their number."""
+    generator = np.random.default_rng(seed)
+    lines = []
+    for index, first in enumerate(sentences(generator, pairs)):
+        shared = int(generator.integers(0, 6))
+        second = [*first.split()[:shared], *generator.choice(WORDS, 5 - shared, replace=False)]
+        row = {"sentence1": first, "sentence2": " ".join(second), "score": shared, "subset": "xyz"[index % 3]}
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_pairs(path: Path, rows: int, seed: int) -> Path:
+    texts = sentences(np.random.default_rng(seed), 2 * rows)
+    lines = [json.dumps({"anchor": a, "positive": b}) for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path

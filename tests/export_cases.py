@@ -1,0 +1,62 @@
+"""Small tuned encoders to export, for the tests of export, model card and Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from dec2vec.encoder import Encoder
+from dec2vec.model_config import ModelConfig
+from dec2vec.whitening import Moments, fit_whitening
+from tests.helpers import tiny_model_folder
+
+MAX_LENGTH = 160
+TEXTS = [
+    "A man is playing a guitar.",
+    "",
+    "long text, cut before its end " * 30,
+    "na\u00efve caf\u00e9 \u6771\u4eac \U0001f600",
+    '  "Is it 3.50?"  she said\tand left\n',
+    "Is it?",
+    "no period",
+]
+BASE = ModelConfig(max_length=MAX_LENGTH, autocast="off", device="cpu")
+
+
+def tuned_encoder(
+    folder: Path, *, family: str = "llama", full: bool = False, lora: dict[str, Any] | None = None, **config: Any
+) -> Encoder:
+    """An encoder whose adapter (or, with `full`, whose weights) moved far enough to be seen in every vector."""
+    if not (folder / "config.json").is_file():
+        tiny_model_folder(folder, family)
+    encoder = Encoder.load(dataclasses.replace(BASE, name_or_path=str(folder), **config))
+    torch.manual_seed(1)
+    if not full:
+        adapters = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **(lora or {})})
+        encoder.embedder.backbone = get_peft_model(encoder.embedder.backbone, adapters)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in encoder.embedder.backbone.named_parameters():
+            if "lora_B" in name or full and parameter.dim() == 2:
+                parameter += 0.1 * torch.randn_like(parameter)
+    encoder.embedder.eval()
+    return encoder
+
+
+def whiten(encoder: Encoder, k: int = 8) -> None:
+    """Fit a whitening on a few hundred numbers in words."""
+    view = encoder.embedder.view
+    raw = encoder.encode_views([f"text {i} of {i * i}" for i in range(400)], [view], progress=False)[view]
+    moments = Moments(raw.shape[1])
+    moments.update(raw)
+    encoder.whitening = fit_whitening(moments, k=k)
+
+
+def both_sides(encoder: Encoder, texts: list[str] = TEXTS) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Query vectors, then document vectors, each text alone so that no batch can matter."""
+    sides = [encoder.encode([text], side=side, progress=False) for side in ("query", "document") for text in texts]
+    return np.concatenate(sides)

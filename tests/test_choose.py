@@ -1,0 +1,214 @@
+"""Choices of layer and k: the best on dev, and deaf to everything about the tests."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dec2vec.config import validate
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from dec2vec.pooling import View
+from dec2vec.whitening import Moments, fit_whitening
+from eval import choose as choosing
+from eval.choose import Material, choose, fixed
+from eval.config import EvalConfig, SystemsConfig
+from eval.metrics import spearman
+from eval.run import evaluate
+from eval.systems import System, candidate_dimensions, candidate_layers, candidate_views, run_name
+from eval.tasks.sts import StsTask, load_task
+from eval.training_text import read_training_texts
+from tests.eval_data import write_pairs, write_similarity
+from tests.fake_encoder import FakeEncoder
+
+VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1, 2)]
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    dev = load_task(write_similarity(tmp_path / "dev.jsonl", 80, 1))
+    fit = read_training_texts(str(write_pairs(tmp_path / "fit.jsonl", 150, 2)))
+    return Material(dev, fit, "hash", dimensions=(16, 8, 4), progress=False)
+
+
+def test_raw_takes_the_layer_that_is_best_on_dev(material: Material) -> None:
+    encoder = FakeEncoder()
+    found = choose(encoder, "bare", VIEWS, material)
+    assert [choice.system.view.pooling for choice in found] == ["last", "last", "mean", "mean"]
+    for choice, pooling in ((found[0], "last"), (found[2], "mean")):
+        scores = {}
+        for layer in (0, 1, 2):
+            view = View("last" if pooling == "last" else "mean", layer)
+            vectors = encoder.encode_views(material.dev.texts, [view], prompt="bare")[view]
+            scores[layer] = spearman(material.dev.cosines(vectors), material.dev.gold)
+        assert choice.system.k is None
+        assert choice.chosen_on == "dev"
+        assert choice.system.view.layer == max(scores, key=lambda layer: scores[layer]) == 1
+        assert choice.dev_score == pytest.approx(scores[1])
+
+
+def test_whitened_takes_the_best_pair_of_layer_and_k(material: Material) -> None:
+    encoder = FakeEncoder()
+    found = choose(encoder, "bare", VIEWS, material)[1]
+    scores = {}
+    for layer in (0, 1, 2):
+        view = View("last", layer)
+        moments = Moments(16)
+        moments.update(encoder.encode_views(material.fit, [view], prompt="bare")[view])
+        dev = encoder.encode_views(material.dev.texts, [view], prompt="bare")[view]
+        for k in (16, 8, 4):
+            vectors = fit_whitening(moments, k=k).apply(dev)
+            scores[layer, k] = spearman(material.dev.cosines(vectors), material.dev.gold)
+    winner = max(scores, key=lambda key: scores[key])
+    assert (found.system.view.layer, found.system.k) == winner
+    assert found.dev_score == pytest.approx(scores[winner], abs=1e-9)
+    assert found.whitening is not None
+    assert {
+        "prompt": "bare",
+        "pooling": "last",
+        "fit_sha256": "hash",
+        "model": "fake",
+        "n": 300,
+    }.items() <= set(found.whitening.provenance.items())
+
+
+def test_one_pass_over_fit_text_and_one_over_dev(material: Material) -> None:
+    encoder = FakeEncoder()
+    choose(encoder, "bare", VIEWS, material)
+    assert sum(texts for _, texts, _ in encoder.calls) == len(material.fit) + len(material.dev.texts)
+    assert {views for _, _, views in encoder.calls} == {len(VIEWS)}
+
+
+def test_without_fit_text_nothing_is_whitened(material: Material) -> None:
+    found = choose(FakeEncoder(), "bare", VIEWS, replace(material, fit=[]))
+    assert [choice.system.k for choice in found] == [None, None]
+
+
+def test_a_tuned_encoder_has_one_view_and_only_k_is_chosen(material: Material) -> None:
+    raw, whitened = choose(FakeEncoder(), "bare", [View("mean", 2)], material, run="mine")
+    assert (raw.system.name, raw.chosen_on) == ("tuned/mine", None)
+    assert whitened.system.name == f"tuned/mine+whiten-{whitened.system.k}"
+    assert whitened.chosen_on == "dev"
+
+
+def test_constant_and_broken_views_are_passed_over(
+    material: Material, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeEncoder):
+        def _vector(self, text: str, view: View, prompt: str) -> np.ndarray:
+            vector = super()._vector(text, view, prompt)
+            return {0: np.ones(16), 1: vector, 2: np.full(16, np.nan)}[int(view.layer)]
+
+    with caplog.at_level(logging.WARNING):
+        raw, whitened = choose(Broken(), "bare", VIEWS[:3], material)
+    assert raw.system.view.layer == whitened.system.view.layer == 1
+    assert "untuned/bare/last@2 is not whitened: 50 of 50 vectors hold inf or nan" in caplog.text
+    alone = fixed(Broken(), System("bare", View("last", 0)), material)
+    assert alone.dev_score == 0.0
+
+
+def test_memory_is_warned_of(
+    material: Material, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "MEMORY_WARNING", 6 * 8 * 16**2 - 1)
+    choose(FakeEncoder(), "bare", VIEWS, material)
+    assert "name fewer systems.poolings or systems.layers" in caplog.text
+    caplog.clear()
+    choose(FakeEncoder(), "bare", VIEWS[:5], material)
+    assert not caplog.text
+
+
+def permuted(task: StsTask) -> StsTask:
+    return replace(task, gold=np.random.default_rng(0).permutation(task.gold))
+
+
+def test_test_labels_change_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EvalConfig(
+        dev=str(write_similarity(tmp_path / "dev.jsonl", 80, 1)),
+        tests=(str(write_similarity(tmp_path / "test.jsonl", 80, 3)),),
+        fit=(str(write_pairs(tmp_path / "fit.jsonl", 150, 2)),),
+        systems=SystemsConfig(prompts=("bare", "prompteol"), poolings=("last", "mean"), dimensions=(16, 4)),
+        bootstrap=100,
+    )
+    encoders = {"base": FakeEncoder(), "tuned": {"run": FakeEncoder(noise=(0.1, 0.1, 0.1))}}
+    honest = evaluate(config, base=encoders["base"], tuned=encoders["tuned"], progress=False)
+    monkeypatch.setattr(
+        "eval.run.load_task", lambda path: load_task(path) if "dev" in path else permuted(load_task(path))
+    )
+    shuffled = evaluate(config, base=encoders["base"], tuned=encoders["tuned"], progress=False)
+    assert honest.provenance["choices"] == shuffled.provenance["choices"]
+    assert honest.comparison is not None
+    assert shuffled.comparison is not None
+    assert honest.comparison.tuned == shuffled.comparison.tuned
+    assert honest.comparison.untuned == shuffled.comparison.untuned
+    assert honest.comparison.tuned_value > 0.5 > abs(shuffled.comparison.tuned_value)
+
+
+def test_candidate_layers() -> None:
+    assert candidate_layers((), 8) == list(range(9))
+    assert candidate_layers((), 11) == list(range(12))
+    for depth in (12, 22, 32, 80):
+        found = candidate_layers((), depth)
+        assert len(found) == len(set(found)) == 12
+        assert found[0] == 0
+        assert found[-2:] == [depth - 1, depth]
+    assert candidate_layers((-1, 4, 0.5, -5), 8) == [4, 8]
+    assert len(candidate_views(SystemsConfig(), 8)) == 5 * 9
+
+
+def test_candidate_dimensions() -> None:
+    assert candidate_dimensions((), 256) == [256, 192, 128, 85, 64, 32]
+    assert candidate_dimensions((8, 512, 16), 256) == [16, 8]
+    with pytest.raises(UserError, match=r"systems.dimensions \[512\]: none lies in 2..256"):
+        candidate_dimensions((512,), 256)
+
+
+def test_names(tmp_path: Path) -> None:
+    assert System("bare", View("mean", 8)).name == "untuned/bare/mean@8"
+    assert System("bare", View("mean", 8), k=64).name == "untuned/bare/mean@8+whiten-64"
+    assert System("bare", View("mean", 8), "a", 64).name == "tuned/a+whiten-64"
+    (tmp_path / "mine" / "adapter").mkdir(parents=True)
+    assert run_name(str(tmp_path / "mine")) == run_name(str(tmp_path / "mine" / "adapter")) == "mine"
+    assert run_name("somebody/model") == "somebody/model"
+
+
+def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
+    dev = str(write_similarity(tmp_path / "dev.jsonl", 20, 1))
+    test = str(write_similarity(tmp_path / "test.jsonl", 20, 2))
+    copy = str(write_similarity(tmp_path / "copy.jsonl", 20, 1))
+    (tmp_path / "other").mkdir()
+    same_name = str(write_similarity(tmp_path / "other" / "test.jsonl", 20, 3))
+    cases: list[tuple[dict[str, object], str]] = [
+        ({}, "dev: name the similarity file"),
+        ({"dev": dev}, "tests: name at least one"),
+        ({"dev": dev, "tests": [copy]}, "choices on a test set are leakage"),
+        ({"dev": dev, "tests": [test, same_name]}, "another file is called test too"),
+        ({"dev": dev, "tests": [test]}, "fit: whitening needs training-side text"),
+        ({"dev": dev, "tests": [test], "fit": [dev]}, "0 sentences are left to fit"),
+    ]
+    for raw, message in cases:
+        with pytest.raises(UserError, match=message):
+            evaluate(validate(EvalConfig, raw), base=FakeEncoder(), tuned={}, progress=False)
+
+
+def test_a_tuned_prompt_and_reading_join_the_untuned_rows(tmp_path: Path) -> None:
+    config = EvalConfig(
+        dev=str(write_similarity(tmp_path / "dev.jsonl", 60, 1)),
+        tests=(str(write_similarity(tmp_path / "test.jsonl", 60, 3)),),
+        systems=SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False),
+        bootstrap=100,
+    )
+    tuned = FakeEncoder(ModelConfig(prompt="prompteol", pooling="max", layer=-1))
+    report = evaluate(config, base=FakeEncoder(), tuned={"run": tuned}, progress=False)
+    assert report.reference == "untuned/prompteol/max@2"
+    assert set(report.systems) == {
+        "tuned/run",
+        "untuned/bare/last@1",
+        "untuned/prompteol/last@1",
+        "untuned/prompteol/max@2",
+    }
+    assert report.result("untuned/prompteol/max@2", "test").chosen_on is None

@@ -1,0 +1,179 @@
+"""The `dec2vec` command: verbs, exit codes, one line for every mistake, and the encode verb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+
+from dec2vec import cli, encode_files
+from dec2vec.errors import UserError
+from dec2vec.exit_codes import run
+from dec2vec.model_config import ModelConfig
+
+
+class LengthEncoder:
+    """A stand-in for Encoder: a text's vector holds its length and whether it is a document."""
+
+    def encode(
+        self, texts: Sequence[str], *, prompt: str | None, side: str, batch_tokens: int, normalize: bool
+    ) -> NDArray[np.float32]:
+        rows = [[len(text), side == "document", normalize, prompt == "prompteol"] for text in texts]
+        return np.array(rows, dtype=np.float32)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that were loaded."""
+    names: list[str] = []
+
+    def load(config: ModelConfig) -> LengthEncoder:
+        names.append(config.name_or_path)
+        return LengthEncoder()
+
+    from dec2vec.encoder import Encoder
+
+    monkeypatch.setattr(Encoder, "load", load)
+    return names
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert cli.main(argv) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("dec2vec: error: ") and output.err.count("\n") == 1
+    return output.err
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: BaseException) -> None:
+        raise error
+
+    assert run(lambda argv: None, []) == 0
+    assert run(lambda argv: fail(UserError("a\nb")), []) == 2
+    assert capsys.readouterr().err == "dec2vec: error: a b\n"
+    assert run(lambda argv: fail(KeyboardInterrupt()), []) == 130
+    with pytest.raises(ZeroDivisionError):
+        run(lambda argv: fail(ZeroDivisionError()), [])
+
+
+def test_a_bug_exits_with_1_and_a_traceback() -> None:
+    code = "import sys; from dec2vec.exit_codes import run; sys.exit(run(lambda argv: 1 / 0, []))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--help"], ["-h"]):
+        assert cli.main(argv) == 0
+        page = capsys.readouterr().out
+        assert all(f"\n  {verb} " in page for verb in ("train", "eval", "encode", "export"))
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("dec2vec 0.")
+
+
+@pytest.mark.parametrize("verb", ["", "train", "eval", "encode", "export"])
+def test_help_is_quick(verb: str) -> None:
+    """Half a second of processor time: what it takes on a free machine, measurable on a busy one too."""
+    argv = [sys.executable, "-m", "dec2vec.cli", *verb.split(), "--help"]
+    before = os.times()
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    after = os.times()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: dec2vec {verb or 'VERB'}")
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
+
+
+def test_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown verb 'trian'; did you mean train?" in refused(capsys, "trian", "x.yaml")
+    assert "choose from train, eval, encode, export" in refused(capsys, "xyzzy")
+
+
+def test_mistakes_in_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "did you mean model?" in refused(capsys, "encode", "--modle", "x")
+    assert "input: must be given; output: must be given" in refused(capsys, "encode", "--model", "x")
+    assert "name the run folder" in refused(capsys, "export", "--to", "x")
+    assert "did you mean merge?" in refused(capsys, "export", "runs/x", "--mrge")
+    assert "batch_tokens: '0' must be greater than or equal to 1" in refused(
+        capsys, "encode", "--model", "m", "--input", "i", "--output", "o", "--batch-tokens", "0"
+    )
+
+
+def encode(folder: Path, output: str, *more: str, text: str = "one\n\nthree\n") -> int:
+    (folder / "texts.txt").write_text(text, encoding="utf-8")
+    source = ["--input", str(folder / "texts.txt"), "--output", str(folder / output)]
+    return cli.main(["encode", "--model", "some/model", *source, *more])
+
+
+def test_encode_to_npy(tmp_path: Path, loaded: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert encode(tmp_path, "v.npy") == 0
+    assert loaded == ["some/model"]
+    assert np.load(tmp_path / "v.npy").tolist() == [[3, 0, 1, 0], [0, 0, 1, 0], [5, 0, 1, 0]]
+    assert "3 vectors of 4 dimensions" in capsys.readouterr().err
+    options = ["--side", "document", "--no-normalize", "--prompt", "prompteol"]
+    assert encode(tmp_path, "v.npy", *options) == 0
+    assert np.load(tmp_path / "v.npy")[0].tolist() == [3, 1, 0, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.npy"]
+
+
+def test_encode_to_parquet(tmp_path: Path, loaded: list[str]) -> None:
+    assert encode(tmp_path, "v.parquet") == 0
+    rows = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pylist()
+    assert [row["text"] for row in rows] == ["one", "", "three"]
+    assert rows[2]["embedding"] == [5, 0, 1, 0]
+
+
+def test_encode_a_lone_surrogate(tmp_path: Path, loaded: list[str]) -> None:
+    (tmp_path / "t.jsonl").write_text('{"text": "a\\ud800"}\n', encoding="utf-8")
+    for output in ("v.npy", "v.parquet"):
+        argv = ["--model", "m", "--input", str(tmp_path / "t.jsonl"), "--output", str(tmp_path / output)]
+        assert cli.main(["encode", *argv]) == 0
+
+
+def test_encode_refuses_before_the_model_is_loaded(
+    tmp_path: Path, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    source = str(tmp_path / "t.jsonl")
+
+    def words(output: str, *more: str, given: str = source) -> str:
+        argv = ["--model", "m", "--input", given, "--output", str(tmp_path / output), *more]
+        return refused(capsys, "encode", *argv)
+
+    assert "v.csv: unknown format .csv; use .npy or .parquet" in words("v.csv")
+    assert "unknown format without a suffix" in words("v")
+    assert "is a folder" in words("folder.npy")
+    assert "does not exist; make it first" in words("none/v.npy")
+    assert "no column 'x'; the columns are: text" in words("v.npy", "--column", "x")
+    assert "no.txt does not exist" in words("v.npy", given=str(tmp_path / "no.txt"))
+    (tmp_path / "t.docx").write_text("hello", encoding="utf-8")
+    assert "unknown format .docx" in words("v.npy", given=str(tmp_path / "t.docx"))
+    assert "xyzzy" in words("v.npy", "--prompt", "xyzzy")
+    assert "must be 'query' or 'document'" in words("v.npy", "--side", "both")
+    assert loaded == []
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, loaded: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode(tmp_path, "v.npy") == 0
+    before = (tmp_path / "v.npy").read_bytes()
+
+    def full(path: Path, vectors: object) -> None:
+        path.write_bytes(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encode_files.np, "save", full)
+    capsys.readouterr()
+    assert encode(tmp_path, "v.npy", text="other\n") == 2
+    assert "v.npy cannot be written: No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "v.npy").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.npy"]

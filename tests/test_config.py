@@ -1,0 +1,252 @@
+"""Configuration: every mistake is one line, and what is written is read back equal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dec2vec.config import config_hash, dump, load, load_arguments
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from eval.config import EvalConfig, SystemsConfig
+from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, SourceConfig, TrainConfig
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "run.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def complaint(folder: Path, text: str | bytes, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(TrainConfig, written(folder, text), overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_file_and_overrides(tmp_path: Path) -> None:
+    path = written(tmp_path, "optim: {lr: 2e-5, steps: 3}\ndata:\n  - path: a.jsonl\n  - path: b.jsonl\n")
+    config = load(TrainConfig, path, ["--optim.lr", "1e-4", "--data.1.path", "c.jsonl", "--seed=7"])
+    assert config.optim == OptimConfig(lr=1e-4, steps=3)
+    assert [source.path for source in config.data] == ["a.jsonl", "c.jsonl"]
+    assert config.seed == 7
+
+
+def test_yaml_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    assert load(TrainConfig, written(tmp_path, "optim: {lr: 2e-5}"), []).optim.lr == 2e-5
+
+
+def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
+    assert (
+        load(TrainConfig, None, [])
+        == TrainConfig()
+        == load(TrainConfig, written(tmp_path, "# nothing\n"), [])
+    )
+
+
+def test_merge_keys_and_norwegian(tmp_path: Path) -> None:
+    text = "eval: &section {every: 5}\nexport: {language: no}\ncheckpoint: {<<: *section, keep: 3}\n"
+    config = load(TrainConfig, written(tmp_path, text), [])
+    assert (config.export.language, config.checkpoint.every, config.checkpoint.keep) == ("no", 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["--eval.tests", "a", "b"], TrainConfig(eval=EvalSection(tests=("a", "b")))),
+        (["--eval.tests"], TrainConfig()),
+        (["--lora.targets", "q_proj", "v_proj"], TrainConfig(lora=LoraConfig(targets=("q_proj", "v_proj")))),
+        (["--lora.targets", "q_proj"], TrainConfig(lora=LoraConfig(targets="q_proj"))),
+        (["--eval.after_training", "false"], TrainConfig(eval=EvalSection(after_training=False))),
+        (["--eval.no-after-training"], TrainConfig(eval=EvalSection(after_training=False))),
+        (["--lora.dora"], TrainConfig(lora=LoraConfig(dora=True))),
+        (["--optim.max-grad-norm", "2"], TrainConfig(optim=OptimConfig(max_grad_norm=2.0))),
+        (["--model.layer", "-2"], TrainConfig(model=ModelConfig(layer=-2))),
+        (["--model.layer", "0.5"], TrainConfig(model=ModelConfig(layer=0.5))),
+        (["--optim.steps", "none"], TrainConfig()),
+        (
+            ["--data.0.path", "a", "--data.1.path", "b"],
+            TrainConfig(data=(SourceConfig("a"), SourceConfig("b"))),
+        ),
+    ],
+)
+def test_override_values(overrides: list[str], expected: TrainConfig) -> None:
+    config = load(TrainConfig, None, overrides)
+    assert config == expected
+    assert type(config.model.layer) is type(expected.model.layer)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lrr: 1}", "config error: optim.lrr: unknown option; did you mean optim.lr?"),
+        ("learning_rate: 1", "config error: learning_rate: unknown option"),
+        ("data: [{pth: a}]", "config error: data.0.pth: unknown option; did you mean data.0.path?"),
+        ("optim: {lr: -1}", "config error: optim.lr: -1 must be greater than 0"),
+        ("batch: {size: 1}", "batch.size: 1 must be greater than or equal to 2"),
+        ("optim: {lr: .nan}", "optim.lr: nan must be a finite number"),
+        ("model: {layer: .inf}", "model.layer: inf must be a finite number"),
+        ("lora: {rank: yes}", "lora.rank: 'yes' must be a whole number"),
+        ("lora: {rank: true}", "lora.rank: true is no number"),
+        ("model: {layer: true}", "model.layer: true is no number"),
+        ("data: [{limit: true}]", "data.0.limit: true is no number"),
+        ("lora: {rank: 2.5}", "lora.rank: 2.5 must be a whole number"),
+        ("lora: {init: pisa}", "lora.init: 'pisa' must be 'default', 'gaussian', 'pissa' or 'orthogonal'"),
+        ("lora: {targets: {a: 1}}", "lora.targets: {'a': 1} must be text (quote it) or a list"),
+        ("model: {name_or_path: 3}", "model.name_or_path: 3 must be text (quote it)"),
+        ("model: {prompt: 2024-01-01}\nseed: x", "config error: seed: 'x' must be a whole number"),
+        ("data: a.jsonl", "data: 'a.jsonl' must be a list"),
+        ("optim:", "optim: null must be a section of `key: value` lines"),
+        ("optim: {lr: 0}\nseed: -1", "optim.lr: 0 must be greater than 0; seed: -1 must be greater"),
+        ("seed: 1\nseed: 2", "run.yaml line 2: seed is given twice"),
+        ("1: a", "run.yaml line 1: key 1 is not a name"),
+        ("[a, b]: c", "run.yaml line 1: key ? is not a name"),
+        ("- a\n- b", "run.yaml holds a list"),
+        ("seed: 1\nlora: [1, 2", "run.yaml line 2"),
+        ("seed: 1\n\tlora: 2", "run.yaml line 2"),
+        ("seed: 1\n---\nseed: 2", "run.yaml line 2"),
+        ("seed: !!int foo", "run.yaml: not YAML"),
+        ("seed: !!python/object:os.system 1", "run.yaml line 1"),
+        (b"seed: 1\noutput_dir: \xff\n", "run.yaml line 2: not UTF-8"),
+        ("seed: \x00", "run.yaml: not YAML"),
+        ("seed: " + "[" * 3000, "run.yaml: not YAML"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str | bytes, words: str) -> None:
+    assert words in complaint(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--optim.lrr", "1"], "config error: --optim.lrr: unknown option; did you mean optim.lr?"),
+        (["--learn_temperature", "true"], "did you mean loss.learn_temperature?"),
+        (["--xyzzy", "1"], "--xyzzy: unknown option; --help lists the options"),
+        (["--optim.no_lr"], "--optim.no_lr: unknown option; did you mean optim.lr?"),
+        (["--optim.lr", "-1"], "optim.lr: '-1' must be greater than 0"),
+        (["--optim.lr", "nan"], "optim.lr: 'nan' must be a finite number"),
+        (["--optim.lr", "fast"], "optim.lr: 'fast' must be a number"),
+        (["--seed", "yes"], "seed: 'yes' must be a whole number"),
+        (["--seed", "true"], "seed: 'true' must be a whole number"),
+        (["--optim.lr"], "--optim.lr needs one value, not none"),
+        (["--optim.lr", "1", "2"], "--optim.lr needs one value, not 1 2"),
+        (["--optim", "1"], "--optim: unknown option"),
+        (["lr", "1"], "'lr' is no option; write --section.key value"),
+        (["--data.1.path", "x"], "--data.1.path: the next entry is data.0"),
+        (["--data.path", "x"], "--data.path: unknown option; did you mean data.0.path?"),
+    ],
+)
+def test_mistakes_on_the_command_line(tmp_path: Path, overrides: list[str], words: str) -> None:
+    assert words in complaint(tmp_path, "", *overrides)
+
+
+def test_overriding_inside_what_is_no_section(tmp_path: Path) -> None:
+    assert "optim: 3 is no section" in complaint(tmp_path, "optim: 3", "--optim.lr", "1")
+    assert "data: 'a' is no section" in complaint(tmp_path, "data: a", "--data.0.path", "b")
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.yaml does not exist"):
+        load(TrainConfig, tmp_path / "no.yaml", [])
+    with pytest.raises(UserError, match="is a folder"):
+        load(TrainConfig, tmp_path, [])
+
+
+def test_load_arguments(tmp_path: Path) -> None:
+    path = written(tmp_path, "seed: 3")
+    assert load_arguments(TrainConfig, [str(path), "--batch.size", "8"], prog="x").seed == 3
+    assert load_arguments(TrainConfig, ["--batch.size", "8"], prog="x").batch == BatchConfig(size=8)
+
+
+def test_help_has_a_sentence_for_every_option_and_the_present_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dec2vec.config_overrides import options
+
+    path = written(tmp_path, "optim: {lr: 0.125}")
+    for config in (TrainConfig, EvalConfig):
+        with pytest.raises(SystemExit) as caught:
+            load(config, path if config is TrainConfig else None, ["--help"], prog="dec2vec x")
+        page = capsys.readouterr().out
+        assert caught.value.code == 0
+        for option in options(config):
+            _, found, rest = page.partition(f"  --{option.replace('.N.', '.0.')} ")
+            sentence = " ".join(rest.split("\n  --")[0].split("\n", 1)[1].split())
+            assert found and len(sentence.partition("(now:")[0]) > 8, option
+        assert ("(now: 0.125)" in page) == (config is TrainConfig)
+
+
+def test_help_survives_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(TrainConfig, written(tmp_path, "seed: x"), ["-h"])
+    assert "--optim.lr NUMBER" in capsys.readouterr().out
+
+
+def test_config_modules_stay_light() -> None:
+    heavy = "any(name in sys.modules for name in ('torch', 'numpy'))"
+    code = f"import sys, train.config, eval.config, dec2vec.cli; sys.exit({heavy})"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_hash_tells_configurations_apart_but_for_the_excluded() -> None:
+    config = TrainConfig()
+    changed = replace(config, output_dir="elsewhere", optim=OptimConfig(steps=5))
+    assert config_hash(config) != config_hash(changed)
+    assert config_hash(config, exclude=["output_dir"]) != config_hash(changed, exclude=["output_dir"])
+    both = ["output_dir", "optim.steps"]
+    assert config_hash(config, exclude=both) == config_hash(changed, exclude=both)
+    with pytest.raises(KeyError):
+        config_hash(config, exclude=["outptu_dir"])
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+numbers = st.floats(min_value=1e-300, max_value=1e300)
+models = st.builds(
+    ModelConfig,
+    name_or_path=texts,
+    revision=st.none() | texts,
+    trust_remote_code=st.booleans(),
+    autocast=st.sampled_from(["auto", "on", "off"]),
+    layer=st.integers(-99, 99) | st.floats(-1, 1),
+    prompt=texts,
+)
+sources = st.builds(
+    SourceConfig, path=texts, negatives=st.none() | st.tuples(texts, texts), limit=st.none() | st.integers(1)
+)
+runs = st.builds(
+    TrainConfig,
+    model=models,
+    lora=st.builds(LoraConfig, alpha=numbers, targets=texts | st.lists(texts, max_size=3).map(tuple)),
+    data=st.lists(sources, max_size=3).map(tuple),
+    optim=st.builds(OptimConfig, lr=numbers, beta2=st.floats(1e-9, 0.999999999)),
+    eval=st.builds(EvalSection, dev=st.none() | texts, tests=st.lists(texts, max_size=3).map(tuple)),
+    seed=st.integers(0, 10**20),
+    output_dir=texts,
+)
+comparisons = st.builds(
+    EvalConfig,
+    model=models,
+    systems=st.builds(SystemsConfig, layers=st.tuples(st.integers(-9, 9), st.floats(-1, 1))),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(config=runs | comparisons)
+def test_dump_then_load_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, config: TrainConfig | EvalConfig
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    again = load(type(config), path, [])
+    assert again == config
+    assert config_hash(again) == config_hash(config)
+    assert [type(getattr(again, field.name)) for field in fields(again)] == [
+        type(getattr(config, field.name)) for field in fields(config)
+    ]

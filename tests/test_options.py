@@ -1,0 +1,115 @@
+"""Every option by name: adding one is a decision, so this list must be changed by hand."""
+
+from __future__ import annotations
+
+from dec2vec.config_overrides import options
+from eval.config import EvalConfig
+from train.config import TrainConfig
+
+TRAIN = """
+model.name_or_path
+model.revision
+model.trust_remote_code
+model.dtype
+model.autocast
+model.attention
+model.device
+model.load_in_4bit
+model.pooling
+model.layer
+model.prompt
+model.task
+model.text_normalization
+model.tokenization
+model.max_length
+lora.method
+lora.rank
+lora.alpha
+lora.dropout
+lora.targets
+lora.rslora
+lora.dora
+lora.init
+lora.gradient_checkpointing
+data.N.path
+data.N.split
+data.N.anchor
+data.N.positive
+data.N.negatives
+data.N.limit
+loss.temperature
+loss.learn_temperature
+loss.symmetric
+loss.gather
+optim.steps
+optim.epochs
+optim.lr
+optim.warmup
+optim.decay
+optim.weight_decay
+optim.beta2
+optim.max_grad_norm
+optim.max_bad_steps
+batch.size
+batch.chunk_tokens
+batch.graph_tokens
+checkpoint.every
+checkpoint.keep
+checkpoint.resume
+tracking.backend
+tracking.project
+tracking.entity
+tracking.name
+tracking.upload
+tracking.every
+eval.dev
+eval.tests
+eval.every
+eval.after_training
+eval.fit_sentences
+export.merge
+export.whiten
+export.license
+export.language
+seed
+output_dir
+"""
+EVAL = """
+model.name_or_path
+model.revision
+model.trust_remote_code
+model.dtype
+model.autocast
+model.attention
+model.device
+model.load_in_4bit
+model.pooling
+model.layer
+model.prompt
+model.task
+model.text_normalization
+model.tokenization
+model.max_length
+tuned
+dev
+tests
+fit
+fit_sentences
+systems.prompts
+systems.poolings
+systems.layers
+systems.whiten
+systems.dimensions
+batch_tokens
+bootstrap
+seed
+output_dir
+"""
+
+
+def test_options_of_training() -> None:
+    assert options(TrainConfig) == TRAIN.split()
+
+
+def test_options_of_evaluation() -> None:
+    assert options(EvalConfig) == EVAL.split()

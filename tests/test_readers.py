@@ -1,0 +1,240 @@
+"""Reading tables: the same rows from every format, and errors that name file, row and fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dec2vec.errors import UserError
+from dec2vec.readers import read_rows, read_similarity, read_table, read_texts
+
+ROWS = [{"a": "one, two", "b": 'say "x"'}, {"a": "line\u2028separator", "b": "Ärger 北京"}]
+
+
+def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def raw(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def complaint(read: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write_tsv(path: Path) -> None:
+    path.write_text("a\tb\n" + "".join(f"{row['a']}\t{row['b']}\n" for row in ROWS), encoding="utf-8")
+
+
+def write_saved(path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.jsonl", lambda path: jsonl(path, ROWS)),
+        ("t.JSONL", lambda path: jsonl(path, ROWS)),
+        ("t.csv", lambda path: pd.DataFrame(ROWS).to_csv(path, index=False)),
+        ("t.tsv", write_tsv),
+        ("t.parquet", lambda path: pd.DataFrame(ROWS).to_parquet(path)),
+        ("saved", write_saved),
+    ],
+)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
+    path = tmp_path / name
+    write(path)
+    assert read_rows(path, ["a", "b"]) == ROWS
+
+
+def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
+    import datasets
+
+    parts = {"train": datasets.Dataset.from_list(ROWS), "dev": datasets.Dataset.from_list(ROWS[:1])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    assert len(read_table(tmp_path / "saved", split="dev")) == 1
+    words = complaint(lambda: read_table(tmp_path / "saved", split="test"))
+    assert "no split 'test'; it has train, dev" in words
+
+
+text_cells = st.text(
+    st.characters(exclude_characters="\r", exclude_categories=["Cs"]), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(rows=st.lists(st.fixed_dictionaries({"a": text_cells, "b": text_cells}), min_size=1, max_size=5))
+def test_jsonl_and_csv_keep_any_text(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    """pandas writes the csv, so that our reader is not judged by itself."""
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "any.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", newline=""
+    )
+    pd.DataFrame(rows).to_csv(folder / "any.csv", index=False, quoting=1, lineterminator="\n")
+    assert read_rows(folder / "any.jsonl", ["a", "b"]) == rows
+    assert read_rows(folder / "any.csv", ["a", "b"]) == rows
+
+
+def test_byte_order_mark_crlf_and_blank_lines(tmp_path: Path) -> None:
+    path = raw(tmp_path, "t.jsonl", b'\xef\xbb\xbf{"a": "x"}\r\n\r\n{"a": "y"}')
+    table = read_table(path)
+    assert table.rows == [{"a": "x"}, {"a": "y"}]
+    assert table.where(1).endswith("t.jsonl line 3")
+    assert read_rows(raw(tmp_path, "t.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n"), ["a"]) == [{"a": "1", "b": "2"}]
+    assert read_rows(raw(tmp_path, "t.tsv", b"a\tb\r\n1\t2\r\n"), ["a"]) == [{"a": "1", "b": "2"}]
+
+
+def test_limit_stops_before_a_mistake(tmp_path: Path) -> None:
+    path = raw(tmp_path, "t.jsonl", '{"a": "x"}\n{"a": "y"}\nnot json\n')
+    assert len(read_table(path, ["a"], limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.jsonl", '{"a": "x"}\n{"a": \n', "t.jsonl line 2: not JSON"),
+        ("t.jsonl", '{"a": "x"}\n["x"]\n', "t.jsonl line 2: a row is an object"),
+        ("t.jsonl", '{"a": "x"}\n\n{"b": "x"}\n', "t.jsonl line 3: no 'a'; this row has: b"),
+        ("t.jsonl", '{"b": "x", "c": 1}\n', "t.jsonl: no column 'a'; the columns are: b, c"),
+        ("t.jsonl", b'{"a": "x"}\n{"a": "\xe9"}\n', "t.jsonl line 2: byte 0xe9 is not UTF-8"),
+        ("t.jsonl", '{"a": ' + "9" * 5000 + "}", "t.jsonl line 1: not a row"),
+        ("t.jsonl", "[" * 100_000, "t.jsonl line 1: not a row"),
+        ("t.jsonl", "", "t.jsonl is empty"),
+        ("t.jsonl", "\n\n", "t.jsonl is empty"),
+        ("t.csv", "", "t.csv is empty"),
+        ("t.csv", "a,b\n", "t.csv is empty"),
+        ("t.csv", "b,c\n1,2\n", "t.csv: no column 'a'; the columns are: b, c"),
+        ("t.csv", "a,b\n1,2\n1,2,3\n", "t.csv row 3: 3 fields under 2 column names"),
+        ("t.csv", "a,a\n1,2\n", "t.csv row 1: a column name occurs twice: a, a"),
+        ("t.csv", 'a\n"x"y\n', "t.csv row 2"),
+        ("t.csv", 'a\n"x\n', "t.csv row 2"),
+        ("t.csv", "a\n" + "x" * 200_000, "t.csv row 2: field larger than field limit"),
+        ("t.csv", b"a\nx\n\xff\n", "t.csv line 3: byte 0xff is not UTF-8"),
+        ("t.tsv", "a\tb\n1\n", "t.tsv row 2: 1 fields under 2 column names"),
+        ("t.parquet", "hello", "t.parquet: not a readable parquet file"),
+        ("t.parquet", "", "t.parquet: not a readable parquet file"),
+        ("t.xlsx", "hello", "t.xlsx: unknown format .xlsx; use .jsonl, .csv, .tsv, .parquet"),
+        ("noname", "hello", "noname: unknown format without a suffix"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    path = raw(tmp_path, name, content)
+    assert words in complaint(lambda: read_table(path, ["a"]))
+
+
+def test_missing_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no.jsonl does not exist" in complaint(lambda: read_table(tmp_path / "no.jsonl"))
+    (tmp_path / "odd.jsonl").mkdir()
+    assert "no data set written by datasets.save_to_disk" in complaint(
+        lambda: read_table(tmp_path / "odd.jsonl")
+    )
+    assert "no data file named" in complaint(lambda: read_table(""))
+    monkeypatch.chdir(tmp_path)
+    assert "pairs does not exist" in complaint(lambda: read_table("pairs"))
+    (tmp_path / "data").mkdir()
+    assert "data/pairs does not exist" in complaint(lambda: read_table("data/pairs"))
+
+
+def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(name: str, *, split: str) -> datasets.Dataset:
+        if name != "someone/pairs":
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}'\ndoes not exist")
+        return datasets.Dataset.from_list([{"a": split}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    table = read_table("someone/pairs", ["a"], split="dev")
+    assert table.rows == [{"a": "dev"}]
+    assert table.where(0) == "someone/pairs [dev] row 1"
+    assert "someone/else is no file or folder here, and from the Hub" in complaint(
+        lambda: read_table("someone/else")
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (None, "t.jsonl line 2: a is null"),
+        ("", "t.jsonl line 2: a is blank"),
+        (" \t", "t.jsonl line 2: a is blank"),
+        (3, "t.jsonl line 2: a is a number (3), not text"),
+        (["x"], "t.jsonl line 2: a is a list (['x']), not text"),
+    ],
+)
+def test_cells_that_are_no_text(tmp_path: Path, cell: object, words: str) -> None:
+    path = jsonl(tmp_path / "t.jsonl", [{"a": "x"}, {"a": cell}])
+    assert words in complaint(lambda: read_table(path, ["a"]).texts("a"))
+
+
+def test_a_column_of_numbers_is_the_wrong_column(tmp_path: Path) -> None:
+    path = raw(tmp_path, "t.csv", "a,b\n1,x\n2.5,2\n")
+    table = read_table(path)
+    assert "column 'a' holds only numbers" in complaint(lambda: table.texts("a"))
+    assert table.texts("b") == ["x", "2"]
+
+
+def test_texts_to_encode(tmp_path: Path) -> None:
+    assert read_texts(raw(tmp_path, "t.txt", "one\r\n\nthree\x0b\u2028still\n")) == [
+        "one",
+        "",
+        "three\x0b\u2028still",
+    ]
+    assert read_texts(jsonl(tmp_path / "t.jsonl", [{"q": ""}, {"q": "x"}]), "q") == ["", "x"]
+    assert "t.txt is empty" in complaint(lambda: read_texts(raw(tmp_path, "t.txt", "")))
+    assert "no.txt does not exist" in complaint(lambda: read_texts(tmp_path / "no.txt"))
+    assert "line 1: q is null" in complaint(
+        lambda: read_texts(jsonl(tmp_path / "n.jsonl", [{"q": None}]), "q")
+    )
+
+
+def scored(folder: Path, *scores: object, **columns: object) -> Path:
+    rows = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": s, **columns} for i, s in enumerate(scores)]
+    return jsonl(folder / "sts12.test.jsonl", rows)
+
+
+def test_similarity_files(tmp_path: Path) -> None:
+    data = read_similarity(scored(tmp_path, 1, 2.5, None, "", "4", subset="news"))
+    assert data.name == "sts12.test" and len(data) == 3
+    assert data.sentences1 == ["s0", "s1", "s4"] and data.sentences2 == ["t0", "t1", "t4"]
+    assert data.scores.dtype == np.float64 and data.scores.tolist() == [1.0, 2.5, 4.0]
+    assert data.subsets == ["news"] * 3
+    tsv = raw(tmp_path, "t.tsv", 'sentence1\tsentence2\tscore\n"a\tb\t1\nc\td\t\ne\tf\t0.5\n')
+    assert read_similarity(tsv).sentences1 == ['"a', "e"]
+    assert read_similarity(tsv).subsets == ["", ""]
+
+
+@pytest.mark.parametrize("score", ["high", True, float("nan"), float("inf"), [1], "1e999"])
+def test_scores_that_are_no_numbers(tmp_path: Path, score: object) -> None:
+    words = complaint(lambda: read_similarity(scored(tmp_path, 1.0, score)))
+    assert "sts12.test.jsonl line 2: score" in words and "is not a finite number" in words
+
+
+def test_similarity_files_without_enough_in_them(tmp_path: Path) -> None:
+    assert "1 pairs have a score" in complaint(lambda: read_similarity(scored(tmp_path, 1.0, None)))
+    path = jsonl(tmp_path / "t.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 1}])
+    assert "no column 'score'; the columns are: sentence1, sentence2, label" in complaint(
+        lambda: read_similarity(path)
+    )
+    rows = [{"sentence1": "a", "sentence2": text, "score": 1} for text in ("b", " ")]
+    assert "line 2: sentence2 is blank" in complaint(
+        lambda: read_similarity(jsonl(tmp_path / "u.jsonl", rows))
+    )

@@ -1,0 +1,186 @@
+"""Every option of a training run. The resolved value is written to `config.yaml` in the run folder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config import STRICT
+from dec2vec.model_config import ModelConfig
+
+Fraction = Annotated[float, Ge(0.0), Lt(1.0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoraConfig:
+    """Which weights are trained."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora trains adapters through PEFT; full trains every weight of the decoder."""
+    rank: Annotated[int, Ge(1)] = 16
+    """Rank of the update."""
+    alpha: Annotated[float, Gt(0.0)] = 32.0
+    """Scale of the update is alpha / rank (alpha / sqrt(rank) with rslora)."""
+    dropout: Fraction = 0.0
+    """Dropout on the adapter's input."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """all-linear, or a list of module names such as [q_proj, v_proj]."""
+    rslora: bool = False
+    """Rank-stabilised scale (Kalajdzievski 2023)."""
+    dora: bool = False
+    """Weight-decomposed update (Liu et al. 2024)."""
+    init: Literal["default", "gaussian", "pissa", "orthogonal"] = "default"
+    """How PEFT fills the adapter's matrices."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, about a third more time."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SourceConfig:
+    """One set of training pairs."""
+
+    path: str = ""
+    """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
+    split: str = "train"
+    """Split of a saved or Hub data set; files have none."""
+    anchor: str = "anchor"
+    """Column of the queries."""
+    positive: str = "positive"
+    """Column of the matching texts."""
+    negatives: tuple[str, ...] | None = None
+    """Columns of hard negatives; None takes `negative`, `negative_1`, `negative_2` ... where present."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Use only the first rows."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossConfig:
+    """InfoNCE over the global batch."""
+
+    temperature: Annotated[float, Gt(0.0)] = 0.05
+    """Cosines are divided by it; the starting value when learned."""
+    learn_temperature: bool = False
+    """Train log(temperature) with the adapters."""
+    symmetric: bool = False
+    """Also rank anchors for each positive, and average both directions."""
+    gather: bool = True
+    """Negatives from every process, with gradient."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    steps: Annotated[int, Ge(1)] | None = None
+    """Optimiser steps; None takes them from `epochs`."""
+    epochs: Annotated[float, Gt(0.0)] = 1.0
+    """Passes over the data when `steps` is None."""
+    lr: Annotated[float, Gt(0.0)] = 5e-4
+    """Peak learning rate."""
+    warmup: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    """Share of the steps that warm up."""
+    decay: Literal["linear", "cosine", "constant"] = "cosine"
+    """Shape after the warm-up, down to zero."""
+    weight_decay: Annotated[float, Ge(0.0)] = 0.0
+    """AdamW's decoupled decay."""
+    beta2: Annotated[float, Gt(0.0), Lt(1.0)] = 0.999
+    """AdamW's second-moment decay."""
+    max_grad_norm: Annotated[float, Gt(0.0)] = 1.0
+    """Gradients are clipped to this global norm."""
+    max_bad_steps: Annotated[int, Ge(1)] = 5
+    """Stop after so many non-finite steps in a row."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class BatchConfig:
+    """How much is contrasted at once, and how much is computed at once."""
+
+    size: Annotated[int, Ge(2)] = 256
+    """Pairs in a step over all processes: each sees the others as negatives."""
+    chunk_tokens: Annotated[int, Ge(1)] = 8192
+    """Padded tokens of one forward pass: bounds the memory, never changes the gradient."""
+    graph_tokens: Annotated[int, Ge(0)] = 0
+    """Tokens a process may keep the graph of; the rest is embedded twice (gradient caching)."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class CheckpointConfig:
+    """What survives a kill."""
+
+    every: Annotated[int, Ge(1)] = 100
+    """Steps between checkpoints; one is always written at the end and on SIGTERM or SIGINT."""
+    keep: Annotated[int, Ge(1)] = 2
+    """Newest checkpoints kept, beside the best one."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto goes on from the newest whole checkpoint of the same configuration."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrackingConfig:
+    """Where metrics go besides `metrics.jsonl`."""
+
+    backend: Literal["wandb", "tensorboard", "none"] = "none"
+    """wandb logs offline when there is no login."""
+    project: str = "dec2vec"
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user."""
+    name: str | None = None
+    """W&B run name; None takes the run folder's name."""
+    upload: bool = False
+    """Also send the report and the adapter as artifacts."""
+    every: Annotated[int, Ge(1)] = 1
+    """Steps between logged lines."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvalSection:
+    """Dev evaluation while training and the report after it. Files as in docs: sentence1, sentence2, score."""
+
+    dev: str | None = None
+    """Similarity file on which every choice is made (checkpoint, layer, k)."""
+    tests: tuple[str, ...] = ()
+    """Similarity files that are only reported on."""
+    every: Annotated[int, Ge(1)] = 100
+    """Steps between dev evaluations."""
+    after_training: bool = True
+    """Compare the tuned model with every untuned system when training ends."""
+    fit_sentences: Annotated[int, Ge(2)] = 8000
+    """Training-side sentences that whitening is fitted on."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExportConfig:
+    """What is written for the Hub when training ends."""
+
+    merge: bool = False
+    """Fold the adapter into the weights of `model/`."""
+    whiten: bool = False
+    """Add the tuned model's whitening as a layer of `model/` (fitted on training-side text)."""
+    license: str = "other"
+    """Licence identifier for the model card."""
+    language: str = "en"
+    """Language code for the model card."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """A training run."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    data: tuple[SourceConfig, ...] = ()
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    eval: EvalSection = Field(default_factory=EvalSection)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    seed: Annotated[int, Ge(0)] = 0
+    """Decides data order, adapter init and dropout."""
+    output_dir: str = "runs/default"
+    """Run folder."""

@@ -1,0 +1,233 @@
+"""A trained encoder -> folders that others load.
+
+`adapter/`: the PEFT adapter and `dec2vec.json`, for our Encoder and for PEFT. `model/`: a sentence-transformers folder
+with the adapter kept (needs the base model when loaded) or merged into the weights (needs nothing). A fully tuned
+model has no adapter; all of it is in `model/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from dec2vec.artifacts import FORMAT, MARKER
+from dec2vec.config import load
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.pooling import resolve_layer
+from dec2vec.whitening import Whitening
+from train.config import TrainConfig
+from train.export_args import ExportArgs
+from train.export_modules import check_exportable, save_modules, write_json
+from train.export_tokenizer import save_tokenizer
+from train.folders import whole_folder
+from train.hub import check_repository_name, check_token, push_folder
+from train.model_card import Card, build_card, describe_data
+from train.report_table import read_scores
+
+_log = logging.getLogger(__name__)
+
+
+def save_adapter(encoder: Encoder, folder: Path) -> Path:
+    """Write what was trained, whole or not at all; the folder that holds it is returned.
+
+    Full tuning has no adapter: the whole model goes to `model/` beside `folder`, readable by our Encoder and by
+    transformers; `save_sentence_transformer` may replace it by its own form.
+    """
+    backbone = encoder.embedder.backbone
+    target = folder if isinstance(backbone, PeftModel) else folder.with_name("model")
+    base = base_name(encoder)
+    with whole_folder(target) as temporary:
+        if isinstance(backbone, PeftModel):
+            _save_peft(encoder, backbone, temporary, base)
+        else:
+            _save_whole(encoder, temporary)
+            encoder.tokenizer.save_pretrained(temporary)
+        _save_reading(encoder, temporary, encoder.whitening, base)
+    return target
+
+
+def save_sentence_transformer(
+    encoder: Encoder,
+    folder: Path,
+    merge: bool,
+    whitening: Whitening | None,
+    readme: str | None = None,
+    *,
+    public: bool = False,
+) -> Path:
+    """Write a folder that plain `SentenceTransformer(folder)` reads to the same vectors, whole or not at all.
+
+    `whitening` becomes a layer. With `merge` the adapter is also put into `adapter/` inside the folder.
+    `public` leaves out where a local base lies on this machine.
+    """
+    check_exportable(encoder)
+    _check_replaceable(folder)
+    backbone = encoder.embedder.backbone
+    base = shown_name(base_name(encoder)) if public else base_name(encoder)
+    with whole_folder(folder) as temporary:
+        if not isinstance(backbone, PeftModel) or merge:
+            _save_whole(encoder, temporary)
+        else:
+            _save_peft(encoder, backbone, temporary, base)
+        if isinstance(backbone, PeftModel) and merge:
+            (temporary / "adapter").mkdir()
+            _save_peft(encoder, backbone, temporary / "adapter", base)
+            _save_reading(encoder, temporary / "adapter", whitening, base)
+        save_tokenizer(encoder, temporary)
+        save_modules(encoder, temporary, whitening)
+        _save_reading(encoder, temporary, whitening, base)
+        if readme is not None:
+            (temporary / "README.md").write_text(readme, encoding="utf-8")
+    return folder
+
+
+def base_name(encoder: Encoder) -> str:
+    """Where the decoder under the adapter was read from: a Hub id, or the absolute path of a folder."""
+    backbone = encoder.embedder.backbone
+    base = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
+    name = str(base.name_or_path)
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def shown_name(name: str) -> str:
+    """A Hub id as it is; of a local folder its last part only, since the rest says nothing to anybody else."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+
+
+def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -> None:
+    """PEFT's own files, and no card of PEFT's, which would name a local base by its path.
+
+    The base's embeddings are never written, however their size compares with the Hub's configuration.
+    """
+    for config in backbone.peft_config.values():
+        config.base_model_name_or_path = base
+        config.revision = encoder.config.revision
+    backbone.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _save_whole(encoder: Encoder, folder: Path) -> None:
+    """All weights; an adapter is folded into a copy, so that training may go on."""
+    if encoder.config.load_in_4bit:
+        raise UserError(
+            "this run was tuned on 4-bit base weights, which an adapter can't be merged into; leave out merge"
+        )
+    with _no_progress_bars():
+        _merged(encoder.embedder.backbone).save_pretrained(str(folder))
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _merged(backbone: nn.Module) -> PreTrainedModel:
+    if isinstance(backbone, PeftModel):
+        merged: PreTrainedModel = copy.deepcopy(backbone).merge_and_unload(safe_merge=True)
+        return merged
+    if not isinstance(backbone, PreTrainedModel):
+        raise TypeError(f"backbone is a {type(backbone).__name__}")
+    return backbone
+
+
+def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str) -> None:
+    """How our Encoder reads the folder."""
+    model = dataclasses.replace(encoder.config, name_or_path=base)
+    write_json(folder / MARKER, {"format": FORMAT, "model": dataclasses.asdict(model)})
+    if whitening is not None:
+        whitening.save(folder / "whitening.safetensors")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Only an empty folder or one of our own is replaced."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file()):
+        raise UserError(
+            f"{folder}: exists and is not an export of dec2vec; give another folder or move it away"
+        )
+
+
+def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
+    """`save_sentence_transformer` with its model card, for a run that is at `run`; the whitening is the encoder's own."""
+    readme = _readme(run, config, encoder, merge=merge, repo_id=None)
+    return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
+
+
+def export_command(args: ExportArgs) -> Path:
+    """`dec2vec export`: a finished run's model/ again, elsewhere, merged or on the Hub. Returns what was written.
+
+    What goes up is the sentence-transformers folder as the repository's root, so that both
+    `SentenceTransformer("user/name")` and, with the adapter kept, `PeftModel.from_pretrained(base, "user/name")` work;
+    of merged weights the adapter lies in `adapter/`. An adapter on a local base would be of no use to others, so there
+    the weights are merged whatever `merge` says.
+    """
+    if args.push is not None:
+        check_repository_name(args.push)
+        check_token()
+    config = _finished(args.run)
+    encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), device="auto"))
+    merge = args.merge or config.export.merge
+    target = args.to or args.run / "model"
+    if args.to is not None or args.push is None:
+        export_model(args.run, config, encoder, target, merge=merge)
+    if args.push is not None:
+        _push(args, config, encoder, merge)
+    return target
+
+
+def _finished(run: Path) -> TrainConfig:
+    """The configuration of a run that has something to export."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: not a run folder (no config.yaml); give the output_dir of a training run")
+    if not any((run / name / MARKER).is_file() for name in ("adapter", "model")):
+        raise UserError(f"{run}: nothing to export yet (no adapter/); let the training run finish first")
+    return load(TrainConfig, run / "config.yaml", [])
+
+
+def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) -> None:
+    assert args.push is not None
+    is_local = Path(base_name(encoder)).is_dir()
+    if is_local and not merge:
+        _log.warning(
+            "the base is a folder on this machine, which others can't read: uploading merged weights"
+        )
+    with tempfile.TemporaryDirectory(prefix=".hub-", dir=args.run) as stage:
+        merge = merge or is_local
+        readme = _readme(args.run, config, encoder, merge=merge, repo_id=args.push)
+        folder = Path(stage) / "model"
+        save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme, public=True)
+        push_folder(folder, args.push, private=args.private)
+
+
+def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, repo_id: str | None) -> str:
+    layer = resolve_layer(encoder.config.layer, encoder.layer_count)
+    model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
+    return build_card(
+        Card(
+            config=dataclasses.replace(config, model=model),
+            name=run.resolve().name if repo_id is None else Path(repo_id).name,
+            repo_id=repo_id,
+            dimension=encoder.dimension,
+            merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
+            whitened=encoder.whitening is not None,
+            layer=None if layer == encoder.layer_count else layer,
+            data=describe_data(config.data),
+            scores=tuple(read_scores(run / "report" / "report.json")),
+        )
+    )

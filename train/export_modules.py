@@ -1,0 +1,122 @@
+"""The files by which sentence-transformers rebuilds an encoder: modules, pooling, whitening, normalisation, prompts.
+
+Written by hand, in the spelling that every version from 3 on reads: sentence-transformers need not be installed here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.model_config import PoolingName
+from dec2vec.pooling import resolve_layer
+from dec2vec.whitening import Whitening
+from train.export_tokenizer import side_prompts
+
+_MODES: dict[PoolingName, str] = {
+    "last": "lasttoken",
+    "mean": "mean_tokens",
+    "weighted_mean": "weightedmean_tokens",
+    "max": "max_tokens",
+}
+_ALL_MODES = (
+    "cls_token",
+    "mean_tokens",
+    "max_tokens",
+    "mean_sqrt_len_tokens",
+    "weightedmean_tokens",
+    "lasttoken",
+)
+POOLING_FOLDER = "1_Pooling"
+WHITENING_FOLDER = "2_Dense"
+
+
+def check_exportable(encoder: Encoder) -> None:
+    """UserError for what sentence-transformers has no module for."""
+    if encoder.config.pooling not in _MODES:
+        raise UserError(
+            f"pooling {encoder.config.pooling}: sentence-transformers has no such module; train with "
+            f"--model.pooling {', '.join(_MODES)}, or use adapter/ with dec2vec"
+        )
+    side_prompts(encoder)
+
+
+def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None) -> None:
+    """Everything but the weights and the tokenizer of the first module."""
+    kinds = ["Transformer", "Pooling", *(["Dense"] if whitening is not None else []), "Normalize"]
+    modules = [
+        {
+            "idx": at,
+            "name": str(at),
+            "path": f"{at}_{kind}" if at else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for at, kind in enumerate(kinds)
+    ]
+    for module in modules:
+        (folder / str(module["path"])).mkdir(exist_ok=True)
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "sentence_bert_config.json", _transformer(encoder))
+    write_json(folder / POOLING_FOLDER / "config.json", _pooling(encoder))
+    write_json(folder / "config_sentence_transformers.json", _prompts(encoder))
+    write_json(folder / f"{len(kinds) - 1}_Normalize" / "config.json", {})
+    if whitening is not None:
+        _save_whitening(whitening, folder / WHITENING_FOLDER)
+
+
+def write_json(path: Path, content: object) -> None:
+    """UTF-8 JSON that reads well in a diff."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _transformer(encoder: Encoder) -> dict[str, object]:
+    """dtype is written down: the default of transformers 5 is that of the checkpoint, often float16.
+
+    An inner layer is read from the hidden states, so the model stays whole.
+    """
+    layer = resolve_layer(encoder.config.layer, encoder.layer_count)
+    output = "last_hidden_state" if layer == encoder.layer_count else ["hidden_states", layer]
+    return {
+        "max_seq_length": encoder.config.max_length,
+        "do_lower_case": False,
+        "model_kwargs": {"dtype": encoder.config.dtype},
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
+        "module_output_name": "token_embeddings",
+    }
+
+
+def _pooling(encoder: Encoder) -> dict[str, object]:
+    chosen = _MODES[encoder.config.pooling]
+    modes = {f"pooling_mode_{mode}": mode == chosen for mode in _ALL_MODES}
+    view = encoder.embedder.view
+    width = encoder.encode_views(["a"], [view], progress=False)[view].shape[1]
+    return {"word_embedding_dimension": width, **modes, "include_prompt": True}
+
+
+def _prompts(encoder: Encoder) -> dict[str, object]:
+    prompts = {side: prompt.prefix for side, prompt in side_prompts(encoder).items()}
+    return {
+        "model_type": "SentenceTransformer",
+        "prompts": prompts,
+        "default_prompt_name": "query" if prompts["query"] else None,
+        "similarity_fn_name": "cosine",
+    }
+
+
+def _save_whitening(whitening: Whitening, folder: Path) -> None:
+    """`(x - mean) @ kernel` as one affine layer without activation."""
+    rows, columns = whitening.kernel.shape
+    weights = {
+        "linear.weight": torch.from_numpy(np.ascontiguousarray(whitening.kernel.T, dtype=np.float32)),
+        "linear.bias": torch.from_numpy((-whitening.mean @ whitening.kernel).astype(np.float32)),
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = {"in_features": rows, "out_features": columns, "bias": True}
+    write_json(folder / "config.json", {**config, "activation_function": "torch.nn.modules.linear.Identity"})

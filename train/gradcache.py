@@ -1,0 +1,111 @@
+"""Gradient caching (Gao et al. 2021): the batch is bounded by time, not by memory.
+
+1. Embed every chunk. The first chunks, up to `graph_tokens`, keep their graph; the others are embedded without one.
+2. The loss sees all embeddings at once and yields the gradient at each.
+3. Back-propagate that gradient through each chunk: kept graphs directly, the others embedded a second time.
+
+Invariant: loss and every gradient equal those of one plain forward and backward over the whole batch. Dropout included:
+a chunk's second forward replays the random state of its first.
+
+Under DDP all chunks but the last run inside `no_sync`, so gradients are reduced once a step by DDP's own mechanism.
+The last one is always embedded a second time then, because DDP must be armed by a forward after which only that
+chunk's backward runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from dec2vec.batching import Chunk
+from dec2vec.embedder import Embedder
+from train.distributed import world_size
+from train.objective import Objective
+
+Model = Embedder | DistributedDataParallel
+
+
+class RandomState:
+    """The generators that dropout draws from, so that a forward can be repeated exactly."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._device = device
+
+    def restore(self) -> None:
+        """Draw again what was drawn after this object was made."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)
+
+
+@dataclass
+class _Embedded:
+    """A chunk after the first pass: its vectors, with a graph or with the state to make one."""
+
+    chunk: Chunk
+    pooled: Float[Tensor, "batch dim"]
+    state: RandomState | None
+
+
+def cached_step(
+    model: Model,
+    chunks: Sequence[Chunk],
+    objective: Callable[[Float[Tensor, "unique dim"]], Objective],
+    *,
+    graph_tokens: int,
+) -> Objective:
+    """Accumulate the gradient of the global batch's mean loss into the parameters' `.grad`.
+
+    `chunks` cover this rank's unique texts, each once; `objective` maps their embeddings to loss and gradients.
+    """
+    embedded = _embed_all(model, chunks, graph_tokens)
+    unique = torch.cat([item.pooled.detach() for item in embedded])
+    order = torch.cat([item.chunk.rows for item in embedded])
+    result = objective(torch.empty_like(unique).index_copy(0, order, unique))
+    after = RandomState(unique.device)
+    # DDP averages over ranks; the loss is a mean over the global batch, so each rank's share must be summed
+    scaled = result.embedding_gradient * world_size()
+    for item in embedded[:-1]:
+        with _without_sync(model):
+            _backward(model, item, scaled)
+    _backward(model, embedded[-1], scaled)
+    after.restore()
+    return result
+
+
+def _embed_all(model: Model, chunks: Sequence[Chunk], graph_tokens: int) -> list[_Embedded]:
+    room = graph_tokens
+    embedded = []
+    for position, chunk in enumerate(chunks):
+        armed = position == len(chunks) - 1 and isinstance(model, DistributedDataParallel)
+        keep = chunk.padded_tokens <= room and not armed
+        room -= chunk.padded_tokens if keep else 0
+        embedded.append(_embed(model, chunk, keep_graph=keep))
+    return embedded
+
+
+def _embed(model: Model, chunk: Chunk, *, keep_graph: bool) -> _Embedded:
+    state = None if keep_graph else RandomState(chunk.input_ids.device)
+    with _without_sync(model), torch.set_grad_enabled(keep_graph):
+        (pooled,) = model(chunk.input_ids, chunk.lengths)
+    return _Embedded(chunk, pooled, state)
+
+
+def _backward(model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"]) -> None:
+    pooled = item.pooled
+    if item.state is not None:
+        item.state.restore()
+        (pooled,) = model(item.chunk.input_ids, item.chunk.lengths)
+    pooled.backward(gradient[item.chunk.rows])
+
+
+def _without_sync(model: Model) -> contextlib.AbstractContextManager[None]:
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()

@@ -1,0 +1,209 @@
+"""The training loop: steps, and between them metrics, dev evaluations, checkpoints and interruptions."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from train.batch import LocalBatch, prepare
+from train.checkpoint import Checkpoint, prune, save_checkpoint
+from train.config import TrainConfig
+from train.data import PairTable
+from train.distributed import sum_over_ranks
+from train.interrupts import Interrupts
+from train.lora import load_trainable, trainable_parameters
+from train.metrics_file import MetricsFile
+from train.optimizer_state import optimizer_tensors, restore_optimizer
+from train.progress import Progress
+from train.run_folder import RunFolder
+from train.sampler import batch_indices, shard
+from train.step import Learner, StepResult, any_rank, train_step
+from train.tracking import Tracker
+
+_log = logging.getLogger(__name__)
+DevScore = Callable[[Encoder], float]
+DEV_METRIC = "dev_spearman"
+
+
+@dataclass
+class TrainState:
+    """All that a resumed run needs beside weights and optimiser: data order and dropout follow from `step`."""
+
+    step: int = 0
+    bad_steps: int = 0
+    """Non-finite steps since the last good one."""
+    skipped_steps: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+
+    def better(self, score: float) -> bool:
+        """Whether `score` beats the best so far; the first of equals stays."""
+        return self.best_score is None or score > self.best_score
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on one rank."""
+
+    config: TrainConfig
+    folder: RunFolder
+    encoder: Encoder
+    learner: Learner
+    table: PairTable
+    dev_score: DevScore | None
+    tracker: Tracker
+    metrics: MetricsFile
+    config_hash: str
+    rank: int
+    world: int
+    state: TrainState = field(default_factory=TrainState)
+
+    @property
+    def is_main(self) -> bool:
+        """Only the main process evaluates, logs and writes."""
+        return self.rank == 0
+
+
+def fit(run: Run, progress: Progress) -> TrainState:
+    """Train from `run.state.step` to the end; leaves by KeyboardInterrupt, after a checkpoint, when signalled."""
+    config, state = run.config, run.state
+    with Interrupts() as interrupts:
+        while state.step < run.learner.total_steps:
+            started = time.monotonic()
+            batch = _local_batch(run)
+            result = train_step(
+                run.learner,
+                batch,
+                state.step,
+                config.loss,
+                config.optim,
+                graph_tokens=config.batch.graph_tokens,
+                seed=config.seed,
+            )
+            state.step += 1
+            _count_bad_steps(run, result)
+            _record_step(run, batch, result, time.monotonic() - started)
+            progress.advance(result.loss, config.batch.size)
+            improved = _evaluate_if_due(run, progress)
+            stop = any_rank(bool(interrupts), run.encoder.device)
+            if _checkpoint_due(run) or improved or stop:
+                save(run)
+            if stop:
+                progress.note(f"stopped at step {state.step}; the same command goes on from there")
+                raise KeyboardInterrupt
+    return state
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of the finished step (main process) and drop the old ones."""
+    if not run.is_main:
+        return
+    run.metrics.sync()
+    save_checkpoint(
+        run.folder.checkpoints,
+        run.state.step,
+        _trained(run),
+        optimizer_tensors(run.learner.optimizer, list(_trained(run))),
+        asdict(run.state),
+        run.config_hash,
+    )
+    best = run.state.best_step
+    protect = None if best is None else run.folder.checkpoints / f"step-{best:06d}"
+    prune(run.folder.checkpoints, run.config.checkpoint.keep, protect)
+
+
+def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None:
+    """Put weights (and optimiser and state) back to where the checkpoint was written."""
+    tensors = dict(checkpoint.tensors)
+    if run.learner.temperature.log_value.requires_grad:
+        with torch.no_grad():
+            run.learner.temperature.log_value.copy_(tensors.pop("log_temperature"))
+    load_trainable(run.encoder.embedder, tensors)
+    if optimizer:
+        restore_optimizer(run.learner.optimizer, list(_trained(run)), checkpoint.optimizer)
+        for name, value in checkpoint.state.items():
+            setattr(run.state, name, value)
+
+
+def _trained(run: Run) -> dict[str, torch.Tensor]:
+    """Trained tensors in the optimiser's order."""
+    tensors: dict[str, torch.Tensor] = {
+        name: parameter.detach() for name, parameter in trainable_parameters(run.encoder.embedder).items()
+    }
+    if run.learner.temperature.log_value.requires_grad:
+        tensors["log_temperature"] = run.learner.temperature.log_value.detach()
+    return tensors
+
+
+def _local_batch(run: Run) -> LocalBatch:
+    rows = batch_indices(len(run.table), run.config.batch.size, run.config.seed, run.state.step)
+    return prepare(run.table, shard(rows, run.rank, run.world), run.encoder, run.config.batch.chunk_tokens)
+
+
+def _count_bad_steps(run: Run, result: StepResult) -> None:
+    state = run.state
+    state.bad_steps = 0 if result.applied else state.bad_steps + 1
+    if result.applied:
+        return
+    state.skipped_steps += 1
+    _log.warning("step %d: loss %s, gradient norm %s; skipped", state.step, result.loss, result.grad_norm)
+    if state.bad_steps >= run.config.optim.max_bad_steps:
+        raise UserError(
+            f"{state.bad_steps} steps in a row gave no finite gradient (loss {result.loss}); lower --optim.lr or use "
+            f"--model.dtype float32; checkpoints up to the last good one are in {run.folder.checkpoints}"
+        )
+
+
+def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float) -> None:
+    counts = torch.tensor(
+        [batch.pairs, batch.real_tokens, batch.padded_tokens], dtype=torch.float64, device=run.encoder.device
+    )
+    pairs, real, padded = sum_over_ranks(counts).tolist()
+    if not run.is_main or run.state.step % run.config.tracking.every:
+        return
+    metrics = {
+        "loss": result.loss,
+        "lr": result.lr,
+        "temperature": result.temperature,
+        "grad_norm": result.grad_norm,
+        "pairs_per_second": pairs / seconds,
+        "tokens_per_second": real / seconds,
+        "padding_ratio": padded / real,
+        "memory_mib": _peak_memory_mib(run.encoder.device),
+        "skipped_steps": float(run.state.skipped_steps),
+    }
+    run.metrics.append(metrics, run.state.step)
+    run.tracker.log(metrics, run.state.step)
+
+
+def _evaluate_if_due(run: Run, progress: Progress) -> bool:
+    """On the main process: score the dev file when its turn has come; whether it is the best so far."""
+    step, every = run.state.step, run.config.eval.every
+    if run.dev_score is None or not run.is_main or (step % every and step != run.learner.total_steps):
+        return False
+    score = run.dev_score(run.encoder)
+    better = run.state.better(score)
+    if better:
+        run.state.best_score, run.state.best_step = score, step
+    run.metrics.append({DEV_METRIC: score}, step)
+    run.tracker.log({DEV_METRIC: score}, step)
+    progress.note(f"step {step}: dev Spearman {100 * score:.2f}{' (best so far)' if better else ''}")
+    return better
+
+
+def _checkpoint_due(run: Run) -> bool:
+    return run.state.step % run.config.checkpoint.every == 0 or run.state.step == run.learner.total_steps
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak of the allocator on CUDA, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

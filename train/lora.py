@@ -1,0 +1,87 @@
+"""Which weights are trained: LoRA adapters through PEFT, or all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLora
+from peft import get_peft_model, prepare_model_for_kbit_training
+from torch import Tensor, nn
+
+from dec2vec.artifacts import quiet_peft
+from dec2vec.embedder import Embedder
+from dec2vec.errors import UserError
+from dec2vec.pooling import resolve_layer
+from train.config import LoraConfig
+
+
+def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
+    """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
+    backbone: Any = embedder.backbone
+    if config.gradient_checkpointing:
+        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.method == "full":
+        backbone.requires_grad_(True)
+        _freeze_above(embedder)
+        return
+    if backbone.config.get_text_config().to_dict().get("quantization_config"):
+        backbone = prepare_model_for_kbit_training(
+            backbone, use_gradient_checkpointing=config.gradient_checkpointing
+        )
+    try:
+        with quiet_peft():
+            embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lora.targets {config.targets!r}: {str(error).splitlines()[0]}") from error
+
+
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Trained parameters by name, in the module's order."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def load_trainable(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Overwrite the trained parameters; the names must be the same."""
+    parameters = trainable_parameters(module)
+    if parameters.keys() != tensors.keys():
+        odd = sorted(parameters.keys() ^ tensors.keys())[0]
+        raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume never or another output_dir")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
+    top = resolve_layer(embedder.view.layer, embedder.layer_count)
+    if top == 0:
+        raise UserError("model.layer 0: the input embeddings have nothing for LoRA to tune; choose a layer above 0")
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    return PeftLora(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights=True if config.init == "default" else config.init,
+        exclude_modules=None if top == embedder.layer_count else _layers_from(top, embedder.layer_count),
+        task_type="FEATURE_EXTRACTION",
+    )
+
+
+def _layers_from(top: int, layer_count: int) -> str:
+    """Names of modules inside the layers from `top` on (`layers` in most families, `h` in GPT-2)."""
+    numbers = "|".join(str(number) for number in range(top, layer_count))
+    return rf"(.*\.)?(layers|h)\.({numbers})\..*"
+
+
+def _freeze_above(embedder: Embedder) -> None:
+    """Full fine-tuning of an inner layer: what the loss does not reach must not wait for a gradient under DDP."""
+    top = resolve_layer(embedder.view.layer, embedder.layer_count)
+    if top == embedder.layer_count:
+        return
+    for name, parameter in embedder.backbone.named_parameters():
+        numbers = [int(part) for part in name.split(".") if part.isdigit()]
+        if not name.startswith(("embed", "wte", "wpe", "decoder.embed")) and (not numbers or numbers[0] >= top):
+            parameter.requires_grad_(False)

@@ -1,0 +1,249 @@
+"""README.md of an exported folder: where the model comes from, what it was measured at, and how to load it.
+
+Nothing in it depends on the machine or the time, and no local path is written: the card of two equal exports is equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dec2vec.errors import UserError
+from dec2vec.prompts import get_prompt
+from train.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
+from train.config import SourceConfig, TrainConfig
+from train.data import load_pairs
+from train.report_table import AVERAGE, Score, exported, markdown_table
+
+
+@dataclass(frozen=True)
+class DataFact:
+    """A source of training pairs. `pairs` and `sha256` are None when it is not at hand any more."""
+
+    name: str
+    is_hub_id: bool
+    pairs: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says. `repo_id` is None for a folder on disk; `layer` is an index, None for the last hidden state."""
+
+    config: TrainConfig
+    name: str
+    repo_id: str | None
+    dimension: int
+    merged: bool
+    whitened: bool
+    layer: int | None
+    data: tuple[DataFact, ...] = ()
+    scores: tuple[Score, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """The base as a reader may name it: without the place of a local folder."""
+        name = self.config.model.name_or_path
+        return name if is_hub_id(name) else Path(name).name
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt"})
+_READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text_normalization", "max_length")
+
+
+def is_hub_id(name: str) -> bool:
+    """A name that only the Hub can resolve."""
+    path = Path(name)
+    return not path.exists() and path.suffix not in _FILES and _HUB_ID.fullmatch(name) is not None
+
+
+def describe_data(sources: Sequence[SourceConfig]) -> tuple[DataFact, ...]:
+    """Counts and hashes of the sources that are files here; the Hub is not asked again."""
+    return tuple(_describe(source) for source in sources)
+
+
+def _describe(source: SourceConfig) -> DataFact:
+    if is_hub_id(source.path):
+        return DataFact(source.path, is_hub_id=True)
+    name = Path(source.path).name
+    try:
+        table = load_pairs([source])
+    except UserError:
+        return DataFact(name, is_hub_id=False)
+    return DataFact(name, is_hub_id=False, pairs=len(table), sha256=table.content_hash)
+
+
+def build_card(card: Card) -> str:
+    """The whole README.md."""
+    front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True, width=110)
+    sections = [
+        f"---\n{front}---\n\n# {card.name}",
+        _summary(card),
+        _results(card),
+        _loading(card),
+        _data(card),
+        _recipe(card),
+        _limits(card),
+        _licence(card),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(card: Card) -> dict[str, object]:
+    """The Hub's metadata; a local base or data file is no id there and is left out."""
+    config = card.config
+    front: dict[str, object] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+    }
+    if is_hub_id(config.model.name_or_path):
+        front["base_model"] = config.model.name_or_path
+        front["base_model_relation"] = "finetune" if card.merged else "adapter"
+    front["language"] = [config.export.language]
+    front["license"] = config.export.license
+    if config.export.license == "other":
+        front["license_name"] = "see-licence-section"
+    front["tags"] = [
+        "sentence-transformers",
+        "sentence-similarity",
+        "feature-extraction",
+        "dec2vec",
+        *_method_tags(card),
+    ]
+    datasets = [fact.name for fact in card.data if fact.is_hub_id]
+    if datasets:
+        front["datasets"] = datasets
+    results = _model_index(card)
+    if results:
+        front["metrics"] = ["spearmanr"]
+        front["model-index"] = [{"name": card.name, "results": results}]
+    return front
+
+
+def _method_tags(card: Card) -> list[str]:
+    return ["peft", "lora"] if card.config.lora.method == "lora" else []
+
+
+def _model_index(card: Card) -> list[dict[str, object]]:
+    return [
+        {
+            "task": {"type": "sentence-similarity"},
+            "dataset": {"name": score.task, "type": score.task},
+            "metrics": [
+                {
+                    "type": "spearmanr",
+                    "name": "Spearman of cosines x 100",
+                    "value": round(100 * score.value, 2),
+                }
+            ],
+        }
+        for score in exported(card.scores, whitened=card.whitened)
+        if score.value is not None and score.task not in (AVERAGE, score.chosen_on)
+    ]
+
+
+def _summary(card: Card) -> str:
+    model = card.config.model
+    pinned = f" (revision `{model.revision}`)" if model.revision else ""
+    local = "" if is_hub_id(model.name_or_path) else ", a local folder when this was trained"
+    how = "LoRA adapters" if card.config.lora.method == "lora" else "full fine-tuning"
+    form = "merged into the weights" if card.merged else "kept as a PEFT adapter"
+    state = f", {form}" if card.config.lora.method == "lora" else ""
+    return (
+        f"Text embeddings of {card.dimension} dimensions from the decoder `{card.base}`{pinned}{local}, tuned with "
+        f"{how}{state} on sentence pairs (InfoNCE with in-batch negatives), by dec2vec. Compare vectors by cosine."
+    )
+
+
+def _results(card: Card) -> str:
+    if not card.scores:
+        return ""
+    return (
+        "## Results\n\nSpearman x 100 between the cosine and the human score, pairs of all sub-sets together; 95 % "
+        "bootstrap interval in brackets. Untuned rows are the same decoder before training; layer and whitening "
+        "dimension of every row were chosen on the dev task only.\n\n" + markdown_table(card.scores)
+    )
+
+
+def _loading(card: Card) -> str:
+    reading = Reading(
+        where=card.repo_id or "path/to/this/folder",
+        base=card.base,
+        revision=card.config.model.revision,
+        model=card.config.model,
+        merged=card.merged,
+        whitened=card.whitened,
+        layer=card.layer,
+        is_on_hub=card.repo_id is not None,
+    )
+    needs_base = "" if card.merged else f" The base `{card.base}` is read too and must be reachable."
+    return (
+        "## Loading\n\nThree ways to the same vectors. The tokenizer of this folder appends the prompt's end by itself; "
+        f"what stands before a text is in the prompts `query` and `document`.{needs_base}\n\n"
+        f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(reading)}```\n\n"
+        f"dec2vec:\n\n```python\n{dec2vec_snippet(reading)}```\n\n"
+        f"transformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(reading)}```"
+    )
+
+
+def _data(card: Card) -> str:
+    if not card.data:
+        return ""
+    lines = ["## Training data", "", "| source | pairs | sha256 of the texts |", "|---|---:|---|"]
+    for fact in card.data:
+        pairs = "not counted" if fact.pairs is None else f"{fact.pairs:,}"
+        lines.append(f"| {fact.name} | {pairs} | {'–' if fact.sha256 is None else f'`{fact.sha256}`'} |")
+    return "\n".join(lines)
+
+
+def _recipe(card: Card) -> str:
+    """The options that decide the result, in the words of the configuration."""
+    config = dataclasses.asdict(card.config)
+    chosen = {
+        "model": {key: config["model"][key] for key in _READING},
+        **{section: config[section] for section in ("lora", "loss", "optim")},
+        "batch": {"size": config["batch"]["size"]},
+        "seed": config["seed"],
+    }
+    if isinstance(chosen["lora"]["targets"], tuple):
+        chosen["lora"]["targets"] = list(chosen["lora"]["targets"])
+    return (
+        f"## Recipe\n\n```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=110)}```"
+    )
+
+
+def _limits(card: Card) -> str:
+    model = card.config.model
+    prefix = get_prompt(model.prompt, model.task).prefix
+    limits = [
+        f"Texts are cut after {model.max_length} tokens, prompt included.",
+        f"Trained and measured on language `{card.config.export.language}`; nothing is known about others.",
+        "The base model's biases, and those of the pairs, are in the vectors.",
+    ]
+    if prefix:
+        limits.append(
+            "Queries and documents carry different prompts where the prompts `query` and `document` differ."
+        )
+    if model.dtype != "float32" or model.autocast != "off":
+        limits.append(
+            "dec2vec may compute matrix products in bfloat16 (`autocast`): its vectors then differ in the third decimal."
+        )
+    if model.revision and not card.merged:
+        limits.append(
+            f"The base was pinned at revision `{model.revision}`; sentence-transformers reads an adapter's base at its "
+            "newest revision. Use the merged form where that matters."
+        )
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _licence(card: Card) -> str:
+    return (
+        f"## Licence\n\n`{card.config.export.license}`. Weights derived from `{card.base}` stay under that model's "
+        "terms, and the terms of the training data apply as well; check both before use."
+    )

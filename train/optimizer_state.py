@@ -1,0 +1,60 @@
+"""An optimiser's state as flat named tensors and back, bit for bit, so that no pickle is needed.
+
+Only the moments and step counts are kept: learning rates, decay and betas come from the configuration
+and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def optimizer_tensors(optimizer: Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
+    """`{"<parameter>.<key>": tensor}`; `names` are the parameters' names in the optimiser's order.
+
+    The tensors are the live ones, not copies. Parameters that were never stepped have no entry.
+    """
+    _check_count(optimizer, names)
+    return {
+        f"{names[index]}.{key}": value
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in _checked(names[index], entry).items()
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    """Put what `optimizer_tensors` returned into an optimiser of the same parameters.
+
+    Every tensor is copied. Devices and dtypes follow the parameters, as `load_state_dict` decides.
+    """
+    _check_count(optimizer, names)
+    position = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for flat, tensor in tensors.items():
+        name, _, key = flat.rpartition(".")
+        if name not in position:
+            raise ValueError(f"optimiser state of unknown parameter {name!r}")
+        state.setdefault(position[name], {})[key] = tensor.clone()
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entry in state.items():
+        for key, tensor in entry.items():
+            if tensor.ndim and tensor.shape != parameters[index].shape:
+                raise ValueError(f"{names[index]}.{key} has shape {tuple(tensor.shape)}")
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_count(optimizer: Optimizer, names: Sequence[str]) -> None:
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    if count != len(names) or len(set(names)) != len(names):
+        raise ValueError(f"{len(set(names))} different names for {count} parameters")
+
+
+def _checked(name: str, entry: Mapping[str, object]) -> dict[str, Tensor]:
+    tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
+    if len(tensors) != len(entry):
+        raise ValueError(f"optimiser state of {name} holds {sorted(entry)}, not only tensors")
+    return tensors

@@ -1,0 +1,97 @@
+"""report.json, as far as a model card shows it. Read as plain JSON: training code does not import the evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from dec2vec.errors import UserError
+
+METRIC = "spearman_all"
+AVERAGE = "average"
+MAX_UNTUNED = 10
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of report.json (design.md section 5); a correlation in -1..1, None where there is none."""
+
+    system: str
+    task: str
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    chosen_on: str | None
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The results of a report, empty when there is no report yet."""
+    if not path.is_file():
+        return []
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(list[Score]).validate_python(tree["results"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(
+            f"{path}: not a report of dec2vec ({type(error).__name__}); run the evaluation again"
+        ) from error
+
+
+def is_tuned(system: str) -> bool:
+    """Rows named `tuned/...`, without the rows of differences."""
+    return system.startswith("tuned") and " minus " not in system
+
+
+def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
+    """Figures of the tuned system that has the whitening of the exported folder, or none as it has."""
+    return [
+        score
+        for score in scores
+        if score.metric == METRIC and is_tuned(score.system) and ("+whiten" in score.system) == whitened
+    ]
+
+
+def markdown_table(scores: Sequence[Score]) -> str:
+    """Tuned systems, then the best untuned ones by the average; Spearman x 100 with the average's interval."""
+    figures = {(score.system, score.task): score for score in scores if score.metric == METRIC}
+    systems = list(dict.fromkeys(system for system, _ in figures if " minus " not in system))
+    dev = {score.chosen_on for score in scores} - {None}
+    tasks = sorted(
+        dict.fromkeys(task for _, task in figures), key=lambda task: (task == AVERAGE, task in dev)
+    )
+    if len([task for task in tasks if task != AVERAGE and task not in dev]) == 1:
+        tasks = [task for task in tasks if task != AVERAGE]
+    rank = next((task for task in (AVERAGE, *tasks) if task in tasks), "")
+    systems.sort(key=lambda name: (not is_tuned(name), -(_value(figures, name, rank) or -1.0)))
+    untuned = [name for name in systems if not is_tuned(name)]
+    shown = [name for name in systems if is_tuned(name)] + untuned[:MAX_UNTUNED]
+    titles = [f"{task} (dev)" if task in dev else task for task in tasks]
+    lines = ["| system | " + " | ".join(titles) + " |", "|---" + "|---:" * len(tasks) + "|"]
+    for name in shown:
+        lines.append(
+            f"| {name} | "
+            + " | ".join(_cell(figures.get((name, task)), task == rank) for task in tasks)
+            + " |"
+        )
+    rest = len(untuned) - MAX_UNTUNED
+    return "\n".join(lines) + (f"\n\n{rest} lower untuned rows are left out." if rest > 0 else "")
+
+
+def _value(figures: dict[tuple[str, str], Score], system: str, task: str) -> float | None:
+    score = figures.get((system, task))
+    return None if score is None else score.value
+
+
+def _cell(score: Score | None, with_interval: bool) -> str:
+    if score is None or score.value is None:
+        return "–"
+    figure = f"{100 * score.value:.2f}"
+    if not with_interval or score.ci_low is None or score.ci_high is None:
+        return figure
+    return f"{figure} ({100 * score.ci_low:.2f} to {100 * score.ci_high:.2f})"

@@ -1,0 +1,118 @@
+"""The folder of a run: claimed by one process at a time, with a fixed name for each thing in it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text, why_not_written
+from train.checkpoint import discard_checkpoints
+from train.tracking import METRICS, WANDB_ID
+
+LOCK = ".lock"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of design.md section 5, and the lock that makes them ours until `release` or the process ends."""
+
+    path: Path
+    _lock: IO[str] | None = None
+
+    @classmethod
+    def claim(cls, path: str | Path) -> RunFolder:
+        """Create the folder and lock it (main process only; the others use `RunFolder(path)`).
+
+        The lock is the operating system's, so a killed run leaves none behind.
+        """
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / LOCK).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot use output_dir {folder}: {why_not_written(error)}") from error
+        _take(lock, folder)
+        return cls(folder, lock)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved configuration; call it once the checkpoints were found to agree with it."""
+        try:
+            atomic_write_text(self.config, text)
+        except OSError as error:
+            raise UserError(f"cannot write {self.config}: {why_not_written(error)}") from error
+
+    def start_anew(self) -> None:
+        """Forget an earlier run here (checkpoints, metrics, W&B id), so that nothing of it is resumed."""
+        try:
+            discard_checkpoints(self.checkpoints)
+            self.metrics.unlink(missing_ok=True)
+            (self.path / WANDB_ID).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot clear {self.path}: {why_not_written(error)}") from error
+
+    def release(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "unknown"
+        lock.close()
+        raise UserError(
+            f"output_dir {folder} is in use by another run (process {owner}); wait for it to end, "
+            "or choose another --output_dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            lock.close()
+            raise UserError(f"cannot lock output_dir {folder}: {why_not_written(error)}") from error
+        _log.warning("%s can't be locked on this file system; don't start a second run there", folder)
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()

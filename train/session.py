@@ -1,0 +1,147 @@
+"""From a configuration to a run that can be stepped, and from a trained run to the folders it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from dec2vec.backbone import resolve_device, use_autocast
+from dec2vec.config import config_hash, dump
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from dec2vec.prompts import get_prompt
+from train.checkpoint import latest_checkpoint, load_checkpoint
+from train.config import TrainConfig
+from train.data import PairTable
+from train.lora import make_trainable
+from train.loop import DevScore, Run, restore
+from train.metrics_file import MetricsFile
+from train.objective import Temperature
+from train.run_folder import RunFolder
+from train.sampler import steps_per_epoch
+from train.step import Learner, make_optimizer
+from train.tracking import make_tracker
+
+RESUMABLE_CHANGES = ("checkpoint", "tracking", "eval", "export", "output_dir")
+"""Sections that may differ between a run and its resumption."""
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replace what depends on the machine or the working directory by what it means here.
+
+    The result is written to the run folder and gives the same run again.
+    """
+    _check_prompt(config.model)
+    device = resolve_device(config.model.device)
+    autocast = "on" if use_autocast(config.model.autocast, device) else "off"
+    model = dataclasses.replace(
+        config.model, device=device.type, autocast=autocast, name_or_path=_absolute(config.model.name_or_path)
+    )
+    data = tuple(dataclasses.replace(source, path=_absolute(source.path)) for source in config.data)
+    dev = None if config.eval.dev is None else _absolute(config.eval.dev)
+    tests = tuple(_absolute(path) for path in config.eval.tests)
+    return dataclasses.replace(
+        config, model=model, data=data, eval=dataclasses.replace(config.eval, dev=dev, tests=tests)
+    )
+
+
+def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
+    """The run folder, locked by the main process."""
+    if accelerator.is_main_process:
+        return RunFolder.claim(config.output_dir)
+    return RunFolder(Path(config.output_dir))
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
+    return Accelerator(
+        cpu=config.model.device == "cpu",
+        mixed_precision="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def build(
+    config: TrainConfig, table: PairTable, accelerator: Accelerator, folder: RunFolder, dev_score: DevScore | None
+) -> Run:
+    """Load, adapt and wrap the model, and go on from the newest checkpoint if there is one."""
+    hashed = _run_hash(config, table)
+    resume = config.checkpoint.resume == "auto"
+    if accelerator.is_main_process and not resume:
+        folder.start_anew()
+    accelerator.wait_for_everyone()
+    checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resume else None
+    torch.manual_seed(config.seed)
+    encoder = Encoder.load(config.model)
+    make_trainable(encoder.embedder, config.lora)
+    model = accelerator.prepare_model(encoder.embedder)
+    temperature = Temperature(config.loss.temperature, learned=config.loss.learn_temperature).to(encoder.device)
+    optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
+    run = Run(
+        config=config,
+        folder=folder,
+        encoder=encoder,
+        learner=Learner(model, temperature, optimizer, total_steps(config, len(table))),
+        table=table,
+        dev_score=dev_score,
+        tracker=make_tracker(
+            config.tracking,
+            folder.path,
+            dataclasses.asdict(config),
+            accelerator.is_main_process,
+        ),
+        metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
+        config_hash=hashed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    if checkpoint is not None:
+        restore(run, checkpoint)
+    run.metrics.truncate_after(run.state.step)
+    if accelerator.is_main_process:
+        folder.write_config(dump(config))
+    return run
+
+
+def take_best(run: Run) -> None:
+    """The weights of the step that scored best on dev, or the last ones without a dev file."""
+    best = run.state.best_step
+    if best is not None and best != run.state.step:
+        path = run.folder.checkpoints / f"step-{best:06d}"
+        restore(run, load_checkpoint(path, run.config_hash), optimizer=False)
+    run.encoder.embedder.eval()
+
+
+def total_steps(config: TrainConfig, pairs: int) -> int:
+    """`optim.steps`, or the steps of `optim.epochs`."""
+    if config.optim.steps is not None:
+        steps_per_epoch(pairs, config.batch.size)
+        return config.optim.steps
+    return max(1, math.ceil(config.optim.epochs * steps_per_epoch(pairs, config.batch.size)))
+
+
+def _run_hash(config: TrainConfig, table: PairTable) -> str:
+    """A checkpoint belongs to one configuration and one data content."""
+    options = config_hash(config, exclude=RESUMABLE_CHANGES)
+    return hashlib.sha256(f"{options} {table.content_hash}".encode()).hexdigest()
+
+
+def _check_prompt(model: ModelConfig) -> None:
+    """A tuned model must export to plain tokenizers, which can't tokenise text and suffix as one."""
+    prompt = get_prompt(model.prompt, model.task)
+    if prompt.suffix and model.tokenization == "joint":
+        raise UserError(
+            f"model.prompt {prompt.name!r} has text behind the slot; add --model.tokenization separate, so that the "
+            "exported tokenizer can write the prompt"
+        )
+
+
+def _absolute(path: str) -> str:
+    """Local paths become absolute; Hub ids stay."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path

@@ -1,0 +1,87 @@
+"""One optimiser step, from top to bottom as the algorithm reads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.optim import AdamW, Optimizer
+
+from train.batch import LocalBatch
+from train.config import LossConfig, OptimConfig
+from train.distributed import sum_over_ranks, world_size
+from train.gradcache import Model, cached_step
+from train.lora import trainable_parameters
+from train.objective import Temperature, contrast
+from train.schedule import lr_factor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found. `applied` is False when loss or gradient was not finite and nothing was changed."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    temperature: float
+    applied: bool
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a step changes: the model, the temperature, and the optimiser over both."""
+
+    model: Model
+    temperature: Temperature
+    optimizer: Optimizer
+    total_steps: int
+
+
+def make_optimizer(model: Model, temperature: Temperature, config: OptimConfig) -> AdamW:
+    """AdamW over the trained weights, and over log(temperature) without decay when it is learned."""
+    groups: list[dict[str, object]] = [{"params": list(trainable_parameters(model).values())}]
+    if temperature.log_value.requires_grad:
+        groups.append({"params": [temperature.log_value], "weight_decay": 0.0})
+    return AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
+
+
+def train_step(
+    learner: Learner, batch: LocalBatch, step: int, loss: LossConfig, optim: OptimConfig, *, graph_tokens: int, seed: int
+) -> StepResult:
+    """Step `step` (from 0) on this rank's share of the global batch."""
+    seed_dropout(seed, step)
+    lr = optim.lr * lr_factor(step, learner.total_steps, optim.warmup, optim.decay)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = lr
+
+    objective = cached_step(
+        learner.model,
+        batch.chunks,
+        partial(contrast, rows=batch.rows, config=loss, temperature=learner.temperature),
+        graph_tokens=graph_tokens,
+    )
+    weights = trainable_parameters(learner.model).values()
+    norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)
+    if learner.temperature.log_value.requires_grad:
+        learner.temperature.log_value.grad = objective.log_temperature_gradient.clone()
+
+    temperature = float(learner.temperature())
+    value, grad_norm = float(objective.loss), float(norm)  # host sync
+    finite = math.isfinite(value) and math.isfinite(grad_norm)
+    if finite:
+        learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    return StepResult(value, grad_norm, lr, temperature, finite)
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Dropout's randomness is a function of seed, step and rank, so a resumed run needs no stored generator."""
+    rank = torch.distributed.get_rank() if world_size() > 1 else 0
+    torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + rank) % 2**63)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank; every rank gets the same answer."""
+    return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))

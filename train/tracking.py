@@ -1,0 +1,282 @@
+"""Where metrics go besides `metrics.jsonl`: W&B, TensorBoard or nowhere, behind one small protocol."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import netrc
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text
+from train.config import TrackingConfig
+from train.metrics_file import Value, read_metrics, step_of
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+    from wandb.sdk.wandb_run import Run
+
+Cell = str | int | float | None
+Mode = Literal["online", "offline", "disabled", "shared"]
+
+Earlier = list[tuple[int, dict[str, float]]]
+
+METRICS = "metrics.jsonl"
+WANDB_ID = "wandb_id"
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """What the loop and the report tell a tracking service."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Numbers after `step` finished steps."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """The comparison at the end."""
+
+    def artifact(self, name: str, kind: str, path: Path) -> None:
+        """A file or folder worth keeping; sent only where the configuration asks for it."""
+
+    def finish(self) -> None:
+        """Everything is on the disk, or on the server, when this returns."""
+
+
+class NullTracker:
+    """Tracks nothing: the `none` backend, and every process but the main one."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        pass
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        pass
+
+    def artifact(self, name: str, kind: str, path: Path) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class WandbTracker:
+    """A W&B run. Its id is kept in the run folder, so that a resumed run goes on in the same one.
+
+    wandb buffers: a killed process loses the last minutes of an offline file. So a resumed run first logs
+    what `metrics.jsonl` holds: the newest offline file is always the whole run. Online only what the
+    server has not seen is sent, and steps it saw before the kill are dropped there when they come again.
+    """
+
+    def __init__(self, run: Run, upload: bool) -> None:
+        self._run = run
+        self._upload = upload
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+
+    def artifact(self, name: str, kind: str, path: Path) -> None:
+        """Files one by one: `add_dir` prints a progress line of its own."""
+        if not self._upload:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"{name}-{self._run.id}"), type=kind)
+        for file in _files(path):
+            artifact.add_file(str(file), name=str(file.relative_to(path if path.is_dir() else path.parent)))
+        self._run.log_artifact(artifact)
+
+    def finish(self) -> None:
+        """`Run.finish` returns before an offline file is whole; `teardown` waits for that."""
+        import wandb
+
+        self._run.finish()
+        wandb.teardown()
+
+
+class TensorBoardTracker:
+    """TensorBoard event files below `tensorboard/`; artifacts stay where they are, in the run folder."""
+
+    def __init__(self, writer: SummaryWriter) -> None:
+        self._writer = writer
+        self._step = 0
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._step = step
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        self._writer.add_text(name, _markdown(columns, rows), self._step)
+
+    def artifact(self, name: str, kind: str, path: Path) -> None:
+        pass
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+def make_tracker(
+    config: TrackingConfig,
+    run_dir: Path,
+    resolved: Mapping[str, object],
+    is_main: bool,
+) -> Tracker:
+    """The tracker the configuration asks for; only the main process gets a real one.
+
+    `resolved` is the resolved configuration as plain data: nothing of the environment is handed over.
+    A resumed run cuts `metrics.jsonl` to its checkpoint first: the lines left there are logged again, so
+    that what a killed run had buffered is not missing.
+    """
+    if not is_main or config.backend == "none":
+        return NullTracker()
+    earlier = _earlier_metrics(run_dir)
+    if config.backend == "tensorboard":
+        return _tensorboard(run_dir, resolved, earlier)
+    return _wandb(config, run_dir, resolved, earlier)
+
+
+def _earlier_metrics(run_dir: Path) -> Earlier:
+    """(step, numbers) of every line; null stands for a number that JSON can't spell."""
+    path = run_dir / METRICS
+    lines = read_metrics(path) if path.is_file() else []
+    return [(step_of(line), _numbers(line)) for line in lines]
+
+
+def _numbers(line: Mapping[str, Value]) -> dict[str, float]:
+    numbers = {key: math.nan if value is None else value for key, value in line.items() if key != "step"}
+    return {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+
+
+def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tracking.backend tensorboard needs the tensorboard package; pip install tensorboard"
+        ) from error
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)  # all of it comes again from `earlier`
+    writer = SummaryWriter(str(run_dir / "tensorboard"))
+    writer.add_text("config", f"```\n{json.dumps(resolved, indent=1, default=str)}\n```")
+    tracker = TensorBoardTracker(writer)
+    for step, metrics in earlier:
+        tracker.log(metrics, step)
+    return tracker
+
+
+def _wandb(
+    config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier
+) -> Tracker:
+    """Start or go on with a W&B run, without prompts and without output of its own.
+
+    Git and code saving are off: a remote's address may hold a token. Console capture is off: it breaks
+    the progress bar.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("--tracking.backend wandb needs the wandb package; pip install wandb") from error
+    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, save_code=False)
+    try:
+        run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            name=config.name or run_dir.resolve().name,
+            dir=str(run_dir),
+            id=_run_id(run_dir),
+            resume="allow",
+            config=dict(resolved),
+            mode=_wandb_mode(),
+            settings=quiet,
+        )
+    except wandb.Error as error:
+        raise UserError(
+            f"W&B refused to start ({_first_line(error)}); run `wandb login`, set WANDB_MODE=offline, "
+            "or use --tracking.backend none"
+        ) from error
+    if run.url:
+        _log.info("W&B run: %s", run.url)
+    tracker = WandbTracker(run, config.upload)
+    known = run.step  # 0 unless the server has this run already
+    for step, metrics in earlier:
+        if step >= known:
+            tracker.log(metrics, step)
+    return tracker
+
+
+def _wandb_mode() -> Mode:
+    """What the user set (WANDB_MODE, `wandb offline`), or offline where there is no login."""
+    import wandb
+
+    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    mode: Mode = settings.mode
+    if "WANDB_MODE" in os.environ or mode != "online":
+        if mode == "offline":
+            _log.info("W&B logs offline into the run folder; send it later with `wandb sync`")
+        return mode
+    if settings.api_key or settings.identity_token_file or _in_netrc(settings.base_url):
+        return mode
+    _log.warning(
+        "no W&B login found (WANDB_API_KEY or `wandb login`): logging offline into the run folder; "
+        "send it later with `wandb sync`"
+    )
+    return "offline"
+
+
+def _in_netrc(base_url: str) -> bool:
+    """Whether `wandb login` left a key for the server; its old public host counts for its default one."""
+    import wandb
+
+    hosts = [urlsplit(base_url).netloc]
+    if base_url == wandb.Settings().base_url:
+        hosts.append("api.wandb.ai")
+    try:
+        entries = netrc.netrc(os.environ.get("NETRC", str(Path("~/.netrc").expanduser())))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(entries.authenticators(host) for host in hosts)
+
+
+def _run_id(run_dir: Path) -> str:
+    path = run_dir / WANDB_ID
+    if path.is_file() and (known := path.read_text(encoding="utf-8").strip()):
+        return known
+    made = secrets.token_hex(4)
+    atomic_write_text(path, made + "\n")
+    return made
+
+
+def _first_line(error: Exception) -> str:
+    """The error's first line, with any key of the environment blotted out."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    key = os.environ.get("WANDB_API_KEY")
+    return lines[0].replace(key, "***") if key else lines[0]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return "" if value is None else str(value).replace("|", "\\|")
