@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dec2vec.config import load_arguments
+from dec2vec.errors import UserError
 from dec2vec.exit_codes import run as run_command
 from train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from eval.config import EvalConfig
     from train.loop import Run
 
 
 def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
+    from dec2vec.memory import keep_freed_memory
     from eval.tasks.sts import dev_score, load_task
     from train import session
     from train.data import load_pairs
@@ -28,10 +31,13 @@ def main(argv: Sequence[str]) -> None:
     from train.progress import make_progress
 
     logging.basicConfig(format="%(message)s")
+    keep_freed_memory()
     config = session.resolve(config)
     table = load_pairs(config.data)
     session.total_steps(config, len(table))
     dev = None if config.eval.dev is None else load_task(config.eval.dev)
+    for path in config.eval.tests:
+        load_task(path)
     accelerator = session.make_accelerator(config)
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
@@ -42,24 +48,78 @@ def main(argv: Sequence[str]) -> None:
             session.take_best(run)
             _finish(run)
             run.tracker.finish()
-        accelerator.wait_for_everyone()
+        # no barrier: the others may leave while the main process evaluates for longer than a collective may take
         accelerator.end_training()
 
 
 def _finish(run: Run) -> None:
-    """Adapter, report, model folder and where they are."""
-    from train.export import save_adapter, save_sentence_transformer
+    """Adapter, report and model folder, and where they are."""
+    from train.export import export_model, save_adapter
+    from train.export_modules import check_exportable
 
-    lines = [f"adapter  {save_adapter(run.encoder, run.folder.adapter)}"]
-    if run.config.eval.after_training:
-        lines += _report(run)
-    save_sentence_transformer(run.encoder, run.folder.model, run.config.export.merge, None)
-    lines.append(f"model    {run.folder.model}")
+    config, folder = run.config, run.folder
+    if config.export.whiten:
+        _whiten(run)
+    lines = [f"adapter  {save_adapter(run.encoder, folder.adapter)}"]
+    if config.eval.after_training and config.eval.dev is not None and config.eval.tests:
+        lines = [*_compare(run), *lines]
+    check_exportable(run.encoder)
+    export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+    lines.append(f"model    {folder.model}")
+    if config.tracking.upload:
+        run.tracker.artifact("adapter", "model", folder.adapter)
+        if folder.report.is_dir():
+            run.tracker.artifact("report", "report", folder.report)
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _report(run: Run) -> list[str]:
-    return []
+def _compare(run: Run) -> list[str]:
+    """Write the report of the tuned model beside every untuned system; its table and where it lies."""
+    from dec2vec.encoder import Encoder
+    from eval.report import format_table, table_header, table_rows
+    from eval.run import evaluate
+    from eval.write import write_report
+
+    config = _eval_config(run.config)
+    untuned = Encoder.load(run.config.model)
+    report = evaluate(config, base=untuned, tuned={run.folder.path.resolve().name: run.encoder})
+    paths = write_report(report, run.folder.report)
+    run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
+    return [format_table(report), "", f"report   {paths.html}"]
+
+
+def _eval_config(config: TrainConfig) -> EvalConfig:
+    """The evaluation that `dec2vec eval` would make of this run."""
+    from eval.config import EvalConfig
+
+    return EvalConfig(
+        model=config.model,
+        tuned=(config.output_dir,),
+        dev=config.eval.dev or "",
+        tests=config.eval.tests,
+        fit=tuple(source.path for source in config.data),
+        fit_sentences=config.eval.fit_sentences,
+        seed=config.seed,
+        output_dir=config.output_dir,
+    )
+
+
+def _whiten(run: Run) -> None:
+    """Give the encoder a whitening fitted on training-side text, with the k that is best on dev."""
+    from eval.choose import Material, choose
+    from eval.systems import own_view
+    from eval.tasks.sts import load_task
+    from eval.training_text import sample_fit_text
+
+    config = run.config
+    if config.eval.dev is None:
+        raise UserError("export.whiten: its k is chosen on dev; name a similarity file with --eval.dev")
+    dev = load_task(config.eval.dev)
+    texts = list(dict.fromkeys((*run.table.anchors, *run.table.positives)))
+    fit = sample_fit_text({"data": texts}, [dev], config.eval.fit_sentences, config.seed)
+    material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256)
+    choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
+    run.encoder.whitening = next(choice.whitening for choice in choices if choice.whitening is not None)
 
 
 if __name__ == "__main__":

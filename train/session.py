@@ -16,7 +16,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.prompts import get_prompt
-from train.checkpoint import latest_checkpoint, load_checkpoint
+from train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
 from train.data import PairTable
 from train.lora import make_trainable
@@ -26,7 +26,7 @@ from train.objective import Temperature
 from train.run_folder import RunFolder
 from train.sampler import steps_per_epoch
 from train.step import Learner, make_optimizer
-from train.tracking import make_tracker
+from train.tracking import Tracker, make_tracker
 
 RESUMABLE_CHANGES = ("checkpoint", "tracking", "eval", "export", "output_dir")
 """Sections that may differ between a run and its resumption."""
@@ -72,14 +72,11 @@ def build(
 ) -> Run:
     """Load, adapt and wrap the model, and go on from the newest checkpoint if there is one."""
     hashed = _run_hash(config, table)
-    resume = config.checkpoint.resume == "auto"
-    if accelerator.is_main_process and not resume:
-        folder.start_anew()
-    accelerator.wait_for_everyone()
-    checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resume else None
+    checkpoint = _checkpoint(config, folder, hashed, accelerator)
     torch.manual_seed(config.seed)
     encoder = Encoder.load(config.model)
     make_trainable(encoder.embedder, config.lora)
+    encoder.embedder.train()
     model = accelerator.prepare_model(encoder.embedder)
     temperature = Temperature(config.loss.temperature, learned=config.loss.learn_temperature).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
@@ -90,12 +87,7 @@ def build(
         learner=Learner(model, temperature, optimizer, total_steps(config, len(table))),
         table=table,
         dev_score=dev_score,
-        tracker=make_tracker(
-            config.tracking,
-            folder.path,
-            dataclasses.asdict(config),
-            accelerator.is_main_process,
-        ),
+        tracker=_tracker(config, folder, accelerator, 0 if checkpoint is None else checkpoint.step),
         metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
         config_hash=hashed,
         rank=accelerator.process_index,
@@ -103,10 +95,26 @@ def build(
     )
     if checkpoint is not None:
         restore(run, checkpoint)
-    run.metrics.truncate_after(run.state.step)
+    return run
+
+
+def _checkpoint(
+    config: TrainConfig, folder: RunFolder, hashed: str, accelerator: Accelerator
+) -> Checkpoint | None:
+    """The checkpoint to go on from; the main process clears the folder when none is wanted."""
+    if config.checkpoint.resume == "auto":
+        return latest_checkpoint(folder.checkpoints, hashed)
+    if accelerator.is_main_process:
+        folder.start_anew()
+    return None
+
+
+def _tracker(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, step: int) -> Tracker:
+    """Metrics beyond `step` were logged by a run that died before its next checkpoint: they come again."""
     if accelerator.is_main_process:
         folder.write_config(dump(config))
-    return run
+        MetricsFile(folder.metrics).truncate_after(step)
+    return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)
 
 
 def take_best(run: Run) -> None:

@@ -1,0 +1,116 @@
+"""Invariant 3: gradient caching gives the loss and every gradient of the plain step; a different batch must not."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dec2vec.encoder import Encoder
+from tests.helpers import FAMILIES
+from tests.training_setup import gradients, tiny_encoder, tiny_table
+from train.batch import prepare
+from train.config import LoraConfig, LossConfig
+from train.gradcache import cached_step
+from train.objective import Temperature, contrast
+from train.step import seed_dropout
+
+ROWS = np.arange(12)
+LOSS = LossConfig(temperature=0.05)
+
+
+def plain(encoder: Encoder, rows: np.ndarray) -> tuple[float, dict[str, torch.Tensor]]:
+    """The textbook step: one text at a time with its graph, autograd through one InfoNCE."""
+    table = tiny_table(24)
+
+    def vector(text: str, side: str) -> torch.Tensor:
+        (ids,) = encoder.tokenize([text], side=side)
+        (pooled,) = encoder.embedder(torch.tensor([ids]), torch.tensor([len(ids)]))
+        return pooled[0]
+
+    anchors = torch.stack([vector(table.anchors[row], "query") for row in rows])
+    texts = [table.positives[row] for row in rows] + [text for row in rows for text in table.negatives[row]]
+    documents = torch.stack([vector(text, "document") for text in texts])
+    logits = F.normalize(anchors, dim=1) @ F.normalize(documents, dim=1).T / LOSS.temperature
+    loss = F.cross_entropy(logits, torch.arange(len(rows)))
+    loss.backward()
+    return float(loss), gradients(encoder.embedder)
+
+
+def cached(
+    encoder: Encoder, rows: np.ndarray, chunk_tokens: int, graph_tokens: int
+) -> tuple[float, dict[str, torch.Tensor]]:
+    batch = prepare(tiny_table(24), rows, encoder, chunk_tokens)
+    temperature = Temperature(LOSS.temperature, learned=False)
+    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=temperature)
+    result = cached_step(encoder.embedder, batch.chunks, objective, graph_tokens=graph_tokens)
+    return float(result.loss), gradients(encoder.embedder)
+
+
+def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    scale = max(float(gradient.abs().max()) for gradient in expected.values())
+    return all(torch.allclose(found[name], expected[name], rtol=1e-5, atol=1e-5 * scale) for name in expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_plain_step(family: str, tmp_path: Path) -> None:
+    encoder = tiny_encoder(tmp_path, family)
+    loss, expected = plain(encoder, ROWS)
+    assert all(gradient.abs().max() > 0 for gradient in expected.values())
+    for chunk_tokens, graph_tokens in ((1, 0), (60, 0), (60, 100), (60, 10_000), (10_000, 0)):
+        found_loss, found = cached(encoder, ROWS, chunk_tokens, graph_tokens)
+        assert found_loss == pytest.approx(loss, rel=1e-5)
+        assert close(found, expected), (chunk_tokens, graph_tokens)
+
+
+def test_a_different_batch_differs(tmp_path: Path) -> None:
+    encoder = tiny_encoder(tmp_path)
+    loss, expected = plain(encoder, ROWS)
+    other_loss, other = cached(encoder, ROWS + 1, 60, 0)
+    assert other_loss != pytest.approx(loss, rel=1e-4)
+    assert not close(other, expected)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "first_last", "max"])
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_every_pooling_and_inner_layers(pooling: str, layer: int, tmp_path: Path) -> None:
+    encoder = tiny_encoder(tmp_path, pooling=pooling, layer=layer)
+    _, expected = plain(encoder, ROWS)
+    _, found = cached(encoder, ROWS, 60, 100)
+    assert close(found, expected)
+
+
+@pytest.mark.parametrize("options", [{"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"targets": ("q_proj", "v_proj")}])
+def test_lora_variants(options: dict[str, object], tmp_path: Path) -> None:
+    encoder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, **options))
+    _, expected = plain(encoder, ROWS)
+    _, found = cached(encoder, ROWS, 60, 0)
+    assert close(found, expected)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_checkpointed_activations_change_nothing(method: str, tmp_path: Path) -> None:
+    plain_encoder = tiny_encoder(tmp_path, lora=LoraConfig(method=method, rank=4))
+    _, expected = cached(plain_encoder, ROWS, 60, 0)
+    saving = tiny_encoder(tmp_path, lora=LoraConfig(method=method, rank=4, gradient_checkpointing=True))
+    saving.embedder.train()
+    _, found = cached(saving, ROWS, 60, 0)
+    assert close(found, expected)
+
+
+def test_dropout_is_replayed(tmp_path: Path) -> None:
+    """With the same chunks, keeping the graphs and embedding twice draw the same dropout masks."""
+    encoder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, dropout=0.3))
+    encoder.embedder.train()
+    results = []
+    for seed, graph_tokens in ((1, 0), (1, 10_000), (1, 100), (2, 0)):
+        seed_dropout(seed, 0)
+        results.append(cached(encoder, ROWS, 60, graph_tokens))
+    (loss, expected), kept, mixed, other = results
+    assert kept[0] == loss and mixed[0] == loss and other[0] != loss
+    assert close(kept[1], expected) and close(mixed[1], expected)
+    assert not close(other[1], expected)

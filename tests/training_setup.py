@@ -1,0 +1,49 @@
+"""A tiny learner and its batches, for the tests of the training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dec2vec import Encoder, ModelConfig
+from dec2vec.embedder import Embedder
+from train.config import LoraConfig
+from train.data import PairTable
+from train.lora import make_trainable, trainable_parameters
+from tests.helpers import tiny_model_folder, word_pairs
+
+
+def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None = None, **model: object) -> Encoder:
+    """An encoder with adapters whose B matrices are not zero, so that every gradient is informative."""
+    if not (folder / "config.json").exists():
+        tiny_model_folder(folder, family)
+    torch.manual_seed(0)
+    config = ModelConfig(**{"name_or_path": str(folder), "max_length": 64, "autocast": "off", **model})
+    encoder = Encoder.load(config)
+    make_trainable(encoder.embedder, lora or LoraConfig(rank=4, alpha=8))
+    with torch.no_grad():
+        for name, parameter in trainable_parameters(encoder.embedder).items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return encoder
+
+
+def tiny_table(count: int) -> PairTable:
+    """Pairs of words; some with one hard negative."""
+    rows = word_pairs(count)
+    return PairTable(
+        [str(row["anchor"]) for row in rows],
+        [str(row["positive"]) for row in rows],
+        [(str(row["negative"]),) if "negative" in row else () for row in rows],
+    )
+
+
+def gradients(embedder: Embedder) -> dict[str, torch.Tensor]:
+    """Gradient of every trained parameter, cloned and cleared."""
+    found = {}
+    for name, parameter in trainable_parameters(embedder).items():
+        assert parameter.grad is not None, name
+        found[name] = parameter.grad.clone()
+        parameter.grad = None
+    return found
