@@ -21,9 +21,9 @@ TokenIds = Sequence[int]
 class Chunk:
     """One forward pass. `rows` are positions among the unique texts it was planned from."""
 
-    rows: Int[Tensor, "batch"]
+    rows: Int[Tensor, batch]
     input_ids: Int[Tensor, "batch time"]
-    lengths: Int[Tensor, "batch"]
+    lengths: Int[Tensor, batch]
 
     def to(self, device: torch.device) -> Chunk:
         """The same chunk with its ids on `device`; `rows` index tensors there too."""

@@ -40,9 +40,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 """Every section refuses unknown keys, nan and infinity. Schemas are built when first used, not at import."""
 
 
-def load(
-    cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str = "dec2vec COMMAND CONFIG.yaml"
-) -> T:
+def load(cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str = "dec2vec COMMAND CONFIG.yaml") -> T:
     """The configuration in `path` (defaults when None) after the overrides; `--help` prints and exits.
 
     Raises UserError for anything the user can mend.

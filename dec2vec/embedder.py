@@ -26,7 +26,7 @@ class Embedder(nn.Module):
         self.autocast = autocast
 
     def forward(
-        self, input_ids: Int[Tensor, "batch time"], lengths: Int[Tensor, "batch"], views: Sequence[View] = ()
+        self, input_ids: Int[Tensor, "batch time"], lengths: Int[Tensor, batch], views: Sequence[View] = ()
     ) -> list[Float[Tensor, "batch dim"]]:
         """One float32 tensor a view (the module's own view when none is named), all from one forward pass."""
         asked = list(views) or [self.view]

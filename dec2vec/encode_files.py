@@ -65,9 +65,7 @@ def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -
 
 def _check_output(path: Path) -> None:
     if path.suffix not in (".npy", ".parquet"):
-        raise UserError(
-            f"output {path}: unknown format {path.suffix or 'without a suffix'}; use .npy or .parquet"
-        )
+        raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use .npy or .parquet")
     if path.is_dir():
         raise UserError(f"output {path} is a folder; name a file")
     if not path.parent.is_dir():

@@ -1,7 +1,7 @@
 """Texts -> vectors: a decoder with its tokenizer, prompt, pooling, layer and, where chosen, whitening.
 
-    encoder = Encoder.load(ModelConfig(name_or_path="runs/english-8m"))
-    vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), unit length
+encoder = Encoder.load(ModelConfig(name_or_path="runs/english-8m"))
+vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), unit length
 """
 
 from __future__ import annotations
@@ -159,7 +159,12 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """Stream (rows, raw vectors by view), a chunk at a time and in no particular order; every row comes once."""
         with tqdm(
-            total=len(texts), desc="encode", unit="text", delay=PROGRESS_DELAY, disable=not progress, leave=False
+            total=len(texts),
+            desc="encode",
+            unit="text",
+            delay=PROGRESS_DELAY,
+            disable=not progress,
+            leave=False,
         ) as bar:
             for start in range(0, len(texts), WINDOW):
                 ids = self.tokenize(texts[start : start + WINDOW], prompt=prompt, side=side)
@@ -224,6 +229,6 @@ def _check_length(config: ModelConfig, decoder: dict[str, object]) -> None:
     """Learned positions end; past them GPT-2 and OPT fail inside a kernel."""
     limit = decoder.get("max_position_embeddings")
     if isinstance(limit, int) and config.max_length > limit:
-        raise UserError(f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less")
-
-
+        raise UserError(
+            f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less"
+        )

@@ -20,5 +20,9 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     return all(
         libc.mallopt(option, value) == 1
-        for option, value in ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
+        for option, value in (
+            (_M_MMAP_THRESHOLD, _LARGE),
+            (_M_TRIM_THRESHOLD, 2**31 - 1),
+            (_M_TOP_PAD, 64 << 20),
+        )
     )

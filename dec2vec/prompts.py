@@ -1,7 +1,8 @@
 """What is written around a text before it is embedded: frozen values, no I/O.
 
 Spellings are those of the methods' own code (straight quotes, the spaces around `:` and `,` included):
-PromptEOL (Jiang et al. 2023), Pretended CoT and Knowledge Enhancement (Zhang et al. 2024), e5's `Instruct:` (Wang et al. 2023).
+PromptEOL (Jiang et al. 2023), Pretended CoT and Knowledge Enhancement (Zhang et al. 2024), e5's `Instruct:` (Wang et
+al. 2023).
 """
 
 from __future__ import annotations

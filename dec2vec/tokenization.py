@@ -88,7 +88,9 @@ class PromptTokenizer:
     def _checked(self, ids: list[int]) -> list[int]:
         """An empty text without EOS and prompt would have no token to pool."""
         if not ids:
-            raise UserError(f"prompt {self.prompt.name!r}: an empty text leaves no token to pool; use a prompt with EOS")
+            raise UserError(
+                f"prompt {self.prompt.name!r}: an empty text leaves no token to pool; use a prompt with EOS"
+            )
         return ids
 
     def _check_room(self) -> None:

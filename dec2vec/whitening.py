@@ -45,9 +45,7 @@ class Moments:
     def covariance(self) -> Float64[np.ndarray, "dim dim"]:
         """The unbiased estimate, as `np.cov`."""
         if self.n < 2:
-            raise UserError(
-                f"whitening needs at least two sentences, got {self.n}: give more training-side text"
-            )
+            raise UserError(f"whitening needs at least two sentences, got {self.n}: give more training-side text")
         return self.scatter / (self.n - 1)
 
     def update(self, x: Float[np.ndarray, "rows dim"]) -> None:
@@ -57,9 +55,7 @@ class Moments:
             raise UserError(f"vectors of shape {rows.shape} do not fit moments of dimension {self.dimension}")
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
         if bad:
-            raise UserError(
-                f"{bad} of {len(rows)} vectors hold inf or nan: load the model with model.dtype float32"
-            )
+            raise UserError(f"{bad} of {len(rows)} vectors hold inf or nan: load the model with model.dtype float32")
         if len(rows):
             mean = rows.mean(axis=0)
             centred = rows - mean
@@ -72,9 +68,7 @@ class Moments:
         if other.n:
             self._add(other.n, other.mean, other.scatter)
 
-    def _add(
-        self, n: int, mean: Float64[np.ndarray, " dim"], scatter: Float64[np.ndarray, "dim dim"]
-    ) -> None:
+    def _add(self, n: int, mean: Float64[np.ndarray, " dim"], scatter: Float64[np.ndarray, "dim dim"]) -> None:
         total = self.n + n
         delta = mean - self.mean
         self.scatter += scatter
@@ -99,20 +93,14 @@ class Whitening:
     def apply(self, x: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows k"]:
         """Whitened, not normalised: the caller takes cosines. Centred in float64, the mean being large."""
         if x.ndim != 2 or x.shape[1] != self.mean.shape[0]:
-            raise UserError(
-                f"vectors of shape {x.shape} do not fit a whitening of {self.mean.shape[0]} dimensions"
-            )
-        whitened: Float32[np.ndarray, "rows k"] = ((x.astype(np.float64) - self.mean) @ self.kernel).astype(
-            np.float32
-        )
+            raise UserError(f"vectors of shape {x.shape} do not fit a whitening of {self.mean.shape[0]} dimensions")
+        whitened: Float32[np.ndarray, "rows k"] = ((x.astype(np.float64) - self.mean) @ self.kernel).astype(np.float32)
         return whitened
 
     def truncated(self, k: int) -> Whitening:
         """The first k directions: equal to fitting with this k."""
         if not 1 <= k <= self.dimension:
-            raise UserError(
-                f"whitening has {self.dimension} directions, so k must lie in 1..{self.dimension}, got {k}"
-            )
+            raise UserError(f"whitening has {self.dimension} directions, so k must lie in 1..{self.dimension}, got {k}")
         return replace(self, kernel=self.kernel[:, :k], provenance={**self.provenance, "k": k})
 
     def save(self, path: Path) -> None:
@@ -130,18 +118,14 @@ class Whitening:
             with safe_open(path, framework="numpy") as tensors:
                 metadata = tensors.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise UserError(
-                        f"{path} is not a whitening written by dec2vec ({FORMAT}): fit and save it again"
-                    )
+                    raise UserError(f"{path} is not a whitening written by dec2vec ({FORMAT}): fit and save it again")
                 return cls(
                     tensors.get_tensor("mean"),
                     tensors.get_tensor("kernel"),
                     json.loads(metadata["provenance"]),
                 )
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"{path} is not a whole safetensors whitening file ({error}): write it again"
-            ) from error
+            raise UserError(f"{path} is not a whole safetensors whitening file ({error}): write it again") from error
 
 
 def oas_shrinkage(covariance: Float64[np.ndarray, "dim dim"], n: int) -> float:
@@ -169,10 +153,7 @@ def fit_whitening(
     n, dimension = moments.n, moments.dimension
     covariance = moments.covariance
     _refuse_constant(moments, covariance)
-    if (
-        not 0 <= skip_top < dimension
-        or not 1 <= (dimension - skip_top if k is None else k) <= dimension - skip_top
-    ):
+    if not 0 <= skip_top < dimension or not 1 <= (dimension - skip_top if k is None else k) <= dimension - skip_top:
         raise UserError(
             f"k = {k} with skip_top = {skip_top} does not fit {dimension} dimensions: 1 <= k <= d - skip_top"
         )
@@ -199,22 +180,16 @@ def fit_whitening(
         "rank": rank,
     }
     facts["condition_number"] = float(kept[0] / kept[-1])
-    return Whitening(
-        moments.mean.copy(), vectors[:, skip_top:stop] / np.sqrt(kept), {**(provenance or {}), **facts}
-    )
+    return Whitening(moments.mean.copy(), vectors[:, skip_top:stop] / np.sqrt(kept), {**(provenance or {}), **facts})
 
 
 def _refuse_constant(moments: Moments, covariance: Float64[np.ndarray, "dim dim"]) -> None:
     spread = float(np.sqrt(np.trace(covariance)))
     if spread <= CONSTANT_TOLERANCE * float(np.linalg.norm(moments.mean)) or spread == 0.0:
-        raise UserError(
-            f"all {moments.n} vectors are equal, nothing to whiten: check the pooling, layer and prompt"
-        )
+        raise UserError(f"all {moments.n} vectors are equal, nothing to whiten: check the pooling, layer and prompt")
 
 
-def _shrinkage(
-    covariance: Float64[np.ndarray, "dim dim"], n: int, shrinkage: Literal["auto"] | float
-) -> float:
+def _shrinkage(covariance: Float64[np.ndarray, "dim dim"], n: int, shrinkage: Literal["auto"] | float) -> float:
     if shrinkage == "auto":
         return oas_shrinkage(covariance, n) if n < WELL_ABOVE * covariance.shape[0] else 0.0
     if not 0.0 <= shrinkage <= 1.0:

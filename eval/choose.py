@@ -67,9 +67,7 @@ def choose(
     for pooling in dict.fromkeys(view.pooling for view in views):
         group = [view for view in views if view.pooling == pooling]
         several = material.dev.name if len(group) > 1 else None
-        found.append(
-            best([_judge(System(prompt, view, run), dev[view], material, several) for view in group])
-        )
+        found.append(best([_judge(System(prompt, view, run), dev[view], material, several) for view in group]))
         whitened = [
             choice
             for view in group

@@ -31,8 +31,7 @@ def to_html(report: Report, pictures: Mapping[str, bytes]) -> str:
     lead = "".join(f"<p>{escape(line)}</p>" for line in words.headline(report))
     sections = [
         f'<h1>Evaluation</h1><div class="headline">{lead}</div>',
-        "<h2>The comparison</h2>"
-        + _table(words.table_header(report), words.table_rows(report, report.highlights)),
+        "<h2>The comparison</h2>" + _table(words.table_header(report), words.table_rows(report, report.highlights)),
         *(_picture(name, data) for name, data in pictures.items()),
         "<h2>Every system</h2><p>Spearman x 100 over all pairs of a set ('all').</p>"
         + _table(words.table_header(report), words.table_rows(report, report.systems)),
@@ -48,9 +47,7 @@ def to_html(report: Report, pictures: Mapping[str, bytes]) -> str:
     sections.append(f"<h2>Provenance</h2><pre>{details}</pre>")
     head = f'<meta charset="utf-8"><title>dec2vec evaluation</title><style>{STYLE}</style>'
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(sections) + "\n</body></html>\n"
     )
 
 

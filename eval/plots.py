@@ -55,9 +55,7 @@ def _short(name: str, limit: int = 60) -> str:
 
 def _averages(report: Report) -> Figure:
     """One bar a system, best first, with its interval."""
-    everyone = sorted(
-        report.systems, key=lambda name: -np.nan_to_num(report.result(name, AVERAGE).value, nan=-2.0)
-    )
+    everyone = sorted(report.systems, key=lambda name: -np.nan_to_num(report.result(name, AVERAGE).value, nan=-2.0))
     shown = [name for index, name in enumerate(everyone) if index < MAX_BARS or is_tuned(name)]
     results = [report.result(name, AVERAGE) for name in shown]
     figure = Figure(figsize=(10, 1.4 + 0.25 * len(shown)), layout="constrained")
@@ -78,9 +76,7 @@ def _averages(report: Report) -> Figure:
     dropped = len(everyone) - len(shown)
     where = "average of the test sets" if len(report.tests) > 1 else report.tests[0]
     title = f"Spearman x 100, {where}, with 95 % intervals"
-    axes.set_title(
-        title + (f" (best {len(shown)}; {dropped} lower rows not shown)" if dropped else ""), fontsize=10
-    )
+    axes.set_title(title + (f" (best {len(shown)}; {dropped} lower rows not shown)" if dropped else ""), fontsize=10)
     for colour, label in ((TUNED, "tuned"), (WHITENED, "untuned, whitened"), (RAW, "untuned, raw")):
         if colour in map(_colour, shown):
             axes.barh([0], [0], color=colour, label=label)

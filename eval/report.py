@@ -53,9 +53,7 @@ class Report:
     def systems(self) -> list[str]:
         """Names, tuned ones first, then by test average, best first."""
         names = dict.fromkeys(result.system for result in self.results if result.metric == "spearman_all")
-        return sorted(
-            names, key=lambda name: (not is_tuned(name), -_sortable(self.result(name, AVERAGE).value))
-        )
+        return sorted(names, key=lambda name: (not is_tuned(name), -_sortable(self.result(name, AVERAGE).value)))
 
     @property
     def columns(self) -> list[str]:
@@ -84,9 +82,7 @@ def to_json(report: Report) -> str:
     """Provenance, results, overlap. A figure that does not exist is null, as JSON has no nan."""
     tree = {
         "provenance": dict(report.provenance),
-        "results": [
-            {key: _finite(value) for key, value in asdict(result).items()} for result in report.results
-        ],
+        "results": [{key: _finite(value) for key, value in asdict(result).items()} for result in report.results],
         "overlap": [asdict(overlap) for overlap in report.overlap],
     }
     return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -108,11 +104,7 @@ def span(low: float, high: float) -> str:
 def headline(report: Report) -> list[str]:
     """Two or three sentences, all about test figures of systems chosen on dev."""
     found = report.comparison
-    where = (
-        f"average of {len(report.tests)} test sets"
-        if len(report.tests) > 1
-        else f"test set {report.tests[0]}"
-    )
+    where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
     if found is None:
         top = max(report.systems, key=lambda name: _sortable(report.result(name, report.dev).value))
         score = report.result(top, AVERAGE)
@@ -156,10 +148,7 @@ def table_header(report: Report) -> list[str]:
 def subset_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
     """The average in the three aggregations over sub-sets."""
     metrics = ("spearman_all", "spearman_mean", "spearman_wmean")
-    return [
-        [name, *(hundred(report.result(name, AVERAGE, metric).value) for metric in metrics)]
-        for name in systems
-    ]
+    return [[name, *(hundred(report.result(name, AVERAGE, metric).value) for metric in metrics)] for name in systems]
 
 
 SUBSET_HEADER = ["system", "all (concatenated)", "mean over sub-sets", "weighted mean"]
@@ -181,10 +170,7 @@ def overlap_rows(report: Report) -> list[list[str]]:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(cells)
-        )
+        "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(cells))
         for cells in ([*zip(row, widths, strict=True)] for row in rows)
     ]
 

@@ -79,9 +79,7 @@ class _Figure:
     def mean(cls, figures: Sequence[_Figure]) -> _Figure:
         """Over test sets, which are resampled independently of each other."""
         value = float(np.mean([figure.value for figure in figures]))
-        return cls(
-            value, np.mean([figure.resampled for figure in figures], axis=0), sum(f.n for f in figures)
-        )
+        return cls(value, np.mean([figure.resampled for figure in figures], axis=0), sum(f.n for f in figures))
 
 
 _Figures = dict[tuple[str, str, Aggregation], _Figure]
@@ -103,9 +101,7 @@ def summarize(
         total=len(judged) * (1 + len(tests)), desc="bootstrap", delay=3.0, disable=not progress, leave=False
     ) as bar:
         for task in (dev, *tests):
-            _judge_task(
-                figures, judged, task, Bootstrap(task.gold, task.subsets, resamples=resamples, seed=seed), bar
-            )
+            _judge_task(figures, judged, task, Bootstrap(task.gold, task.subsets, resamples=resamples, seed=seed), bar)
     for item in judged:
         for aggregation in AGGREGATIONS:
             parts = [figures[item.system.name, task.name, aggregation] for task in tests]
@@ -129,9 +125,7 @@ def _judge_task(
         resampled = bootstrap.aggregations(cosines)
         for aggregation in AGGREGATIONS:
             value = spearman_over_subsets(cosines, task.gold, task.subsets, aggregation)
-            figures[item.system.name, task.name, aggregation] = _Figure(
-                value, resampled[aggregation], len(task)
-            )
+            figures[item.system.name, task.name, aggregation] = _Figure(value, resampled[aggregation], len(task))
         bar.update()
 
 
@@ -141,12 +135,8 @@ def _compare(judged: Sequence[Judged], figures: _Figures) -> Comparison | None:
     if not tuned or not untuned:
         return None
     ours, rival = best(tuned).system.name, best(untuned).system.name
-    averages = {
-        choice.system.name: figures[choice.system.name, AVERAGE, "all"] for choice in (*tuned, *untuned)
-    }
-    luckiest = max(
-        (c.system.name for c in untuned), key=lambda name: np.nan_to_num(averages[name].value, nan=-np.inf)
-    )
+    averages = {choice.system.name: figures[choice.system.name, AVERAGE, "all"] for choice in (*tuned, *untuned)}
+    luckiest = max((c.system.name for c in untuned), key=lambda name: np.nan_to_num(averages[name].value, nan=-np.inf))
     difference = averages[ours].minus(averages[rival])
     return Comparison(
         tuned=ours,
@@ -159,9 +149,7 @@ def _compare(judged: Sequence[Judged], figures: _Figures) -> Comparison | None:
     )
 
 
-def _differences(
-    comparison: Comparison, figures: _Figures, dev: StsTask, tests: Sequence[StsTask]
-) -> list[Result]:
+def _differences(comparison: Comparison, figures: _Figures, dev: StsTask, tests: Sequence[StsTask]) -> list[Result]:
     """Tuned minus best untuned, both chosen on dev, as rows of their own."""
     name = f"{comparison.tuned} minus {comparison.untuned}"
     rows = []
@@ -171,9 +159,7 @@ def _differences(
                 figures[comparison.tuned, task, aggregation],
                 figures[comparison.untuned, task, aggregation],
             )
-            rows.append(
-                _result(name, task, f"spearman_{aggregation}_difference", ours.minus(rival), dev.name)
-            )
+            rows.append(_result(name, task, f"spearman_{aggregation}_difference", ours.minus(rival), dev.name))
     return rows
 
 

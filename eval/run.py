@@ -74,9 +74,7 @@ def evaluate(
         references.append(System(encoder.config.prompt, own_view(encoder)))
     judged += _judge_untuned(setting, _base_encoder(config) if base is None else base, references)
     _refuse_doubles(judged)
-    results, comparison = summarize(
-        judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress
-    )
+    results, comparison = summarize(judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress)
     reference = _reference(judged, references, comparison.tuned if comparison is not None else None)
     for run in config.tuned:
         sources = {**training_text.run_sources(run), **sources}
@@ -95,35 +93,23 @@ def evaluate(
 def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
     """Dev and tests, read before any model; a dev that is also a test would be leakage."""
     if not config.dev:
-        raise UserError(
-            "config error: dev: name the similarity file on which layer and k are chosen (--dev FILE)"
-        )
+        raise UserError("config error: dev: name the similarity file on which layer and k are chosen (--dev FILE)")
     if not config.tests:
-        raise UserError(
-            "config error: tests: name at least one similarity file to report on (--tests FILE ...)"
-        )
+        raise UserError("config error: tests: name at least one similarity file to report on (--tests FILE ...)")
     dev, tests = load_task(config.dev), [load_task(path) for path in config.tests]
     for index, task in enumerate(tests):
         if task.content_hash == dev.content_hash:
-            raise UserError(
-                f"{config.tests[index]} holds the pairs of {config.dev}: choices on a test set are leakage"
-            )
+            raise UserError(f"{config.tests[index]} holds the pairs of {config.dev}: choices on a test set are leakage")
         if task.name in {other.name for other in (dev, *tests[:index])} | {"average"}:
-            raise UserError(
-                f"{config.tests[index]}: another file is called {task.name} too; rename one of them"
-            )
+            raise UserError(f"{config.tests[index]}: another file is called {task.name} too; rename one of them")
     return dev, tests
 
 
-def _fit_text(
-    config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask]
-) -> FitText | None:
+def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask]) -> FitText | None:
     if not config.systems.whiten:
         return None
     if not sources:
-        raise UserError(
-            "config error: fit: whitening needs training-side text (--fit FILE), or --systems.whiten false"
-        )
+        raise UserError("config error: fit: whitening needs training-side text (--fit FILE), or --systems.whiten false")
     fit = sample_fit_text(sources, tasks, config.fit_sentences, config.seed)
     if len(fit.sentences) < 2:
         raise UserError(
@@ -133,16 +119,12 @@ def _fit_text(
 
 
 def _setting(config: EvalConfig, material: Material, tests: list[StsTask]) -> Setting:
-    place = {
-        text: index for index, text in enumerate(dict.fromkeys(text for task in tests for text in task.texts))
-    }
+    place = {text: index for index, text in enumerate(dict.fromkeys(text for task in tests for text in task.texts))}
     rows = [np.array([place[text] for text in task.texts], dtype=np.int64) for task in tests]
     return Setting(config, material, tests, list(place), rows)
 
 
-def _tuned_encoders(
-    config: EvalConfig, given: Mapping[str, TextEncoder] | None
-) -> Iterator[tuple[str, TextEncoder]]:
+def _tuned_encoders(config: EvalConfig, given: Mapping[str, TextEncoder] | None) -> Iterator[tuple[str, TextEncoder]]:
     """One in memory at a time, when they come from disk."""
     if given is not None:
         yield from given.items()
@@ -162,9 +144,7 @@ def _base_encoder(config: EvalConfig) -> TextEncoder:
 def _judge_tuned(setting: Setting, name: str, encoder: TextEncoder) -> list[Judged]:
     """As it was trained to be read; only the k of its whitening is chosen."""
     prompt = encoder.config.prompt
-    return _on_tests(
-        setting, encoder, prompt, choose(encoder, prompt, [own_view(encoder)], setting.material, run=name)
-    )
+    return _on_tests(setting, encoder, prompt, choose(encoder, prompt, [own_view(encoder)], setting.material, run=name))
 
 
 def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[System]) -> list[Judged]:
@@ -173,9 +153,7 @@ def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[
     views = _usable(encoder, candidate_views(config, encoder.layer_count))
     prompts = list(dict.fromkeys((*config.prompts, *(system.prompt for system in references))))
     judged: list[Judged] = []
-    for prompt in tqdm(
-        prompts, desc="untuned prompts", delay=3.0, disable=not setting.material.progress, leave=False
-    ):
+    for prompt in tqdm(prompts, desc="untuned prompts", delay=3.0, disable=not setting.material.progress, leave=False):
         choices = choose(encoder, prompt, views, setting.material)
         known = {choice.system for choice in choices}
         for system in dict.fromkeys(references):
@@ -222,9 +200,7 @@ def _refuse_doubles(judged: Sequence[Judged]) -> None:
     names = [item.system.name for item in judged]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(
-            f"two systems are called {twice}: rename a run folder, or name each prompt and pooling once"
-        )
+        raise UserError(f"two systems are called {twice}: rename a run folder, or name each prompt and pooling once")
 
 
 def _reference(

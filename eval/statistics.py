@@ -91,9 +91,7 @@ class Bootstrap:
         if len(self.members) == 1:
             return dict.fromkeys(AGGREGATIONS, together)
         chunks = self._gold_chunks(whole=False)
-        parts = np.stack(
-            [_correlations(scores[rows], part) for rows, part in zip(self.members, chunks, strict=True)]
-        )
+        parts = np.stack([_correlations(scores[rows], part) for rows, part in zip(self.members, chunks, strict=True)])
         weights = [len(rows) for rows in self.members]
         return {
             "all": together,
@@ -144,9 +142,7 @@ class _GoldChunk:
         return cls(counts.astype(np.uint16), weighted.astype(np.float32), norms, middle)
 
 
-def _correlations(
-    scores: Float64[np.ndarray, " pairs"], chunks: list[_GoldChunk]
-) -> Float64[np.ndarray, " resamples"]:
+def _correlations(scores: Float64[np.ndarray, " pairs"], chunks: list[_GoldChunk]) -> Float64[np.ndarray, " resamples"]:
     column = RankedResamples(scores)
     return np.concatenate([_chunk_correlations(column, chunk) for chunk in chunks])
 

@@ -110,9 +110,7 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
     wanted = dimensions or [round(share * dimension) for share in SHARES]
     usable = sorted({k for k in wanted if 2 <= k <= dimension}, reverse=True)
     if not usable:
-        raise UserError(
-            f"systems.dimensions {list(wanted)}: none lies in 2..{dimension}, the width of the vectors"
-        )
+        raise UserError(f"systems.dimensions {list(wanted)}: none lies in 2..{dimension}, the width of the vectors")
     return usable
 
 

@@ -37,9 +37,7 @@ def read_training_texts(path: str, columns: Sequence[str] = ()) -> list[str]:
     table = read_table(path, columns)
     wanted = list(columns) or [column for column in table.columns if _TEXT_COLUMN.fullmatch(column)]
     if not wanted:
-        raise UserError(
-            f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}"
-        )
+        raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
     return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
 
 
@@ -47,9 +45,7 @@ def _cells(table: Table, column: str) -> Iterable[str]:
     return (value for row in table.rows if isinstance(value := row.get(column), str) and value.strip())
 
 
-def sample_fit_text(
-    sources: Mapping[str, Sequence[str]], tasks: Iterable[StsTask], count: int, seed: int
-) -> FitText:
+def sample_fit_text(sources: Mapping[str, Sequence[str]], tasks: Iterable[StsTask], count: int, seed: int) -> FitText:
     """A seeded sample without evaluation texts: a fit on scored sentences would be transductive."""
     pool = list(dict.fromkeys(text for texts in sources.values() for text in texts))
     forbidden = {normalized(text) for task in tasks for text in task.texts}
@@ -79,16 +75,12 @@ def run_sources(run: str) -> dict[str, list[str]]:
 
 def _run_data(folder: Path) -> list[tuple[str, list[str]]]:
     """Path and renamed columns (none: the usual ones) of each source."""
-    config = next(
-        (file for file in (folder / "config.yaml", folder.parent / "config.yaml") if file.is_file()), None
-    )
+    config = next((file for file in (folder / "config.yaml", folder.parent / "config.yaml") if file.is_file()), None)
     sources = read_mapping(config).get("data") if config is not None else None
     if not isinstance(sources, list):
         return []
     return [
-        (str(source["path"]), _columns(source))
-        for source in sources
-        if isinstance(source, dict) and "path" in source
+        (str(source["path"]), _columns(source)) for source in sources if isinstance(source, dict) and "path" in source
     ]
 
 

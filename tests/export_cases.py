@@ -29,7 +29,12 @@ BASE = ModelConfig(max_length=MAX_LENGTH, autocast="off", device="cpu")
 
 
 def tuned_encoder(
-    folder: Path, *, family: str = "llama", full: bool = False, lora: dict[str, Any] | None = None, **config: Any
+    folder: Path,
+    *,
+    family: str = "llama",
+    full: bool = False,
+    lora: dict[str, Any] | None = None,
+    **config: Any,
 ) -> Encoder:
     """An encoder whose adapter (or, with `full`, whose weights) moved far enough to be seen in every vector."""
     if not (folder / "config.json").is_file():
@@ -41,7 +46,7 @@ def tuned_encoder(
         encoder.embedder.backbone = get_peft_model(encoder.embedder.backbone, adapters)  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in encoder.embedder.backbone.named_parameters():
-            if "lora_B" in name or full and parameter.dim() == 2:
+            if "lora_B" in name or (full and parameter.dim() == 2):
                 parameter += 0.1 * torch.randn_like(parameter)
     encoder.embedder.eval()
     return encoder

@@ -29,9 +29,7 @@ def _random(*key: object) -> NDArray[np.float64]:
 class FakeEncoder:
     """`noise` by layer decides which layer is good; `calls` records what was embedded."""
 
-    def __init__(
-        self, config: ModelConfig | None = None, *, noise: Sequence[float] = (4.0, 0.5, 1.0)
-    ) -> None:
+    def __init__(self, config: ModelConfig | None = None, *, noise: Sequence[float] = (4.0, 0.5, 1.0)) -> None:
         self.config = replace(config or ModelConfig(), name_or_path="fake")
         self.noise = noise
         self.calls: list[tuple[str, int, int]] = []
@@ -73,10 +71,7 @@ class FakeEncoder:
     ) -> dict[View, NDArray[np.float32]]:
         name = self.config.prompt if prompt is None else prompt
         self.calls.append((name, len(texts), len(views)))
-        return {
-            view: np.array([self._vector(text, view, name) for text in texts], dtype=np.float32)
-            for view in views
-        }
+        return {view: np.array([self._vector(text, view, name) for text in texts], dtype=np.float32) for view in views}
 
     def iter_views(
         self,

@@ -125,7 +125,26 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-WORDS = "red green blue small large old young dog cat bird horse man woman child runs sleeps eats sings".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "old",
+    "young",
+    "dog",
+    "cat",
+    "bird",
+    "horse",
+    "man",
+    "woman",
+    "child",
+    "runs",
+    "sleeps",
+    "eats",
+    "sings",
+]
 
 
 def word_pairs(count: int, seed: int = 0) -> list[dict[str, object]]:
@@ -137,7 +156,10 @@ def word_pairs(count: int, seed: int = 0) -> list[dict[str, object]]:
 
     rows: list[dict[str, object]] = []
     for number in range(count):
-        row: dict[str, object] = {"anchor": f"{words(3 + number % 5)} {number}", "positive": f"{words(4)} {number}"}
+        row: dict[str, object] = {
+            "anchor": f"{words(3 + number % 5)} {number}",
+            "positive": f"{words(4)} {number}",
+        }
         if number % 3 == 0:
             row["negative"] = f"{words(5)} {number}"
         rows.append(row)

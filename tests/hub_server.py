@@ -81,7 +81,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, handle: Any) -> None:
         path = self.path.split("?")[0].strip("/")
         self.hub.requests.append((self.command, path))
-        import time,sys; print(f"{time.time()%1000:.2f}", self.command, self.path, file=open("/tmp/hublog","a"))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
             if self.hub.status_of_everything is not None:
@@ -147,7 +146,13 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(name, write=False)
         siblings = [{"rfilename": path} for path in sorted(repository.files)]
         self._json(
-            {"id": name, "sha": repository.sha, "private": repository.private, "siblings": siblings, "tags": []}
+            {
+                "id": name,
+                "sha": repository.sha,
+                "private": repository.private,
+                "siblings": siblings,
+                "tags": [],
+            }
         )
 
     def _tree(self, name: str) -> None:

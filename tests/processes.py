@@ -24,9 +24,7 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def run_ranks(
-    world: int, function: Callable[..., T], *arguments: object, limit: float = 120.0
-) -> list[T]:
+def run_ranks(world: int, function: Callable[..., T], *arguments: object, limit: float = 120.0) -> list[T]:
     """`function(*arguments)` in `world` processes of one gloo group; what each rank returned, in rank order.
 
     The first rank to fail ends them all, with its traceback; so does the time limit. Nothing that happens in the
@@ -109,7 +107,11 @@ def _join_group(rank: int, world: int, store: Path) -> None:
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=60),
     )
 
 

@@ -53,11 +53,7 @@ def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(
         left[key].dtype == right[key].dtype
         and left[key].shape == right[key].shape
-        and left[key]
-        .contiguous()
-        .view(-1)
-        .view(torch.uint8)
-        .equal(right[key].contiguous().view(-1).view(torch.uint8))
+        and left[key].contiguous().view(-1).view(torch.uint8).equal(right[key].contiguous().view(-1).view(torch.uint8))
         for key in left
     )
 
@@ -106,9 +102,7 @@ def flip_last_byte(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_is_passed_over_with_a_warning(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_is_passed_over_with_a_warning(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, 100)
     DAMAGES[damage](save(tmp_path, 200))
     with caplog.at_level(logging.WARNING):
@@ -209,9 +203,7 @@ try:
 except UserError as error:
     sys.exit(str(error))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "cannot write checkpoint" in done.stderr, done.stderr
     assert "File too large" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -285,9 +277,7 @@ for step in itertools.count(1):
 
 def test_killed_at_any_instant_leaves_a_whole_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """SIGKILL while saving in a tight loop: every named checkpoint is whole and at most one save is lost."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", KILLED_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    writer = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     seen = [int(writer.stdout.readline()) for _ in range(3)]
     writer.send_signal(signal.SIGKILL)
@@ -332,9 +322,7 @@ def test_optimizer_goes_on_bit_exactly_through_a_checkpoint(tmp_path: Path) -> N
     resumed, resumed_optimizer, _ = small_model()
     resumed.load_state_dict(found.tensors)
     restore_optimizer(resumed_optimizer, order, found.optimizer)
-    assert same_bits(
-        optimizer_tensors(resumed_optimizer, order), optimizer_tensors(straight_optimizer, order)
-    )
+    assert same_bits(optimizer_tensors(resumed_optimizer, order), optimizer_tensors(straight_optimizer, order))
     trained(4, straight, straight_optimizer)
     trained(4, resumed, resumed_optimizer)
     assert same_bits(dict(resumed.named_parameters()), dict(straight.named_parameters()))

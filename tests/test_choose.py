@@ -95,9 +95,7 @@ def test_a_tuned_encoder_has_one_view_and_only_k_is_chosen(material: Material) -
     assert whitened.chosen_on == "dev"
 
 
-def test_constant_and_broken_views_are_passed_over(
-    material: Material, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_constant_and_broken_views_are_passed_over(material: Material, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(FakeEncoder):
         def _vector(self, text: str, view: View, prompt: str) -> np.ndarray:
             vector = super()._vector(text, view, prompt)

@@ -44,11 +44,7 @@ def test_yaml_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
 
 
 def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
-    assert (
-        load(TrainConfig, None, [])
-        == TrainConfig()
-        == load(TrainConfig, written(tmp_path, "# nothing\n"), [])
-    )
+    assert load(TrainConfig, None, []) == TrainConfig() == load(TrainConfig, written(tmp_path, "# nothing\n"), [])
 
 
 def test_merge_keys_and_norwegian(tmp_path: Path) -> None:
@@ -239,9 +235,7 @@ comparisons = st.builds(
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(config=runs | comparisons)
-def test_dump_then_load_is_the_same(
-    tmp_path_factory: pytest.TempPathFactory, config: TrainConfig | EvalConfig
-) -> None:
+def test_dump_then_load_is_the_same(tmp_path_factory: pytest.TempPathFactory, config: TrainConfig | EvalConfig) -> None:
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(dump(config), encoding="utf-8")
     again = load(type(config), path, [])

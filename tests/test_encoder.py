@@ -46,9 +46,7 @@ def test_vector_depends_on_its_text_only(family_folder: Path, prompt: str) -> No
     }
     for budget in (1, 100, 100_000):
         for order in (list(range(len(TEXTS))), list(reversed(range(len(TEXTS))))):
-            together = encoder.encode_views(
-                [TEXTS[row] for row in order], views(), prompt=prompt, batch_tokens=budget
-            )
+            together = encoder.encode_views([TEXTS[row] for row in order], views(), prompt=prompt, batch_tokens=budget)
             for view in views():
                 np.testing.assert_allclose(together[view], alone[view][order], **CLOSE)
 

@@ -216,9 +216,7 @@ def _files_naming(folder: Path, text: str) -> list[Path]:
         ({"prompt": "prompteol", "tokenization": "joint"}, "--model.tokenization separate"),
     ],
 )
-def test_what_sentence_transformers_cannot_do_is_refused(
-    tmp_path: Path, config: dict[str, Any], message: str
-) -> None:
+def test_what_sentence_transformers_cannot_do_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     encoder = tuned_encoder(tmp_path / "base", **config)
     with pytest.raises(UserError, match=message):
         save_sentence_transformer(encoder, tmp_path / "model", False, None)

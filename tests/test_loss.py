@@ -103,9 +103,7 @@ def test_loss_and_gradients_against_a_float64_loop(symmetric: bool, temperature:
 
 def test_masks_against_the_texts() -> None:
     rows = rows_of(ANCHORS, POSITIVES, NEGATIVES)
-    found = false_negatives(
-        rows.anchor_keys, torch.arange(len(ANCHORS)), rows.document_keys, rows.document_anchors
-    )
+    found = false_negatives(rows.anchor_keys, torch.arange(len(ANCHORS)), rows.document_keys, rows.document_anchors)
     np.testing.assert_array_equal(found.numpy(), loop_masks(ANCHORS, POSITIVES, NEGATIVES))
     assert found.any() and not found.all()
 

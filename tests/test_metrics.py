@@ -35,9 +35,7 @@ def test_three_aggregations_by_hand() -> None:
     gold, scores = generator.integers(0, 6, 60).astype(float), generator.standard_normal(60)
     subsets = np.repeat([0, 1, 2], [10, 20, 30])
     parts = [spearmanr(scores[subsets == code], gold[subsets == code]).statistic for code in range(3)]
-    assert spearman_over_subsets(scores, gold, subsets, "all") == pytest.approx(
-        spearmanr(scores, gold).statistic
-    )
+    assert spearman_over_subsets(scores, gold, subsets, "all") == pytest.approx(spearmanr(scores, gold).statistic)
     assert spearman_over_subsets(scores, gold, subsets, "mean") == pytest.approx(sum(parts) / 3)
     weighted = (10 * parts[0] + 20 * parts[1] + 30 * parts[2]) / 60
     assert spearman_over_subsets(scores, gold, subsets, "wmean") == pytest.approx(weighted)

@@ -73,16 +73,12 @@ def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     assert "no split 'test'; it has train, dev" in words
 
 
-text_cells = st.text(
-    st.characters(exclude_characters="\r", exclude_categories=["Cs"]), min_size=1, max_size=12
-)
+text_cells = st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(rows=st.lists(st.fixed_dictionaries({"a": text_cells, "b": text_cells}), min_size=1, max_size=5))
-def test_jsonl_and_csv_keep_any_text(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
-) -> None:
+def test_jsonl_and_csv_keep_any_text(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]) -> None:
     """pandas writes the csv, so that our reader is not judged by itself."""
     folder = tmp_path_factory.getbasetemp()
     (folder / "any.jsonl").write_text(
@@ -143,9 +139,7 @@ def test_what_is_refused(tmp_path: Path, name: str, content: str | bytes, words:
 def test_missing_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no.jsonl does not exist" in complaint(lambda: read_table(tmp_path / "no.jsonl"))
     (tmp_path / "odd.jsonl").mkdir()
-    assert "no data set written by datasets.save_to_disk" in complaint(
-        lambda: read_table(tmp_path / "odd.jsonl")
-    )
+    assert "no data set written by datasets.save_to_disk" in complaint(lambda: read_table(tmp_path / "odd.jsonl"))
     assert "no data file named" in complaint(lambda: read_table(""))
     monkeypatch.chdir(tmp_path)
     assert "pairs does not exist" in complaint(lambda: read_table("pairs"))
@@ -165,9 +159,7 @@ def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.Monkey
     table = read_table("someone/pairs", ["a"], split="dev")
     assert table.rows == [{"a": "dev"}]
     assert table.where(0) == "someone/pairs [dev] row 1"
-    assert "someone/else is no file or folder here, and from the Hub" in complaint(
-        lambda: read_table("someone/else")
-    )
+    assert "someone/else is no file or folder here, and from the Hub" in complaint(lambda: read_table("someone/else"))
 
 
 @pytest.mark.parametrize(
@@ -201,9 +193,7 @@ def test_texts_to_encode(tmp_path: Path) -> None:
     assert read_texts(jsonl(tmp_path / "t.jsonl", [{"q": ""}, {"q": "x"}]), "q") == ["", "x"]
     assert "t.txt is empty" in complaint(lambda: read_texts(raw(tmp_path, "t.txt", "")))
     assert "no.txt does not exist" in complaint(lambda: read_texts(tmp_path / "no.txt"))
-    assert "line 1: q is null" in complaint(
-        lambda: read_texts(jsonl(tmp_path / "n.jsonl", [{"q": None}]), "q")
-    )
+    assert "line 1: q is null" in complaint(lambda: read_texts(jsonl(tmp_path / "n.jsonl", [{"q": None}]), "q"))
 
 
 def scored(folder: Path, *scores: object, **columns: object) -> Path:
@@ -231,10 +221,6 @@ def test_scores_that_are_no_numbers(tmp_path: Path, score: object) -> None:
 def test_similarity_files_without_enough_in_them(tmp_path: Path) -> None:
     assert "1 pairs have a score" in complaint(lambda: read_similarity(scored(tmp_path, 1.0, None)))
     path = jsonl(tmp_path / "t.jsonl", [{"sentence1": "a", "sentence2": "b", "label": 1}])
-    assert "no column 'score'; the columns are: sentence1, sentence2, label" in complaint(
-        lambda: read_similarity(path)
-    )
+    assert "no column 'score'; the columns are: sentence1, sentence2, label" in complaint(lambda: read_similarity(path))
     rows = [{"sentence1": "a", "sentence2": text, "score": 1} for text in ("b", " ")]
-    assert "line 2: sentence2 is blank" in complaint(
-        lambda: read_similarity(jsonl(tmp_path / "u.jsonl", rows))
-    )
+    assert "line 2: sentence2 is blank" in complaint(lambda: read_similarity(jsonl(tmp_path / "u.jsonl", rows)))

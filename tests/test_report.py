@@ -83,11 +83,7 @@ def test_average_and_differences_add_up(report: Report) -> None:
     assert found.tuned.startswith("tuned/mine")
     assert found.is_tuned_above_every_untuned
     name = f"{found.tuned} minus {found.untuned}"
-    rows = {
-        row.task: row
-        for row in report.results
-        if row.system == name and row.metric == "spearman_all_difference"
-    }
+    rows = {row.task: row for row in report.results if row.system == name and row.metric == "spearman_all_difference"}
     assert set(rows) == {"test3", "test4", "average"}
     for task, row in rows.items():
         expected = report.result(found.tuned, task).value - report.result(found.untuned, task).value
@@ -137,9 +133,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.sources += [
-            value or "" for key, value in attrs if key in ("src", "href", "srcset", "data", "action")
-        ]
+        self.sources += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data", "action")]
         if tag == "tr":
             self.rows.append([])
         if tag == "td":
@@ -168,9 +162,7 @@ def test_the_page_fetches_nothing_and_escapes_prompts(report: Report, tmp_path: 
 
 
 def test_a_table_without_anything_tuned(config: EvalConfig, tmp_path: Path) -> None:
-    lone = replace(
-        config, tests=config.tests[:1], systems=replace(config.systems, whiten=False, poolings=("last",))
-    )
+    lone = replace(config, tests=config.tests[:1], systems=replace(config.systems, whiten=False, poolings=("last",)))
     report = evaluate(lone, base=FakeEncoder(), tuned={}, progress=False)
     assert report.comparison is report.reference is None
     assert report.columns == ["test3"]
@@ -230,9 +222,7 @@ def test_fit_text_is_sampled_without_evaluation_texts(tmp_path: Path) -> None:
     assert fit.dropped == 10
     assert sample_fit_text({"a": pool}, [task], 7, 0) == sample_fit_text({"a": pool}, [task], 7, 0)
     assert len(sample_fit_text({"a": pool}, [task], 7, 0).sentences) == 7
-    assert (
-        sample_fit_text({"a": pool}, [task], 7, 0).sha256 != sample_fit_text({"a": pool}, [task], 7, 1).sha256
-    )
+    assert sample_fit_text({"a": pool}, [task], 7, 0).sha256 != sample_fit_text({"a": pool}, [task], 7, 1).sha256
 
 
 def test_training_texts_of_files_and_of_runs(tmp_path: Path) -> None:

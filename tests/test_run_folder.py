@@ -36,9 +36,7 @@ def test_claim_creates_the_folder_and_names_its_files(tmp_path: Path) -> None:
 
 
 def test_second_run_is_refused_while_the_first_lives(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "claimed\n"
         with pytest.raises(UserError, match=rf"{tmp_path}.*in use.*process {holder.pid}\).*--output_dir"):

@@ -36,9 +36,7 @@ def test_each_row_once_an_epoch(size: tuple[int, int], seed: int, epoch: int) ->
 
 @profile
 @given(sizes(), st.integers(0, 9), st.integers(0, 30), st.integers(1, 9))
-def test_shards_in_order_are_the_global_batch(
-    size: tuple[int, int], seed: int, step: int, world: int
-) -> None:
+def test_shards_in_order_are_the_global_batch(size: tuple[int, int], seed: int, step: int, world: int) -> None:
     indices = batch_indices(*size, seed, step)
     shards = [shard(indices, rank, world) for rank in range(world)]
     assert np.concatenate(shards).tolist() == indices.tolist()
@@ -75,9 +73,7 @@ def test_a_rest_of_one_row_joins_the_batch_before() -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"batch\.size 8 is larger than the data \(3 pairs\); use --batch\.size 3"
-    ):
+    with pytest.raises(UserError, match=r"batch\.size 8 is larger than the data \(3 pairs\); use --batch\.size 3"):
         steps_per_epoch(3, 8)
     with pytest.raises(ValueError, match="no negatives"):
         steps_per_epoch(3, 1)

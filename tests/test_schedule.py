@@ -27,9 +27,7 @@ def reference(decay: Decay, total: int, warming: int) -> list[float]:
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
-@pytest.mark.parametrize(
-    ("total", "warmup"), [(1, 0.0), (10, 0.0), (10, 0.1), (130, 0.1), (97, 0.33), (8, 1.0)]
-)
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0.0), (10, 0.0), (10, 0.1), (130, 0.1), (97, 0.33), (8, 1.0)])
 def test_agrees_with_transformers_up_to_one_warmup_step(decay: Decay, total: int, warmup: float) -> None:
     warming = warmup_steps(total, warmup)
     theirs = reference(decay, total, warming)
@@ -57,16 +55,12 @@ def test_rises_to_the_peak_then_never_rises(total: int, warmup: float, decay: De
 
 
 @settings(derandomize=True, deadline=None)
-@given(
-    total=totals, warmup=st.floats(min_value=0.0, max_value=0.4), decay=st.sampled_from(["linear", "cosine"])
-)
+@given(total=totals, warmup=st.floats(min_value=0.0, max_value=0.4), decay=st.sampled_from(["linear", "cosine"]))
 def test_ends_at_zero(total: int, warmup: float, decay: Decay) -> None:
     assert lr_factor(total, total, warmup, decay) == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "arguments", [(-1, 10, 0.1), (11, 10, 0.1), (0, 0, 0.1), (0, 10, 1.5), (0, 10, -0.1)]
-)
+@pytest.mark.parametrize("arguments", [(-1, 10, 0.1), (11, 10, 0.1), (0, 0, 0.1), (0, 10, 1.5), (0, 10, -0.1)])
 def test_refuses_what_has_no_meaning(arguments: tuple[int, int, float]) -> None:
     with pytest.raises(ValueError):
         lr_factor(*arguments, "cosine")

@@ -77,9 +77,7 @@ def history(path: Path) -> list[dict[str, object]]:
 
 def numbers(row: dict[str, object]) -> dict[str, object]:
     """A history row as metrics.jsonl spells it."""
-    own = {
-        key: value for key, value in row.items() if not key.startswith("_") and not isinstance(value, dict)
-    }
+    own = {key: value for key, value in row.items() if not key.startswith("_") and not isinstance(value, dict)}
     return {"step": row["_step"], **{key: value for key, value in own.items() if "." not in key}}
 
 
@@ -173,9 +171,7 @@ def killed_at_5_resumed_from_3_ended_at_7(run_dir: Path, backend: str) -> None:
     assert [line["step"] for line in read_metrics(run_dir / "metrics.jsonl")] == list(range(1, 8))
 
 
-def test_killed_and_resumed_offline_run_is_one_whole_run(
-    clean_wandb: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_killed_and_resumed_offline_run_is_one_whole_run(clean_wandb: pytest.MonkeyPatch, tmp_path: Path) -> None:
     killed_at_5_resumed_from_3_ended_at_7(tmp_path, "wandb")
     first, second = offline_files(tmp_path)
     rows = [numbers(row) for row in history(second) if "loss" in row]
@@ -215,9 +211,7 @@ def test_refused_key_is_one_line_without_the_key(clean_wandb: pytest.MonkeyPatch
     assert "WANDB_MODE=offline" in str(refused.value)
 
 
-def test_online_asked_for_without_login_never_prompts(
-    clean_wandb: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_online_asked_for_without_login_never_prompts(clean_wandb: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clean_wandb.setenv("WANDB_MODE", "online")
     with pytest.raises(UserError, match="wandb login"):
         make_tracker(TrackingConfig(backend="wandb"), tmp_path, RESOLVED, is_main=True)
@@ -233,9 +227,7 @@ def test_disabled_by_the_environment(clean_wandb: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "elsewhere.example"])
-def test_netrc_counts_as_login_for_its_host_only(
-    clean_wandb: pytest.MonkeyPatch, tmp_path: Path, host: str
-) -> None:
+def test_netrc_counts_as_login_for_its_host_only(clean_wandb: pytest.MonkeyPatch, tmp_path: Path, host: str) -> None:
     from train.tracking import _wandb_mode
 
     (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {FAKE_KEY}\n")

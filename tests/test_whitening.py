@@ -184,9 +184,7 @@ def test_bad_arguments() -> None:
 
 def test_save_and_load(tmp_path: Path) -> None:
     x = sample(500, 8).astype(np.float32)
-    whitening = fit_whitening(
-        moments_of(x), k=3, provenance={"prompt": "bare", "layer": -1, "corpus": "ab12"}
-    )
+    whitening = fit_whitening(moments_of(x), k=3, provenance={"prompt": "bare", "layer": -1, "corpus": "ab12"})
     path = tmp_path / "whitening.safetensors"
     whitening.save(path)
     again = Whitening.load(path)

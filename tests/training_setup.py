@@ -8,10 +8,10 @@ import torch
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.embedder import Embedder
+from tests.helpers import tiny_model_folder, word_pairs
 from train.config import LoraConfig
 from train.data import PairTable
 from train.lora import make_trainable, trainable_parameters
-from tests.helpers import tiny_model_folder, word_pairs
 
 
 def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None = None, **model: object) -> Encoder:

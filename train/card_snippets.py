@@ -23,7 +23,9 @@ class Reading:
     is_on_hub: bool
 
 
-_TEXTS = 'queries = ["How do plants make food?"]\ndocuments = ["Photosynthesis turns light into sugar.", "A cat sleeps."]\n'
+_TEXTS = (
+    'queries = ["How do plants make food?"]\ndocuments = ["Photosynthesis turns light into sugar.", "A cat sleeps."]\n'
+)
 
 _POOLING = {
     "last": "states[torch.arange(len(texts)), mask.sum(1).long() - 1]",
@@ -59,11 +61,7 @@ def transformers_snippet(reading: Reading) -> str:
     prefixes = {side: get_prompt(model.prompt, model.task, side).prefix for side in ("query", "document")}
     states = "last_hidden_state" if reading.layer is None else f"hidden_states[{reading.layer}]"
     hidden = "" if reading.layer is None else ", output_hidden_states=True"
-    whiten = (
-        "    vectors = vectors @ dense['linear.weight'].T + dense['linear.bias']\n"
-        if reading.whitened
-        else ""
-    )
+    whiten = "    vectors = vectors @ dense['linear.weight'].T + dense['linear.bias']\n" if reading.whitened else ""
     return (
         f"{_imports(reading)}\n"
         f"tokenizer = AutoTokenizer.from_pretrained({reading.where!r})\n{_weights(reading)}{_dense(reading)}{_TEXTS}\n\n"

@@ -205,9 +205,7 @@ def _read(path: Path, config_hash: str) -> Checkpoint:
             "or choose another --output_dir"
         )
     try:
-        return Checkpoint(
-            path, step, load_file(path / TENSORS), load_file(path / OPTIMIZER), _read_json(path / STATE)
-        )
+        return Checkpoint(path, step, load_file(path / TENSORS), load_file(path / OPTIMIZER), _read_json(path / STATE))
     except (OSError, SafetensorError) as error:
         raise _Torn(str(error)) from error
 

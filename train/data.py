@@ -88,6 +88,4 @@ def _refuse_hopeless(table: PairTable, names: str) -> None:
         raise UserError(f"{names}: {len(table)} pair; contrastive training needs at least two")
     for side, texts in (("anchors", table.anchors), ("positives", table.positives)):
         if all(text == texts[0] for text in texts):
-            raise UserError(
-                f"{names}: all {side} are equal ({texts[0][:40]!r}); nothing is left to tell apart"
-            )
+            raise UserError(f"{names}: all {side} are equal ({texts[0][:40]!r}); nothing is left to tell apart")

@@ -158,13 +158,11 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
 def _check_replaceable(folder: Path) -> None:
     """Only an empty folder or one of our own is replaced."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file()):
-        raise UserError(
-            f"{folder}: exists and is not an export of dec2vec; give another folder or move it away"
-        )
+        raise UserError(f"{folder}: exists and is not an export of dec2vec; give another folder or move it away")
 
 
 def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
-    """`save_sentence_transformer` with its model card, for a run that is at `run`; the whitening is the encoder's own."""
+    """`save_sentence_transformer` with its model card, for the run at `run`; the whitening is the encoder's own."""
     readme = _readme(run, config, encoder, merge=merge, repo_id=None)
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
 
@@ -204,9 +202,7 @@ def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) 
     assert args.push is not None
     is_local = Path(base_name(encoder)).is_dir()
     if is_local and not merge:
-        _log.warning(
-            "the base is a folder on this machine, which others can't read: uploading merged weights"
-        )
+        _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=args.run) as stage:
         merge = merge or is_local
         readme = _readme(args.run, config, encoder, merge=merge, repo_id=args.push)

@@ -91,9 +91,7 @@ def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder:
 
 def _post_processor(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Json:
     """`head text tail`: what the tokenizer itself puts first, and the suffix's tokens and EOS as one entry."""
-    suffix: list[int] = (
-        tokenizer(prompt.suffix, add_special_tokens=False)["input_ids"] if prompt.suffix else []
-    )
+    suffix: list[int] = tokenizer(prompt.suffix, add_special_tokens=False)["input_ids"] if prompt.suffix else []
     entries = {
         "<head>": leading_specials(tokenizer),
         "<tail>": suffix + ([eos_id(tokenizer)] if prompt.append_eos else []),
@@ -101,9 +99,7 @@ def _post_processor(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Json:
     entries = {name: ids for name, ids in entries.items() if ids}
     text = {"Sequence": {"id": "A", "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 0}}
-    head, tail = (
-        [{"SpecialToken": {"id": name, "type_id": 0}}] * (name in entries) for name in ("<head>", "<tail>")
-    )
+    head, tail = ([{"SpecialToken": {"id": name, "type_id": 0}}] * (name in entries) for name in ("<head>", "<tail>"))
     return {
         "type": "TemplateProcessing",
         "single": [*head, text, *tail],
@@ -125,13 +121,9 @@ def _sts_normalizers(prefixes: Sequence[str], suffix: str) -> list[Json]:
     fixed = [text for text in (*prefixes, suffix) if text]
     alone = "".join(rf"(?<!\A{_literal(text)})" for text in fixed)
     quotes = "".join(rf"(?<!\A{_literal(text[:at])})" for text in prefixes for at in _quotes(text))
-    quotes += "".join(
-        rf"(?!(?<=\A{_literal(suffix[:at])}){_literal(suffix[at:])}\z)" for at in _quotes(suffix)
-    )
+    quotes += "".join(rf"(?!(?<=\A{_literal(suffix[:at])}){_literal(suffix[at:])}\z)" for at in _quotes(suffix))
     questions = "".join(rf"(?<!\A{_literal(text[:-1])})" for text in fixed if text.endswith("?"))
-    spaces = "".join(f"(?!{_literal(text)})" for text in prefixes) + (
-        rf"(?!{_literal(suffix)}\z)" if suffix else ""
-    )
+    spaces = "".join(f"(?!{_literal(text)})" for text in prefixes) + (rf"(?!{_literal(suffix)}\z)" if suffix else "")
     return [
         _replace(rf"""(?<=[^.?"']){alone}\z""", "."),
         _replace(rf'{quotes}"', "'"),

@@ -36,24 +36,15 @@ _log = logging.getLogger(__name__)
 
 def check_repository_name(repo_id: str) -> None:
     """Refuse what can't be a repository before any work is done for it."""
-    if (
-        not _NAME.fullmatch(repo_id)
-        or ".." in repo_id
-        or "--" in repo_id
-        or repo_id.endswith((".git", ".", "-"))
-    ):
-        raise UserError(
-            f"push {repo_id!r}: not a repository name; write user/name in letters, digits, - _ and ."
-        )
+    if not _NAME.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".", "-")):
+        raise UserError(f"push {repo_id!r}: not a repository name; write user/name in letters, digits, - _ and .")
 
 
 def check_token() -> str:
     """The token of this machine."""
     token = get_token()
     if not token:
-        raise UserError(
-            "push: no Hub token; run `hf auth login`, or set HF_TOKEN to a token with write permission"
-        )
+        raise UserError("push: no Hub token; run `hf auth login`, or set HF_TOKEN to a token with write permission")
     return token
 
 
@@ -103,10 +94,7 @@ def _reason(error: BaseException, repo_id: str) -> str | None:
         if isinstance(link, OfflineModeIsEnabled):
             return "push: HF_HUB_OFFLINE is set; unset it to upload"
     for link in chain:
-        if (
-            isinstance(link, (ConnectionError, TimeoutError))
-            or type(link).__module__.split(".")[0] in _NETWORK_MODULES
-        ):
+        if isinstance(link, (ConnectionError, TimeoutError)) or type(link).__module__.split(".")[0] in _NETWORK_MODULES:
             return f"{repo_id}: the connection to the Hub was lost ({type(link).__name__}); run the same command again"
     return None
 
@@ -114,9 +102,7 @@ def _reason(error: BaseException, repo_id: str) -> str | None:
 def _answer(error: HfHubHTTPError, repo_id: str) -> str:
     status = error.response.status_code
     if status == 401:
-        return (
-            "push: the Hub refuses the token (401); run `hf auth login` again, or set HF_TOKEN to a valid one"
-        )
+        return "push: the Hub refuses the token (401); run `hf auth login` again, or set HF_TOKEN to a valid one"
     if status in (403, 404, 409):
         return (
             f"{repo_id}: no permission to write there ({status}); the name may belong to someone else, or the token lacks "

@@ -26,9 +26,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         _freeze_above(embedder)
         return
     if backbone.config.get_text_config().to_dict().get("quantization_config"):
-        backbone = prepare_model_for_kbit_training(
-            backbone, use_gradient_checkpointing=config.gradient_checkpointing
-        )
+        backbone = prepare_model_for_kbit_training(backbone, use_gradient_checkpointing=config.gradient_checkpointing)
     try:
         with quiet_peft():
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))

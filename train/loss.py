@@ -15,7 +15,7 @@ from torch import Tensor
 def info_nce(
     queries: Float[Tensor, "query dim"],
     documents: Float[Tensor, "doc dim"],
-    targets: Int[Tensor, "query"],
+    targets: Int[Tensor, query],
     ignored: Bool[Tensor, "query doc"],
     temperature: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
@@ -29,10 +29,10 @@ def info_nce(
 
 
 def false_negatives(
-    anchor_keys: Int[Tensor, "query"],
-    targets: Int[Tensor, "query"],
-    document_keys: Int[Tensor, "doc"],
-    document_anchor_keys: Int[Tensor, "doc"],
+    anchor_keys: Int[Tensor, query],
+    targets: Int[Tensor, query],
+    document_keys: Int[Tensor, doc],
+    document_anchor_keys: Int[Tensor, doc],
 ) -> Bool[Tensor, "query doc"]:
     """True where a document must not be a negative of a query: equal texts never push each other away.
 

@@ -213,9 +213,7 @@ def _recipe(card: Card) -> str:
     }
     if isinstance(chosen["lora"]["targets"], tuple):
         chosen["lora"]["targets"] = list(chosen["lora"]["targets"])
-    return (
-        f"## Recipe\n\n```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=110)}```"
-    )
+    return f"## Recipe\n\n```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=110)}```"
 
 
 def _limits(card: Card) -> str:
@@ -227,9 +225,7 @@ def _limits(card: Card) -> str:
         "The base model's biases, and those of the pairs, are in the vectors.",
     ]
     if prefix:
-        limits.append(
-            "Queries and documents carry different prompts where the prompts `query` and `document` differ."
-        )
+        limits.append("Queries and documents carry different prompts where the prompts `query` and `document` differ.")
     if model.dtype != "float32" or model.autocast != "off":
         limits.append(
             "dec2vec may compute matrix products in bfloat16 (`autocast`): its vectors then differ in the third decimal."

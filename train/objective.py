@@ -1,7 +1,8 @@
 """The loss of a global batch and its gradient at the local embeddings.
 
 Every rank scores its own queries against the documents of all ranks. A document's gradient is the sum over the ranks
-that used it, so gathering needs no autograd: gather values, differentiate, sum the documents' gradients, keep one's own.
+that used it, so gathering needs no autograd: gather values, differentiate, sum the documents' gradients, keep one's
+own.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class PairRows:
     texts' token ids, equal on every rank; `document_anchors` is the key of a positive's anchor, -1 for a negative.
     """
 
-    anchors: Int[Tensor, "query"]
-    documents: Int[Tensor, "doc"]
-    anchor_keys: Int[Tensor, "query"]
-    document_keys: Int[Tensor, "doc"]
-    document_anchors: Int[Tensor, "doc"]
+    anchors: Int[Tensor, query]
+    documents: Int[Tensor, doc]
+    anchor_keys: Int[Tensor, query]
+    document_keys: Int[Tensor, doc]
+    document_anchors: Int[Tensor, doc]
 
     def to(self, device: torch.device) -> PairRows:
         """The same rows with their tensors on `device`."""
@@ -64,11 +65,11 @@ class Objective:
 class _Side:
     """Local queries, each with its match at the same place in the local candidates, and the keys of both."""
 
-    queries: Int[Tensor, "query"]
-    candidates: Int[Tensor, "candidate"]
-    query_keys: Int[Tensor, "query"]
-    candidate_keys: Int[Tensor, "candidate"]
-    partner_keys: Int[Tensor, "candidate"]
+    queries: Int[Tensor, query]
+    candidates: Int[Tensor, candidate]
+    query_keys: Int[Tensor, query]
+    candidate_keys: Int[Tensor, candidate]
+    partner_keys: Int[Tensor, candidate]
 
 
 def contrast(
@@ -95,9 +96,7 @@ def _one_direction(
     queries, local = leaf[side.queries], leaf[side.candidates]
     pool, mine = gather_rows(local.detach()) if gather else (local.detach(), slice(0, len(local)))
     pool = pool.clone().requires_grad_()
-    keys, partners = (
-        gather_rows(key)[0] if gather else key for key in (side.candidate_keys, side.partner_keys)
-    )
+    keys, partners = (gather_rows(key)[0] if gather else key for key in (side.candidate_keys, side.partner_keys))
     targets = mine.start + torch.arange(len(queries), device=leaf.device)
     ignored = false_negatives(side.query_keys, targets, keys, partners)
     with torch.enable_grad():

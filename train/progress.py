@@ -68,9 +68,7 @@ class BarProgress(NullProgress):
 
     def __init__(self, total: int, done: int, stream: Stream) -> None:
         self._stream = stream
-        self._bar = tqdm(
-            total=total, initial=done, file=stream, desc="train", unit="step", dynamic_ncols=True
-        )
+        self._bar = tqdm(total=total, initial=done, file=stream, desc="train", unit="step", dynamic_ncols=True)
         self._rate = Rate()
 
     def advance(self, loss: float, pairs: int) -> None:

@@ -62,9 +62,7 @@ def markdown_table(scores: Sequence[Score]) -> str:
     figures = {(score.system, score.task): score for score in scores if score.metric == METRIC}
     systems = list(dict.fromkeys(system for system, _ in figures if " minus " not in system))
     dev = {score.chosen_on for score in scores} - {None}
-    tasks = sorted(
-        dict.fromkeys(task for _, task in figures), key=lambda task: (task == AVERAGE, task in dev)
-    )
+    tasks = sorted(dict.fromkeys(task for _, task in figures), key=lambda task: (task == AVERAGE, task in dev))
     if len([task for task in tasks if task != AVERAGE and task not in dev]) == 1:
         tasks = [task for task in tasks if task != AVERAGE]
     rank = next((task for task in (AVERAGE, *tasks) if task in tasks), "")
@@ -75,9 +73,7 @@ def markdown_table(scores: Sequence[Score]) -> str:
     lines = ["| system | " + " | ".join(titles) + " |", "|---" + "|---:" * len(tasks) + "|"]
     for name in shown:
         lines.append(
-            f"| {name} | "
-            + " | ".join(_cell(figures.get((name, task)), task == rank) for task in tasks)
-            + " |"
+            f"| {name} | " + " | ".join(_cell(figures.get((name, task)), task == rank) for task in tasks) + " |"
         )
     rest = len(untuned) - MAX_UNTUNED
     return "\n".join(lines) + (f"\n\n{rest} lower untuned rows are left out." if rest > 0 else "")

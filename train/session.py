@@ -19,8 +19,8 @@ from dec2vec.prompts import get_prompt
 from train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
 from train.data import PairTable
-from train.lora import make_trainable
 from train.loop import DevScore, Run, restore
+from train.lora import make_trainable
 from train.metrics_file import MetricsFile
 from train.objective import Temperature
 from train.run_folder import RunFolder
@@ -68,7 +68,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def build(
-    config: TrainConfig, table: PairTable, accelerator: Accelerator, folder: RunFolder, dev_score: DevScore | None
+    config: TrainConfig,
+    table: PairTable,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    dev_score: DevScore | None,
 ) -> Run:
     """Load, adapt and wrap the model, and go on from the newest checkpoint if there is one."""
     hashed = _run_hash(config, table)
@@ -98,9 +102,7 @@ def build(
     return run
 
 
-def _checkpoint(
-    config: TrainConfig, folder: RunFolder, hashed: str, accelerator: Accelerator
-) -> Checkpoint | None:
+def _checkpoint(config: TrainConfig, folder: RunFolder, hashed: str, accelerator: Accelerator) -> Checkpoint | None:
     """The checkpoint to go on from; the main process clears the folder when none is wanted."""
     if config.checkpoint.resume == "auto":
         return latest_checkpoint(folder.checkpoints, hashed)

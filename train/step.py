@@ -48,7 +48,14 @@ def make_optimizer(model: Model, temperature: Temperature, config: OptimConfig) 
 
 
 def train_step(
-    learner: Learner, batch: LocalBatch, step: int, loss: LossConfig, optim: OptimConfig, *, graph_tokens: int, seed: int
+    learner: Learner,
+    batch: LocalBatch,
+    step: int,
+    loss: LossConfig,
+    optim: OptimConfig,
+    *,
+    graph_tokens: int,
+    seed: int,
 ) -> StepResult:
     """Step `step` (from 0) on this rank's share of the global batch."""
     seed_dropout(seed, step)

@@ -176,9 +176,7 @@ def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier
     return tracker
 
 
-def _wandb(
-    config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier
-) -> Tracker:
+def _wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
     """Start or go on with a W&B run, without prompts and without output of its own.
 
     Git and code saving are off: a remote's address may hold a token. Console capture is off: it breaks
