@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from torch import nn
 
 from dec2vec.errors import UserError
@@ -60,6 +61,10 @@ def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
     whitening = folder / "whitening.safetensors"
     has_adapter = (folder / "adapter_config.json").is_file()
     base = saved if has_adapter else replace(saved, name_or_path=str(folder), revision=None)
+    if Path(base.name_or_path).is_absolute() and not Path(base.name_or_path).is_dir():
+        raise UserError(
+            f"{folder / MARKER}: the base model {base.name_or_path} is gone; put it back, or correct name_or_path there"
+        )
     return Artifact(
         config=saved,
         base=base,
@@ -75,20 +80,27 @@ def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
     try:
         with quiet_peft():
             return PeftModel.from_pretrained(backbone, str(folder)).eval()
+    except SafetensorError as error:
+        raise UserError(
+            f"{folder / 'adapter_model.safetensors'}: damaged ({error}); copy or export it again"
+        ) from error
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{folder}: the adapter does not fit the base model; {str(error).splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT reads a property that transformers has renamed; its warning is for PEFT's authors, not for users."""
+    """Without warnings that are for PEFT's authors: names that transformers has changed, GPT-2's transposed weights."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+        warnings.filterwarnings("ignore", ".*fan_in_fan_out is set to False but.*", UserWarning)
         yield
 
 
 def _local_folder(config: ModelConfig) -> Path | None:
     path = Path(config.name_or_path)
+    if not config.name_or_path:
+        return None
     if not path.is_dir():
         return _hub_folder(config)
     for folder in (path, path / "adapter", path / "model"):

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from dec2vec.errors import UserError
+from dec2vec.files import refuse_pickle
 from dec2vec.model_config import ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,12 +47,24 @@ def use_autocast(setting: str, device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def load_backbone(config: ModelConfig) -> PreTrainedModel:
+def load_architecture(config: ModelConfig) -> HubConfig:
+    """The decoder's own configuration: what can be refused without reading weights is refused here."""
+    _check_kernels(config, resolve_device(config.device))
+    _check_place(config.name_or_path)
+    with _quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
+        hub_config: HubConfig = AutoConfig.from_pretrained(
+            config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    known = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if hub_config.is_encoder_decoder or not (known or config.trust_remote_code):
+        raise UserError(f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model")
+    return hub_config
+
+
+def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel:
     """The decoder in evaluation mode on its device, weights from safetensors only, every weight found."""
     device = resolve_device(config.device)
-    _check_kernels(config, device)
-    hub_config = _hub_config(config)
-    with _quiet(), _one_line(config.name_or_path, "model"):
+    with _quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
         model, info = AutoModel.from_pretrained(
             config.name_or_path,
             config=hub_config,
@@ -71,7 +87,7 @@ def load_backbone(config: ModelConfig) -> PreTrainedModel:
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to the decoder."""
-    with _quiet(), _one_line(config.name_or_path, "tokenizer"):
+    with _quiet(), _one_line(config.name_or_path, "tokenizer", "put its tokenizer.json beside the weights"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
@@ -80,25 +96,24 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id will do, since no real token sees a pad; id 0 where the tokenizer has none."""
-    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-
-
-def _hub_config(config: ModelConfig) -> HubConfig:
-    if not config.name_or_path:
+def _check_place(name: str) -> None:
+    """A folder with a model in safetensors, or what may be a Hub id."""
+    path = Path(name)
+    if not name:
         raise UserError("model.name_or_path is empty; give a Hub id or a local folder")
-    path = Path(config.name_or_path)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"model {config.name_or_path}: no config.json in the folder; give a Hugging Face model folder")
-    with _quiet(), _one_line(config.name_or_path, "model"):
-        hub_config: HubConfig = AutoConfig.from_pretrained(
-            config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    known = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if hub_config.is_encoder_decoder or not (known or config.trust_remote_code):
-        raise UserError(f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model")
-    return hub_config
+    if path.is_file():
+        raise UserError(f"model {name}: is a file; give the folder with config.json and model.safetensors")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model {name}: no config.json in the folder; give a Hugging Face model folder")
+        pickles = sorted(path.glob("pytorch_model*.bin"))
+        if pickles and not any(path.glob("*.safetensors")):
+            refuse_pickle(pickles[0])
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(f"model {name}: no such folder; give a local folder or a Hub id (owner/name)") from None
 
 
 def _check_kernels(config: ModelConfig, device: torch.device) -> None:
@@ -142,12 +157,22 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_line(name: str, what: str) -> Iterator[None]:
+def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
     """transformers reports a bad folder, id, revision or file as one of these, over many lines."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise UserError(f"{what} {name}: can't be loaded; {lines[0][:300]}") from error
+        problem = "can't be loaded" if Path(name).is_dir() else "no such folder here, and from the Hub"
+        raise UserError(f"{what} {name}: {problem} ({lines[0][:200]}); {fix}") from error

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
+from transformers import PretrainedConfig as HubConfig
 from transformers import PreTrainedTokenizerBase
 
 from dec2vec import artifacts
-from dec2vec.backbone import load_backbone, load_tokenizer, pad_id, use_autocast
+from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
 from dec2vec.batching import Chunk, deduplicate, pad, plan
 from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
@@ -65,12 +66,13 @@ class Encoder:
     @classmethod
     def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
         """The untuned decoder at `base` (default: `config`), read as `config` says."""
-        tokenizer = load_tokenizer(base or config)
         get_prompt(config.prompt, config.task)
-        backbone = load_backbone(base or config)
-        layer_count = int(backbone.config.get_text_config().num_hidden_layers)
+        hub_config = load_architecture(base or config)
+        layer_count = int(hub_config.get_text_config().num_hidden_layers)
         resolve_layer(config.layer, layer_count)
-        _check_length(config, backbone.config.get_text_config().to_dict())
+        _check_length(config, hub_config.get_text_config())
+        tokenizer = load_tokenizer(base or config)
+        backbone = load_backbone(base or config, hub_config)
         view = View(config.pooling, config.layer)
         autocast = use_autocast(config.autocast, backbone.device)
         return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast))
@@ -180,7 +182,7 @@ class Encoder:
         starts = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
         # longest first: if memory is short it shows at once, and the time left is not underestimated
         for group in reversed(plan([len(row) for row in unique], batch_tokens)):
-            chunk = pad(unique, group, pad_id(self.tokenizer))
+            chunk = pad(unique, group)
             vectors = self._embed(chunk, views)
             counts = [starts[row + 1] - starts[row] for row in group]
             rows = np.concatenate([order[starts[row] : starts[row + 1]] for row in group])
@@ -225,9 +227,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
-def _check_length(config: ModelConfig, decoder: dict[str, object]) -> None:
+def _check_length(config: ModelConfig, decoder: HubConfig) -> None:
     """Learned positions end; past them GPT-2 and OPT fail inside a kernel."""
-    limit = decoder.get("max_position_embeddings")
+    name = decoder.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # n_positions in GPT-2
+    limit = decoder.to_dict().get(name)
     if isinstance(limit, int) and config.max_length > limit:
         raise UserError(
             f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less"

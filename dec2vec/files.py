@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 from dec2vec.errors import UserError
@@ -14,6 +15,7 @@ from dec2vec.errors import UserError
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _HASH_CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -35,6 +37,19 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     """`atomic_write_bytes` in UTF-8."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing here: `.NAME.PID.tmp` and `.old`, files and folders."""
+    for path in folder.glob(".*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or _is_alive(int(found.group(1))):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def fsync_file(path: Path) -> None:
@@ -79,6 +94,16 @@ def why_not_written(error: Exception) -> str:
         return "a file is in the way of a folder; move it or choose another --output_dir"
     reason = os.strerror(number) if number is not None else str(error)
     return f"{reason}; choose another --output_dir"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _os_error_number(message: str) -> int | None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dec2vec.config import load_arguments
-from dec2vec.errors import UserError
+from dec2vec.exit_codes import run as run_command
 from eval.config import EvalConfig
 
 
@@ -27,16 +27,5 @@ def main(argv: Sequence[str]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _cli() -> int:
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_cli())
+    sys.exit(run_command(main, sys.argv[1:]))

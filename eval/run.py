@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
+from dec2vec.prompts import get_prompt
 from eval import overlap, training_text
 from eval.choose import Choice, Material, choose, fixed
 from eval.config import EvalConfig
@@ -55,6 +56,8 @@ def evaluate(
     `training_texts` by name stand in for the files of `config.fit`.
     """
     started = time.monotonic()
+    for prompt in config.systems.prompts:
+        get_prompt(prompt, config.model.task)
     dev, tests = load_tasks(config)
     sources = training_texts or {path: training_text.read_training_texts(path) for path in config.fit}
     fit = _fit_text(config, sources, [dev, *tests])
@@ -150,8 +153,8 @@ def _judge_tuned(setting: Setting, name: str, encoder: TextEncoder) -> list[Judg
 def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[System]) -> list[Judged]:
     """Every prompt with every pooling, and each tuned encoder's own reading without the adapter."""
     config = setting.config.systems
-    views = _usable(encoder, candidate_views(config, encoder.layer_count))
-    prompts = list(dict.fromkeys((*config.prompts, *(system.prompt for system in references))))
+    prompts = _usable_prompts(encoder, (*config.prompts, *(system.prompt for system in references)))
+    views = _usable(encoder, candidate_views(config, encoder.layer_count), prompts[0])
     judged: list[Judged] = []
     for prompt in tqdm(prompts, desc="untuned prompts", delay=3.0, disable=not setting.material.progress, leave=False):
         choices = choose(encoder, prompt, views, setting.material)
@@ -163,13 +166,27 @@ def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[
     return judged
 
 
-def _usable(encoder: TextEncoder, views: Sequence[View]) -> list[View]:
+def _usable_prompts(encoder: TextEncoder, prompts: Sequence[str]) -> list[str]:
+    """Without those that leave no room for a text, or that end in an EOS which the tokenizer lacks."""
+    usable: list[str] = []
+    for prompt in dict.fromkeys(prompts):
+        try:
+            encoder.encode(["a"], prompt=prompt, progress=False)
+            usable.append(prompt)
+        except UserError as error:
+            logger.warning("%s is left out: %s", prompt, error)
+    if not usable:
+        raise UserError("systems.prompts: none of them can be used with this model; name others, such as prompteol")
+    return usable
+
+
+def _usable(encoder: TextEncoder, views: Sequence[View], prompt: str) -> list[View]:
     """Without those the model can't give: first_last where layers differ in width (OPT-350M)."""
     usable: list[View] = []
     for view in views:
         try:
             if view.pooling == "first_last":
-                encoder.encode_views(["a"], [view], progress=False)
+                encoder.encode_views(["a"], [view], prompt=prompt, progress=False)
             usable.append(view)
         except UserError as error:
             logger.warning("%s is left out: %s", view, error)

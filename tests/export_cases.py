@@ -15,6 +15,8 @@ from dec2vec.model_config import ModelConfig
 from dec2vec.whitening import Moments, fit_whitening
 from tests.helpers import tiny_model_folder
 
+PEFT_WARNING = "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+"""peft 0.21 asks transformers 5.23 by the old name."""
 MAX_LENGTH = 160
 TEXTS = [
     "A man is playing a guitar.",

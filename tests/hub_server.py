@@ -62,6 +62,8 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    """Head and body in one packet: else each answer waits for the reader's delayed acknowledgement."""
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -88,7 +90,6 @@ class _Handler(BaseHTTPRequestHandler):
             handle(path.split("/"), body)
         except ConnectionAbortedError:
             self.close_connection = True
-            self.connection.close()
         except _Refused as refused:
             headers = {"X-Error-Message": refused.message}
             if refused.code:
@@ -159,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(name, write=False)
         self._json(
             [
-                {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
+                {"type": "file", "path": path, "size": len(data), "oid": oid(data)}
                 for path, data in sorted(repository.files.items())
             ]
         )
@@ -169,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = repository.files.get(path)
         if data is None:
             raise _Refused(404, "Entry not found", "EntryNotFound")
-        headers = {"ETag": f'"{git_oid(data)}"', "X-Repo-Commit": repository.sha, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{oid(data)}"', "X-Repo-Commit": repository.sha, "Accept-Ranges": "bytes"}
         self._send(HTTPStatus.OK, data, headers)
 
     def _post(self, parts: list[str], body: bytes) -> None:
@@ -209,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "regular" if file["size"] <= INLINE_BYTES else "lfs",
                 "shouldIgnore": False,
-                "oid": git_oid(repository.files[file["path"]]) if file["path"] in repository.files else None,
+                "oid": oid(repository.files[file["path"]]) if file["path"] in repository.files else None,
             }
             for file in files
         ]
@@ -254,8 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{repository.sha}", "commitOid": repository.sha})
 
 
-def git_oid(data: bytes) -> str:
-    """git's name of a blob."""
+def oid(data: bytes) -> str:
+    """How the Hub names contents: LFS files by sha256, the others as git names a blob."""
+    if len(data) > INLINE_BYTES:
+        return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def run_ranks(world: int, function: Callable[..., T], *arguments: object, limit: float = 120.0) -> list[T]:
+def run_ranks(world: int, function: Callable[..., T], *arguments: object, limit: float = 240.0) -> list[T]:
     """`function(*arguments)` in `world` processes of one gloo group; what each rank returned, in rank order.
 
     The first rank to fail ends them all, with its traceback; so does the time limit. Nothing that happens in the
@@ -34,13 +34,13 @@ def run_ranks(world: int, function: Callable[..., T], *arguments: object, limit:
         return _collect(_start(world, Path(folder) / "store", function, arguments), limit)
 
 
-def run_alone(function: Callable[..., T], *arguments: object, limit: float = 120.0) -> T:
+def run_alone(function: Callable[..., T], *arguments: object, limit: float = 240.0) -> T:
     """The same in one process without a group."""
     (result,) = _collect(_start(1, None, function, arguments), limit)
     return result
 
 
-def exit_code_alone(function: Callable[..., object], *arguments: object, limit: float = 120.0) -> int:
+def exit_code_alone(function: Callable[..., object], *arguments: object, limit: float = 240.0) -> int:
     """For functions that may kill their process: 0, or minus the signal; an exception is raised here."""
     ((process, end),) = _start(1, None, function, arguments)
     process.join(limit)

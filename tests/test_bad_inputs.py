@@ -6,9 +6,13 @@ mistake could destroy.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +29,7 @@ from transformers import (
     ViTConfig,
 )
 
+import train.checkpoint
 from dec2vec.cli import main
 from tests.helpers import (
     graded_pairs,
@@ -151,6 +156,7 @@ TINY: dict[str, Any] = {
 }
 MODELS: dict[str, Callable[[Path], object]] = {
     "llama": tiny_model_folder,
+    "gpt2": lambda folder: tiny_model_folder(folder, "gpt2"),
     "empty": Path.mkdir,
     "no_tokenizer": without_tokenizer,
     "no_eos": with_special_tokens(pad_token="<pad>"),
@@ -324,7 +330,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "scores all equal": (lambda p: p.graded(GRADED * 3), ("graded: every score is 2", "nothing to rank")),
     "bad test file, found before training": (
-        lambda p: p.train("--eval.tests", p.file("later.jsonl", "{}\n")),
+        lambda p: p.train("--eval.tests", p.file("later.jsonl", "{}\n"), "--eval.after_training"),
         ("later.jsonl: no column 'sentence1'",),
     ),
     "dev that is also a test, found before training": (
@@ -368,15 +374,23 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train("--model.max_length", "512"),
         ("model.max_length 512", "256 positions", "set it to 256 or less"),
     ),
+    "more tokens than learned positions": (
+        lambda p: p.model("gpt2", "--model.max_length", "512"),
+        ("model.max_length 512", "256 positions"),
+    ),
     "unknown LoRA target": (
         lambda p: p.train("--lora.targets", "q_prj"),
-        ("lora.targets 'q_prj'", "q_proj"),
+        ("lora.targets 'q_prj'", "did you mean q_proj?"),
+    ),
+    "LoRA target unknown beside a known one": (
+        lambda p: p.train("--lora.targets", "q_proj", "xyzzy"),
+        ("lora.targets 'xyzzy'", "all-linear", "down_proj"),
     ),
     "LoRA targets that are no pattern": (lambda p: p.train("--lora.targets", "("), ("lora.targets '('",)),
     "no LoRA targets": (lambda p: p.train("--lora.targets", ""), ("lora.targets",)),
     "odd rank for orthogonal": (
         lambda p: p.train("--lora.init", "orthogonal", "--lora.rank", "3"),
-        ("lora.init", "even"),
+        ("lora: ", "rank to be even, got 3"),
     ),
     # models
     "no model named": (
@@ -400,9 +414,12 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "encoder-only model": (lambda p: p.model("bert"), ("bert", "not causal", "use a decoder-only model")),
     "encoder-decoder model": (lambda p: p.model("t5"), ("t5 is no decoder-only language model",)),
     "vision model": (lambda p: p.model("vit"), ("vit is no decoder-only language model",)),
-    "no EOS to pool": (lambda p: p.model("no_eos"), ("no_eos", "no EOS token", "set tokenizer.eos_token")),
+    "no EOS to pool": (
+        lambda p: p.model("no_eos"),
+        ("no_eos", "no EOS token", "set eos_token in its tokenizer_config.json"),
+    ),
     "weights as pickle": (lambda p: p.model("pickle"), ("pytorch_model.bin", "pickle", "safetensors")),
-    "weights cut short": (lambda p: p.model("cut_short"), ("cut_short", "can't be loaded")),
+    "weights cut short": (lambda p: p.model("cut_short"), ("cut_short: can't be loaded", "copy its files again")),
     "tuned model as base": (
         lambda p: p.train("--model.name_or_path", str(p.run)),
         ("model.name_or_path", "adapter", "--merge"),
@@ -468,9 +485,12 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         pickled_adapter,
         ("no adapter_model.safetensors", "pickled adapters are not read"),
     ),
-    "encode with a torn adapter": (torn_adapter, ("run/adapter", "export the run again")),
+    "encode with a torn adapter": (torn_adapter, ("run/adapter/adapter_model.safetensors: damaged", "export it again")),
     "encode with a spoilt marker": (spoilt_marker, ("adapter/dec2vec.json: damaged", "export the run again")),
-    "encode when the base has moved": (base_gone, ("moved", "no such folder")),
+    "encode when the base has moved": (
+        base_gone,
+        ("adapter/dec2vec.json: the base model", "moved is gone", "correct name_or_path there"),
+    ),
     "evaluate without dev": (lambda p: p.eval("--dev", ""), ("dev: name the similarity file", "--dev FILE")),
     "evaluate without tests": (lambda p: p.eval("--tests"), ("tests: name at least one", "--tests FILE")),
     "evaluate on dev": (dev_is_test, ("copy.jsonl holds the pairs of", "dev.jsonl", "leakage")),
@@ -539,6 +559,7 @@ def test_bad_input(name: str, place: Place, capsys: pytest.CaptureFixture[str]) 
     build, words = CASES[name]
     argv = build(place)
     before = place.snapshot()
+    capsys.readouterr()
     assert main(argv) == 2
     line = capsys.readouterr().err
     assert line.startswith("dec2vec: error: ") and line.count("\n") == 1 and line.endswith("\n"), line
@@ -550,3 +571,68 @@ def assert_intact(before: dict[Path, bytes], after: dict[Path, bytes]) -> None:
     """What was there is there, byte for byte, and no half-written file lies about."""
     assert [str(path) for path, content in before.items() if after.get(path) != content] == []
     assert [str(path) for path in after if "tmp" in path.name] == []
+
+
+def test_torn_checkpoint_is_passed_over(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Not an error: the run goes on from the checkpoint before it, to the same adapter."""
+    adapter = place.run / "adapter" / "adapter_model.safetensors"
+    expected = adapter.read_bytes()
+    adapter.unlink()
+    halve(place.checkpoint() / "adapter.safetensors")
+    with caplog.at_level(logging.WARNING):
+        assert main(place.resume()) == 0
+    assert "step-000004 is damaged (adapter.safetensors has" in caplog.text
+    assert adapter.read_bytes() == expected
+
+
+def test_tokenizer_without_pad_is_good_enough(place: Place) -> None:
+    assert main(place.model("no_pad", "--optim.steps", "1")) == 0
+
+
+def test_one_target_by_name_alone(place: Place) -> None:
+    assert main(place.train("--optim.steps", "1", "--lora.targets", "q_proj")) == 0
+    written = json.loads((place.run / "adapter" / "adapter_config.json").read_text())
+    assert written["target_modules"] == ["q_proj"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_full_during_a_checkpoint(
+    number: int, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run ends in one line; its earlier checkpoint is whole, and with space again it goes on to the same end."""
+    expected = place.checkpoint().joinpath("adapter.safetensors").read_bytes()
+    shutil.rmtree(place.checkpoint())
+    before = place.snapshot()
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(number, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.checkpoint, "save_file", full)
+        assert main(place.resume()) == 2
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("dec2vec: error: cannot write checkpoint") and "the disk is full; free some space" in last
+    assert not any("Traceback" in line for line in progress)
+    logs = (place.run / "metrics.jsonl", place.run / "config.yaml")
+    assert_intact({path: data for path, data in before.items() if path not in logs}, place.snapshot())
+    assert main(place.resume()) == 0
+    assert place.checkpoint().joinpath("adapter.safetensors").read_bytes() == expected
+
+
+REAL = ("encoder-only model", "weights cut short", "unknown LoRA target", "checkpoint of another configuration")
+
+
+def test_nothing_else_is_said_outside_of_pytest(place: Place) -> None:
+    """In a process of its own, where the libraries' loggers and warnings reach stderr: a line for each, no more."""
+    spoilt = [CASES[name][0](place) for name in REAL]
+    code = (
+        "import json, sys; from dec2vec.cli import main; sys.exit([main(a) for a in json.loads(sys.argv[1])] != [2]*4)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(spoilt)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if not line.startswith("dec2vec: error: ")] == []
+    assert len(lines) == len(REAL)

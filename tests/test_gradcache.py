@@ -38,7 +38,7 @@ def plain(encoder: Encoder, rows: np.ndarray) -> tuple[float, dict[str, torch.Te
     logits = F.normalize(anchors, dim=1) @ F.normalize(documents, dim=1).T / LOSS.temperature
     loss = F.cross_entropy(logits, torch.arange(len(rows)))
     loss.backward()
-    return float(loss), gradients(encoder.embedder)
+    return float(loss.detach()), gradients(encoder.embedder)
 
 
 def cached(

@@ -118,3 +118,17 @@ def test_file_system_without_locks_warns(
     monkeypatch.setattr(train.run_folder.fcntl, "flock", unsupported)
     RunFolder.claim(tmp_path).release()
     assert "can't be locked" in caplog.text
+
+
+def test_claim_removes_what_a_killed_run_was_writing(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".adapter.{dead.pid}.tmp").mkdir()
+    (tmp_path / f".adapter.{dead.pid}.tmp" / "adapter_config.json").write_text("{}")
+    (tmp_path / f".model.{dead.pid}.old").mkdir()
+    (tmp_path / f".config.yaml.{dead.pid}.tmp").write_text("seed")
+    kept = [".hidden", f".model.{os.getppid()}.tmp", "config.yaml", "notes.1.tmp"]
+    for name in kept:
+        (tmp_path / name).write_text("")
+    with RunFolder.claim(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", *kept])

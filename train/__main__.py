@@ -17,6 +17,7 @@ from train.config import TrainConfig
 
 if TYPE_CHECKING:
     from eval.config import EvalConfig
+    from eval.tasks.sts import StsTask
     from train.loop import Run
 
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.memory import keep_freed_memory
-    from eval.tasks.sts import dev_score, load_task
+    from eval.tasks.sts import dev_score
     from train import session
     from train.data import load_pairs
     from train.loop import fit
@@ -35,14 +36,14 @@ def main(argv: Sequence[str]) -> None:
     config = session.resolve(config)
     table = load_pairs(config.data)
     session.total_steps(config, len(table))
-    dev = None if config.eval.dev is None else load_task(config.eval.dev)
-    for path in config.eval.tests:
-        load_task(path)
+    dev = _load_tasks(config)
     accelerator = session.make_accelerator(config)
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = session.build(config, table, accelerator, folder, score)
         with make_progress(run.learner.total_steps, run.state.step, run.is_main) as progress, run.metrics:
+            if run.world > 1:
+                progress.note(f"{run.world} processes")  # a launcher may silently have started one only
             fit(run, progress)
         if run.is_main:
             session.take_best(run)
@@ -50,6 +51,23 @@ def main(argv: Sequence[str]) -> None:
             run.tracker.finish()
         # no barrier: the others may leave while the main process evaluates for longer than a collective may take
         accelerator.end_training()
+
+
+def _load_tasks(config: TrainConfig) -> StsTask | None:
+    """The dev task. What the evaluation after training would refuse is refused before it."""
+    from eval.run import load_tasks
+    from eval.tasks.sts import load_task
+
+    if config.eval.dev is None and config.export.whiten:
+        raise UserError("export.whiten: its k is chosen on dev; name a similarity file with --eval.dev")
+    if config.eval.after_training and config.eval.tests:
+        if config.eval.dev is None:
+            raise UserError(
+                "eval.tests: layers are chosen on dev; name a similarity file with --eval.dev, "
+                "or use --eval.after_training false"
+            )
+        return load_tasks(_eval_config(config))[0]
+    return None if config.eval.dev is None else load_task(config.eval.dev)
 
 
 def _finish(run: Run) -> None:
@@ -112,8 +130,7 @@ def _whiten(run: Run) -> None:
     from eval.training_text import sample_fit_text
 
     config = run.config
-    if config.eval.dev is None:
-        raise UserError("export.whiten: its k is chosen on dev; name a similarity file with --eval.dev")
+    assert config.eval.dev is not None
     dev = load_task(config.eval.dev)
     texts = list(dict.fromkeys((*run.table.anchors, *run.table.positives)))
     fit = sample_fit_text({"data": texts}, [dev], config.eval.fit_sentences, config.seed)

@@ -64,7 +64,8 @@ def transformers_snippet(reading: Reading) -> str:
     whiten = "    vectors = vectors @ dense['linear.weight'].T + dense['linear.bias']\n" if reading.whitened else ""
     return (
         f"{_imports(reading)}\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({reading.where!r})\n{_weights(reading)}{_dense(reading)}{_TEXTS}\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({reading.where!r})\n"
+        f"{_weights(reading)}{_dense(reading)}{_TEXTS}\n\n"
         "def embed(prefix, texts):\n"
         "    batch = tokenizer([prefix + text for text in texts], padding=True, truncation=True, return_tensors='pt')\n"
         "    mask = batch['attention_mask'].float()\n"

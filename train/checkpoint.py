@@ -125,6 +125,7 @@ def prune(root: Path, keep: int, protect: Path | None) -> None:
     for _, path in _listed(root)[: -keep if keep > 0 else None]:
         if protect is None or path.name != protect.name:
             _remove(path)
+    _remove_temporaries(root)
 
 
 def discard_checkpoints(root: Path) -> None:

@@ -180,7 +180,7 @@ class TrainConfig:
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     eval: EvalSection = Field(default_factory=EvalSection)
     export: ExportConfig = Field(default_factory=ExportConfig)
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Decides data order, adapter init and dropout."""
     output_dir: str = "runs/default"
     """Run folder."""

@@ -105,8 +105,8 @@ def _answer(error: HfHubHTTPError, repo_id: str) -> str:
         return "push: the Hub refuses the token (401); run `hf auth login` again, or set HF_TOKEN to a valid one"
     if status in (403, 404, 409):
         return (
-            f"{repo_id}: no permission to write there ({status}); the name may belong to someone else, or the token lacks "
-            "write permission: choose another --push name or another token"
+            f"{repo_id}: no permission to write there ({status}); the name may belong to someone else, or the token "
+            "lacks write permission: choose another --push name or another token"
         )
     said = " ".join((error.server_message or "no reason given").split())[:200]
     if status == 429 or status >= 500:

@@ -98,6 +98,7 @@ def fit(run: Run, progress: Progress) -> TrainState:
             if stop:
                 progress.note(f"stopped at step {state.step}; the same command goes on from there")
                 raise KeyboardInterrupt
+    _drop_old(run)
     return state
 
 
@@ -114,6 +115,13 @@ def save(run: Run) -> None:
         asdict(run.state),
         run.config_hash,
     )
+    _drop_old(run)
+
+
+def _drop_old(run: Run) -> None:
+    """Keep the newest checkpoints and the best; at the end too, should a kill have come between saving and this."""
+    if not run.is_main:
+        return
     best = run.state.best_step
     protect = None if best is None else run.folder.checkpoints / f"step-{best:06d}"
     prune(run.folder.checkpoints, run.config.checkpoint.keep, protect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
     backbone: Any = embedder.backbone
     if config.gradient_checkpointing:
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        with quiet_peft():
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if config.method == "full":
         backbone.requires_grad_(True)
         _freeze_above(embedder)
@@ -31,7 +33,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         with quiet_peft():
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
     except (ValueError, TypeError) as error:
-        raise UserError(f"lora.targets {config.targets!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"lora: {str(error).splitlines()[0]}") from error
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -54,18 +56,40 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
     top = resolve_layer(embedder.view.layer, embedder.layer_count)
     if top == 0:
         raise UserError("model.layer 0: the input embeddings have nothing for LoRA to tune; choose a layer above 0")
-    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     return PeftLora(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=targets,
+        target_modules=_targets(config.targets, embedder.backbone),
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if config.init == "default" else config.init,
         exclude_modules=None if top == embedder.layer_count else _layers_from(top, embedder.layer_count),
         task_type="FEATURE_EXTRACTION",
     )
+
+
+def _targets(wanted: str | tuple[str, ...], backbone: nn.Module) -> str | list[str]:
+    """Module names, each of which the decoder has: PEFT trains without a word whatever part of a list it finds.
+
+    A name alone (`--lora.targets q_proj`) is a list of one, where PEFT would read a pattern of whole paths.
+    """
+    if wanted == "all-linear":
+        return wanted
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    paths = [path for path, _ in backbone.named_modules() if path]
+    for name in names or [""]:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            raise UserError(f"lora.targets {name!r}: the decoder has no such module; {_known(name, backbone)}")
+    return names
+
+
+def _known(name: str, backbone: nn.Module) -> str:
+    """What may be meant: the modules that have a matrix."""
+    matrices = (path.split(".") for path, value in backbone.named_parameters() if value.ndim == 2)
+    known = sorted({parts[-2] for parts in matrices if parts[-1] == "weight" and len(parts) > 1})
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(known)}"
 
 
 def _layers_from(top: int, layer_count: int) -> str:

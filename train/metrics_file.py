@@ -47,12 +47,19 @@ class MetricsFile:
         self.close()
         lines = self._path.read_bytes().splitlines(keepends=True)
         kept = b"".join(line for line in lines if _is_kept(line, step))
-        atomic_write_bytes(self._path, kept)
+        try:
+            atomic_write_bytes(self._path, kept)
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {why_not_written(error)}") from error
 
     def sync(self) -> None:
         """Wait until the lines are on the disk."""
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {why_not_written(error)}") from error
 
     def close(self) -> None:
         if self._file is not None:

@@ -184,7 +184,7 @@ def _loading(card: Card) -> str:
     )
     needs_base = "" if card.merged else f" The base `{card.base}` is read too and must be reachable."
     return (
-        "## Loading\n\nThree ways to the same vectors. The tokenizer of this folder appends the prompt's end by itself; "
+        "## Loading\n\nThree ways to the same vectors. The tokenizer here appends the prompt's end by itself; "
         f"what stands before a text is in the prompts `query` and `document`.{needs_base}\n\n"
         f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(reading)}```\n\n"
         f"dec2vec:\n\n```python\n{dec2vec_snippet(reading)}```\n\n"
@@ -228,7 +228,7 @@ def _limits(card: Card) -> str:
         limits.append("Queries and documents carry different prompts where the prompts `query` and `document` differ.")
     if model.dtype != "float32" or model.autocast != "off":
         limits.append(
-            "dec2vec may compute matrix products in bfloat16 (`autocast`): its vectors then differ in the third decimal."
+            "dec2vec may compute matrix products in bfloat16 (`autocast`); vectors then differ in the third decimal."
         )
     if model.revision and not card.merged:
         limits.append(

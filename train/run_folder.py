@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.files import atomic_write_text, remove_leftovers, why_not_written
 from train.checkpoint import discard_checkpoints
 from train.tracking import METRICS, WANDB_ID
 
@@ -40,6 +40,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot use output_dir {folder}: {why_not_written(error)}") from error
         _take(lock, folder)
+        remove_leftovers(folder)
         return cls(folder, lock)
 
     @property

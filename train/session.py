@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from peft import PeftModel
 
 from dec2vec.backbone import resolve_device, use_autocast
 from dec2vec.config import config_hash, dump
@@ -16,7 +17,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.prompts import get_prompt
-from train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
 from train.data import PairTable
 from train.loop import DevScore, Run, restore
@@ -74,11 +75,15 @@ def build(
     folder: RunFolder,
     dev_score: DevScore | None,
 ) -> Run:
-    """Load, adapt and wrap the model, and go on from the newest checkpoint if there is one."""
+    """Load, adapt and wrap the model, and go on from the newest checkpoint if there is one.
+
+    Whatever may be refused comes before the tracker, with which the run takes over the folder.
+    """
     hashed = _run_hash(config, table)
-    checkpoint = _checkpoint(config, folder, hashed, accelerator)
+    resumes = config.checkpoint.resume == "auto"
+    checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     torch.manual_seed(config.seed)
-    encoder = Encoder.load(config.model)
+    encoder = _load(config.model)
     make_trainable(encoder.embedder, config.lora)
     encoder.embedder.train()
     model = accelerator.prepare_model(encoder.embedder)
@@ -102,18 +107,24 @@ def build(
     return run
 
 
-def _checkpoint(config: TrainConfig, folder: RunFolder, hashed: str, accelerator: Accelerator) -> Checkpoint | None:
-    """The checkpoint to go on from; the main process clears the folder when none is wanted."""
-    if config.checkpoint.resume == "auto":
-        return latest_checkpoint(folder.checkpoints, hashed)
-    if accelerator.is_main_process:
-        folder.start_anew()
-    return None
+def _load(config: ModelConfig) -> Encoder:
+    """An encoder to train, found to take texts in its prompt (EOS, room) before the first step needs it."""
+    encoder = Encoder.load(config)
+    if isinstance(encoder.embedder.backbone, PeftModel):
+        raise UserError(
+            f"model.name_or_path {config.name_or_path}: has an adapter already; to train on, make a whole model of it "
+            "with dec2vec export RUN --to DIR --merge, and name DIR"
+        )
+    encoder.whitening = None  # it fits the vectors before training
+    encoder.tokenize(["a"])
+    return encoder
 
 
 def _tracker(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, step: int) -> Tracker:
     """Metrics beyond `step` were logged by a run that died before its next checkpoint: they come again."""
     if accelerator.is_main_process:
+        if config.checkpoint.resume == "never":
+            folder.start_anew()
         folder.write_config(dump(config))
         MetricsFile(folder.metrics).truncate_after(step)
     return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)

@@ -74,7 +74,7 @@ def train_step(
     if learner.temperature.log_value.requires_grad:
         learner.temperature.log_value.grad = objective.log_temperature_gradient.clone()
 
-    temperature = float(learner.temperature())
+    temperature = float(learner.temperature().detach())
     value, grad_norm = float(objective.loss), float(norm)  # host sync
     finite = math.isfinite(value) and math.isfinite(grad_norm)
     if finite:

@@ -1,0 +1,338 @@
+"""Invariant 4: W ranks give the loss, the gradients and the adapter of one process on the concatenated batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.processes import run_alone, run_ranks
+from tests.tiny_run import STEPS, metrics_of, steps_of, train, write_run
+from tests.training_setup import tiny_encoder, tiny_table
+from train.batch import prepare, text_keys
+from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
+from train.distributed import gather_rows, sum_over_ranks
+from train.lora import trainable_parameters
+from train.objective import NO_ANCHOR, Objective, PairRows, Temperature, contrast
+from train.sampler import batch_indices, shard, steps_per_epoch
+from train.session import make_accelerator
+from train.step import Learner, make_optimizer, train_step
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def gathered(counts: tuple[int, ...]) -> tuple[Tensor, Tensor, slice]:
+    rank = dist.get_rank()
+    local = 100.0 * rank + torch.arange(2.0 * counts[rank], dtype=torch.float64).reshape(-1, 2)
+    rows, mine = gather_rows(local)
+    keys, _ = gather_rows(local[:, 0].long())
+    assert torch.equal(keys, rows[:, 0].long())
+    return local, rows, mine
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (0, 2), (2, 0, 5), (0, 0)])
+def test_gather_rows_of_ragged_and_empty_shares(counts: tuple[int, ...]) -> None:
+    results = run_ranks(len(counts), gathered, counts)
+    whole = torch.cat([local for local, _, _ in results])
+    assert len(whole) == sum(counts)
+    for local, rows, mine in results:
+        assert torch.equal(rows, whole)
+        assert torch.equal(rows[mine], local)
+
+
+def test_collectives_are_the_identity_in_one_process() -> None:
+    rows = torch.randn(3, 2)
+    found, mine = gather_rows(rows)
+    assert torch.equal(found, rows) and mine == slice(0, 3)
+    assert sum_over_ranks(torch.tensor(5)).item() == 5
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's texts. Every text has a vector of its own, and a last vector is read by nobody."""
+
+    anchors: tuple[str, ...] = ()
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> PairRows:
+        pairs, documents = len(self.anchors), self.positives + self.negatives
+        return PairRows(
+            anchors=torch.arange(pairs),
+            documents=pairs + torch.arange(len(documents)),
+            anchor_keys=text_keys(self.anchors),
+            document_keys=text_keys(documents),
+            document_anchors=torch.cat(
+                [text_keys(self.anchors), torch.full((len(self.negatives),), NO_ANCHOR, dtype=torch.long)]
+            ),
+        )
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        return len(self.anchors), len(self.positives), len(self.negatives)
+
+    def vectors(self, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(sum(self.parts) + 1, 6, generator=generator, dtype=torch.float64)
+
+
+FULL = Share(("a", "b", "c"), ("A", "B", "C"), ("x", "y"))
+BARE = Share(("d", "a"), ("D", "B"))
+"""No hard negative; an anchor and a positive that another rank has too."""
+LONE = Share(("e",), ("E",), ("y", "z", "w"))
+EMPTY = Share()
+SHARES = {
+    "uneven": (FULL, BARE),
+    "one empty": (EMPTY, FULL),
+    "three": (FULL, BARE, LONE),
+    "three, one empty": (LONE, EMPTY, BARE),
+}
+
+
+def whole(shares: tuple[Share, ...]) -> Share:
+    return Share(
+        *(sum((getattr(share, side) for share in shares), ()) for side in ("anchors", "positives", "negatives"))
+    )
+
+
+def joined(per_rank: list[Tensor], shares: tuple[Share, ...]) -> Tensor:
+    """Rows of the ranks in the order of the concatenated batch: all anchors, all positives, all negatives."""
+    split = [rows[:-1].split(share.parts) for rows, share in zip(per_rank, shares, strict=True)]
+    return torch.cat([parts[side] for side in range(3) for parts in split])
+
+
+def objective_of(share: Share, vectors: Tensor, config: LossConfig) -> Objective:
+    temperature = Temperature(config.temperature, learned=True).double()
+    return contrast(vectors, share.rows, config, temperature)
+
+
+def objective_of_rank(shares: tuple[Share, ...], config: LossConfig) -> Objective:
+    rank = dist.get_rank()
+    return objective_of(shares[rank], shares[rank].vectors(rank), config)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+def test_contrast_equals_one_process(shares: tuple[Share, ...], symmetric: bool) -> None:
+    config = LossConfig(temperature=0.2, symmetric=symmetric)
+    found = run_ranks(len(shares), objective_of_rank, shares, config)
+    vectors = joined([share.vectors(rank) for rank, share in enumerate(shares)], shares)
+    expected = objective_of(whole(shares), vectors, config)
+    gradient = joined([result.embedding_gradient for result in found], shares)
+    torch.testing.assert_close(gradient, expected.embedding_gradient, rtol=1e-10, atol=1e-14)
+    assert gradient.abs().max() > 1e-3
+    for result in found:
+        torch.testing.assert_close(result.loss, expected.loss, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            result.log_temperature_gradient, expected.log_temperature_gradient, rtol=1e-10, atol=1e-14
+        )
+        assert not result.embedding_gradient[-1].any()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+def test_without_gathering_each_rank_has_its_own_negatives(shares: tuple[Share, ...], symmetric: bool) -> None:
+    """The loss is then the mean over all queries of every rank's own InfoNCE, and not the gathered one."""
+    config = LossConfig(temperature=0.2, symmetric=symmetric, gather=False)
+    found = run_ranks(len(shares), objective_of_rank, shares, config)
+    pairs = [len(share.anchors) for share in shares]
+    own = [
+        objective_of(share, share.vectors(rank), config) if pairs[rank] else None for rank, share in enumerate(shares)
+    ]
+    weights = [count / sum(pairs) for count in pairs]
+    expected = sum(weight * result.loss for weight, result in zip(weights, own, strict=True) if result)
+    for result, alone, weight in zip(found, own, weights, strict=True):
+        torch.testing.assert_close(result.loss, expected, rtol=1e-12, atol=0)
+        if alone is not None:
+            torch.testing.assert_close(result.embedding_gradient, weight * alone.embedding_gradient)
+    gathered_loss = objective_of(
+        whole(shares),
+        joined([share.vectors(rank) for rank, share in enumerate(shares)], shares),
+        LossConfig(temperature=0.2, symmetric=symmetric),
+    ).loss
+    has_others = sum(count > 0 for count in pairs) > 1
+    assert (abs(float(found[0].loss - gathered_loss)) > 1e-3) == has_others
+
+
+PAIRS, BATCH = 16, 7
+LOSS = LossConfig(temperature=0.05, learn_temperature=True, symmetric=True)
+OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=1.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What three steps on one rank saw and left."""
+
+    losses: list[float]
+    norms: list[float]
+    gradients: list[dict[str, Tensor]]
+    before: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    reductions: list[int]
+    chunks: list[int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How the three steps are run; the last two are the negative controls."""
+
+    graph_tokens: int = 0
+    gather: bool = True
+    wrapped: bool = True
+    odd_rank: int | None = None
+
+
+def three_steps(folder: Path, case: Case) -> Outcome:
+    encoder = tiny_encoder(folder, lora=LoraConfig(rank=4, alpha=8.0), device="cpu")
+    encoder.embedder.train()
+    accelerator = make_accelerator(TrainConfig(model=encoder.config))
+    model = accelerator.prepare_model(encoder.embedder) if case.wrapped else encoder.embedder
+    reductions: list[int] = []
+    if isinstance(model, DistributedDataParallel):
+        # unannotated: DDP compares the annotations with the classes themselves
+        model.register_comm_hook(None, lambda group, bucket: _counted(reductions, bucket))
+    temperature = Temperature(LOSS.temperature, learned=True)
+    optimizer = make_optimizer(encoder.embedder, temperature, OPTIM)
+    parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
+    gradients: list[dict[str, Tensor]] = []
+    optimizer.register_step_pre_hook(
+        lambda *_: gradients.append({name: parameter.grad.clone() for name, parameter in parameters.items()})
+    )
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    learner = Learner(model, temperature, optimizer, total_steps=3)
+    table = tiny_table(PAIRS)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    loss = LossConfig(**{**vars(LOSS), "gather": case.gather})
+    results, chunks = [], []
+    for step in range(3):
+        rows = shard(batch_indices(PAIRS, BATCH, 0, step), rank, world)
+        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, 40)
+        chunks.append(len(batch.chunks))
+        results.append(train_step(learner, batch, step, loss, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+    assert all(result.applied for result in results)
+    return Outcome(
+        [result.loss for result in results],
+        [result.grad_norm for result in results],
+        gradients,
+        before,
+        {name: parameter.detach().clone() for name, parameter in parameters.items()},
+        reductions,
+        chunks,
+    )
+
+
+def _counted(reductions, bucket):  # type: ignore[no-untyped-def]
+    reductions.append(bucket.index())
+    return allreduce_hook(dist.group.WORLD, bucket)
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest relative difference of a tensor, in the Euclidean norm."""
+    return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
+
+
+def updates(outcome: Outcome) -> dict[str, Tensor]:
+    return {name: outcome.weights[name] - outcome.before[name] for name in outcome.weights}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoder")
+    tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(decoder: Path) -> Outcome:
+    assert steps_per_epoch(PAIRS, BATCH) == 3
+    assert len(batch_indices(PAIRS, BATCH, 0, 2)) == 2  # uneven, and an empty share on three ranks
+    outcome = run_alone(three_steps, decoder, Case())
+    assert outcome.reductions == []
+    return outcome
+
+
+@pytest.mark.parametrize("graph_tokens", [0, 100, 10_000])
+@pytest.mark.parametrize("world", [2, 3])
+def test_three_steps_equal_one_process(decoder: Path, alone: Outcome, world: int, graph_tokens: int) -> None:
+    ranks = run_ranks(world, three_steps, decoder, Case(graph_tokens))
+    for outcome in ranks:
+        assert outcome.losses == pytest.approx(alone.losses, rel=1e-5)
+        assert outcome.norms == pytest.approx(alone.norms, rel=1e-5)
+        for found, expected in zip(outcome.gradients, alone.gradients, strict=True):
+            assert distance(found, expected) < 1e-5
+        assert distance(outcome.weights, alone.weights) < 1e-5
+        assert distance(updates(outcome), updates(alone)) < 1e-3  # AdamW divides by the gradient's own size
+        assert all(torch.equal(outcome.weights[name], ranks[0].weights[name]) for name in alone.weights)
+        assert outcome.reductions == [0, 0, 0]  # one bucket, once a step
+    assert max(max(outcome.chunks) for outcome in ranks) > 3
+
+
+def test_other_data_on_one_rank_differs(decoder: Path, alone: Outcome) -> None:
+    ranks = run_ranks(2, three_steps, decoder, Case(odd_rank=1))
+    assert abs(ranks[0].losses[0] / alone.losses[0] - 1) > 1e-3
+    assert distance(ranks[0].gradients[0], alone.gradients[0]) > 1e-2
+    assert distance(updates(ranks[0]), updates(alone)) > 1e-2
+    assert all(torch.equal(ranks[0].weights[name], ranks[1].weights[name]) for name in alone.weights)
+
+
+def test_without_gathering_steps_differ(decoder: Path, alone: Outcome) -> None:
+    ranks = run_ranks(2, three_steps, decoder, Case(gather=False))
+    assert abs(ranks[0].losses[0] / alone.losses[0] - 1) > 1e-3
+    assert distance(updates(ranks[0]), updates(alone)) > 1e-2
+    assert all(torch.equal(ranks[0].weights[name], ranks[1].weights[name]) for name in alone.weights)
+
+
+def test_without_the_wrapper_ranks_drift_apart(decoder: Path, alone: Outcome) -> None:
+    ranks = run_ranks(2, three_steps, decoder, Case(wrapped=False))
+    assert not all(torch.equal(ranks[0].weights[name], ranks[1].weights[name]) for name in alone.weights)
+
+
+NO_DROPOUT = LoraConfig(rank=4, alpha=8.0)
+
+
+def adapter_of(output: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(output / "adapter" / "adapter_model.safetensors")
+
+
+def same_run(two: Path, one: Path) -> None:
+    assert steps_of(two) == list(range(1, STEPS + 1))
+    for found, expected in zip(metrics_of(two), metrics_of(one), strict=True):
+        found.pop("padding_ratio", None)  # each rank pads its own share
+        expected.pop("padding_ratio", None)
+        assert found.keys() == expected.keys()
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_whole_run_equals_one_process(world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command's arguments to the exported adapter; only the main process logs."""
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path, lora=NO_DROPOUT)
+    run_alone(train, config, tmp_path / "one")
+    run_ranks(world, train, config, tmp_path / "many")
+    same_run(tmp_path / "many", tmp_path / "one")
+    assert distance(adapter_of(tmp_path / "many"), adapter_of(tmp_path / "one")) < 1e-3
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path) -> None:
+    """The real launcher, through the script that shows the losses side by side."""
+    config = write_run(tmp_path, lora=NO_DROPOUT)
+    command = [sys.executable, str(REPOSITORY / "scripts" / "check_ranks.py"), str(config), "--steps", str(STEPS)]
+    options = ["--folder", "ranks", "--tolerance", "1e-5"]
+    result = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 processes" in result.stdout
+    same_run(tmp_path / "ranks" / "two", tmp_path / "ranks" / "one")

@@ -1,0 +1,76 @@
+"""A whole training run in a second or two, and what of it must not depend on kills, ranks or folders."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dec2vec import ModelConfig
+from dec2vec.config import dump
+from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
+from train.__main__ import main
+from train.config import (
+    BatchConfig,
+    CheckpointConfig,
+    EvalSection,
+    LoraConfig,
+    LossConfig,
+    OptimConfig,
+    SourceConfig,
+    TrainConfig,
+)
+from train.metrics_file import read_metrics
+
+STEPS = 10
+STEPS_PER_EPOCH = 3
+TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib")
+
+
+def write_run(folder: Path, **sections: Any) -> Path:
+    """Model, data and a configuration with paths relative to `folder`: dropout, 3 steps an epoch, dev file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_model_folder(folder / "decoder")
+    write_jsonl(folder / "pairs.jsonl", word_pairs(22))
+    write_jsonl(folder / "dev.jsonl", graded_pairs(16))
+    config = TrainConfig(
+        model=ModelConfig(name_or_path="decoder", max_length=64, device="cpu", autocast="off"),
+        lora=LoraConfig(rank=4, alpha=8.0, dropout=0.1),
+        data=(SourceConfig(path="pairs.jsonl"),),
+        loss=LossConfig(learn_temperature=True),
+        optim=OptimConfig(steps=STEPS, lr=1e-2),
+        batch=BatchConfig(size=8, chunk_tokens=64, graph_tokens=128),
+        checkpoint=CheckpointConfig(every=3, keep=2),
+        eval=EvalSection(dev="dev.jsonl", every=4, after_training=False),
+        output_dir="out",
+    )
+    path = folder / "run.yaml"
+    path.write_text(dump(replace(config, **sections)), encoding="utf-8")
+    return path
+
+
+def train(config: Path, output: Path, *overrides: str) -> None:
+    """`python -m train CONFIG --output_dir OUTPUT ...` in this process."""
+    main([str(config), "--output_dir", str(output), *overrides])
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def metrics_of(output: Path) -> list[dict[str, Any]]:
+    """Every line without what the clock decides."""
+    return [{key: line[key] for key in line if key not in TIMED} for line in read_metrics(output / "metrics.jsonl")]
+
+
+def steps_of(output: Path) -> list[int]:
+    """Steps of the training lines, in the order of the file."""
+    return [int(line["step"]) for line in metrics_of(output) if "loss" in line]
+
+
+def fingerprint(output: Path) -> dict[str, str]:
+    """Hashes of all weights, moments and states, and the names of all files: equal for equal runs."""
+    names = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    hashed = [name for name in names if name.endswith((".safetensors", "state.json"))]
+    return {"names": "\n".join(names), **{name: sha256(output / name) for name in hashed}}
