@@ -54,7 +54,12 @@ def find(config: ModelConfig) -> Artifact | None:
         raise UserError(f"{folder / MARKER}: damaged ({type(error).__name__}); export the run again") from error
     if marker.get("format") != FORMAT:
         raise UserError(f"{folder / MARKER}: format {marker.get('format')!r} is not {FORMAT}; update dec2vec")
-    return _artifact(folder, replace(saved, device=config.device))
+    return _artifact(folder, _as_asked(saved, config))
+
+
+def _as_asked(saved: ModelConfig, asked: ModelConfig) -> ModelConfig:
+    """The folder says how it is read; where it runs, and whether foreign code may, is the caller's to say."""
+    return replace(saved, device=asked.device, trust_remote_code=asked.trust_remote_code)
 
 
 def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
@@ -79,7 +84,8 @@ def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
         raise UserError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read, export the run again")
     try:
         with quiet_peft():
-            return PeftModel.from_pretrained(backbone, str(folder)).eval()
+            adapted: nn.Module = PeftModel.from_pretrained(backbone, str(folder)).eval()
+            return adapted
     except SafetensorError as error:
         raise UserError(
             f"{folder / 'adapter_model.safetensors'}: damaged ({error}); copy or export it again"

@@ -43,7 +43,7 @@ def use_autocast(setting: str, device: torch.device) -> bool:
     if setting != "auto":
         return setting == "on"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -57,7 +57,10 @@ def load_architecture(config: ModelConfig) -> HubConfig:
         )
     known = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if hub_config.is_encoder_decoder or not (known or config.trust_remote_code):
-        raise UserError(f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model")
+        raise UserError(
+            f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model; name a "
+            "decoder such as a Llama or Qwen"
+        )
     return hub_config
 
 
@@ -174,5 +177,9 @@ def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        problem = "can't be loaded" if Path(name).is_dir() else "no such folder here, and from the Hub"
-        raise UserError(f"{what} {name}: {problem} ({lines[0][:200]}); {fix}") from error
+        reason = lines[0][:200].rstrip(".:")
+        if Path(name).is_dir():
+            raise UserError(f"{what} {name}: can't be loaded ({reason}); {fix}") from error
+        raise UserError(
+            f"{what} {name}: no such folder here, and not from the Hub ({reason}); check the name"
+        ) from error

@@ -58,7 +58,7 @@ class Table:
             raise UserError(f"{self.where(index)}: {column} is null; fill it or remove the row")
         if not isinstance(value, str):
             kind = "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}"
-            raise UserError(f"{self.where(index)}: {column} is {kind} ({str(value)[:40]}), not text")
+            raise UserError(f"{self.where(index)}: {column} is {kind} ({str(value)[:40]}), not text; put it in quotes")
         if not (may_be_blank or value.strip()):
             raise UserError(f"{self.where(index)}: {column} is blank; fill it or remove the row")
         return value
@@ -137,7 +137,7 @@ def read_similarity(path: str | Path) -> SimilarityData:
 def _score(table: Table, index: int) -> float:
     value = table.rows[index]["score"]
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
-        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number")
+        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; mend it or empty it")
     return float(value)
 
 

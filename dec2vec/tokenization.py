@@ -106,8 +106,8 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The end-of-sequence id, which bare and instruct prompts are pooled at."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"tokenizer of {tokenizer.name_or_path}: no EOS token; set eos_token in its tokenizer_config.json, or use a prompt that ends "
-            "in its own token such as prompteol"
+            f"tokenizer of {tokenizer.name_or_path}: no EOS token; set eos_token in its tokenizer_config.json, or use "
+            "a prompt that ends in its own token such as prompteol"
         )
     return int(tokenizer.eos_token_id)
 

@@ -45,11 +45,11 @@ def tuned_encoder(
     torch.manual_seed(1)
     if not full:
         adapters = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **(lora or {})})
-        encoder.embedder.backbone = get_peft_model(encoder.embedder.backbone, adapters)  # type: ignore[arg-type]
+        encoder.embedder.backbone = get_peft_model(encoder.embedder.backbone, adapters)
     with torch.no_grad():
         for name, parameter in encoder.embedder.backbone.named_parameters():
             if "lora_B" in name or (full and parameter.dim() == 2):
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     encoder.embedder.eval()
     return encoder
 

@@ -291,7 +291,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "number for text": (
         lambda p: p.third_pair(b'{"anchor": 5, "positive": "x"}'),
-        ("spoilt.jsonl line 3: anchor is a number (5), not text",),
+        ("spoilt.jsonl line 3: anchor is a number (5), not text", "put it in quotes"),
     ),
     "row without a column": (
         lambda p: p.third_pair(b'{"anchor": "x"}'),
@@ -322,7 +322,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "score nan": (
         lambda p: p.graded(GRADED + GRADED.replace("2}", "NaN}")),
-        ("graded.jsonl line 2: score nan is not a finite number",),
+        ("graded.jsonl line 2: score nan is not a finite number", "mend it or empty it"),
     ),
     "no score": (
         lambda p: p.graded(GRADED.replace("score", "label")),
@@ -403,7 +403,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "no such Hub id": (
         lambda p: p.train("--model.name_or_path", "nobody/nothing"),
-        ("nobody/nothing", "no such folder"),
+        ("nobody/nothing: no such folder here, and not from the Hub", "check the name"),
     ),
     "model that is a file": (
         lambda p: p.train("--model.name_or_path", p.file("model.gguf", "GGUF")),
@@ -412,8 +412,8 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "empty model folder": (lambda p: p.model("empty"), ("empty: no config.json in the folder",)),
     "model without tokenizer": (lambda p: p.model("no_tokenizer"), ("no_tokenizer", "tokenizer.json")),
     "encoder-only model": (lambda p: p.model("bert"), ("bert", "not causal", "use a decoder-only model")),
-    "encoder-decoder model": (lambda p: p.model("t5"), ("t5 is no decoder-only language model",)),
-    "vision model": (lambda p: p.model("vit"), ("vit is no decoder-only language model",)),
+    "encoder-decoder model": (lambda p: p.model("t5"), ("t5 is no decoder-only language model", "name a decoder")),
+    "vision model": (lambda p: p.model("vit"), ("vit is no decoder-only language model", "name a decoder")),
     "no EOS to pool": (
         lambda p: p.model("no_eos"),
         ("no_eos", "no EOS token", "set eos_token in its tokenizer_config.json"),
@@ -593,6 +593,32 @@ def test_one_target_by_name_alone(place: Place) -> None:
     assert main(place.train("--optim.steps", "1", "--lora.targets", "q_proj")) == 0
     written = json.loads((place.run / "adapter" / "adapter_config.json").read_text())
     assert written["target_modules"] == ["q_proj"]
+
+
+def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """What only the evaluation after training meets must not end a run: other columns, prompts that are too long."""
+    rows = [{"query": row["anchor"], "answer": row["positive"]} for row in word_pairs(12)]
+    pairs = str(write_jsonl(place.path / "mapped.jsonl", rows))
+    mapped = ["--data.0.path", pairs, "--data.0.anchor", "query", "--data.0.positive", "answer"]
+    evaluated = ["--eval.tests", str(place.shelf / "test.jsonl"), "--eval.after_training", "--model.max_length", "40"]
+    assert main(place.train("--optim.steps", "1", *mapped, *evaluated)) == 0
+    assert "knowledge_enhancement is left out: max_length 40" in caplog.text
+    report = json.loads((place.run / "report" / "report.json").read_text())
+    assert [source["training"] for source in report["overlap"]] == [pairs] * 2
+    systems = {result["system"] for result in report["results"]}
+    assert "tuned/run" in systems and not any("knowledge_enhancement" in system for system in systems)
+
+
+def test_nothing_to_fit_the_whitening_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Known only when the run is trained: one line all the same, and the same command goes on without whitening."""
+    rows = [
+        {"sentence1": row["anchor"], "sentence2": row["positive"], "score": n} for n, row in enumerate(word_pairs(12))
+    ]
+    dev = ["--eval.dev", str(write_jsonl(place.path / "same.jsonl", rows))]
+    assert main(place.train(*dev, "--export.whiten")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("dec2vec: error: export.whiten") and "--export.whiten false" in last
+    assert main(place.resume(*dev)) == 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

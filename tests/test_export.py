@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import train.export
+from dec2vec.cli import main
 from dec2vec.config import dump
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -290,3 +291,23 @@ def test_export_command_refuses_what_is_no_finished_run(run: Path, tmp_path: Pat
     (run / "adapter" / "dec2vec.json").unlink()
     with pytest.raises(UserError, match="let the training run finish"):
         export_command(ExportArgs(run=run))
+
+
+def test_a_fully_tuned_run_is_exported_from_its_model_folder(tmp_path: Path) -> None:
+    encoder = tuned_encoder(tmp_path / "base", full=True)
+    run = tmp_path / "run"
+    assert save_adapter(encoder, run / "adapter") == run / "model"
+    assert not (run / "adapter").exists()
+    config = TrainConfig(model=dataclasses.replace(BASE, name_or_path=str(tmp_path / "base")))
+    (run / "config.yaml").write_text(dump(config), encoding="utf-8")
+    for folder in (export_command(ExportArgs(run=run)), export_command(ExportArgs(run=run, to=tmp_path / "to"))):
+        again = Encoder.load(ModelConfig(name_or_path=str(folder)))
+        assert _difference(both_sides(again), both_sides(encoder)) < TOLERANCE
+        assert "`base`" in (folder / "README.md").read_text()
+
+
+def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "--to", str(run.parent / "to"), "--merge", "true"]) == 0
+    assert capsys.readouterr().out == f"model    {run.parent / 'to'}\n"
+    assert main(["export", str(run), "--push", "nobody"]) == 2
+    assert "not a repository name" in capsys.readouterr().err

@@ -11,14 +11,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
-import huggingface_hub.utils._http
 import numpy as np
 import pytest
+from huggingface_hub.utils._http import close_session
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from transformers import PreTrainedModel
 
 from dec2vec.config import dump
@@ -44,12 +46,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
-    huggingface_hub.utils.disable_progress_bars()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    disable_progress_bars()
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
-    huggingface_hub.utils._http.close_session()
+    close_session()
 
 
 @pytest.fixture
@@ -121,11 +123,12 @@ def test_private_is_not_given_up_silently(hub: Hub, push: Callable[..., str]) ->
 def test_again_replaces_what_we_own_and_keeps_the_rest(hub: Hub, folder: Path, push: Callable[..., str]) -> None:
     push("alice/model")
     repository = hub.repositories["alice/model"]
-    repository.files["pictures/loss.png"] = b"png"
+    theirs = {"pictures/loss.png": b"png", "pictures/data.json": b"{}"}
+    repository.files.update(theirs)
     (folder / "model.safetensors").unlink()
     (folder / "adapter_model.safetensors").write_bytes(b"kept adapter")
     push("alice/model")
-    assert repository.files == {**contents(folder), "pictures/loss.png": b"png"}
+    assert repository.files == {**contents(folder), **theirs}
     assert repository.commits == 2
 
 

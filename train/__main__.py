@@ -96,11 +96,13 @@ def _compare(run: Run) -> list[str]:
     from dec2vec.encoder import Encoder
     from eval.report import format_table, table_header, table_rows
     from eval.run import evaluate
+    from eval.training_text import run_sources
     from eval.write import write_report
 
     config = _eval_config(run.config)
     untuned = Encoder.load(run.config.model)
-    report = evaluate(config, base=untuned, tuned={run.folder.path.resolve().name: run.encoder})
+    name, texts = run.folder.path.resolve().name, run_sources(str(run.folder.path))
+    report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
     paths = write_report(report, run.folder.report)
     run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
     return [format_table(report), "", f"report   {paths.html}"]
@@ -136,7 +138,13 @@ def _whiten(run: Run) -> None:
     fit = sample_fit_text({"data": texts}, [dev], config.eval.fit_sentences, config.seed)
     material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256)
     choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
-    run.encoder.whitening = next(choice.whitening for choice in choices if choice.whitening is not None)
+    fitted = [choice.whitening for choice in choices if choice.whitening is not None]
+    if not fitted:
+        raise UserError(
+            "export.whiten: no whitening can be fitted on the training texts (too few outside dev, or all vectors "
+            "equal); run the same command with --export.whiten false"
+        )
+    run.encoder.whitening = fitted[0]
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ _POOLING = {
 def sentence_transformers_snippet(reading: Reading) -> str:
     return (
         "from sentence_transformers import SentenceTransformer\n\n"
-        f"model = SentenceTransformer({reading.where!r})\n{_TEXTS}"
+        f"model = SentenceTransformer({reading.where!r}{_trust(reading)})\n{_TEXTS}"
         "query_vectors = model.encode_query(queries)\n"
         "document_vectors = model.encode_document(documents)\n"
         "print(query_vectors @ document_vectors.T)\n"
@@ -48,7 +48,7 @@ def sentence_transformers_snippet(reading: Reading) -> str:
 def dec2vec_snippet(reading: Reading) -> str:
     return (
         "from dec2vec.encoder import Encoder\nfrom dec2vec.model_config import ModelConfig\n\n"
-        f"encoder = Encoder.load(ModelConfig(name_or_path={reading.where!r}))\n{_TEXTS}"
+        f"encoder = Encoder.load(ModelConfig(name_or_path={reading.where!r}{_trust(reading)}))\n{_TEXTS}"
         'query_vectors = encoder.encode(queries, side="query")\n'
         'document_vectors = encoder.encode(documents, side="document")\n'
         "print(query_vectors @ document_vectors.T)\n"
@@ -90,8 +90,13 @@ def _imports(reading: Reading) -> str:
     return "\n".join([*lines, "from transformers import AutoModel, AutoTokenizer"]) + "\n"
 
 
+def _trust(reading: Reading) -> str:
+    """Whoever loads a model with code of its own must say so."""
+    return ", trust_remote_code=True" if reading.model.trust_remote_code else ""
+
+
 def _weights(reading: Reading) -> str:
-    dtype = f"dtype=torch.{reading.model.dtype}"
+    dtype = f"dtype=torch.{reading.model.dtype}{_trust(reading)}"
     if reading.merged:
         return f"model = AutoModel.from_pretrained({reading.where!r}, {dtype}).eval()\n"
     pinned = f", revision={reading.revision!r}" if reading.revision else ""

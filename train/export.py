@@ -11,6 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,10 +94,14 @@ def save_sentence_transformer(
 
 
 def base_name(encoder: Encoder) -> str:
-    """Where the decoder under the adapter was read from: a Hub id, or the absolute path of a folder."""
+    """Where the decoder under the adapter was read from: a Hub id, or the absolute path of a folder.
+
+    Of a fully tuned model, where it started from.
+    """
     backbone = encoder.embedder.backbone
-    base = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
-    name = str(base.name_or_path)
+    name = encoder.config.name_or_path
+    if isinstance(backbone, PeftModel):
+        name = str(backbone.get_base_model().name_or_path)
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
@@ -183,10 +188,14 @@ def export_command(args: ExportArgs) -> Path:
     merge = args.merge or config.export.merge
     target = args.to or args.run / "model"
     if args.to is not None or args.push is None:
-        export_model(args.run, config, encoder, target, merge=merge)
+        _say("model", export_model(args.run, config, encoder, target, merge=merge))
     if args.push is not None:
         _push(args, config, encoder, merge)
     return target
+
+
+def _say(what: str, where: object) -> None:
+    sys.stdout.write(f"{what:<8} {where}\n")
 
 
 def _finished(run: Path) -> TrainConfig:
@@ -200,7 +209,8 @@ def _finished(run: Path) -> TrainConfig:
 
 def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) -> None:
     assert args.push is not None
-    is_local = Path(base_name(encoder)).is_dir()
+    is_adapted = isinstance(encoder.embedder.backbone, PeftModel)
+    is_local = is_adapted and Path(base_name(encoder)).is_dir()
     if is_local and not merge:
         _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=args.run) as stage:
@@ -208,7 +218,7 @@ def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) 
         readme = _readme(args.run, config, encoder, merge=merge, repo_id=args.push)
         folder = Path(stage) / "model"
         save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme, public=True)
-        push_folder(folder, args.push, private=args.private)
+        _say("pushed", push_folder(folder, args.push, private=args.private))
 
 
 def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, repo_id: str | None) -> str:

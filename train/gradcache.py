@@ -104,7 +104,7 @@ def _backward(model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim
     if item.state is not None:
         item.state.restore()
         (pooled,) = model(item.chunk.input_ids, item.chunk.lengths)
-    pooled.backward(gradient[item.chunk.rows])
+    torch.autograd.backward(pooled, gradient[item.chunk.rows])
 
 
 def _without_sync(model: Model) -> contextlib.AbstractContextManager[None]:

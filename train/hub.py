@@ -19,13 +19,25 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from dec2vec.errors import UserError
 
 OWN_FILES = (
-    "*.json",
-    "*.safetensors",
-    "*.jinja",
     "README.md",
     "adapter/*",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "config.json",
+    "config_sentence_transformers.json",
+    "dec2vec.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "whitening.safetensors",
     "1_Pooling/*",
-    "2_*/*",
+    "2_Dense/*",
+    "2_Normalize/*",
     "3_Normalize/*",
 )
 """What an earlier push may have left; a stale one (weights beside an adapter) would change how the repository loads."""

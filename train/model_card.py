@@ -152,12 +152,12 @@ def _summary(card: Card) -> str:
     model = card.config.model
     pinned = f" (revision `{model.revision}`)" if model.revision else ""
     local = "" if is_hub_id(model.name_or_path) else ", a local folder when this was trained"
-    how = "LoRA adapters" if card.config.lora.method == "lora" else "full fine-tuning"
-    form = "merged into the weights" if card.merged else "kept as a PEFT adapter"
-    state = f", {form}" if card.config.lora.method == "lora" else ""
+    is_lora = card.config.lora.method == "lora"
+    form = f" The adapter is {'merged into the weights' if card.merged else 'kept apart (PEFT)'}." if is_lora else ""
     return (
-        f"Text embeddings of {card.dimension} dimensions from the decoder `{card.base}`{pinned}{local}, tuned with "
-        f"{how}{state} on sentence pairs (InfoNCE with in-batch negatives), by dec2vec. Compare vectors by cosine."
+        f"Text embeddings of {card.dimension} dimensions from the decoder `{card.base}`{pinned}{local}. It was "
+        f"tuned with {'LoRA' if is_lora else 'full fine-tuning'} on sentence pairs (InfoNCE, in-batch negatives) by "
+        f"dec2vec.{form} Compare vectors by cosine."
     )
 
 

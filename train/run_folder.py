@@ -37,9 +37,9 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / LOCK).open("a+", encoding="utf-8")
+            _take(lock, folder)
         except OSError as error:
             raise UserError(f"cannot use output_dir {folder}: {why_not_written(error)}") from error
-        _take(lock, folder)
         remove_leftovers(folder)
         return cls(folder, lock)
 

@@ -40,9 +40,11 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     _check_prompt(config.model)
     device = resolve_device(config.model.device)
-    autocast = "on" if use_autocast(config.model.autocast, device) else "off"
     model = dataclasses.replace(
-        config.model, device=device.type, autocast=autocast, name_or_path=_absolute(config.model.name_or_path)
+        config.model,
+        device="cuda" if device.type == "cuda" else "cpu",
+        autocast="on" if use_autocast(config.model.autocast, device) else "off",
+        name_or_path=_absolute(config.model.name_or_path),
     )
     data = tuple(dataclasses.replace(source, path=_absolute(source.path)) for source in config.data)
     dev = None if config.eval.dev is None else _absolute(config.eval.dev)
