@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported for mypy
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,

@@ -92,7 +92,7 @@ class Encoder:
         """Length of the vectors of `encode`."""
         if self.whitening is not None:
             return int(self.whitening.kernel.shape[1])
-        return int(self.encode(["a"], prompt="bare", progress=False).shape[1])
+        return int(self.encode(["a"], progress=False).shape[1])
 
     def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[list[int]]:
         """Ids with prompt and EOS, at most `config.max_length` long; the text is cut, never the prompt.

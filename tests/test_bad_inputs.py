@@ -611,9 +611,8 @@ def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.L
 
 def test_nothing_to_fit_the_whitening_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Known only when the run is trained: one line all the same, and the same command goes on without whitening."""
-    rows = [
-        {"sentence1": row["anchor"], "sentence2": row["positive"], "score": n} for n, row in enumerate(word_pairs(12))
-    ]
+    texts = [text for row in word_pairs(12) for text in row.values()]
+    rows = [{"sentence1": text, "sentence2": texts[n - 1], "score": n} for n, text in enumerate(texts)]
     dev = ["--eval.dev", str(write_jsonl(place.path / "same.jsonl", rows))]
     assert main(place.train(*dev, "--export.whiten")) == 2
     last = capsys.readouterr().err.splitlines()[-1]

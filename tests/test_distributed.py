@@ -24,7 +24,7 @@ from train.distributed import gather_rows, sum_over_ranks
 from train.lora import trainable_parameters
 from train.objective import NO_ANCHOR, Objective, PairRows, Temperature, contrast
 from train.sampler import batch_indices, shard, steps_per_epoch
-from train.session import make_accelerator
+from train.session import make_accelerator, wrap
 from train.step import Learner, make_optimizer, train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -196,7 +196,7 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     encoder = tiny_encoder(folder, lora=LoraConfig(rank=4, alpha=8.0), device="cpu")
     encoder.embedder.train()
     accelerator = make_accelerator(TrainConfig(model=encoder.config))
-    model = accelerator.prepare_model(encoder.embedder) if case.wrapped else encoder.embedder
+    model = wrap(encoder.embedder, accelerator) if case.wrapped else encoder.embedder
     reductions: list[int] = []
     if isinstance(model, DistributedDataParallel):
         # unannotated: DDP compares the annotations with the classes themselves

@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from train.progress import make_progress
 
     logging.basicConfig(format="%(message)s")
+    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
     config = session.resolve(config)
     table = load_pairs(config.data)
@@ -125,17 +126,19 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
 
 
 def _whiten(run: Run) -> None:
-    """Give the encoder a whitening fitted on training-side text, with the k that is best on dev."""
+    """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
     from eval.choose import Material, choose
+    from eval.run import load_tasks
     from eval.systems import own_view
     from eval.tasks.sts import load_task
-    from eval.training_text import sample_fit_text
+    from eval.training_text import run_sources, sample_fit_text
 
     config = run.config
     assert config.eval.dev is not None
-    dev = load_task(config.eval.dev)
-    texts = list(dict.fromkeys((*run.table.anchors, *run.table.positives)))
-    fit = sample_fit_text({"data": texts}, [dev], config.eval.fit_sentences, config.seed)
+    is_compared = config.eval.after_training and config.eval.tests
+    dev, tests = load_tasks(_eval_config(config)) if is_compared else (load_task(config.eval.dev), [])
+    sources = run_sources(str(run.folder.path))
+    fit = sample_fit_text(sources, [dev, *tests], config.eval.fit_sentences, config.seed)
     material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256)
     choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
     fitted = [choice.whitening for choice in choices if choice.whitening is not None]

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -55,6 +56,8 @@ def save_adapter(encoder: Encoder, folder: Path) -> Path:
             _save_whole(encoder, temporary)
             encoder.tokenizer.save_pretrained(temporary)
         _save_reading(encoder, temporary, encoder.whitening, base)
+    if target != folder and (folder / MARKER).is_file():
+        shutil.rmtree(folder)  # an earlier LoRA run's: `Encoder.load(run)` would take it for this model
     return target
 
 

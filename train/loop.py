@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -44,8 +45,8 @@ class TrainState:
     best_score: float | None = None
 
     def better(self, score: float) -> bool:
-        """Whether `score` beats the best so far; the first of equals stays."""
-        return self.best_score is None or score > self.best_score
+        """Whether `score` beats the best so far; the first of equals stays, and nan beats nothing."""
+        return not math.isnan(score) and (self.best_score is None or score > self.best_score)
 
 
 @dataclass(frozen=True)

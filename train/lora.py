@@ -20,6 +20,9 @@ from train.config import LoraConfig
 def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
     backbone: Any = embedder.backbone
+    is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
+    if is_quantized and config.method == "full":
+        raise UserError("lora.method full: 4-bit weights can't be trained; use lora, or leave out --model.load_in_4bit")
     if config.gradient_checkpointing:
         with quiet_peft():
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
@@ -27,8 +30,12 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         backbone.requires_grad_(True)
         _freeze_above(embedder)
         return
-    if backbone.config.get_text_config().to_dict().get("quantization_config"):
-        backbone = prepare_model_for_kbit_training(backbone, use_gradient_checkpointing=config.gradient_checkpointing)
+    if is_quantized:
+        backbone = prepare_model_for_kbit_training(
+            backbone,
+            use_gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},  # PEFT's default is the other
+        )
     try:
         with quiet_peft():
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))

@@ -38,7 +38,8 @@ class PairRows:
     """Which of the unique embedded texts are anchors and documents, and the keys that tell equal texts.
 
     Documents are the positives in the order of the anchors, then the hard negatives. Keys are 63-bit hashes of the
-    texts' token ids, equal on every rank; `document_anchors` is the key of a positive's anchor, -1 for a negative.
+    texts (not of their ids, which differ between query and document), equal on every rank; `document_anchors` is the
+    key of a positive's anchor, -1 for a negative.
     """
 
     anchors: Int[Tensor, query]

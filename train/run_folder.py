@@ -75,11 +75,15 @@ class RunFolder:
             raise UserError(f"cannot write {self.config}: {why_not_written(error)}") from error
 
     def start_anew(self) -> None:
-        """Forget an earlier run here (checkpoints, metrics, W&B id), so that nothing of it is resumed."""
+        """Forget an earlier run here (checkpoints, metrics, W&B id), so that nothing of it is resumed.
+
+        Its report goes too: a model card would show the figures as the new model's.
+        """
         try:
             discard_checkpoints(self.checkpoints)
             self.metrics.unlink(missing_ok=True)
             (self.path / WANDB_ID).unlink(missing_ok=True)
+            (self.report / "report.json").unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"cannot clear {self.path}: {why_not_written(error)}") from error
 

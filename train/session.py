@@ -8,11 +8,13 @@ import math
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
 
 from dec2vec.backbone import resolve_device, use_autocast
 from dec2vec.config import config_hash, dump
+from dec2vec.embedder import Embedder
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
@@ -20,6 +22,7 @@ from dec2vec.prompts import get_prompt
 from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
 from train.data import PairTable
+from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
 from train.metrics_file import MetricsFile
@@ -63,11 +66,15 @@ def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
-    return Accelerator(
-        cpu=config.model.device == "cpu",
-        mixed_precision="no",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no")
+
+
+def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
+    """The module whose backward sums over ranks; the embedder itself in a single process."""
+    model: Model = accelerator.prepare_model(embedder)
+    if isinstance(model, DistributedDataParallel):
+        model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
+    return model
 
 
 def build(
@@ -88,7 +95,7 @@ def build(
     encoder = _load(config.model)
     make_trainable(encoder.embedder, config.lora)
     encoder.embedder.train()
-    model = accelerator.prepare_model(encoder.embedder)
+    model = wrap(encoder.embedder, accelerator)
     temperature = Temperature(config.loss.temperature, learned=config.loss.learn_temperature).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
     run = Run(
