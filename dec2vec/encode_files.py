@@ -25,7 +25,9 @@ def encode_file(args: EncodeArgs) -> None:
     texts = read_texts(args.input, args.column)
 
     from dec2vec.encoder import Encoder
+    from dec2vec.memory import keep_freed_memory
 
+    keep_freed_memory()
     encoder = Encoder.load(ModelConfig(name_or_path=args.model))
     vectors = encoder.encode(
         texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens, normalize=args.normalize

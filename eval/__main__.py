@@ -14,11 +14,13 @@ from eval.config import EvalConfig
 def main(argv: Sequence[str]) -> None:
     """Evaluate, write the report, print the comparison and where it lies. Raises UserError."""
     config = load_arguments(EvalConfig, argv, prog="dec2vec eval")
+    from dec2vec.memory import keep_freed_memory
     from eval.report import format_table
     from eval.run import evaluate, report_folder
     from eval.write import check_writable, write_report
 
     logging.basicConfig(format="%(message)s")
+    keep_freed_memory()
     folder = report_folder(config)
     check_writable(folder)
     report = evaluate(config)

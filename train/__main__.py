@@ -94,14 +94,14 @@ def _finish(run: Run) -> None:
 
 def _compare(run: Run) -> list[str]:
     """Write the report of the tuned model beside every untuned system; its table and where it lies."""
-    from dec2vec.encoder import Encoder
     from eval.report import format_table, table_header, table_rows
     from eval.run import evaluate
     from eval.training_text import run_sources
     from eval.write import write_report
+    from train.session import load_base
 
     config = _eval_config(run.config)
-    untuned = Encoder.load(run.config.model)
+    untuned = load_base(run.config.model)
     name, texts = run.folder.path.resolve().name, run_sources(str(run.folder.path))
     report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
     paths = write_report(report, run.folder.report)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from torch.nn.parallel import DistributedDataParallel
 
+from dec2vec.artifacts import find
 from dec2vec.backbone import resolve_device, use_autocast
 from dec2vec.config import config_hash, dump
 from dec2vec.embedder import Embedder
@@ -92,7 +92,7 @@ def build(
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     torch.manual_seed(config.seed)
-    encoder = _load(config.model)
+    encoder = load_base(config.model)
     make_trainable(encoder.embedder, config.lora)
     encoder.embedder.train()
     model = wrap(encoder.embedder, accelerator)
@@ -116,15 +116,20 @@ def build(
     return run
 
 
-def _load(config: ModelConfig) -> Encoder:
-    """An encoder to train, found to take texts in its prompt (EOS, room) before the first step needs it."""
-    encoder = Encoder.load(config)
-    if isinstance(encoder.embedder.backbone, PeftModel):
+def load_base(config: ModelConfig) -> Encoder:
+    """The encoder before training, found to take texts in its prompt (EOS, room) before the first step needs it.
+
+    It is read as `config` says, also where the base is an exported folder that brings a reading of its own.
+    """
+    artifact = find(config)
+    if artifact is not None and artifact.adapter is not None:
         raise UserError(
             f"model.name_or_path {config.name_or_path}: has an adapter already; to train on, make a whole model of it "
             "with dec2vec export RUN --to DIR --merge, and name DIR"
         )
-    encoder.whitening = None  # it fits the vectors before training
+    found = config if artifact is None else artifact.base
+    base = dataclasses.replace(config, name_or_path=found.name_or_path, revision=found.revision)
+    encoder = Encoder.from_backbone(config, base=base)
     encoder.tokenize(["a"])
     return encoder
 
