@@ -7,6 +7,7 @@ vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -69,11 +70,11 @@ class Encoder:
         get_prompt(config.prompt, config.task)
         hub_config = load_architecture(base or config)
         layer_count = int(hub_config.get_text_config().num_hidden_layers)
-        resolve_layer(config.layer, layer_count)
+        resolve_layer(config.pooled_layer, layer_count)
         _check_length(config, hub_config.get_text_config())
         tokenizer = load_tokenizer(base or config)
         backbone = load_backbone(base or config, hub_config)
-        view = View(config.pooling, config.layer)
+        view = View(config.pooling, config.pooled_layer)
         autocast = use_autocast(config.autocast, backbone.device)
         return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast))
 
@@ -115,12 +116,16 @@ class Encoder:
         normalize: bool = True,
         progress: bool = True,
     ) -> Vectors:
-        """float32 (n, d) in the order of `texts`; an empty list gives shape (0, d)."""
+        """float32 (n, d) in the order of `texts`; an empty list gives shape (0, d).
+
+        Another `prompt` than the configured one is read at its own layer, unless `config.layer` names one.
+        """
         if isinstance(texts, str):
             raise UserError("encode: got one string; give a list of texts")
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        view = self.embedder.view
+        asked = self.config if prompt is None else replace(self.config, prompt=prompt)
+        view = View(asked.pooling, asked.pooled_layer)
         vectors = self.encode_views(
             texts, [view], prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
         )[view]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,9 +17,15 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     try:
         main(argv)
     except UserError as error:
-        sys.stderr.write(f"dec2vec: error: {error}\n")
+        if _speaks():
+            sys.stderr.write(f"dec2vec: error: {error}\n")
         return USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("dec2vec: interrupted\n")
         return INTERRUPTED
     return 0
+
+
+def _speaks() -> bool:
+    """Every rank meets the same mistake; the first of each machine says it."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"

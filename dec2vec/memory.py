@@ -18,11 +18,6 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return all(
-        libc.mallopt(option, value) == 1
-        for option, value in (
-            (_M_MMAP_THRESHOLD, _LARGE),
-            (_M_TRIM_THRESHOLD, 2**31 - 1),
-            (_M_TOP_PAD, 64 << 20),
-        )
-    )
+    options = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
+    accepted = [libc.mallopt(option, value) == 1 for option, value in options]
+    return all(accepted)

@@ -8,6 +8,7 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config import STRICT
+from dec2vec.prompts import get_prompt
 
 PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "max"]
 
@@ -34,8 +35,9 @@ class ModelConfig:
     """Load base weights as NF4 (QLoRA). CUDA with the bitsandbytes package only."""
     pooling: PoolingName = "last"
     """Which token states make the vector."""
-    layer: int | float = -1
-    """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of depth."""
+    layer: int | float | None = None
+    """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of depth;
+    None takes the layer of the prompt's publication."""
     prompt: str = "bare"
     """bare, prompteol, pretended_cot, knowledge_enhancement, instruct, or a template with one {text}."""
     task: str = "Retrieve semantically similar text."
@@ -46,3 +48,8 @@ class ModelConfig:
     """joint: prompt and text in one string, as published. separate: the suffix on its own, which exports everywhere."""
     max_length: Annotated[int, Ge(4)] = 512
     """Longest input in tokens, prompt and EOS included; the text is cut, never the prompt."""
+
+    @property
+    def pooled_layer(self) -> int | float:
+        """`layer`, or the prompt's own (-2 for Pretended CoT and Knowledge Enhancement, -1 for the others)."""
+        return get_prompt(self.prompt, self.task).default_layer if self.layer is None else self.layer

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from dec2vec.config import load_arguments
+from dec2vec.errors import UserError
 from dec2vec.exit_codes import run as run_command
 from eval.config import EvalConfig
 
@@ -14,6 +16,8 @@ from eval.config import EvalConfig
 def main(argv: Sequence[str]) -> None:
     """Evaluate, write the report, print the comparison and where it lies. Raises UserError."""
     config = load_arguments(EvalConfig, argv, prog="dec2vec eval")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("dec2vec eval runs in one process; start it without a launcher, or with --num_processes 1")
     from dec2vec.memory import keep_freed_memory
     from eval.report import format_table
     from eval.run import evaluate, report_folder

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
 from dec2vec.prompts import get_prompt
 from eval import overlap, training_text
@@ -135,7 +136,17 @@ def _tuned_encoders(config: EvalConfig, given: Mapping[str, TextEncoder] | None)
     from dec2vec.encoder import Encoder
 
     for path in config.tuned:
-        yield run_name(path), Encoder.load(replace(config.model, name_or_path=path, revision=None))
+        encoder = Encoder.load(replace(config.model, name_or_path=path, revision=None))
+        _warn_unlike(path, encoder.config, config.model)
+        yield run_name(path), encoder
+
+
+def _warn_unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> None:
+    """A tuned run is read as it was trained; what the untuned rows should then share is named."""
+    for option in ("max_length", "text_normalization", "dtype"):
+        mine, other = vars(tuned)[option], vars(untuned)[option]
+        if mine != other:
+            logger.warning("%s: %s %s, the untuned rows %s; use --model.%s %s", path, option, mine, other, option, mine)
 
 
 def _base_encoder(config: EvalConfig) -> TextEncoder:

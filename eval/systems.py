@@ -116,7 +116,7 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
 
 def own_view(encoder: TextEncoder) -> View:
     """How a tuned encoder is read, its layer as an index."""
-    return View(encoder.config.pooling, resolve_layer(encoder.config.layer, encoder.layer_count))
+    return View(encoder.config.pooling, resolve_layer(encoder.config.pooled_layer, encoder.layer_count))
 
 
 def run_name(path: str) -> str:

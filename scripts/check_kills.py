@@ -47,16 +47,25 @@ class Attempt:
         path = self.folder / "metrics.jsonl"
         return max(map(step_of, read_metrics(path)), default=0) if path.exists() else 0
 
+    def logged_since(self, moment: float) -> int:
+        """The same, without what a run before `moment` has left."""
+        path = self.folder / "metrics.jsonl"
+        with contextlib.suppress(FileNotFoundError):
+            return self.logged if path.stat().st_mtime > moment else 0
+        return 0
+
     @property
     def saved(self) -> int:
         """Step of the newest checkpoint."""
         names = [path.name for path in (self.folder / "checkpoints").glob("step-*")]
         return max((int(name.removeprefix("step-")) for name in names), default=0)
 
-    @property
-    def is_saving(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return any((self.folder / "checkpoints").glob(".tmp-step-*"))
+    def is_saving(self, since: float) -> bool:
+        """Whether a checkpoint is being written; an earlier kill may have left the beginning of one."""
+        with contextlib.suppress(FileNotFoundError):
+            found = (self.folder / "checkpoints").glob(".tmp-step-*")
+            return any(path.stat().st_mtime > since for path in found)
+        return False
 
     @property
     def adapter(self) -> str:
@@ -122,17 +131,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _undisturbed(attempt: Attempt, steps: int) -> Times:
     """Run to the end, and learn how long its parts take."""
-    began = time.monotonic()
-    first = last = None
+    began, clock = time.monotonic(), time.time()
+    first, last = (0.0, 0), (0.0, 0)
     with attempt.running("--checkpoint.resume", "never") as process:
         while process.poll() is None:
-            now, logged = time.monotonic() - began, attempt.logged
-            first = now if first is None and logged == 1 else first
-            last = now if last is None and logged == steps else last
+            now, logged = time.monotonic() - began, attempt.logged_since(clock)
+            last = (now, logged) if logged > last[1] else last
+            first = first if first[1] else last
             time.sleep(0.02)
     end = time.monotonic() - began
-    start, last = first or end, last or end
-    times = Times(start, (last - start) / max(1, steps - 1), end - last)
+    step = (last[0] - first[0]) / max(1, last[1] - first[1])
+    times = Times(first[0] or end, step, max(0.0, end - last[0] - step * (steps - last[1])))
     _say(f"undisturbed: {end:.1f} s; start {times.start:.1f} s, step {times.step:.3f} s, finish {times.finish:.1f} s")
     return times
 
@@ -140,18 +149,21 @@ def _undisturbed(attempt: Attempt, steps: int) -> Times:
 def _kill_and_resume(attempt: Attempt, times: Times, options: argparse.Namespace, draw: random.Random) -> bool:
     """All kills and the run to the end; False when the run ended before they were used up."""
     _say(f"\n{'kill':>4}  {'after':>7}  {'moment':<10}  {'logged':>6}  {'saved':>5}")
+    trial = time.time()
     for kill in range(1, options.kills + 1):
-        saved = attempt.saved if kill > 1 else 0
+        anew = not attempt.logged_since(trial)
+        saved, before = (0, []) if anew else (attempt.saved, attempt.lines)
         share = min(1.0, 2.0 / (options.kills - kill + 1))
         left = (times.step * (options.steps - saved) + times.finish) * share
-        delay = draw.uniform(0.0, times.start + 0.9 * left)
-        before = attempt.lines if kill > 1 else []
-        seconds = _run_and_kill(attempt, delay, kill == 1, wait_for_checkpoint=draw.random() < 1 / 3)
+        delay, clock = draw.uniform(0.0, times.start + 0.9 * left), time.time()
+        seconds = _run_and_kill(attempt, delay, anew, wait_for_checkpoint=draw.random() < 1 / 3)
         if seconds is None:
             _say(f"{kill:>4}  the run ended before the kill; starting anew")
             return False
-        moment = _moment(attempt, before, options.steps)
-        _say(f"{kill:>4}  {seconds:>6.1f}s  {moment:<10}  {attempt.logged:>6}  {attempt.saved:>5}  SIGKILL")
+        logged = attempt.logged_since(trial)
+        moment = _moment(attempt, before, clock, options.steps) if logged else "start-up"
+        saved = attempt.saved if logged else 0
+        _say(f"{kill:>4}  {seconds:>6.1f}s  {moment:<10}  {logged:>6}  {saved:>5}  SIGKILL")
     with attempt.running() as process:
         process.wait()
     return True
@@ -159,19 +171,19 @@ def _kill_and_resume(attempt: Attempt, times: Times, options: argparse.Namespace
 
 def _run_and_kill(attempt: Attempt, delay: float, anew: bool, *, wait_for_checkpoint: bool) -> float | None:
     """Seconds that the process lived, None when it ended by itself."""
-    began = time.monotonic()
+    began, clock = time.monotonic(), time.time()
     with attempt.running(*(["--checkpoint.resume", "never"] if anew else [])) as process:
         while process.poll() is None:
             lived = time.monotonic() - began
-            if lived >= delay and (attempt.is_saving or not wait_for_checkpoint):
+            if lived >= delay and (attempt.is_saving(clock) or not wait_for_checkpoint):
                 return lived
             time.sleep(0.001 if lived >= delay else min(0.01, delay - lived))
     return None
 
 
-def _moment(attempt: Attempt, before: list[dict[str, object]], steps: int) -> str:
+def _moment(attempt: Attempt, before: list[dict[str, object]], began: float, steps: int) -> str:
     """What the kill came into: resuming only cuts the file that was there."""
-    if attempt.is_saving:
+    if attempt.is_saving(began):
         return "checkpoint"
     if before[: len(attempt.lines)] == attempt.lines:
         return "start-up"

@@ -54,7 +54,7 @@ class FakeEncoder:
         normalize: bool = True,
         progress: bool = True,
     ) -> NDArray[np.float32]:
-        view = View(self.config.pooling, self.config.layer)
+        view = View(self.config.pooling, self.config.pooled_layer)
         vectors = self.encode_views(texts, [view], prompt=prompt)[view]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True) if normalize else 1.0
         return np.asarray(vectors / norms, dtype=np.float32)

@@ -67,6 +67,7 @@ eval.tests
 eval.every
 eval.after_training
 eval.fit_sentences
+export.model
 export.merge
 export.whiten
 export.license

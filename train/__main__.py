@@ -74,7 +74,6 @@ def _load_tasks(config: TrainConfig) -> StsTask | None:
 def _finish(run: Run) -> None:
     """Adapter, report and model folder, and where they are."""
     from train.export import export_model, save_adapter
-    from train.export_modules import check_exportable
 
     config, folder = run.config, run.folder
     if config.export.whiten:
@@ -82,9 +81,9 @@ def _finish(run: Run) -> None:
     lines = [f"adapter  {save_adapter(run.encoder, folder.adapter)}"]
     if config.eval.after_training and config.eval.dev is not None and config.eval.tests:
         lines = [*_compare(run), *lines]
-    check_exportable(run.encoder)
-    export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
-    lines.append(f"model    {folder.model}")
+    if config.export.model:
+        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+        lines.append(f"model    {folder.model}")
     if config.tracking.upload:
         run.tracker.artifact("adapter", "model", folder.adapter)
         if folder.report.is_dir():

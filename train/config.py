@@ -156,6 +156,8 @@ class EvalSection:
 class ExportConfig:
     """What is written for the Hub when training ends."""
 
+    model: bool = True
+    """Write `model/`, the sentence-transformers folder; without it what that can't express may be trained too."""
     merge: bool = False
     """Fold the adapter into the weights of `model/`."""
     whiten: bool = False

@@ -225,7 +225,7 @@ def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) 
 
 
 def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, repo_id: str | None) -> str:
-    layer = resolve_layer(encoder.config.layer, encoder.layer_count)
+    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
     model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
     return build_card(
         Card(

@@ -80,7 +80,7 @@ def _transformer(encoder: Encoder) -> dict[str, object]:
 
     An inner layer is read from the hidden states, so the model stays whole.
     """
-    layer = resolve_layer(encoder.config.layer, encoder.layer_count)
+    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
     output = "last_hidden_state" if layer == encoder.layer_count else ["hidden_states", layer]
     return {
         "max_seq_length": encoder.config.max_length,

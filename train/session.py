@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from dec2vec.prompts import get_prompt
 from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
 from train.data import PairTable
+from train.export_modules import check_exportable
+from train.export_tokenizer import save_tokenizer
 from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
@@ -32,8 +35,17 @@ from train.sampler import steps_per_epoch
 from train.step import Learner, make_optimizer
 from train.tracking import Tracker, make_tracker
 
-RESUMABLE_CHANGES = ("checkpoint", "tracking", "eval", "export", "output_dir")
-"""Sections that may differ between a run and its resumption."""
+RESUMABLE_CHANGES = (
+    "checkpoint",
+    "tracking",
+    "eval.tests",
+    "eval.every",
+    "eval.after_training",
+    "eval.fit_sentences",
+    "export",
+    "output_dir",
+)
+"""Sections and options that may differ between a run and its resumption."""
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -41,7 +53,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     The result is written to the run folder and gives the same run again.
     """
-    _check_prompt(config.model)
+    if config.export.model:
+        _check_prompt(config.model)
     device = resolve_device(config.model.device)
     model = dataclasses.replace(
         config.model,
@@ -93,6 +106,8 @@ def build(
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     torch.manual_seed(config.seed)
     encoder = load_base(config.model)
+    if config.export.model:
+        check_export(encoder)
     make_trainable(encoder.embedder, config.lora)
     encoder.embedder.train()
     model = wrap(encoder.embedder, accelerator)
@@ -161,6 +176,13 @@ def total_steps(config: TrainConfig, pairs: int) -> int:
     return max(1, math.ceil(config.optim.epochs * steps_per_epoch(pairs, config.batch.size)))
 
 
+def check_export(encoder: Encoder) -> None:
+    """Refuse before training what `model/` could not express after it."""
+    check_exportable(encoder)
+    with tempfile.TemporaryDirectory() as trial:
+        save_tokenizer(encoder, Path(trial))
+
+
 def _run_hash(config: TrainConfig, table: PairTable) -> str:
     """A checkpoint belongs to one configuration and one data content."""
     options = config_hash(config, exclude=RESUMABLE_CHANGES)
@@ -173,7 +195,7 @@ def _check_prompt(model: ModelConfig) -> None:
     if prompt.suffix and model.tokenization == "joint":
         raise UserError(
             f"model.prompt {prompt.name!r} has text behind the slot; add --model.tokenization separate, so that the "
-            "exported tokenizer can write the prompt"
+            "exported tokenizer can write the prompt, or --export.model false"
         )
 
 

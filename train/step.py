@@ -76,7 +76,7 @@ def train_step(
 
     temperature = float(learner.temperature().detach())
     value, grad_norm = float(objective.loss), float(norm)  # host sync
-    finite = math.isfinite(value) and math.isfinite(grad_norm)
+    finite = all(map(math.isfinite, (value, grad_norm, float(objective.log_temperature_gradient))))
     if finite:
         learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
