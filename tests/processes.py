@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState, GradientState
 
 T = TypeVar("T")
 
@@ -90,6 +91,8 @@ def _work(
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["OMP_NUM_THREADS"] = "1"
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this process may have made one
+    GradientState._reset_state()
     try:
         if store is not None:
             _join_group(rank, world, store)
