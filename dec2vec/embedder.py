@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dec2vec.pooling import View, pool, resolve_layer
+from dec2vec.early_exit import decoder_blocks, inner_states
+from dec2vec.pooling import View, layers_of, pool
 
 
 class Embedder(nn.Module):
@@ -32,16 +33,15 @@ class Embedder(nn.Module):
         asked = list(views) or [self.view]
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
             states = self._hidden_states(input_ids, asked)
-        return [pool(states, lengths, view) for view in asked]
+        return [pool(states, lengths, view, self.layer_count) for view in asked]
 
-    def _hidden_states(self, input_ids: Int[Tensor, "batch time"], views: Sequence[View]) -> tuple[Tensor, ...]:
-        """Hidden states 0..layer_count; without inner layers asked for, only the last place is filled."""
-        inner = any(
-            view.pooling == "first_last" or resolve_layer(view.layer, self.layer_count) != self.layer_count
-            for view in views
-        )
+    def _hidden_states(self, input_ids: Int[Tensor, "batch time"], views: Sequence[View]) -> Mapping[int, Tensor]:
+        """The hidden states that the views read; no block above the highest of them runs."""
+        wanted = set().union(*(layers_of(view, self.layer_count) for view in views))
+        blocks = decoder_blocks(self.backbone, self.layer_count)
+        if max(wanted) < self.layer_count and blocks is not None:
+            return inner_states(self.backbone, blocks, wanted, input_ids=input_ids, use_cache=False)
+        inner = wanted != {self.layer_count}
         output = self.backbone(input_ids=input_ids, use_cache=False, output_hidden_states=inner)
-        if inner:
-            return (*output.hidden_states[:-1], output.last_hidden_state)
-        last: Tensor = output.last_hidden_state
-        return (last,) * (self.layer_count + 1)
+        states = dict(enumerate(output.hidden_states)) if inner else {}
+        return states | {self.layer_count: output.last_hidden_state}

@@ -5,7 +5,7 @@ Padding stands right of every real token, so a pooled value never reads it, what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,13 +79,19 @@ def resolve_layer(layer: int | float, layer_count: int) -> int:
     return layer % (layer_count + 1)
 
 
-def pool(hidden_states: tuple[States, ...], lengths: Lengths, view: View) -> Pooled:
-    """Read one view. `hidden_states[0]` is the embedding layer's output, `[-1]` comes after the final norm.
+def layers_of(view: View, layer_count: int) -> set[int]:
+    """Indices of the hidden states that a view reads."""
+    chosen = resolve_layer(view.layer, layer_count)
+    return {1, chosen} if view.pooling == "first_last" else {chosen}
+
+
+def pool(hidden_states: Mapping[int, States], lengths: Lengths, view: View, layer_count: int) -> Pooled:
+    """Read one view. `hidden_states[0]` is the embedding layer's output, `[layer_count]` comes after the final norm.
 
     first_last averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening
     paper means) and of the view's layer.
     """
-    index = resolve_layer(view.layer, len(hidden_states) - 1)
+    index = resolve_layer(view.layer, layer_count)
     chosen = hidden_states[index].float()
     if view.pooling != "first_last":
         return _SINGLE_LAYER[view.pooling](chosen, lengths)

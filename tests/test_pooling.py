@@ -25,13 +25,13 @@ def test_equals_sentence_transformers(name: str) -> None:
     peer = Pooling(6, pooling_mode=PEERS[name])
     features = {"token_embeddings": states, "attention_mask": real_tokens(lengths, 7).long()}
     expected = peer(features)["sentence_embedding"]
-    torch.testing.assert_close(pool((states,), lengths, View(name, -1)), expected)
+    torch.testing.assert_close(pool({3: states}, lengths, View(name, -1), 3), expected)
 
 
 def test_first_last_is_the_mean_of_two_means() -> None:
     lengths = torch.tensor([2, 3])
-    layers = tuple(batch([2, 3], 3, seed)[0] for seed in range(4))
-    found = pool(layers, lengths, View("first_last", -1))
+    layers = {seed: batch([2, 3], 3, seed)[0] for seed in range(4)}
+    found = pool(layers, lengths, View("first_last", -1), 3)
     for row, length in enumerate([2, 3]):
         expected = (layers[1][row, :length].mean(0) + layers[3][row, :length].mean(0)) / 2
         torch.testing.assert_close(found[row], expected)
@@ -44,7 +44,8 @@ def test_padding_changes_nothing(lengths: list[int], extra: int, seed: int) -> N
     wider = torch.cat([states, garbage], dim=1)
     for name in (*PEERS, "first_last"):
         view = View(name, -1)
-        torch.testing.assert_close(pool((wider, wider), counts, view), pool((states, states), counts, view))
+        found = pool({0: wider, 1: wider}, counts, view, 1)
+        torch.testing.assert_close(found, pool({0: states, 1: states}, counts, view, 1))
 
 
 def test_layers() -> None:
@@ -56,6 +57,6 @@ def test_layers() -> None:
 
 def test_first_last_needs_one_width() -> None:
     lengths = torch.tensor([2])
-    layers = (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4), torch.zeros(1, 2, 6))
+    layers = {1: torch.zeros(1, 2, 4), 2: torch.zeros(1, 2, 6)}
     with pytest.raises(UserError, match="differ in width"):
-        pool(layers, lengths, View("first_last", -1))
+        pool(layers, lengths, View("first_last", -1), 2)

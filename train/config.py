@@ -28,6 +28,8 @@ class LoraConfig:
     """Dropout on the adapter's input."""
     targets: str | tuple[str, ...] = "all-linear"
     """all-linear, or a list of module names such as [q_proj, v_proj]."""
+    whole: tuple[str, ...] = ()
+    """Modules trained in full beside the adapters and kept with them (PEFT's modules_to_save): [embed_tokens]."""
     rslora: bool = False
     """Rank-stabilised scale (Kalajdzievski 2023)."""
     dora: bool = False

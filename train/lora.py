@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=_targets(config.targets, embedder.backbone),
+        modules_to_save=_known_modules("whole", config.whole, embedder.backbone) if config.whole else None,
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if config.init == "default" else config.init,
@@ -83,12 +85,15 @@ def _targets(wanted: str | tuple[str, ...], backbone: nn.Module) -> str | list[s
     """
     if wanted == "all-linear":
         return wanted
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    return _known_modules("targets", [wanted] if isinstance(wanted, str) else list(wanted), backbone)
+
+
+def _known_modules(option: str, names: Sequence[str], backbone: nn.Module) -> list[str]:
     paths = [path for path, _ in backbone.named_modules() if path]
     for name in names or [""]:
         if not any(path == name or path.endswith(f".{name}") for path in paths):
-            raise UserError(f"lora.targets {name!r}: the decoder has no such module; {_known(name, backbone)}")
-    return names
+            raise UserError(f"lora.{option} {name!r}: the decoder has no such module; {_known(name, backbone)}")
+    return list(names)
 
 
 def _known(name: str, backbone: nn.Module) -> str:

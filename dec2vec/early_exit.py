@@ -1,0 +1,53 @@
+"""Inner layers without the cost of the layers above them: the forward pass ends where the last wanted state is known."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class _Reached(Exception):
+    """The input of the last wanted block is there; nothing above it needs to run."""
+
+
+def decoder_blocks(backbone: nn.Module, layer_count: int) -> nn.ModuleList | None:
+    """The decoder's blocks, in any family and under PEFT: the outermost list of `layer_count` modules, if there is one.
+
+    Block i reads what `output_hidden_states` calls hidden state i.
+    """
+    lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
+    return next((blocks for blocks in lists if len(blocks) == layer_count), None)
+
+
+def inner_states(backbone: nn.Module, blocks: nn.ModuleList, wanted: set[int], **inputs: Any) -> dict[int, Tensor]:
+    """Hidden states at the indices `wanted`, each below `len(blocks)`, with their graph.
+
+    Equal to `output_hidden_states`, which runs every block and, in training, back-propagates zeros through some.
+    """
+    states: dict[int, Tensor] = {}
+    with _watched(blocks, wanted, states), contextlib.suppress(_Reached):
+        backbone(**inputs)
+    return states
+
+
+@contextlib.contextmanager
+def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor]) -> Iterator[None]:
+    top = max(wanted)
+
+    def hook(index: int) -> Any:
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states[index] = args[0] if args else kwargs["hidden_states"]
+            if index == top:
+                raise _Reached
+
+        return blocks[index].register_forward_pre_hook(keep, with_kwargs=True)
+
+    handles = [hook(index) for index in sorted(wanted)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
