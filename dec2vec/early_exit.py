@@ -1,4 +1,4 @@
-"""Inner layers without the cost of the layers above them: the forward pass ends where the last wanted state is known."""
+"""Inner layers without the cost of those above: the forward pass ends where the last wanted state is known."""
 
 from __future__ import annotations
 

@@ -31,3 +31,11 @@ class EncodeArgs:
     """Padded tokens of one forward pass: bounds the memory."""
     normalize: bool = True
     """Scale vectors to length 1."""
+    max_length: Annotated[int, Ge(1)] | None = None
+    """Tokens kept of a text with its prompt; None takes the model's own (512 of an untuned one)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is CUDA where there is one."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    trust_remote_code: bool = False
+    """Run code that a Hub repository brings."""

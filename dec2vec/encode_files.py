@@ -28,12 +28,23 @@ def encode_file(args: EncodeArgs) -> None:
     from dec2vec.memory import keep_freed_memory
 
     keep_freed_memory()
-    encoder = Encoder.load(ModelConfig(name_or_path=args.model))
+    encoder = Encoder.load(_model(args))
+    if args.max_length is not None:
+        encoder.set_max_length(args.max_length)
     vectors = encoder.encode(
         texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens, normalize=args.normalize
     )
     write_vectors(args.output, texts, vectors)
     sys.stderr.write(f"{len(vectors)} vectors of {vectors.shape[1]} dimensions: {args.output}\n")
+
+
+def _model(args: EncodeArgs) -> ModelConfig:
+    return ModelConfig(
+        name_or_path=args.model,
+        revision=args.revision,
+        device=args.device,
+        trust_remote_code=args.trust_remote_code,
+    )
 
 
 def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,13 @@ class Encoder:
         view = View(config.pooling, config.pooled_layer)
         autocast = use_autocast(config.autocast, backbone.device)
         return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast))
+
+    def set_max_length(self, tokens: int) -> None:
+        """Keep that many tokens of a text with its prompt; refused beyond the decoder's positions."""
+        config = replace(self.config, max_length=tokens)
+        backbone: Any = self.embedder.backbone
+        _check_length(config, backbone.config.get_text_config())
+        self.config = config
 
     @property
     def layer_count(self) -> int:

@@ -101,7 +101,10 @@ class Whitening:
         """The first k directions: equal to fitting with this k."""
         if not 1 <= k <= self.dimension:
             raise UserError(f"whitening has {self.dimension} directions, so k must lie in 1..{self.dimension}, got {k}")
-        return replace(self, kernel=self.kernel[:, :k], provenance={**self.provenance, "k": k})
+        kernel = self.kernel[:, :k]
+        lengths = np.linalg.norm(kernel, axis=0)  # 1 / standard deviation along each direction
+        condition = float((lengths[-1] / lengths[0]) ** 2)
+        return replace(self, kernel=kernel, provenance={**self.provenance, "k": k, "condition_number": condition})
 
     def save(self, path: Path) -> None:
         """Write safetensors with the provenance as JSON in its header, in one rename."""

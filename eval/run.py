@@ -60,7 +60,9 @@ def evaluate(
     for prompt in config.systems.prompts:
         get_prompt(prompt, config.model.task)
     dev, tests = load_tasks(config)
-    sources = training_texts or {path: training_text.read_training_texts(path) for path in config.fit}
+    sources = training_texts or {
+        path: training_text.read_training_texts(training_text.TextSource(path)) for path in config.fit
+    }
     fit = _fit_text(config, sources, [dev, *tests])
     material = Material(
         dev=dev,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from eval.overlap import normalized
 from eval.tasks.sts import StsTask
 
 _TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
+_NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
 logger = logging.getLogger(__name__)
 
 
@@ -30,15 +32,35 @@ class FitText:
     sha256: str
 
 
-def read_training_texts(path: str, columns: Sequence[str] = ()) -> list[str]:
+@dataclass(frozen=True)
+class TextSource:
+    """The part of a data set that a run was trained on. Columns that are not named are found by their usual names."""
+
+    path: str
+    columns: tuple[str, ...] = ()
+    negatives: tuple[str, ...] | None = None
+    split: str = "train"
+    limit: int | None = None
+
+
+def read_training_texts(source: TextSource) -> list[str]:
     """Distinct texts of a .txt or of a table's text columns, in order."""
+    path = source.path
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table = read_table(path, columns)
-    wanted = list(columns) or [column for column in table.columns if _TEXT_COLUMN.fullmatch(column)]
+    table = read_table(path, source.columns, split=source.split, limit=source.limit)
+    wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
         raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
     return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
+
+
+def _is_text_column(column: str, source: TextSource) -> bool:
+    if not source.columns:
+        return _TEXT_COLUMN.fullmatch(column) is not None
+    if source.negatives is None:
+        return column in source.columns or _NEGATIVE_COLUMN.fullmatch(column) is not None
+    return column in source.columns or column in source.negatives
 
 
 def _cells(table: Table, column: str) -> Iterable[str]:
@@ -65,25 +87,29 @@ def sample_fit_text(sources: Mapping[str, Sequence[str]], tasks: Iterable[StsTas
 def run_sources(run: str) -> dict[str, list[str]]:
     """The pair files that a run folder's own `config.yaml` names, as far as they can be read here."""
     found: dict[str, list[str]] = {}
-    for path, columns in _run_data(Path(run)):
+    for source in _run_data(Path(run)):
         try:
-            found[path] = read_training_texts(path, columns)
+            found[source.path] = [*found.get(source.path, []), *read_training_texts(source)]
         except UserError as error:
             logger.warning("overlap with the training data of %s is not measured: %s", run, error)
     return found
 
 
-def _run_data(folder: Path) -> list[tuple[str, list[str]]]:
-    """Path and renamed columns (none: the usual ones) of each source."""
+def _run_data(folder: Path) -> list[TextSource]:
     config = next((file for file in (folder / "config.yaml", folder.parent / "config.yaml") if file.is_file()), None)
     sources = read_mapping(config).get("data") if config is not None else None
     if not isinstance(sources, list):
         return []
-    return [
-        (str(source["path"]), _columns(source)) for source in sources if isinstance(source, dict) and "path" in source
-    ]
+    return [_source(source) for source in sources if isinstance(source, dict) and "path" in source]
 
 
-def _columns(source: Mapping[str, object]) -> list[str]:
-    names = [str(source.get("anchor", "anchor")), str(source.get("positive", "positive"))]
-    return [] if names == ["anchor", "positive"] else names
+def _source(data: Mapping[str, Any]) -> TextSource:
+    """One entry of `data` as the trainer reads it."""
+    negatives, limit = data.get("negatives"), data.get("limit")
+    return TextSource(
+        path=str(data["path"]),
+        columns=(str(data.get("anchor", "anchor")), str(data.get("positive", "positive"))),
+        negatives=None if negatives is None else tuple(map(str, negatives)),
+        split=str(data.get("split", "train")),
+        limit=None if limit is None else int(limit),
+    )

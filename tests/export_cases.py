@@ -48,7 +48,8 @@ def tuned_encoder(
         encoder.embedder.backbone = get_peft_model(encoder.embedder.backbone, adapters)
     with torch.no_grad():
         for name, parameter in encoder.embedder.backbone.named_parameters():
-            if "lora_B" in name or (full and parameter.dim() == 2):
+            whole = full or "modules_to_save" in name
+            if "lora_B" in name or (whole and parameter.dim() == 2):
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     encoder.embedder.eval()
     return encoder

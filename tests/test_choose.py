@@ -21,7 +21,7 @@ from eval.metrics import spearman
 from eval.run import evaluate
 from eval.systems import System, candidate_dimensions, candidate_layers, candidate_views, run_name
 from eval.tasks.sts import StsTask, load_task
-from eval.training_text import read_training_texts
+from eval.training_text import TextSource, read_training_texts
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 
@@ -31,7 +31,7 @@ VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1
 @pytest.fixture
 def material(tmp_path: Path) -> Material:
     dev = load_task(write_similarity(tmp_path / "dev.jsonl", 80, 1))
-    fit = read_training_texts(str(write_pairs(tmp_path / "fit.jsonl", 150, 2)))
+    fit = read_training_texts(TextSource(str(write_pairs(tmp_path / "fit.jsonl", 150, 2))))
     return Material(dev, fit, "hash", dimensions=(16, 8, 4), progress=False)
 
 

@@ -123,6 +123,28 @@ def test_encode_to_npy(tmp_path: Path, loaded: list[str], capsys: pytest.Capture
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.npy"]
 
 
+def test_encode_says_how_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dec2vec.encoder import Encoder
+
+    seen: list[object] = []
+
+    class Limited(LengthEncoder):
+        def set_max_length(self, tokens: int) -> None:
+            seen.append(tokens)
+
+    def load(config: ModelConfig) -> Limited:
+        seen.append(config)
+        return Limited()
+
+    monkeypatch.setattr(Encoder, "load", load)
+    options = ["--revision", "v1", "--device", "cpu", "--trust_remote_code", "--max_length", "99"]
+    assert encode(tmp_path, "v.npy", *options) == 0
+    assert seen == [ModelConfig(name_or_path="some/model", revision="v1", device="cpu", trust_remote_code=True), 99]
+    seen.clear()
+    assert encode(tmp_path, "v.npy") == 0
+    assert seen == [ModelConfig(name_or_path="some/model")]
+
+
 def test_encode_to_parquet(tmp_path: Path, loaded: list[str]) -> None:
     assert encode(tmp_path, "v.parquet") == 0
     rows = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pylist()

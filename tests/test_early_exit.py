@@ -48,7 +48,9 @@ def test_states_equal_the_whole_pass(encoder: Encoder) -> None:
 def test_nothing_above_runs_and_no_hook_stays(encoder: Encoder) -> None:
     ran: list[int] = []
     blocks = blocks_of(encoder)
-    handles = [block.register_forward_hook(lambda *_, index=index: ran.append(index)) for index, block in enumerate(blocks)]
+    handles = [
+        block.register_forward_hook(lambda *_, index=index: ran.append(index)) for index, block in enumerate(blocks)
+    ]
     encoder.embedder(IDS, LENGTHS, [View("mean", 1)])
     assert ran == [0]
     ran.clear()

@@ -166,3 +166,12 @@ def test_autocast_stays_close(llama: Path) -> None:
     rough = load(llama, autocast="on").encode(TEXTS)
     assert not np.array_equal(exact, rough)
     assert np.min(np.sum(exact * rough, axis=1)) > 0.99
+
+
+def test_max_length_of_a_loaded_encoder(llama: Path) -> None:
+    encoder = load(llama, max_length=64)
+    encoder.set_max_length(200)
+    assert len(encoder.tokenize(["word " * 500])[0]) == 200
+    with pytest.raises(UserError, match="max_length 257: the model has 256 positions"):
+        encoder.set_max_length(257)
+    assert encoder.config.max_length == 200

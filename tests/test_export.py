@@ -43,12 +43,15 @@ CASES: dict[str, dict[str, Any]] = {
     "cot-sts-merged": {"prompt": "pretended_cot", "layer": -2, "merge": True, **STS},
     "own-template-max": {"prompt": "Is {text} it?", "pooling": "max", "layer": 0.4, **STS},
     "full": {"full": True},
+    "whole-embeddings": {"lora": {"modules_to_save": ["embed_tokens"]}},
+    "whole-embeddings-inner-merged": {"lora": {"modules_to_save": ["embed_tokens"]}, "layer": 1, "merge": True},
     "gpt2": {"family": "gpt2", "lora": {"fan_in_fan_out": True}},
     "qwen2-eol-merged": {"family": "qwen2", "prompt": "prompteol", "tokenization": "separate", "merge": True},
     "opt": {"family": "opt"},
     "pissa": {"lora": {"init_lora_weights": "pissa"}},
     "dora-rslora": {"lora": {"use_dora": True, "use_rslora": True}},
 }
+PEFT_CASES = ("adapter", "gpt2", "opt", "pissa", "dora-rslora", "whole-embeddings")
 FRESH_PROCESS = """
 import json, sys
 import numpy as np
@@ -110,7 +113,7 @@ def fresh(root: Path, exported: dict[str, Exported]) -> str:
         name: {
             "model": str(item.model),
             "base": str(item.base),
-            "adapter": str(item.adapter) if name in ("adapter", "gpt2", "opt", "pissa", "dora-rslora") else None,
+            "adapter": str(item.adapter) if name in PEFT_CASES else None,
             "ids": item.encoder.tokenize(TEXTS, side="query"),
         }
         for name, item in exported.items()
@@ -143,7 +146,7 @@ def test_sentence_transformers_in_a_fresh_process_agrees(
     assert line.split()[1:] == [str(MAX_LENGTH), "right", "torch.float32", "torch.float32"]
 
 
-@pytest.mark.parametrize("name", ["adapter", "gpt2", "opt", "pissa", "dora-rslora"])
+@pytest.mark.parametrize("name", PEFT_CASES)
 @pytest.mark.usefixtures("fresh")
 def test_base_and_adapter_by_peft_agree(name: str, root: Path, exported: dict[str, Exported]) -> None:
     by_hand = np.load(root / f"{name}.peft.npy")
@@ -288,6 +291,8 @@ def test_export_command_writes_model_again(run: Path) -> None:
 def test_export_command_refuses_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.yaml"):
         export_command(ExportArgs(run=tmp_path / "nothing"))
+    with pytest.raises(UserError, match="the run's own adapter"):
+        export_command(ExportArgs(run=run, to=run / "adapter"))
     (run / "adapter" / "dec2vec.json").unlink()
     with pytest.raises(UserError, match="let the training run finish"):
         export_command(ExportArgs(run=run))

@@ -85,7 +85,14 @@ def test_every_pooling_and_inner_layers(pooling: str, layer: int, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "options", [{"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"targets": ("q_proj", "v_proj")}]
+    "options",
+    [
+        {"rslora": True},
+        {"dora": True},
+        {"init": "gaussian"},
+        {"targets": ("q_proj", "v_proj")},
+        {"whole": ("embed_tokens", "norm")},
+    ],
 )
 def test_lora_variants(options: dict[str, object], tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, **options))

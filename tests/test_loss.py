@@ -148,3 +148,14 @@ def test_falls_with_the_positive_similarity(cosine: float, gain: float) -> None:
         return float(info_nce(query, documents, torch.tensor([0]), none, torch.tensor(1.0)))
 
     assert at(min(1.0, cosine + gain)) < at(cosine)
+
+
+@pytest.mark.parametrize(("start", "floor"), [(0.05, 0.01), (0.002, 0.002)])
+def test_a_learned_temperature_stays_above_its_floor(start: float, floor: float) -> None:
+    temperature = Temperature(start, learned=True)
+    temperature.hold_floor()
+    assert float(temperature().detach()) == pytest.approx(start)
+    with torch.no_grad():
+        temperature.log_value.fill_(-20.0)
+    temperature.hold_floor()
+    assert float(temperature().detach()) == pytest.approx(floor)

@@ -21,10 +21,11 @@ from eval.overlap import measure, normalized
 from eval.report import Report, format_table, headline, hundred, to_json, to_markdown
 from eval.run import evaluate, report_folder
 from eval.tasks.sts import load_task
-from eval.training_text import read_training_texts, run_sources, sample_fit_text
+from eval.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
 from eval.write import check_writable, write_report
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
+from tests.helpers import write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -227,17 +228,28 @@ def test_fit_text_is_sampled_without_evaluation_texts(tmp_path: Path) -> None:
 
 def test_training_texts_of_files_and_of_runs(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.jsonl", 5, 0)
-    assert len(read_training_texts(str(pairs))) == 10
+    assert len(read_training_texts(TextSource(str(pairs)))) == 10
     (tmp_path / "lines.txt").write_text("one\n\ntwo\none\n")
-    assert read_training_texts(str(tmp_path / "lines.txt")) == ["one", "two"]
+    assert read_training_texts(TextSource(str(tmp_path / "lines.txt"))) == ["one", "two"]
     (tmp_path / "wrong.jsonl").write_text('{"a": "x"}\n')
     with pytest.raises(UserError, match=r"no column of texts .* among \['a'\]"):
-        read_training_texts(str(tmp_path / "wrong.jsonl"))
+        read_training_texts(TextSource(str(tmp_path / "wrong.jsonl")))
     run = tmp_path / "run"
     (run / "adapter").mkdir(parents=True)
     (run / "config.yaml").write_text(f"data:\n- path: {pairs}\n- path: {tmp_path / 'gone.jsonl'}\n")
     assert list(run_sources(str(run))) == list(run_sources(str(run / "adapter"))) == [str(pairs)]
     assert run_sources(str(tmp_path)) == {}
+
+
+def test_training_texts_of_a_run_are_those_it_read(tmp_path: Path) -> None:
+    """Its columns, limit and negatives; of a source named twice both parts."""
+    rows = [{"q": f"q{i}", "d": f"d{i}", "bad": f"n{i}", "negative_1": f"m{i}", "text": "never"} for i in range(4)]
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    source = {"path": str(pairs), "anchor": "q", "positive": "d", "split": "train", "limit": 1, "negatives": ["bad"]}
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": [source, {**source, "limit": 2, "negatives": None}]}))
+    assert sorted(run_sources(str(tmp_path))[str(pairs)]) == sorted(
+        ["q0", "d0", "n0", "q0", "q1", "d0", "d1", "m0", "m1"]
+    )
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

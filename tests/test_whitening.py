@@ -113,6 +113,7 @@ def test_truncating_is_fitting_with_that_k() -> None:
     cut = fit_whitening(moments).truncated(5)
     np.testing.assert_array_equal(short.kernel, cut.kernel)
     assert cut.provenance["k"] == 5
+    assert cut.provenance["condition_number"] == pytest.approx(short.provenance["condition_number"], rel=1e-9)
     with pytest.raises(UserError, match=r"1\.\.5, got 6"):
         cut.truncated(6)
 

@@ -117,7 +117,7 @@ def load_checkpoint(path: Path, config_hash: str) -> Checkpoint:
     try:
         return _read(path, config_hash)
     except _Torn as reason:
-        raise UserError(f"checkpoint {path} is damaged ({reason}); name another one") from None
+        raise UserError(f"checkpoint {path} is damaged ({reason}); train anew with --checkpoint.resume never") from None
 
 
 def prune(root: Path, keep: int, protect: Path | None) -> None:

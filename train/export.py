@@ -187,6 +187,8 @@ def export_command(args: ExportArgs) -> Path:
         check_repository_name(args.push)
         check_token()
     config = _finished(args.run)
+    if args.to is not None and args.to.resolve() == (args.run / "adapter").resolve():
+        raise UserError(f"--to {args.to}: that is the run's own adapter; give another folder")
     encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), device="auto"))
     merge = args.merge or config.export.merge
     target = args.to or args.run / "model"
@@ -216,12 +218,23 @@ def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) 
     is_local = is_adapted and Path(base_name(encoder)).is_dir()
     if is_local and not merge:
         _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=args.run) as stage:
+    with _stage(args.run) as stage:
         merge = merge or is_local
         readme = _readme(args.run, config, encoder, merge=merge, repo_id=args.push)
-        folder = Path(stage) / "model"
+        folder = stage / "model"
         save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme, public=True)
         _say("pushed", push_folder(folder, args.push, private=args.private))
+
+
+@contextlib.contextmanager
+def _stage(run: Path) -> Iterator[Path]:
+    """A folder for what is uploaded, on the run's own disk: temporary ones are often small."""
+    try:
+        stage = tempfile.TemporaryDirectory(prefix=".hub-", dir=run)
+    except OSError as error:
+        raise UserError(f"{run} cannot be written ({error.strerror}); make it writable, or push a copy of it") from None
+    with stage as name:
+        yield Path(name)
 
 
 def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, repo_id: str | None) -> str:

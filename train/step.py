@@ -79,6 +79,7 @@ def train_step(
     finite = all(map(math.isfinite, (value, grad_norm, float(objective.log_temperature_gradient))))
     if finite:
         learner.optimizer.step()
+        learner.temperature.hold_floor()
     learner.optimizer.zero_grad(set_to_none=True)
     return StepResult(value, grad_norm, lr, temperature, finite)
 

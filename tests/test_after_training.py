@@ -1,0 +1,64 @@
+"""What a finished run leaves: a whitened model folder, a merged one to train on from, the weights dev liked best."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from dec2vec import Encoder, ModelConfig
+from dec2vec.whitening import Whitening
+from tests.export_cases import PEFT_WARNING
+from tests.tiny_run import STEPS, metrics_of, train, write_run
+from train.export import export_command
+from train.export_args import ExportArgs
+from train.loop import TrainState
+
+pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
+TEXTS = ["red green", "a small blue cat", ""]
+
+
+def load(path: Path) -> Encoder:
+    return Encoder.load(ModelConfig(name_or_path=str(path), device="cpu"))
+
+
+def test_a_whitened_run_is_whitened_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "plain")
+    train(config, tmp_path / "out", "--export.whiten", "true")
+    whitening = Whitening.load(tmp_path / "out" / "model" / "whitening.safetensors")
+    raw = load(tmp_path / "plain").encode(TEXTS, normalize=False)
+    expected = whitening.apply(raw)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    for found in (
+        load(tmp_path / "out" / "model").encode(TEXTS),
+        SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu").encode(TEXTS),
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected[:, : raw.shape[1]] - raw[:, : expected.shape[1]]).max() > 1e-2
+
+
+def test_training_goes_on_from_a_merged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "first")
+    merged = export_command(ExportArgs(run=tmp_path / "first", to=tmp_path / "merged", merge=True))
+    train(config, tmp_path / "second", "--model.name_or_path", str(merged))
+    once, twice = load(tmp_path / "first").encode(TEXTS), load(tmp_path / "second").encode(TEXTS)
+    assert np.abs(once - twice).max() > 1e-3
+    first, second = (
+        [line["loss"] for line in metrics_of(tmp_path / name) if "loss" in line] for name in ("first", "second")
+    )
+    assert second[0] < first[0] and len(second) == STEPS
+
+
+def test_the_best_step() -> None:
+    state = TrainState()
+    assert not state.better(math.nan)
+    assert state.better(-0.5)
+    state.best_score = 0.4
+    assert state.better(0.5) and not state.better(0.4) and not state.better(math.nan)
