@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported for mypy
 from safetensors import SafetensorError
 from transformers import (
@@ -86,6 +88,21 @@ def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel
     backbone.eval()
     _check_causal(backbone, config.name_or_path)
     return backbone
+
+
+def pinned_revision(config: ModelConfig) -> str | None:
+    """The commit that a Hub id means today, so that a run can be repeated when its branch has moved.
+
+    Of a folder, or where the Hub does not answer, what `config` says: the loader is the one to complain.
+    """
+    if not config.name_or_path or Path(config.name_or_path).exists():
+        return config.revision
+    try:
+        file = hf_hub_download(config.name_or_path, "config.json", revision=config.revision)
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+        return config.revision
+    commit = Path(file).parent.name
+    return commit if re.fullmatch("[0-9a-f]{40}", commit) else config.revision
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

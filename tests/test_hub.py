@@ -210,9 +210,13 @@ from sentence_transformers import SentenceTransformer
 from dec2vec.encoder import Encoder
 from dec2vec.model_config import ModelConfig
 from train.export import export_command
+from train.config import TrainConfig
 from train.export_args import ExportArgs
+from train.session import resolve
 
 texts = json.load(open(sys.argv[1]))
+for base in ("bob/base", "bob/gone", sys.argv[2]):
+    print("pinned", json.dumps(resolve(TrainConfig(model=ModelConfig(name_or_path=base))).model.revision))
 for run in map(Path, sys.argv[2:]):
     name = f"alice/{run.name}"
     export_command(ExportArgs(run=run, push=name, private=True))
@@ -244,6 +248,9 @@ def test_export_command_pushes_what_others_can_load(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    pinned = [json.loads(line.removeprefix("pinned ")) for line in lines if line.startswith("pinned ")]
+    assert pinned == [hub.repositories["bob/base"].sha, None, None]
     expected = both_sides(encoder)[: len(TEXTS)]
     for name, weights in {"local": "model.safetensors", "hub": "adapter_model.safetensors"}.items():
         repository = hub.repositories[f"alice/{name}"]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
 from dec2vec.artifacts import find
-from dec2vec.backbone import resolve_device, use_autocast
+from dec2vec.backbone import pinned_revision, resolve_device, use_autocast
 from dec2vec.config import config_hash, dump
 from dec2vec.embedder import Embedder
 from dec2vec.encoder import Encoder
@@ -61,6 +61,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         device="cuda" if device.type == "cuda" else "cpu",
         autocast="on" if use_autocast(config.model.autocast, device) else "off",
         name_or_path=_absolute(config.model.name_or_path),
+        revision=pinned_revision(config.model),
     )
     data = tuple(dataclasses.replace(source, path=_absolute(source.path)) for source in config.data)
     dev = None if config.eval.dev is None else _absolute(config.eval.dev)
