@@ -86,15 +86,22 @@ class SimilarityData:
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str] = (), *, split: str = "train", limit: int | None = None
+    path: str | Path,
+    columns: Sequence[str] = (),
+    *,
+    split: str = "train",
+    only: Sequence[str] = (),
+    limit: int | None = None,
 ) -> Table:
     """A file (by its suffix), a folder of `datasets.save_to_disk`, or a Hub id; never empty.
 
-    Every row has `columns`. `limit` stops reading after the first rows.
+    Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
     """
-    table = _open(str(path), split, limit)
+    wanted = [_condition(text) for text in only]
+    table = _open(str(path), split, wanted, limit)
     if not table.rows:
-        raise UserError(f"{table.name} is empty: it has no rows")
+        reason = f"no row has {' or '.join(only)}; mend `only`" if only else "it has no rows"
+        raise UserError(f"{table.name} is empty: {reason}")
     table.require(columns)
     return table
 
@@ -148,20 +155,20 @@ def _is_number(value: str | int | float) -> bool:
         return False
 
 
-def _open(source: str, split: str, limit: int | None) -> Table:
+def _open(source: str, split: str, only: Sequence[tuple[str, str]], limit: int | None) -> Table:
     path = Path(source)
     if not source:
         raise UserError("no data file named; give a path or a Hub id")
     if path.is_dir():
-        return _numbered(source, "row", _saved_rows(path, split), limit)
+        return _numbered(source, "row", _saved_rows(path, split), only, limit)
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         _must_be_file(path)
-        return _numbered(source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path), limit)
+        return _numbered(source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path), only, limit)
     if path.exists():
         raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not path.parent.exists():
-        return _numbered(f"{source} [{split}]", "row", _hub_rows(source, split), limit)
+        return _numbered(f"{source} [{split}]", "row", _hub_rows(source, split), only, limit)
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
 
 
@@ -172,8 +179,22 @@ def _must_be_file(path: Path) -> None:
         raise UserError(f"{path} is not a file")
 
 
-def _numbered(name: str, unit: str, numbered: Iterator[Numbered], limit: int | None) -> Table:
-    kept = list(islice(numbered, limit))
+def _condition(text: str) -> tuple[str, str]:
+    column, sign, value = text.partition("=")
+    if not (column and sign):
+        raise UserError(f"only {text!r}: not of the form column=value, such as source=mrpc")
+    return column, value
+
+
+def _numbered(
+    name: str, unit: str, numbered: Iterator[Numbered], only: Sequence[tuple[str, str]], limit: int | None
+) -> Table:
+    fitting = (
+        (number, row)
+        for number, row in numbered
+        if not only or any(column in row and str(row[column]) == value for column, value in only)
+    )
+    kept = list(islice(fitting, limit))
     return Table(name, unit, [row for _, row in kept], [number for number, _ in kept])
 
 

@@ -40,6 +40,7 @@ class TextSource:
     columns: tuple[str, ...] = ()
     negatives: tuple[str, ...] | None = None
     split: str = "train"
+    only: tuple[str, ...] = ()
     limit: int | None = None
 
 
@@ -48,7 +49,7 @@ def read_training_texts(source: TextSource) -> list[str]:
     path = source.path
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table = read_table(path, source.columns, split=source.split, limit=source.limit)
+    table = read_table(path, source.columns, split=source.split, only=source.only, limit=source.limit)
     wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
         raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
@@ -111,5 +112,6 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         columns=(str(data.get("anchor", "anchor")), str(data.get("positive", "positive"))),
         negatives=None if negatives is None else tuple(map(str, negatives)),
         split=str(data.get("split", "train")),
+        only=tuple(map(str, data.get("only") or ())),
         limit=None if limit is None else int(limit),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import os
 import pickle
 import signal
 import socket
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -21,8 +23,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState
+from tqdm import tqdm
 
 T = TypeVar("T")
+STUCK = 120.0
+"""Seconds after which a process says on stderr where it is."""
 
 
 def run_ranks(world: int, function: Callable[..., T], *arguments: object, limit: float = 240.0) -> list[T]:
@@ -93,6 +98,9 @@ def _work(
     os.environ["OMP_NUM_THREADS"] = "1"
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this process may have made one
     GradientState._reset_state()
+    tqdm.set_lock(threading.RLock())  # the inherited one may be held by a thread that this process does not have
+    tqdm.monitor_interval = 0
+    faulthandler.dump_traceback_later(STUCK, exit=False)
     try:
         if store is not None:
             _join_group(rank, world, store)
@@ -102,6 +110,7 @@ def _work(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _join_group(rank: int, world: int, store: Path) -> None:

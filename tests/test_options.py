@@ -27,6 +27,7 @@ lora.rank
 lora.alpha
 lora.dropout
 lora.targets
+lora.whole
 lora.rslora
 lora.dora
 lora.init
@@ -36,6 +37,7 @@ data.N.split
 data.N.anchor
 data.N.positive
 data.N.negatives
+data.N.only
 data.N.limit
 loss.temperature
 loss.learn_temperature

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
 from dec2vec.readers import read_rows, read_similarity, read_table, read_texts
+from tests.helpers import write_jsonl
 
 ROWS = [{"a": "one, two", "b": 'say "x"'}, {"a": "line\u2028separator", "b": "Ärger 北京"}]
 
@@ -96,6 +97,19 @@ def test_byte_order_mark_crlf_and_blank_lines(tmp_path: Path) -> None:
     assert table.where(1).endswith("t.jsonl line 3")
     assert read_rows(raw(tmp_path, "t.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n"), ["a"]) == [{"a": "1", "b": "2"}]
     assert read_rows(raw(tmp_path, "t.tsv", b"a\tb\r\n1\t2\r\n"), ["a"]) == [{"a": "1", "b": "2"}]
+
+
+def test_only_keeps_rows_with_a_value(tmp_path: Path) -> None:
+    rows = [{"a": f"t{i}", "source": "xyz"[i % 3], "year": 2000 + i} for i in range(9)]
+    path = write_jsonl(tmp_path / "t.jsonl", [*rows, {"a": "none"}])
+    assert [row["a"] for row in read_table(path, only=["source=x"]).rows] == ["t0", "t3", "t6"]
+    some = read_table(path, only=["source=x", "year=2001"], limit=3)
+    assert [row["a"] for row in some.rows] == ["t0", "t1", "t3"]
+    assert some.where(2) == f"{path} line 4"
+    with pytest.raises(UserError, match="no row has source=w or year=1; mend `only`"):
+        read_table(path, only=["source=w", "year=1"])
+    with pytest.raises(UserError, match="only 'source': not of the form column=value"):
+        read_table(path, only=["source"])
 
 
 def test_limit_stops_before_a_mistake(tmp_path: Path) -> None:

@@ -245,10 +245,12 @@ def test_training_texts_of_a_run_are_those_it_read(tmp_path: Path) -> None:
     """Its columns, limit and negatives; of a source named twice both parts."""
     rows = [{"q": f"q{i}", "d": f"d{i}", "bad": f"n{i}", "negative_1": f"m{i}", "text": "never"} for i in range(4)]
     pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
-    source = {"path": str(pairs), "anchor": "q", "positive": "d", "split": "train", "limit": 1, "negatives": ["bad"]}
-    (tmp_path / "config.yaml").write_text(json.dumps({"data": [source, {**source, "limit": 2, "negatives": None}]}))
+    source = {"path": str(pairs), "anchor": "q", "positive": "d", "only": [], "limit": 1, "negatives": ["bad"]}
+    third = {"path": str(pairs), "anchor": "q", "positive": "d", "only": ["q=q3"], "negatives": []}
+    data = [source, {**source, "limit": 2, "negatives": None}, third]
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
     assert sorted(run_sources(str(tmp_path))[str(pairs)]) == sorted(
-        ["q0", "d0", "n0", "q0", "q1", "d0", "d1", "m0", "m1"]
+        ["q0", "d0", "n0", "q0", "q1", "d0", "d1", "m0", "m1", "q3", "d3"]
     )
 
 

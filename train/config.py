@@ -54,8 +54,10 @@ class SourceConfig:
     """Column of the matching texts."""
     negatives: tuple[str, ...] | None = None
     """Columns of hard negatives; None takes `negative`, `negative_1`, `negative_2` ... where present."""
+    only: tuple[str, ...] = ()
+    """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
     limit: Annotated[int, Ge(1)] | None = None
-    """Use only the first rows."""
+    """Use only the first rows of those."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -55,12 +55,13 @@ def load_pairs(sources: Sequence[SourceConfig]) -> PairTable:
 def _read_source(source: SourceConfig) -> PairTable:
     if not source.path:
         raise UserError("config error: data: a source has no path; name a file, a folder or a Hub id")
-    table = read_table(source.path, [source.anchor, source.positive], split=source.split, limit=source.limit)
-    columns = _negative_columns(table, source.negatives)
+    columns = [source.anchor, source.positive]
+    table = read_table(source.path, columns, split=source.split, only=source.only, limit=source.limit)
+    negatives = _negative_columns(table, source.negatives)
     return PairTable(
         anchors=table.texts(source.anchor),
         positives=table.texts(source.positive),
-        negatives=[tuple(_present(table, i, columns)) for i in range(len(table))],
+        negatives=[tuple(_present(table, i, negatives)) for i in range(len(table))],
     )
 
 
