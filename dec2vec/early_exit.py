@@ -25,7 +25,7 @@ def decoder_blocks(backbone: nn.Module, layer_count: int) -> nn.ModuleList | Non
 def inner_states(backbone: nn.Module, blocks: nn.ModuleList, wanted: set[int], **inputs: Any) -> dict[int, Tensor]:
     """Hidden states at the indices `wanted`, each below `len(blocks)`, with their graph.
 
-    Equal to `output_hidden_states`, which runs every block and, in training, back-propagates zeros through some.
+    Equal to `output_hidden_states`, which runs every block.
     """
     states: dict[int, Tensor] = {}
     with _watched(blocks, wanted, states), contextlib.suppress(_Reached):
