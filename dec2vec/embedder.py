@@ -38,8 +38,7 @@ class Embedder(nn.Module):
     def _hidden_states(self, input_ids: Int[Tensor, "batch time"], views: Sequence[View]) -> Mapping[int, Tensor]:
         """The hidden states that the views read; no block above the highest of them runs."""
         wanted = set().union(*(layers_of(view, self.layer_count) for view in views))
-        blocks = decoder_blocks(self.backbone, self.layer_count)
-        if max(wanted) < self.layer_count and blocks is not None:
+        if max(wanted) < self.layer_count and (blocks := decoder_blocks(self.backbone, self.layer_count)) is not None:
             return inner_states(self.backbone, blocks, wanted, input_ids=input_ids, use_cache=False)
         inner = wanted != {self.layer_count}
         output = self.backbone(input_ids=input_ids, use_cache=False, output_hidden_states=inner)
