@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import faulthandler
+import gc
 import os
 import pickle
 import signal
@@ -109,6 +110,7 @@ def _work(
         end.send_bytes(pickle.dumps((False, traceback.format_exc())))
     finally:
         if dist.is_initialized():
+            gc.collect()  # a DDP model must not outlive its group: train.session.leave
             dist.destroy_process_group()
         faulthandler.cancel_dump_traceback_later()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import unittest.mock
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -324,6 +326,26 @@ def test_whole_run_equals_one_process(world: int, tmp_path: Path, monkeypatch: p
     run_ranks(world, train, config, tmp_path / "many")
     same_run(tmp_path / "many", tmp_path / "one")
     assert distance(adapter_of(tmp_path / "many"), adapter_of(tmp_path / "one")) < 1e-3
+
+
+def wrapped_models_when_the_group_ends(config: Path, output: Path) -> list[int]:
+    counts = []
+    destroy = dist.destroy_process_group
+
+    def count_and_destroy(group: dist.ProcessGroup | None = None) -> None:
+        counts.append(sum(type(thing) is DistributedDataParallel for thing in gc.get_objects()))
+        destroy(group)
+
+    with unittest.mock.patch("torch.distributed.destroy_process_group", count_and_destroy):
+        train(config, output)
+    return counts
+
+
+def test_the_wrapped_model_goes_before_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a rank may hang at the end of its run: train.session.leave."""
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path, lora=NO_DROPOUT)
+    assert run_ranks(2, wrapped_models_when_the_group_ends, config, tmp_path / "many") == [[0], [0]]
 
 
 @pytest.mark.slow

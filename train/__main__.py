@@ -16,8 +16,11 @@ from dec2vec.exit_codes import run as run_command
 from train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
+    from train.data import PairTable
     from train.loop import Run
 
 
@@ -25,11 +28,8 @@ def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.memory import keep_freed_memory
-    from eval.tasks.sts import dev_score
     from train import session
     from train.data import load_pairs
-    from train.loop import fit
-    from train.progress import make_progress
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
@@ -39,6 +39,16 @@ def main(argv: Sequence[str]) -> None:
     session.total_steps(config, len(table))
     dev = _load_tasks(config)
     accelerator = session.make_accelerator(config)
+    _train(config, table, dev, accelerator)
+    session.leave(accelerator)
+
+
+def _train(config: TrainConfig, table: PairTable, dev: StsTask | None, accelerator: Accelerator) -> None:
+    from eval.tasks.sts import dev_score
+    from train import session
+    from train.loop import fit
+    from train.progress import make_progress
+
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = session.build(config, table, accelerator, folder, score)
@@ -50,8 +60,6 @@ def main(argv: Sequence[str]) -> None:
             session.take_best(run)
             _finish(run)
             run.tracker.finish()
-        # no barrier: the others may leave while the main process evaluates for longer than a collective may take
-        accelerator.end_training()
 
 
 def _load_tasks(config: TrainConfig) -> StsTask | None:

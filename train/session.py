@@ -83,6 +83,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no")
 
 
+def leave(accelerator: Accelerator) -> None:
+    """End the process group, without a barrier: the main process may have evaluated for hours.
+
+    The wrapped model must go first. DDP's C++ reducer, as the last owner of a Gloo group, joins its threads while
+    holding the GIL, which one of them may be waiting for (PyTorch issue 56297; hung in 1 of some 50 runs).
+    """
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
 def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
     """The module whose backward sums over ranks; the embedder itself in a single process."""
     model: Model = accelerator.prepare_model(embedder)
