@@ -315,6 +315,18 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train("--batch.size", "400"),
         ("batch.size 400 is larger than the data (12 pairs)", "use --batch.size 12 or less"),
     ),
+    "weight without batches of one source": (
+        lambda p: p.train("--data.0.weight", "2"),
+        ("data.0.weight: only batches of one source have weights", "add --batch.sources one"),
+    ),
+    "source of one pair": (
+        lambda p: p.train("--batch.sources", "one", "--data.0.limit", "1"),
+        ("pairs.jsonl", "1 pair"),
+    ),
+    "one of two sources with one pair": (
+        lambda p: p.train("--batch.sources", "one", "--data.1.path", p.file("lone.jsonl", PAIR)),
+        ("data.1 (", "lone.jsonl): 1 pair; a batch of one source needs at least two"),
+    ),
     # similarity files
     "score that is no number": (
         lambda p: p.graded(GRADED + GRADED.replace("2}", '"high"}')),

@@ -8,6 +8,7 @@ import sys
 import unittest.mock
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.processes import run_alone, run_ranks
 from tests.tiny_run import STEPS, metrics_of, steps_of, train, write_run
 from tests.training_setup import tiny_encoder, tiny_table
 from train.batch import prepare, text_keys
-from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
+from train.config import BatchConfig, LoraConfig, LossConfig, OptimConfig, SourceConfig, TrainConfig
 from train.distributed import gather_rows, sum_over_ranks
 from train.lora import trainable_parameters
 from train.objective import NO_ANCHOR, Objective, PairRows, Temperature, contrast
@@ -317,11 +318,20 @@ def same_run(two: Path, one: Path) -> None:
         np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_whole_run_equals_one_process(world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+BOTH_HALVES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
+SECTIONS: dict[str, dict[str, Any]] = {
+    "mixed": {},
+    "one source": {"data": BOTH_HALVES, "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")},
+}
+
+
+@pytest.mark.parametrize(("world", "batches"), [(2, "mixed"), (3, "one source")])
+def test_whole_run_equals_one_process(
+    world: int, batches: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the command's arguments to the exported adapter; only the main process logs."""
     monkeypatch.chdir(tmp_path)
-    config = write_run(tmp_path, lora=NO_DROPOUT)
+    config = write_run(tmp_path, lora=NO_DROPOUT, **SECTIONS[batches])
     run_alone(train, config, tmp_path / "one")
     run_ranks(world, train, config, tmp_path / "many")
     same_run(tmp_path / "many", tmp_path / "one")

@@ -39,6 +39,7 @@ data.N.positive
 data.N.negatives
 data.N.only
 data.N.limit
+data.N.weight
 loss.temperature
 loss.learn_temperature
 loss.symmetric
@@ -53,6 +54,7 @@ optim.beta2
 optim.max_grad_norm
 optim.max_bad_steps
 batch.size
+batch.sources
 batch.chunk_tokens
 batch.graph_tokens
 checkpoint.every

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
-from train.sampler import batch_indices, shard, steps_per_epoch
+from train.sampler import OneSource, _drawn_sources, batch_indices, shard, steps_per_epoch
 
 profile = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -77,3 +79,64 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         steps_per_epoch(3, 8)
     with pytest.raises(ValueError, match="no negatives"):
         steps_per_epoch(3, 1)
+
+
+mixtures = st.integers(1, 5).flatmap(
+    lambda count: st.tuples(
+        st.tuples(*[st.integers(2, 60)] * count),
+        st.tuples(*[st.floats(0.1, 10.0)] * count),
+        st.integers(2, 40),
+        st.integers(0, 9),
+    )
+)
+
+
+@profile
+@given(mixtures)
+def test_a_batch_of_one_source_has_rows_of_one_source(mixture: Any) -> None:
+    sampler = OneSource(*mixture)
+    source_of = np.repeat(np.arange(len(sampler.sizes)), sampler.sizes)
+    for step in range(20):
+        rows = sampler.rows(step)
+        (source,) = set(source_of[rows].tolist())
+        assert 2 <= len(rows) <= sampler.batch + 1
+        assert len(set(rows.tolist())) == len(rows)
+        assert len(rows) <= sampler.sizes[source]
+
+
+@profile
+@given(mixtures)
+def test_within_a_source_each_row_comes_once_before_any_comes_again(mixture: Any) -> None:
+    sampler, start = OneSource(*mixture), 0
+    seen: list[list[int]] = [[] for _ in sampler.sizes]
+    for step in range(60):
+        rows = sampler.rows(step).tolist()
+        seen[int(np.searchsorted(np.cumsum(sampler.sizes), rows[0], side="right"))].extend(rows)
+    for size, rows in zip(sampler.sizes, seen, strict=True):
+        for epoch in range(len(rows) // size):
+            assert sorted(rows[epoch * size : (epoch + 1) * size]) == list(range(start, start + size))
+        start += size
+
+
+def test_sources_come_as_often_as_their_weights_say() -> None:
+    """To within four standard deviations of 4,000 draws; equal weights would give a quarter each."""
+    sampler = OneSource((5, 50, 500, 7), (1.0, 2.0, 3.0, 4.0), 4, 0)
+    source_of = np.repeat(np.arange(4), sampler.sizes)
+    counts = np.bincount([source_of[sampler.rows(step)[0]] for step in range(4000)], minlength=4)
+    expected = np.array([0.1, 0.2, 0.3, 0.4])
+    assert np.all(np.abs(counts / 4000 - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000))
+
+
+def test_order_of_sources_does_not_depend_on_how_far_it_was_asked_for() -> None:
+    """The draws are made in blocks; a resumed run begins in a later one."""
+    sampler = OneSource((30, 40), (1.0, 1.0), 8, 3)
+    late = sampler.rows(5000).tolist()
+    first = [sampler.rows(step).tolist() for step in range(1100)]
+    _drawn_sources.cache_clear()
+    assert [sampler.rows(step).tolist() for step in range(1100)] == first
+    assert sampler.rows(5000).tolist() == late
+
+
+def test_the_order_of_sources_is_pinned() -> None:
+    sampler = OneSource((4, 6), (1.0, 1.0), 2, 0)
+    assert [sampler.rows(step).tolist() for step in range(4)] == [[2, 0], [1, 3], [7, 6], [3, 0]]

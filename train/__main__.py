@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     keep_freed_memory()
     config = session.resolve(config)
     table = load_pairs(config.data)
-    session.total_steps(config, len(table))
+    session.make_sampler(config, table)
     dev = _load_tasks(config)
     accelerator = session.make_accelerator(config)
     _train(config, table, dev, accelerator)

@@ -58,6 +58,9 @@ class SourceConfig:
     """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
     limit: Annotated[int, Ge(1)] | None = None
     """Use only the first rows of those."""
+    weight: Annotated[float, Gt(0.0)] | None = None
+    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
+    of pairs."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,6 +107,8 @@ class BatchConfig:
 
     size: Annotated[int, Ge(2)] = 256
     """Pairs in a step over all processes: each sees the others as negatives."""
+    sources: Literal["mixed", "one"] = "mixed"
+    """mixed draws each batch from all sources; one fills it from a single source: negatives of the same kind."""
     chunk_tokens: Annotated[int, Ge(1)] = 8192
     """Padded tokens of one forward pass: bounds the memory, never changes the gradient."""
     graph_tokens: Annotated[int, Ge(0)] = 0

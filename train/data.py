@@ -22,6 +22,8 @@ class PairTable:
     anchors: list[str]
     positives: list[str]
     negatives: list[tuple[str, ...]]
+    sizes: tuple[int, ...] = ()
+    """Rows of each source, in order; () where sources are not told apart."""
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -47,6 +49,7 @@ def load_pairs(sources: Sequence[SourceConfig]) -> PairTable:
         anchors=[text for part in parts for text in part.anchors],
         positives=[text for part in parts for text in part.positives],
         negatives=[texts for part in parts for texts in part.negatives],
+        sizes=tuple(map(len, parts)),
     )
     _refuse_hopeless(table, ", ".join(source.path for source in sources))
     return table

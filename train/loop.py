@@ -24,7 +24,7 @@ from train.metrics_file import MetricsFile
 from train.optimizer_state import optimizer_tensors, restore_optimizer
 from train.progress import Progress
 from train.run_folder import RunFolder
-from train.sampler import batch_indices, shard
+from train.sampler import Sampler, shard
 from train.step import Learner, StepResult, any_rank, train_step
 from train.tracking import Tracker
 
@@ -58,6 +58,7 @@ class Run:
     encoder: Encoder
     learner: Learner
     table: PairTable
+    sampler: Sampler
     dev_score: DevScore | None
     tracker: Tracker
     metrics: MetricsFile
@@ -152,7 +153,7 @@ def _trained(run: Run) -> dict[str, torch.Tensor]:
 
 
 def _local_batch(run: Run) -> LocalBatch:
-    rows = batch_indices(len(run.table), run.config.batch.size, run.config.seed, run.state.step)
+    rows = run.sampler.rows(run.state.step)
     return prepare(run.table, shard(rows, run.rank, run.world), run.encoder, run.config.batch.chunk_tokens)
 
 

@@ -1,11 +1,16 @@
 """Which pairs each step sees: a pure function of seed and step, so that resuming needs no stored position.
 
+Batches are drawn from all sources (Mixed) or from one source each (OneSource): then every negative is of the kind of
+the positive, and a topic or a style of writing no longer gives the answer away (Nussbaum et al. 2024, Nomic Embed).
+
 Every rank computes the global batch and takes its share: the order doesn't depend on the number of processes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +18,62 @@ from numpy.typing import NDArray
 from dec2vec.errors import UserError
 
 Indices = NDArray[np.int64]
+
+
+class Sampler(Protocol):
+    """The order of the data."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that hold as many pairs as there are."""
+
+    def rows(self, step: int) -> Indices:
+        """Rows of the global batch at `step` (from 0)."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Batches from all `n` rows, each row once an epoch."""
+
+    n: int
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every row once."""
+        return steps_per_epoch(self.n, self.batch)
+
+    def rows(self, step: int) -> Indices:
+        """Rows of the global batch at `step` (from 0)."""
+        return batch_indices(self.n, self.batch, self.seed, step)
+
+
+@dataclass(frozen=True)
+class OneSource:
+    """Each batch from one source, drawn with chances in proportion to `weights`.
+
+    Rows are numbered through all sources, of which source i has `sizes[i]`. Within a source each row comes once
+    before any comes again; a source smaller than `batch` gives batches of all its rows.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every row of every source once."""
+        return sum(steps_per_epoch(size, min(self.batch, size)) for size in self.sizes)
+
+    def rows(self, step: int) -> Indices:
+        """Rows of the global batch at `step` (from 0)."""
+        sources, turns = _drawn_sources(self.weights, self.seed, 1 << max(10, step.bit_length()))
+        source = int(sources[step])
+        size = self.sizes[source]
+        within = batch_indices(size, min(self.batch, size), self.seed, int(turns[step]))
+        return sum(self.sizes[:source]) + within
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Indices:
@@ -47,3 +108,15 @@ def _permutation(n: int, seed: int, epoch: int) -> Indices:
     order = np.random.default_rng([seed, epoch]).permutation(n)
     order.setflags(write=False)
     return order
+
+
+@lru_cache(maxsize=2)
+def _drawn_sources(weights: tuple[float, ...], seed: int, steps: int) -> tuple[Indices, Indices]:
+    """The source of each step, and how many steps before it had the same. More steps begin with the same ones."""
+    chances = np.array(weights) / sum(weights)
+    sources = np.random.default_rng([seed, 0, 1]).choice(len(weights), size=steps, p=chances)
+    turns = np.empty_like(sources)
+    for source in range(len(weights)):
+        mine = sources == source
+        turns[mine] = np.arange(mine.sum())
+    return sources, turns

@@ -31,7 +31,7 @@ from train.lora import make_trainable
 from train.metrics_file import MetricsFile
 from train.objective import Temperature
 from train.run_folder import RunFolder
-from train.sampler import steps_per_epoch
+from train.sampler import Mixed, OneSource, Sampler
 from train.step import Learner, make_optimizer
 from train.tracking import Tracker, make_tracker
 
@@ -113,6 +113,7 @@ def build(
     Whatever may be refused comes before the tracker, with which the run takes over the folder.
     """
     hashed = _run_hash(config, table)
+    sampler = make_sampler(config, table)
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     torch.manual_seed(config.seed)
@@ -128,8 +129,9 @@ def build(
         config=config,
         folder=folder,
         encoder=encoder,
-        learner=Learner(model, temperature, optimizer, total_steps(config, len(table))),
+        learner=Learner(model, temperature, optimizer, total_steps(config, sampler)),
         table=table,
+        sampler=sampler,
         dev_score=dev_score,
         tracker=_tracker(config, folder, accelerator, 0 if checkpoint is None else checkpoint.step),
         metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
@@ -179,12 +181,33 @@ def take_best(run: Run) -> None:
     run.encoder.embedder.eval()
 
 
-def total_steps(config: TrainConfig, pairs: int) -> int:
+def make_sampler(config: TrainConfig, table: PairTable) -> Sampler:
+    """The order of the data; batches that cannot be drawn are refused."""
+    sampler = _one_source(config, table) if config.batch.sources == "one" else _mixed(config, table)
+    sampler.rows(0)  # refuses a batch larger than the data
+    return sampler
+
+
+def _mixed(config: TrainConfig, table: PairTable) -> Mixed:
+    weighted = next((i for i, source in enumerate(config.data) if source.weight is not None), None)
+    if weighted is not None:
+        raise UserError(f"data.{weighted}.weight: only batches of one source have weights; add --batch.sources one")
+    return Mixed(len(table), config.batch.size, config.seed)
+
+
+def _one_source(config: TrainConfig, table: PairTable) -> OneSource:
+    for i, (size, source) in enumerate(zip(table.sizes, config.data, strict=True)):
+        if size < 2:
+            raise UserError(f"data.{i} ({source.path}): {size} pair; a batch of one source needs at least two")
+    weights = [source.weight or size for source, size in zip(config.data, table.sizes, strict=True)]
+    return OneSource(table.sizes, tuple(map(float, weights)), config.batch.size, config.seed)
+
+
+def total_steps(config: TrainConfig, sampler: Sampler) -> int:
     """`optim.steps`, or the steps of `optim.epochs`."""
     if config.optim.steps is not None:
-        steps_per_epoch(pairs, config.batch.size)
         return config.optim.steps
-    return max(1, math.ceil(config.optim.epochs * steps_per_epoch(pairs, config.batch.size)))
+    return max(1, math.ceil(config.optim.epochs * sampler.steps_per_epoch))
 
 
 def check_export(encoder: Encoder) -> None:
@@ -197,7 +220,7 @@ def check_export(encoder: Encoder) -> None:
 def _run_hash(config: TrainConfig, table: PairTable) -> str:
     """A checkpoint belongs to one configuration and one data content."""
     options = config_hash(config, exclude=RESUMABLE_CHANGES)
-    return hashlib.sha256(f"{options} {table.content_hash}".encode()).hexdigest()
+    return hashlib.sha256(f"{options} {table.sizes} {table.content_hash}".encode()).hexdigest()
 
 
 def _check_prompt(model: ModelConfig) -> None:
