@@ -1,10 +1,10 @@
-"""Kill a training run again and again, resume it each time, and compare its adapter with an undisturbed run's.
+"""Kill a training run again and again, resume it each time, and compare its weights with an undisturbed run's.
 
     python scripts/check_kills.py configs/train/quickstart.yaml --kills 10 --steps 60
 
 A kill is a SIGKILL at a moment drawn at random between the start of the process and about the end of its fair share
 of the run; one of three waits for the next checkpoint and comes while that is being written. Anything that is no
-option of this script is handed on (`--batch.size 32`). Exit code 0 when the adapters are equal bit for bit.
+option of this script is handed on (`--batch.size 32`). Exit code 0 when the weights are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -68,9 +68,11 @@ class Attempt:
         return False
 
     @property
-    def adapter(self) -> str:
-        """sha256 of the result."""
-        return hashlib.sha256((self.folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    def weights(self) -> str:
+        """sha256 of the adapter, or of the whole model where all weights were tuned."""
+        adapter, model = self.folder / "adapter" / "adapter_model.safetensors", self.folder / "model"
+        path = adapter if adapter.is_file() else model / "model.safetensors"
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @contextlib.contextmanager
     def running(self, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -111,9 +113,9 @@ def main(argv: Sequence[str]) -> int:
     if not any(_kill_and_resume(killed, times, options, draw) for _ in range(MAX_STARTS)):
         _say(f"the run ended before the last kill in all of {MAX_STARTS} trials; give it more --steps")
         return 1
-    equal = undisturbed.adapter == killed.adapter
-    _say(f"\nundisturbed  {undisturbed.adapter}\nkilled       {killed.adapter}")
-    _say("the adapters are equal" if equal else "the adapters DIFFER")
+    equal = undisturbed.weights == killed.weights
+    _say(f"\nundisturbed  {undisturbed.weights}\nkilled       {killed.weights}")
+    _say("the weights are equal" if equal else "the weights DIFFER")
     same_lines = undisturbed.lines == killed.lines
     _say(f"metrics.jsonl: {len(killed.lines)} lines, {'equal' if same_lines else 'DIFFERENT'}")
     return 0 if equal and same_lines else 1

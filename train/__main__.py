@@ -86,14 +86,15 @@ def _finish(run: Run) -> None:
     config, folder = run.config, run.folder
     if config.export.whiten:
         _whiten(run)
-    lines = [f"adapter  {save_adapter(run.encoder, folder.adapter)}"]
+    saved = save_adapter(run.encoder, folder.adapter)  # model/ where all weights were tuned
+    lines = [f"{saved.name:<8} {saved}"]
     if config.eval.after_training and config.eval.dev is not None and config.eval.tests:
         lines = [*_compare(run), *lines]
     if config.export.model:
         export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
-        lines.append(f"model    {folder.model}")
+        lines += [f"model    {folder.model}"] if saved != folder.model else []
     if config.tracking.upload:
-        run.tracker.artifact("adapter", "model", folder.adapter)
+        run.tracker.artifact(saved.name, "model", saved)
         if folder.report.is_dir():
             run.tracker.artifact("report", "report", folder.report)
     sys.stdout.write("\n".join(lines) + "\n")
