@@ -13,6 +13,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor
 from transformers import (
     AutoModel,
     GemmaConfig,
@@ -173,3 +174,12 @@ def graded_pairs(count: int, seed: int = 1) -> list[dict[str, object]]:
         {"sentence1": row["anchor"], "sentence2": row["positive"], "score": (number * 7 % 11) / 2.2}
         for number, row in enumerate(pairs)
     ]
+
+
+def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(
+        left[key].dtype == right[key].dtype
+        and left[key].shape == right[key].shape
+        and left[key].contiguous().view(-1).view(torch.uint8).equal(right[key].contiguous().view(-1).view(torch.uint8))
+        for key in left
+    )

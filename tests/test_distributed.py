@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import subprocess
-import sys
-import unittest.mock
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,10 +13,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.processes import run_alone, run_ranks
-from tests.tiny_run import STEPS, metrics_of, steps_of, train, write_run
-from tests.training_setup import tiny_encoder, tiny_table
+from tests.training_setup import distance, tiny_encoder, tiny_table
 from train.batch import prepare, text_keys
-from train.config import BatchConfig, LoraConfig, LossConfig, OptimConfig, SourceConfig, TrainConfig
+from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
 from train.distributed import gather_rows, sum_over_ranks
 from train.lora import trainable_parameters
 from train.objective import NO_ANCHOR, Objective, PairRows, Temperature, contrast
@@ -239,11 +232,6 @@ def _counted(reductions, bucket):  # type: ignore[no-untyped-def]
     return allreduce_hook(dist.group.WORLD, bucket)
 
 
-def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Largest relative difference of a tensor, in the Euclidean norm."""
-    return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
-
-
 def updates(outcome: Outcome) -> dict[str, Tensor]:
     return {name: outcome.weights[name] - outcome.before[name] for name in outcome.weights}
 
@@ -298,73 +286,3 @@ def test_without_gathering_steps_differ(decoder: Path, alone: Outcome) -> None:
 def test_without_the_wrapper_ranks_drift_apart(decoder: Path, alone: Outcome) -> None:
     ranks = run_ranks(2, three_steps, decoder, Case(wrapped=False))
     assert not all(torch.equal(ranks[0].weights[name], ranks[1].weights[name]) for name in alone.weights)
-
-
-NO_DROPOUT = LoraConfig(rank=4, alpha=8.0)
-
-
-def adapter_of(output: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(output / "adapter" / "adapter_model.safetensors")
-
-
-def same_run(two: Path, one: Path) -> None:
-    assert steps_of(two) == list(range(1, STEPS + 1))
-    for found, expected in zip(metrics_of(two), metrics_of(one), strict=True):
-        found.pop("padding_ratio", None)  # each rank pads its own share
-        expected.pop("padding_ratio", None)
-        assert found.keys() == expected.keys()
-        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
-
-
-BOTH_HALVES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
-SECTIONS: dict[str, dict[str, Any]] = {
-    "mixed": {},
-    "one source": {"data": BOTH_HALVES, "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")},
-}
-
-
-@pytest.mark.parametrize(("world", "batches"), [(2, "mixed"), (3, "one source")])
-def test_whole_run_equals_one_process(
-    world: int, batches: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the command's arguments to the exported adapter; only the main process logs."""
-    monkeypatch.chdir(tmp_path)
-    config = write_run(tmp_path, lora=NO_DROPOUT, **SECTIONS[batches])
-    run_alone(train, config, tmp_path / "one")
-    run_ranks(world, train, config, tmp_path / "many")
-    same_run(tmp_path / "many", tmp_path / "one")
-    assert distance(adapter_of(tmp_path / "many"), adapter_of(tmp_path / "one")) < 1e-3
-
-
-def wrapped_models_when_the_group_ends(config: Path, output: Path) -> list[int]:
-    counts = []
-    destroy = dist.destroy_process_group
-
-    def count_and_destroy(group: dist.ProcessGroup | None = None) -> None:
-        counts.append(sum(type(thing) is DistributedDataParallel for thing in gc.get_objects()))
-        destroy(group)
-
-    with unittest.mock.patch("torch.distributed.destroy_process_group", count_and_destroy):
-        train(config, output)
-    return counts
-
-
-def test_the_wrapped_model_goes_before_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a rank may hang at the end of its run: train.session.leave."""
-    monkeypatch.chdir(tmp_path)
-    config = write_run(tmp_path, lora=NO_DROPOUT)
-    assert run_ranks(2, wrapped_models_when_the_group_ends, config, tmp_path / "many") == [[0], [0]]
-
-
-@pytest.mark.slow
-def test_torchrun(tmp_path: Path) -> None:
-    """The real launcher, through the script that shows the losses side by side."""
-    config = write_run(tmp_path, lora=NO_DROPOUT)
-    command = [sys.executable, str(REPOSITORY / "scripts" / "check_ranks.py"), str(config), "--steps", str(STEPS)]
-    options = ["--folder", "ranks", "--tolerance", "1e-5"]
-    result = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 processes" in result.stdout
-    same_run(tmp_path / "ranks" / "two", tmp_path / "ranks" / "one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.embedder import Embedder
@@ -47,3 +48,8 @@ def gradients(embedder: Embedder) -> dict[str, torch.Tensor]:
         found[name] = parameter.grad.clone()
         parameter.grad = None
     return found
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest relative difference of a tensor, in the Euclidean norm."""
+    return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
