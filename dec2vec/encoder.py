@@ -24,7 +24,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View, resolve_layer
-from dec2vec.prompts import Side, get_prompt, normalize_sentence
+from dec2vec.prompts import NORMALIZERS, Side, get_prompt
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
 
@@ -109,10 +109,9 @@ class Encoder:
         An empty text is the prompt and EOS alone; lone surrogates become U+FFFD.
         """
         chosen = get_prompt(self.config.prompt if prompt is None else prompt, self.config.task, side)
-        if self.config.text_normalization == "sts":
-            texts = [normalize_sentence(text) for text in texts]
+        normalize = NORMALIZERS[self.config.text_normalization]
         wrap = PromptTokenizer(self.tokenizer, chosen, self.config.max_length, self.config.tokenization)
-        return wrap(texts)
+        return wrap([normalize(text) for text in texts])
 
     def encode(
         self,

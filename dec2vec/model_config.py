@@ -8,7 +8,7 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config import STRICT
-from dec2vec.prompts import get_prompt
+from dec2vec.prompts import TextNormalization, get_prompt
 
 PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "max"]
 
@@ -42,8 +42,8 @@ class ModelConfig:
     """bare, prompteol, pretended_cot, knowledge_enhancement, instruct, or a template with one {text}."""
     task: str = "Retrieve semantically similar text."
     """What the instruct prompt says after `Instruct:`."""
-    text_normalization: Literal["none", "sts"] = "none"
-    """sts: final period, single quotes, as the published STS protocol prepares sentences."""
+    text_normalization: TextNormalization = "none"
+    """sts: final period, single quotes, as the published STS protocol prepares sentences; lower: lower case."""
     tokenization: Literal["joint", "separate"] = "joint"
     """joint: prompt and text in one string, as published. separate: the suffix on its own, which exports everywhere."""
     max_length: Annotated[int, Ge(4)] = 512

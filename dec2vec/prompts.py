@@ -8,12 +8,14 @@ al. 2023).
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from dec2vec.errors import UserError
 
 Side = Literal["query", "document"]
+TextNormalization = Literal["none", "sts", "lower"]
 SLOT = "{text}"
 
 
@@ -88,3 +90,16 @@ def normalize_sentence(text: str) -> str:
     if text.endswith("?"):
         text = text[:-1] + "."
     return text.strip()
+
+
+def lower_case(text: str) -> str:
+    """Lower case sign by sign, as the `tokenizers` library does it (the word's last sigma has no form of its own)."""
+    return text.lower() if text.isascii() else "".join(map(str.lower, text))
+
+
+NORMALIZERS: dict[TextNormalization, Callable[[str], str]] = {
+    "none": str,
+    "sts": normalize_sentence,
+    "lower": lower_case,
+}
+"""What is done to a text before the prompt is written around it."""

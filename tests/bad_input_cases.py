@@ -7,9 +7,11 @@ from tests.bad_input_place import (
     PAIR,
     Build,
     base_gone,
+    base_in_output,
     dev_is_test,
     dev_is_test_in_training,
     export_over_other_files,
+    foreign_model_folder,
     pickled_adapter,
     pickled_checkpoint,
     spoilt_marker,
@@ -111,9 +113,13 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train("--data.0.weight", "2"),
         ("data.0.weight: only batches of one source have weights", "add --batch.sources one"),
     ),
-    "source of one pair": (
-        lambda p: p.train("--batch.sources", "one", "--data.0.limit", "1"),
-        ("pairs.jsonl", "1 pair"),
+    "batch larger than every source": (
+        lambda p: p.train("--batch.sources", "one", "--batch.size", "400"),
+        ("batch.size 400 is larger than every source (the largest has 12 pairs)", "use --batch.size 12 or less"),
+    ),
+    "enormous weight": (
+        lambda p: p.train("--batch.sources", "one", "--data.0.weight", "1e308"),
+        ("data.0.weight: '1e308'", "less than or equal to 1000000"),
     ),
     "one of two sources with one pair": (
         lambda p: p.train("--batch.sources", "one", "--data.1.path", p.file("lone.jsonl", PAIR)),
@@ -158,6 +164,10 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "suffix tokenised with the text": (
         lambda p: p.train("--model.prompt", "prompteol"),
         ("model.prompt 'prompteol'", "--model.tokenization separate"),
+    ),
+    "prompt with capitals before lower case": (
+        lambda p: p.train("--model.prompt", "instruct", "--model.text_normalization", "lower"),
+        ("model.text_normalization lower", "would lower the prompt 'Instruct:", "--export.model false"),
     ),
     "unknown pooling": (
         lambda p: p.train("--model.pooling", "cls"),
@@ -237,7 +247,19 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train("--model.attention", "flash_attention_2"),
         ("model.attention flash_attention_2", "needs CUDA", "--model.attention sdpa"),
     ),
+    "adapter option without adapters": (
+        lambda p: p.train("--lora.method", "full", "--lora.whole", "embed_tokens"),
+        ("lora.whole: lora.method full trains every weight", "leave it out"),
+    ),
     # run folders
+    "base where the result goes": (
+        base_in_output,
+        ("model.name_or_path", "training would replace it; choose another --output_dir"),
+    ),
+    "something else where the result goes": (
+        foreign_model_folder,
+        ("taken/model: exists and is not an export of dec2vec",),
+    ),
     "output folder in use": (use, ("run is in use by another run", "choose another --output_dir")),
     "file where the output folder should be": (
         lambda p: p.train("--output_dir", p.file("taken", "x")),

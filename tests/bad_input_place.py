@@ -195,6 +195,18 @@ def unfinished(place: Place) -> list[str]:
     return ["export", str(place.run)]
 
 
+def base_in_output(place: Place) -> list[str]:
+    base = place.path / "again" / "model"
+    shutil.copytree(shelved(place.shelf, "llama"), base)
+    return [*place.train("--model.name_or_path", str(base)), "--output_dir", str(base.parent)]
+
+
+def foreign_model_folder(place: Place) -> list[str]:
+    (place.path / "taken" / "model").mkdir(parents=True)
+    place.file("taken/model/thesis.txt", "years of work")
+    return [*place.train(), "--output_dir", str(place.path / "taken")]
+
+
 def export_over_other_files(place: Place) -> list[str]:
     (place.path / "mine").mkdir()
     place.file("mine/thesis.txt", "years of work")

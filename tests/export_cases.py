@@ -26,6 +26,7 @@ TEXTS = [
     '  "Is it 3.50?"  she said\tand left\n',
     "Is it?",
     "no period",
+    "\u0130zmir \u03a3\u0399\u03a3",
 ]
 BASE = ModelConfig(max_length=MAX_LENGTH, autocast="off", device="cpu")
 

@@ -42,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
     "cot-sts-inner-layer": {"prompt": "pretended_cot", "layer": -2, **STS},
     "cot-sts-merged": {"prompt": "pretended_cot", "layer": -2, "merge": True, **STS},
     "own-template-max": {"prompt": "Is {text} it?", "pooling": "max", "layer": 0.4, **STS},
+    "lower-case": {"text_normalization": "lower", "prompt": " {text}", "pooling": "mean"},
+    "lower-case-suffix": {"text_normalization": "lower", "prompt": "is {text} it?", "tokenization": "separate"},
     "full": {"full": True},
     "whole-embeddings": {"lora": {"modules_to_save": ["embed_tokens"]}},
     "whole-embeddings-inner-merged": {"lora": {"modules_to_save": ["embed_tokens"]}, "layer": 1, "merge": True},

@@ -27,3 +27,11 @@ def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:
 def test_unknown_modules(tmp_path: Path, option: str, name: str, fix: str) -> None:
     with pytest.raises(UserError, match=f"lora.{option} '{name}': the decoder has no such module; .*{fix}"):
         tiny_encoder(tmp_path, lora=LoraConfig(rank=4, **{option: (name,)}))
+
+
+def test_full_tuning_of_two_layers_trains_all_that_they_reach(tmp_path: Path) -> None:
+    """first_last at layer 0 reads the first block's output too."""
+    encoder = tiny_encoder(tmp_path, lora=LoraConfig(method="full"), pooling="first_last", layer=0)
+    names = list(trainable_parameters(encoder.embedder))
+    assert any(".layers.0." in name for name in names)
+    assert not any(".layers.1." in name for name in names)

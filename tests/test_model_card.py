@@ -20,7 +20,7 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
-from train.config import ExportConfig, SourceConfig, TrainConfig
+from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
 from train.data import load_pairs
 from train.export import export_command, save_adapter
 from train.export_args import ExportArgs
@@ -123,6 +123,16 @@ def test_body_names_base_data_recipe_licence_and_limits() -> None:
     ):
         assert expected in card
     assert "## Results" not in build_card(make_card(scores=()))
+
+
+def test_recipe_of_full_tuning_on_weighted_sources() -> None:
+    source = SourceConfig(path="pairs.jsonl", only=("source=qqp", "source=mrpc"), limit=1000, weight=44.0)
+    config = dataclasses.replace(
+        make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="one")
+    )
+    card = build_card(make_card(config=config, data=describe_data(config.data)))
+    assert "| pairs.jsonl: only source=qqp or source=mrpc, first 1,000, weight 44 | not counted |" in card
+    assert "  method: full\nloss:" in card and "  sources: one" in card
 
 
 def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:

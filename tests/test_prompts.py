@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers.normalizers import Lowercase
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import get_prompt, normalize_sentence
+from dec2vec.prompts import get_prompt, lower_case, normalize_sentence
 
 PUBLISHED = {
     "prompteol": ('This sentence : "*" means in one word:"', -1),
@@ -62,3 +63,10 @@ def test_refused(spec: str, message: str) -> None:
 def test_sts_normalization(text: str, expected: str) -> None:
     """Worked out by hand from the published four lines."""
     assert normalize_sentence(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "A Dog's LIFE.", "\u0130zmir", "\u03a3\u0399\u03a3 \u1e9e \u01c5", "\u6771\u4eac \U0001f600"]
+)
+def test_lower_case_is_that_of_tokenizers(text: str) -> None:
+    assert lower_case(text) == Lowercase().normalize_str(text)

@@ -17,8 +17,9 @@ import pytest
 import train.checkpoint
 import train.loop
 from tests.processes import exit_code_alone, run_alone, run_ranks
-from tests.tiny_run import STEPS, STEPS_PER_EPOCH, fingerprint, metrics_of, sha256, steps_of, write_run
+from tests.tiny_run import STEPS, STEPS_PER_EPOCH, TWO_SOURCES, fingerprint, metrics_of, sha256, steps_of, write_run
 from tests.tiny_run import train as train_run
+from train.config import BatchConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -214,6 +215,16 @@ def test_killed_again_and_again(config: Path, whole: Path, tmp_path: Path, seed:
         _tear_metrics(output / "metrics.jsonl")
     run_alone(in_folder, config, output)
     same(output, whole)
+
+
+def test_killed_and_resumed_with_batches_of_one_source(tmp_path: Path) -> None:
+    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")
+    config = write_run(tmp_path / "run", data=TWO_SOURCES, batch=batch)
+    changes = run_alone(count_changes, config, tmp_path / "whole")
+    assert exit_code_alone(killed_before_change, config, tmp_path / "killed", changes // 2) == -signal.SIGKILL
+    assert 0 < len(steps_of(tmp_path / "killed")) < STEPS
+    run_alone(in_folder, config, tmp_path / "killed")
+    same(tmp_path / "killed", tmp_path / "whole")
 
 
 def _tear_metrics(path: Path) -> None:

@@ -103,9 +103,13 @@ def test_start_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
         folder.metrics.write_text('{"step": 1}\n')
         (tmp_path / "wandb_id").write_text("abc\n")
         folder.write_config("seed: 0\n")
+        folder.adapter.mkdir()
+        (folder.adapter / "dec2vec.json").write_text("{}")
+        folder.model.mkdir()
+        (folder.model / "mine.txt").write_text("not an export of ours")
         folder.start_anew()
         assert latest_checkpoint(folder.checkpoints, "h") is None
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "config.yaml"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "config.yaml", "model"]
         folder.start_anew()
 
 

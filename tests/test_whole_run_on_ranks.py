@@ -15,10 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
-from tests.tiny_run import STEPS, metrics_of, steps_of, train, write_run
+from tests.tiny_run import STEPS, TWO_SOURCES, metrics_of, steps_of, train, write_run
 from tests.training_setup import distance
-from train.config import BatchConfig, LoraConfig, SourceConfig
+from train.config import BatchConfig, LoraConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,14 +42,13 @@ def same_run(two: Path, one: Path) -> None:
         np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
 
 
-BOTH_HALVES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
 SECTIONS: dict[str, dict[str, Any]] = {
     "mixed": {},
-    "one source": {"data": BOTH_HALVES, "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")},
+    "one source": {"data": TWO_SOURCES, "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")},
 }
 
 
-@pytest.mark.parametrize(("world", "batches"), [(2, "mixed"), (3, "one source")])
+@pytest.mark.parametrize(("world", "batches"), [(2, "one source"), (3, "mixed"), (3, "one source")])
 def test_whole_run_equals_one_process(
     world: int, batches: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +79,22 @@ def test_the_wrapped_model_goes_before_its_group(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     config = write_run(tmp_path, lora=NO_DROPOUT)
     assert run_ranks(2, wrapped_models_when_the_group_ends, config, tmp_path / "many") == [[0], [0]]
+
+
+def on_a_disk_of_its_own(config: Path, shared: Path) -> str:
+    """Rank 0 has the folder of an earlier run, rank 1 an empty one."""
+    output = shared if dist.get_rank() == 0 else shared.with_name("elsewhere")
+    with pytest.raises(UserError) as caught:
+        train(config, output)
+    return str(caught.value)
+
+
+def test_ranks_that_see_different_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path, lora=NO_DROPOUT)
+    run_alone(train, config, tmp_path / "whole")
+    for message in run_ranks(2, on_a_disk_of_its_own, config, tmp_path / "whole"):
+        assert f"processes find different checkpoints (steps [{STEPS}, 0])" in message
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ STEPS = 10
 STEPS_PER_EPOCH = 3
 TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib")
 
+TWO_SOURCES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
+
 
 def write_run(folder: Path, **sections: Any) -> Path:
     """Model, data and a configuration with paths relative to `folder`: dropout, 3 steps an epoch, dev file."""

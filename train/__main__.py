@@ -126,7 +126,7 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
         tuned=(config.output_dir,),
         dev=config.eval.dev or "",
         tests=config.eval.tests,
-        fit=tuple(source.path for source in config.data),
+        fit=tuple(dict.fromkeys(source.path for source in config.data)),
         fit_sentences=config.eval.fit_sentences,
         seed=config.seed,
         output_dir=config.output_dir,

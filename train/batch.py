@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dec2vec.batching import Chunk, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
-from dec2vec.prompts import normalize_sentence
+from dec2vec.prompts import NORMALIZERS
 from train.data import PairTable
 from train.objective import NO_ANCHOR, PairRows
 from train.sampler import Indices
@@ -42,8 +42,8 @@ def prepare(table: PairTable, indices: Indices, encoder: Encoder, chunk_tokens: 
     positives = [table.positives[row] for row in indices]
     negatives = [text for row in indices for text in table.negatives[row]]
     documents = positives + negatives
-    if encoder.config.text_normalization == "sts":  # texts that are read as equal have equal keys
-        anchors, documents = ([normalize_sentence(text) for text in texts] for texts in (anchors, documents))
+    normalize = NORMALIZERS[encoder.config.text_normalization]  # texts that are read as equal have equal keys
+    anchors, documents = ([normalize(text) for text in texts] for texts in (anchors, documents))
     ids = encoder.tokenize(anchors, side="query") + encoder.tokenize(documents, side="document")
     unique, inverse = deduplicate(ids or encoder.tokenize([""]))
     place = torch.from_numpy(inverse)

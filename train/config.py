@@ -58,7 +58,7 @@ class SourceConfig:
     """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
     limit: Annotated[int, Ge(1)] | None = None
     """Use only the first rows of those."""
-    weight: Annotated[float, Gt(0.0)] | None = None
+    weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
     """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
     of pairs."""
 

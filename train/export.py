@@ -76,7 +76,7 @@ def save_sentence_transformer(
     `public` leaves out where a local base lies on this machine.
     """
     check_exportable(encoder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     backbone = encoder.embedder.backbone
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
     with whole_folder(folder) as temporary:
@@ -163,7 +163,7 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
         whitening.save(folder / "whitening.safetensors")
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Only an empty folder or one of our own is replaced."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file()):
         raise UserError(f"{folder}: exists and is not an export of dec2vec; give another folder or move it away")

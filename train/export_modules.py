@@ -1,6 +1,6 @@
 """The files by which sentence-transformers rebuilds an encoder: modules, pooling, whitening, normalisation, prompts.
 
-Written by hand, in the spelling that every version from 3 on reads: sentence-transformers need not be installed here.
+Written by hand, in the spelling of version 6: sentence-transformers need not be installed here.
 """
 
 from __future__ import annotations

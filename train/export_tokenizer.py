@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.prompts import Prompt, Side, get_prompt
+from dec2vec.prompts import Prompt, Side, TextNormalization, get_prompt, lower_case
 from dec2vec.tokenization import eos_id, leading_specials
 
 Json = dict[str, object]
@@ -28,6 +28,7 @@ _PROBES = (
     "Is it?",
     "na\u00efve caf\u00e9 \u6771\u4eac \U0001f600 \u200b",
     "no final period",
+    "\u0130zmir \u03a3\u0399\u03a3",
 )
 SIDES: tuple[Side, Side] = ("query", "document")
 _SPACES = r"\x09-\x0d\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -81,12 +82,28 @@ def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder:
         "padding": None,
         "post_processor": _post_processor(encoder.tokenizer, prompts["query"]),
     }
-    if encoder.config.text_normalization == "sts":
+    ours = _normalizers(encoder.config.text_normalization, prompts)
+    if ours:
         before = [] if original["normalizer"] is None else [original["normalizer"]]
-        prefixes = sorted({prompt.prefix for prompt in prompts.values() if prompt.prefix})
-        ours = _sts_normalizers(prefixes, prompts["query"].suffix)
         changes["normalizer"] = {"type": "Sequence", "normalizers": ours + before}
     return changes
+
+
+def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> list[Json]:
+    """What the exported tokenizer does to a string, prompt included, before it is cut into tokens."""
+    prefixes = sorted({prompt.prefix for prompt in prompts.values() if prompt.prefix})
+    suffix = prompts["query"].suffix
+    if name == "sts":
+        return _sts_normalizers(prefixes, suffix)
+    if name == "none":
+        return []
+    for text in (*prefixes, suffix):
+        if lower_case(text) != text:
+            raise UserError(
+                f"model.text_normalization lower: the exported tokenizer would lower the prompt {text!r} too; write "
+                "--model.prompt in lower case, or use --export.model false"
+            )
+    return [{"type": "Lowercase"}]
 
 
 def _post_processor(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Json:

@@ -91,8 +91,8 @@ def fit(run: Run, progress: Progress) -> TrainState:
             )
             state.step += 1
             _count_bad_steps(run, result)
-            _record_step(run, batch, result, time.monotonic() - started)
-            progress.advance(result.loss, config.batch.size)
+            pairs = _record_step(run, batch, result, time.monotonic() - started)
+            progress.advance(result.loss, pairs)
             improved = _evaluate_if_due(run, progress)
             stop = any_rank(bool(interrupts), run.encoder.device)
             if _checkpoint_due(run) or improved or stop:
@@ -171,13 +171,14 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
         )
 
 
-def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float) -> None:
+def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float) -> int:
+    """Log the step; its pairs over all processes."""
     counts = torch.tensor(
         [batch.pairs, batch.real_tokens, batch.padded_tokens], dtype=torch.float64, device=run.encoder.device
     )
     pairs, real, padded = sum_over_ranks(counts).tolist()
     if not run.is_main or run.state.step % run.config.tracking.every:
-        return
+        return int(pairs)
     metrics = {
         "loss": result.loss,
         "lr": result.lr,
@@ -191,6 +192,7 @@ def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float
     }
     run.metrics.append(metrics, run.state.step)
     run.tracker.log(metrics, run.state.step)
+    return int(pairs)
 
 
 def _evaluate_if_due(run: Run, progress: Progress) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dec2vec.artifacts import quiet_peft
 from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
-from dec2vec.pooling import resolve_layer
+from dec2vec.pooling import layers_of
 from train.config import LoraConfig
 
 
@@ -28,6 +28,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         with quiet_peft():
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if config.method == "full":
+        _refuse_adapter_options(config)
         backbone.requires_grad_(True)
         _freeze_above(embedder)
         return
@@ -42,6 +43,14 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
     except (ValueError, TypeError) as error:
         raise UserError(f"lora: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_adapter_options(config: LoraConfig) -> None:
+    """Options that shape adapters, of which full tuning has none, must not be ignored without a word."""
+    default = LoraConfig()
+    for option in ("dropout", "targets", "whole", "rslora", "dora", "init"):
+        if vars(config)[option] != vars(default)[option]:
+            raise UserError(f"lora.{option}: lora.method full trains every weight and has no adapters; leave it out")
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -61,7 +70,7 @@ def load_trainable(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
-    top = resolve_layer(embedder.view.layer, embedder.layer_count)
+    top = _top_layer(embedder)
     if top == 0:
         raise UserError("model.layer 0: the input embeddings have nothing for LoRA to tune; choose a layer above 0")
     return PeftLora(
@@ -110,9 +119,14 @@ def _layers_from(top: int, layer_count: int) -> str:
     return rf"(.*\.)?(layers|h)\.({numbers})\..*"
 
 
+def _top_layer(embedder: Embedder) -> int:
+    """The highest hidden state that the loss reaches (first_last reads two)."""
+    return max(layers_of(embedder.view, embedder.layer_count))
+
+
 def _freeze_above(embedder: Embedder) -> None:
     """Full fine-tuning of an inner layer: what the loss does not reach must not wait for a gradient under DDP."""
-    top = resolve_layer(embedder.view.layer, embedder.layer_count)
+    top = _top_layer(embedder)
     if top == embedder.layer_count:
         return
     for name, parameter in embedder.backbone.named_parameters():

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,6 +30,8 @@ class DataFact:
     is_hub_id: bool
     pairs: int | None = None
     sha256: str | None = None
+    selection: str = ""
+    """Which of its rows, and how often: `only source=mrpc, weight 44`."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,22 @@ def describe_data(sources: Sequence[SourceConfig]) -> tuple[DataFact, ...]:
 
 
 def _describe(source: SourceConfig) -> DataFact:
+    selection = _selection(source)
     if is_hub_id(source.path):
-        return DataFact(source.path, is_hub_id=True)
+        return DataFact(source.path, is_hub_id=True, selection=selection)
     name = Path(source.path).name
     try:
         table = load_pairs([source])
     except UserError:
-        return DataFact(name, is_hub_id=False)
-    return DataFact(name, is_hub_id=False, pairs=len(table), sha256=table.content_hash)
+        return DataFact(name, is_hub_id=False, selection=selection)
+    return DataFact(name, is_hub_id=False, pairs=len(table), sha256=table.content_hash, selection=selection)
+
+
+def _selection(source: SourceConfig) -> str:
+    parts = ["only " + " or ".join(source.only)] if source.only else []
+    parts += [f"first {source.limit:,}"] if source.limit is not None else []
+    parts += [f"weight {source.weight:g}"] if source.weight is not None else []
+    return ", ".join(parts)
 
 
 def build_card(card: Card) -> str:
@@ -116,7 +127,7 @@ def _front_matter(card: Card) -> dict[str, object]:
         "dec2vec",
         *_method_tags(card),
     ]
-    datasets = [fact.name for fact in card.data if fact.is_hub_id]
+    datasets = list(dict.fromkeys(fact.name for fact in card.data if fact.is_hub_id))
     if datasets:
         front["datasets"] = datasets
     results = _model_index(card)
@@ -198,7 +209,8 @@ def _data(card: Card) -> str:
     lines = ["## Training data", "", "| source | pairs | sha256 of the texts |", "|---|---:|---|"]
     for fact in card.data:
         pairs = "not counted" if fact.pairs is None else f"{fact.pairs:,}"
-        lines.append(f"| {fact.name} | {pairs} | {'–' if fact.sha256 is None else f'`{fact.sha256}`'} |")
+        name = f"{fact.name}: {fact.selection}" if fact.selection else fact.name
+        lines.append(f"| {name} | {pairs} | {'–' if fact.sha256 is None else f'`{fact.sha256}`'} |")
     return "\n".join(lines)
 
 
@@ -207,13 +219,19 @@ def _recipe(card: Card) -> str:
     config = dataclasses.asdict(card.config)
     chosen = {
         "model": {key: config["model"][key] for key in _READING},
-        **{section: config[section] for section in ("lora", "loss", "optim")},
-        "batch": {"size": config["batch"]["size"]},
+        "lora": _tuned_weights(config["lora"]),
+        **{section: config[section] for section in ("loss", "optim")},
+        "batch": {key: config["batch"][key] for key in ("size", "sources")},
         "seed": config["seed"],
     }
-    if isinstance(chosen["lora"]["targets"], tuple):
-        chosen["lora"]["targets"] = list(chosen["lora"]["targets"])
     return f"## Recipe\n\n```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=110)}```"
+
+
+def _tuned_weights(lora: dict[str, Any]) -> dict[str, Any]:
+    """As plain YAML; full tuning has no adapters to describe."""
+    if lora["method"] == "full":
+        return {"method": "full"}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in lora.items()}
 
 
 def _limits(card: Card) -> str:

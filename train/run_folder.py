@@ -6,11 +6,13 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from dec2vec.artifacts import MARKER
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, remove_leftovers, why_not_written
 from train.checkpoint import discard_checkpoints
@@ -77,13 +79,16 @@ class RunFolder:
     def start_anew(self) -> None:
         """Forget an earlier run here (checkpoints, metrics, W&B id), so that nothing of it is resumed.
 
-        Its report goes too: a model card would show the figures as the new model's.
+        Its report and what it exported go too: they would pass for the new run's.
         """
         try:
             discard_checkpoints(self.checkpoints)
             self.metrics.unlink(missing_ok=True)
             (self.path / WANDB_ID).unlink(missing_ok=True)
             (self.report / "report.json").unlink(missing_ok=True)
+            for exported in (self.adapter, self.model):
+                if (exported / MARKER).is_file():
+                    shutil.rmtree(exported)
         except OSError as error:
             raise UserError(f"cannot clear {self.path}: {why_not_written(error)}") from error
 

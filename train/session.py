@@ -23,6 +23,8 @@ from dec2vec.prompts import get_prompt
 from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
 from train.data import PairTable
+from train.distributed import gather_rows
+from train.export import check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
 from train.gradcache import Model
@@ -112,10 +114,12 @@ def build(
 
     Whatever may be refused comes before the tracker, with which the run takes over the folder.
     """
+    _check_targets(config, folder)
     hashed = _run_hash(config, table)
     sampler = make_sampler(config, table)
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
+    _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
     torch.manual_seed(config.seed)
     encoder = load_base(config.model)
     if config.export.model:
@@ -142,6 +146,28 @@ def build(
     if checkpoint is not None:
         restore(run, checkpoint)
     return run
+
+
+def _check_targets(config: TrainConfig, folder: RunFolder) -> None:
+    """What the export will replace must be ours, and not the base that is trained and compared with."""
+    is_full = config.lora.method == "full"
+    targets = [folder.model] * (is_full or config.export.model) + [folder.adapter] * (not is_full)
+    artifact = find(config.model)
+    base = Path((config.model if artifact is None else artifact.base).name_or_path).resolve()
+    for target in targets:
+        if base.is_relative_to(target.resolve()):
+            raise UserError(f"model.name_or_path {base}: training would replace it; choose another --output_dir")
+        check_replaceable(target)
+
+
+def _same_on_all_ranks(step: int, folder: RunFolder, accelerator: Accelerator) -> None:
+    """The main process writes the checkpoints; a node that can't see them would begin at step 0 without a word."""
+    steps, _ = gather_rows(torch.tensor([step], device=accelerator.device))
+    if steps.min() != steps.max():
+        raise UserError(
+            f"output_dir {folder.path}: processes find different checkpoints (steps {steps.tolist()}); put it on a "
+            "disk that all nodes share, or use --checkpoint.resume never"
+        )
 
 
 def load_base(config: ModelConfig) -> Encoder:
@@ -196,6 +222,11 @@ def _mixed(config: TrainConfig, table: PairTable) -> Mixed:
 
 
 def _one_source(config: TrainConfig, table: PairTable) -> OneSource:
+    if config.batch.size > max(table.sizes):
+        raise UserError(
+            f"batch.size {config.batch.size} is larger than every source (the largest has {max(table.sizes)} pairs); "
+            f"use --batch.size {max(table.sizes)} or less"
+        )
     for i, (size, source) in enumerate(zip(table.sizes, config.data, strict=True)):
         if size < 2:
             raise UserError(f"data.{i} ({source.path}): {size} pair; a batch of one source needs at least two")
