@@ -248,8 +248,8 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         ("model.attention flash_attention_2", "needs CUDA", "--model.attention sdpa"),
     ),
     "adapter option without adapters": (
-        lambda p: p.train("--lora.method", "full", "--lora.whole", "embed_tokens"),
-        ("lora.whole: lora.method full trains every weight", "leave it out"),
+        lambda p: p.train("--lora.method", "full"),
+        ("lora.dropout: lora.method full trains every weight", "leave it out"),
     ),
     # run folders
     "base where the result goes": (

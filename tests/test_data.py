@@ -43,7 +43,7 @@ def test_mapped_columns_limit_and_several_sources(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"q": "q0", "d": "d0", "hard": "h0", "negative": "no"}]
     second = SourceConfig(jsonl(tmp_path / "u.jsonl", rows), anchor="q", positive="d", negatives=("hard",))
     table = load_pairs([first, second])
-    assert table == PairTable(["a0", "a1", "q0"], ["p0", "p1", "d0"], [(), (), ("h0",)])
+    assert table == PairTable(["a0", "a1", "q0"], ["p0", "p1", "d0"], [(), (), ("h0",)], sizes=(2, 1))
 
 
 def test_csv_rows_without_a_negative(tmp_path: Path) -> None:

@@ -217,16 +217,6 @@ def test_killed_again_and_again(config: Path, whole: Path, tmp_path: Path, seed:
     same(output, whole)
 
 
-def test_killed_and_resumed_with_batches_of_one_source(tmp_path: Path) -> None:
-    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")
-    config = write_run(tmp_path / "run", data=TWO_SOURCES, batch=batch)
-    changes = run_alone(count_changes, config, tmp_path / "whole")
-    assert exit_code_alone(killed_before_change, config, tmp_path / "killed", changes // 2) == -signal.SIGKILL
-    assert 0 < len(steps_of(tmp_path / "killed")) < STEPS
-    run_alone(in_folder, config, tmp_path / "killed")
-    same(tmp_path / "killed", tmp_path / "whole")
-
-
 def _tear_metrics(path: Path) -> None:
     """A power cut may leave half a line."""
     if path.exists():
@@ -266,6 +256,17 @@ def test_killed_inside_a_write(config: Path, whole: Path, tmp_path: Path, event:
     assert exit_code_alone(killed_at, config, tmp_path, event, part) == -signal.SIGKILL
     run_alone(in_folder, config, tmp_path)
     same(tmp_path, whole)
+
+
+def test_killed_and_resumed_with_batches_of_one_source(tmp_path: Path) -> None:
+    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")
+    config = write_run(tmp_path / "run", data=TWO_SOURCES, batch=batch)
+    run_alone(in_folder, config, tmp_path / "whole")
+    torn = "checkpoints/.tmp-step-000006"
+    assert exit_code_alone(killed_at, config, tmp_path / "killed", "os.rename", torn) == -signal.SIGKILL
+    assert len(steps_of(tmp_path / "killed")) == 6
+    run_alone(in_folder, config, tmp_path / "killed")
+    same(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from dec2vec.errors import UserError
 Indices = NDArray[np.int64]
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """The order of the data."""
 
