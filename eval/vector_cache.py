@@ -1,0 +1,168 @@
+"""Vectors kept on disk by content, so that no text is embedded twice.
+
+A second evaluation, one more task, or an evaluation that was interrupted computes only what is missing.
+
+The key is what a vector depends on: weights, tokenizer and options (one folder), prompt and side (one folder in it),
+layer and pooling (one file), and the text. Moments of training-side text are kept beside them, not its vectors.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec2vec.errors import UserError
+from dec2vec.files import why_not_written
+from dec2vec.model_config import ModelConfig
+from dec2vec.pooling import View
+from dec2vec.prompts import Side
+from eval.systems import TextEncoder
+from eval.vector_file import KEY_BYTES, VectorFile
+
+Vectors = NDArray[np.float32]
+logger = logging.getLogger(__name__)
+
+
+class CachedEncoder:
+    """A TextEncoder in front of another one. `passes` counts texts that went through the decoder, by prompt."""
+
+    def __init__(self, encoder: TextEncoder, folder: Path) -> None:
+        self._encoder = encoder
+        self._folder = folder
+        self._files: dict[tuple[Path, View], VectorFile] = {}
+        self.passes: Counter[str] = Counter()
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._encoder.config
+
+    @property
+    def layer_count(self) -> int:
+        """Of the encoder behind."""
+        return self._encoder.layer_count
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        normalize: bool = True,
+        progress: bool = True,
+    ) -> Vectors:
+        """Not kept: the encoder's own reading, asked for a text or two."""
+        return self._encoder.encode(
+            texts, prompt=prompt, side=side, batch_tokens=batch_tokens, normalize=normalize, progress=progress
+        )
+
+    def encode_views(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> dict[View, Vectors]:
+        """From disk; texts of which a view is missing go through the decoder once, for all views."""
+        keys = [_digest(text) for text in texts]
+        files = {view: self._file(prompt, side, view) for view in views}
+        missing = {
+            key: text for key, text in zip(keys, texts, strict=True) if any(key not in file for file in files.values())
+        }
+        absent, known = list(missing.values()), list(missing)
+        for rows, found in self._through_decoder(absent, views, prompt, side, batch_tokens, progress):
+            for view, vectors in found.items():
+                files[view].append([known[row] for row in rows], vectors)
+        return {view: file.read(keys) for view, file in files.items()}
+
+    def iter_views(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
+        """A stream is too much to keep: it serves moments, which are (see `eval.moments`)."""
+        yield from self._through_decoder(texts, views, prompt, side, batch_tokens, progress)
+
+    def prompt_folder(self, prompt: str | None, side: Side = "query") -> Path:
+        """Where everything about one prompt and side is kept."""
+        spec = self.config.prompt if prompt is None else prompt
+        folder = self._folder / hashlib.sha256(f"{side} {spec}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _through_decoder(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        prompt: str | None,
+        side: Side,
+        batch_tokens: int,
+        progress: bool,
+    ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
+        if not texts:
+            return
+        for rows, found in self._encoder.iter_views(
+            texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
+        ):
+            self.passes[self.config.prompt if prompt is None else prompt] += len(rows)
+            yield rows, found
+
+    def _file(self, prompt: str | None, side: Side, view: View) -> VectorFile:
+        key = (self.prompt_folder(prompt, side), view)
+        if key not in self._files:
+            self._files[key] = VectorFile(key[0], str(view).replace("/", "_"))
+        return self._files[key]
+
+
+class VectorCache:
+    """The cache folder, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> VectorCache:
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            lock = (self._path / ".lock").open("a")
+            _take(lock, self._path)
+        except OSError as error:
+            raise UserError(f"cannot use cache {self._path}: {why_not_written(error)}") from error
+        self._lock = lock
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def of(self, encoder: TextEncoder, fingerprint: str) -> CachedEncoder:
+        """`encoder` with the vectors that were kept under its fingerprint."""
+        return CachedEncoder(encoder, self._path / fingerprint[:32])
+
+
+def _take(lock: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"cache {path} is in use by another evaluation; wait, or name another --cache") from None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()

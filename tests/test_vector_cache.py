@@ -1,0 +1,113 @@
+"""Cached vectors are the encoder's own, whatever was there before, and nothing is embedded twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dec2vec import Encoder
+from dec2vec.errors import UserError
+from dec2vec.fingerprint import fingerprint
+from dec2vec.model_config import ModelConfig
+from dec2vec.pooling import View
+from eval.systems import TextEncoder
+from eval.vector_cache import CachedEncoder, VectorCache
+from eval.vector_file import KEY_BYTES, VectorFile
+from tests.fake_encoder import FakeEncoder
+from tests.helpers import tiny_model_folder
+
+VIEWS = [View("mean", 0), View("mean", 0.5), View("last", 2)]
+TEXTS = ["a b", "c", "", "a b", "\ud800 lone"]
+
+
+def same(cached: CachedEncoder, texts: list[str], views: list[View], prompt: str = "bare") -> None:
+    plain = FakeEncoder().encode_views(texts, views, prompt=prompt)
+    found = cached.encode_views(texts, views, prompt=prompt)
+    assert list(found) == views
+    for view in views:
+        np.testing.assert_array_equal(found[view], plain[view])
+
+
+def test_second_asking_embeds_nothing(tmp_path: Path) -> None:
+    cached = CachedEncoder(FakeEncoder(), tmp_path)
+    assert isinstance(cached, TextEncoder)
+    same(cached, TEXTS, VIEWS)
+    assert cached.passes == {"bare": 4}  # distinct texts
+    again = CachedEncoder(FakeEncoder(), tmp_path)
+    same(again, TEXTS[::-1], VIEWS[::-1])
+    assert not again.passes
+
+
+def test_only_what_is_missing_is_embedded(tmp_path: Path) -> None:
+    cached = CachedEncoder(FakeEncoder(), tmp_path)
+    same(cached, TEXTS[:2], VIEWS[:1])
+    same(cached, TEXTS, VIEWS[:1])
+    assert cached.passes == {"bare": 4}
+    same(cached, TEXTS[:1], VIEWS)  # a new view costs a pass
+    same(cached, TEXTS[:1], VIEWS, prompt="prompteol")  # and so does a prompt
+    assert cached.passes == {"bare": 5, "prompteol": 1}
+
+
+def test_sides_are_kept_apart(tmp_path: Path) -> None:
+    cached = CachedEncoder(FakeEncoder(), tmp_path)
+    cached.encode_views(["a"], VIEWS, prompt="instruct", side="query")
+    cached.encode_views(["a"], VIEWS, prompt="instruct", side="document")
+    assert cached.passes == {"instruct": 2}
+
+
+@pytest.mark.parametrize("lost", range(1, 2 * KEY_BYTES + 1, 7))
+@pytest.mark.parametrize("suffix", ["keys", "f32"])
+def test_torn_tail_is_embedded_again(tmp_path: Path, suffix: str, lost: int) -> None:
+    same(CachedEncoder(FakeEncoder(), tmp_path), TEXTS, VIEWS)
+    torn = next(path for path in tmp_path.rglob(f"last@2*.{suffix}"))
+    torn.write_bytes(torn.read_bytes()[:-lost])
+    mended = CachedEncoder(FakeEncoder(), tmp_path)
+    same(mended, TEXTS, VIEWS)
+    assert 1 <= mended.passes["bare"] < 4
+    assert torn.stat().st_size == 4 * (KEY_BYTES if suffix == "keys" else 4 * 16)
+
+
+def test_rows_by_key(tmp_path: Path) -> None:
+    file = VectorFile(tmp_path, "mean@0")
+    with pytest.raises(KeyError):
+        file.read([b"0" * KEY_BYTES])
+    keys = [bytes([index]) * KEY_BYTES for index in range(3)]
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    file.append(keys[:2], rows[:2])
+    file.append(keys, rows)
+    np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys[::-1]), rows[::-1])
+    assert len(VectorFile(tmp_path, "mean")) == 0  # another name's file is not ours
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        VectorCache(tmp_path),
+        pytest.raises(UserError, match="in use by another evaluation"),
+        VectorCache(tmp_path),
+    ):
+        pass
+    with VectorCache(tmp_path) as cache:
+        assert cache.of(FakeEncoder(), "f" * 64).layer_count == 2
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match="a file is in the way"), VectorCache(tmp_path / "cache"):
+        pass
+
+
+def test_fingerprint_is_of_content(tmp_path: Path) -> None:
+    config = ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "one")), max_length=64)
+    encoder = Encoder.load(config)
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = dataclasses.replace(config, name_or_path=str(tmp_path / "two"))
+    assert fingerprint(Encoder.load(moved)) == fingerprint(encoder)
+    read_elsewhere = dataclasses.replace(moved, pooling="mean", layer=1, prompt="prompteol")
+    assert fingerprint(Encoder.load(read_elsewhere)) == fingerprint(encoder)
+    shorter = dataclasses.replace(moved, max_length=16)
+    assert fingerprint(Encoder.load(shorter)) != fingerprint(encoder)
+    next(encoder.embedder.parameters()).data[0, 0] += 1e-3
+    assert fingerprint(Encoder.load(moved)) != fingerprint(encoder)
