@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from dec2vec.early_exit import decoder_blocks, inner_states
 from dec2vec.pooling import View, layers_of, pool
+from dec2vec.shared_prefix import SharedPrefix
 
 
 class Embedder(nn.Module):
@@ -27,20 +29,46 @@ class Embedder(nn.Module):
         self.autocast = autocast
 
     def forward(
-        self, input_ids: Int[Tensor, "batch time"], lengths: Int[Tensor, batch], views: Sequence[View] = ()
+        self,
+        input_ids: Int[Tensor, "batch time"],
+        lengths: Int[Tensor, batch],
+        views: Sequence[View] = (),
+        prefix: SharedPrefix | None = None,
     ) -> list[Float[Tensor, "batch dim"]]:
-        """One float32 tensor a view (the module's own view when none is named), all from one forward pass."""
+        """One float32 tensor a view (the module's own view when none is named), all from one forward pass.
+
+        With a `prefix`, `input_ids` and `lengths` are of what follows it.
+        """
         asked = list(views) or [self.view]
-        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
-            states = self._hidden_states(input_ids, asked)
+        cache = None if prefix is None else prefix.expanded(len(input_ids))
+        states = self._hidden_states(input_ids, asked, cache)
+        if prefix is not None:
+            states, lengths = prefix.before(states), lengths + prefix.length
         return [pool(states, lengths, view, self.layer_count) for view in asked]
 
-    def _hidden_states(self, input_ids: Int[Tensor, "batch time"], views: Sequence[View]) -> Mapping[int, Tensor]:
+    def read_prefix(self, input_ids: Int[Tensor, " prefix"], views: Sequence[View]) -> SharedPrefix:
+        """Run what all texts begin with, as far up as the views read."""
+        cache = DynamicCache()
+        states = self._hidden_states(input_ids[None], views, cache)
+        return SharedPrefix(len(input_ids), cache, states)
+
+    def wanted_layers(self, views: Sequence[View]) -> set[int]:
+        """Indices of the hidden states that the views read."""
+        return set().union(*(layers_of(view, self.layer_count) for view in views))
+
+    def _hidden_states(
+        self, input_ids: Int[Tensor, "batch time"], views: Sequence[View], cache: DynamicCache | None
+    ) -> Mapping[int, Tensor]:
         """The hidden states that the views read; no block above the highest of them runs."""
-        wanted = set().union(*(layers_of(view, self.layer_count) for view in views))
-        if max(wanted) < self.layer_count and (blocks := decoder_blocks(self.backbone, self.layer_count)) is not None:
-            return inner_states(self.backbone, blocks, wanted, input_ids=input_ids, use_cache=False)
-        inner = wanted != {self.layer_count}
-        output = self.backbone(input_ids=input_ids, use_cache=False, output_hidden_states=inner)
+        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None}
+        wanted = self.wanted_layers(views)
+        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+            blocks = decoder_blocks(self.backbone, self.layer_count) if max(wanted) < self.layer_count else None
+            if blocks is not None:
+                return inner_states(self.backbone, blocks, wanted, **inputs)
+            inner = wanted != {self.layer_count}
+            output = self.backbone(**inputs, output_hidden_states=inner)
         states = dict(enumerate(output.hidden_states)) if inner else {}
-        return states | {self.layer_count: output.last_hidden_state}
+        return {index: states[index] for index in wanted if index < self.layer_count} | {
+            self.layer_count: output.last_hidden_state
+        }

@@ -6,6 +6,8 @@ vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), u
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 from transformers import PretrainedConfig as HubConfig
 from transformers import PreTrainedTokenizerBase
@@ -25,10 +28,12 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View, resolve_layer
 from dec2vec.prompts import NORMALIZERS, Side, get_prompt
+from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
 
 Vectors = NDArray[np.float32]
+logger = logging.getLogger(__name__)
 WINDOW = 65_536
 """Texts tokenised and length-sorted together: bounds the ids held in memory."""
 PROGRESS_DELAY = 3.0
@@ -49,6 +54,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self.embedder = embedder
         self.whitening = whitening
+        self.share_prefix = True
+        """Off: every token of every text runs, the plain way that sharing is proved equal to."""
 
     @classmethod
     def load(cls, config: ModelConfig) -> Encoder:
@@ -192,29 +199,52 @@ class Encoder:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         starts = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
+        groups = plan([len(row) for row in unique], batch_tokens)
+        prefix = self._shared_prefix(unique, views) if self.share_prefix else None
+        own = unique if prefix is None else [row[prefix.length :] for row in unique]
         # longest first: if memory is short it shows at once, and the time left is not underestimated
-        for group in reversed(plan([len(row) for row in unique], batch_tokens)):
-            chunk = pad(unique, group)
-            vectors = self._embed(chunk, views)
+        for group in reversed(groups):
+            vectors = self._embed(pad(own, group), views, prefix)
             counts = [starts[row + 1] - starts[row] for row in group]
             rows = np.concatenate([order[starts[row] : starts[row + 1]] for row in group])
             yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
 
     @torch.no_grad()
-    def _embed(self, chunk: Chunk, views: Sequence[View]) -> list[Vectors]:
+    def _shared_prefix(self, ids: Sequence[Sequence[int]], views: Sequence[View]) -> SharedPrefix | None:
+        """The beginning of all texts, read once; None where there is little to gain."""
+        shared = common_prefix(ids) if len(ids) > 1 else []
+        if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(views)) == 0:
+            return None
+        if not can_share(self.embedder.backbone):
+            logger.info("%s: its prompt is computed anew for each text", self.config.name_or_path)
+            return None
+        with _evaluating(self.embedder):
+            return self.embedder.read_prefix(torch.tensor(shared, device=self.device), views)
+
+    @torch.no_grad()
+    def _embed(self, chunk: Chunk, views: Sequence[View], prefix: SharedPrefix | None) -> list[Vectors]:
         """Pooled vectors of a chunk; when memory runs out, of its two halves."""
-        was_training = self.embedder.training
-        self.embedder.eval()
         try:
             moved = chunk.to(self.device)
-            return [pooled.cpu().numpy() for pooled in self.embedder(moved.input_ids, moved.lengths, views)]
+            with _evaluating(self.embedder):
+                found = self.embedder(moved.input_ids, moved.lengths, views, prefix)
+            return [pooled.cpu().numpy() for pooled in found]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
                 raise
-        finally:
-            self.embedder.train(was_training)
-        halves = [self._embed(half, views) for half in _halves(chunk)]
+        halves = [self._embed(half, views, prefix) for half in _halves(chunk)]
         return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout; training goes on afterwards as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def unit(vectors: Vectors) -> Vectors:
