@@ -48,9 +48,13 @@ class Texts:
 class Task(Protocol):
     """Data, what is chosen from it, and what is measured on it."""
 
-    name: str
-    metric: str
-    """The main metric, shown in the table and used for choices."""
+    @property
+    def name(self) -> str:
+        """Unique in a report."""
+
+    @property
+    def metric(self) -> str:
+        """The main metric, shown in the table and used for choices."""
 
     @property
     def dev(self) -> Texts | None:
