@@ -3,6 +3,7 @@
     dec2vec train  CONFIG.yaml [--section.key value ...]
     dec2vec eval   CONFIG.yaml [--section.key value ...]
     dec2vec encode --model RUN|DIR|HUB_ID --input texts.txt --output vectors.npy
+    dec2vec score  --model RUN|DIR|HUB_ID --input pairs.jsonl --output scored.jsonl --dev labelled.jsonl
     dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
 
 Each verb imports what it needs when it is chosen; with the `__main__`s, only this file knows train and eval.
@@ -65,6 +66,17 @@ def _encode(argv: Sequence[str]) -> None:
     encode_file(args)
 
 
+def _score(argv: Sequence[str]) -> None:
+    """Say of each pair of a file whether its texts mean the same."""
+    from dec2vec.config import load
+    from eval.score_args import ScoreArgs
+
+    args = load(ScoreArgs, None, argv, prog="dec2vec score")
+    from eval.score import score_file
+
+    score_file(args)
+
+
 def _export(argv: Sequence[str]) -> None:
     """Write a finished run as a sentence-transformers folder, and push it to the Hub if asked."""
     from dec2vec.config import load
@@ -80,7 +92,7 @@ def _export(argv: Sequence[str]) -> None:
     export_command(args)
 
 
-_VERBS: dict[str, Verb] = {"train": _train, "eval": _eval, "encode": _encode, "export": _export}
+_VERBS: dict[str, Verb] = {"train": _train, "eval": _eval, "encode": _encode, "score": _score, "export": _export}
 
 
 def _usage() -> str:

@@ -1,0 +1,145 @@
+"""How far relevant answers stand above irrelevant ones: mean cosine of each kind, their difference, and AUC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from pydantic.dataclasses import dataclass as options
+
+from dec2vec.config import STRICT
+from dec2vec.errors import UserError
+from dec2vec.readers import read_table
+from eval.classification import ranking_metrics, whole
+from eval.resampling import multiplicities
+from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
+from eval.tasks.task import Figure, TaskVectors, Texts
+
+Metric = Literal["gap", "auc"]
+
+
+@options(frozen=True, config=STRICT)
+class GapConfig:
+    """Relevant against irrelevant pairs of question and answer."""
+
+    test: str
+    """File of pairs that is reported on."""
+    dev: str = ""
+    """File of pairs by which a reading is chosen; empty leaves the choice to another task."""
+    name: str = ""
+    """Name in the report; empty takes the test file's."""
+    question: str = "sentence1"
+    """Column of the questions."""
+    answer: str = "sentence2"
+    """Column of the answers."""
+    label: str | None = "label"
+    """Column with 1 for relevant, 0 for irrelevant; null when all are relevant: others' answers are irrelevant."""
+    metric: Metric = "gap"
+    """The main figure, by which readings are chosen on dev."""
+    seed: int = 0
+    """Deals out others' answers."""
+
+
+@dataclass(frozen=True, eq=False)
+class GapTask:
+    """Two-sided pairs: questions are queries, answers documents."""
+
+    name: str
+    metric: str
+    test_pairs: LabelledPairs
+    dev_pairs: LabelledPairs | None = None
+
+    def __post_init__(self) -> None:
+        refuse_dev_as_test(self.dev_pairs, self.test_pairs)
+
+    @property
+    def dev(self) -> Texts | None:
+        return None if self.dev_pairs is None else self.dev_pairs.texts
+
+    @property
+    def test(self) -> Texts:
+        return self.test_pairs.texts
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 of the test pairs."""
+        return self.test_pairs.content_hash
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """The main metric on dev."""
+        if self.dev_pairs is None:
+            raise UserError(f"{self.name}: has no dev pairs; name a file of them")
+        cosines = self.dev_pairs.cosines(vectors)
+        return float(_metrics(cosines, self.dev_pairs.labels, whole(len(cosines)))[self.metric][0])
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`."""
+        cosines, labels, n = self.test_pairs.cosines(test), self.test_pairs.labels, len(self.test_pairs)
+        values = _metrics(cosines, labels, whole(n))
+        parts = [_metrics(cosines, labels, counts) for counts in multiplicities(n, resamples, seed)]
+        names = sorted(values, key=lambda name: name != self.metric)
+        return [
+            Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names
+        ]
+
+
+def load_gap(config: GapConfig) -> GapTask:
+    """The files of `config`, read and checked."""
+    test = _read(config.test, config)
+    dev = _read(config.dev, config) if config.dev else None
+    return GapTask(config.name or test.name, config.metric, test, dev)
+
+
+def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed: int) -> LabelledPairs:
+    """Relevant pairs, and each question with another's answer that is not also its own."""
+    relevant = set(zip(questions, answers, strict=True))
+    order = np.random.default_rng(seed).permutation(len(questions))
+    dealt = [
+        (questions[one], answers[other])
+        for one, other in zip(order, np.roll(order, 1), strict=True)
+        if (questions[one], answers[other]) not in relevant
+    ]
+    if not dealt:
+        raise UserError(f"{name}: no question has an answer that another lacks; add pairs, or label irrelevant ones")
+    first = [*questions, *(question for question, _ in dealt)]
+    second = [*answers, *(answer for _, answer in dealt)]
+    labels = [True] * len(questions) + [False] * len(dealt)
+    return LabelledPairs.of(name, first, second, labels, two_sided=True)
+
+
+def _read(path: str, config: GapConfig) -> LabelledPairs:
+    if config.label is not None:
+        columns = PairColumns(config.question, config.answer, config.label)
+        return read_pairs(path, columns, two_sided=True)
+    table = read_table(path, [config.question, config.answer])
+    name = Path(table.name).stem
+    return with_dealt_answers(name, table.texts(config.question), table.texts(config.answer), config.seed)
+
+
+def _metrics(
+    cosines: Float64[np.ndarray, " pairs"],
+    labels: Bool[np.ndarray, " pairs"],
+    weights: Float64[np.ndarray, "resamples pairs"],
+) -> dict[str, Float64[np.ndarray, " resamples"]]:
+    relevant, irrelevant = _mean(cosines, labels, weights), _mean(cosines, ~labels, weights)
+    return {
+        "gap": relevant - irrelevant,
+        "auc": ranking_metrics(cosines, labels, weights)["auc"],
+        "relevant": relevant,
+        "irrelevant": irrelevant,
+    }
+
+
+def _mean(
+    cosines: Float64[np.ndarray, " pairs"],
+    members: Bool[np.ndarray, " pairs"],
+    weights: Float64[np.ndarray, "resamples pairs"],
+) -> Float64[np.ndarray, " resamples"]:
+    """Of the members; the whole sample's mean in a resample that drew none of them."""
+    drawn = weights[:, members]
+    total = drawn.sum(axis=1)
+    fallback = np.full(len(weights), cosines[members].mean())
+    return np.asarray(np.divide(drawn @ cosines[members], total, out=fallback, where=total > 0))

@@ -1,0 +1,151 @@
+"""Pair matching: is this pair of texts a match? Yes from a cosine threshold on, which dev data choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Bool, Float64
+from pydantic.dataclasses import dataclass as options
+
+from dec2vec.config import STRICT
+from dec2vec.errors import UserError
+from eval.classification import Criterion, choose_threshold, decision_metrics, ranking_metrics, whole
+from eval.resampling import multiplicities
+from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
+from eval.tasks.task import Figure, TaskVectors, Texts
+
+Metric = Literal["accuracy", "f1", "ap", "auc"]
+RANKING: tuple[Metric, ...] = ("ap", "auc")
+"""Metrics without a threshold."""
+
+
+@options(frozen=True, config=STRICT)
+class PairsConfig:
+    """Pairs with a yes/no label."""
+
+    test: str
+    """File of pairs that is reported on: jsonl, csv, tsv, parquet, a saved data set or a Hub id."""
+    dev: str = ""
+    """File of pairs that chooses the threshold; without it only ap and auc are measured."""
+    name: str = ""
+    """Name in the report; empty takes the test file's."""
+    sentence1: str = "sentence1"
+    """Column of the first texts."""
+    sentence2: str = "sentence2"
+    """Column of the second texts."""
+    label: str = "label"
+    """Column of the labels, 0 or 1."""
+    positive_from: float | None = None
+    """Of a label column with graded scores: this much or more is a match."""
+    dev_only: tuple[str, ...] = ()
+    """Rows of dev that have one of these column=value."""
+    dev_limit: Annotated[int, Ge(2)] | None = None
+    """First rows of dev that are taken."""
+    metric: Metric = "accuracy"
+    """The main figure, by which readings are chosen on dev."""
+    criterion: Criterion = "accuracy"
+    """What the threshold is chosen for on dev: best accuracy, best f1, or a wanted precision."""
+    precision: Annotated[float, Gt(0), Le(1)] | None = None
+    """Wanted precision of criterion precision: the smallest threshold that reaches it on dev."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairEvidence:
+    """What a report draws: the cosines of the test pairs, their labels, the threshold (None without dev)."""
+
+    cosines: Float64[np.ndarray, " pairs"]
+    labels: Bool[np.ndarray, " pairs"]
+    threshold: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class PairsTask:
+    """Test pairs, and perhaps dev pairs to choose the threshold on."""
+
+    name: str
+    metric: str
+    test_pairs: LabelledPairs
+    dev_pairs: LabelledPairs | None = None
+    criterion: Criterion = "accuracy"
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        check_criterion(self.criterion, self.precision)
+        refuse_dev_as_test(self.dev_pairs, self.test_pairs)
+        if self.dev_pairs is None and self.metric not in RANKING:
+            raise UserError(f"{self.name}: {self.metric} needs a threshold; name dev pairs, or take metric ap or auc")
+
+    @property
+    def dev(self) -> Texts | None:
+        return None if self.dev_pairs is None else self.dev_pairs.texts
+
+    @property
+    def test(self) -> Texts:
+        return self.test_pairs.texts
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 of the test pairs."""
+        return self.test_pairs.content_hash
+
+    def threshold(self, dev: TaskVectors) -> float:
+        """Chosen from dev vectors and dev labels alone; inf (nothing is a match) if no threshold is precise enough."""
+        pairs = self._dev_pairs()
+        found = choose_threshold(pairs.cosines(dev), pairs.labels, self.criterion, self.precision)
+        return float("inf") if found is None else found
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """The main metric on dev, at dev's own threshold."""
+        pairs = self._dev_pairs()
+        found = _metrics(pairs.cosines(vectors), pairs.labels, whole(len(pairs)), self.threshold(vectors))
+        return float(found[self.metric][0])
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """The main metric, then the rest of accuracy, f1, precision, recall, ap and auc; without dev ap and auc."""
+        evidence = self.evidence(dev, test)
+        cosines, labels, n = evidence.cosines, evidence.labels, len(evidence.labels)
+        values = _metrics(cosines, labels, whole(n), evidence.threshold)
+        parts = [_metrics(cosines, labels, counts, evidence.threshold) for counts in multiplicities(n, resamples, seed)]
+        names = sorted(values, key=lambda name: name != self.metric)
+        return [
+            Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names
+        ]
+
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> PairEvidence:
+        """Cosines of the test pairs beside the threshold that dev chose."""
+        threshold = None if dev is None or self.dev_pairs is None else self.threshold(dev)
+        return PairEvidence(self.test_pairs.cosines(test), self.test_pairs.labels, threshold)
+
+    def _dev_pairs(self) -> LabelledPairs:
+        if self.dev_pairs is None:
+            raise UserError(f"{self.name}: has no dev pairs; name a file of them")
+        return self.dev_pairs
+
+
+def load_pairs(config: PairsConfig) -> PairsTask:
+    """The files of `config`, read and checked."""
+    columns = PairColumns(config.sentence1, config.sentence2, config.label, config.positive_from)
+    test = read_pairs(config.test, columns)
+    dev = read_pairs(config.dev, columns, only=config.dev_only, limit=config.dev_limit) if config.dev else None
+    return PairsTask(config.name or test.name, config.metric, test, dev, config.criterion, config.precision)
+
+
+def check_criterion(criterion: Criterion, precision: float | None) -> None:
+    """A wanted precision belongs to criterion precision, and to no other."""
+    if criterion == "precision" and precision is None:
+        raise UserError("criterion precision: say which with --precision, such as --precision 0.9")
+    if criterion != "precision" and precision is not None:
+        raise UserError(f"precision {precision:g} is for criterion precision, not {criterion}; remove one of them")
+
+
+def _metrics(
+    cosines: Float64[np.ndarray, " pairs"],
+    labels: Bool[np.ndarray, " pairs"],
+    weights: Float64[np.ndarray, "resamples pairs"],
+    threshold: float | None,
+) -> dict[str, Float64[np.ndarray, " resamples"]]:
+    decided = {} if threshold is None else decision_metrics(cosines, labels, weights, threshold)
+    return {**decided, **ranking_metrics(cosines, labels, weights)}

@@ -1,0 +1,101 @@
+"""What a topic classifier decided on the test texts: figures, confusion matrix, margins of the wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from eval.classification import baselines, class_metrics, confusion, whole
+from eval.resampling import multiplicities
+from eval.tasks.task import Figure
+from eval.tasks.topic_files import LabelledTexts
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A text taken for another class; margins in units of the scores (cosine, share of votes, probability)."""
+
+    text: str
+    gold: str
+    predicted: str
+    lead: float
+    """Best score minus the second best: how sure the mistake was."""
+    deficit: float
+    """True class's score minus the best other one, 0 or less: how far the truth was behind."""
+
+
+@dataclass(frozen=True, eq=False)
+class TopicEvidence:
+    """Scores of every test text for every class, beside the truth."""
+
+    classes: list[str]
+    texts: list[str]
+    gold: Int64[np.ndarray, " texts"]
+    scores: Float64[np.ndarray, "texts classes"]
+    setting: Mapping[str, int | float] = field(default_factory=dict)
+    """The k or C that was chosen on dev."""
+
+    @classmethod
+    def of(
+        cls,
+        classes: list[str],
+        rows: LabelledTexts,
+        scores: Float64[np.ndarray, "texts classes"],
+        setting: Mapping[str, int | float] | None = None,
+    ) -> TopicEvidence:
+        return cls(classes, rows.texts, rows.codes(classes), scores, setting or {})
+
+    @cached_property
+    def predicted(self) -> Int64[np.ndarray, " texts"]:
+        """Of equal scores the first class."""
+        return np.asarray(self.scores.argmax(axis=1))
+
+    @property
+    def is_finite(self) -> bool:
+        """Without nan, that is."""
+        return not bool(np.isnan(self.scores).any())
+
+    @property
+    def confusion(self) -> Int64[np.ndarray, "classes classes"]:
+        """Rows are true classes, columns the predicted ones."""
+        return confusion(self.gold, self.predicted, len(self.classes))
+
+    def wrong(self) -> list[Wrong]:
+        """The texts taken for another class, the surest mistakes first."""
+        highest = np.sort(self.scores, axis=1)
+        leads = highest[:, -1] - highest[:, -2]
+        deficits = self.scores[np.arange(len(self.gold)), self.gold] - highest[:, -1]
+        rows = np.flatnonzero(self.gold != self.predicted)
+        return [
+            Wrong(
+                text=self.texts[row],
+                gold=self.classes[self.gold[row]],
+                predicted=self.classes[self.predicted[row]],
+                lead=float(leads[row]),
+                deficit=float(deficits[row]),
+            )
+            for row in rows[np.argsort(-leads[rows], kind="stable")]
+        ]
+
+
+def topic_figures(evidence: TopicEvidence, metric: str, resamples: int, seed: int) -> list[Figure]:
+    """accuracy and macro_f1, the main one first, then chance and majority; nan scores give nan figures."""
+    n = len(evidence.gold)
+    values = _metrics(evidence, whole(n))
+    parts = [_metrics(evidence, counts) for counts in multiplicities(n, resamples, seed)]
+    names = sorted(values, key=lambda name: name != metric)
+    return [Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names]
+
+
+def _metrics(
+    evidence: TopicEvidence, weights: Float64[np.ndarray, "resamples texts"]
+) -> dict[str, Float64[np.ndarray, " resamples"]]:
+    classes = len(evidence.classes)
+    found = class_metrics(evidence.gold, evidence.predicted, weights, classes)
+    if not evidence.is_finite:
+        found = {name: np.full(len(weights), np.nan) for name in found}
+    return {**found, **baselines(evidence.gold, weights, classes)}

@@ -1,0 +1,223 @@
+"""Topic classification: the nearest label text without training, or a classifier on the vectors of a train split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from dec2vec.errors import UserError
+from eval.classification import class_metrics, whole
+from eval.tasks.task import Figure, TaskVectors, Texts
+from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
+from eval.tasks.topic_evidence import TopicEvidence, topic_figures
+from eval.tasks.topic_files import LabelledTexts
+
+DEV_EVERY = 5
+"""Without a dev split, every fifth train text of a class is its dev text."""
+
+
+@dataclass(frozen=True, eq=False)
+class TopicData:
+    """The splits of one data set; rows of train and dev are for choices and training, those of test for figures."""
+
+    name: str
+    classes: list[str]
+    test: LabelledTexts
+    train: LabelledTexts | None = None
+    dev: LabelledTexts | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise UserError(f"{self.name}: there is one class, {self.classes[0]!r}; a classification needs two")
+        for split in (self.train, self.dev):
+            if split is not None and split.content_hash == self.test.content_hash:
+                raise UserError(f"{self.test.name} holds the texts of {split.name}: choices on a test set are leakage")
+        if self.train is not None and len(set(self.train.labels)) < 2:
+            raise UserError(f"{self.train.name}: every label is {self.train.labels[0]!r}; training needs two classes")
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotTask:
+    """Each text gets the class of the label text with the highest cosine; both go through one and the same prompt.
+
+    `calibrated` subtracts from the cosines with a label text their mean over the dev texts (whose labels it does
+    not read): some label texts are near to everything.
+    """
+
+    name: str
+    metric: str
+    data: TopicData
+    label_texts: list[str]
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.calibrated and self.data.dev is None:
+            raise UserError(f"{self.name}: calibration needs dev texts; name a file of them, or leave it out")
+
+    @cached_property
+    def dev(self) -> Texts | None:
+        return None if self.data.dev is None else _texts(self.data.dev.texts, self.label_texts)
+
+    @cached_property
+    def test(self) -> Texts:
+        return _texts(self.data.test.texts, self.label_texts)
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 of the test texts and labels."""
+        return self.data.test.content_hash
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """The main metric on dev."""
+        dev = self.data.dev
+        if dev is None:
+            raise UserError(f"{self.name}: has no dev texts; name a file of them")
+        return _score(self._scores(dev, self.dev, vectors, vectors), dev.codes(self.data.classes), self.metric)
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
+        return topic_figures(self.evidence(dev, test), self.metric, resamples, seed)
+
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> TopicEvidence:
+        """The decisions on the test texts."""
+        scores = self._scores(self.data.test, self.test, test, dev)
+        return TopicEvidence.of(self.data.classes, self.data.test, scores)
+
+    def _scores(
+        self, rows: LabelledTexts, texts: Texts | None, vectors: TaskVectors, dev: TaskVectors | None
+    ) -> Float64[np.ndarray, "texts classes"]:
+        scores = self._cosines(rows, texts, vectors)
+        if not self.calibrated:
+            return scores
+        if dev is None or self.data.dev is None:
+            raise UserError(f"{self.name}: calibration needs the vectors of the dev texts")
+        return np.asarray(scores - self._cosines(self.data.dev, self.dev, dev).mean(axis=0))
+
+    def _cosines(
+        self, rows: LabelledTexts, texts: Texts | None, vectors: TaskVectors
+    ) -> Float64[np.ndarray, "texts classes"]:
+        pick = Picker(texts, vectors)
+        return label_cosines(pick(rows.texts), pick(self.label_texts))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedTask:
+    """A classifier trained on the train split. Its k or C is chosen on dev, or on every fifth train text of a class.
+
+    The train texts are embedded with the dev texts, so that all that is learnt or chosen comes from `dev` vectors.
+    """
+
+    name: str
+    metric: str
+    data: TopicData
+    classifier: TrainedClassifier
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.data.train is None:
+            raise UserError(f"{self.name}: nothing to train on; name a file of train texts, or take method zero_shot")
+
+    @cached_property
+    def dev(self) -> Texts | None:
+        return _texts(self._train.texts, [] if self.data.dev is None else self.data.dev.texts)
+
+    @cached_property
+    def test(self) -> Texts:
+        return _texts(self.data.test.texts)
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 of the test texts and labels."""
+        return self.data.test.content_hash
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """The main metric on dev, with the best setting."""
+        return max(self._sweep(vectors).values())
+
+    def choose(self, dev: TaskVectors) -> int | float:
+        """The setting (k or C) with the best main metric on dev; of equals the first candidate."""
+        sweep = self._sweep(dev)
+        return max(sweep, key=lambda setting: np.nan_to_num(sweep[setting], nan=-np.inf))
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
+        return topic_figures(self.evidence(dev, test), self.metric, resamples, seed)
+
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> TopicEvidence:
+        """The decisions on the test texts, after training on the whole train split with the chosen setting."""
+        if dev is None:
+            raise UserError(f"{self.name}: needs the vectors of the train texts")
+        setting = self.choose(dev)
+        classes = self.data.classes
+        train, tested = Picker(self.dev, dev)(self._train.texts), Picker(self.test, test)(self.data.test.texts)
+        [scores] = self.classifier.scores(train, self._train.codes(classes), tested, len(classes), [setting])
+        return TopicEvidence.of(classes, self.data.test, scores, {self.classifier.setting: setting})
+
+    def _sweep(self, vectors: TaskVectors) -> dict[int | float, float]:
+        """Main metric on dev by setting."""
+        learn, judge = self._choice_splits
+        pick, classes = Picker(self.dev, vectors), self.data.classes
+        settings = self.classifier.settings(len(learn))
+        found = self.classifier.scores(
+            pick(learn.texts), learn.codes(classes), pick(judge.texts), len(classes), settings
+        )
+        gold = judge.codes(classes)
+        return {setting: _score(scores, gold, self.metric) for setting, scores in zip(settings, found, strict=True)}
+
+    @cached_property
+    def _choice_splits(self) -> tuple[LabelledTexts, LabelledTexts]:
+        """What is learnt from and what is judged on while k or C is chosen."""
+        if self.data.dev is not None:
+            return self._train, self.data.dev
+        return split(self._train, self.seed)
+
+    @property
+    def _train(self) -> LabelledTexts:
+        if self.data.train is None:
+            raise UserError(f"{self.name}: nothing to train on")
+        return self.data.train
+
+
+class Picker:
+    """Vectors of texts by the texts themselves."""
+
+    def __init__(self, texts: Texts | None, vectors: TaskVectors) -> None:
+        self._place = {text: index for index, text in enumerate(texts.queries if texts is not None else [])}
+        self._vectors = vectors.queries
+
+    def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
+        return self._vectors[np.array([self._place[text] for text in texts], dtype=np.int64)]
+
+
+def split(rows: LabelledTexts, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
+    """Four fifths and one fifth, each class shared out alike. UserError when four fifths hold a single class."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    by_class = order[np.argsort(np.array(rows.labels)[order], kind="stable")]
+    chosen = np.zeros(len(rows), dtype=np.bool_)
+    chosen[by_class[DEV_EVERY - 1 :: DEV_EVERY]] = True
+    if not chosen.any():
+        raise UserError(f"{rows.name}: {len(rows)} texts are too few to choose on; add texts, or name a dev file")
+    learn, judge = (_part(rows, np.flatnonzero(part)) for part in (~chosen, chosen))
+    if len(set(learn.labels)) < 2:
+        raise UserError(f"{rows.name}: too few texts of a second class to train on; add some, or name a dev file")
+    return learn, judge
+
+
+def _part(rows: LabelledTexts, places: Int64[np.ndarray, " part"]) -> LabelledTexts:
+    return LabelledTexts(rows.name, [rows.texts[place] for place in places], [rows.labels[place] for place in places])
+
+
+def _texts(*groups: Sequence[str]) -> Texts:
+    return Texts(list(dict.fromkeys(text for group in groups for text in group)), [])
+
+
+def _score(scores: Float64[np.ndarray, "texts classes"], gold: Int64[np.ndarray, " texts"], metric: str) -> float:
+    """nan when a score is nan."""
+    if np.isnan(scores).any():
+        return float("nan")
+    found = class_metrics(gold, scores.argmax(axis=1), whole(len(gold)), scores.shape[1])
+    return float(found[metric][0])
