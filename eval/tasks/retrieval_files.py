@@ -96,13 +96,14 @@ def _read_qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], que
     grades: Qrels = {}
     for index in range(len(table)):
         query, document = _identifier(table, index, "query_id"), _identifier(table, index, "doc_id")
+        grade = _grade(table, index)
         if query not in queries:
             raise UserError(f"{table.where(index)}: query {query!r} is not in {queries_path}")
         if document not in corpus:
             raise UserError(f"{table.where(index)}: document {document!r} is not in the corpus")
         if document in grades.setdefault(query, {}):
             raise UserError(f"{table.where(index)}: query {query!r} and document {document!r} are judged twice")
-        grades[query][document] = _grade(table, index)
+        grades[query][document] = grade
     return grades
 
 
