@@ -1,0 +1,40 @@
+"""Outside baselines: what needs no decoder at all. In tables each is `baseline/<name>`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dec2vec.errors import UserError
+from eval.baselines.baseline import Baseline
+from eval.baselines.counts import bag_of_words, character_tfidf, tfidf
+from eval.baselines.encoder import OutsideEncoder
+from eval.baselines.generation import bleu, chrf, rouge_l
+from eval.baselines.overlap import dice, jaccard
+from eval.baselines.word_vectors import WordVectors
+
+BASELINES: dict[str, Callable[[], Baseline]] = {
+    "bag-of-words": bag_of_words,
+    "tfidf": tfidf,
+    "char-ngrams": character_tfidf,
+    "word2vec": WordVectors,
+    "jaccard": jaccard,
+    "dice": dice,
+    "bleu": bleu,
+    "chrf": chrf,
+    "rouge-l": rouge_l,
+}
+
+
+def make_baseline(name: str) -> Baseline:
+    """By its name, or an encoder by its folder or Hub id (owner/name). Raises UserError for anything else."""
+    if name in BASELINES:
+        return BASELINES[name]()
+    if Path(name).is_dir() or name.count("/") == 1:
+        return OutsideEncoder(name)
+    raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {', '.join(BASELINES)}")
+
+
+def table_name(baseline: Baseline) -> str:
+    """`baseline/tfidf`."""
+    return f"baseline/{baseline.name}"

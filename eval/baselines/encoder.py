@@ -1,0 +1,45 @@
+"""Any sentence-transformers model, or bare Hugging Face encoder (read by mean pooling), as a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from dec2vec.errors import UserError
+from dec2vec.prompts import Side
+
+BATCH = 32
+
+
+class OutsideEncoder:
+    """Texts go in as the model's own `encode_query` and `encode_document` prepare them."""
+
+    def __init__(self, path: str, device: str | None = None) -> None:
+        self.name = Path(path).name if Path(path).is_dir() else path
+        self.path = path
+        self.device = device
+        self._model: Any = None
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """It comes trained."""
+
+    def encode(self, texts: Sequence[str], side: Side = "query") -> Float32[np.ndarray, "texts dim"]:
+        """The model is loaded on first use. Raises UserError where it can't be."""
+        model = self._load()
+        encode = model.encode_query if side == "query" else model.encode_document
+        vectors = encode(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+
+    def _load(self) -> Any:
+        if self._model is None:
+            from sentence_transformers import SentenceTransformer
+
+            try:
+                self._model = SentenceTransformer(self.path, device=self.device)
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"baseline {self.path}: no encoder can be loaded from there: {error}") from None
+        return self._model

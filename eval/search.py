@@ -1,0 +1,144 @@
+"""Nearest documents by cosine: exactly, block by block, or through a FAISS index with its recall reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from dec2vec.errors import UserError
+
+IndexKind = Literal["flat", "hnsw", "ivf"]
+RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
+"""Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""
+BLOCK = 256
+"""Queries scored together."""
+DOCUMENT_BLOCK = 65_536
+"""Documents scored together: with BLOCK queries, 64 MB of scores."""
+HNSW_LINKS = 32
+HNSW_BREADTH = 200
+IVF_SHARE = 4
+"""A query visits one in so many cells."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Of each query, document positions and their scores, best first."""
+
+    positions: Int64[np.ndarray, "queries k"]
+    scores: Float32[np.ndarray, "queries k"]
+
+
+def exact_top(
+    queries: Float32[np.ndarray, "queries dim"],
+    documents: Float32[np.ndarray, "documents dim"],
+    k: int,
+    *,
+    block: int = BLOCK,
+    document_block: int = DOCUMENT_BLOCK,
+) -> Ranking:
+    """The k largest cosines of each query, all documents compared. Of equals the earlier document comes first.
+
+    Fewer than k documents give as many columns as there are documents. Raises UserError for k < 1 or no document.
+    """
+    k = _usable(k, len(documents))
+    left, right = unit_rows(queries), unit_rows(documents)
+    positions = np.empty((len(left), k), dtype=np.int64)
+    scores = np.empty((len(left), k), dtype=np.float32)
+    for start in range(0, len(left), block):
+        rows = slice(start, start + block)
+        positions[rows], scores[rows] = _top_of_block(left[rows], right, k, document_block)
+    return Ranking(positions, scores)
+
+
+def faiss_top(
+    queries: Float32[np.ndarray, "queries dim"],
+    documents: Float32[np.ndarray, "documents dim"],
+    k: int,
+    kind: IndexKind = "flat",
+) -> Ranking:
+    """The same through FAISS; -1 stands where an approximate index found fewer than k."""
+    k = _usable(k, len(documents))
+    scores, positions = _search(unit_rows(queries), unit_rows(documents), kind, k)
+    return Ranking(positions, scores)
+
+
+def recall_against(found: Ranking, exact: Ranking) -> float:
+    """Mean share of the exact top k that was found."""
+    hits = (found.positions[:, :, None] == exact.positions[:, None, :]).any(axis=1)
+    return float(hits.mean())
+
+
+def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
+    """Rows of length 1, computed in float64; a zero row stays zero. Raises UserError for inf and nan."""
+    if not np.isfinite(vectors).all():
+        raise UserError("vectors hold inf or nan and have no neighbours; encode in float32 (model.dtype)")
+    wide = vectors.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: Float32[np.ndarray, "rows dim"] = np.divide(wide, norms, out=wide, where=norms != 0).astype(np.float32)
+    return unit
+
+
+def _usable(k: int, documents: int) -> int:
+    if k < 1:
+        raise UserError(f"k {k}: a search needs k of 1 or more")
+    if documents == 0:
+        raise UserError("there are no documents to search")
+    return min(k, documents)
+
+
+def _top_of_block(
+    queries: Float32[np.ndarray, "queries dim"], documents: Float32[np.ndarray, "documents dim"], k: int, step: int
+) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
+    """The best so far stand before the next block's, so that a stable sort keeps ties in order."""
+    positions = np.empty((len(queries), 0), dtype=np.int64)
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    for start in range(0, len(documents), step):
+        fresh = queries @ documents[start : start + step].T
+        columns = _best(fresh, k)
+        positions = np.concatenate([positions, start + columns], axis=1)
+        scores = np.concatenate([scores, np.take_along_axis(fresh, columns, axis=1)], axis=1)
+        order = _best(scores, k)
+        positions, scores = np.take_along_axis(positions, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    return positions, scores
+
+
+def _best(scores: Float32[np.ndarray, "queries candidates"], k: int) -> Int64[np.ndarray, "queries kept"]:
+    """Columns of the k largest, best first. Whatever reaches the k-th largest is sorted, and nothing else."""
+    k = min(k, scores.shape[1])
+    least = np.partition(scores, -k, axis=1)[:, -k]
+    columns = np.empty((len(scores), k), dtype=np.int64)
+    for row, (line, bound) in enumerate(zip(scores, least, strict=True)):
+        reached = np.flatnonzero(line >= bound)
+        columns[row] = reached[np.argsort(-line[reached], kind="stable")[:k]]
+    return columns
+
+
+def _search(
+    queries: Float32[np.ndarray, "queries dim"],
+    documents: Float32[np.ndarray, "documents dim"],
+    kind: IndexKind,
+    k: int,
+) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+    """Build, fill, search. FAISS warns below 39 documents a cell."""
+    import faiss
+
+    n, dimension = documents.shape
+    index: Any
+    if kind == "flat":
+        index = faiss.IndexFlatIP(dimension)
+    elif kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_BREADTH
+        index.hnsw.efSearch = max(HNSW_BREADTH, 2 * k)
+    else:
+        coarse = faiss.IndexFlatIP(dimension)
+        cells = max(1, min(round(4 * n**0.5), n // 39))
+        index = faiss.IndexIVFFlat(coarse, dimension, cells, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = max(1, -(-cells // IVF_SHARE))
+        index.train(documents)
+    index.add(documents)
+    scores, positions = index.search(queries, k)
+    return scores, positions

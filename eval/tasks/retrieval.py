@@ -1,0 +1,116 @@
+"""Retrieval: queries find documents by cosine; ranking metrics by ir-measures (trec_eval's own definitions)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from dec2vec.errors import UserError
+from eval.resampling import resampled_means
+from eval.search import Ranking, exact_top
+from eval.tasks.retrieval_files import Judged, RetrievalFiles, find_files, read_corpus, read_judged
+from eval.tasks.task import Figure, TaskVectors, Texts
+
+METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
+DEPTH = 1000
+"""Ranks that MAP sees, as in TREC."""
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalTask:
+    """A corpus, test queries and perhaps dev queries. Queries without a relevant document are left out."""
+
+    name: str
+    documents: dict[str, str]
+    test_queries: Judged
+    dev_queries: Judged | None = None
+    metric: str = METRICS[0]
+
+    @property
+    def left_out(self) -> int:
+        """Test queries that no document answers: no ranking of theirs is good or bad."""
+        return self.test_queries.left_out
+
+    @property
+    def dev(self) -> Texts | None:
+        """Dev queries and the whole corpus."""
+        return None if self.dev_queries is None else self._texts(self.dev_queries)
+
+    @property
+    def test(self) -> Texts:
+        """Test queries and the whole corpus."""
+        return self._texts(self.test_queries)
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """Mean nDCG@10 of the dev queries; nan for vectors that hold inf or nan."""
+        if self.dev_queries is None:
+            raise UserError(f"{self.name}: has no dev queries; add dev_qrels to choose on")
+        return float(self._values(self.dev_queries, vectors)[:, 0].mean())
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """Means over test queries, which are what is resampled. Nothing is fitted on dev."""
+        values = self._values(self.test_queries, test)
+        drawn = resampled_means(values, resamples, seed)
+        return [
+            Figure(metric, float(values[:, column].mean()), drawn[:, column], len(values))
+            for column, metric in enumerate(METRICS)
+        ]
+
+    def _texts(self, judged: Judged) -> Texts:
+        return Texts(judged.texts, list(self.documents.values()))
+
+    def _values(self, judged: Judged, vectors: TaskVectors) -> Float64[np.ndarray, "queries metrics"]:
+        if not (np.isfinite(vectors.queries).all() and np.isfinite(vectors.documents).all()):
+            return np.full((len(judged.ids), len(METRICS)), np.nan)
+        ranking = exact_top(vectors.queries, vectors.documents, DEPTH)
+        return ranking_metrics(ranking, judged, list(self.documents))
+
+
+def load_retrieval(place: str | Path | RetrievalFiles) -> RetrievalTask:
+    """From a folder, a common prefix, or named files. Raises UserError for ids that do not fit together."""
+    files = place if isinstance(place, RetrievalFiles) else find_files(place)
+    corpus = read_corpus(files.corpus)
+    test = read_judged(files.queries, files.qrels, corpus)
+    dev = None
+    if files.dev_queries is not None and files.dev_qrels is not None:
+        dev = read_judged(files.dev_queries, files.dev_qrels, corpus)
+        _must_differ(dev, test, files.dev_qrels)
+    name = files.corpus.name.partition(".corpus.")[0] if ".corpus." in files.corpus.name else files.corpus.parent.name
+    return RetrievalTask(name, corpus, test, dev)
+
+
+def ranking_metrics(
+    ranking: Ranking, judged: Judged, document_ids: list[str]
+) -> Float64[np.ndarray, "queries metrics"]:
+    """METRICS of each query in turn.
+
+    The library is given places as scores, not cosines: it would order ties by document id instead of as we did.
+    """
+    import ir_measures
+    from ir_measures import AP, RR, R, nDCG
+
+    whole, first = _run(ranking, judged.ids, document_ids, DEPTH), _run(ranking, judged.ids, document_ids, 10)
+    place = {name: row for row, name in enumerate(judged.ids)}
+    values = np.zeros((len(judged.ids), len(METRICS)))
+    columns = {nDCG @ 10: 0, RR: 1, R @ 10: 2, R @ 100: 3, AP: 4}
+    for run, measures in ((first, [RR]), (whole, [nDCG @ 10, R @ 10, R @ 100, AP])):  # trec_eval's RR has no cut-off
+        for found in ir_measures.pytrec_eval.iter_calc(measures, judged.qrels, run):
+            values[place[found.query_id], columns[found.measure]] = found.value
+    return values
+
+
+def _run(ranking: Ranking, query_ids: list[str], document_ids: list[str], depth: int) -> dict[str, dict[str, float]]:
+    """-1, which an approximate search gives where it found nothing, is no document."""
+    return {
+        name: {document_ids[position]: -float(rank) for rank, position in enumerate(row[:depth]) if position >= 0}
+        for name, row in zip(query_ids, ranking.positions.tolist(), strict=True)
+    }
+
+
+def _must_differ(dev: Judged, test: Judged, path: Path) -> None:
+    shared = set(dev.texts) & set(test.texts)
+    if shared:
+        raise UserError(f"{path}: {len(shared)} dev queries are test queries too, such as {min(shared)[:60]!r}")

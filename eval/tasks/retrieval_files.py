@@ -1,0 +1,142 @@
+"""Corpus, queries and relevance judgements from files, as in BEIR: every id is checked against the others.
+
+corpus   id, title (may be missing), text
+queries  id, text
+qrels    query_id, doc_id, score (a whole number; above 0 is relevant)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dec2vec.errors import UserError
+from dec2vec.readers import Table, read_table
+from dec2vec.table_formats import FORMATS
+
+Qrels = dict[str, dict[str, int]]
+"""Grade by document by query."""
+
+
+@dataclass(frozen=True)
+class RetrievalFiles:
+    """Where a test collection lies; dev queries are optional and share the corpus."""
+
+    corpus: Path
+    queries: Path
+    qrels: Path
+    dev_queries: Path | None = None
+    dev_qrels: Path | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Queries that have a relevant document, in file order, with their grades; the others are counted."""
+
+    ids: list[str]
+    texts: list[str]
+    qrels: Qrels
+    left_out: int
+
+
+def find_files(place: str | Path) -> RetrievalFiles:
+    """A folder with corpus.jsonl, queries.jsonl, qrels.jsonl (or csv, tsv, parquet), or their common prefix.
+
+    `data/cranfield` finds data/cranfield.corpus.jsonl ...; dev_qrels and dev_queries are taken where they exist.
+    Without dev_queries, dev_qrels judges the same queries file. Raises UserError naming what is missing.
+    """
+    root = Path(place)
+    corpus, queries, qrels = (_required(root, part) for part in ("corpus", "queries", "qrels"))
+    dev_qrels = _find(root, "dev_qrels")
+    dev_queries = _find(root, "dev_queries")
+    if dev_queries and not dev_qrels:
+        raise UserError(f"{dev_queries}: there is no dev_qrels file beside it; add it or remove the dev queries")
+    return RetrievalFiles(corpus, queries, qrels, dev_queries or (queries if dev_qrels else None), dev_qrels)
+
+
+def read_corpus(path: Path) -> dict[str, str]:
+    """Text by id. The title comes first, unless the text begins with it; a blank document is kept (and never found)."""
+    table = read_table(path, ["id", "text"])
+    texts = [_document(table, index) for index in range(len(table))]
+    return _by_id(table, texts)
+
+
+def read_judged(queries: Path, qrels: Path, corpus: dict[str, str]) -> Judged:
+    """Queries with grades; judgements of unknown queries or documents are refused."""
+    table = read_table(queries, ["id", "text"])
+    texts = _by_id(table, table.texts("text"))
+    grades = _read_qrels(qrels, texts, corpus, queries)
+    kept = [name for name in texts if any(grade > 0 for grade in grades.get(name, {}).values())]
+    if not kept:
+        raise UserError(f"{qrels}: no query has a relevant document (score above 0)")
+    return Judged(
+        ids=kept,
+        texts=[texts[name] for name in kept],
+        qrels={name: grades[name] for name in kept},
+        left_out=len(texts) - len(kept),
+    )
+
+
+def _required(root: Path, part: str) -> Path:
+    found = _find(root, part)
+    if found is None:
+        where = root / f"{part}.jsonl" if root.is_dir() else root.parent / f"{root.name}.{part}.jsonl"
+        raise UserError(f"{where} does not exist; retrieval needs corpus, queries and qrels ({', '.join(FORMATS)})")
+    return found
+
+
+def _find(root: Path, part: str) -> Path | None:
+    stem = root / part if root.is_dir() else root.parent / f"{root.name}.{part}"
+    paths = [stem.parent / f"{stem.name}{suffix}" for suffix in FORMATS]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_path: Path) -> Qrels:
+    table = read_table(path, ["query_id", "doc_id", "score"])
+    grades: Qrels = {}
+    for index in range(len(table)):
+        query, document = _identifier(table, index, "query_id"), _identifier(table, index, "doc_id")
+        grade = _grade(table, index)
+        if query not in queries:
+            raise UserError(f"{table.where(index)}: query {query!r} is not in {queries_path}")
+        if document not in corpus:
+            raise UserError(f"{table.where(index)}: document {document!r} is not in the corpus")
+        if document in grades.setdefault(query, {}):
+            raise UserError(f"{table.where(index)}: query {query!r} and document {document!r} are judged twice")
+        grades[query][document] = grade
+    return grades
+
+
+def _document(table: Table, index: int) -> str:
+    text = table.text(index, "text", may_be_blank=True)
+    title = table.text(index, "title", may_be_blank=True) if table.rows[index].get("title") else ""
+    return text if text.startswith(title) else f"{title} {text}"
+
+
+def _by_id(table: Table, texts: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for index, text in enumerate(texts):
+        name = _identifier(table, index, "id")
+        if name in found:
+            raise UserError(f"{table.where(index)}: id {name!r} occurs twice; give each row its own")
+        found[name] = text
+    return found
+
+
+def _identifier(table: Table, index: int, column: str) -> str:
+    """Text or a whole number: 7 and "7" are the same id, as csv can't tell them apart."""
+    value = table.rows[index][column]
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise UserError(f"{table.where(index)}: {column} {value!r} is no id; give text or a whole number")
+    return str(value)
+
+
+def _grade(table: Table, index: int) -> int:
+    value = table.rows[index]["score"]
+    try:
+        grade = int(str(value))
+    except ValueError:
+        grade = -1
+    if grade < 0:
+        raise UserError(f"{table.where(index)}: score {value!r} is not a whole number of 0 or more (0: not relevant)")
+    return grade

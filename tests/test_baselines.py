@@ -1,0 +1,152 @@
+"""Outside baselines against the formulas and the libraries, in English and Chinese."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dec2vec.errors import UserError
+from eval.baselines import BASELINES, make_baseline, table_name
+from eval.baselines import cosines as cosines_file
+from eval.baselines.baseline import PairBaseline, VectorBaseline
+from eval.baselines.cosines import cosines, dense
+from eval.baselines.encoder import OutsideEncoder
+from eval.baselines.word_vectors import WordVectors
+from eval.baselines.words import words
+from tests.eval_data import sentences
+
+TRAIN = ["a man plays the guitar", "a woman plays the piano", "the dog runs", "一个男人在弹吉他", "一只狗在跑"] * 3
+PAIRS = [
+    ("a man plays the piano", "a man plays the guitar", "the dog runs"),
+    ("一个男人在弹吉他。", "男人弹吉他", "一只狗在跑"),
+]
+WHOLE = "the same words", "the same words", 1.0
+
+
+def fitted(name: str) -> VectorBaseline | PairBaseline:
+    baseline = WordVectors(dimension=8, epochs=30) if name == "word2vec" else make_baseline(name)
+    if isinstance(baseline, VectorBaseline):
+        baseline.fit(TRAIN)
+    return baseline
+
+
+def similarity(baseline: VectorBaseline | PairBaseline, left: list[str], right: list[str]) -> np.ndarray:
+    if isinstance(baseline, PairBaseline):
+        return baseline.similarities(left, right)
+    return cosines(baseline.encode(left), baseline.encode(right))
+
+
+def test_words_of_both_scripts() -> None:
+    assert words("It's 3 o'CLOCK, isn't_it?") == ["it", "s", "3", "o", "clock", "isn", "t_it"]
+    assert words("iPhone 手机的App，好用！") == ["iphone", "手", "机", "的", "app", "好", "用"]
+    assert words("カタカナ Straße") == ["カ", "タ", "カ", "ナ", "straße"]
+    assert words("?!") == []
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) -> None:
+    baseline = fitted(name)
+    assert table_name(baseline) == f"baseline/{name}"
+    text, near, far = (list(column) for column in zip(*PAIRS, strict=True))
+    assert (similarity(baseline, text, near) > similarity(baseline, text, far)).all()
+    np.testing.assert_allclose(similarity(baseline, text, near), similarity(baseline, near, text), atol=1e-6)
+    np.testing.assert_allclose(similarity(baseline, text, text), 1, atol=1e-6)
+    assert similarity(baseline, ["", "?!", "zzz qqq"], ["", "the dog", "the dog"]).tolist()[:2] == [0, 0]
+    assert similarity(baseline, [], []).shape == (0,)
+
+
+def test_tfidf_by_its_formula() -> None:
+    baseline = make_baseline("tfidf")
+    assert isinstance(baseline, VectorBaseline)
+    baseline.fit(["a b", "a c c", "a"])
+    inverse = {"a": 1.0, "b": math.log(4 / 2) + 1, "c": math.log(4 / 2) + 1}
+    vector = {"a": 1 + math.log(2), "b": inverse["b"]}
+    other = {"a": 1.0, "c": inverse["c"]}
+    expected = vector["a"] * other["a"] / math.hypot(*vector.values()) / math.hypot(*other.values())
+    found = cosines(baseline.encode(["a a b unknown"]), baseline.encode(["c a"]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_overlaps_by_loops() -> None:
+    left, right = sentences(np.random.default_rng(0), 20), sentences(np.random.default_rng(1), 20)
+    left = [f"{text} {text[:2]} w1 w1" for text in left]
+    for name in ("jaccard", "dice"):
+        expected = []
+        for a, b in zip(left, right, strict=True):
+            one, other = a.split(), b.split()
+            shared = set(one) & set(other)
+            bag = sum(min(Counter(one)[word], Counter(other)[word]) for word in shared)
+            expected.append(len(shared) / len({*one, *other}) if name == "jaccard" else 2 * bag / len(one + other))
+        np.testing.assert_allclose(similarity(fitted(name), left, right), expected)
+
+
+def test_generation_scores_are_the_libraries_means_of_both_directions() -> None:
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    left, right = "the quick brown fox jumps", "the slow brown fox jumps over it"
+    scorer = RougeScorer(["rougeL"])
+    expected = {
+        "bleu": lambda a, b: sacrebleu.sentence_bleu(a, [b]).score / 100,
+        "chrf": lambda a, b: sacrebleu.sentence_chrf(a, [b]).score / 100,
+        "rouge-l": lambda a, b: scorer.score(b, a)["rougeL"].fmeasure,
+    }
+    for name, score in expected.items():
+        found = similarity(fitted(name), [left], [right])[0]
+        assert found == pytest.approx((score(left, right) + score(right, left)) / 2)
+    assert expected["bleu"](left, right) != pytest.approx(expected["bleu"](right, left))  # hence the mean
+
+
+def test_dense_vectors_keep_every_cosine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    baseline = fitted("char-ngrams")
+    assert isinstance(baseline, VectorBaseline)
+    left, right = baseline.encode(TRAIN[:4]), baseline.encode(TRAIN[1:5])
+    queries, documents = dense(left, right)
+    assert queries.dtype == documents.dtype == np.float32
+    assert queries.shape[1] == documents.shape[1] <= left.shape[1]
+    np.testing.assert_allclose(cosines(queries, documents), cosines(left, right), atol=1e-6)
+    monkeypatch.setattr(cosines_file, "DENSE_BYTES", 100)
+    monkeypatch.setattr(cosines_file, "PROJECTED", 120)
+    queries, documents = dense(left, right)
+    assert queries.shape[1] == 120
+    assert "sparse vectors are projected to 120 dimensions" in caplog.text
+    np.testing.assert_allclose(cosines(queries, documents), cosines(left, right), atol=0.4)
+
+
+def test_word_vectors_are_means_of_words_and_repeatable() -> None:
+    one, other = fitted("word2vec"), fitted("word2vec")
+    assert isinstance(one, WordVectors) and isinstance(other, WordVectors)
+    text = ["the dog plays", "dog", "the", "plays", "unknownword"]
+    vectors = one.encode(text)
+    np.testing.assert_array_equal(vectors, other.encode(text))
+    np.testing.assert_allclose(vectors[0], vectors[1:4].mean(axis=0), atol=1e-6)
+    assert not vectors[4].any()
+
+
+def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import BoW
+
+    SentenceTransformer(modules=[BoW(vocab=["man", "dog", "guitar"])], device="cpu").save(str(tmp_path / "bow"))
+    baseline = make_baseline(str(tmp_path / "bow"))
+    assert isinstance(baseline, OutsideEncoder)
+    assert table_name(baseline) == "baseline/bow"
+    np.testing.assert_array_equal(baseline.encode(["man dog", "guitar"]), [[1, 1, 0], [0, 0, 1]])
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"baseline 'tf-idf': neither an encoder's folder .* tfidf"):
+        make_baseline("tf-idf")
+    with pytest.raises(UserError, match="tfidf: has no vocabulary yet; fit it on training-side text"):
+        BASELINES["tfidf"]().encode(["a"])  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="word2vec: no word occurs 2 times in 2 training texts"):
+        WordVectors().fit(["a b", "c d"])
+    with pytest.raises(UserError, match="tfidf: can't be fitted on 1 texts: empty vocabulary"):
+        BASELINES["tfidf"]().fit(["?!"])  # type: ignore[union-attr]
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no encoder can be loaded from there"):
+        make_baseline(str(tmp_path)).encode(["a"])  # type: ignore[union-attr]

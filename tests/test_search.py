@@ -1,0 +1,83 @@
+"""Exact search against a sort of all cosines; FAISS against exact search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dec2vec.errors import UserError
+from eval.search import RECALL, Ranking, exact_top, faiss_top, recall_against, unit_rows
+
+
+def vectors(rows: int, dimension: int, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(rows, dimension)).astype(np.float32)
+
+
+def clustered(rows: int, dimension: int, seed: int) -> NDArray[np.float32]:
+    """Texts come in topics: unlike a ball of noise, which no approximate index serves well."""
+    centres = vectors(20, dimension, 99)
+    return (centres[np.arange(rows) % 20] + 0.6 * vectors(rows, dimension, seed)).astype(np.float32)
+
+
+@given(
+    queries=st.integers(1, 7),
+    documents=st.integers(1, 30),
+    k=st.integers(1, 12),
+    block=st.integers(1, 5),
+    step=st.integers(1, 11),
+    seed=st.integers(0, 99),
+)
+def test_exact_search_is_a_sort_of_all_cosines(
+    queries: int, documents: int, k: int, block: int, step: int, seed: int
+) -> None:
+    left = np.random.default_rng(seed).integers(-1, 2, (queries, 3)).astype(np.float32)  # few values: many ties
+    right = np.random.default_rng(seed + 1).integers(-1, 2, (documents, 3)).astype(np.float32)
+    found = exact_top(left, right, k, block=block, document_block=step)
+    cosines = unit_rows(left) @ unit_rows(right).T
+    for row, line in enumerate(cosines):
+        expected = sorted(range(documents), key=lambda j: (-line[j], j))[:k]
+        np.testing.assert_allclose(found.scores[row], line[expected], atol=1e-6)
+        np.testing.assert_allclose(line[found.positions[row]], line[expected], atol=1e-6)
+        assert len(set(found.positions[row].tolist())) == min(k, documents)
+
+
+def test_of_equals_the_earlier_document_comes_first() -> None:
+    same = np.ones((9, 2), dtype=np.float32)
+    assert exact_top(same[:1], same, 4, document_block=2).positions.tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("kind", RECALL)
+def test_faiss_finds_what_exact_search_finds(kind: str) -> None:
+    queries, documents = clustered(50, 16, 0), clustered(1500, 16, 1)
+    exact = exact_top(queries, documents, 10)
+    found = faiss_top(queries, documents, 10, kind)  # type: ignore[arg-type]
+    assert recall_against(found, exact) >= RECALL[kind]  # type: ignore[index]
+    np.testing.assert_allclose(found.scores[:, 0], exact.scores[:, 0], atol=0.05)
+
+
+def test_recall_sees_what_is_missed() -> None:
+    exact = Ranking(np.array([[0, 1], [2, 3]]), np.zeros((2, 2), dtype=np.float32))
+    found = Ranking(np.array([[1, 7], [-1, -1]]), np.zeros((2, 2), dtype=np.float32))
+    assert recall_against(exact, exact) == 1
+    assert recall_against(found, exact) == 0.25
+
+
+def test_few_documents_and_zero_vectors() -> None:
+    documents = np.array([[0, 0], [1, 0]], dtype=np.float32)
+    found = exact_top(documents[1:], documents, 10)
+    assert found.positions.tolist() == [[1, 0]]
+    assert found.scores.tolist() == [[1, 0]]
+    assert faiss_top(documents[1:], documents, 10, "ivf").positions.tolist() == [[1, 0]]
+
+
+def test_bad_searches_are_refused() -> None:
+    good = vectors(3, 2, 0)
+    with pytest.raises(UserError, match="k 0: a search needs k of 1 or more"):
+        exact_top(good, good, 0)
+    with pytest.raises(UserError, match="no documents to search"):
+        exact_top(good, good[:0], 1)
+    with pytest.raises(UserError, match="vectors hold inf or nan"):
+        faiss_top(good, np.full_like(good, np.inf), 1)
