@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from eval.choose import Choice, best
 from eval.metrics import AGGREGATIONS, Aggregation, spearman_over_subsets
-from eval.statistics import Bootstrap, Interval, interval
+from eval.statistics import Bootstrap, Interval, interval, p_value
 from eval.systems import System
 from eval.tasks.sts import StsTask
 
@@ -55,8 +55,16 @@ class Comparison:
     tuned_value: float
     untuned_value: float
     difference: Interval
+    p_value: float
+    """Two-sided, from the paired resamples behind the interval."""
+    resamples: int
     best_untuned_on_test: str
     best_untuned_on_test_value: float
+
+    @property
+    def is_tie(self) -> bool:
+        """The interval of the difference holds 0 (or there is none): neither is shown to be better."""
+        return not (self.difference.low > 0 or self.difference.high < 0)
 
     @property
     def is_tuned_above_every_untuned(self) -> bool:
@@ -65,24 +73,24 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class _Figure:
+class Figure:
     """A value with the values it takes in the resamples, which pairs it with every other system's."""
 
     value: float
     resampled: Float64[np.ndarray, " resamples"]
     n: int
 
-    def minus(self, other: _Figure) -> _Figure:
-        return _Figure(self.value - other.value, self.resampled - other.resampled, self.n)
+    def minus(self, other: Figure) -> Figure:
+        return Figure(self.value - other.value, self.resampled - other.resampled, self.n)
 
     @classmethod
-    def mean(cls, figures: Sequence[_Figure]) -> _Figure:
+    def mean(cls, figures: Sequence[Figure]) -> Figure:
         """Over test sets, which are resampled independently of each other."""
         value = float(np.mean([figure.value for figure in figures]))
         return cls(value, np.mean([figure.resampled for figure in figures], axis=0), sum(f.n for f in figures))
 
 
-_Figures = dict[tuple[str, str, Aggregation], _Figure]
+_Figures = dict[tuple[str, str, Aggregation], Figure]
 """By system, task and aggregation."""
 
 
@@ -105,10 +113,10 @@ def summarize(
     for item in judged:
         for aggregation in AGGREGATIONS:
             parts = [figures[item.system.name, task.name, aggregation] for task in tests]
-            figures[item.system.name, AVERAGE, aggregation] = _Figure.mean(parts)
+            figures[item.system.name, AVERAGE, aggregation] = Figure.mean(parts)
     chosen_on = {item.system.name: item.choice.chosen_on for item in judged}
     results = [
-        _result(name, task, f"spearman_{aggregation}", figure, chosen_on[name])
+        to_result(name, task, f"spearman_{aggregation}", figure, chosen_on[name])
         for (name, task, aggregation), figure in figures.items()
     ]
     comparison = _compare(judged, figures)
@@ -125,7 +133,7 @@ def _judge_task(
         resampled = bootstrap.aggregations(cosines)
         for aggregation in AGGREGATIONS:
             value = spearman_over_subsets(cosines, task.gold, task.subsets, aggregation)
-            figures[item.system.name, task.name, aggregation] = _Figure(value, resampled[aggregation], len(task))
+            figures[item.system.name, task.name, aggregation] = Figure(value, resampled[aggregation], len(task))
         bar.update()
 
 
@@ -144,6 +152,8 @@ def _compare(judged: Sequence[Judged], figures: _Figures) -> Comparison | None:
         tuned_value=averages[ours].value,
         untuned_value=averages[rival].value,
         difference=interval(difference.value, difference.resampled),
+        p_value=p_value(difference.resampled),
+        resamples=len(difference.resampled),
         best_untuned_on_test=luckiest,
         best_untuned_on_test_value=averages[luckiest].value,
     )
@@ -159,10 +169,11 @@ def _differences(comparison: Comparison, figures: _Figures, dev: StsTask, tests:
                 figures[comparison.tuned, task, aggregation],
                 figures[comparison.untuned, task, aggregation],
             )
-            rows.append(_result(name, task, f"spearman_{aggregation}_difference", ours.minus(rival), dev.name))
+            rows.append(to_result(name, task, f"spearman_{aggregation}_difference", ours.minus(rival), dev.name))
     return rows
 
 
-def _result(system: str, task: str, metric: str, figure: _Figure, chosen_on: str | None) -> Result:
+def to_result(system: str, task: str, metric: str, figure: Figure, chosen_on: str | None) -> Result:
+    """The figure with its interval."""
     found = interval(figure.value, figure.resampled)
     return Result(system, task, metric, found.value, found.low, found.high, figure.n, chosen_on)

@@ -21,6 +21,7 @@ from dec2vec.pooling import View
 from dec2vec.prompts import get_prompt
 from eval import overlap, training_text
 from eval.choose import Choice, Material, choose, fixed
+from eval.clean import clean_results
 from eval.config import EvalConfig
 from eval.provenance import describe
 from eval.report import DISSIMILAR, SIMILAR, Histogram, Report
@@ -81,13 +82,18 @@ def evaluate(
     judged += _judge_untuned(setting, _base_encoder(config) if base is None else base, references)
     _refuse_doubles(judged)
     results, comparison = summarize(judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress)
-    reference = _reference(judged, references, comparison.tuned if comparison is not None else None)
     for run in config.tuned:
         sources = {**training_text.run_sources(run), **sources}
+    seen = overlap.measure(sources, [overlap.EvaluationSet.of_pairs(task) for task in (dev, *tests)])
+    if comparison is not None and sources:
+        results += clean_results(
+            judged, tests, seen.clean, comparison, dev.name, resamples=config.bootstrap, seed=config.seed
+        )
+    reference = _reference(judged, references, comparison.tuned if comparison is not None else None)
     return Report(
         provenance=describe(config, [dev, *tests], fit, judged, time.monotonic() - started),
         results=results,
-        overlap=overlap.measure(sources, [dev, *tests]),
+        overlap=seen.counts,
         comparison=comparison,
         reference=None if reference is None else reference[1].system.name,
         dev=dev.name,

@@ -35,6 +35,18 @@ def interval(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Inte
     return Interval(value, float(low), float(high))
 
 
+def p_value(differences: Float64[np.ndarray, " resamples"]) -> float:
+    """Two-sided, of a paired difference being 0: the level at which the percentile interval just reaches 0.
+
+    Davison and Hinkley 1997, section 4.2: the resample itself counts too, so that no p is smaller than
+    2 / (resamples + 1). nan in, nan out.
+    """
+    if np.isnan(differences).any():
+        return float("nan")
+    rarer = min(np.sum(differences <= 0), np.sum(differences >= 0))
+    return float(min(1.0, 2 * (rarer + 1) / (len(differences) + 1)))
+
+
 class RankedResamples:
     """The mid-ranks of one column in any resample, from one sort of the whole sample."""
 

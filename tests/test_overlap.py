@@ -1,0 +1,179 @@
+"""Overlap: planted copies are found, others are not; the fast search equals a comparison of all with all."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from eval.clean import CLEAN, CLEAN_DIFFERENCE
+from eval.config import EvalConfig, SystemsConfig
+from eval.near import THRESHOLD, NearIndex, jaccard, shingles
+from eval.overlap import EvaluationSet, measure, normalized
+from eval.run import evaluate
+from eval.tasks.sts import StsTask, load_task
+from eval.training_text import TextSource, read_training_texts
+from tests.eval_data import write_pairs, write_similarity
+from tests.fake_encoder import FakeEncoder
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+LONG = "the quick brown fox jumps over the lazy dog near the old stone bridge at dawn"
+
+
+def words(generator: np.random.Generator, count: int) -> str:
+    return " ".join(f"w{index}" for index in generator.integers(0, 5000, count))
+
+
+def task_of(folder: Path, rows: list[tuple[str, str, float]]) -> StsTask:
+    path = folder / "test.jsonl"
+    lines = [json.dumps({"sentence1": left, "sentence2": right, "score": score}) for left, right, score in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return load_task(path)
+
+
+def test_planted_copies_of_each_degree(tmp_path: Path) -> None:
+    rows = [(LONG, "Something else entirely is here.", 0), ("Dogs run!", "Birds fly high above.", 5), ("!?", "Hm.", 2)]
+    sets = [EvaluationSet.of_pairs(task_of(tmp_path, rows))]
+    planted = {
+        "exact": (["Dogs run!"], (1, 1, 1, 0, 2)),
+        "normalised": (["dogs -- RUN"], (0, 1, 1, 0, 2)),
+        "near": ([f"{LONG} today"], (0, 0, 1, 0, 2)),
+        "both": (["dogs run", "birds fly high above"], (0, 2, 2, 1, 2)),
+        "word changed": ([LONG.replace("stone", "wooden").replace("dog", "cat")], (0, 0, 0, 0, 3)),
+        "words alone in common": (["dawn at bridge stone old the near"], (0, 0, 0, 0, 3)),
+        "no words at all": (["...", ""], (0, 0, 0, 0, 3)),
+        "marks": (["!?"], (1, 1, 1, 0, 2)),
+    }
+    for name, (texts, expected) in planted.items():
+        (found,) = measure({name: texts}, sets).counts
+        counts = (found.exact, found.normalized, found.near, found.pairs_with_both, found.pairs_clean)
+        assert counts == expected, name
+    together = measure({name: texts for name, (texts, _) in planted.items()}, sets)
+    np.testing.assert_array_equal(together.clean["test"], [False, False, False])
+    assert measure({}, sets).counts == []
+    assert measure({}, sets).clean["test"].all()
+
+
+def test_texts_without_spaces_are_compared_by_character() -> None:
+    text = "新冠肺炎疫情期间小区居民出入需要什么证明"
+    assert len(shingles(text)) == len(text) - 2
+    assert NearIndex([text]).found([text + "呢"]) == {text}
+    assert NearIndex([text]).found(["花呗分期付款可以提前还款吗我想知道手续费"]) == set()
+    assert shingles(normalized("我用 Python 写 code")) == shingles("我 用 python 写 code")
+
+
+def test_labelled_texts_count_each_item() -> None:
+    found = measure({"train": ["a b c d"]}, [EvaluationSet.of_texts("topics", ["a b c d", "e f", "A b c d!", "e f"])])
+    (counts,) = found.counts
+    assert (counts.texts, counts.exact, counts.normalized, counts.pairs, counts.pairs_clean) == (3, 1, 2, 4, 2)
+    np.testing.assert_array_equal(found.clean["topics"], [False, True, False, True])
+
+
+def test_fast_search_equals_all_against_all() -> None:
+    """Around the threshold too: texts with one to four words changed at random places."""
+    generator = np.random.default_rng(0)
+    index = [words(generator, int(count)) for count in generator.integers(1, 30, 150)]
+    asked = [words(generator, 12) for _ in range(50)]
+    for text in index:
+        changed = text.split()
+        for place in generator.integers(0, len(changed), generator.integers(0, 3)):
+            changed[place] = "new"
+        asked.append(" ".join([*changed, *["more"] * int(generator.integers(0, 3))]))
+    cut = {text: shingles(text) for text in {*index, *asked}}
+    expected = {text for text in index if any(jaccard(cut[text], cut[other]) >= THRESHOLD for other in asked)}
+    assert 30 < len(expected) < 140
+    assert len(expected - set(asked)) > 20
+    assert NearIndex(index).found(asked) == expected
+
+
+def test_many_texts_take_seconds() -> None:
+    generator = np.random.default_rng(1)
+    index = NearIndex([words(generator, 9) for _ in range(500)])
+    texts = [words(generator, 9) for _ in range(5_000)]
+    started = time.process_time()
+    assert index.found(texts) == set()
+    assert time.process_time() - started < 2
+
+
+def test_scores_on_the_clean_remainder(tmp_path: Path) -> None:
+    """Equal to scipy on the pairs left by hand; the full figures do not change."""
+    dev, first = write_similarity(tmp_path / "dev.jsonl", 60, 1), write_similarity(tmp_path / "one.jsonl", 80, 2)
+    second = write_similarity(tmp_path / "two.jsonl", 50, 3)
+    pairs = [json.loads(line) for line in first.read_text().splitlines()]
+    copied = {row["sentence2"].upper() for row in pairs[:30]}
+    config = EvalConfig(
+        dev=str(dev),
+        tests=(str(first), str(second)),
+        systems=SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False),
+        bootstrap=100,
+    )
+    tuned = FakeEncoder(noise=(0.1, 0.1, 0.1))
+    report = evaluate(
+        config,
+        base=FakeEncoder(),
+        tuned={"mine": tuned},
+        training_texts={"pairs": [*copied, "new text here"]},
+        progress=False,
+    )
+    seen = {text.lower() for text in copied}
+    left = [i for i, row in enumerate(pairs) if not {row["sentence1"], row["sentence2"]} & seen]
+    assert 40 <= len(left) <= 50
+    task = load_task(first)
+    cosines = task.cosines(tuned.encode(task.texts, normalize=False))[left]
+    row = report.result("tuned/mine", "one", CLEAN)
+    assert row.value == pytest.approx(spearmanr(cosines, task.gold[left]).statistic)
+    assert row.n == len(left)
+    whole = report.result("tuned/mine", "two", CLEAN)
+    assert (whole.n, whole.value) == (50, report.result("tuned/mine", "two").value)
+    assert report.result("tuned/mine", "average", CLEAN).value == pytest.approx((row.value + whole.value) / 2)
+    found = report.comparison
+    assert found is not None
+    gap = report.result(f"{found.tuned} minus {found.untuned}", "average", CLEAN_DIFFERENCE)
+    mine, other = (report.result(name, "average", CLEAN).value for name in (found.tuned, found.untuned))
+    assert gap.value == pytest.approx(mine - other)
+    counts = {row.evaluation: row for row in report.overlap}
+    assert counts["one"].pairs_clean == len(left) and counts["two"].pairs_clean == 50
+
+
+def test_nothing_left_is_no_figure(tmp_path: Path) -> None:
+    dev, test = write_similarity(tmp_path / "dev.jsonl", 40, 1), write_similarity(tmp_path / "one.jsonl", 30, 2)
+    systems = SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False)
+    config = EvalConfig(dev=str(dev), tests=(str(test),), systems=systems, bootstrap=100)
+    texts = {"train": load_task(test).texts}
+    report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, training_texts=texts, progress=False)
+    row = report.result("tuned/a", "average", CLEAN)
+    assert row.n == 0 and np.isnan(row.value) and np.isnan(row.ci_low)
+
+
+def test_without_training_text_nothing_is_measured(tmp_path: Path) -> None:
+    dev, test = write_similarity(tmp_path / "dev.jsonl", 40, 1), write_similarity(tmp_path / "one.jsonl", 30, 2)
+    systems = SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False)
+    config = EvalConfig(dev=str(dev), tests=(str(test),), systems=systems, bootstrap=100)
+    report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
+    assert report.overlap == [] and not any(row.metric == CLEAN for row in report.results)
+    fitted = write_pairs(tmp_path / "fit.jsonl", 10, 5)
+    again = evaluate(
+        EvalConfig(dev=str(dev), tests=(str(test),), fit=(str(fitted),), systems=systems, bootstrap=100),
+        base=FakeEncoder(),
+        tuned={"a": FakeEncoder()},
+        progress=False,
+    )
+    assert again.overlap and any(row.metric == CLEAN for row in again.results)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+def test_known_contamination_is_found() -> None:
+    """MRPC train stands in STS12; STS-B train is drawn from STS12 to 16."""
+    tasks = [load_task(SHARED / "sts_en" / f"{name}.test.jsonl") for name in ("sts12", "sts16")]
+    sets = [EvaluationSet.of_pairs(task) for task in tasks]
+    files = {"mrpc": SHARED / "pairs" / "mrpc.train.jsonl", "stsb": SHARED / "sts_en" / "stsb.train.jsonl"}
+    sources = {name: read_training_texts(TextSource(str(path))) for name, path in files.items()}
+    counts = {(row.training, row.evaluation): row for row in measure(sources, sets).counts}
+    assert 1320 <= counts["mrpc", "sts12.test"].exact <= 1330
+    assert counts["mrpc", "sts16.test"].near == 0
+    assert counts["stsb", "sts12.test"].exact > 1000 and counts["stsb", "sts16.test"].exact > 390
