@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.encode_args import EncodeArgs
+from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file
 from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import get_prompt
 from dec2vec.readers import read_texts
 
 
@@ -21,7 +21,7 @@ def encode_file(args: EncodeArgs) -> None:
     """Refuse what can be refused before the model is loaded; the output appears whole or not at all."""
     _check_output(args.output)
     if args.prompt is not None:
-        get_prompt(args.prompt, "")
+        check_prompt(args.prompt)
     texts = read_texts(args.input, args.column)
 
     from dec2vec.encoder import Encoder

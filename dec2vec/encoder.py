@@ -21,21 +21,26 @@ from transformers import PretrainedConfig as HubConfig
 from transformers import PreTrainedTokenizerBase
 
 from dec2vec import artifacts
+from dec2vec.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
 from dec2vec.batching import Chunk, deduplicate, pad, plan
 from dec2vec.embedder import Embedder
+from dec2vec.ensembles import Ensemble, get_ensemble
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View, resolve_layer
-from dec2vec.prompts import NORMALIZERS, Side, get_prompt
+from dec2vec.prompts import NORMALIZERS, Prompt, Side
 from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
 
-Vectors = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 WINDOW = 65_536
 """Texts tokenised and length-sorted together: bounds the ids held in memory."""
+ENSEMBLE_WINDOW = 4096
+"""The same for an ensemble, whose sums are held until every member has embedded the window."""
+ENSEMBLE_BYTES = 256 << 20
+"""Upper bound of these sums: with many views the window is smaller."""
 PROGRESS_DELAY = 3.0
 """Seconds before a progress bar shows."""
 
@@ -75,7 +80,7 @@ class Encoder:
     @classmethod
     def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
         """The untuned decoder at `base` (default: `config`), read as `config` says."""
-        get_prompt(config.prompt, config.task)
+        get_ensemble(config.prompt, config.task)
         hub_config = load_architecture(base or config)
         layer_count = int(hub_config.get_text_config().num_hidden_layers)
         resolve_layer(config.pooled_layer, layer_count)
@@ -115,10 +120,20 @@ class Encoder:
 
         An empty text is the prompt and EOS alone; lone surrogates become U+FFFD.
         """
-        chosen = get_prompt(self.config.prompt if prompt is None else prompt, self.config.task, side)
-        normalize = NORMALIZERS[self.config.text_normalization]
-        wrap = PromptTokenizer(self.tokenizer, chosen, self.config.max_length, self.config.tokenization)
-        return wrap([normalize(text) for text in texts])
+        ensemble = self.ensemble(prompt, side)
+        if not ensemble.is_single:
+            raise UserError(f"tokenize: {prompt or self.config.prompt} is {len(ensemble.members)} prompts; name one")
+        return self._wrap(ensemble.members[0])(self._normalized(texts))
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
+        return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
+
+    def _wrap(self, prompt: Prompt) -> PromptTokenizer:
+        return PromptTokenizer(self.tokenizer, prompt, self.config.max_length, self.config.tokenization)
+
+    def _normalized(self, texts: Sequence[str]) -> list[str]:
+        return list(map(NORMALIZERS[self.config.text_normalization], texts))
 
     def encode(
         self,
@@ -145,7 +160,7 @@ class Encoder:
         )[view]
         if self.whitening is not None:
             vectors = self.whitening.apply(vectors)
-        return unit(vectors) if normalize else vectors
+        return unit_rows(vectors) if normalize else vectors
 
     def encode_views(
         self,
@@ -179,23 +194,43 @@ class Encoder:
         progress: bool = True,
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """Stream (rows, raw vectors by view), a chunk at a time and in no particular order; every row comes once."""
+        ensemble = self.ensemble(prompt, side)
+        window = WINDOW if ensemble.is_single else self._ensemble_window(views)
         with tqdm(
-            total=len(texts),
+            total=len(texts) * len(ensemble.members),
             desc="encode",
             unit="text",
             delay=PROGRESS_DELAY,
             disable=not progress,
             leave=False,
         ) as bar:
-            for start in range(0, len(texts), WINDOW):
-                ids = self.tokenize(texts[start : start + WINDOW], prompt=prompt, side=side)
-                for rows, vectors in self._iter_ids(ids, views, batch_tokens):
+            for start in range(0, len(texts), window):
+                part = self._normalized(texts[start : start + window])
+                for rows, vectors in self._read(part, ensemble, views, batch_tokens, bar):
                     yield start + rows, dict(zip(views, vectors, strict=True))
-                    bar.update(len(rows))
 
-    def _iter_ids(
-        self, ids: Sequence[Sequence[int]], views: Sequence[View], batch_tokens: int
-    ) -> Iterator[tuple[NDArray[np.int64], list[Vectors]]]:
+    def _read(
+        self, texts: list[str], ensemble: Ensemble, views: Sequence[View], batch_tokens: int, bar: tqdm[Any]
+    ) -> Iterator[Part]:
+        """A window of texts: as it comes from a single prompt, whole from an ensemble."""
+
+        def stream(member: Prompt) -> Iterator[Part]:
+            for rows, vectors in self._iter_ids(self._wrap(member)(texts), views, batch_tokens):
+                bar.update(len(rows))
+                yield rows, vectors
+
+        if ensemble.is_single:
+            yield from stream(ensemble.members[0])
+        else:
+            members = [stream(member) for member in ensemble.members]
+            yield np.arange(len(texts), dtype=np.int64), mean_over_members(members, len(texts), unit=ensemble.unit)
+
+    def _ensemble_window(self, views: Sequence[View]) -> int:
+        backbone: Any = self.embedder.backbone
+        row_bytes = 4 * len(views) * int(backbone.config.get_text_config().hidden_size)
+        return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // row_bytes))
+
+    def _iter_ids(self, ids: Sequence[Sequence[int]], views: Sequence[View], batch_tokens: int) -> Iterator[Part]:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         starts = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
@@ -245,12 +280,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Rows scaled to length 1; a zero vector stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 def _halves(chunk: Chunk) -> list[Chunk]:

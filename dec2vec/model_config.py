@@ -8,7 +8,8 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config import STRICT
-from dec2vec.prompts import TextNormalization, get_prompt
+from dec2vec.ensembles import default_layer
+from dec2vec.prompts import TextNormalization
 
 PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "max"]
 
@@ -39,7 +40,7 @@ class ModelConfig:
     """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of depth;
     None takes the layer of the prompt's publication."""
     prompt: str = "bare"
-    """bare, prompteol, pretended_cot, knowledge_enhancement, instruct, or a template with one {text}."""
+    """A name such as bare, prompteol or instruct (docs/prompts.md lists all), or a template with one {text}."""
     task: str = "Retrieve semantically similar text."
     """What the instruct prompt says after `Instruct:`."""
     text_normalization: TextNormalization = "none"
@@ -52,4 +53,4 @@ class ModelConfig:
     @property
     def pooled_layer(self) -> int | float:
         """`layer`, or the prompt's own (-2 for Pretended CoT and Knowledge Enhancement, -1 for the others)."""
-        return get_prompt(self.prompt, self.task).default_layer if self.layer is None else self.layer
+        return default_layer(self.prompt) if self.layer is None else self.layer

@@ -1,18 +1,15 @@
-"""What is written around a text before it is embedded: frozen values, no I/O.
-
-Spellings are those of the methods' own code (straight quotes, the spaces around `:` and `,` included):
-PromptEOL (Jiang et al. 2023), Pretended CoT and Knowledge Enhancement (Zhang et al. 2024), e5's `Instruct:` (Wang et
-al. 2023).
-"""
+"""What is written around a text before it is embedded: frozen values, no I/O. The published texts: `templates`."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from dec2vec.errors import UserError
+from dec2vec.templates import PUBLISHED
 
 Side = Literal["query", "document"]
 TextNormalization = Literal["none", "sts", "lower"]
@@ -31,25 +28,19 @@ class Prompt:
     """Layer of the publication; a fair comparison still sweeps layers on dev."""
 
 
-def _eol(name: str, template: str, default_layer: int) -> Prompt:
+def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
+    """A published template, pooled at its own last token."""
     prefix, suffix = template.split(SLOT)
     return Prompt(name, prefix, suffix, append_eos=False, default_layer=default_layer)
 
 
-_KNOWLEDGE = (
-    "The essence of a sentence is often captured by its main subjects and actions, while descriptive terms provide "
-    "additional but less central details. With this in mind , "
-)
-_TEMPLATES = {
-    "prompteol": _eol("prompteol", 'This sentence : "{text}" means in one word:"', -1),
-    "pretended_cot": _eol(
-        "pretended_cot", 'After thinking step by step , this sentence : "{text}" means in one word:"', -2
-    ),
-    "knowledge_enhancement": _eol(
-        "knowledge_enhancement", _KNOWLEDGE + 'this sentence : "{text}" means in one word:"', -2
-    ),
-}
+_TEMPLATES = {name: template_prompt(name, *published) for name, published in PUBLISHED.items()}
 PROMPT_NAMES = ("bare", *_TEMPLATES, "instruct")
+"""Prompts of one text in one template: a decoder can be trained and exported with them."""
+ENSEMBLE_NAMES = ("metaeol", "ck")
+ENCODER_NAMES = ENSEMBLE_NAMES
+"""Readings that only an encoder can do; see `ensembles`."""
+_ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
 
 
 def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
@@ -57,6 +48,7 @@ def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
 
     `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does.
     A template that ends in `{text}` gets an EOS to pool; one with text behind the slot is pooled at its own end.
+    UserError for an unknown name, a template without exactly one slot, and what is no single prompt (`ENCODER_NAMES`).
     """
     if spec == "bare" or (spec == "instruct" and side == "document"):
         return Prompt(spec)
@@ -74,8 +66,13 @@ def _own_template(spec: str) -> Prompt:
         return Prompt(spec, prefix, suffix, append_eos=not suffix)
     if slots > 1:
         raise UserError(f"prompt {spec!r}: {slots} slots {SLOT}; a template has exactly one")
-    close = difflib.get_close_matches(spec, PROMPT_NAMES, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(PROMPT_NAMES)} or a template with {SLOT}"
+    if _ENCODER_SPEC.fullmatch(spec):
+        raise UserError(
+            f"prompt {spec!r}: for encoding and evaluation only; training and export want one prompt, such as prompteol"
+        )
+    names = (*PROMPT_NAMES, *ENCODER_NAMES)
+    close = difflib.get_close_matches(spec, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)} or a template with {SLOT}"
     raise UserError(f"prompt {spec!r}: unknown; {hint}")
 
 

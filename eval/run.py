@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
-from dec2vec.prompts import get_prompt
 from eval import overlap, training_text
 from eval.choose import Choice, Material, choose, fixed
 from eval.clean import clean_results
@@ -59,7 +59,7 @@ def evaluate(
     """
     started = time.monotonic()
     for prompt in config.systems.prompts:
-        get_prompt(prompt, config.model.task)
+        check_prompt(prompt)
     dev, tests = load_tasks(config)
     sources = training_texts or {
         path: training_text.read_training_texts(training_text.TextSource(path)) for path in config.fit

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from tokenizers.normalizers import Lowercase
 
+from dec2vec import templates
 from dec2vec.errors import UserError
 from dec2vec.prompts import get_prompt, lower_case, normalize_sentence
 
@@ -17,7 +20,22 @@ PUBLISHED = {
         '"*" means in one word:"',
         -2,
     ),
+    "promptsth": ('This sentence : "*" means something', -1),
+    "promptsum": ('This sentence : "*" can be summarized as', -1),
+    "angle_summary": ('Summarize sentence "*" in one word:"', -1),
 }
+METAEOL = (
+    ("In this task, you're presented with a text excerpt. ", '"*" should be classified under one general category'),
+    ("In this task, you're given a statement and you need", '"*" discriminates between opinion and fact'),
+    ("In this task, you're given a review from an online", '"*" reflects the sentiment'),
+    ("In this task, you're reading a personal diary entry.", '"*" conveys the emotion'),
+    ("In this task, you're presented with two sentences. ", '"*" means'),
+    ("In this task, you're given a sentence and a phrase. ", '"*" means'),
+    ("In this task, you're examining a news article. ", '"*" encapsulates the key fact'),
+    ("In this task, you're reviewing a scientific abstract", '"*" highlights the primary entity or relation'),
+)
+METAEOL_SHA256 = "9932e15351158a7e54084df96467db39e74f64c96f1db9b62f4d9e8bb5b929d5"
+"""Of the eight published templates, `{text}` as the slot, joined by newlines."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -25,6 +43,22 @@ def test_published_spelling_and_layer(name: str) -> None:
     prompt = get_prompt(name, "")
     assert (f"{prompt.prefix}*{prompt.suffix}", prompt.default_layer) == PUBLISHED[name]
     assert not prompt.append_eos
+
+
+def test_metaeol_as_published() -> None:
+    for (start, end), template in zip(METAEOL, templates.METAEOL, strict=True):
+        assert template.startswith(start)
+        assert template.endswith(f'this sentence : {end} in one word:"'.replace("*", "{text}"))
+    assert hashlib.sha256("\n".join(templates.METAEOL).encode()).hexdigest() == METAEOL_SHA256
+
+
+def test_translations_end_as_the_originals_do() -> None:
+    """The pooled token is the straight quote, and the layer is that of the original."""
+    for name in ("prompteol", "pretended_cot", "knowledge_enhancement"):
+        original, translated = get_prompt(name, ""), get_prompt(f"{name}_zh", "")
+        assert (translated.suffix[-1], translated.default_layer) == (original.suffix[-1], original.default_layer)
+        assert translated.prefix.endswith('"') and translated.suffix.startswith('"')
+        assert not (translated.prefix + translated.suffix).isascii()
 
 
 def test_bare_and_instruct_end_in_eos() -> None:

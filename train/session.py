@@ -55,6 +55,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     The result is written to the run folder and gives the same run again.
     """
+    get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
     if config.export.model:
         _check_prompt(config.model)
     device = resolve_device(config.model.device)

@@ -40,7 +40,7 @@ class CountVectors:
         if self._vectorizer is None:
             raise UserError(f"{self.name}: has no vocabulary yet; fit it on training-side text (fit)")
         if not texts:
-            return csr_matrix((0, len(self._vectorizer.vocabulary_)), dtype=np.float32)
+            return csr_matrix(np.empty((0, len(self._vectorizer.vocabulary_)), dtype=np.float32))
         return csr_matrix(self._vectorizer.transform(texts), dtype=np.float32)
 
 

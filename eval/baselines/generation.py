@@ -60,7 +60,7 @@ def chrf() -> GenerationScore:
         def score(hypothesis: str, reference: str) -> float:
             if not (hypothesis.strip() and reference.strip()):
                 return 0.0
-            return min(1.0, metric.sentence_score(hypothesis, [reference]).score / 100)
+            return min(1.0, float(metric.sentence_score(hypothesis, [reference]).score) / 100)
 
         return score
 

@@ -1,0 +1,34 @@
+"""Mean over the members of an ensemble, a window of texts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Part = tuple[NDArray[np.int64], list[Vectors]]
+"""Rows and their vectors, one array a view."""
+
+
+def mean_over_members(members: Sequence[Iterable[Part]], count: int, *, unit: bool) -> list[Vectors]:
+    """(count, d) a view. Every member streams each of the rows 0..count-1 once; `unit` scales its vectors to length 1.
+
+    Only the sums are held, not the members' vectors.
+    """
+    sums: list[Vectors] = []
+    for parts in members:
+        for rows, vectors in parts:
+            if not sums:
+                sums = [np.zeros((count, array.shape[1]), dtype=np.float32) for array in vectors]
+            for total, array in zip(sums, vectors, strict=True):
+                total[rows] += unit_rows(array) if unit else array
+    return [total / np.float32(len(members)) for total in sums]
+
+
+def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Vectors:
+    """Rows scaled to length 1; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

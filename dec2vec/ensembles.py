@@ -1,0 +1,72 @@
+"""Readings made of several prompts: each embeds the text on its own, and the mean of the vectors is the vector.
+
+metaeol             MetaEOL's eight templates (Lei et al. 2024), mean of the raw vectors
+metaeol:1,3,5       some of them, numbered as published
+ck                  Knowledge Enhancement and Pretended CoT (the CK baseline of Cheng et al. 2025)
+metaeol+unit        mean of the vectors scaled to length 1: a member with long vectors does not outweigh the others
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dec2vec.errors import UserError
+from dec2vec.prompts import ENSEMBLE_NAMES, SLOT, Prompt, Side, get_prompt, template_prompt
+from dec2vec.templates import METAEOL, PUBLISHED
+
+UNIT = "+unit"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Prompts whose vectors are averaged, scaled to length 1 before if `unit`. One prompt alone stays itself."""
+
+    members: tuple[Prompt, ...]
+    unit: bool = False
+
+    @property
+    def is_single(self) -> bool:
+        """Whether vectors are those of the one member, untouched."""
+        return len(self.members) == 1 and not self.unit
+
+
+def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
+    """What `spec` means to an encoder: `get_prompt`'s single prompt, or an ensemble by name.
+
+    UserError for what is neither, and for members that the ensemble does not have.
+    """
+    name, _, chosen = spec.removesuffix(UNIT).partition(":")
+    if name not in ENSEMBLE_NAMES or SLOT in spec:
+        return Ensemble((get_prompt(spec, task, side),))
+    return Ensemble(_chosen(spec, _members(name), chosen), unit=spec.endswith(UNIT))
+
+
+def check_prompt(spec: str) -> None:
+    """Refuse with one line what no encoder understands."""
+    get_ensemble(spec, "")
+
+
+def default_layer(spec: str) -> int:
+    """Layer of the publication: -2 for Pretended CoT, Knowledge Enhancement and `ck`, -1 for the others."""
+    return get_ensemble(spec, "").members[0].default_layer
+
+
+def _members(name: str) -> tuple[Prompt, ...]:
+    if name == "ck":
+        return tuple(template_prompt(part, *PUBLISHED[part]) for part in ("knowledge_enhancement", "pretended_cot"))
+    return tuple(template_prompt(f"{name}:{number}", text, -1) for number, text in enumerate(METAEOL, start=1))
+
+
+def _chosen(spec: str, members: tuple[Prompt, ...], chosen: str) -> tuple[Prompt, ...]:
+    """Members at the numbers of `1,3,5`; all where none are named."""
+    if ":" not in spec:
+        return members
+    numbers = chosen.split(",")
+    if len(set(numbers)) < len(numbers) or any(
+        number not in map(str, range(1, len(members) + 1)) for number in numbers
+    ):
+        raise UserError(
+            f"prompt {spec!r}: members are numbers from 1 to {len(members)}, each once, as in "
+            f"{spec.partition(':')[0]}:1,2"
+        )
+    return tuple(members[int(number) - 1] for number in numbers)
