@@ -22,7 +22,7 @@ from eval.classification import (
 from eval.resampling import multiplicities
 
 N = 150
-RESAMPLES = 70
+RESAMPLES = 8
 
 
 def data(*, ties: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
