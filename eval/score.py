@@ -50,16 +50,24 @@ def score_file(args: ScoreArgs) -> None:
     encoder = _load(args)
     chosen = _given(args) if dev is None else _choose(encoder, dev, args)
     cosines = _cosines(encoder, first, second, args)
-    usable = cosines >= chosen.value
+    blank = [not (one.strip() and other.strip()) for one, other in zip(first, second, strict=True)]
     rows = [
-        {**row, "cosine": round(float(cosine), 6), "threshold": chosen.value, "usable": "yes" if good else "no"}
-        for row, cosine, good in zip(table.rows, cosines, usable, strict=True)
+        {**row, **_judgement(None if empty else float(cosine), chosen.value)}
+        for row, cosine, empty in zip(table.rows, cosines, blank, strict=True)
     ]
     _write(args.output, rows, table.columns)
+    usable = sum(row["usable"] == "yes" for row in rows)
+    empties = f", {sum(blank)} with a blank text" if any(blank) else ""
     sys.stderr.write(
-        f"{len(rows)} pairs, {int(usable.sum())} usable from cosine {chosen.value:.4f} on ({chosen.origin}): "
+        f"{len(rows)} pairs{empties}, {usable} usable from cosine {chosen.value:.4f} on ({chosen.origin}): "
         f"{args.output}\n"
     )
+
+
+def _judgement(cosine: float | None, threshold: float) -> Row:
+    """The columns that are added; a pair with a blank text has no cosine and is not usable."""
+    good = cosine is not None and cosine >= threshold
+    return {"cosine": cosine, "threshold": threshold, "usable": "yes" if good else "no"}
 
 
 def _check_options(args: ScoreArgs) -> None:
@@ -75,6 +83,8 @@ def _check_options(args: ScoreArgs) -> None:
     if path.suffix not in SUFFIXES:
         known = " or ".join(SUFFIXES)
         raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use {known}")
+    if path.resolve() == args.input.resolve():
+        raise UserError(f"output {path} is the input; name another file")
     if path.is_dir():
         raise UserError(f"output {path} is a folder; name a file")
     if not path.parent.is_dir():
@@ -144,8 +154,7 @@ def _cosines(
     cosines = cosine_pairs(vectors[left], vectors[right])
     if np.isnan(cosines).any():
         raise UserError(f"{args.input}: the model gives vectors with inf or nan; load it in another precision")
-    blank = np.array([not (one.strip() and other.strip()) for one, other in zip(first, second, strict=True)])
-    return np.where(blank, -1.0, cosines)
+    return cosines
 
 
 def _write(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -118,8 +118,9 @@ class LogisticProbe:
 
         if not (np.isfinite(train).all() and np.isfinite(vectors).all()):
             return [np.full((len(vectors), classes), np.nan) for _ in settings]
-        scaler = StandardScaler().fit(train.astype(np.float64))
-        known, seen = scaler.transform(train), scaler.transform(vectors)
+        wide = train.astype(np.float64)
+        scaler = StandardScaler().fit(wide)
+        known, seen = scaler.transform(wide), scaler.transform(vectors.astype(np.float64))
         return [_probabilities(known, codes, seen, classes, strength) for strength in settings]
 
 
