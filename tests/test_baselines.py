@@ -55,7 +55,8 @@ def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) ->
     assert (similarity(baseline, text, near) > similarity(baseline, text, far)).all()
     np.testing.assert_allclose(similarity(baseline, text, near), similarity(baseline, near, text), atol=1e-6)
     np.testing.assert_allclose(similarity(baseline, text, text), 1, atol=1e-6)
-    assert similarity(baseline, ["", "?!", "zzz qqq"], ["", "the dog", "the dog"]).tolist()[:2] == [0, 0]
+    assert similarity(baseline, ["", "the dog"], ["", ""]).tolist() == [0, 0]
+    assert (similarity(baseline, ["?!", "zzz qqq"], ["the dog", "一"]) < 0.3).all()
     assert similarity(baseline, [], []).shape == (0,)
 
 
