@@ -13,6 +13,7 @@ from dec2vec.errors import UserError
 from eval.baselines import BASELINES, make_baseline, table_name
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline
+from eval.baselines.characters import CharacterVectors
 from eval.baselines.cosines import cosines, dense
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.word_vectors import WordVectors
@@ -70,6 +71,19 @@ def test_tfidf_by_its_formula() -> None:
     expected = vector["a"] * other["a"] / math.hypot(*vector.values()) / math.hypot(*other.values())
     found = cosines(baseline.encode(["a a b unknown"]), baseline.encode(["c a"]))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_character_ngrams_are_scikit_learns_own() -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    baseline = CharacterVectors()
+    baseline.fit(TRAIN)
+    plain = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True).fit(TRAIN)
+    texts = ["A man  RUNS\tquickly", "一个男人 在跑 跑", "", "the the dog"]
+    np.testing.assert_allclose(baseline.encode(texts).toarray(), plain.transform(texts).toarray(), atol=1e-6)
+    few = CharacterVectors(features=5)
+    few.fit(TRAIN)
+    assert few.encode(texts).shape == (4, 5)
 
 
 def test_overlaps_by_loops() -> None:
