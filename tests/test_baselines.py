@@ -57,7 +57,7 @@ def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) ->
     np.testing.assert_allclose(similarity(baseline, text, near), similarity(baseline, near, text), atol=1e-6)
     np.testing.assert_allclose(similarity(baseline, text, text), 1, atol=1e-6)
     assert similarity(baseline, ["", "the dog"], ["", ""]).tolist() == [0, 0]
-    assert (similarity(baseline, ["?!", "zzz qqq"], ["the dog", "一"]) < 0.3).all()
+    assert similarity(baseline, ["?!", "zzz qqq"], ["the dog", "一"]).tolist() == [0, 0]
     assert similarity(baseline, [], []).shape == (0,)
 
 
@@ -78,7 +78,9 @@ def test_character_ngrams_are_scikit_learns_own() -> None:
 
     baseline = CharacterVectors()
     baseline.fit(TRAIN)
-    plain = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True).fit(TRAIN)
+    first = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4)).fit(TRAIN)
+    grams = [gram for gram in first.get_feature_names_out() if gram != " "]
+    plain = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, vocabulary=grams).fit(TRAIN)
     texts = ["A man  RUNS\tquickly", "一个男人 在跑 跑", "", "the the dog"]
     np.testing.assert_allclose(baseline.encode(texts).toarray(), plain.transform(texts).toarray(), atol=1e-6)
     few = CharacterVectors(features=5)

@@ -42,7 +42,9 @@ class CharacterVectors:
         self._grams.fit(runs)
         counts = self._counts(texts)
         totals = np.asarray(counts.sum(axis=0)).ravel()
-        self._kept = np.sort(np.argsort(-totals, kind="stable")[: self.features])
+        totals[self._grams.vocabulary_[" "]] = -1  # the end of a word alone: every two texts would have it in common
+        order = np.argsort(-totals, kind="stable")[: min(self.features, len(totals) - 1)]
+        self._kept = np.sort(order)
         self._weights = TfidfTransformer(sublinear_tf=True).fit(counts[:, self._kept])
 
     def encode(self, texts: Sequence[str], side: Side = "query") -> csr_matrix:
