@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 from eval.baselines.baseline import Baseline
-from eval.baselines.counts import bag_of_words, character_tfidf, tfidf
+from eval.baselines.characters import CharacterVectors
+from eval.baselines.counts import bag_of_words, tfidf
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.generation import bleu, chrf, rouge_l
 from eval.baselines.overlap import dice, jaccard
@@ -16,7 +17,7 @@ from eval.baselines.word_vectors import WordVectors
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "bag-of-words": bag_of_words,
     "tfidf": tfidf,
-    "char-ngrams": character_tfidf,
+    "char-ngrams": CharacterVectors,
     "word2vec": WordVectors,
     "jaccard": jaccard,
     "dice": dice,

@@ -1,4 +1,4 @@
-"""Bag of words, TF-IDF and TF-IDF of character n-grams, by scikit-learn, as sparse vectors."""
+"""Bag of words and TF-IDF by scikit-learn, as sparse vectors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from scipy.sparse import csr_matrix
 from dec2vec.errors import UserError
 from dec2vec.prompts import Side
 from eval.baselines.words import words
-
-CHARACTERS = (1, 4)
-"""Lengths of the character n-grams; from 1, so that a Chinese text of two characters has some."""
-FEATURES = 200_000
-"""Most frequent n-grams kept."""
 
 
 class CountVectors:
@@ -64,16 +59,3 @@ def tfidf() -> CountVectors:
         return TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32)
 
     return CountVectors("tfidf", make)
-
-
-def character_tfidf() -> CountVectors:
-    """The same of character n-grams within words, spaces at their ends; needs no notion of a word in Chinese."""
-
-    def make() -> Any:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        return TfidfVectorizer(
-            analyzer="char_wb", ngram_range=CHARACTERS, sublinear_tf=True, max_features=FEATURES, dtype=np.float32
-        )
-
-    return CountVectors("char-ngrams", make)

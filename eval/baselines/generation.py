@@ -42,7 +42,7 @@ def bleu() -> GenerationScore:
 
         def score(hypothesis: str, reference: str) -> float:
             one, other = " ".join(words(hypothesis)), " ".join(words(reference))
-            return min(1.0, metric.sentence_score(one, [other]).score / 100) if one and other else 0.0
+            return min(1.0, float(metric.sentence_score(one, [other]).score) / 100) if one and other else 0.0
 
         return score
 

@@ -1,0 +1,147 @@
+"""Clustering: k-means with as many clusters as classes; V-measure (Rosenberg & Hirschberg 2007) over several seeds.
+
+Vectors are scaled to unit length first, as cosine is what every other task compares by.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from scipy.sparse import csr_matrix
+
+from dec2vec.errors import UserError
+from eval.resampling import multiplicities
+from eval.search import unit_rows
+from eval.tasks.labelled import LabelledTexts, read_labelled
+from eval.tasks.task import Figure, TaskVectors, Texts
+
+SEEDS = 5
+LARGE = 20_000
+"""Texts beyond which k-means learns from mini-batches."""
+BATCH = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteringTask:
+    """Labelled texts to report on, and perhaps others to choose on."""
+
+    name: str
+    test_data: LabelledTexts
+    dev_data: LabelledTexts | None = None
+    seeds: int = SEEDS
+    metric: str = "V-measure"
+
+    @property
+    def dev(self) -> Texts | None:
+        """Dev texts, on the query side."""
+        return None if self.dev_data is None else Texts(self.dev_data.texts, [])
+
+    @property
+    def test(self) -> Texts:
+        """Test texts, on the query side."""
+        return Texts(self.test_data.texts, [])
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """Mean V-measure over the seeds; nan for vectors that hold inf or nan."""
+        if self.dev_data is None:
+            raise UserError(f"{self.name}: has no dev texts; name a dev file to choose on")
+        if not np.isfinite(vectors.queries).all():
+            return float("nan")
+        found = cluster(vectors.queries, len(self.dev_data.names), self.seeds)
+        return float(np.mean([v_measure(self.dev_data.labels, clusters) for clusters in found]))
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """Mean and standard deviation over the k-means seeds. Nothing is fitted on dev.
+
+        A resample draws texts with replacement, their clusters as found, and k-means seeds with replacement: the
+        interval covers both. Repeated texts alone raise any V-measure (a class repeats with its cluster), by as much
+        for every system about, so the resampled values are moved to have the figure as their mean.
+        """
+        labels, n = self.test_data.labels, len(self.test_data.labels)
+        if not np.isfinite(test.queries).all():
+            nothing = np.full(resamples, np.nan)
+            return [Figure(metric, float("nan"), nothing, n) for metric in (self.metric, f"{self.metric} spread")]
+        found = cluster(test.queries, len(self.test_data.names), self.seeds)
+        scores = np.array([v_measure(labels, clusters) for clusters in found])
+        drawn = np.stack([_resampled(labels, clusters, resamples, seed) for clusters in found], axis=1)
+        columns = np.random.default_rng((seed, self.seeds)).integers(0, self.seeds, (resamples, self.seeds))
+        mixed = np.take_along_axis(drawn, columns, axis=1)
+        means, spreads = mixed.mean(axis=1), mixed.std(axis=1)
+        return [
+            Figure(self.metric, float(scores.mean()), means - means.mean() + scores.mean(), n),
+            Figure(f"{self.metric} spread", float(scores.std()), spreads, n),
+        ]
+
+
+def load_clustering(test: str | Path, dev: str | Path | None = None, seeds: int = SEEDS) -> ClusteringTask:
+    """Files with text and label. Raises UserError where each text is a class of its own: any clustering is right."""
+    data = read_labelled(test)
+    other = None if dev is None else read_labelled(dev)
+    for part in (data, other):
+        if part is not None and len(part.names) == len(part.texts):
+            raise UserError(f"{part.name}: each of the {len(part.texts)} texts has its own label; nothing clusters")
+    return ClusteringTask(data.name, data, other, seeds)
+
+
+def cluster(vectors: Float32[np.ndarray, "texts dim"], k: int, seeds: int) -> list[Int64[np.ndarray, " texts"]]:
+    """One clustering of the unit vectors for each seed 0, 1, ..."""
+    rows = unit_rows(vectors)
+    return [_cluster_once(rows, k, seed) for seed in range(seeds)]
+
+
+def v_measure(labels: Int64[np.ndarray, " texts"], clusters: Int64[np.ndarray, " texts"]) -> float:
+    """Harmonic mean of homogeneity and completeness, by scikit-learn."""
+    from sklearn.metrics import v_measure_score
+
+    return float(v_measure_score(labels, clusters))
+
+
+def _cluster_once(vectors: Float32[np.ndarray, "texts dim"], k: int, seed: int) -> Int64[np.ndarray, " texts"]:
+    """One start a seed, so that the spread over seeds is what one run of k-means would vary by."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if len(vectors) > LARGE:
+        model = MiniBatchKMeans(k, n_init=1, random_state=seed, batch_size=BATCH)
+    else:
+        model = KMeans(k, n_init=1, random_state=seed)
+    with warnings.catch_warnings():  # fewer distinct vectors than clusters: some clusters stay empty
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(model.fit_predict(vectors), dtype=np.int64)
+
+
+def _resampled(
+    labels: Int64[np.ndarray, " texts"], clusters: Int64[np.ndarray, " texts"], resamples: int, seed: int
+) -> Float64[np.ndarray, " resamples"]:
+    """V-measure of each resample of texts, from the weights of the occupied (class, cluster) cells."""
+    place = np.unique(np.stack([labels, clusters]), axis=1, return_inverse=True)[1].ravel()
+    joint, by_class, by_cluster = (_indicator(codes) for codes in (place, labels, clusters))
+    values = []
+    for counts in multiplicities(len(labels), resamples, seed):
+        entropies = [_entropy(counts @ indicator / len(labels)) for indicator in (joint, by_class, by_cluster)]
+        values.append(_harmonic(*entropies))
+    return np.concatenate(values)
+
+
+def _indicator(codes: Int64[np.ndarray, " texts"]) -> csr_matrix:
+    shape = (len(codes), int(codes.max()) + 1)
+    return csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=shape)
+
+
+def _entropy(shares: Float64[np.ndarray, "chunk cells"]) -> Float64[np.ndarray, " chunk"]:
+    logarithms = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return np.asarray(-(shares * logarithms).sum(axis=1))
+
+
+def _harmonic(
+    joint: Float64[np.ndarray, " chunk"],
+    classes: Float64[np.ndarray, " chunk"],
+    clusters: Float64[np.ndarray, " chunk"],
+) -> Float64[np.ndarray, " chunk"]:
+    """2 I(class; cluster) / (H(class) + H(cluster)); one class in one cluster is perfect, as in scikit-learn."""
+    total = classes + clusters
+    return np.asarray(np.divide(2 * (total - joint), total, out=np.ones_like(total), where=total > 1e-12))

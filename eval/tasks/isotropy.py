@@ -1,0 +1,143 @@
+"""Isotropy of a system's vectors on a file of texts or of pairs: a description, not a judgement.
+
+More isotropic is not always better (whitened vectors are perfectly so), which is why nothing should be chosen by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from dec2vec.errors import UserError
+from dec2vec.readers import Table, read_table, read_texts
+from eval import isotropy
+from eval.resampling import multiplicities, resampled_means
+from eval.tasks.task import Figure, TaskVectors, Texts
+
+LIMIT = 4000
+"""Texts compared with each other, a seeded sample of more: every pair of them is met in every resample."""
+CLOSE = 4.0
+"""Graded pairs with a score above this mean the same: of 0 to 5, as in Wang & Isola's and SimCSE's plots."""
+METRICS = ("mean cosine", "IsoScore", "effective rank", "first component", "uniformity")
+SPECTRAL = {
+    "IsoScore": isotropy.isoscore,
+    "effective rank": isotropy.effective_rank,
+    "first component": isotropy.first_share,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class IsotropyTask:
+    """Distinct texts, and positions of the pairs among them that mean the same (none for a file of texts)."""
+
+    name: str
+    texts: list[str]
+    left: Int64[np.ndarray, " pairs"]
+    right: Int64[np.ndarray, " pairs"]
+    metric: str = "IsoScore"
+    limit: int = LIMIT
+
+    @property
+    def dev(self) -> Texts | None:
+        """Nothing is chosen by isotropy."""
+        return None
+
+    @property
+    def test(self) -> Texts:
+        """All texts, on the query side."""
+        return Texts(self.texts, [])
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """There is no dev: raises UserError."""
+        raise UserError(f"{self.name}: isotropy chooses nothing; choose on a task with labels")
+
+    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+        """Texts are resampled, for alignment pairs. Spectra are resampled along the sample's principal directions."""
+        if not np.isfinite(test.queries).all():
+            nothing = np.full(resamples, np.nan)
+            return [Figure(metric, float("nan"), nothing, len(self.texts)) for metric in self._metrics()]
+        found = _space(self._sample(test.queries, seed), resamples, seed)
+        if len(self.left):
+            distances = isotropy.squared_distances(test.queries[self.left], test.queries[self.right])
+            drawn = resampled_means(distances[:, None], resamples, seed)[:, 0]
+            found.append(Figure("alignment", float(distances.mean()), drawn, len(distances)))
+        return found
+
+    def _metrics(self) -> tuple[str, ...]:
+        return (*METRICS, "alignment") if len(self.left) else METRICS
+
+    def _sample(self, vectors: Float32[np.ndarray, "texts dim"], seed: int) -> Float32[np.ndarray, "sample dim"]:
+        """The same texts for every system."""
+        if len(vectors) <= self.limit:
+            return vectors
+        rows = np.random.default_rng((seed, len(vectors))).choice(len(vectors), self.limit, replace=False)
+        return vectors[np.sort(rows)]
+
+
+def load_isotropy(path: str | Path, close: float = CLOSE) -> IsotropyTask:
+    """A .txt or a table with text; anchor and positive; sentence1 and sentence2 with label or score.
+
+    Pairs mean the same if they are anchor and positive, have label 1, or a score above `close`.
+    """
+    if Path(path).suffix == ".txt":
+        return _task(Path(path).stem, read_texts(Path(path)), [])
+    table = read_table(path)
+    name = Path(table.name).stem
+    if "text" in table.columns:
+        return _task(name, table.texts("text"), [])
+    columns = _pair_columns(table)
+    table.require(columns)
+    left, right = table.texts(columns[0]), table.texts(columns[1])
+    same = [pair for index, pair in enumerate(zip(left, right, strict=True)) if _means_the_same(table, index, close)]
+    return _task(name, left + right, same)
+
+
+def _task(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> IsotropyTask:
+    place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    if len(place) < 3:
+        raise UserError(f"{name}: {len(place)} different texts; the shape of a space needs three at least")
+    left, right = (np.array([place[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
+    return IsotropyTask(name, list(place), left, right)
+
+
+def _pair_columns(table: Table) -> tuple[str, str]:
+    for columns in (("anchor", "positive"), ("sentence1", "sentence2")):
+        if set(columns) <= set(table.columns):
+            return columns
+    raise UserError(
+        f"{table.name}: has neither text, nor anchor and positive, nor sentence1 and sentence2, "
+        f"but {', '.join(table.columns)}"
+    )
+
+
+def _means_the_same(table: Table, index: int, close: float) -> bool:
+    row = table.rows[index]
+    if "positive" in row:
+        return True
+    if "label" in row:
+        return str(row["label"]) == "1"
+    try:
+        return float(str(row.get("score"))) > close
+    except ValueError:
+        return False
+
+
+def _space(vectors: Float32[np.ndarray, "texts dim"], resamples: int, seed: int) -> list[Figure]:
+    n = len(vectors)
+    spectrum = isotropy.spectrum(vectors)
+    drawn: dict[str, list[Float64[np.ndarray, " chunk"]]] = {metric: [] for metric in METRICS}
+    for counts in multiplicities(n, resamples, seed):
+        variances = counts @ spectrum.squares / n
+        drawn["mean cosine"].append(isotropy.mean_cosines(vectors, counts))
+        drawn["uniformity"].append(isotropy.uniformities(vectors, counts))
+        for metric, measure in SPECTRAL.items():
+            drawn[metric].append(measure(variances))
+    values = {
+        "mean cosine": isotropy.mean_cosine(vectors),
+        "uniformity": isotropy.uniformity(vectors),
+        **{metric: float(measure(spectrum.variances)) for metric, measure in SPECTRAL.items()},
+    }
+    return [Figure(metric, values[metric], np.concatenate(drawn[metric]), n) for metric in METRICS]

@@ -1,0 +1,94 @@
+"""k-means on clusters that are there and on noise; V-measures of resamples against scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import v_measure_score
+
+from dec2vec.errors import UserError
+from eval.tasks import clustering
+from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
+from eval.tasks.task import Task, TaskVectors
+
+CLASSES, EACH = 4, 15
+
+
+def write(path: Path, rows: list[tuple[str, object]]) -> Path:
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+def task(folder: Path) -> ClusteringTask:
+    rows: list[tuple[str, object]] = [(f"text {i}", f"class {i % CLASSES}") for i in range(CLASSES * EACH)]
+    return load_clustering(write(folder / "toy.test.jsonl", rows), write(folder / "toy.dev.jsonl", rows[:30]))
+
+
+def vectors(rows: int, noise: float, seed: int = 0) -> TaskVectors:
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(CLASSES, 6))
+    points = centres[np.arange(rows) % CLASSES] + noise * generator.normal(size=(rows, 6))
+    return TaskVectors(points.astype(np.float32), np.empty((0, 6), dtype=np.float32))
+
+
+def test_clusters_that_are_there_are_found_and_noise_is_not(tmp_path: Path) -> None:
+    toy = task(tmp_path)
+    assert isinstance(toy, Task)
+    assert toy.dev is not None
+    assert (toy.name, len(toy.dev.queries), len(toy.test.queries), toy.test.documents) == ("toy.test", 30, 60, [])
+    clear, noise = toy.measure(None, vectors(60, 0.01), 100, 0), toy.measure(None, vectors(60, 50.0), 100, 0)
+    assert clear[0].value > 0.8
+    assert noise[0].value < 0.4
+    assert toy.dev_score(vectors(30, 0.01)) > toy.dev_score(vectors(30, 50.0))
+
+
+def test_length_is_no_signal(tmp_path: Path) -> None:
+    toy, sample = task(tmp_path), vectors(60, 0.3)
+    lengths = np.random.default_rng(1).uniform(0.1, 10, (60, 1)).astype(np.float32)
+    longer = TaskVectors(sample.queries * lengths, sample.documents)
+    assert toy.measure(None, longer, 100, 0)[0].value == pytest.approx(toy.measure(None, sample, 100, 0)[0].value)
+
+
+def test_mean_and_spread_over_seeds_and_their_resamples(tmp_path: Path) -> None:
+    toy, sample = task(tmp_path), vectors(60, 1.0)
+    found = cluster(sample.queries, CLASSES, toy.seeds)
+    scores = [v_measure_score(toy.test_data.labels, clusters) for clusters in found]
+    mean, spread = toy.measure(None, sample, 30, 7)
+    assert (mean.metric, mean.n, spread.metric) == ("V-measure", 60, "V-measure spread")
+    assert (mean.value, spread.value) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
+    assert mean.resampled.mean() == pytest.approx(mean.value)
+    expected = []
+    for index in range(30):
+        rows = np.random.default_rng((7, 60, index)).integers(0, 60, 60)
+        expected.append([v_measure_score(toy.test_data.labels[rows], clusters[rows]) for clusters in found])
+    seeds = np.random.default_rng((7, toy.seeds)).integers(0, toy.seeds, (30, toy.seeds))
+    means = np.take_along_axis(np.array(expected), seeds, axis=1).mean(axis=1)
+    np.testing.assert_allclose(mean.resampled, means - means.mean() + mean.value, atol=1e-9)
+
+
+def test_many_texts_go_by_mini_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "LARGE", 50)
+    assert task(tmp_path).measure(None, vectors(60, 0.01), 100, 0)[0].value > 0.8
+
+
+def test_equal_vectors_and_inf(tmp_path: Path) -> None:
+    toy = task(tmp_path)
+    same = TaskVectors(np.ones((60, 3), dtype=np.float32), np.empty((0, 3), dtype=np.float32))
+    assert toy.measure(None, same, 100, 0)[0].value == 0
+    same.queries[5] = np.inf
+    assert np.isnan([figure.value for figure in toy.measure(None, same, 100, 0)]).all()
+
+
+def test_files_that_cannot_be_clustered(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="every label is 'a'; telling classes apart needs two"):
+        load_clustering(write(tmp_path / "t.jsonl", [("x", "a"), ("y", "a")]))
+    with pytest.raises(UserError, match="each of the 2 texts has its own label"):
+        load_clustering(write(tmp_path / "t.jsonl", [("x", "a"), ("y", "b")]))
+    with pytest.raises(UserError, match=r"t.jsonl line 2: label 0.5 is no class"):
+        load_clustering(write(tmp_path / "t.jsonl", [("x", 1), ("y", 0.5)]))
+    toy = load_clustering(write(tmp_path / "t.jsonl", [("x", 1), ("y", 2), ("z", 2)]))
+    with pytest.raises(UserError, match="t: has no dev texts; name a dev file to choose on"):
+        toy.dev_score(vectors(3, 1.0))

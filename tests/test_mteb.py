@@ -1,0 +1,104 @@
+"""Two tiny tasks of our own, run offline by mteb on a fake encoder; its scores against scipy's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from dec2vec.errors import UserError
+from eval.metrics import cosine_pairs
+from eval.mteb_encoder import MtebEncoder
+from eval.mteb_tasks import run_mteb
+from tests.fake_encoder import FakeEncoder
+
+mteb = pytest.importorskip("mteb", reason="the mteb package is not installed")
+
+LEFT = ["a man plays", "the dog runs", "rain falls", "she sings a song"]
+RIGHT = ["a man sings", "the cat sleeps", "rain falls hard", "he counts money"]
+SCORES = [3.0, 1.0, 5.0, 0.0]
+
+
+class Sides(FakeEncoder):
+    """Remembers which side it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+
+    def encode(self, texts: Any, **options: Any) -> Any:
+        self.asked.append((options["side"], len(texts)))
+        return super().encode(texts, **options)
+
+
+def metadata(kind: str, name: str, main_score: str) -> Any:
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    return TaskMetadata(
+        name=name,
+        type=kind,
+        main_score=main_score,
+        description="made up",
+        dataset={"path": "none/none", "revision": "1"},
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        category="t2t",
+    )
+
+
+def sts_task() -> Any:
+    from datasets import Dataset, DatasetDict
+    from mteb.abstasks.sts import AbsTaskSTS
+
+    class TinySts(AbsTaskSTS):
+        metadata = metadata("STS", "TinySts", "cosine_spearman")
+
+        def load_data(self, **kwargs: Any) -> None:
+            rows = {"sentence1": LEFT, "sentence2": RIGHT, "score": SCORES}
+            self.dataset = DatasetDict(test=Dataset.from_dict(rows))
+            self.data_loaded = True
+
+    return TinySts()
+
+
+def test_the_protocol_is_mtebs() -> None:
+    from mteb.models.models_protocols import EncoderProtocol
+
+    encoder = MtebEncoder("dec2vec/toy", encoder=FakeEncoder())
+    assert isinstance(encoder, EncoderProtocol)
+    assert encoder.mteb_model_meta.name == "dec2vec/toy"
+    vectors = FakeEncoder().encode(LEFT)
+    np.testing.assert_allclose(encoder.similarity(vectors, vectors).numpy(), vectors @ vectors.T, atol=1e-5)
+
+
+def test_prompt_types_are_sides() -> None:
+    from mteb.types import PromptType
+
+    sides = Sides()
+    encoder = MtebEncoder("dec2vec/toy", encoder=sides)
+    for kind in (PromptType.query, PromptType.document, None):
+        encoder.encode(
+            [{"text": LEFT[:3]}, {"text": LEFT[3:]}], task_metadata=None, hf_split="", hf_subset="", prompt_type=kind
+        )
+    assert sides.asked == [("query", 4), ("document", 4), ("query", 4)]
+
+
+def test_an_sts_task_of_our_own(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    scores = run_mteb(MtebEncoder("dec2vec/toy", encoder=encoder), [sts_task()], tmp_path / "out")
+    cosines = cosine_pairs(encoder.encode(LEFT), encoder.encode(RIGHT))
+    assert scores == {"TinySts": pytest.approx(spearmanr(cosines, SCORES).statistic)}
+    written = json.loads((tmp_path / "out" / "TinySts.json").read_text())
+    assert written["task_name"] == "TinySts"
+    assert written["scores"]["test"][0]["main_score"] == pytest.approx(scores["TinySts"])
+
+
+def test_unknown_names_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    encoder = MtebEncoder("dec2vec/toy", encoder=Sides())
+    with pytest.raises(UserError, match=r"MTEB task 'STS-12': .*not found"):
+        run_mteb(encoder, [sts_task(), "STS-12"], tmp_path)
+    assert not list(tmp_path.iterdir())
