@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 MAX_SCATTER = 1500
 """Points of a scatter: t-SNE of more takes minutes, and hides what it shows."""
+COLOURED = 10
+"""Labels of a scatter that get a colour of their own; the rarer ones are grey."""
 MAX_CURVE = 300
 """Points kept of a precision-recall curve."""
 
@@ -26,6 +29,12 @@ class Scatter:
     pca: Float64[np.ndarray, "points 2"]
     tsne: Float64[np.ndarray, "points 2"]
     share: float
+
+    @property
+    def coloured(self) -> list[str]:
+        """The most frequent labels, in order of the alphabet."""
+        found = [label for label, _ in Counter(self.labels).most_common()]
+        return sorted(found if len(found) <= COLOURED else found[: COLOURED - 1])
 
     @classmethod
     def of(

@@ -71,7 +71,7 @@ def _averages(report: Report) -> Figure:
         height=0.72,
         error_kw=WHISKER,
     )
-    axes.set_yticks(range(len(shown)), [short(name) for name in shown], fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(shown)), [short(name, 46) for name in shown], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.grid(axis="x", color="#e3e3e3")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.plots_style import CYCLE, GRID, colour, dash, drawable, numbered, short, tidy
+from eval.plots_style import GRID, colour, dash, drawable, numbered, short, tidy
 
 MAX_TEXT = 20
 """Labels up to which the counts are written into the matrix, and every label beside it."""
@@ -18,8 +17,7 @@ MAX_TEXT = 20
 
 def scatter(panel: Scatter) -> Figure:
     """Principal components and t-SNE side by side. More labels than colours: the rarer ones are grey."""
-    frequent = [label for label, _ in Counter(panel.labels).most_common(len(CYCLE))]
-    shown = sorted(frequent) if len(set(panel.labels)) <= len(CYCLE) else sorted(frequent[:-1])
+    shown = panel.coloured
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     titles = (f"PCA, {100 * panel.share:.0f} % of the variance", "t-SNE")
     labels = np.array(panel.labels, dtype=object)

@@ -149,13 +149,16 @@ def _scatter(report: Report) -> list[Section]:
         return []
     text = "Left: the first two principal components, with their share of the variance. Right: t-SNE, whose"
     text += " distances between groups mean little."
-    pictures = [Picture(f"scatter-{index}.png", panel.title) for index, panel in enumerate(report.scatter)]
-    return [Section("Vectors by label", [text], pictures)]
+    blocks: list[Table | Picture] = []
+    for index, panel in enumerate(report.scatter):
+        labels = [[str(place), label] for place, label in enumerate(panel.coloured, start=1)]
+        blocks += [Picture(f"scatter-{index}.png", panel.title), Table(["number", "label"], labels, fold="The labels")]
+    return [Section("Vectors by label", [text], blocks)]
 
 
 def _confusion(item: Confusion, index: int) -> Section:
     text = [
-        f"Accuracy {hundred(item.accuracy)} x 100, n = {item.counts.sum()}. Rows: gold label; columns: given label."
+        f"Accuracy x 100: {hundred(item.accuracy)}; n = {item.counts.sum()}. Rows: gold label; columns: given label."
     ]
     numbered = [f"{place} {label}" for place, label in enumerate(item.labels, start=1)]
     whole = Table(
@@ -165,8 +168,10 @@ def _confusion(item: Confusion, index: int) -> Section:
     )
     wrong = [[gold, given, str(count)] for gold, given, count in item.mistakes(MAX_MISTAKES)]
     blocks: list[Table | Picture] = [Picture(f"confusion-{index}.png", item.title)]
-    blocks += [whole] if len(item.labels) <= MAX_LABELS else []
-    blocks += [Table(["gold", "given", "count"], wrong, fold="The most frequent mistakes")] if wrong else []
+    if len(item.labels) <= MAX_LABELS:
+        blocks.append(whole)
+    elif wrong:
+        blocks.append(Table(["gold", "given", "count"], wrong, fold="The most frequent mistakes"))
     return Section(f"Confusion: {item.title}", text, blocks)
 
 

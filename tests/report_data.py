@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from eval.clean import CLEAN, CLEAN_DIFFERENCE
@@ -54,7 +56,7 @@ def full_report(*, gap: float = 0.08) -> Report:
         ],
         tasks=[_task()],
         sweep=_sweep(),
-        scatter=[_scatter(generator)],
+        scatter=[_scatter()],
         confusions=[_confusion(generator)],
         curves=[_curve(generator)],
     )
@@ -98,7 +100,10 @@ def _sweep() -> list[SweepPoint]:
     return [*points, SweepPoint("broken", "last", 1, "raw", None, float("nan"))]
 
 
-def _scatter(generator: np.random.Generator) -> Scatter:
+@cache
+def _scatter() -> Scatter:
+    """t-SNE takes its time: once for all reports."""
+    generator = np.random.default_rng(1)
     centres = generator.standard_normal((len(LABELS), 12))
     labels = [LABELS[index] for index in generator.integers(0, len(LABELS), 120)]
     vectors = np.stack([centres[LABELS.index(label)] for label in labels]) + generator.standard_normal((120, 12)) / 2
