@@ -2,6 +2,7 @@
 
     dec2vec train  CONFIG.yaml [--section.key value ...]
     dec2vec eval   CONFIG.yaml [--section.key value ...]
+    dec2vec compare RUN RUN ... [--output FILE.html|FILE.md] [--group]
     dec2vec encode --model RUN|DIR|HUB_ID --input texts.txt --output vectors.npy
     dec2vec score  --model RUN|DIR|HUB_ID --input pairs.jsonl --output scored.jsonl --dev labelled.jsonl
     dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
@@ -55,6 +56,18 @@ def _eval(argv: Sequence[str]) -> None:
     eval_main(argv)
 
 
+def _compare(argv: Sequence[str]) -> None:
+    """Set the reports of several runs side by side."""
+    from dec2vec.config import load
+    from eval.compare_args import CompareArgs
+
+    has_runs = bool(argv) and not argv[0].startswith("-")
+    args = load(CompareArgs, None, ["--runs", *argv] if has_runs else argv, prog="dec2vec compare RUN RUN ...")
+    from eval.compare import compare_command
+
+    compare_command(args)
+
+
 def _encode(argv: Sequence[str]) -> None:
     """Write the vectors of a file of texts."""
     from dec2vec.config import load
@@ -92,11 +105,18 @@ def _export(argv: Sequence[str]) -> None:
     export_command(args)
 
 
-_VERBS: dict[str, Verb] = {"train": _train, "eval": _eval, "encode": _encode, "score": _score, "export": _export}
+_VERBS: dict[str, Verb] = {
+    "train": _train,
+    "eval": _eval,
+    "compare": _compare,
+    "encode": _encode,
+    "score": _score,
+    "export": _export,
+}
 
 
 def _usage() -> str:
-    verbs = "".join(f"  {name:<8}{verb.__doc__}\n" for name, verb in _VERBS.items())
+    verbs = "".join(f"  {name:<9}{verb.__doc__}\n" for name, verb in _VERBS.items())
     return (
         "usage: dec2vec VERB ...\n\nDecoder LLMs as text embedders.\n\n"
         f"{verbs}\n`dec2vec VERB --help` lists the options of a verb.\n"

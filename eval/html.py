@@ -1,4 +1,7 @@
-"""One self-contained page: nothing in it is fetched, so it can be mailed, archived and opened offline."""
+"""One self-contained page: nothing in it is fetched, so it can be mailed, archived and opened offline.
+
+Its content policy forbids every request, so that a mistake here fails rather than calls home.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,73 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from eval import report as words
-from eval.report import Report, is_tuned
+from eval.page import SCRIPT, STYLE
+from eval.report import Report, headline, is_tuned
+from eval.sections import Picture, Section, Table, sections
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2126; }
-body { max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-.headline { border-left: 4px solid #c2571a; padding: .3rem 1rem; background: #faf6f2; }
-.headline { overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-tr.tuned td { background: #fbeee4; font-weight: 600; }
-img { max-width: 100%; }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 12px; }
-"""
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def to_html(report: Report, pictures: Mapping[str, bytes]) -> str:
-    """Tables hold the very strings of report.md."""
-    lead = "".join(f"<p>{escape(line)}</p>" for line in words.headline(report))
-    sections = [
-        f'<h1>Evaluation</h1><div class="headline">{lead}</div>',
-        "<h2>The comparison</h2>" + _table(words.table_header(report), words.table_rows(report, report.highlights)),
-        *(_picture(name, data) for name, data in pictures.items()),
-        "<h2>Every system</h2><p>Spearman x 100 over all pairs of a set ('all').</p>"
-        + _table(words.table_header(report), words.table_rows(report, report.systems)),
-        "<h2>Aggregation over sub-sets</h2><p>Average over the test sets.</p>"
-        + _table(words.SUBSET_HEADER, words.subset_rows(report, report.systems)),
-    ]
-    if report.overlap:
-        sections.append(
-            "<h2>Overlap of training and evaluation texts</h2>"
-            + _table(words.OVERLAP_HEADER, words.overlap_rows(report))
-        )
+    """Tables hold the very strings of report.md; `pictures` by file name."""
+    lead = "".join(f"<p>{escape(line)}</p>" for line in headline(report))
+    parts = [f'<h1>Evaluation</h1><div class="headline">{lead}</div>']
+    parts += [_section(section, pictures) for section in sections(report)]
+    command = str(report.provenance.get("command", ""))
+    if command:
+        parts.append(f'<h2>Command</h2><pre class="command">{escape(command)}</pre>')
     details = escape(json.dumps(dict(report.provenance), indent=1, ensure_ascii=False))
-    sections.append(f"<h2>Provenance</h2><pre>{details}</pre>")
-    head = f'<meta charset="utf-8"><title>dec2vec evaluation</title><style>{STYLE}</style>'
+    parts.append(
+        f"<h2>Provenance</h2><details><summary>Versions, data, choices</summary><pre>{details}</pre></details>"
+    )
+    return page("dec2vec evaluation", parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole document around ready HTML."""
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    body = "\n".join(parts)
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(sections) + "\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n<main>\n{body}\n</main>\n'
+        f"<script>{SCRIPT}</script>\n</body></html>\n"
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f'<tr class="{"tuned" if is_tuned(row[0]) else "untuned"}">'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for row in rows
+def _section(section: Section, pictures: Mapping[str, bytes]) -> str:
+    text = "".join(f"<p>{escape(line)}</p>" for line in section.text)
+    blocks = [
+        _picture(block, pictures[block.file]) if isinstance(block, Picture) else html_table(block)
+        for block in section.blocks
+    ]
+    return f"<section><h2>{escape(section.title)}</h2>{text}" + "".join(blocks) + "</section>"
+
+
+def html_table(table: Table) -> str:
+    """In a box of its own that scrolls; a click on a column's title sorts by it."""
+    top = "".join(
+        f'<th scope="col"><button type="button">{escape(cell) or "&nbsp;"}</button></th>' for cell in table.header
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join(_row(row, table.best) for row in table.rows)
+    box = (
+        f'<div class="scroll" tabindex="0"><table class="sortable"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+    return f"<details><summary>{escape(table.fold)}</summary>{box}</details>" if table.fold else box
 
 
-def _picture(name: str, data: bytes) -> str:
+def _row(row: Sequence[str], best: str | None) -> str:
+    kind = "tuned" if is_tuned(row[0]) else "best" if row[0] == best else "untuned"
+    return f'<tr class="{kind}">' + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+
+
+def _picture(picture: Picture, data: bytes) -> str:
     encoded = base64.b64encode(data).decode("ascii")
-    return f'<p><img alt="{escape(name)}" src="data:image/png;base64,{encoded}"></p>'
+    caption = escape(picture.caption)
+    return (
+        f'<figure><div class="scroll" tabindex="0"><img alt="{caption}" src="data:image/png;base64,{encoded}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

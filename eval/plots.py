@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eval.plots_diagnostics import confusion, precision_recall, scatter
+from eval.plots_style import drawable, short, tidy
+from eval.plots_sweep import dimensions, layers
 from eval.report import Report, is_tuned
 from eval.results import AVERAGE, Result
+from eval.sweep import by_dimension, by_layer
 
 TUNED, WHITENED, RAW = "#c2571a", "#3d6fa5", "#9db4c8"
 SIMILAR, DISSIMILAR = "#2f7d4f", "#8a8f98"
@@ -22,6 +25,14 @@ def draw(report: Report) -> dict[str, bytes]:
     figures = {"averages.png": _averages(report), "tests.png": _tests(report)}
     if report.histograms:
         figures["cosines.png"] = _cosines(report)
+    if by_layer(report.sweep, raw=True):
+        figures["layers.png"] = layers(report.sweep)
+    if by_dimension(report.sweep):
+        figures["dimensions.png"] = dimensions(report.sweep)
+    figures |= {f"scatter-{index}.png": scatter(panel) for index, panel in enumerate(report.scatter)}
+    figures |= {f"confusion-{index}.png": confusion(item) for index, item in enumerate(report.confusions)}
+    if report.curves:
+        figures["precision-recall.png"] = precision_recall(report.curves)
     return {name: _png(figure) for name, figure in figures.items()}
 
 
@@ -44,21 +55,12 @@ def _whiskers(results: list[Result]) -> np.ndarray:
     return np.asarray(100 * np.nan_to_num(np.array([below, above])))
 
 
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-
-
-def _short(name: str, limit: int = 60) -> str:
-    return name if len(name) <= limit else name[: limit - 20] + "…" + name[-19:]
-
-
 def _averages(report: Report) -> Figure:
     """One bar a system, best first, with its interval."""
     everyone = sorted(report.systems, key=lambda name: -np.nan_to_num(report.result(name, AVERAGE).value, nan=-2.0))
     shown = [name for index, name in enumerate(everyone) if index < MAX_BARS or is_tuned(name)]
     results = [report.result(name, AVERAGE) for name in shown]
-    figure = Figure(figsize=(10, 1.4 + 0.25 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8.4, 1.4 + 0.25 * len(shown)), layout="constrained")
     axes = figure.subplots()
     values = [100 * np.nan_to_num(result.value) for result in results]
     axes.barh(
@@ -69,7 +71,7 @@ def _averages(report: Report) -> Figure:
         height=0.72,
         error_kw=WHISKER,
     )
-    axes.set_yticks(range(len(shown)), [_short(name) for name in shown], fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(shown)), [short(name, 46) for name in shown], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.grid(axis="x", color="#e3e3e3")
@@ -81,7 +83,7 @@ def _averages(report: Report) -> Figure:
         if colour in map(_colour, shown):
             axes.barh([0], [0], color=colour, label=label)
     axes.legend(loc="lower right", fontsize=8, frameon=True)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -91,7 +93,7 @@ def _tests(report: Report) -> Figure:
     names = [found.tuned, found.untuned] if found else report.highlights[:2]
     if report.reference is not None and report.reference not in names:
         names.append(report.reference)
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(names)
     colours = (TUNED, WHITENED, RAW) if found else (WHITENED, RAW)
@@ -102,7 +104,7 @@ def _tests(report: Report) -> Figure:
             [100 * np.nan_to_num(result.value) for result in results],
             width * 0.94,
             yerr=_whiskers(results),
-            label=_short(name),
+            label=short(name),
             color=colour,
             error_kw=WHISKER,
         )
@@ -112,14 +114,14 @@ def _tests(report: Report) -> Figure:
     legend = figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
 def _cosines(report: Report) -> Figure:
     """Similar and dissimilar pairs: how far the two heaps stand apart before and after tuning."""
     panels = report.histograms
-    figure = Figure(figsize=(10, 3.4 if len(panels) > 1 else 3.8), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.4 if len(panels) > 1 else 3.8), layout="constrained")
     low = min(float(min(panel.similar.min(), panel.dissimilar.min())) for panel in panels)
     bins = np.linspace(max(-1.0, low - 0.02), 1.0, 60)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -130,9 +132,9 @@ def _cosines(report: Report) -> Figure:
             text = f"{label} ({len(values)}), mean {values.mean():.2f}"
             weights = np.full(len(values), 1 / len(values))
             axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.65, label=text)
-        axes.set_title(panel.title, fontsize=9, parse_math=False)
+        axes.set_title(drawable(panel.title, 42), fontsize=9, parse_math=False)
         axes.set_xlabel("cosine")
         axes.set_ylabel("share of pairs")
         axes.legend(fontsize=8, frameon=False)
-        _tidy(axes)
+        tidy(axes)
     return figure

@@ -1,18 +1,21 @@
-"""The evidence as data: report.json, report.md and the table for the terminal all read from one `Report`."""
+"""The evidence as data: report.json, report.md, report.html and the table for the terminal read from one `Report`."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64
 
+from eval.clean import CLEAN, CLEAN_DIFFERENCE
+from eval.diagnostics import Confusion, PrecisionRecall, Scatter
 from eval.overlap import Overlap
 from eval.results import AVERAGE, Comparison, Result
+from eval.sweep import SweepPoint
+from eval.task_table import TaskTable
 
 SIMILAR, DISSIMILAR = 0.8, 0.2
 """Shares of a task's score range from which on, and up to which, a pair is similar and dissimilar."""
@@ -29,7 +32,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """`provenance`, `results` and `overlap` are report.json; the rest is drawn from the same figures."""
+    """Everything the page shows. What is empty is left out of it."""
 
     provenance: Mapping[str, object]
     results: Sequence[Result]
@@ -40,6 +43,12 @@ class Report:
     dev: str
     tests: Sequence[str]
     histograms: Sequence[Histogram] = ()
+    tasks: Sequence[TaskTable] = ()
+    sweep: Sequence[SweepPoint] = ()
+    scatter: Sequence[Scatter] = ()
+    """Panels, such as before and after tuning."""
+    confusions: Sequence[Confusion] = ()
+    curves: Sequence[PrecisionRecall] = ()
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Result]:
@@ -54,6 +63,18 @@ class Report:
         """Names, tuned ones first, then by test average, best first."""
         names = dict.fromkeys(result.system for result in self.results if result.metric == "spearman_all")
         return sorted(names, key=lambda name: (not is_tuned(name), -_sortable(self.result(name, AVERAGE).value)))
+
+    def has(self, system: str, task: str, metric: str) -> bool:
+        """Whether there is such a figure."""
+        return (system, task, metric) in self._index
+
+    @cached_property
+    def best_untuned(self) -> str | None:
+        """The untuned row with the highest dev score: the tuned one's rival."""
+        if self.comparison is not None:
+            return self.comparison.untuned
+        untuned = [name for name in self.systems if not is_tuned(name)]
+        return max(untuned, key=lambda name: _sortable(self.result(name, self.dev).value), default=None)
 
     @property
     def columns(self) -> list[str]:
@@ -78,20 +99,6 @@ def _sortable(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def to_json(report: Report) -> str:
-    """Provenance, results, overlap. A figure that does not exist is null, as JSON has no nan."""
-    tree = {
-        "provenance": dict(report.provenance),
-        "results": [{key: _finite(value) for key, value in asdict(result).items()} for result in report.results],
-        "overlap": [asdict(overlap) for overlap in report.overlap],
-    }
-    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def hundred(value: float) -> str:
     """Spearman x 100, as published; a dash where there is none."""
     return f"{100 * value:.2f}" if math.isfinite(value) else "–"
@@ -112,15 +119,41 @@ def headline(report: Report) -> list[str]:
             f"Best on {report.dev}: {top}, with {hundred(score.value)}"
             f" ({span(score.ci_low, score.ci_high)}) on the {where}."
         ]
-    gap = found.difference
     verdict = "yes" if found.is_tuned_above_every_untuned else "no"
     return [
         f"Tuned {hundred(found.tuned_value)} against {hundred(found.untuned_value)} untuned"
         f" (Spearman x 100, {where}): {found.tuned} against {found.untuned}, both chosen on {report.dev}.",
-        f"Difference {100 * gap.value:+.2f}, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-        " (paired bootstrap over pairs).",
+        _difference(found),
         f"Tuned above every untuned row: {verdict}; the highest untuned row on the tests is"
         f" {found.best_untuned_on_test} with {hundred(found.best_untuned_on_test_value)}.",
+        *_on_clean_pairs(report, found),
+    ]
+
+
+def _difference(found: Comparison) -> str:
+    gap = found.difference
+    if not math.isfinite(gap.value):
+        return "Difference: none, as a figure is missing."
+    tie = " A tie: the interval contains 0." if found.is_tie else ""
+    return (
+        f"Difference {100 * gap.value:+.2f}, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f},"
+        f" p = {found.p_value:.3f} (paired bootstrap over pairs, two-sided, {found.resamples:,} resamples).{tie}"
+    )
+
+
+def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
+    """The headline once more, without every pair that training may have shown."""
+    if not report.has(found.tuned, AVERAGE, CLEAN):
+        return []
+    ours, rival = (report.result(name, AVERAGE, CLEAN) for name in (found.tuned, found.untuned))
+    total = report.result(found.tuned, AVERAGE).n
+    if ours.n == total:
+        return ["Overlap: no test pair has a text that is in, or close to, the training-side text."]
+    gap = report.result(f"{found.tuned} minus {found.untuned}", AVERAGE, CLEAN_DIFFERENCE)
+    return [
+        f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that is in, or close to, the training-side"
+        f" text. On the {ours.n:,} others: tuned {hundred(ours.value)} against {hundred(rival.value)},"
+        f" difference {hundred(gap.value)} ({span(gap.ci_low, gap.ci_high)})."
     ]
 
 
@@ -145,29 +178,8 @@ def table_header(report: Report) -> list[str]:
     return ["system", *report.columns, "95 % interval", report.dev]
 
 
-def subset_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
-    """The average in the three aggregations over sub-sets."""
-    metrics = ("spearman_all", "spearman_mean", "spearman_wmean")
-    return [[name, *(hundred(report.result(name, AVERAGE, metric).value) for metric in metrics)] for name in systems]
-
-
-SUBSET_HEADER = ["system", "all (concatenated)", "mean over sub-sets", "weighted mean"]
-OVERLAP_HEADER = [
-    "training side",
-    "evaluation",
-    "texts",
-    "exact",
-    "normalised",
-    "pairs",
-    "pairs with both texts",
-]
-
-
-def overlap_rows(report: Report) -> list[list[str]]:
-    return [[str(value) for value in asdict(overlap).values()] for overlap in report.overlap]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a plain table: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(cells))
@@ -177,30 +189,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def format_table(report: Report) -> str:
     """For the terminal: headline and the rows that matter; report.md has them all."""
-    lines = _aligned([table_header(report), *table_rows(report, report.highlights)])
+    lines = aligned([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
     rest = [f"({more} more untuned rows in report.md)"] if more else []
     return "\n".join([*headline(report), "", lines[0], "-" * len(lines[0]), *lines[1:], *rest])
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    lines = ["| " + " | ".join(row) + " |" for row in escaped]
-    return [lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]]
-
-
-def to_markdown(report: Report) -> str:
-    """The whole report without pictures' data; they lie beside it as PNG."""
-    parts = ["# Evaluation", "", *(f"- {line}" for line in headline(report)), ""]
-    parts += ["## Every system", "", "Spearman x 100 over all pairs of a set ('all').", ""]
-    parts += [*_markdown_table(table_header(report), table_rows(report, report.systems)), ""]
-    parts += ["![averages](averages.png)", "", "![test sets](tests.png)", ""]
-    parts += ["![cosines](cosines.png)", ""] if report.histograms else []
-    parts += ["## Aggregation over sub-sets", "", "Average over the test sets.", ""]
-    parts += [*_markdown_table(SUBSET_HEADER, subset_rows(report, report.systems)), ""]
-    if report.overlap:
-        parts += ["## Overlap of training and evaluation texts", ""]
-        parts += [*_markdown_table(OVERLAP_HEADER, overlap_rows(report)), ""]
-    details = json.dumps(dict(report.provenance), indent=1, ensure_ascii=False)
-    parts += ["## Provenance", "", "```json", details, "```", ""]
-    return "\n".join(parts)

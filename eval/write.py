@@ -8,8 +8,10 @@ from pathlib import Path
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes, why_not_written
 from eval.html import to_html
+from eval.markdown import to_markdown
 from eval.plots import draw
-from eval.report import Report, to_json, to_markdown
+from eval.report import Report
+from eval.report_json import to_json
 
 
 @dataclass(frozen=True)

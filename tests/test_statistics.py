@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from eval.metrics import Aggregation, spearman_over_subsets
-from eval.statistics import CHUNK, Bootstrap, interval
+from eval.statistics import CHUNK, Bootstrap, interval, p_value
 
 
 def data(n: int, *, ties: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,3 +88,24 @@ def test_value_agrees_with_the_metric_on_the_whole_sample() -> None:
     gold, scores, subsets = data(500, ties=False)
     resampled = Bootstrap(gold, subsets, resamples=500, seed=0).correlations(scores)
     assert abs(resampled.mean() - spearman_over_subsets(scores, gold, subsets, "all")) < 0.01
+
+
+def test_p_value_against_a_t_test() -> None:
+    """Of a mean difference, whose bootstrap distribution is normal: the paired t-test says the same."""
+    generator = np.random.default_rng(4)
+    for shift in (0.0, 0.1, 0.2, 0.3):
+        sample = generator.standard_normal(200) + shift
+        resampled = np.array([generator.choice(sample, 200).mean() for _ in range(4000)])
+        assert p_value(resampled) == pytest.approx(ttest_1samp(sample, 0).pvalue, abs=0.03)
+
+
+def test_p_value_agrees_with_the_interval_and_has_a_floor() -> None:
+    generator = np.random.default_rng(5)
+    for centre in np.linspace(-4, 4, 41):
+        resampled = centre + generator.standard_normal(999)
+        found = interval(float(centre), resampled)
+        assert (found.low > 0 or found.high < 0) == (p_value(resampled) < 0.05)
+        assert p_value(resampled) == p_value(-resampled)
+    assert p_value(np.full(999, 0.2)) == pytest.approx(0.002)
+    assert p_value(np.zeros(99)) == 1.0
+    assert np.isnan(p_value(np.array([0.1, np.nan])))

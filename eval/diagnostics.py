@@ -1,0 +1,122 @@
+"""Data behind the pictures of further tasks: scatter of vectors, confusion matrix, precision and recall."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64
+
+MAX_SCATTER = 1500
+"""Points of a scatter: t-SNE of more takes minutes, and hides what it shows."""
+COLOURED = 10
+"""Labels of a scatter that get a colour of their own; the rarer ones are grey."""
+MAX_CURVE = 300
+"""Points kept of a precision-recall curve."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scatter:
+    """Vectors in two planes: principal components, and t-SNE (van der Maaten and Hinton 2008).
+
+    `share` is the part of the variance that the first two components hold.
+    """
+
+    title: str
+    labels: Sequence[str]
+    pca: Float64[np.ndarray, "points 2"]
+    tsne: Float64[np.ndarray, "points 2"]
+    share: float
+
+    @property
+    def coloured(self) -> list[str]:
+        """The most frequent labels, in order of the alphabet."""
+        found = [label for label, _ in Counter(self.labels).most_common()]
+        return sorted(found if len(found) <= COLOURED else found[: COLOURED - 1])
+
+    @classmethod
+    def of(
+        cls, title: str, vectors: Float[np.ndarray, "points dim"], labels: Sequence[str], *, seed: int = 0
+    ) -> Scatter:
+        """A seeded sample of at most 1,500 rows, scaled to length 1, because cosine is what is judged."""
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
+
+        count = min(len(vectors), MAX_SCATTER)
+        rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:count])
+        sample = vectors[rows].astype(np.float64)
+        norms = np.linalg.norm(sample, axis=1, keepdims=True)
+        sample = np.divide(sample, norms, out=np.zeros_like(sample), where=norms > 0)
+        pca = PCA(2, svd_solver="full").fit(sample)
+        plane = TSNE(2, perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=seed).fit_transform(sample)
+        return cls(
+            title=title,
+            labels=[labels[row] for row in rows],
+            pca=np.asarray(pca.transform(sample), dtype=np.float64),
+            tsne=np.asarray(plane, dtype=np.float64),
+            share=float(pca.explained_variance_ratio_.sum()),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """`counts[i, j]`: texts of label i that were given label j."""
+
+    title: str
+    labels: Sequence[str]
+    counts: Int64[np.ndarray, "gold predicted"]
+
+    @classmethod
+    def of(cls, title: str, gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str] = ()) -> Confusion:
+        """Labels in the order given, or as they come up in `gold`, then in `predicted`."""
+        names = list(dict.fromkeys([*labels, *gold, *predicted]))
+        place = {name: index for index, name in enumerate(names)}
+        counts = np.zeros((len(names), len(names)), dtype=np.int64)
+        np.add.at(counts, ([place[name] for name in gold], [place[name] for name in predicted]), 1)
+        return cls(title, names, counts)
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.counts) / self.counts.sum())
+
+    def mistakes(self, limit: int) -> list[tuple[str, str, int]]:
+        """(gold, predicted, count) of the most frequent ones."""
+        wrong = self.counts - np.diag(np.diag(self.counts))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+        cells = [divmod(int(index), len(self.labels)) for index in order]
+        return [(self.labels[i], self.labels[j], int(wrong[i, j])) for i, j in cells if wrong[i, j]]
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecall:
+    """Precision by recall over all thresholds, and the point of the threshold that dev chose."""
+
+    title: str
+    precision: Float64[np.ndarray, " points"]
+    recall: Float64[np.ndarray, " points"]
+    average_precision: float
+    threshold: float
+    at_threshold: tuple[float, float]
+    """(precision, recall) where scores of at least `threshold` count as yes."""
+
+    @classmethod
+    def of(
+        cls, title: str, scores: Float[np.ndarray, " pairs"], labels: Bool[np.ndarray, " pairs"], threshold: float
+    ) -> PrecisionRecall:
+        """`labels` must hold both yes and no; a precision without any yes is 1, as scikit-learn has it."""
+        from sklearn.metrics import average_precision_score, precision_recall_curve
+
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        kept = np.unique(np.linspace(0, len(precision) - 1, MAX_CURVE).round().astype(np.int64))
+        said = scores >= threshold
+        hits = int((said & labels).sum())
+        return cls(
+            title=title,
+            precision=np.asarray(precision[kept], dtype=np.float64),
+            recall=np.asarray(recall[kept], dtype=np.float64),
+            average_precision=float(average_precision_score(labels, scores)),
+            threshold=threshold,
+            at_threshold=(hits / int(said.sum()) if said.any() else 1.0, hits / int(labels.sum())),
+        )

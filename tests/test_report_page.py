@@ -1,0 +1,236 @@
+"""The whole page, every optional part filled: order, marks, nothing fetched, and a real browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score
+
+from eval.diagnostics import MAX_CURVE, Confusion, PrecisionRecall, Scatter
+from eval.markdown import to_markdown
+from eval.report import headline, hundred
+from eval.report_json import to_json
+from eval.sections import Picture, Table, sections
+from eval.sweep import by_dimension, by_layer
+from eval.write import write_report
+from tests.report_data import LABELS, OTHERS, RIVAL, TUNED, full_report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+REPORT = full_report()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("report")
+    write_report(REPORT, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+class _Page(HTMLParser):
+    """What could fetch, the headings, and rows by class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.headings: list[str] = []
+        self.rows: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.row = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        names = ("src", "href", "srcset", "data", "action", "background", "poster")
+        self.fetched += [found[name] or "" for name in names if name in found]
+        self.open.append(tag)
+        if tag == "tr":
+            self.row = found.get("class") or ""
+        if tag == "h2":
+            self.headings.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings[-1] += data
+        if self.open and self.open[-1] == "td":
+            self.rows.setdefault(self.row, []).append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+
+def parsed(page: str) -> _Page:
+    parser = _Page()
+    parser.feed(page)
+    return parser
+
+
+def test_top_down(page: str) -> None:
+    found = parsed(page)
+    wanted = [
+        "Systems and tests", "Task: iflytek-6", "Intervals", "Score by layer", "Quality by dimension",
+        "Cosines by gold similarity", "Vectors by label", f"Confusion: iflytek-6, {TUNED}", "Precision and recall",
+        "Aggregation over sub-sets", "Overlap of training and evaluation texts", "Command", "Provenance",
+    ]  # fmt: skip
+    assert found.headings == wanted
+    assert re.findall(r"^## (.+)$", to_markdown(REPORT), re.MULTILINE) == wanted
+    assert page.index("headline") < page.index("<table") < page.index("<img")
+    assert RIVAL in found.rows["best"] and TUNED not in found.rows["best"]
+    assert TUNED in found.rows["tuned"] and OTHERS[0] in found.rows["untuned"]
+    assert "dec2vec eval configs/eval/sts-en.yaml --tuned runs/english-8m-seed1</pre>" in page
+
+
+def test_nothing_is_fetched_and_everything_is_escaped(page: str) -> None:
+    found = parsed(page)
+    assert len(found.fetched) == page.count("<img") == 8
+    assert all(source.startswith("data:image/png;base64,") for source in found.fetched)
+    assert "@import" not in page and "url(" not in page and "//" not in re.sub(r"base64,[^\"]+", "", page)
+    assert "default-src 'none'" in page and 'name="viewport" content="width=device-width' in page
+    assert OTHERS[1] not in page and escape(OTHERS[1]) in page
+    assert LABELS[1] not in page
+
+
+def test_three_formats_hold_the_same_tables(page: str) -> None:
+    markdown, tree = to_markdown(REPORT), json.loads(to_json(REPORT))
+    for section in sections(REPORT):
+        for table in (block for block in section.blocks if isinstance(block, Table)):
+            for row in table.rows:
+                assert "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" in markdown
+                assert "".join(f"<td>{escape(cell)}</td>" for cell in row) in page
+    assert tree["comparison"]["p_value"] == 0.002 and tree["comparison"]["is_tie"] is False
+    assert tree["tasks"][0]["rows"][0]["value"] == 0.81
+    assert [len(column) for column in tree["sweep"].values()] == [len(REPORT.sweep)] * 6
+    assert tree["sweep"]["dev_score"][-1] is None
+    assert np.array(tree["confusions"][0]["counts"]).sum() == 300
+    assert tree["curves"][0]["threshold"] == 0.55
+
+
+def test_pictures_are_those_the_sections_name(folder: Path) -> None:
+    named = {block.file for section in sections(REPORT) for block in section.blocks if isinstance(block, Picture)}
+    assert named == {path.name for path in folder.glob("*.png")}
+
+
+def test_what_is_absent_is_left_out(tmp_path: Path) -> None:
+    bare = replace(REPORT, histograms=(), tasks=(), sweep=(), scatter=(), confusions=(), curves=(), overlap=())
+    paths = write_report(replace(bare, provenance={}), tmp_path)
+    assert parsed(paths.html.read_text()).headings == [
+        "Systems and tests", "Intervals", "Aggregation over sub-sets", "Provenance",
+    ]  # fmt: skip
+    assert [path.name for path in paths.pictures] == ["averages.png", "tests.png"]
+
+
+def test_headline_says_p_and_calls_a_tie_a_tie() -> None:
+    clear, tie = headline(REPORT), headline(full_report(gap=0.02))
+    assert "+4.00 to +12.00, p = 0.002 (paired bootstrap" in clear[1] and "tie" not in clear[1]
+    assert "-2.00 to +6.00, p = 0.400" in tie[1] and tie[1].endswith("A tie: the interval contains 0.")
+    assert clear[3].startswith("Overlap: 60 of 300 test pairs") and "On the 240 others: tuned 56.00" in clear[3]
+
+
+def test_sweep_curves_are_maxima() -> None:
+    points = REPORT.sweep
+    raw = by_layer(points, raw=True)
+    assert "broken" not in raw
+    for prompt, curve in by_layer(points, raw=False).items():
+        for layer, score in curve:
+            assert score == max(p.dev_score for p in points if (p.prompt, p.layer) == (prompt, layer))
+            assert score > dict(raw[prompt])[layer]
+    curves = by_dimension(points)
+    best = max((p for p in points if p.post.startswith("whiten")), key=lambda p: p.dev_score)
+    name = f"whiten: {best.prompt}, mean, layer {best.layer}"
+    assert next(iter(curves)) == name and len(curves) == 2
+    assert max(score for _, score in curves[name]) == best.dev_score
+    assert [k for k, _ in curves[name]] == [8, 16, 32, 64, 96, 128, 192, 256]
+
+
+def test_confusion_and_precision_recall_against_scikit_learn() -> None:
+    generator = np.random.default_rng(3)
+    gold, given = ([f"l{index}" for index in generator.integers(0, 5, 200)] for _ in range(2))
+    item = Confusion.of("x", gold, given)
+    np.testing.assert_array_equal(item.counts, confusion_matrix(gold, given, labels=list(item.labels)))
+    assert item.accuracy == np.mean([a == b for a, b in zip(gold, given, strict=True)])
+    first = item.mistakes(1)[0]
+    assert first[2] == max(
+        sum((a, b) == (x, y) for a, b in zip(gold, given, strict=True)) for x in set(gold) for y in set(given) if x != y
+    )
+    labels = generator.random(5000) < 0.3
+    scores = labels + generator.standard_normal(5000)
+    curve = PrecisionRecall.of("x", scores, labels, 0.7)
+    said = scores >= 0.7
+    assert curve.at_threshold == pytest.approx((precision_score(labels, said), recall_score(labels, said)))
+    assert curve.average_precision == pytest.approx(average_precision_score(labels, scores))
+    assert len(curve.precision) == len(curve.recall) <= MAX_CURVE
+    assert PrecisionRecall.of("x", scores, labels, 99.0).at_threshold == (1.0, 0.0)
+
+
+def test_many_labels_are_drawn_without_text(tmp_path: Path) -> None:
+    names = [f"label {index}" for index in range(40)]
+    many = Confusion.of("many", names * 2, [*names, *names[1:], names[0]])
+    generator = np.random.default_rng(0)
+    panel = Scatter.of("many", generator.standard_normal((60, 5)), [names[i % 15] for i in range(60)])
+    assert len(panel.coloured) == 9 and np.isfinite(panel.tsne).all()
+    report = replace(REPORT, confusions=[many], scatter=[panel], sweep=REPORT.sweep[:9])
+    markdown = write_report(report, tmp_path).markdown.read_text()
+    assert "The most frequent mistakes" in markdown and "The counts" not in markdown
+    assert hundred(many.accuracy) == "50.00" and "Accuracy x 100: 50.00; n = 80." in markdown
+
+
+HARNESS = """<!doctype html><meta charset="utf-8"><body><script>
+const done = {};
+async function look(width) {
+  const frame = document.createElement("iframe");
+  frame.style.cssText = `width:${width}px;height:900px;border:0`;
+  frame.src = "report.html";
+  await new Promise(ready => { frame.onload = ready; document.body.append(frame); });
+  const page = frame.contentDocument, root = page.documentElement;
+  page.querySelectorAll("details").forEach(part => part.open = true);
+  const table = page.querySelector("table"), first = () => table.tBodies[0].rows[0].cells[0].textContent;
+  const order = [first()];
+  for (const column of [1, 1, 0]) { table.tHead.rows[0].cells[column].click(); order.push(first()); }
+  const requests = frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name);
+  done[width] = {
+    overflow: root.scrollWidth - root.clientWidth,
+    order, requests: requests.filter(name => !name.startsWith("data:")),
+    broken: [...page.images].filter(image => !image.complete || !image.naturalWidth).length,
+  };
+}
+look(400).then(() => look(1400)).then(() => {
+  const out = document.createElement("pre"); out.id = "out";
+  out.textContent = JSON.stringify(done); document.body.replaceChildren(out);
+});
+</script>"""
+
+
+def test_in_a_browser(folder: Path, tmp_path: Path) -> None:
+    """At 400 and 1400 pixels: no sideways scrolling, no request, no console error, and a click sorts."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed; the page is checked by its text alone")
+    (tmp_path / "report.html").write_bytes((folder / "report.html").read_bytes())
+    (tmp_path / "harness.html").write_text(HARNESS)
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = subprocess.run(
+        [*command, (tmp_path / "harness.html").as_uri()], capture_output=True, text=True, timeout=120, check=False
+    )
+    found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout)
+    assert found is not None, done.stderr[-2000:]
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    for width, seen in json.loads(found[1]).items():
+        assert seen["overflow"] <= 0, width
+        assert seen["requests"] == [] and seen["broken"] == 0
+        assert seen["order"][:3] == [TUNED, TUNED, OTHERS[1].replace("<b>", "&lt;b&gt;").replace("</b>", "&lt;/b&gt;")]
+        assert seen["order"][3] == TUNED
