@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dec2vec.early_exit import decoder_blocks, inner_states
+from dec2vec.final_norm import final_norm
 from dec2vec.pooling import View, layers_of, pool
 
 
@@ -33,7 +34,16 @@ class Embedder(nn.Module):
         asked = list(views) or [self.view]
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
             states = self._hidden_states(input_ids, asked)
-        return [pool(states, lengths, view, self.layer_count) for view in asked]
+            normed = self._normed(states, asked)
+        return [pool(normed if view.norm else states, lengths, view, self.layer_count) for view in asked]
+
+    def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
+        """The states with the final norm applied to the inner ones that views ask it for."""
+        inner = set().union(*(layers_of(view, self.layer_count) for view in views if view.norm)) - {self.layer_count}
+        if not inner:
+            return states
+        norm = final_norm(self.backbone, self.layer_count)
+        return {**states, **{index: norm(states[index]) for index in inner}}
 
     def _hidden_states(self, input_ids: Int[Tensor, "batch time"], views: Sequence[View]) -> Mapping[int, Tensor]:
         """The hidden states that the views read; no block above the highest of them runs."""

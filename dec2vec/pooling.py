@@ -26,9 +26,11 @@ class View:
 
     pooling: PoolingName
     layer: int | float
+    norm: bool = False
+    """Inner hidden states go through the decoder's final norm first, which the last one has been through."""
 
     def __str__(self) -> str:
-        return f"{self.pooling}@{self.layer}"
+        return f"{self.pooling}@{self.layer}{'+norm' * self.norm}"
 
 
 def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:
@@ -79,23 +81,33 @@ def resolve_layer(layer: int | float, layer_count: int) -> int:
     return layer % (layer_count + 1)
 
 
+_FIRST: dict[PoolingName, int] = {"first_last": 1, "first_last_static": 0}
+"""Poolings that average two layers, and the lower of them."""
+
+
 def layers_of(view: View, layer_count: int) -> set[int]:
-    """Indices of the hidden states that a view reads."""
+    """Indices of the hidden states that a view reads; UserError for a norm with nothing to do."""
     chosen = resolve_layer(view.layer, layer_count)
-    return {1, chosen} if view.pooling == "first_last" else {chosen}
+    layers = {chosen, _FIRST.get(view.pooling, chosen)}
+    if view.norm and layers == {layer_count}:
+        raise UserError(f"view {view}: the last layer has been through the final norm already; leave +norm out")
+    return layers
 
 
 def pool(hidden_states: Mapping[int, States], lengths: Lengths, view: View, layer_count: int) -> Pooled:
     """Read one view. `hidden_states[0]` is the embedding layer's output, `[layer_count]` comes after the final norm.
 
-    first_last averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening
-    paper means) and of the view's layer.
+    `first_last` averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening paper
+    means) and of the view's layer; `first_last_static` takes `hidden_states[0]` instead, as early SimCSE code did.
     """
     index = resolve_layer(view.layer, layer_count)
     chosen = hidden_states[index].float()
-    if view.pooling != "first_last":
+    if view.pooling not in _FIRST:
         return _SINGLE_LAYER[view.pooling](chosen, lengths)
-    first = hidden_states[1].float()
+    low = _FIRST[view.pooling]
+    first = hidden_states[low].float()
     if first.shape != chosen.shape:
-        raise UserError(f"pooling first_last: layers 1 and {index} differ in width; use another pooling or layer")
+        raise UserError(
+            f"pooling {view.pooling}: layers {low} and {index} differ in width; use another pooling or layer"
+        )
     return (mean(first, lengths) + mean(chosen, lengths)) / 2
