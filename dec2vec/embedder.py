@@ -28,14 +28,21 @@ class Embedder(nn.Module):
         self.autocast = autocast
 
     def forward(
-        self, input_ids: Int[Tensor, "batch time"], lengths: Int[Tensor, batch], views: Sequence[View] = ()
+        self,
+        input_ids: Int[Tensor, "batch time"],
+        lengths: Int[Tensor, batch],
+        views: Sequence[View] = (),
+        starts: Int[Tensor, batch] | None = None,
     ) -> list[Float[Tensor, "batch dim"]]:
-        """One float32 tensor a view (the module's own view when none is named), all from one forward pass."""
+        """One float32 tensor a view (the module's own view when none is named), all from one forward pass.
+
+        Pooling reads a row from its start on (None: from its first token).
+        """
         asked = list(views) or [self.view]
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
             states = self._hidden_states(input_ids, asked)
             normed = self._normed(states, asked)
-        return [pool(normed if view.norm else states, lengths, view, self.layer_count) for view in asked]
+        return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in asked]
 
     def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
         """The states with the final norm applied to the inner ones that views ask it for."""

@@ -6,7 +6,7 @@ vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +21,18 @@ from dec2vec import artifacts
 from dec2vec.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
 from dec2vec.batching import Chunk, deduplicate, pad, plan
+from dec2vec.echo import EchoTokenizer
 from dec2vec.embedder import Embedder
 from dec2vec.ensembles import Ensemble, get_ensemble
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View, resolve_layer
+from dec2vec.pooling import Lengths, View, resolve_layer
 from dec2vec.prompts import NORMALIZERS, Prompt, Side
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
 
+Starts = Callable[[Lengths], Lengths | None]
+"""First pooled position of rows of the given lengths."""
 WINDOW = 65_536
 """Texts tokenised and length-sorted together: bounds the ids held in memory."""
 ENSEMBLE_WINDOW = 4096
@@ -122,7 +125,9 @@ class Encoder:
         """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
         return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
 
-    def _wrap(self, prompt: Prompt) -> PromptTokenizer:
+    def _wrap(self, prompt: Prompt) -> PromptTokenizer | EchoTokenizer:
+        if prompt.repeat is not None:
+            return EchoTokenizer(self.tokenizer, prompt, self.config.max_length)
         return PromptTokenizer(self.tokenizer, prompt, self.config.max_length, self.config.tokenization)
 
     def _normalized(self, texts: Sequence[str]) -> list[str]:
@@ -208,7 +213,8 @@ class Encoder:
         """A window of texts: as it comes from a single prompt, whole from an ensemble."""
 
         def stream(member: Prompt) -> Iterator[Part]:
-            for rows, vectors in self._iter_ids(self._wrap(member)(texts), views, batch_tokens):
+            wrap = self._wrap(member)
+            for rows, vectors in self._iter_ids(wrap(texts), views, batch_tokens, wrap.starts):
                 bar.update(len(rows))
                 yield rows, vectors
 
@@ -230,25 +236,26 @@ class Encoder:
         # longest first: if memory is short it shows at once, and the time left is not underestimated
         for group in reversed(plan([len(row) for row in unique], batch_tokens)):
             chunk = pad(unique, group)
-            vectors = self._embed(chunk, views)
+            vectors = self._embed(chunk, views, starts)
             counts = [starts[row + 1] - starts[row] for row in group]
             rows = np.concatenate([order[starts[row] : starts[row + 1]] for row in group])
             yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
 
     @torch.no_grad()
-    def _embed(self, chunk: Chunk, views: Sequence[View]) -> list[Vectors]:
+    def _embed(self, chunk: Chunk, views: Sequence[View], starts: Starts) -> list[Vectors]:
         """Pooled vectors of a chunk; when memory runs out, of its two halves."""
         was_training = self.embedder.training
         self.embedder.eval()
         try:
             moved = chunk.to(self.device)
-            return [pooled.cpu().numpy() for pooled in self.embedder(moved.input_ids, moved.lengths, views)]
+            pooled = self.embedder(moved.input_ids, moved.lengths, views, starts(moved.lengths))
+            return [vectors.cpu().numpy() for vectors in pooled]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
                 raise
         finally:
             self.embedder.train(was_training)
-        halves = [self._embed(half, views) for half in _halves(chunk)]
+        halves = [self._embed(half, views, starts) for half in _halves(chunk)]
         return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
 
 
