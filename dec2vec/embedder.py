@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from dec2vec.early_exit import decoder_blocks, inner_states
+from dec2vec.final_norm import final_norm
 from dec2vec.pooling import View, layers_of, pool
 from dec2vec.shared_prefix import SharedPrefix
 
@@ -33,18 +34,30 @@ class Embedder(nn.Module):
         input_ids: Int[Tensor, "batch time"],
         lengths: Int[Tensor, batch],
         views: Sequence[View] = (),
+        starts: Int[Tensor, batch] | None = None,
         prefix: SharedPrefix | None = None,
     ) -> list[Float[Tensor, "batch dim"]]:
         """One float32 tensor a view (the module's own view when none is named), all from one forward pass.
 
-        With a `prefix`, `input_ids` and `lengths` are of what follows it.
+        Pooling reads a row from its start on (None: from its first token). With a `prefix`, `input_ids` and `lengths`
+        are of what follows it; starts count from the row's real beginning.
         """
         asked = list(views) or [self.view]
         cache = None if prefix is None else prefix.expanded(len(input_ids))
         states = self._hidden_states(input_ids, asked, cache)
         if prefix is not None:
             states, lengths = prefix.before(states), lengths + prefix.length
-        return [pool(states, lengths, view, self.layer_count) for view in asked]
+        normed = self._normed(states, asked)
+        return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in asked]
+
+    def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
+        """The states with the final norm applied to the inner ones that views ask it for."""
+        inner = set().union(*(layers_of(view, self.layer_count) for view in views if view.norm)) - {self.layer_count}
+        if not inner:
+            return states
+        norm = final_norm(self.backbone, self.layer_count)
+        with torch.autocast(next(iter(states.values())).device.type, torch.bfloat16, enabled=self.autocast):
+            return {**states, **{index: norm(states[index]) for index in inner}}
 
     def read_prefix(self, input_ids: Int[Tensor, " prefix"], views: Sequence[View]) -> SharedPrefix:
         """Run what all texts begin with, as far up as the views read."""

@@ -6,8 +6,6 @@ vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), u
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from tqdm import tqdm
 from transformers import PretrainedConfig as HubConfig
 from transformers import PreTrainedTokenizerBase
@@ -23,18 +20,17 @@ from transformers import PreTrainedTokenizerBase
 from dec2vec import artifacts
 from dec2vec.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
-from dec2vec.batching import Chunk, deduplicate, pad, plan
+from dec2vec.chunked_forward import ChunkedForward
+from dec2vec.echo import EchoTokenizer
 from dec2vec.embedder import Embedder
 from dec2vec.ensembles import Ensemble, get_ensemble
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View, resolve_layer
 from dec2vec.prompts import NORMALIZERS, Prompt, Side
-from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
 
-logger = logging.getLogger(__name__)
 WINDOW = 65_536
 """Texts tokenised and length-sorted together: bounds the ids held in memory."""
 ENSEMBLE_WINDOW = 4096
@@ -129,7 +125,9 @@ class Encoder:
         """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
         return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
 
-    def _wrap(self, prompt: Prompt) -> PromptTokenizer:
+    def _wrap(self, prompt: Prompt) -> PromptTokenizer | EchoTokenizer:
+        if prompt.repeat is not None:
+            return EchoTokenizer(self.tokenizer, prompt, self.config.max_length)
         return PromptTokenizer(self.tokenizer, prompt, self.config.max_length, self.config.tokenization)
 
     def _normalized(self, texts: Sequence[str]) -> list[str]:
@@ -215,7 +213,9 @@ class Encoder:
         """A window of texts: as it comes from a single prompt, whole from an ensemble."""
 
         def stream(member: Prompt) -> Iterator[Part]:
-            for rows, vectors in self._iter_ids(self._wrap(member)(texts), views, batch_tokens):
+            wrap = self._wrap(member)
+            forward = ChunkedForward(self.embedder, views, wrap.starts, batch_tokens, self.share_prefix)
+            for rows, vectors in forward(wrap(texts)):
                 bar.update(len(rows))
                 yield rows, vectors
 
@@ -229,73 +229,6 @@ class Encoder:
         backbone: Any = self.embedder.backbone
         row_bytes = 4 * len(views) * int(backbone.config.get_text_config().hidden_size)
         return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // row_bytes))
-
-    def _iter_ids(self, ids: Sequence[Sequence[int]], views: Sequence[View], batch_tokens: int) -> Iterator[Part]:
-        unique, inverse = deduplicate(ids)
-        order = np.argsort(inverse, kind="stable")
-        starts = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
-        groups = plan([len(row) for row in unique], batch_tokens)
-        prefix = self._shared_prefix(unique, views) if self.share_prefix else None
-        own = unique if prefix is None else [row[prefix.length :] for row in unique]
-        # longest first: if memory is short it shows at once, and the time left is not underestimated
-        for group in reversed(groups):
-            vectors = self._embed(pad(own, group), views, prefix)
-            counts = [starts[row + 1] - starts[row] for row in group]
-            rows = np.concatenate([order[starts[row] : starts[row + 1]] for row in group])
-            yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
-
-    @torch.no_grad()
-    def _shared_prefix(self, ids: Sequence[Sequence[int]], views: Sequence[View]) -> SharedPrefix | None:
-        """The beginning of all texts, read once; None where there is little to gain."""
-        shared = common_prefix(ids) if len(ids) > 1 else []
-        if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(views)) == 0:
-            return None
-        if not can_share(self.embedder.backbone):
-            logger.info("%s: its prompt is computed anew for each text", self.config.name_or_path)
-            return None
-        with _evaluating(self.embedder):
-            return self.embedder.read_prefix(torch.tensor(shared, device=self.device), views)
-
-    @torch.no_grad()
-    def _embed(self, chunk: Chunk, views: Sequence[View], prefix: SharedPrefix | None) -> list[Vectors]:
-        """Pooled vectors of a chunk; when memory runs out, of its two halves."""
-        try:
-            moved = chunk.to(self.device)
-            with _evaluating(self.embedder):
-                found = self.embedder(moved.input_ids, moved.lengths, views, prefix)
-            return [pooled.cpu().numpy() for pooled in found]
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
-                raise
-        halves = [self._embed(half, views, prefix) for half in _halves(chunk)]
-        return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout; training goes on afterwards as it was."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
-def _halves(chunk: Chunk) -> list[Chunk]:
-    middle = len(chunk.lengths) // 2
-    parts = (slice(None, middle), slice(middle, None))
-    return [
-        Chunk(chunk.rows[part], chunk.input_ids[part, : int(chunk.lengths[part].max())], chunk.lengths[part])
-        for part in parts
-    ]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """The CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _check_length(config: ModelConfig, decoder: HubConfig) -> None:

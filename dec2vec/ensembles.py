@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import ENSEMBLE_NAMES, SLOT, Prompt, Side, get_prompt, template_prompt
+from dec2vec.prompts import ENSEMBLE_NAMES, SLOT, Prompt, Side, echo_prompt, get_prompt, template_prompt
 from dec2vec.templates import METAEOL, PUBLISHED
 
 UNIT = "+unit"
@@ -31,10 +31,12 @@ class Ensemble:
 
 
 def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
-    """What `spec` means to an encoder: `get_prompt`'s single prompt, or an ensemble by name.
+    """What `spec` means to an encoder: `get_prompt`'s single prompt, `echo`, or an ensemble by name.
 
     UserError for what is neither, and for members that the ensemble does not have.
     """
+    if spec == "echo":
+        return Ensemble((echo_prompt(task, side),))
     name, _, chosen = spec.removesuffix(UNIT).partition(":")
     if name not in ENSEMBLE_NAMES or SLOT in spec:
         return Ensemble((get_prompt(spec, task, side),))

@@ -11,7 +11,7 @@ from dec2vec.config import STRICT
 from dec2vec.ensembles import default_layer
 from dec2vec.prompts import TextNormalization
 
-PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "max"]
+PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "first_last_static", "max"]
 
 
 @dataclass(frozen=True, config=STRICT)

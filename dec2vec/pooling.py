@@ -26,9 +26,11 @@ class View:
 
     pooling: PoolingName
     layer: int | float
+    norm: bool = False
+    """Inner hidden states go through the decoder's final norm first, which the last one has been through."""
 
     def __str__(self) -> str:
-        return f"{self.pooling}@{self.layer}"
+        return f"{self.pooling}@{self.layer}{'+norm' * self.norm}"
 
 
 def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:
@@ -36,31 +38,41 @@ def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
-def last(states: States, lengths: Lengths) -> Pooled:
+def pooled_tokens(lengths: Lengths, starts: Lengths | None, time: int) -> Bool[Tensor, "batch time"]:
+    """True where a position is real and not before its row's start."""
+    real = real_tokens(lengths, time)
+    if starts is None:
+        return real
+    return real & (torch.arange(time, device=lengths.device) >= starts[:, None])
+
+
+def last(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
     """State of the last real token: EOS, or the end of an EOL prompt."""
     return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
 
 
-def mean(states: States, lengths: Lengths) -> Pooled:
+def mean(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
     """Mean of the real tokens' states."""
-    mask = real_tokens(lengths, states.shape[1])[..., None].to(states.dtype)
-    return (states * mask).sum(1) / lengths[:, None].to(states.dtype)
+    mask = pooled_tokens(lengths, starts, states.shape[1])[..., None].to(states.dtype)
+    counts = lengths if starts is None else lengths - starts
+    return (states * mask).sum(1) / counts[:, None].to(states.dtype)
 
 
-def weighted_mean(states: States, lengths: Lengths) -> Pooled:
-    """Mean weighted by position 1..n (SGPT, Muennighoff 2022): later tokens have read more."""
+def weighted_mean(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
+    """Mean weighted by position 1..n from the start (SGPT, Muennighoff 2022): later tokens have read more."""
     positions = torch.arange(1, states.shape[1] + 1, device=states.device)
-    weights = (positions * real_tokens(lengths, states.shape[1])).to(states.dtype)
+    counted = positions if starts is None else positions - starts[:, None]
+    weights = (counted * pooled_tokens(lengths, starts, states.shape[1])).to(states.dtype)
     return (states * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
 
 
-def maximum(states: States, lengths: Lengths) -> Pooled:
+def maximum(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
     """Largest value of each dimension over the real tokens."""
-    mask = real_tokens(lengths, states.shape[1])[..., None]
+    mask = pooled_tokens(lengths, starts, states.shape[1])[..., None]
     return states.masked_fill(~mask, -torch.inf).amax(1)
 
 
-_SINGLE_LAYER: dict[PoolingName, Callable[[States, Lengths], Pooled]] = {
+_SINGLE_LAYER: dict[PoolingName, Callable[[States, Lengths, Lengths | None], Pooled]] = {
     "last": last,
     "mean": mean,
     "weighted_mean": weighted_mean,
@@ -79,23 +91,36 @@ def resolve_layer(layer: int | float, layer_count: int) -> int:
     return layer % (layer_count + 1)
 
 
+_FIRST: dict[PoolingName, int] = {"first_last": 1, "first_last_static": 0}
+"""Poolings that average two layers, and the lower of them."""
+
+
 def layers_of(view: View, layer_count: int) -> set[int]:
-    """Indices of the hidden states that a view reads."""
+    """Indices of the hidden states that a view reads; UserError for a norm with nothing to do."""
     chosen = resolve_layer(view.layer, layer_count)
-    return {1, chosen} if view.pooling == "first_last" else {chosen}
+    layers = {chosen, _FIRST.get(view.pooling, chosen)}
+    if view.norm and layers == {layer_count}:
+        raise UserError(f"view {view}: the last layer has been through the final norm already; leave +norm out")
+    return layers
 
 
-def pool(hidden_states: Mapping[int, States], lengths: Lengths, view: View, layer_count: int) -> Pooled:
+def pool(
+    hidden_states: Mapping[int, States], lengths: Lengths, view: View, layer_count: int, starts: Lengths | None = None
+) -> Pooled:
     """Read one view. `hidden_states[0]` is the embedding layer's output, `[layer_count]` comes after the final norm.
 
-    first_last averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening
-    paper means) and of the view's layer.
+    `first_last` averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening paper
+    means) and of the view's layer; `first_last_static` takes `hidden_states[0]` instead, as early SimCSE code did.
+    Tokens before a row's start are not pooled (None: from the first on).
     """
     index = resolve_layer(view.layer, layer_count)
     chosen = hidden_states[index].float()
-    if view.pooling != "first_last":
-        return _SINGLE_LAYER[view.pooling](chosen, lengths)
-    first = hidden_states[1].float()
+    if view.pooling not in _FIRST:
+        return _SINGLE_LAYER[view.pooling](chosen, lengths, starts)
+    low = _FIRST[view.pooling]
+    first = hidden_states[low].float()
     if first.shape != chosen.shape:
-        raise UserError(f"pooling first_last: layers 1 and {index} differ in width; use another pooling or layer")
-    return (mean(first, lengths) + mean(chosen, lengths)) / 2
+        raise UserError(
+            f"pooling {view.pooling}: layers {low} and {index} differ in width; use another pooling or layer"
+        )
+    return (mean(first, lengths, starts) + mean(chosen, lengths, starts)) / 2

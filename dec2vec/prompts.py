@@ -26,6 +26,8 @@ class Prompt:
     append_eos: bool = True
     default_layer: int = -1
     """Layer of the publication; a fair comparison still sweeps layers on dev."""
+    repeat: str | None = None
+    """What stands between two copies of the text, of which the second is pooled; None: one copy."""
 
 
 def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
@@ -38,7 +40,7 @@ _TEMPLATES = {name: template_prompt(name, *published) for name, published in PUB
 PROMPT_NAMES = ("bare", *_TEMPLATES, "instruct")
 """Prompts of one text in one template: a decoder can be trained and exported with them."""
 ENSEMBLE_NAMES = ("metaeol", "ck")
-ENCODER_NAMES = ENSEMBLE_NAMES
+ENCODER_NAMES = (*ENSEMBLE_NAMES, "echo")
 """Readings that only an encoder can do; see `ensembles`."""
 _ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
 
@@ -57,6 +59,16 @@ def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
     if spec in _TEMPLATES:
         return _TEMPLATES[spec]
     return _own_template(spec)
+
+
+def echo_prompt(task: str, side: Side = "query") -> Prompt:
+    """Echo (Springer et al. 2024): the tokens of the second copy, and the EOS behind it, have read the whole text.
+
+    `last` reads the EOS; mean, weighted mean and max go over the second copy and the EOS.
+    """
+    if side == "document":
+        return Prompt("echo", prefix="Document:", repeat="\nDocument again:")
+    return Prompt("echo", prefix=f"Instruct:{task},\nQuery:", repeat="\nQuery again:")
 
 
 def _own_template(spec: str) -> Prompt:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dec2vec.errors import UserError
@@ -38,7 +40,7 @@ class PromptTokenizer:
         self.max_length = max_length
         self._bos = leading_specials(tokenizer)
         self._joint_suffix = prompt.suffix if tokenization == "joint" else ""
-        tail = [] if tokenization == "joint" else self._plain([prompt.suffix])[0]
+        tail = [] if tokenization == "joint" else plain_ids(tokenizer, [prompt.suffix])[0]
         self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos
         self._check_room()
 
@@ -52,14 +54,12 @@ class PromptTokenizer:
                 bodies[row] = self._cut(texts[row], body, room)
         return [self._checked(self._bos + body + self._tail) for body in bodies]
 
-    def _wrapped(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._plain([self.prompt.prefix + text + self._joint_suffix for text in texts])
+    def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch] | None:
+        """First pooled position of rows of these lengths; None where pooling reads the whole row."""
+        return None
 
-    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+    def _wrapped(self, texts: Sequence[str]) -> list[list[int]]:
+        return plain_ids(self.tokenizer, [self.prompt.prefix + text + self._joint_suffix for text in texts])
 
     def _cut(self, text: str, body: list[int], room: int) -> list[int]:
         """Shorten until prompt and text fit.
@@ -69,7 +69,7 @@ class PromptTokenizer:
         """
         if not self._joint_suffix:
             return body[:room]
-        kept = len(self._plain([text])[0]) - (len(body) - room)
+        kept = len(plain_ids(self.tokenizer, [text])[0]) - (len(body) - room)
         while kept > 0:
             shorter = text[: self._character_end(text, kept)]
             body = self._wrapped([shorter])[0]
@@ -100,6 +100,14 @@ class PromptTokenizer:
                 f"max_length {self.max_length}: the prompt {self.prompt.name!r} alone takes {empty} tokens; "
                 f"set --model.max_length above {empty}"
             )
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text alone, without the tokenizer's own special tokens."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -59,7 +59,7 @@ def test_another_prefix_gives_other_vectors(tmp_path: Path) -> None:
     ids = torch.tensor([[5, 6, 7]])
     first, second = (
         encoder.embedder(
-            ids, torch.tensor([3]), VIEWS[2:3], encoder.embedder.read_prefix(torch.tensor(start), VIEWS[2:3])
+            ids, torch.tensor([3]), VIEWS[2:3], None, encoder.embedder.read_prefix(torch.tensor(start), VIEWS[2:3])
         )
         for start in ([9, 10, 11, 12], [9, 10, 11, 13])
     )
@@ -73,7 +73,7 @@ def test_sliding_windows_fall_back(tmp_path: Path, caplog: pytest.LogCaptureFixt
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     encoder = load(tmp_path)
-    with caplog.at_level(logging.INFO, "dec2vec.encoder"):
+    with caplog.at_level(logging.INFO, "dec2vec.chunked_forward"):
         whole = encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
     assert "computed anew for each text" in caplog.text
     encoder.share_prefix = False

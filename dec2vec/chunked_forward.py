@@ -1,0 +1,106 @@
+"""Token ids -> pooled vectors, a length-sorted chunk at a time: equal texts once, their common beginning once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from dec2vec.averaging import Part, Vectors
+from dec2vec.batching import Chunk, deduplicate, pad, plan
+from dec2vec.embedder import Embedder
+from dec2vec.pooling import Lengths, View
+from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+
+Starts = Callable[[Lengths], Lengths | None]
+"""First pooled position of rows of the given lengths; None where pooling reads them from their first token."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkedForward:
+    """How ids go through an embedder. `share_prefix` off is the plain way, which sharing is proved equal to."""
+
+    embedder: Embedder
+    views: Sequence[View]
+    starts: Starts
+    batch_tokens: int
+    share_prefix: bool = True
+
+    def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
+        """(rows, vectors of each view), in no particular order; every row comes once."""
+        unique, inverse = deduplicate(ids)
+        order = np.argsort(inverse, kind="stable")
+        edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
+        groups = plan([len(row) for row in unique], self.batch_tokens)
+        prefix = self._prefix(unique) if self.share_prefix else None
+        own = unique if prefix is None else [row[prefix.length :] for row in unique]
+        # longest first: if memory is short it shows at once, and the time left is not underestimated
+        for group in reversed(groups):
+            vectors = self._embed(pad(own, group), prefix)
+            counts = [edges[row + 1] - edges[row] for row in group]
+            rows = np.concatenate([order[edges[row] : edges[row + 1]] for row in group])
+            yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
+
+    @torch.no_grad()
+    def _prefix(self, ids: Sequence[Sequence[int]]) -> SharedPrefix | None:
+        """The beginning of all texts, read once; None where there is little to gain."""
+        shared = common_prefix(ids) if len(ids) > 1 else []
+        if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(self.views)) == 0:
+            return None
+        if not can_share(self.embedder.backbone):
+            logger.info("this decoder can't share a prompt between texts: it is computed anew for each text")
+            return None
+        with _evaluating(self.embedder):
+            return self.embedder.read_prefix(torch.tensor(shared, device=self._device), self.views)
+
+    @torch.no_grad()
+    def _embed(self, chunk: Chunk, prefix: SharedPrefix | None) -> list[Vectors]:
+        """Pooled vectors of a chunk; when memory runs out, of its two halves."""
+        try:
+            moved = chunk.to(self._device)
+            whole = moved.lengths if prefix is None else moved.lengths + prefix.length
+            with _evaluating(self.embedder):
+                found = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(whole), prefix)
+            return [pooled.cpu().numpy() for pooled in found]
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
+                raise
+        halves = [self._embed(half, prefix) for half in _halves(chunk)]
+        return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.embedder.parameters()).device
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout; training goes on afterwards as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _halves(chunk: Chunk) -> list[Chunk]:
+    middle = len(chunk.lengths) // 2
+    parts = (slice(None, middle), slice(middle, None))
+    return [
+        Chunk(chunk.rows[part], chunk.input_ids[part, : int(chunk.lengths[part].max())], chunk.lengths[part])
+        for part in parts
+    ]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
