@@ -11,8 +11,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
+from eval.choose import SweepPoint
 from eval.overlap import Overlap
 from eval.results import AVERAGE, Comparison, Result
+from eval.systems import TRANSDUCTIVE
 
 SIMILAR, DISSIMILAR = 0.8, 0.2
 """Shares of a task's score range from which on, and up to which, a pair is similar and dissimilar."""
@@ -29,7 +31,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """`provenance`, `results` and `overlap` are report.json; the rest is drawn from the same figures."""
+    """`provenance`, `results`, `overlap` and `sweep` are report.json; the rest is drawn from the same figures."""
 
     provenance: Mapping[str, object]
     results: Sequence[Result]
@@ -39,6 +41,8 @@ class Report:
     """The untuned row that is the tuned encoder without its adapter."""
     dev: str
     tests: Sequence[str]
+    sweep: Sequence[SweepPoint] = ()
+    """Every candidate that was judged on dev, for plots of quality by layer and by k."""
     histograms: Sequence[Histogram] = ()
 
     @cached_property
@@ -63,7 +67,7 @@ class Report:
     @cached_property
     def highlights(self) -> list[str]:
         """For a terminal: tuned rows, the best untuned on dev and test, the encoder without its adapter."""
-        untuned = [name for name in self.systems if not is_tuned(name)]
+        untuned = [name for name in self.systems if not is_tuned(name) and not is_transductive(name)]
         on_dev = sorted(untuned, key=lambda name: -_sortable(self.result(name, self.dev).value))
         wanted = {*untuned[:1], *on_dev[:3], self.reference}
         return [name for name in self.systems if is_tuned(name) or name in wanted]
@@ -74,18 +78,38 @@ def is_tuned(system: str) -> bool:
     return system.startswith("tuned/")
 
 
+def is_transductive(system: str) -> bool:
+    """Rows whose post-processing saw the test sentences: shown, never called the best."""
+    return system.endswith(TRANSDUCTIVE)
+
+
 def _sortable(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
 def to_json(report: Report) -> str:
-    """Provenance, results, overlap. A figure that does not exist is null, as JSON has no nan."""
+    """Provenance, results, overlap, sweep. A figure that does not exist is null, as JSON has no nan."""
     tree = {
         "provenance": dict(report.provenance),
         "results": [{key: _finite(value) for key, value in asdict(result).items()} for result in report.results],
         "overlap": [asdict(overlap) for overlap in report.overlap],
+        "sweep": [_sweep_row(point) for point in report.sweep],
     }
     return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _sweep_row(point: SweepPoint) -> dict[str, object]:
+    """`k` is the width of the vectors; `value` the Spearman correlation on dev over all pairs."""
+    system = point.system
+    return {
+        "run": system.run,
+        "prompt": system.prompt,
+        "pooling": system.view.pooling,
+        "layer": system.view.layer,
+        "post": system.post or "raw",
+        "k": point.k,
+        "value": _finite(point.dev_score),
+    }
 
 
 def _finite(value: object) -> object:
@@ -106,7 +130,8 @@ def headline(report: Report) -> list[str]:
     found = report.comparison
     where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
     if found is None:
-        top = max(report.systems, key=lambda name: _sortable(report.result(name, report.dev).value))
+        honest = [name for name in report.systems if not is_transductive(name)]
+        top = max(honest, key=lambda name: _sortable(report.result(name, report.dev).value))
         score = report.result(top, AVERAGE)
         return [
             f"Best on {report.dev}: {top}, with {hundred(score.value)}"

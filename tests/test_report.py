@@ -52,7 +52,7 @@ def report(config: EvalConfig) -> Report:
 
 def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> None:
     tree = json.loads(to_json(report))
-    assert list(tree) == ["provenance", "results", "overlap"]
+    assert list(tree) == ["provenance", "results", "overlap", "sweep"]
     for row in tree["results"]:
         assert list(row) == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1
@@ -163,7 +163,7 @@ def test_the_page_fetches_nothing_and_escapes_prompts(report: Report, tmp_path: 
 
 
 def test_a_table_without_anything_tuned(config: EvalConfig, tmp_path: Path) -> None:
-    lone = replace(config, tests=config.tests[:1], systems=replace(config.systems, whiten=False, poolings=("last",)))
+    lone = replace(config, tests=config.tests[:1], systems=replace(config.systems, post=("raw",), poolings=("last",)))
     report = evaluate(lone, base=FakeEncoder(), tuned={}, progress=False)
     assert report.comparison is report.reference is None
     assert report.columns == ["test3"]
