@@ -104,6 +104,16 @@ class Encoder:
         """Where the weights are."""
         return next(self.embedder.parameters()).device
 
+    def output_embeddings(self) -> Vectors:
+        """The LM head (vocabulary, d) of a decoder that ties it to its input embeddings; UserError for others."""
+        backbone: Any = self.embedder.backbone
+        if not backbone.config.get_text_config().tie_word_embeddings:
+            raise UserError(
+                f"model {self.config.name_or_path}: its LM head is not tied to the input embeddings and is not loaded; "
+                "leave embfilter out of systems.post"
+            )
+        return np.asarray(backbone.get_input_embeddings().weight.detach().float().cpu().numpy())
+
     @property
     def dimension(self) -> int:
         """Length of the vectors of `encode`."""

@@ -1,4 +1,4 @@
-"""Whitening of raw sentence vectors (Su et al. 2021): `y = (x - mean) @ kernel`, then cosine.
+"""Whitening of raw sentence vectors (Su et al. 2021) and its soft relatives: `y = (x - mean) @ kernel`, then cosine.
 
 `kernel = (U / sqrt(L))[:, :k]` for the covariance `U diag(L) U^T` in descending order, so that truncating
 columns keeps the directions of highest variance. Moments are streamed in float64: decoder states have a large
@@ -8,25 +8,25 @@ common mean, and `E[x x^T] - mean mean^T` in float32 loses the covariance. Fit o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from dec2vec.affine import Affine, Basis, Facts, Provenance
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes, refuse_pickle
-
-Provenance = dict[str, str | int | float]
 
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue: below it a "variance" is rounding noise
 CONSTANT_TOLERANCE = 1e-10  # total standard deviation over the norm of the mean: float32 states hold no less
 WELL_ABOVE = 10  # n >= 10 d needs no shrinkage
 FORMAT = "dec2vec-whitening-1"
+
+Shrinkage = Literal["auto", "oas"] | float
 
 
 class Moments:
@@ -78,24 +78,29 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class Whitening:
-    """One affine layer with a memory of where it comes from."""
+class Spectrum:
+    """Directions of a cloud of vectors by descending variance: every kernel below scales them."""
 
-    mean: Float64[np.ndarray, " dim"]
-    kernel: Float64[np.ndarray, "dim k"]
-    provenance: Provenance = field(default_factory=dict)
+    n: int
+    basis: Basis
+    variances: Float64[np.ndarray, " dim"]
+
+    @classmethod
+    def of(cls, moments: Moments) -> Spectrum:
+        """Refuses fewer than two sentences and vectors that are all equal."""
+        refuse_constant(moments)
+        values, vectors = _descending_eigh(moments.covariance)
+        return cls(moments.n, Basis(moments.mean.copy(), vectors), values)
 
     @property
-    def dimension(self) -> int:
-        """Width of the output, k."""
-        return int(self.kernel.shape[1])
+    def rank(self) -> int:
+        """Directions whose variance is more than rounding noise."""
+        return _rank(self.variances)
 
-    def apply(self, x: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows k"]:
-        """Whitened, not normalised: the caller takes cosines. Centred in float64, the mean being large."""
-        if x.ndim != 2 or x.shape[1] != self.mean.shape[0]:
-            raise UserError(f"vectors of shape {x.shape} do not fit a whitening of {self.mean.shape[0]} dimensions")
-        whitened: Float32[np.ndarray, "rows k"] = ((x.astype(np.float64) - self.mean) @ self.kernel).astype(np.float32)
-        return whitened
+
+@dataclass(frozen=True, eq=False)
+class Whitening(Affine):
+    """The affine map that goes into a model's folder."""
 
     def truncated(self, k: int) -> Whitening:
         """The first k directions: equal to fitting with this k."""
@@ -131,72 +136,116 @@ class Whitening:
             raise UserError(f"{path} is not a whole safetensors whitening file ({error}): write it again") from error
 
 
-def oas_shrinkage(covariance: Float64[np.ndarray, "dim dim"], n: int) -> float:
-    """Oracle approximating shrinkage (Chen et al. 2010, as scikit-learn reads eq. 23): two traces suffice."""
-    dimension = covariance.shape[0]
-    mean_square = float((covariance**2).sum()) / dimension**2
-    mean_variance = float(np.trace(covariance)) / dimension
+def oas_shrinkage(variances: Float64[np.ndarray, " dim"], n: int) -> float:
+    """Oracle approximating shrinkage (Chen et al. 2010, as scikit-learn reads eq. 23): eigenvalues suffice."""
+    dimension = len(variances)
+    mean_square = float((variances**2).sum()) / dimension**2
+    mean_variance = float(variances.mean())
     denominator = (n + 1) * (mean_square - mean_variance**2 / dimension)
     return 1.0 if denominator <= 0 else min(1.0, (mean_square + mean_variance**2) / denominator)
 
 
 def fit_whitening(
-    moments: Moments,
+    moments: Moments | Spectrum,
     k: int | None = None,
-    shrinkage: Literal["auto"] | float = "auto",
+    shrinkage: Shrinkage = "auto",
     skip_top: int = 0,
-    provenance: Mapping[str, str | int | float] | None = None,
+    provenance: Facts | None = None,
 ) -> Whitening:
     """Kernel of the first k directions after `skip_top` (nuisance directions of some decoders).
 
-    The covariance becomes `(1 - rho) S + rho tr(S)/d I`; "auto" is rho = 0 where n >= 10 d and OAS elsewhere.
-    With rho = 0 k is cut to the numerical rank, and n <= k + 1 is refused: at k = n - 1 every pair of fitted
-    points has the cosine -1/(n-1), whatever it says.
+    The covariance becomes `(1 - rho) S + rho tr(S)/d I`; "auto" is rho = 0 where n >= 10 d and OAS elsewhere, "oas"
+    is OAS everywhere. With rho = 0 k is cut to the numerical rank, and n <= k + 1 is refused: at k = n - 1 every pair
+    of fitted points has the cosine -1/(n-1), whatever it says.
     """
-    n, dimension = moments.n, moments.dimension
-    covariance = moments.covariance
-    _refuse_constant(moments, covariance)
+    spectrum = moments if isinstance(moments, Spectrum) else Spectrum.of(moments)
+    scales, facts = whitening_scales(spectrum, k, shrinkage, skip_top)
+    return Whitening(spectrum.basis.mean, spectrum.basis.kernel(scales), {**(provenance or {}), **facts})
+
+
+def whitening_scales(
+    spectrum: Spectrum, k: int | None = None, shrinkage: Shrinkage = "auto", skip_top: int = 0
+) -> tuple[Float64[np.ndarray, " dim"], Provenance]:
+    """`fit_whitening` as scales of the spectrum's directions (0: dropped), with the facts of the fit."""
+    n, dimension = spectrum.n, len(spectrum.variances)
     if not 0 <= skip_top < dimension or not 1 <= (dimension - skip_top if k is None else k) <= dimension - skip_top:
         raise UserError(
             f"k = {k} with skip_top = {skip_top} does not fit {dimension} dimensions: 1 <= k <= d - skip_top"
         )
-    rho = _shrinkage(covariance, n, shrinkage)
+    rho = _shrinkage(spectrum.variances, n, shrinkage)
     wanted = dimension - skip_top if k is None else k
-    if rho == 0.0 and n <= skip_top + wanted + 1:
-        raise UserError(
-            f"whitening to k = {wanted} from {n} sentences is degenerate: "
-            "give more sentences, a smaller k, or shrinkage auto"
-        )
-    values, vectors = _descending_eigh(covariance)
-    shrunk = (1.0 - rho) * values + rho * values.mean()
-    rank = int((shrunk > RANK_TOLERANCE * shrunk[0]).sum())
+    if rho == 0.0:
+        _refuse_degenerate(n, skip_top + wanted, wanted)
+    shrunk = (1.0 - rho) * spectrum.variances + rho * spectrum.variances.mean()
+    rank = _rank(shrunk)
     if rank <= skip_top:
         raise UserError(f"the sentences vary in {rank} directions only and skip_top drops {skip_top} of them")
-    stop = min(skip_top + wanted, rank)
-    kept = shrunk[skip_top:stop]
+    kept = slice(skip_top, min(skip_top + wanted, rank))
+    scales = np.zeros(dimension)
+    scales[kept] = 1.0 / np.sqrt(shrunk[kept])
     facts: Provenance = {
         "n": n,
         "d": dimension,
-        "k": len(kept),
+        "k": len(shrunk[kept]),
         "rho": rho,
         "skip_top": skip_top,
         "rank": rank,
     }
-    facts["condition_number"] = float(kept[0] / kept[-1])
-    return Whitening(moments.mean.copy(), vectors[:, skip_top:stop] / np.sqrt(kept), {**(provenance or {}), **facts})
+    facts["condition_number"] = float(shrunk[kept][0] / shrunk[kept][-1])
+    return scales, facts
 
 
-def _refuse_constant(moments: Moments, covariance: Float64[np.ndarray, "dim dim"]) -> None:
-    spread = float(np.sqrt(np.trace(covariance)))
+def soft_scales(
+    spectrum: Spectrum, k: int | None = None, *, power: float, ridge: float = 0.0
+) -> tuple[Float64[np.ndarray, " dim"], Provenance]:
+    """Scales `(L + ridge mean(L))^(-power/2)` of the first k directions, with the facts of the fit.
+
+    Power 0 is PCA without scaling, power 1 with ridge 0 whitening, power 1 with a ridge soft ZCA (Diera et al. 2024)
+    read in the PCA basis, where cosines are the same. Without a ridge, whitening's limits hold for any power above 0.
+    """
+    dimension = len(spectrum.variances)
+    wanted = dimension if k is None else k
+    if not 0.0 <= power <= 1.0 or ridge < 0.0 or not 1 <= wanted <= dimension:
+        raise UserError(
+            f"soft whitening: power {power}, ridge {ridge}, k {k}; power lies in 0..1, ridge is not negative, "
+            f"k lies in 1..{dimension}"
+        )
+    is_noisy = power > 0.0 and ridge == 0.0
+    if is_noisy:
+        _refuse_degenerate(spectrum.n, wanted, wanted)
+    softened = spectrum.variances + ridge * spectrum.variances.mean()
+    stop = min(wanted, spectrum.rank) if is_noisy else wanted
+    scales = np.zeros(dimension)
+    scales[:stop] = softened[:stop] ** (-power / 2)
+    return scales, {"n": spectrum.n, "d": dimension, "k": stop, "power": power, "ridge": ridge, "rank": spectrum.rank}
+
+
+def refuse_constant(moments: Moments) -> None:
+    """One line where nothing varies: centred vectors would be rounding noise."""
+    spread = float(np.sqrt(np.trace(moments.covariance)))
     if spread <= CONSTANT_TOLERANCE * float(np.linalg.norm(moments.mean)) or spread == 0.0:
-        raise UserError(f"all {moments.n} vectors are equal, nothing to whiten: check the pooling, layer and prompt")
+        raise UserError(f"all {moments.n} vectors are equal, nothing to fit: check the pooling, layer and prompt")
 
 
-def _shrinkage(covariance: Float64[np.ndarray, "dim dim"], n: int, shrinkage: Literal["auto"] | float) -> float:
+def _refuse_degenerate(n: int, directions: int, k: int) -> None:
+    if n <= directions + 1:
+        raise UserError(
+            f"whitening to k = {k} from {n} sentences is degenerate: "
+            "give more sentences, a smaller k, or shrinkage auto"
+        )
+
+
+def _rank(variances: Float64[np.ndarray, " dim"]) -> int:
+    return int((variances > RANK_TOLERANCE * variances[0]).sum())
+
+
+def _shrinkage(variances: Float64[np.ndarray, " dim"], n: int, shrinkage: Shrinkage) -> float:
     if shrinkage == "auto":
-        return oas_shrinkage(covariance, n) if n < WELL_ABOVE * covariance.shape[0] else 0.0
+        return oas_shrinkage(variances, n) if n < WELL_ABOVE * len(variances) else 0.0
+    if shrinkage == "oas":
+        return oas_shrinkage(variances, n)
     if not 0.0 <= shrinkage <= 1.0:
-        raise UserError(f"shrinkage must be auto or a number in 0..1, got {shrinkage}")
+        raise UserError(f"shrinkage must be auto, oas or a number in 0..1, got {shrinkage}")
     return float(shrinkage)
 
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config import STRICT
 from dec2vec.model_config import ModelConfig, PoolingName
 
+PostName = Literal[
+    "raw",
+    "centre",
+    "standardise",
+    "abtt",
+    "pca",
+    "whiten",
+    "shrunk_whiten",
+    "soft_whiten",
+    "embfilter",
+    "random",
+    "truncate",
+]
+
 
 @dataclass(frozen=True, config=STRICT)
 class SystemsConfig:
-    """The untuned systems: every prompt with every pooling, raw and whitened."""
+    """The untuned systems: every prompt with every pooling and every post-processing."""
 
     prompts: tuple[str, ...] = ("bare", "prompteol", "pretended_cot", "knowledge_enhancement", "instruct")
     """Prompt names or templates with one {text}."""
@@ -22,10 +36,13 @@ class SystemsConfig:
     """Poolings tried with each prompt."""
     layers: tuple[int | float, ...] = ()
     """Candidate layers; empty means all up to 12, else 12 spread evenly, always with -1 and -2."""
-    whiten: bool = True
-    """Also whiten each system."""
+    post: Annotated[tuple[PostName, ...], MinLen(1)] = ("raw", "whiten")
+    """Post-processings, each a row with its own layer and strength: raw, centre, standardise, abtt, pca, whiten,
+    shrunk_whiten, soft_whiten, embfilter, random, truncate."""
     dimensions: tuple[int, ...] = ()
-    """Candidate k of the whitening; empty means d, 3d/4, d/2, d/3, d/4, d/8."""
+    """Candidate k of the post-processings that have one; empty means d, 3d/4, d/2, d/3, d/4, d/8."""
+    transductive: bool = False
+    """Also whiten each file with its own sentences: labelled rows that are never chosen."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,11 +54,11 @@ class EvalConfig:
     tuned: tuple[str, ...] = ()
     """Run folders (or exported adapters) to compare with it."""
     dev: str = ""
-    """Similarity file on which layer and k are chosen."""
+    """Similarity file on which layer and post-processing are chosen."""
     tests: tuple[str, ...] = ()
     """Similarity files that are reported on."""
     fit: tuple[str, ...] = ()
-    """Training-side text that whitening is fitted on: pair files or plain .txt."""
+    """Training-side text that post-processings are fitted on: pair files or plain .txt."""
     fit_sentences: Annotated[int, Ge(2)] = 8000
     """Sentences taken from `fit`."""
     systems: SystemsConfig = Field(default_factory=SystemsConfig)

@@ -57,7 +57,7 @@ def describe(
             "interval": "95 % percentile bootstrap over pairs",
             "resamples": config.bootstrap,
             "seed": config.seed,
-            "chosen": f"layer and k of every row, and both rows of the headline, on {tasks[0].name} only",
+            "chosen": f"layer and strength of every row, and both rows of the headline, on {tasks[0].name} only",
         },
         "choices": [_choice(item) for item in judged],
         "seconds": round(seconds, 1),
@@ -74,12 +74,13 @@ def _fit(config: EvalConfig, fit: FitText) -> dict[str, object]:
 
 
 def _choice(item: Judged) -> dict[str, object]:
-    whitening = item.choice.whitening
+    post = item.choice.post
     return {
         "system": item.system.name,
         "prompt": item.system.prompt,
         "pooling": item.system.view.pooling,
         "layer": item.system.view.layer,
-        "k": item.system.k,
-        "whitening": None if whitening is None else dict(whitening.provenance),
+        "post": item.system.post,
+        "k": item.choice.k,
+        "fit": None if post is None else dict(post.provenance),
     }

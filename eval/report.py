@@ -15,6 +15,7 @@ from eval.diagnostics import Confusion, PrecisionRecall, Scatter
 from eval.overlap import Overlap
 from eval.results import AVERAGE, Comparison, Result
 from eval.sweep import SweepPoint
+from eval.systems import TRANSDUCTIVE
 from eval.task_table import TaskTable
 
 SIMILAR, DISSIMILAR = 0.8, 0.2
@@ -84,7 +85,7 @@ class Report:
     @cached_property
     def highlights(self) -> list[str]:
         """For a terminal: tuned rows, the best untuned on dev and test, the encoder without its adapter."""
-        untuned = [name for name in self.systems if not is_tuned(name)]
+        untuned = [name for name in self.systems if not is_tuned(name) and not is_transductive(name)]
         on_dev = sorted(untuned, key=lambda name: -_sortable(self.result(name, self.dev).value))
         wanted = {*untuned[:1], *on_dev[:3], self.reference}
         return [name for name in self.systems if is_tuned(name) or name in wanted]
@@ -93,6 +94,11 @@ class Report:
 def is_tuned(system: str) -> bool:
     """By the name, which is all that report.json has."""
     return system.startswith("tuned/")
+
+
+def is_transductive(system: str) -> bool:
+    """Rows whose post-processing saw the test sentences: shown, never called the best."""
+    return system.endswith(TRANSDUCTIVE)
 
 
 def _sortable(value: float) -> float:
@@ -113,7 +119,8 @@ def headline(report: Report) -> list[str]:
     found = report.comparison
     where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
     if found is None:
-        top = max(report.systems, key=lambda name: _sortable(report.result(name, report.dev).value))
+        honest = [name for name in report.systems if not is_transductive(name)]
+        top = max(honest, key=lambda name: _sortable(report.result(name, report.dev).value))
         score = report.result(top, AVERAGE)
         return [
             f"Best on {report.dev}: {top}, with {hundred(score.value)}"

@@ -34,7 +34,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Result:
-    """One figure. Correlations lie in -1..1; `chosen_on` names the file that decided layer and k."""
+    """One figure. Correlations lie in -1..1; `chosen_on` names the file that decided layer and strength."""
 
     system: str
     task: str
@@ -139,7 +139,7 @@ def _judge_task(
 
 def _compare(judged: Sequence[Judged], figures: _Figures) -> Comparison | None:
     tuned = [item.choice for item in judged if item.system.is_tuned]
-    untuned = [item.choice for item in judged if not item.system.is_tuned]
+    untuned = [item.choice for item in judged if not item.system.is_tuned and not item.system.is_transductive]
     if not tuned or not untuned:
         return None
     ours, rival = best(tuned).system.name, best(untuned).system.name

@@ -19,10 +19,11 @@ from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
-from eval import overlap, training_text
+from eval import overlap, sweep, training_text
 from eval.choose import Choice, Material, choose, fixed
 from eval.clean import clean_results
 from eval.config import EvalConfig
+from eval.postprocess import FITTED
 from eval.provenance import describe
 from eval.report import DISSIMILAR, SIMILAR, Histogram, Report
 from eval.results import Judged, summarize
@@ -69,7 +70,9 @@ def evaluate(
         dev=dev,
         fit=[] if fit is None else fit.sentences,
         fit_hash="" if fit is None else fit.sha256,
+        posts=config.systems.post,
         dimensions=config.systems.dimensions,
+        transductive=config.systems.transductive,
         batch_tokens=config.batch_tokens,
         progress=progress,
     )
@@ -80,6 +83,8 @@ def evaluate(
         judged += _judge_tuned(setting, name, encoder)
         references.append(System(encoder.config.prompt, own_view(encoder)))
     judged += _judge_untuned(setting, _base_encoder(config) if base is None else base, references)
+    if not judged:
+        raise UserError(f"systems.post {list(config.systems.post)}: none can be made of these vectors; add raw")
     _refuse_doubles(judged)
     results, comparison = summarize(judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress)
     for run in config.tuned:
@@ -98,6 +103,7 @@ def evaluate(
         reference=None if reference is None else reference[1].system.name,
         dev=dev.name,
         tests=[task.name for task in tests],
+        sweep=sweep.points(item.choice for item in judged),
         histograms=_histograms(tests, reference),
     )
 
@@ -118,14 +124,17 @@ def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
 
 
 def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask]) -> FitText | None:
-    if not config.systems.whiten:
+    fitted = [post for post in config.systems.post if post in FITTED]
+    if not fitted:
         return None
     if not sources:
-        raise UserError("config error: fit: whitening needs training-side text (--fit FILE), or --systems.whiten false")
+        raise UserError(
+            f"config error: fit: {fitted[0]} needs training-side text (--fit FILE), or --systems.post without it"
+        )
     fit = sample_fit_text(sources, tasks, config.fit_sentences, config.seed)
     if len(fit.sentences) < 2:
         raise UserError(
-            f"fit: {len(fit.sentences)} sentences are left to fit whitening on; name more training-side text"
+            f"fit: {len(fit.sentences)} sentences are left to fit {fitted[0]} on; name more training-side text"
         )
     return fit
 
@@ -164,9 +173,12 @@ def _base_encoder(config: EvalConfig) -> TextEncoder:
 
 
 def _judge_tuned(setting: Setting, name: str, encoder: TextEncoder) -> list[Judged]:
-    """As it was trained to be read; only the k of its whitening is chosen."""
-    prompt = encoder.config.prompt
-    return _on_tests(setting, encoder, prompt, choose(encoder, prompt, [own_view(encoder)], setting.material, run=name))
+    """As it was trained to be read; only the strength of its post-processings is chosen."""
+    own = System(encoder.config.prompt, own_view(encoder), name)
+    choices = choose(encoder, own.prompt, [own.view], setting.material, run=name)
+    if "raw" not in setting.material.posts:
+        choices.insert(0, fixed(encoder, own, setting.material))
+    return _on_tests(setting, encoder, own.prompt, choices)
 
 
 def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[System]) -> list[Judged]:
@@ -215,6 +227,8 @@ def _usable(encoder: TextEncoder, views: Sequence[View], prompt: str) -> list[Vi
 def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequence[Choice]) -> list[Judged]:
     """One forward pass a text over all tests together, for the chosen views alone."""
     views = list(dict.fromkeys(choice.system.view for choice in choices))
+    if not views:
+        return []
     material = setting.material
     raw = encoder.encode_views(
         setting.test_texts,
@@ -225,9 +239,9 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
     )
     judged = []
     for choice in choices:
-        vectors = choice.vectors(raw[choice.system.view])
+        vectors = raw[choice.system.view]
         pairs = zip(setting.tests, setting.rows, strict=True)
-        cosines = {task.name: task.cosines(vectors[rows]) for task, rows in pairs}
+        cosines = {task.name: choice.cosines_on(task, vectors[rows]) for task, rows in pairs}
         judged.append(Judged(choice, {material.dev.name: choice.cosines, **cosines}))
     return judged
 

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from eval.choose import Choice, Contender
+from eval.postprocess import SIZED
+
 RAW = "raw"
 """`SweepPoint.post` of vectors as they are."""
 
@@ -23,8 +26,20 @@ class SweepPoint:
 
     @property
     def family(self) -> str:
-        """`whiten-64` with k = 64 is one of `whiten`."""
-        return self.post if self.k is None else self.post.removesuffix(f"-{self.k}")
+        """`whiten-64` is one of `whiten`."""
+        return self.post.partition("-")[0]
+
+
+def points(choices: Iterable[Choice]) -> list[SweepPoint]:
+    """Every contender of the untuned choices."""
+    return [_point(found) for choice in choices if not choice.system.is_tuned for found in choice.sweep]
+
+
+def _point(found: Contender) -> SweepPoint:
+    system, view = found.system, found.system.view
+    post = system.post or RAW
+    k = found.k if post.partition("-")[0] in SIZED else None
+    return SweepPoint(system.prompt, str(view.pooling), int(view.layer), post, k, found.dev_score)
 
 
 Curve = list[tuple[int, float]]

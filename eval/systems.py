@@ -1,4 +1,4 @@
-"""What is compared: an encoder read through a prompt, a pooling, a layer and perhaps a whitening."""
+"""What is compared: an encoder read through a prompt, a pooling, a layer and perhaps a post-processing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from eval.config import SystemsConfig
 LAYERS = 12
 """Candidate layers when none are named."""
 SHARES = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
-"""Candidate k of the whitening when none are named, as shares of d."""
+"""Candidate k of a post-processing when none are named, as shares of d."""
+TRANSDUCTIVE = "(transductive)"
+"""Ends the names of rows whose post-processing saw the sentences that it is judged on."""
 
 
 @runtime_checkable
@@ -71,22 +73,36 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class System:
-    """A row of the table. `run` is None for the untuned decoder; `k` is None for raw vectors."""
+    """A row of the table. `run` is None for the untuned decoder; `post` is None for raw vectors."""
 
     prompt: str
     view: View
     run: str | None = None
-    k: int | None = None
+    post: str | None = None
+    """Post-processing with its strength, such as whiten-128."""
 
     @property
     def name(self) -> str:
-        """`untuned/<prompt>/<pooling>@<layer>[+whiten-<k>]` or `tuned/<run>[+whiten-<k>]`."""
+        """`untuned/<prompt>/<pooling>@<layer>[+<post>]` or `tuned/<run>[+<post>]`."""
         reading = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
-        return reading if self.k is None else f"{reading}+whiten-{self.k}"
+        return reading if self.post is None else f"{reading}+{self.post}"
 
     @property
     def is_tuned(self) -> bool:
         return self.run is not None
+
+    @property
+    def is_transductive(self) -> bool:
+        """Shown for comparison with the literature, never chosen."""
+        return self.post is not None and self.post.endswith(TRANSDUCTIVE)
+
+
+@runtime_checkable
+class HasOutputEmbeddings(Protocol):
+    """An encoder that shows its LM head, for the post-processing `embfilter`."""
+
+    def output_embeddings(self) -> NDArray[np.float32]:
+        """The matrix (vocabulary, d) that turns states into logits."""
 
 
 def candidate_layers(layers: Sequence[int | float], layer_count: int) -> list[int]:

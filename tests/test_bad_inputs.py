@@ -57,7 +57,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": model,
         "dev": str(shelf / "dev.jsonl"),
         "tests": [str(shelf / "test.jsonl")],
-        "systems": {"whiten": False},
+        "systems": {"post": ["raw"]},
     }
     (shelf / "train.yaml").write_text(json.dumps(training))
     (shelf / "eval.yaml").write_text(json.dumps(evaluation))

@@ -45,7 +45,7 @@ def test_raw_takes_the_layer_that_is_best_on_dev(material: Material) -> None:
             view = View("last" if pooling == "last" else "mean", layer)
             vectors = encoder.encode_views(material.dev.texts, [view], prompt="bare")[view]
             scores[layer] = spearman(material.dev.cosines(vectors), material.dev.gold)
-        assert choice.system.k is None
+        assert choice.system.post is None
         assert choice.chosen_on == "dev"
         assert choice.system.view.layer == max(scores, key=lambda layer: scores[layer]) == 1
         assert choice.dev_score == pytest.approx(scores[1])
@@ -64,16 +64,17 @@ def test_whitened_takes_the_best_pair_of_layer_and_k(material: Material) -> None
             vectors = fit_whitening(moments, k=k).apply(dev)
             scores[layer, k] = spearman(material.dev.cosines(vectors), material.dev.gold)
     winner = max(scores, key=lambda key: scores[key])
-    assert (found.system.view.layer, found.system.k) == winner
+    assert (found.system.view.layer, found.k) == winner
+    assert found.system.post == f"whiten-{found.k}"
     assert found.dev_score == pytest.approx(scores[winner], abs=1e-9)
-    assert found.whitening is not None
+    assert found.post is not None
     assert {
         "prompt": "bare",
         "pooling": "last",
         "fit_sha256": "hash",
         "model": "fake",
         "n": 300,
-    }.items() <= set(found.whitening.provenance.items())
+    }.items() <= set(found.post.provenance.items())
 
 
 def test_one_pass_over_fit_text_and_one_over_dev(material: Material) -> None:
@@ -85,13 +86,13 @@ def test_one_pass_over_fit_text_and_one_over_dev(material: Material) -> None:
 
 def test_without_fit_text_nothing_is_whitened(material: Material) -> None:
     found = choose(FakeEncoder(), "bare", VIEWS, replace(material, fit=[]))
-    assert [choice.system.k for choice in found] == [None, None]
+    assert [choice.system.post for choice in found] == [None, None]
 
 
 def test_a_tuned_encoder_has_one_view_and_only_k_is_chosen(material: Material) -> None:
     raw, whitened = choose(FakeEncoder(), "bare", [View("mean", 2)], material, run="mine")
     assert (raw.system.name, raw.chosen_on) == ("tuned/mine", None)
-    assert whitened.system.name == f"tuned/mine+whiten-{whitened.system.k}"
+    assert whitened.system.name == f"tuned/mine+whiten-{whitened.k}"
     assert whitened.chosen_on == "dev"
 
 
@@ -104,7 +105,7 @@ def test_constant_and_broken_views_are_passed_over(material: Material, caplog: p
     with caplog.at_level(logging.WARNING):
         raw, whitened = choose(Broken(), "bare", VIEWS[:3], material)
     assert raw.system.view.layer == whitened.system.view.layer == 1
-    assert "untuned/bare/last@2 is not whitened: 50 of 50 vectors hold inf or nan" in caplog.text
+    assert "nothing is fitted to untuned/bare/last@2: 50 of 50 vectors hold inf or nan" in caplog.text
     alone = fixed(Broken(), System("bare", View("last", 0)), material)
     assert alone.dev_score == 0.0
 
@@ -167,8 +168,8 @@ def test_candidate_dimensions() -> None:
 
 def test_names(tmp_path: Path) -> None:
     assert System("bare", View("mean", 8)).name == "untuned/bare/mean@8"
-    assert System("bare", View("mean", 8), k=64).name == "untuned/bare/mean@8+whiten-64"
-    assert System("bare", View("mean", 8), "a", 64).name == "tuned/a+whiten-64"
+    assert System("bare", View("mean", 8), post="whiten-64").name == "untuned/bare/mean@8+whiten-64"
+    assert System("bare", View("mean", 8), "a", "whiten-64").name == "tuned/a+whiten-64"
     (tmp_path / "mine" / "adapter").mkdir(parents=True)
     assert run_name(str(tmp_path / "mine")) == run_name(str(tmp_path / "mine" / "adapter")) == "mine"
     assert run_name("somebody/model") == "somebody/model"
@@ -185,7 +186,7 @@ def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
         ({"dev": dev}, "tests: name at least one"),
         ({"dev": dev, "tests": [copy]}, "choices on a test set are leakage"),
         ({"dev": dev, "tests": [test, same_name]}, "another file is called test too"),
-        ({"dev": dev, "tests": [test]}, "fit: whitening needs training-side text"),
+        ({"dev": dev, "tests": [test]}, "fit: whiten needs training-side text"),
         ({"dev": dev, "tests": [test], "fit": [dev]}, "0 sentences are left to fit"),
     ]
     for raw, message in cases:
@@ -197,7 +198,7 @@ def test_a_tuned_prompt_and_reading_join_the_untuned_rows(tmp_path: Path) -> Non
     config = EvalConfig(
         dev=str(write_similarity(tmp_path / "dev.jsonl", 60, 1)),
         tests=(str(write_similarity(tmp_path / "test.jsonl", 60, 3)),),
-        systems=SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False),
+        systems=SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",)),
         bootstrap=100,
     )
     tuned = FakeEncoder(ModelConfig(prompt="prompteol", pooling="max", layer=-1))

@@ -103,8 +103,9 @@ fit_sentences
 systems.prompts
 systems.poolings
 systems.layers
-systems.whiten
+systems.post
 systems.dimensions
+systems.transductive
 batch_tokens
 bootstrap
 seed

@@ -166,7 +166,7 @@ def test_the_page_fetches_nothing_and_escapes_prompts(report: Report, tmp_path: 
 
 
 def test_a_table_without_anything_tuned(config: EvalConfig, tmp_path: Path) -> None:
-    lone = replace(config, tests=config.tests[:1], systems=replace(config.systems, whiten=False, poolings=("last",)))
+    lone = replace(config, tests=config.tests[:1], systems=replace(config.systems, post=("raw",), poolings=("last",)))
     report = evaluate(lone, base=FakeEncoder(), tuned={}, progress=False)
     assert report.comparison is report.reference is None
     assert report.columns == ["test3"]

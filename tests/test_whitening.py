@@ -173,7 +173,7 @@ def test_bad_arguments() -> None:
     for k, skip_top in ((0, 0), (5, 0), (3, 2), (None, 4)):
         with pytest.raises(UserError, match="does not fit 4 dimensions"):
             fit_whitening(moments, k=k, skip_top=skip_top)
-    with pytest.raises(UserError, match=r"auto or a number in 0\.\.1, got 1\.5"):
+    with pytest.raises(UserError, match=r"auto, oas or a number in 0\.\.1, got 1\.5"):
         fit_whitening(moments, shrinkage=1.5)
     with pytest.raises(UserError, match="do not fit a whitening"):
         fit_whitening(moments).apply(np.zeros((2, 5), dtype=np.float32))

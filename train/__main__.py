@@ -135,6 +135,7 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
 
 def _whiten(run: Run) -> None:
     """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
+    from dec2vec.whitening import Whitening
     from eval.choose import Material, choose
     from eval.run import load_tasks
     from eval.systems import own_view
@@ -147,9 +148,9 @@ def _whiten(run: Run) -> None:
     dev, tests = load_tasks(_eval_config(config)) if is_compared else (load_task(config.eval.dev), [])
     sources = run_sources(str(run.folder.path))
     fit = sample_fit_text(sources, [dev, *tests], config.eval.fit_sentences, config.seed)
-    material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256)
+    material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256, posts=("whiten",))
     choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
-    fitted = [choice.whitening for choice in choices if choice.whitening is not None]
+    fitted = [choice.post for choice in choices if isinstance(choice.post, Whitening)]
     if not fitted:
         raise UserError(
             "export.whiten: no whitening can be fitted on the training texts (too few outside dev, or all vectors "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from dec2vec.errors import UserError
 METRIC = "spearman_all"
 AVERAGE = "average"
 MAX_UNTUNED = 10
+TRANSDUCTIVE = "(transductive)"
+"""Ends the names of rows that were fitted on the test sentences: no part of a card."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,17 @@ def is_tuned(system: str) -> bool:
 
 def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
     """Figures of the tuned system that has the whitening of the exported folder, or none as it has."""
-    return [
-        score
-        for score in scores
-        if score.metric == METRIC and is_tuned(score.system) and ("+whiten" in score.system) == whitened
-    ]
+    names = {score.system for score in scores if is_tuned(score.system) and not score.system.endswith(TRANSDUCTIVE)}
+    raw = {name for name in names if not any(name.startswith(f"{other}+") for other in names)}
+    wanted = {name for name in names if re.search(r"\+whiten-\d+$", name)} if whitened else raw
+    return [score for score in scores if score.metric == METRIC and score.system in wanted]
 
 
 def markdown_table(scores: Sequence[Score]) -> str:
     """Tuned systems, then the best untuned ones by the average; Spearman x 100 with the average's interval."""
     figures = {(score.system, score.task): score for score in scores if score.metric == METRIC}
-    systems = list(dict.fromkeys(system for system, _ in figures if " minus " not in system))
+    hidden = (" minus ", TRANSDUCTIVE)
+    systems = list(dict.fromkeys(system for system, _ in figures if not any(part in system for part in hidden)))
     dev = {score.chosen_on for score in scores} - {None}
     tasks = sorted(dict.fromkeys(task for _, task in figures), key=lambda task: (task == AVERAGE, task in dev))
     if len([task for task in tasks if task != AVERAGE and task not in dev]) == 1:
