@@ -108,7 +108,7 @@ def test_scores_on_the_clean_remainder(tmp_path: Path) -> None:
     config = EvalConfig(
         dev=str(dev),
         tests=(str(first), str(second)),
-        systems=SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False),
+        systems=SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",)),
         bootstrap=100,
     )
     tuned = FakeEncoder(noise=(0.1, 0.1, 0.1))
@@ -141,7 +141,7 @@ def test_scores_on_the_clean_remainder(tmp_path: Path) -> None:
 
 def test_nothing_left_is_no_figure(tmp_path: Path) -> None:
     dev, test = write_similarity(tmp_path / "dev.jsonl", 40, 1), write_similarity(tmp_path / "one.jsonl", 30, 2)
-    systems = SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False)
+    systems = SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",))
     config = EvalConfig(dev=str(dev), tests=(str(test),), systems=systems, bootstrap=100)
     texts = {"train": load_task(test).texts}
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, training_texts=texts, progress=False)
@@ -151,7 +151,7 @@ def test_nothing_left_is_no_figure(tmp_path: Path) -> None:
 
 def test_without_training_text_nothing_is_measured(tmp_path: Path) -> None:
     dev, test = write_similarity(tmp_path / "dev.jsonl", 40, 1), write_similarity(tmp_path / "one.jsonl", 30, 2)
-    systems = SystemsConfig(prompts=("bare",), poolings=("last",), whiten=False)
+    systems = SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",))
     config = EvalConfig(dev=str(dev), tests=(str(test),), systems=systems, bootstrap=100)
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     assert report.overlap == [] and not any(row.metric == CLEAN for row in report.results)

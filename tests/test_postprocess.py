@@ -189,7 +189,7 @@ def test_little_text() -> None:
     with pytest.raises(UserError, match="k = 7 from 8 sentences is degenerate"):
         soft_scales(spectrum, 7, power=0.5)
     for wrong in ({"power": 1.5}, {"power": 0.5, "ridge": -1.0}):
-        with pytest.raises(UserError, match="power lies in 0..1"):
+        with pytest.raises(UserError, match=r"power lies in 0\.\.1"):
             soft_scales(spectrum, 3, **wrong)
 
 
@@ -199,7 +199,7 @@ def test_the_sweep_scores_what_applying_each_map_scores(seed: int, d: int) -> No
     data, vectors = sample(300, d, seed), sample(25, d, seed + 1)
     of = Source(d, tuple(range(d, 1, -1)), moments_of(data), right_singular(data), gaussian(d))
     everything = [candidate for post in get_args(PostName) for candidate in candidates(post, of)]
-    assert len({id(candidate.basis) for candidate in everything}) == 5
+    assert len({id(candidate.basis) for candidate in everything}) == (5 if d > 2 else 3)  # k = 2 of 2 cuts nothing
     task = task_of(25)
     expected = []
     for candidate in everything:

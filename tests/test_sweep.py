@@ -21,7 +21,8 @@ from eval.choose import Contender, Material, best, choose
 from eval.config import EvalConfig, PostName, SystemsConfig
 from eval.metrics import spearman
 from eval.postprocess import FITTED
-from eval.report import format_table, headline, to_json
+from eval.report import format_table, headline
+from eval.report_json import to_json
 from eval.run import evaluate
 from eval.systems import HasOutputEmbeddings, System
 from eval.tasks.sts import load_task
@@ -122,7 +123,7 @@ def test_the_report_keeps_the_sweep(tmp_path: Path) -> None:
     untuned = set(zip(columns["layer"], columns["post"], strict=True))
     assert untuned == {(layer, label) for layer in (0, 1, 2) for label in labels}
     assert len(columns["post"]) == len(untuned), "the tuned encoder's are not among them"
-    widths = {post: k for post, k in zip(columns["post"], columns["k"], strict=True)}
+    widths = dict(zip(columns["post"], columns["k"], strict=True))
     assert widths == {"raw": None, "pca-16": 16, "pca-8": 8, "whiten-16": 16, "whiten-8": 8}
     assert all(-1 <= score <= 1 for score in columns["dev_score"])
     chosen = {choice["system"]: choice for choice in tree["provenance"]["choices"]}
@@ -191,7 +192,7 @@ def test_a_transductive_fit_of_nothing_is_nan() -> None:
 
 
 def test_the_old_option_and_an_empty_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="systems.whiten: unknown option"):
+    with pytest.raises(UserError, match=r"systems\.whiten: unknown option"):
         evaluation(tmp_path, whiten=False)
     with pytest.raises(UserError, match=r"systems\.post"):
         evaluation(tmp_path, post=[])
