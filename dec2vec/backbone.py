@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported for mypy
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,6 +23,7 @@ from transformers import (
 )
 from transformers import PretrainedConfig as HubConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from dec2vec.errors import UserError
@@ -114,6 +116,28 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer of {config.name_or_path}: no tokenizer.json; convert it to a fast tokenizer first")
     return tokenizer
+
+
+def checkpoint_tensors(config: ModelConfig) -> dict[str, Path]:
+    """Name of every tensor in the safetensors checkpoint of a folder or Hub id, and the file that holds it."""
+    with _quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
+        index = _checkpoint_file(config, SAFE_WEIGHTS_INDEX_NAME)
+        if index is not None:
+            shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            paths = {shard: _checkpoint_file(config, shard) for shard in set(shards.values())}
+            return {name: path for name, shard in shards.items() if (path := paths[shard]) is not None}
+        whole = _checkpoint_file(config, SAFE_WEIGHTS_NAME)
+        if whole is None:
+            raise OSError(f"no {SAFE_WEIGHTS_NAME}")
+        with safe_open(whole, framework="pt") as file:
+            return dict.fromkeys(file.keys(), whole)
+
+
+def _checkpoint_file(config: ModelConfig, name: str) -> Path | None:
+    found = cached_file(
+        config.name_or_path, name, revision=config.revision, _raise_exceptions_for_missing_entries=False
+    )
+    return None if found is None else Path(found)
 
 
 def _check_place(name: str) -> None:

@@ -20,13 +20,15 @@ from transformers import PreTrainedTokenizerBase
 from dec2vec import artifacts
 from dec2vec.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
+from dec2vec.chat import encoder_prompts
 from dec2vec.chunked_forward import ChunkedForward
 from dec2vec.echo import EchoTokenizer
 from dec2vec.embedder import Embedder
-from dec2vec.ensembles import Ensemble, get_ensemble
+from dec2vec.ensembles import Ensemble, check_prompt
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View, resolve_layer
+from dec2vec.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
+from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
+from dec2vec.pooling import View, layers_of, resolve_layer
 from dec2vec.prompts import NORMALIZERS, Prompt, Side
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
@@ -50,6 +52,7 @@ class Encoder:
         tokenizer: PreTrainedTokenizerBase,
         embedder: Embedder,
         whitening: Whitening | None = None,
+        base: ModelConfig | None = None,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
@@ -57,6 +60,9 @@ class Encoder:
         self.whitening = whitening
         self.share_prefix = True
         """Off: every token of every text runs, the plain way that sharing is proved equal to."""
+        self.base = base or config
+        """Where the decoder's files are, which an adapter is put upon."""
+        self._head: LMHead | None = None
 
     @classmethod
     def load(cls, config: ModelConfig) -> Encoder:
@@ -76,16 +82,18 @@ class Encoder:
     @classmethod
     def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
         """The untuned decoder at `base` (default: `config`), read as `config` says."""
-        get_ensemble(config.prompt, config.task)
+        check_prompt(config.prompt)
         hub_config = load_architecture(base or config)
         layer_count = int(hub_config.get_text_config().num_hidden_layers)
         resolve_layer(config.pooled_layer, layer_count)
         _check_length(config, hub_config.get_text_config())
         tokenizer = load_tokenizer(base or config)
+        encoder_prompts(tokenizer, config.prompt, config.task)
         backbone = load_backbone(base or config, hub_config)
         view = View(config.pooling, config.pooled_layer)
+        layers_of(view, layer_count)
         autocast = use_autocast(config.autocast, backbone.device)
-        return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast))
+        return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast), base=base)
 
     def set_max_length(self, tokens: int) -> None:
         """Keep that many tokens of a text with its prompt; refused beyond the decoder's positions."""
@@ -121,6 +129,13 @@ class Encoder:
             return int(self.whitening.kernel.shape[1])
         return int(self.encode(["a"], progress=False).shape[1])
 
+    def lm_head(self) -> LMHead:
+        """The decoder's LM head, loaded on first use (views of logits are the only one); UserError if it has none."""
+        if self._head is None:
+            backbone: Any = self.embedder.backbone
+            self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
+        return self._head
+
     def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[list[int]]:
         """Ids with prompt and EOS, at most `config.max_length` long; the text is cut, never the prompt.
 
@@ -133,7 +148,8 @@ class Encoder:
 
     def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
         """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
-        return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
+        spec = self.config.prompt if prompt is None else prompt
+        return encoder_prompts(self.tokenizer, spec, self.config.task, side)
 
     def _wrap(self, prompt: Prompt) -> PromptTokenizer | EchoTokenizer:
         if prompt.repeat is not None:
@@ -180,7 +196,9 @@ class Encoder:
         batch_tokens: int = 16_384,
         progress: bool = True,
     ) -> dict[View, Vectors]:
-        """Raw vectors of several views from one forward pass a text."""
+        """Raw vectors of several views from one forward pass a text; UserError for more logits than memory may hold."""
+        if _reads_logits(views):
+            check_room(len(texts), views, self.lm_head())
         collected: dict[View, Vectors] = {}
         for rows, found in self.iter_views(
             texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
@@ -224,8 +242,9 @@ class Encoder:
 
         def stream(member: Prompt) -> Iterator[Part]:
             wrap = self._wrap(member)
-            forward = ChunkedForward(self.embedder, views, wrap.starts, batch_tokens, self.share_prefix)
-            for rows, vectors in forward(wrap(texts)):
+            read = list(map(state_view, views))
+            parts = ChunkedForward(self.embedder, read, wrap.starts, batch_tokens, self.share_prefix)(wrap(texts))
+            for rows, vectors in with_logits(parts, views, self.lm_head()) if _reads_logits(views) else parts:
                 bar.update(len(rows))
                 yield rows, vectors
 
@@ -237,8 +256,14 @@ class Encoder:
 
     def _ensemble_window(self, views: Sequence[View]) -> int:
         backbone: Any = self.embedder.backbone
-        row_bytes = 4 * len(views) * int(backbone.config.get_text_config().hidden_size)
+        hidden = int(backbone.config.get_text_config().hidden_size)
+        widths = [len(self.lm_head().weight) if _reads_logits([view]) else hidden for view in views]
+        row_bytes = 4 * sum(widths)
         return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // row_bytes))
+
+
+def _reads_logits(views: Sequence[View]) -> bool:
+    return any(view.pooling in LOGIT_POOLINGS for view in views)
 
 
 def _check_length(config: ModelConfig, decoder: HubConfig) -> None:

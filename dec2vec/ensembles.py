@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import ENSEMBLE_NAMES, SLOT, Prompt, Side, echo_prompt, get_prompt, template_prompt
+from dec2vec.prompts import CHAT_NAMES, ENSEMBLE_NAMES, SLOT, Prompt, Side, echo_prompt, get_prompt, template_prompt
 from dec2vec.templates import METAEOL, PUBLISHED
 
 UNIT = "+unit"
@@ -33,7 +33,7 @@ class Ensemble:
 def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
     """What `spec` means to an encoder: `get_prompt`'s single prompt, `echo`, or an ensemble by name.
 
-    UserError for what is neither, and for members that the ensemble does not have.
+    UserError for what is neither, and for members that the ensemble does not have. (Chat prompts: `chat`.)
     """
     if spec == "echo":
         return Ensemble((echo_prompt(task, side),))
@@ -44,13 +44,14 @@ def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
 
 
 def check_prompt(spec: str) -> None:
-    """Refuse with one line what no encoder understands."""
-    get_ensemble(spec, "")
+    """Refuse with one line what no encoder understands (whether a tokenizer has a chat template, it alone can say)."""
+    if spec not in CHAT_NAMES:
+        get_ensemble(spec, "")
 
 
 def default_layer(spec: str) -> int:
     """Layer of the publication: -2 for Pretended CoT, Knowledge Enhancement and `ck`, -1 for the others."""
-    return get_ensemble(spec, "").members[0].default_layer
+    return -1 if spec in CHAT_NAMES else get_ensemble(spec, "").members[0].default_layer
 
 
 def _members(name: str) -> tuple[Prompt, ...]:

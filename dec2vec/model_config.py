@@ -11,7 +11,11 @@ from dec2vec.config import STRICT
 from dec2vec.ensembles import default_layer
 from dec2vec.prompts import TextNormalization
 
-PoolingName = Literal["last", "mean", "weighted_mean", "first_last", "first_last_static", "max"]
+PoolingName = Literal[
+    "last", "mean", "weighted_mean", "first_last", "first_last_static", "max", "logits", "sparse_logits"
+]
+LOGIT_POOLINGS: tuple[PoolingName, ...] = ("logits", "sparse_logits")
+"""Read through the LM head from the last token; as wide as the vocabulary."""
 
 
 @dataclass(frozen=True, config=STRICT)

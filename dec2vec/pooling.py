@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dec2vec.errors import UserError
-from dec2vec.model_config import PoolingName
+from dec2vec.model_config import LOGIT_POOLINGS, PoolingName
 
 States = Float[Tensor, "batch time dim"]
 Lengths = Int[Tensor, "batch"]
@@ -96,8 +96,10 @@ _FIRST: dict[PoolingName, int] = {"first_last": 1, "first_last_static": 0}
 
 
 def layers_of(view: View, layer_count: int) -> set[int]:
-    """Indices of the hidden states that a view reads; UserError for a norm with nothing to do."""
+    """Indices of the hidden states that a view reads; UserError for a norm or an LM head that doesn't fit the layer."""
     chosen = resolve_layer(view.layer, layer_count)
+    if view.pooling in LOGIT_POOLINGS and chosen < layer_count and not view.norm:
+        raise UserError(f"view {view}: the LM head reads what went through the final norm; use layer -1, or add +norm")
     layers = {chosen, _FIRST.get(view.pooling, chosen)}
     if view.norm and layers == {layer_count}:
         raise UserError(f"view {view}: the last layer has been through the final norm already; leave +norm out")

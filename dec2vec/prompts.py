@@ -28,6 +28,8 @@ class Prompt:
     """Layer of the publication; a fair comparison still sweeps layers on dev."""
     repeat: str | None = None
     """What stands between two copies of the text, of which the second is pooled; None: one copy."""
+    adds_bos: bool = True
+    """Where the tokenizer puts a BOS before a text, it does so before the prompt; a chat template writes its own."""
 
 
 def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
@@ -40,8 +42,9 @@ _TEMPLATES = {name: template_prompt(name, *published) for name, published in PUB
 PROMPT_NAMES = ("bare", *_TEMPLATES, "instruct")
 """Prompts of one text in one template: a decoder can be trained and exported with them."""
 ENSEMBLE_NAMES = ("metaeol", "ck")
-ENCODER_NAMES = (*ENSEMBLE_NAMES, "echo")
-"""Readings that only an encoder can do; see `ensembles`."""
+CHAT_NAMES = ("chat", "chat_no_generation")
+ENCODER_NAMES = (*ENSEMBLE_NAMES, "echo", *CHAT_NAMES)
+"""Readings that only an encoder can do; see `ensembles` and `chat`."""
 _ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
 
 

@@ -38,7 +38,7 @@ class PromptTokenizer:
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_length = max_length
-        self._bos = leading_specials(tokenizer)
+        self._bos = leading_specials(tokenizer) if prompt.adds_bos else []
         self._joint_suffix = prompt.suffix if tokenization == "joint" else ""
         tail = [] if tokenization == "joint" else plain_ids(tokenizer, [prompt.suffix])[0]
         self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos

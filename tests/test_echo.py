@@ -120,7 +120,10 @@ def test_start_zero_is_no_start() -> None:
 def test_refused(encoder: Encoder) -> None:
     with pytest.raises(UserError, match="training and export want one prompt"):
         get_prompt("echo", "")
-    encoder.set_max_length(30)
-    with pytest.raises(UserError, match="the text stands in it twice"):
+    empty = len(encoder.tokenize([""])[0])
+    encoder.set_max_length(empty + 2)
+    assert len(encoder.tokenize(["a man"])[0]) == empty + 2
+    encoder.set_max_length(empty + 1)
+    with pytest.raises(UserError, match=rf"takes {empty} tokens, .* set --model.max_length to {empty + 2} or more"):
         encoder.encode(TEXTS)
     encoder.set_max_length(MAX_LENGTH)

@@ -18,7 +18,7 @@ from dec2vec.config import config_hash, dump
 from dec2vec.embedder import Embedder
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
+from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
 from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import TrainConfig
@@ -56,6 +56,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     The result is written to the run folder and gives the same run again.
     """
     get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
+    if config.model.pooling in LOGIT_POOLINGS:
+        raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
     if config.export.model:
         _check_prompt(config.model)
     device = resolve_device(config.model.device)

@@ -1,0 +1,113 @@
+"""The LM head, read only when last-token logits are asked for; encoders hold none otherwise.
+
+A decoder's next-token scores as a vector (`logits`), or their sparse form log(1 + relu) of PromptReps (Zhuang et al.
+2024, `sparse_logits`). A head that the checkpoint does not hold is refused: transformers would make up a random one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from dec2vec.averaging import Part, Vectors
+from dec2vec.backbone import checkpoint_tensors, load_architecture, resolve_device
+from dec2vec.errors import UserError
+from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig, PoolingName
+from dec2vec.pooling import View
+
+LOGITS_BYTES = 2 << 30
+"""Most that the logits of one call may take together."""
+SLICE_BYTES = 256 << 20
+"""Logits computed at once: rows of a chunk are multiplied a few at a time."""
+_OLD_NAMES = ("lm_head", "embed_out")
+"""What checkpoints call the head where the class that reads them has renamed it (GPT-NeoX)."""
+
+
+@dataclass(frozen=True)
+class LMHead:
+    """float32 and the model's own; soft caps and scales of single families (Gemma 2, Cohere) are left out."""
+
+    weight: Float[Tensor, "vocab dim"]
+    bias: Float[Tensor, vocab] | None = None
+
+    @torch.no_grad()
+    def read(self, states: Float[np.ndarray, "rows dim"], pooling: PoolingName) -> Float[np.ndarray, "rows vocab"]:
+        """Logits of pooled states, raw or as log(1 + relu)."""
+        if states.shape[1] != self.weight.shape[1]:
+            raise UserError(
+                f"view {pooling}: the LM head reads {self.weight.shape[1]} values, and this layer has "
+                f"{states.shape[1]}; use the last layer"
+            )
+        logits = nn.functional.linear(torch.from_numpy(states).to(self.weight.device), self.weight, self.bias)
+        return (logits if pooling == "logits" else logits.relu().log1p()).cpu().numpy()
+
+
+def load_lm_head(config: ModelConfig, embeddings: Tensor | None = None) -> LMHead:
+    """The head of a local folder or Hub id: its own matrix, or the input embeddings where these are tied.
+
+    `embeddings` in memory spare reading tied ones again. UserError if the checkpoint holds no head.
+    """
+    hub_config = load_architecture(config)
+    with torch.device("meta"):  # names and ties without a weight
+        causal = AutoModelForCausalLM.from_config(hub_config, trust_remote_code=config.trust_remote_code)
+    head, inputs = causal.get_output_embeddings(), causal.get_input_embeddings()
+    name_of = {id(module): name for name, module in causal.named_modules()}
+    is_tied = head.weight is inputs.weight
+    if is_tied and embeddings is not None:
+        weight = embeddings
+    else:
+        names = [name_of[id(inputs)]] if is_tied else [name_of[id(head)], *_OLD_NAMES]
+        weight = _read(config, [f"{name}.weight" for name in names])
+    bias = None if head.bias is None else _read(config, [f"{name_of[id(head)]}.bias"]).float()
+    return LMHead(weight.detach().float(), bias)
+
+
+def _read(config: ModelConfig, names: Sequence[str]) -> Tensor:
+    """The first tensor of these names. A base model's checkpoint leaves out the name of the base within the whole."""
+    files = checkpoint_tensors(config)
+    for name in names:
+        for key, path in files.items():
+            if name == key or name.endswith(f".{key}"):
+                with safe_open(path, framework="pt") as file:
+                    tensor: Tensor = file.get_tensor(key)
+                return tensor.to(resolve_device(config.device))
+    raise UserError(
+        f"model {config.name_or_path}: its files hold no LM head ({names[0]}), and a random one would mean nothing; "
+        "pool hidden states, or use the causal model's own checkpoint"
+    )
+
+
+def state_view(view: View) -> View:
+    """The hidden state that a view of logits is computed from; any other view is itself."""
+    return replace(view, pooling="last") if view.pooling in LOGIT_POOLINGS else view
+
+
+def with_logits(parts: Iterator[Part], views: Sequence[View], head: LMHead) -> Iterator[Part]:
+    """Pooled states of `state_view`s -> vectors of `views`, in slices of rows that bound the memory."""
+    step = max(1, SLICE_BYTES // (4 * len(head.weight)))
+    for rows, vectors in parts:
+        for start in range(0, len(rows), step):
+            cut = slice(start, start + step)
+            yield rows[cut], [_of_view(array[cut], view, head) for array, view in zip(vectors, views, strict=True)]
+
+
+def _of_view(states: Vectors, view: View, head: LMHead) -> Vectors:
+    return head.read(states, view.pooling) if view.pooling in LOGIT_POOLINGS else states
+
+
+def check_room(texts: int, views: Sequence[View], head: LMHead) -> None:
+    """Refuse logits of so many texts that holding them would fill the memory."""
+    count = sum(view.pooling in LOGIT_POOLINGS for view in views)
+    needed = 4 * texts * count * len(head.weight)
+    if needed > LOGITS_BYTES:
+        raise UserError(
+            f"logits of {texts} texts: {len(head.weight)} floats each, {needed / 2**30:.1f} GiB in {count} views, and "
+            f"{LOGITS_BYTES / 2**30:.1f} are allowed; take fewer texts at a time, stream iter_views, or pool states"
+        )
