@@ -19,7 +19,7 @@ DOCUMENT_BLOCK = 65_536
 """Documents scored together: with BLOCK queries, 64 MB of scores."""
 HNSW_LINKS = 32
 HNSW_BREADTH = 200
-IVF_SHARE = 4
+IVF_SHARE = 2
 """A query visits one in so many cells."""
 
 

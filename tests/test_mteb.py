@@ -65,6 +65,26 @@ def sts_task() -> Any:
     return TinySts()
 
 
+def retrieval_task() -> Any:
+    from datasets import Dataset
+    from mteb.abstasks import AbsTaskRetrieval
+
+    class TinyRetrieval(AbsTaskRetrieval):
+        metadata = metadata("Retrieval", "TinyRetrieval", "ndcg_at_10")
+
+        def load_data(self, **kwargs: Any) -> None:
+            part = {
+                "queries": Dataset.from_dict({"id": ["q0", "q1"], "text": LEFT[:2]}),
+                "corpus": Dataset.from_dict({"id": ["d0", "d1", "d2", "d3"], "text": RIGHT, "title": [""] * 4}),
+                "relevant_docs": {"q0": {"d0": 1}, "q1": {"d3": 1}},
+                "top_ranked": None,
+            }
+            self.dataset = {"default": {"test": part}}
+            self.data_loaded = True
+
+    return TinyRetrieval()
+
+
 def test_the_protocol_is_mtebs() -> None:
     from mteb.models.models_protocols import EncoderProtocol
 
@@ -95,6 +115,15 @@ def test_an_sts_task_of_our_own(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out" / "TinySts.json").read_text())
     assert written["task_name"] == "TinySts"
     assert written["scores"]["test"][0]["main_score"] == pytest.approx(scores["TinySts"])
+
+
+def test_a_retrieval_task_asks_for_both_sides(tmp_path: Path) -> None:
+    sides = Sides()
+    scores = run_mteb(MtebEncoder("dec2vec/toy", encoder=sides), [retrieval_task()], tmp_path)
+    assert sorted(sides.asked) == [("document", 4), ("query", 2)]
+    cosines = FakeEncoder().encode(LEFT[:2]) @ FakeEncoder().encode(RIGHT).T
+    ranks = [int((row > row[wanted]).sum()) for row, wanted in zip(cosines, (0, 3), strict=True)]
+    assert scores["TinyRetrieval"] == pytest.approx(np.mean([1 / np.log2(rank + 2) for rank in ranks]), abs=1e-4)
 
 
 def test_unknown_names_are_refused_before_anything_runs(tmp_path: Path) -> None:
