@@ -36,7 +36,7 @@ def shared_cosines(
 ) -> Float64[np.ndarray, "pairs candidates"]:
     """Of candidates with one basis. A zero vector has no direction: its cosine is 0.
 
-    Rounded to 12 places: two equal texts have the cosine 1 in every pair, and rounding must not rank such pairs.
+    Rounded to 12 decimals: equal texts have cosine 1 and tie, whatever the order of summation.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         coordinates = group[0].basis.coordinates(vectors)

@@ -60,7 +60,7 @@ def test_one_choice_a_pooling_and_post_with_all_its_candidates(material: Materia
     for choice in found:
         assert {point.system.view.layer for point in choice.sweep} == {0, 1, 2}
         assert choice.system == max(choice.sweep, key=lambda point: point.rank).system
-        assert choice.dev_score == pytest.approx(max(point.dev_score for point in choice.sweep), abs=1e-4)
+        assert choice.dev_score == pytest.approx(max(point.dev_score for point in choice.sweep), abs=2e-3)
         raw = encoder.encode_views(material.dev.texts, [choice.system.view], prompt="bare")[choice.system.view]
         np.testing.assert_array_equal(choice.cosines, choice.cosines_on(material.dev, raw))
         assert choice.dev_score == spearman(choice.cosines, material.dev.gold)
@@ -70,11 +70,11 @@ def test_one_choice_a_pooling_and_post_with_all_its_candidates(material: Materia
 
 
 def test_the_families_do_not_depend_on_each_other(material: Material) -> None:
-    together = {choice.system.name: choice.dev_score for choice in choose(Decoder(), "bare", VIEWS, material)}
+    together = {choice.system.name: choice.dev_score for choice in choose(Decoder(), "bare", VIEWS[:3], material)}
     apart = {
         choice.system.name: choice.dev_score
         for post in EVERY
-        for choice in choose(Decoder(), "bare", VIEWS, replace(material, posts=(post,)))
+        for choice in choose(Decoder(), "bare", VIEWS[:3], replace(material, posts=(post,)))
     }
     assert together == apart
 
@@ -196,7 +196,7 @@ def test_the_old_option_and_an_empty_list_are_refused(tmp_path: Path) -> None:
         evaluation(tmp_path, whiten=False)
     with pytest.raises(UserError, match=r"systems\.post"):
         evaluation(tmp_path, post=[])
-    with pytest.raises(UserError, match=r"systems.post.*whitening"):
+    with pytest.raises(UserError, match=r"systems\.post.*whitening"):
         evaluation(tmp_path, post=["whitening"])
     assert SystemsConfig().post == ("raw", "whiten")
 
