@@ -6,27 +6,23 @@ One streaming pass over the training-side text gives the moments of every view, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from dec2vec.affine import Affine, Basis, Provenance
+from dec2vec.affine import Affine, Provenance
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
-from dec2vec.whitening import Moments
 from eval.config import PostName
+from eval.fitting import Fitting
 from eval.metrics import spearman
-from eval.postprocess import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
+from eval.postprocess import Candidate
 from eval.postprocess_scores import dev_scores
-from eval.systems import TRANSDUCTIVE, HasOutputEmbeddings, System, TextEncoder, candidate_dimensions
+from eval.systems import TRANSDUCTIVE, System, TextEncoder
 from eval.tasks.sts import StsTask
 from eval.transductive import whitened_by_itself
-
-MEMORY_WARNING = 4 * 2**30
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,15 +77,20 @@ class Choice:
 
 
 def choose(
-    encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material, *, run: str | None = None
+    encoder: TextEncoder,
+    prompt: str,
+    views: Sequence[View],
+    material: Material,
+    *,
+    run: str | None = None,
+    fitting: Fitting | None = None,
 ) -> list[Choice]:
     """Per pooling, in the order of `material.posts`: the best (layer, strength) of each post-processing.
 
     One that can't be made (no text to fit on, a constant view) has no choice. UserError where no candidate k fits the
-    vectors, or where `embfilter` is asked of an encoder that shows no LM head.
+    vectors, or where `embfilter` is asked of an encoder that shows no LM head. `fitting` spares making it anew.
     """
-    unembedding = _unembedding(encoder) if "embfilter" in material.posts else None
-    moments = _stream_moments(encoder, prompt, views, material) if material.fit and FITTED & {*material.posts} else {}
+    found = fit(encoder, prompt, views, material, run=run) if fitting is None else fitting
     dev = encoder.encode_views(
         material.dev.texts,
         views,
@@ -97,9 +98,26 @@ def choose(
         batch_tokens=material.batch_tokens,
         progress=material.progress,
     )
-    race = _Race(encoder, prompt, run, material, dev, moments, unembedding)
+    race = _Race(encoder, material, dev, found)
     poolings = dict.fromkeys(view.pooling for view in views)
     return [choice for pooling in poolings for choice in race.winners([v for v in views if v.pooling == pooling])]
+
+
+def fit(
+    encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material, *, run: str | None = None
+) -> Fitting:
+    """What the post-processings of `prompt` are made of."""
+    return Fitting.of(
+        encoder,
+        prompt,
+        views,
+        run=run,
+        posts=material.posts,
+        dimensions=material.dimensions,
+        text=material.fit,
+        batch_tokens=material.batch_tokens,
+        progress=material.progress,
+    )
 
 
 def fixed(encoder: TextEncoder, system: System, material: Material) -> Choice:
@@ -126,14 +144,9 @@ class _Race:
     """The candidates of one prompt, with what they have in common."""
 
     encoder: TextEncoder
-    prompt: str
-    run: str | None
     material: Material
     dev: dict[View, Float32[np.ndarray, "texts dim"]]
-    moments: dict[View, Moments]
-    unembedding: Basis | None
-    projections: dict[int, Basis] = field(default_factory=dict)
-    """Random ones by width: the same in every view."""
+    fitting: Fitting
 
     def winners(self, views: Sequence[View]) -> list[Choice]:
         """Of one pooling's layers. A loser's kernel is never built, and its rotation not kept."""
@@ -141,12 +154,11 @@ class _Race:
         leaders: dict[PostName, tuple[Contender, Candidate]] = {}
         posts = dict.fromkeys(self.material.posts)
         for view in views:
-            source = self._source(view)
-            found = [candidate for post in posts for candidate in self._of(view, source, post)]
+            found = self.fitting.candidates(view, self.dev[view].shape[1])
             scores = dev_scores(found, self.dev[view], self.material.dev)
             for candidate, score in zip(found, scores, strict=True):
                 label = None if candidate.post == "raw" else candidate.label
-                point = Contender(System(self.prompt, view, self.run, label), candidate.k, float(score))
+                point = Contender(System(self.fitting.prompt, view, self.fitting.run, label), candidate.k, float(score))
                 points.setdefault(candidate.post, []).append(point)
                 if candidate.post not in leaders or point.rank > leaders[candidate.post][0].rank:
                     leaders[candidate.post] = point, candidate
@@ -154,20 +166,6 @@ class _Race:
         if self.material.transductive and "whiten" in leaders:
             choices.append(self._transductive(leaders["whiten"][0]))
         return choices
-
-    def _of(self, view: View, source: Source, post: PostName) -> list[Candidate]:
-        try:
-            return list(candidates(post, source))
-        except UserError as error:
-            logger.info("%s has no %s: %s", System(self.prompt, view, self.run).name, post, error)
-            return []
-
-    def _source(self, view: View) -> Source:
-        posts, width = self.material.posts, self.dev[view].shape[1]
-        if "random" in posts and width not in self.projections:
-            self.projections[width] = gaussian(width)
-        dimensions = candidate_dimensions(self.material.dimensions, width) if SIZED & {*posts} else []
-        return Source(width, dimensions, self.moments.get(view), self.unembedding, self.projections.get(width))
 
     def _choice(self, point: Contender, candidate: Candidate, sweep: tuple[Contender, ...]) -> Choice:
         """Its dev score anew, from the vectors that the tests will meet as well."""
@@ -195,42 +193,3 @@ class _Race:
             "revision": model.revision or "",
             "fit_sha256": self.material.fit_hash,
         }
-
-
-def _unembedding(encoder: TextEncoder) -> Basis:
-    if not isinstance(encoder, HasOutputEmbeddings):
-        raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
-    return right_singular(encoder.output_embeddings())
-
-
-def _stream_moments(
-    encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material
-) -> dict[View, Moments]:
-    """Float64 moments of every view. One with inf or nan (half precision overflows) is left out and named."""
-    moments: dict[View, Moments] = {}
-    broken: set[View] = set()
-    for _, vectors in encoder.iter_views(
-        material.fit, views, prompt=prompt, batch_tokens=material.batch_tokens, progress=material.progress
-    ):
-        if not moments and not broken:
-            _warn_of_memory(views, {view: array.shape[1] for view, array in vectors.items()})
-        for view, array in vectors.items():
-            if view in broken:
-                continue
-            try:
-                moments.setdefault(view, Moments(array.shape[1])).update(array)
-            except UserError as error:
-                logger.warning("nothing is fitted to %s: %s", System(prompt, view).name, error)
-                broken.add(view)
-    return {view: found for view, found in moments.items() if view not in broken}
-
-
-def _warn_of_memory(views: Sequence[View], widths: dict[View, int]) -> None:
-    """A float64 d x d matrix a view: 65 views of a 4096-wide model are 8.7 GB."""
-    needed = sum(8 * widths[view] ** 2 for view in views)
-    if needed > MEMORY_WARNING:
-        logger.warning(
-            "fitting %d views takes %.1f GB: name fewer systems.poolings or systems.layers to save memory",
-            len(views),
-            needed / 2**30,
-        )

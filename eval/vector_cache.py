@@ -24,7 +24,7 @@ from dec2vec.files import why_not_written
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
 from dec2vec.prompts import Side
-from eval.systems import TextEncoder
+from eval.systems import HasOutputEmbeddings, TextEncoder
 from eval.vector_file import KEY_BYTES, VectorFile
 
 Vectors = NDArray[np.float32]
@@ -98,6 +98,12 @@ class CachedEncoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """A stream is too much to keep: it serves moments, which are (see `eval.moments`)."""
         yield from self._through_decoder(texts, views, prompt, side, batch_tokens, progress)
+
+    def output_embeddings(self) -> Vectors:
+        """The LM head of the encoder behind."""
+        if not isinstance(self._encoder, HasOutputEmbeddings):
+            raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
+        return self._encoder.output_embeddings()
 
     def prompt_folder(self, prompt: str | None, side: Side = "query") -> Path:
         """Where everything about one prompt and side is kept."""

@@ -1,0 +1,152 @@
+"""Further tasks: an encoder's readings judged on each task's own dev data, the chosen ones measured on its test data.
+
+As for similarity: layer, pooling and the strength of a post-processing are chosen, one row for each post-processing of
+a prompt. A task without dev data takes the readings that the similarity dev file chose.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32
+
+from dec2vec.affine import Affine
+from dec2vec.errors import UserError
+from dec2vec.pooling import View
+from eval.choose import Choice, best
+from eval.config import PostName
+from eval.fitting import Fitting
+from eval.postprocess import Candidate
+from eval.systems import System, TextEncoder
+from eval.tasks.task import Figure, Task, TaskVectors, Texts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A system with the map that makes its vectors from raw ones of its view."""
+
+    system: System
+    post: Affine | None
+    dev_score: float | None
+    chosen_on: str
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A reading's figures on a task's test data, the main one first. `dev_score` is None where there is no dev data."""
+
+    name: str
+    is_tuned: bool
+    dev_score: float | None
+    chosen_on: str
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How vectors are made and figures resampled: the same for every task."""
+
+    batch_tokens: int
+    resamples: int
+    seed: int
+    progress: bool = True
+
+
+def judge(
+    task: Task, encoder: TextEncoder, fitting: Fitting, views: Sequence[View], chosen: Sequence[Choice], bench: Bench
+) -> list[Measured]:
+    """Every post-processing's best reading. `chosen` are the similarity task's choices for the same prompt."""
+    dev = None if task.dev is None else read(encoder, task.dev, fitting.prompt, views, bench)
+    readings = _inherited(chosen) if dev is None else _choose(task, dev, fitting, views)
+    if not readings:
+        return []
+    wanted = list(dict.fromkeys(reading.system.view for reading in readings))
+    test = read(encoder, task.test, fitting.prompt, wanted, bench)
+    return [_measure(task, reading, dev, test, bench) for reading in readings]
+
+
+def read(
+    encoder: TextEncoder, texts: Texts, prompt: str, views: Sequence[View], bench: Bench
+) -> dict[View, TaskVectors]:
+    """Raw vectors of both sides, one forward pass a text."""
+    queries = encoder.encode_views(
+        texts.queries, views, prompt=prompt, side="query", batch_tokens=bench.batch_tokens, progress=bench.progress
+    )
+    if not texts.documents:
+        return {view: TaskVectors(vectors, vectors[:0]) for view, vectors in queries.items()}
+    documents = encoder.encode_views(
+        texts.documents, views, prompt=prompt, side="document", batch_tokens=bench.batch_tokens, progress=bench.progress
+    )
+    return {view: TaskVectors(queries[view], documents[view]) for view in views}
+
+
+def applied(post: Affine | None, vectors: TaskVectors) -> TaskVectors:
+    """Both sides through one map."""
+    if post is None:
+        return vectors
+    documents = vectors.documents
+    return TaskVectors(post.apply(vectors.queries), post.apply(documents) if len(documents) else _narrow(post))
+
+
+def _narrow(post: Affine) -> Float32[np.ndarray, "0 k"]:
+    return np.empty((0, post.dimension), dtype=np.float32)
+
+
+def _inherited(chosen: Sequence[Choice]) -> list[Reading]:
+    """Of each post-processing the reading with the best similarity dev score."""
+    families: dict[str, list[Choice]] = {}
+    for choice in chosen:
+        if not choice.system.is_transductive:
+            families.setdefault(_family(choice.system.post), []).append(choice)
+    winners = [best(members) for members in families.values()]
+    return [Reading(winner.system, winner.post, None, winner.chosen_on or "") for winner in winners]
+
+
+def _family(post: str | None) -> str:
+    return "raw" if post is None else post.partition("-")[0]
+
+
+def _choose(task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View]) -> list[Reading]:
+    """Of equal dev scores the first: the shallower layer, the larger k."""
+    leaders: dict[PostName, tuple[float, View, Candidate]] = {}
+    for view in views:
+        for candidate in fitting.candidates(view, dev[view].queries.shape[1]):
+            post = None if candidate.post == "raw" else candidate.affine()
+            score = float(np.nan_to_num(task.dev_score(applied(post, dev[view])), nan=-np.inf))
+            if candidate.post not in leaders or score > leaders[candidate.post][0]:
+                leaders[candidate.post] = score, view, candidate
+    return [_reading(task, fitting, *leader) for leader in leaders.values()]
+
+
+def _reading(task: Task, fitting: Fitting, score: float, view: View, candidate: Candidate) -> Reading:
+    system = System(fitting.prompt, view, fitting.run)
+    if candidate.post == "raw":
+        return Reading(system, None, score, f"{task.name} dev")
+    return Reading(replace(system, post=candidate.label), candidate.affine(), score, f"{task.name} dev")
+
+
+def _measure(
+    task: Task,
+    reading: Reading,
+    dev: Mapping[View, TaskVectors] | None,
+    test: Mapping[View, TaskVectors],
+    bench: Bench,
+) -> Measured:
+    view, post = reading.system.view, reading.post
+    own_dev = None if dev is None else applied(post, dev[view])
+    figures = task.measure(own_dev, applied(post, test[view]), bench.resamples, bench.seed)
+    return Measured(reading.system.name, reading.system.is_tuned, reading.dev_score, reading.chosen_on, figures)
+
+
+def refuse_equal_names(tasks: Sequence[Task], others: Sequence[str]) -> None:
+    """Names are the columns of the report."""
+    seen = set(others)
+    for task in tasks:
+        if task.name in seen:
+            raise UserError(f"two tasks are called {task.name}; give one of them a name of its own (option name)")
+        seen.add(task.name)
