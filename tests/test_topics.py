@@ -69,7 +69,9 @@ def measured(task: ZeroShotTask | TrainedTask) -> dict[str, Figure]:
 
 
 def matrix(split: LabelledTexts) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([vector(text) for text in split.texts], dtype=np.float32), np.array(split.labels)
+    """In float64, the precision of the probe, with the values of the float32 vectors."""
+    vectors = np.array([vector(text) for text in split.texts], dtype=np.float32)
+    return vectors.astype(np.float64), np.array(split.labels)
 
 
 def test_label_cosines() -> None:
@@ -110,7 +112,8 @@ def test_calibration_subtracts_the_mean_over_dev_texts(files: dict[str, str]) ->
     dev, test = embed(plain.dev), embed(plain.test)
     assert plain.data.dev is not None
     dev_cosines = label_cosines(
-        matrix(plain.data.dev)[0], np.array([vector(text) for text in plain.label_texts], dtype=np.float32)
+        matrix(plain.data.dev)[0].astype(np.float32),
+        np.array([vector(text) for text in plain.label_texts], dtype=np.float32),
     )
     shift = plain.evidence(dev, test).scores - calibrated.evidence(dev, test).scores
     np.testing.assert_allclose(shift, np.tile(dev_cosines.mean(axis=0), (40, 1)), atol=1e-6)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Bool, Float64
 from pydantic.dataclasses import dataclass as options
 
@@ -30,7 +31,7 @@ class GapConfig:
     dev: str = ""
     """File of pairs by which a reading is chosen; empty leaves the choice to another task."""
     name: str = ""
-    """Name in the report; empty takes the test file's."""
+    """Name in the report; empty takes the test file's and /gap."""
     question: str = "sentence1"
     """Column of the questions."""
     answer: str = "sentence2"
@@ -39,7 +40,7 @@ class GapConfig:
     """Column with 1 for relevant, 0 for irrelevant; null when all are relevant: others' answers are irrelevant."""
     metric: Metric = "gap"
     """The main figure, by which readings are chosen on dev."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Deals out others' answers."""
 
 
@@ -90,7 +91,7 @@ def load_gap(config: GapConfig) -> GapTask:
     """The files of `config`, read and checked."""
     test = _read(config.test, config)
     dev = _read(config.dev, config) if config.dev else None
-    return GapTask(config.name or test.name, config.metric, test, dev)
+    return GapTask(config.name or f"{test.name}/gap", config.metric, test, dev)
 
 
 def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed: int) -> LabelledPairs:
