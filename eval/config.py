@@ -10,6 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config import STRICT
 from dec2vec.model_config import ModelConfig, PoolingName
+from eval.task_config import ClusteringConfig, IsotropyConfig, RetrievalConfig
+from eval.tasks.gap import GapConfig
+from eval.tasks.pairs import PairsConfig
+from eval.tasks.topic_config import TopicsConfig
 
 PostName = Literal[
     "raw",
@@ -62,6 +66,23 @@ class EvalConfig:
     fit_sentences: Annotated[int, Ge(2)] = 8000
     """Sentences taken from `fit`."""
     systems: SystemsConfig = Field(default_factory=SystemsConfig)
+    pairs: tuple[PairsConfig, ...] = ()
+    """Pair matching: yes or no from a threshold that dev chooses."""
+    gap: tuple[GapConfig, ...] = ()
+    """Relevant answers against irrelevant ones."""
+    topics: tuple[TopicsConfig, ...] = ()
+    """Topic classification: nearest label text, neighbours, probe."""
+    clustering: tuple[ClusteringConfig, ...] = ()
+    """k-means against labels."""
+    retrieval: tuple[RetrievalConfig, ...] = ()
+    """Queries that look for documents."""
+    isotropy: tuple[IsotropyConfig, ...] = ()
+    """How evenly vectors fill their space."""
+    baselines: tuple[str, ...] = ()
+    """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, jaccard, dice, bleu, chrf, rouge-l,
+    or the folder or Hub id of any sentence-transformers or Hugging Face encoder."""
+    cache: str | None = None
+    """Folder in which vectors are kept for the next evaluation; null takes output_dir/vectors, "" keeps none."""
     batch_tokens: Annotated[int, Ge(1)] = 16384
     """Padded tokens of one forward pass."""
     bootstrap: Annotated[int, Ge(100)] = 1000

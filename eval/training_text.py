@@ -16,7 +16,6 @@ from dec2vec.config_yaml import read_mapping
 from dec2vec.errors import UserError
 from dec2vec.readers import Table, read_table, read_texts
 from eval.overlap import normalized
-from eval.tasks.sts import StsTask
 
 _TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
 _NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
@@ -68,10 +67,12 @@ def _cells(table: Table, column: str) -> Iterable[str]:
     return (value for row in table.rows if isinstance(value := row.get(column), str) and value.strip())
 
 
-def sample_fit_text(sources: Mapping[str, Sequence[str]], tasks: Iterable[StsTask], count: int, seed: int) -> FitText:
+def sample_fit_text(
+    sources: Mapping[str, Sequence[str]], evaluated: Iterable[str], count: int, seed: int
+) -> FitText:
     """A seeded sample without evaluation texts: a fit on scored sentences would be transductive."""
     pool = list(dict.fromkeys(text for texts in sources.values() for text in texts))
-    forbidden = {normalized(text) for task in tasks for text in task.texts}
+    forbidden = {normalized(text) for text in evaluated}
     chosen: list[str] = []
     dropped = 0
     for index in np.random.default_rng(seed).permutation(len(pool)):

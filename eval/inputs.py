@@ -1,0 +1,68 @@
+"""What an evaluation reads before any model: similarity files, further tasks, training-side text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dec2vec.errors import UserError
+from eval.config import EvalConfig
+from eval.lab import refuse_equal_names
+from eval.postprocess import FITTED
+from eval.task_config import make_clustering, make_isotropy, make_retrieval
+from eval.tasks.gap import load_gap
+from eval.tasks.pairs import load_pairs
+from eval.tasks.sts import StsTask, load_task
+from eval.tasks.task import Task
+from eval.tasks.topic_config import load_topics
+from eval.training_text import FitText, sample_fit_text
+
+
+def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
+    """Dev and tests, read before any model; a dev that is also a test would be leakage."""
+    if not config.dev:
+        raise UserError("config error: dev: name the similarity file on which layer and k are chosen (--dev FILE)")
+    if not config.tests:
+        raise UserError("config error: tests: name at least one similarity file to report on (--tests FILE ...)")
+    dev, tests = load_task(config.dev), [load_task(path) for path in config.tests]
+    for index, task in enumerate(tests):
+        if task.content_hash == dev.content_hash:
+            raise UserError(f"{config.tests[index]} holds the pairs of {config.dev}: choices on a test set are leakage")
+        if task.name in {other.name for other in (dev, *tests[:index])} | {"average"}:
+            raise UserError(f"{config.tests[index]}: another file is called {task.name} too; rename one of them")
+    return dev, tests
+
+
+def load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task]:
+    """The tasks beside similarity, in the order of the sections."""
+    tasks: list[Task] = [
+        *map(load_pairs, config.pairs),
+        *map(load_gap, config.gap),
+        *map(load_topics, config.topics),
+        *map(make_clustering, config.clustering),
+        *map(make_retrieval, config.retrieval),
+        *map(make_isotropy, config.isotropy),
+    ]
+    refuse_equal_names(tasks, [task.name for task in similarity])
+    return tasks
+
+
+def fit_text(
+    config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask], further: Sequence[Task] = ()
+) -> FitText | None:
+    """A sample of training-side text without any evaluation text; None where nothing is fitted."""
+    fitted = [post for post in config.systems.post if post in FITTED]
+    if not fitted:
+        return None
+    if not sources:
+        raise UserError(
+            f"config error: fit: {fitted[0]} needs training-side text (--fit FILE), or --systems.post without it"
+        )
+    evaluated = [text for task in tasks for text in task.texts] + [
+        text for task in further for text in (*task.test.queries, *task.test.documents)
+    ]
+    fit = sample_fit_text(sources, evaluated, config.fit_sentences, config.seed)
+    if len(fit.sentences) < 2:
+        raise UserError(
+            f"fit: {len(fit.sentences)} sentences are left to fit {fitted[0]} on; name more training-side text"
+        )
+    return fit
