@@ -29,7 +29,9 @@ WHOLE = "the same words", "the same words", 1.0
 
 
 def fitted(name: str) -> VectorBaseline | PairBaseline:
-    baseline = WordVectors(dimension=8, epochs=30) if name == "word2vec" else make_baseline(name)
+    weighted = name == "word2vec-sif"
+    small = weighted or name == "word2vec"
+    baseline = WordVectors(weighted, dimension=8, epochs=30) if small else make_baseline(name)
     if isinstance(baseline, VectorBaseline):
         baseline.fit(TRAIN)
     return baseline
@@ -142,6 +144,11 @@ def test_word_vectors_are_means_of_words_and_repeatable() -> None:
     np.testing.assert_array_equal(vectors, other.encode(text))
     np.testing.assert_allclose(vectors[0], vectors[1:4].mean(axis=0), atol=1e-6)
     assert not vectors[4].any()
+    counts = Counter(word for sentence in TRAIN for word in words(sentence))
+    share = np.array([counts[word] / sum(counts.values()) for word in ("dog", "the", "plays")])
+    weighted = fitted("word2vec-sif")
+    assert isinstance(weighted, WordVectors)
+    np.testing.assert_allclose(weighted.encode(text)[1:4], vectors[1:4] * (1e-3 / (1e-3 + share))[:, None], rtol=1e-4)
 
 
 def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None:

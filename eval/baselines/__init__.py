@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dec2vec.errors import UserError
@@ -19,6 +20,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "tfidf": tfidf,
     "char-ngrams": CharacterVectors,
     "word2vec": WordVectors,
+    "word2vec-sif": partial(WordVectors, weighted=True),
     "jaccard": jaccard,
     "dice": dice,
     "bleu": bleu,
