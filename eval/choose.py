@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from dec2vec.affine import Affine, Provenance
-from dec2vec.errors import UserError
 from dec2vec.pooling import View
 from eval.config import PostName
 from eval.fitting import Fitting

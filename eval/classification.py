@@ -6,12 +6,11 @@ sorted once, and a resample only changes the weights in the cumulative sums.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-Criterion = Literal["accuracy", "f1", "precision"]
+from eval.task_config import Criterion
+
 Scores = Float64[np.ndarray, " units"]
 Labels = Bool[np.ndarray, " units"]
 Codes = Int64[np.ndarray, " units"]

@@ -10,10 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config import STRICT
 from dec2vec.model_config import ModelConfig, PoolingName
-from eval.task_config import ClusteringConfig, IsotropyConfig, RetrievalConfig
-from eval.tasks.gap import GapConfig
-from eval.tasks.pairs import PairsConfig
-from eval.tasks.topic_config import TopicsConfig
+from eval.task_config import ClusteringConfig, GapConfig, IsotropyConfig, PairsConfig, RetrievalConfig, TopicsConfig
 
 PostName = Literal[
     "raw",
@@ -45,6 +42,8 @@ class SystemsConfig:
     shrunk_whiten, soft_whiten, embfilter, random, truncate."""
     dimensions: tuple[int, ...] = ()
     """Candidate k of the post-processings that have one; empty means d, 3d/4, d/2, d/3, d/4, d/8."""
+    norm: bool = False
+    """Also read inner layers through the decoder's final norm."""
     transductive: bool = False
     """Also whiten each file with its own sentences: labelled rows that are never chosen."""
 
@@ -79,7 +78,8 @@ class EvalConfig:
     isotropy: tuple[IsotropyConfig, ...] = ()
     """How evenly vectors fill their space."""
     baselines: tuple[str, ...] = ()
-    """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, jaccard, dice, bleu, chrf, rouge-l,
+    """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, sif (of the
+    decoder's input embeddings), jaccard, dice, bleu, chrf, rouge-l,
     or the folder or Hub id of any sentence-transformers or Hugging Face encoder."""
     cache: str | None = None
     """Folder in which vectors are kept for the next evaluation; null takes output_dir/vectors, "" keeps none."""

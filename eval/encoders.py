@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """From memory where they are given, from disk otherwise. `passes`: texts through a decoder, by encoder and prompt."""
+    """From memory where they are given, from disk otherwise."""
 
     config: EvalConfig
     base: TextEncoder | None = None
@@ -27,7 +27,7 @@ class Encoders:
 
     @property
     def passes(self) -> dict[str, dict[str, int]]:
-        """Of the encoders whose vectors are kept."""
+        """Texts that went through a decoder, by encoder and prompt; of encoders whose vectors are kept."""
         return {name: dict(encoder.passes) for name, encoder in self._cached.items()}
 
     def each_tuned(self) -> Iterator[tuple[str, TextEncoder]]:
@@ -51,7 +51,7 @@ class Encoders:
         from dec2vec.fingerprint import fingerprint
 
         encoder = Encoder.load(config)
-        if self.cache is None:
+        if self.cache is None or not isinstance(encoder, Encoder):
             return encoder
         self._cached[name] = self.cache.of(encoder, fingerprint(encoder))
         return self._cached[name]

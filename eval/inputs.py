@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.lab import refuse_equal_names
 from eval.postprocess import FITTED
-from eval.task_config import make_clustering, make_isotropy, make_retrieval
+from eval.task_config import ClusteringConfig, IsotropyConfig, RetrievalConfig
+from eval.tasks.clustering import ClusteringTask, load_clustering
 from eval.tasks.gap import load_gap
+from eval.tasks.isotropy import IsotropyTask, load_isotropy
 from eval.tasks.pairs import load_pairs
+from eval.tasks.retrieval import RetrievalTask, load_retrieval
 from eval.tasks.sts import StsTask, load_task
 from eval.tasks.task import Task
 from eval.tasks.topic_config import load_topics
@@ -38,9 +42,9 @@ def load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task
         *map(load_pairs, config.pairs),
         *map(load_gap, config.gap),
         *map(load_topics, config.topics),
-        *map(make_clustering, config.clustering),
-        *map(make_retrieval, config.retrieval),
-        *map(make_isotropy, config.isotropy),
+        *map(_make_clustering, config.clustering),
+        *map(_make_retrieval, config.retrieval),
+        *map(_make_isotropy, config.isotropy),
     ]
     refuse_equal_names(tasks, [task.name for task in similarity])
     return tasks
@@ -66,3 +70,18 @@ def fit_text(
             f"fit: {len(fit.sentences)} sentences are left to fit {fitted[0]} on; name more training-side text"
         )
     return fit
+
+
+def _make_retrieval(config: RetrievalConfig) -> RetrievalTask:
+    task = load_retrieval(config.path)
+    return replace(task, name=config.name or task.name)
+
+
+def _make_clustering(config: ClusteringConfig) -> ClusteringTask:
+    task = load_clustering(config.test, config.dev or None, config.seeds)
+    return replace(task, name=config.name or f"{task.name}/clusters")
+
+
+def _make_isotropy(config: IsotropyConfig) -> IsotropyTask:
+    task = load_isotropy(config.path, config.close)
+    return replace(task, name=config.name or f"{task.name}/isotropy")

@@ -6,9 +6,9 @@ a prompt. A task without dev data takes the readings that the similarity dev fil
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -22,8 +22,7 @@ from eval.fitting import Fitting
 from eval.postprocess import Candidate
 from eval.systems import System, TextEncoder
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
-
-logger = logging.getLogger(__name__)
+from eval.tasks.topic_evidence import TopicEvidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +36,23 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
+class Evidence:
+    """What pictures are drawn from: the decisions on the test data, and labelled vectors where there are classes."""
+
+    decisions: object
+    vectors: Float32[np.ndarray, "texts dim"]
+    labels: Sequence[str]
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """A task that shows its decisions."""
+
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> object:
+        """On the test data, with what dev chose."""
+
+
+@dataclass(frozen=True, eq=False)
 class Measured:
     """A reading's figures on a task's test data, the main one first. `dev_score` is None where there is no dev data."""
 
@@ -45,6 +61,12 @@ class Measured:
     dev_score: float | None
     chosen_on: str
     figures: list[Figure]
+    is_baseline: bool = False
+    evidence: Evidence | None = None
+
+    def without_evidence(self) -> Measured:
+        """The figures alone: vectors of every system are too much to hold."""
+        return self if self.evidence is None else replace(self, evidence=None)
 
 
 @dataclass(frozen=True)
@@ -138,9 +160,26 @@ def _measure(
     bench: Bench,
 ) -> Measured:
     view, post = reading.system.view, reading.post
-    own_dev = None if dev is None else applied(post, dev[view])
-    figures = task.measure(own_dev, applied(post, test[view]), bench.resamples, bench.seed)
-    return Measured(reading.system.name, reading.system.is_tuned, reading.dev_score, reading.chosen_on, figures)
+    own_dev, own_test = None if dev is None else applied(post, dev[view]), applied(post, test[view])
+    return Measured(
+        name=reading.system.name,
+        is_tuned=reading.system.is_tuned,
+        dev_score=reading.dev_score,
+        chosen_on=reading.chosen_on,
+        figures=task.measure(own_dev, own_test, bench.resamples, bench.seed),
+        evidence=_evidence(task, own_dev, own_test) if isinstance(task, Decides) else None,
+    )
+
+
+def _evidence(task: Task, dev: TaskVectors | None, test: TaskVectors) -> Evidence | None:
+    if not isinstance(task, Decides):
+        return None
+    decisions = task.evidence(dev, test)
+    if not isinstance(decisions, TopicEvidence):
+        return Evidence(decisions, test.queries[:0], [])
+    place = {text: row for row, text in enumerate(task.test.queries)}
+    rows = [place[text] for text in decisions.texts]
+    return Evidence(decisions, test.queries[rows], [decisions.classes[code] for code in decisions.gold])
 
 
 def refuse_equal_names(tasks: Sequence[Task], others: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 
 from eval.near import SHINGLE, THRESHOLD, NearIndex
 from eval.tasks.sts import StsTask
+from eval.tasks.task import Task
 
 _WORD = re.compile(r"\w+")
 
@@ -66,6 +67,12 @@ class EvaluationSet:
         """One item a text, equal ones included."""
         place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
         return cls(name, list(place), np.array([[place[text]] for text in texts], dtype=np.int64).reshape(-1, 1))
+
+
+def evaluation_sets(tasks: Sequence[StsTask], further: Sequence[Task] = ()) -> list[EvaluationSet]:
+    """Pairs of the similarity tasks; of the others each test text on its own."""
+    pairs = [EvaluationSet.of_pairs(task) for task in tasks]
+    return pairs + [EvaluationSet.of_texts(task.name, [*task.test.queries, *task.test.documents]) for task in further]
 
 
 @dataclass(frozen=True, eq=False)

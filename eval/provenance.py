@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def describe(
     fit: FitText | None,
     judged: Sequence[Judged],
     seconds: float,
+    passes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, object]:
     """Everything here is plain JSON."""
     return {
@@ -61,6 +62,7 @@ def describe(
         },
         "choices": [_choice(item) for item in judged],
         "seconds": round(seconds, 1),
+        "texts_through_the_decoder": {name: dict(counts) for name, counts in (passes or {}).items()},
     }
 
 

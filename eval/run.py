@@ -30,9 +30,9 @@ from eval.provenance import describe
 from eval.report import Report
 from eval.results import Judged, summarize
 from eval.systems import System, TextEncoder, candidate_views, own_view
+from eval.task_results import Findings
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
-from eval.task_results import Findings
 from eval.usable import usable_prompts, usable_views
 from eval.vector_cache import VectorCache
 

@@ -39,7 +39,8 @@ def _point(found: Contender) -> SweepPoint:
     system, view = found.system, found.system.view
     post = system.post or RAW
     k = found.k if post.partition("-")[0] in SIZED else None
-    return SweepPoint(system.prompt, str(view.pooling), int(view.layer), post, k, found.dev_score)
+    pooling = f"{view.pooling}+norm" if view.norm else str(view.pooling)
+    return SweepPoint(system.prompt, pooling, int(view.layer), post, k, found.dev_score)
 
 
 Curve = list[tuple[int, float]]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
+from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig, PoolingName
 from dec2vec.pooling import View, resolve_layer
 from dec2vec.prompts import Side
 from eval.config import SystemsConfig
@@ -116,9 +116,16 @@ def candidate_layers(layers: Sequence[int | float], layer_count: int) -> list[in
 
 
 def candidate_views(config: SystemsConfig, layer_count: int) -> list[View]:
-    """Every pooling at every candidate layer."""
+    """Every pooling at every candidate layer; logits come from the last one alone."""
     layers = candidate_layers(config.layers, layer_count)
-    return [View(pooling, layer) for pooling in config.poolings for layer in layers]
+    return [view for pooling in config.poolings for view in _views(pooling, layers, layer_count, norm=config.norm)]
+
+
+def _views(pooling: PoolingName, layers: Sequence[int], layer_count: int, *, norm: bool) -> list[View]:
+    if pooling in LOGIT_POOLINGS:
+        return [View(pooling, layer_count)]
+    inner = [layer for layer in layers if layer < layer_count]
+    return [View(pooling, layer) for layer in layers] + [View(pooling, layer, norm=True) for layer in inner if norm]
 
 
 def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]:

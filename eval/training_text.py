@@ -67,9 +67,14 @@ def _cells(table: Table, column: str) -> Iterable[str]:
     return (value for row in table.rows if isinstance(value := row.get(column), str) and value.strip())
 
 
-def sample_fit_text(
-    sources: Mapping[str, Sequence[str]], evaluated: Iterable[str], count: int, seed: int
-) -> FitText:
+def without(sources: Mapping[str, Sequence[str]], evaluated: Iterable[str]) -> list[str]:
+    """Distinct training-side texts that are no evaluation text, case and punctuation apart."""
+    forbidden = {normalized(text) for text in evaluated}
+    pool = dict.fromkeys(text for texts in sources.values() for text in texts)
+    return [text for text in pool if normalized(text) not in forbidden]
+
+
+def sample_fit_text(sources: Mapping[str, Sequence[str]], evaluated: Iterable[str], count: int, seed: int) -> FitText:
     """A seeded sample without evaluation texts: a fit on scored sentences would be transductive."""
     pool = list(dict.fromkeys(text for texts in sources.values() for text in texts))
     forbidden = {normalized(text) for text in evaluated}

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Sequence
 
 from dec2vec.errors import UserError
+from dec2vec.model_config import LOGIT_POOLINGS, PoolingName
 from dec2vec.pooling import View
 from eval.systems import TextEncoder
 
+PARTICULAR: tuple[PoolingName, ...] = ("first_last", "first_last_static", *LOGIT_POOLINGS)
+"""Poolings that some decoders can't give."""
 logger = logging.getLogger(__name__)
 
 
@@ -27,11 +30,11 @@ def usable_prompts(encoder: TextEncoder, prompts: Sequence[str]) -> list[str]:
 
 
 def usable_views(encoder: TextEncoder, views: Sequence[View], prompt: str) -> list[View]:
-    """Without those the model can't give: first_last where layers differ in width (OPT-350M)."""
+    """Without those the model can't give: layers of different width (OPT-350M), no LM head, no final norm."""
     usable: list[View] = []
     for view in views:
         try:
-            if view.pooling == "first_last":
+            if view.norm or view.pooling in PARTICULAR:
                 encoder.encode_views(["a"], [view], prompt=prompt, progress=False)
             usable.append(view)
         except UserError as error:

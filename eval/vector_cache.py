@@ -35,14 +35,11 @@ class CachedEncoder:
     """A TextEncoder in front of another one. `passes` counts texts that went through the decoder, by prompt."""
 
     def __init__(self, encoder: TextEncoder, folder: Path) -> None:
+        self.config: ModelConfig = encoder.config
         self._encoder = encoder
         self._folder = folder
         self._files: dict[tuple[Path, View], VectorFile] = {}
         self.passes: Counter[str] = Counter()
-
-    @property
-    def config(self) -> ModelConfig:
-        return self._encoder.config
 
     @property
     def layer_count(self) -> int:

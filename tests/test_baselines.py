@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoModel
 
 from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
 from eval.baselines import BASELINES, make_baseline, table_name
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline
@@ -19,6 +21,7 @@ from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.word_vectors import WordVectors
 from eval.baselines.words import words
 from tests.eval_data import sentences
+from tests.helpers import tiny_model_folder, tiny_tokenizer
 
 TRAIN = ["a man plays the guitar", "a woman plays the piano", "the dog runs", "一个男人在弹吉他", "一只狗在跑"] * 3
 PAIRS = [
@@ -31,7 +34,7 @@ WHOLE = "the same words", "the same words", 1.0
 def fitted(name: str) -> VectorBaseline | PairBaseline:
     weighted = name == "word2vec-sif"
     small = weighted or name == "word2vec"
-    baseline = WordVectors(weighted, dimension=8, epochs=30) if small else make_baseline(name)
+    baseline = WordVectors(weighted, dimension=8, epochs=30) if small else make_baseline(name, ModelConfig())
     if isinstance(baseline, VectorBaseline):
         baseline.fit(TRAIN)
     return baseline
@@ -64,7 +67,7 @@ def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) ->
 
 
 def test_tfidf_by_its_formula() -> None:
-    baseline = make_baseline("tfidf")
+    baseline = make_baseline("tfidf", ModelConfig())
     assert isinstance(baseline, VectorBaseline)
     baseline.fit(["a b", "a c c", "a"])
     inverse = {"a": 1.0, "b": math.log(4 / 2) + 1, "c": math.log(4 / 2) + 1}
@@ -156,7 +159,7 @@ def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None
     from sentence_transformers.sentence_transformer.modules import BoW
 
     SentenceTransformer(modules=[BoW(vocab=["man", "dog", "guitar"])], device="cpu").save(str(tmp_path / "bow"))
-    baseline = make_baseline(str(tmp_path / "bow"))
+    baseline = make_baseline(str(tmp_path / "bow"), ModelConfig())
     assert isinstance(baseline, OutsideEncoder)
     assert table_name(baseline) == "baseline/bow"
     np.testing.assert_array_equal(baseline.encode(["man dog", "guitar"]), [[1, 1, 0], [0, 0, 1]])
@@ -164,7 +167,7 @@ def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"baseline 'tf-idf': neither an encoder's folder .* tfidf"):
-        make_baseline("tf-idf")
+        make_baseline("tf-idf", ModelConfig())
     with pytest.raises(UserError, match="tfidf: has no vocabulary yet; fit it on training-side text"):
         BASELINES["tfidf"]().encode(["a"])  # type: ignore[union-attr]
     with pytest.raises(UserError, match="word2vec: no word occurs 2 times in 2 training texts"):
@@ -173,4 +176,33 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         BASELINES["tfidf"]().fit(["?!"])  # type: ignore[union-attr]
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no encoder can be loaded from there"):
-        make_baseline(str(tmp_path)).encode(["a"])  # type: ignore[union-attr]
+        make_baseline(str(tmp_path), ModelConfig()).encode(["a"])  # type: ignore[union-attr]
+
+
+def test_sif_of_the_input_embeddings(tmp_path: Path) -> None:
+    """Against the formula, with frequencies and common component of the training-side text alone."""
+    config = ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "model")), max_length=64)
+    texts, others = (
+        ["the cat sat", "a man is riding a horse", "the mat", "step by step"],
+        ["the horse sat", "", "a cat"],
+    )
+    baseline = make_baseline("sif", config)
+    assert isinstance(baseline, VectorBaseline)
+    with pytest.raises(UserError, match="no frequencies yet"):
+        baseline.encode(others)
+    baseline.fit(texts)
+    tokenizer = tiny_tokenizer()
+    table = AutoModel.from_pretrained(tmp_path / "model").get_input_embeddings().weight.detach().double().numpy()
+
+    def ids(some: list[str]) -> list[list[int]]:
+        return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in some]
+
+    counts = np.bincount(np.concatenate(ids(texts)), minlength=len(table))
+    weights = 1e-3 / (1e-3 + counts / counts.sum())
+
+    def mean(rows: list[list[int]]) -> np.ndarray:
+        return np.array([np.mean([weights[t] * table[t] for t in row] or [0 * table[0]], axis=0) for row in rows])
+
+    common = np.linalg.svd(mean(ids(texts)))[2][0]
+    expected = mean(ids(others)) - np.outer(mean(ids(others)) @ common, common)
+    np.testing.assert_allclose(baseline.encode(others), expected, atol=1e-6)

@@ -14,7 +14,7 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
 from dec2vec.whitening import Moments, fit_whitening
-from eval import choose as choosing
+from eval import moments as moments_file
 from eval.choose import Material, choose, fixed
 from eval.config import EvalConfig, SystemsConfig
 from eval.metrics import spearman
@@ -113,7 +113,7 @@ def test_constant_and_broken_views_are_passed_over(material: Material, caplog: p
 def test_memory_is_warned_of(
     material: Material, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "MEMORY_WARNING", 6 * 8 * 16**2 - 1)
+    monkeypatch.setattr(moments_file, "MEMORY_WARNING", 6 * 8 * 16**2 - 1)
     choose(FakeEncoder(), "bare", VIEWS, material)
     assert "name fewer systems.poolings or systems.layers" in caplog.text
     caplog.clear()
@@ -136,7 +136,7 @@ def test_test_labels_change_no_choice(tmp_path: Path, monkeypatch: pytest.Monkey
     encoders = {"base": FakeEncoder(), "tuned": {"run": FakeEncoder(noise=(0.1, 0.1, 0.1))}}
     honest = evaluate(config, base=encoders["base"], tuned=encoders["tuned"], progress=False)
     monkeypatch.setattr(
-        "eval.run.load_task", lambda path: load_task(path) if "dev" in path else permuted(load_task(path))
+        "eval.inputs.load_task", lambda path: load_task(path) if "dev" in path else permuted(load_task(path))
     )
     shuffled = evaluate(config, base=encoders["base"], tuned=encoders["tuned"], progress=False)
     assert honest.provenance["choices"] == shuffled.provenance["choices"]

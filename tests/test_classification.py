@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from eval.classification import (
-    Criterion,
     baselines,
     choose_threshold,
     class_metrics,
@@ -20,6 +19,7 @@ from eval.classification import (
     whole,
 )
 from eval.resampling import multiplicities
+from eval.task_config import Criterion
 
 N = 150
 RESAMPLES = 8

@@ -11,9 +11,10 @@ import pytest
 from sklearn import metrics as sk
 
 from dec2vec.errors import UserError
-from eval.tasks.gap import GapConfig, GapTask, load_gap, with_dealt_answers
+from eval.task_config import GapConfig, PairsConfig
+from eval.tasks.gap import GapTask, load_gap, with_dealt_answers
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
-from eval.tasks.pairs import PairsConfig, PairsTask, load_pairs
+from eval.tasks.pairs import PairsTask, load_pairs
 from eval.tasks.task import Task, TaskVectors, Texts
 from tests.fake_encoder import WIDTH, FakeEncoder
 from tests.helpers import write_jsonl

@@ -223,12 +223,14 @@ def test_overlap_counts(tmp_path: Path) -> None:
 def test_fit_text_is_sampled_without_evaluation_texts(tmp_path: Path) -> None:
     task = load_task(write_similarity(tmp_path / "test.jsonl", 30, 1))
     pool = [*task.texts[:10], *(f"new {index}" for index in range(40))]
-    fit = sample_fit_text({"a": pool, "b": pool[:5]}, [task], 100, 0)
+    fit = sample_fit_text({"a": pool, "b": pool[:5]}, task.texts, 100, 0)
     assert sorted(fit.sentences) == sorted(pool[10:])
     assert fit.dropped == 10
-    assert sample_fit_text({"a": pool}, [task], 7, 0) == sample_fit_text({"a": pool}, [task], 7, 0)
-    assert len(sample_fit_text({"a": pool}, [task], 7, 0).sentences) == 7
-    assert sample_fit_text({"a": pool}, [task], 7, 0).sha256 != sample_fit_text({"a": pool}, [task], 7, 1).sha256
+    assert sample_fit_text({"a": pool}, task.texts, 7, 0) == sample_fit_text({"a": pool}, task.texts, 7, 0)
+    assert len(sample_fit_text({"a": pool}, task.texts, 7, 0).sentences) == 7
+    assert (
+        sample_fit_text({"a": pool}, task.texts, 7, 0).sha256 != sample_fit_text({"a": pool}, task.texts, 7, 1).sha256
+    )
 
 
 def test_training_texts_of_files_and_of_runs(tmp_path: Path) -> None:

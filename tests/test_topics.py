@@ -17,9 +17,10 @@ from sklearn.preprocessing import StandardScaler
 
 from dec2vec.errors import UserError
 from eval.metrics import cosine_pairs
+from eval.task_config import TopicsConfig
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours, label_cosines
-from eval.tasks.topic_config import TopicsConfig, load_topics
+from eval.tasks.topic_config import load_topics
 from eval.tasks.topic_files import LabelledTexts, label_texts, read_topics
 from eval.tasks.topics import TrainedTask, ZeroShotTask, split
 from tests.helpers import write_jsonl

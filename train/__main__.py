@@ -64,7 +64,7 @@ def _train(config: TrainConfig, table: PairTable, dev: StsTask | None, accelerat
 
 def _load_tasks(config: TrainConfig) -> StsTask | None:
     """The dev task. What the evaluation after training would refuse is refused before it."""
-    from eval.run import load_tasks
+    from eval.inputs import load_tasks
     from eval.tasks.sts import load_task
 
     if config.eval.dev is None and config.export.whiten:
@@ -130,6 +130,7 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
         fit_sentences=config.eval.fit_sentences,
         seed=config.seed,
         output_dir=config.output_dir,
+        cache="",
     )
 
 
@@ -137,7 +138,7 @@ def _whiten(run: Run) -> None:
     """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
     from dec2vec.whitening import Whitening
     from eval.choose import Material, choose
-    from eval.run import load_tasks
+    from eval.inputs import load_tasks
     from eval.systems import own_view
     from eval.tasks.sts import load_task
     from eval.training_text import run_sources, sample_fit_text
@@ -147,7 +148,8 @@ def _whiten(run: Run) -> None:
     is_compared = config.eval.after_training and config.eval.tests
     dev, tests = load_tasks(_eval_config(config)) if is_compared else (load_task(config.eval.dev), [])
     sources = run_sources(str(run.folder.path))
-    fit = sample_fit_text(sources, [dev, *tests], config.eval.fit_sentences, config.seed)
+    evaluated = [text for task in (dev, *tests) for text in task.texts]
+    fit = sample_fit_text(sources, evaluated, config.eval.fit_sentences, config.seed)
     material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256, posts=("whiten",))
     choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
     fitted = [choice.post for choice in choices if isinstance(choice.post, Whitening)]

@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
 from eval.baselines.baseline import Baseline
 from eval.baselines.characters import CharacterVectors
 from eval.baselines.counts import bag_of_words, tfidf
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.generation import bleu, chrf, rouge_l
+from eval.baselines.input_embeddings import InputEmbeddings
 from eval.baselines.overlap import dice, jaccard
 from eval.baselines.word_vectors import WordVectors
 
@@ -29,13 +31,19 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
 }
 
 
-def make_baseline(name: str) -> Baseline:
-    """By its name, or an encoder by its folder or Hub id (owner/name). Raises UserError for anything else."""
+def make_baseline(name: str, model: ModelConfig) -> Baseline:
+    """By its name, or an encoder by its folder or Hub id (owner/name). Raises UserError for anything else.
+
+    `sif` reads the input embeddings of `model`, the decoder under evaluation.
+    """
     if name in BASELINES:
         return BASELINES[name]()
+    if name == InputEmbeddings.name:
+        return InputEmbeddings(model)
     if Path(name).is_dir() or name.count("/") == 1:
         return OutsideEncoder(name)
-    raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {', '.join(BASELINES)}")
+    known = ", ".join((*BASELINES, InputEmbeddings.name))
+    raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {known}")
 
 
 def table_name(baseline: Baseline) -> str:

@@ -4,44 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge
 from jaxtyping import Bool, Float64
-from pydantic.dataclasses import dataclass as options
 
-from dec2vec.config import STRICT
 from dec2vec.errors import UserError
 from dec2vec.readers import read_table
 from eval.classification import ranking_metrics, whole
 from eval.resampling import multiplicities
+from eval.task_config import GapConfig
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
 from eval.tasks.task import Figure, TaskVectors, Texts
-
-Metric = Literal["gap", "auc"]
-
-
-@options(frozen=True, config=STRICT)
-class GapConfig:
-    """Relevant against irrelevant pairs of question and answer."""
-
-    test: str
-    """File of pairs that is reported on."""
-    dev: str = ""
-    """File of pairs by which a reading is chosen; empty leaves the choice to another task."""
-    name: str = ""
-    """Name in the report; empty takes the test file's and /gap."""
-    question: str = "sentence1"
-    """Column of the questions."""
-    answer: str = "sentence2"
-    """Column of the answers."""
-    label: str | None = "label"
-    """Column with 1 for relevant, 0 for irrelevant; null when all are relevant: others' answers are irrelevant."""
-    metric: Metric = "gap"
-    """The main figure, by which readings are chosen on dev."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Deals out others' answers."""
 
 
 @dataclass(frozen=True, eq=False)

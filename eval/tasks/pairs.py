@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float64
-from pydantic.dataclasses import dataclass as options
 
-from dec2vec.config import STRICT
 from dec2vec.errors import UserError
-from eval.classification import Criterion, choose_threshold, decision_metrics, ranking_metrics, whole
+from eval.classification import choose_threshold, decision_metrics, ranking_metrics, whole
 from eval.resampling import multiplicities
+from eval.task_config import Criterion, PairsConfig, PairsMetric
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
 from eval.tasks.task import Figure, TaskVectors, Texts
 
-Metric = Literal["accuracy", "f1", "ap", "auc"]
-RANKING: tuple[Metric, ...] = ("ap", "auc")
+RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 """Metrics without a threshold."""
-
-
-@options(frozen=True, config=STRICT)
-class PairsConfig:
-    """Pairs with a yes/no label."""
-
-    test: str
-    """File of pairs that is reported on: jsonl, csv, tsv, parquet, a saved data set or a Hub id."""
-    dev: str = ""
-    """File of pairs that chooses the threshold; without it only ap and auc are measured."""
-    name: str = ""
-    """Name in the report; empty takes the test file's."""
-    sentence1: str = "sentence1"
-    """Column of the first texts."""
-    sentence2: str = "sentence2"
-    """Column of the second texts."""
-    label: str = "label"
-    """Column of the labels, 0 or 1."""
-    positive_from: float | None = None
-    """Of a label column with graded scores: this much or more is a match."""
-    dev_only: tuple[str, ...] = ()
-    """Rows of dev that have one of these column=value."""
-    dev_limit: Annotated[int, Ge(2)] | None = None
-    """First rows of dev that are taken."""
-    metric: Metric = "accuracy"
-    """The main figure, by which readings are chosen on dev."""
-    criterion: Criterion = "accuracy"
-    """What the threshold is chosen for on dev: best accuracy, best f1, or a wanted precision."""
-    precision: Annotated[float, Gt(0), Le(1)] | None = None
-    """Wanted precision of criterion precision: the smallest threshold that reaches it on dev."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +25,11 @@ class PairEvidence:
     cosines: Float64[np.ndarray, " pairs"]
     labels: Bool[np.ndarray, " pairs"]
     threshold: float | None
+
+    @property
+    def is_finite(self) -> bool:
+        """Without nan, that is."""
+        return bool(np.isfinite(self.cosines).all())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,51 +1,12 @@
-"""Options of a topic task, and the task they describe."""
+"""From the options of a topic task to the task."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from annotated_types import Ge, Gt, Len
-from pydantic.dataclasses import dataclass as options
-
-from dec2vec.config import STRICT
 from dec2vec.errors import UserError
+from eval.task_config import TopicsConfig
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours
-from eval.tasks.topic_files import Form, label_examples, label_texts, read_topics
+from eval.tasks.topic_files import label_examples, label_texts, read_topics
 from eval.tasks.topics import TopicData, TrainedTask, ZeroShotTask
-
-
-@options(frozen=True, config=STRICT)
-class TopicsConfig:
-    """Texts with the name of their class."""
-
-    test: str
-    """File of texts that is reported on: jsonl, csv, tsv, parquet, a saved data set or a Hub id."""
-    train: str = ""
-    """File of texts that knn and probe learn from."""
-    dev: str = ""
-    """File of texts that chooses k, C and readings; without it a fifth of train chooses k and C."""
-    name: str = ""
-    """Name in the report; empty takes the test file's and the method."""
-    text: str = "text"
-    """Column of the texts."""
-    label: str = "label"
-    """Column of the class names, such as label_des of IFLYTEK."""
-    classes: tuple[str, ...] = ()
-    """Keep the rows of these classes alone; empty keeps all."""
-    method: Literal["zero_shot", "knn", "probe"] = "zero_shot"
-    """Nearest label text, k nearest train texts, or logistic regression on train vectors."""
-    form: Form = "word"
-    """Label texts of zero_shot: the class name, its definition, or its definition with examples."""
-    labels: str = ""
-    """YAML or JSON file: class name -> definition, or -> {definition, examples}."""
-    calibrated: bool = False
-    """Subtract each label text's mean similarity to the dev texts."""
-    neighbours: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(1)] = (1, 3, 5, 10, 20, 50)
-    """Candidate k of knn."""
-    strengths: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (0.001, 0.01, 0.1, 1.0, 10.0)
-    """Candidate C of probe: inverse strengths of its regularisation."""
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
-    """The main figure, by which k, C and readings are chosen on dev."""
 
 
 def load_topics(config: TopicsConfig) -> ZeroShotTask | TrainedTask:

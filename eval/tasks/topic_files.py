@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,8 +15,7 @@ from jaxtyping import Int64
 from dec2vec.config_yaml import read_mapping
 from dec2vec.errors import UserError
 from dec2vec.readers import Table, read_table
-
-Form = Literal["word", "definition", "examples"]
+from eval.task_config import Form
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,136 @@
+"""What was found on the tasks beside similarity, made ready for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eval.diagnostics import Confusion, PrecisionRecall, Scatter
+from eval.lab import Measured
+from eval.results import Comparison
+from eval.statistics import interval, p_value
+from eval.task_table import TaskRow, TaskTable
+from eval.tasks.pairs import PairEvidence
+from eval.tasks.task import Figure, Task
+from eval.tasks.topic_evidence import TopicEvidence
+
+SHOWN_CLASSES = 30
+"""A confusion matrix of more classes can't be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """By task, in the order in which systems were judged."""
+
+    tasks: list[Task] = field(default_factory=list)
+    rows: dict[str, list[Measured]] = field(default_factory=dict)
+
+    def add(self, task: Task, found: Sequence[Measured]) -> None:
+        """More systems of one task; of their vectors and decisions only the leading ones' are kept."""
+        if task.name not in self.rows:
+            self.tasks.append(task)
+            self.rows[task.name] = []
+        rows = self.rows[task.name]
+        rows.extend(found)
+        kept = {id(row) for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None}
+        rows[:] = [row if id(row) in kept else row.without_evidence() for row in rows]
+
+    def tables(self, comparison: Comparison | None) -> list[TaskTable]:
+        """Every figure of every system, and the difference of the tuned and the best untuned one."""
+        return [self._table(task, comparison) for task in self.tasks]
+
+    def scatter(self) -> list[Scatter]:
+        """Before and after tuning, of the tasks that have classes."""
+        return [
+            Scatter.of(f"{task.name}: {row.name}", row.evidence.vectors, row.evidence.labels)
+            for task, row in self._leaders()
+            if row.evidence is not None and isinstance(row.evidence.decisions, TopicEvidence)
+        ]
+
+    def confusions(self) -> list[Confusion]:
+        """Of the tasks with few enough classes."""
+        found = []
+        for task, row in self._leaders():
+            decided = None if row.evidence is None else row.evidence.decisions
+            if isinstance(decided, TopicEvidence) and len(decided.classes) <= SHOWN_CLASSES:
+                found.append(Confusion(f"{task.name}: {row.name}", decided.classes, decided.confusion))
+        return found
+
+    def curves(self) -> list[PrecisionRecall]:
+        """Of pair matching."""
+        found = []
+        for task, row in self._leaders():
+            decided = None if row.evidence is None else row.evidence.decisions
+            if isinstance(decided, PairEvidence) and decided.threshold is not None and decided.is_finite:
+                title = f"{task.name}: {row.name}"
+                found.append(PrecisionRecall.of(title, decided.cosines, decided.labels, decided.threshold))
+        return found
+
+    def _leaders(self) -> list[tuple[Task, Measured]]:
+        pairs = [
+            (task, leader(self.rows[task.name], is_tuned=is_tuned)) for task in self.tasks for is_tuned in (False, True)
+        ]
+        return [(task, row) for task, row in pairs if row is not None]
+
+    def _table(self, task: Task, comparison: Comparison | None) -> TaskTable:
+        rows = self.rows[task.name]
+        made = [_row(row.name, figure) for row in _ordered(rows) for figure in row.figures]
+        pair = _rivals(rows, comparison)
+        if pair is None:
+            return TaskTable(task.name, task.metric, made, _note(rows))
+        ours, rival = pair
+        note = _verdict(ours, rival) + _note(rows)
+        return TaskTable(task.name, task.metric, [*made, *_differences(ours, rival)], note)
+
+
+def leader(rows: Sequence[Measured], *, is_tuned: bool) -> Measured | None:
+    """The system that dev data put first; where there are none, the first one."""
+    found = [row for row in rows if row.is_tuned == is_tuned and not row.is_baseline]
+    return max(found, key=lambda row: -np.inf if row.dev_score is None else row.dev_score, default=None)
+
+
+def _rivals(rows: Sequence[Measured], comparison: Comparison | None) -> tuple[Measured, Measured] | None:
+    """Tuned and untuned, each the best on dev: the task's own, or else the similarity file of the headline."""
+    if any(row.dev_score is not None for row in rows):
+        ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
+    elif comparison is not None:
+        by_name = {row.name: row for row in rows}
+        ours, rival = by_name.get(comparison.tuned), by_name.get(comparison.untuned)
+    else:
+        return None
+    return None if ours is None or rival is None else (ours, rival)
+
+
+def _differences(ours: Measured, rival: Measured) -> list[TaskRow]:
+    theirs = {figure.metric: figure for figure in rival.figures}
+    pairs = [(figure, theirs[figure.metric]) for figure in ours.figures if figure.metric in theirs]
+    gaps = [Figure(a.metric, a.value - b.value, a.resampled - b.resampled, a.n) for a, b in pairs]
+    return [_row(f"{ours.name} minus {rival.name}", gap) for gap in gaps]
+
+
+def _verdict(ours: Measured, rival: Measured) -> str:
+    a, b = ours.figures[0], rival.figures[0]
+    gap = interval(a.value - b.value, a.resampled - b.resampled)
+    p = p_value(a.resampled - b.resampled)
+    tie = "" if gap.low > 0 or gap.high < 0 else " A tie: the interval contains 0."
+    return (
+        f"{a.metric} {a.value:.4f} tuned ({ours.name}) against {b.value:.4f} untuned ({rival.name}); "
+        f"difference {gap.value:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}, p = {p:.3f}.{tie} "
+    )
+
+
+def _note(rows: Sequence[Measured]) -> str:
+    places = list(dict.fromkeys(row.chosen_on for row in rows if row.chosen_on))
+    return f"Readings were chosen on {', '.join(places)}." if places else ""
+
+
+def _ordered(rows: Sequence[Measured]) -> list[Measured]:
+    """Tuned ones first, then by the main figure."""
+    return sorted(rows, key=lambda row: (not row.is_tuned, -np.nan_to_num(row.figures[0].value, nan=-np.inf)))
+
+
+def _row(name: str, figure: Figure) -> TaskRow:
+    found = interval(figure.value, figure.resampled)
+    return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n)

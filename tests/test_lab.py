@@ -1,0 +1,176 @@
+"""Tasks beside similarity in a whole evaluation: readings chosen on each task's dev, measured on its test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dec2vec.config import validate
+from dec2vec.errors import UserError
+from dec2vec.pooling import View
+from eval.config import EvalConfig
+from eval.report import Report
+from eval.report_json import to_json
+from eval.run import evaluate
+from eval.tasks.pairs import load_pairs
+from eval.tasks.task import TaskVectors
+from tests.eval_data import write_pairs, write_similarity
+from tests.fake_encoder import FakeEncoder
+from tests.helpers import write_jsonl
+
+
+def texts_of(topic: int, count: int, seed: int) -> list[str]:
+    """Words of one topic each, with some noise."""
+    rng = np.random.default_rng((topic, seed))
+    return [
+        " ".join(f"t{topic}w{word}" for word in rng.integers(0, 12, 6)) + f" n{rng.integers(9)}" for _ in range(count)
+    ]
+
+
+def labelled_pairs(path: Path, seed: int, *, permuted: bool = False) -> Path:
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, object]] = []
+    for index in range(60):
+        one, other = texts_of(index % 3, 2, seed * 100 + index)
+        stranger = texts_of((index + 1) % 3, 1, seed * 100 + index)[0]
+        rows += [
+            {"sentence1": one, "sentence2": other, "label": 1},
+            {"sentence1": one, "sentence2": stranger, "label": 0},
+        ]
+    if permuted:
+        labels = rng.permutation([row["label"] for row in rows])
+        rows = [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
+    return write_jsonl(path, rows)
+
+
+def topics(path: Path, count: int, seed: int) -> Path:
+    rows: list[dict[str, object]] = [
+        {"text": text, "label": f"t{topic}w1"} for topic in range(3) for text in texts_of(topic, count, seed)
+    ]
+    return write_jsonl(path, rows)
+
+
+def collection(folder: Path) -> Path:
+    folder.mkdir()
+    documents = [text for topic in range(3) for text in texts_of(topic, 8, 7)]
+    write_jsonl(folder / "corpus.jsonl", [{"id": f"d{i}", "text": text} for i, text in enumerate(documents)])
+    queries = [text for topic in range(3) for text in texts_of(topic, 2, 8)]
+    write_jsonl(folder / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(queries)])
+    judged = [
+        {"query_id": f"q{i}", "doc_id": f"d{j}", "score": int(i // 2 == j // 8)} for i in range(6) for j in range(24)
+    ]
+    write_jsonl(folder / "qrels.jsonl", judged)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    return validate(
+        EvalConfig,
+        {
+            "dev": str(write_similarity(tmp_path / "dev.jsonl", 60, 1)),
+            "tests": [str(write_similarity(tmp_path / "sts.jsonl", 60, 3))],
+            "fit": [str(write_pairs(tmp_path / "fit.jsonl", 150, 2))],
+            "systems": {"prompts": ["bare"], "poolings": ["last", "mean"], "dimensions": [16, 8]},
+            "pairs": [
+                {
+                    "test": str(labelled_pairs(tmp_path / "p.test.jsonl", 5)),
+                    "dev": str(labelled_pairs(tmp_path / "p.dev.jsonl", 6)),
+                }
+            ],
+            "topics": [
+                {
+                    "test": str(topics(tmp_path / "t.test.jsonl", 12, 1)),
+                    "dev": str(topics(tmp_path / "t.dev.jsonl", 9, 2)),
+                },
+                {
+                    "test": str(tmp_path / "t.test.jsonl"),
+                    "train": str(topics(tmp_path / "t.train.jsonl", 15, 3)),
+                    "method": "knn",
+                    "neighbours": [1, 3],
+                },
+            ],
+            "gap": [{"test": str(tmp_path / "p.test.jsonl"), "name": "answers"}],
+            "clustering": [{"test": str(tmp_path / "t.test.jsonl"), "seeds": 2}],
+            "retrieval": [{"path": str(collection(tmp_path / "found"))}],
+            "isotropy": [{"path": str(tmp_path / "t.test.jsonl")}],
+            "baselines": ["tfidf", "jaccard"],
+            "bootstrap": 100,
+        },
+    )
+
+
+def evaluated(config: EvalConfig) -> Report:
+    return evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder(noise=(4.0, 0.1, 0.1))}, progress=False)
+
+
+def test_every_task_has_a_table(config: EvalConfig) -> None:
+    report = evaluated(config)
+    names = [table.name for table in report.tasks]
+    assert names == ["p.test", "answers", "t.test/word", "t.test/knn", "t.test/clusters", "found", "t.test/isotropy"]
+    for table in report.tasks:
+        systems = {row.system for row in table.rows}
+        assert {"tuned/a", "baseline/tfidf"} <= systems
+        assert any(name.startswith("untuned/bare/") and "+whiten-" in name for name in systems)
+        assert any(" minus " in name for name in systems), table.name
+        assert table.metrics[0] == table.metric and "95 % interval" in table.note
+    assert report.has("baseline/jaccard", "sts", "spearman_all") and report.has(
+        "baseline/tfidf", "average", "spearman_all"
+    )
+    assert [panel.title.split(":")[0] for panel in report.curves] == ["p.test", "p.test"]
+    assert len(report.confusions) == len(report.scatter) == 4
+    tree = json.loads(to_json(report))
+    assert {table["name"] for table in tree["tasks"]} == set(names)
+    assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names}
+
+
+def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> None:
+    """Found again by hand: every view's dev accuracy, then the test accuracy at dev's threshold."""
+    raw = replace(config, systems=replace(config.systems, post=("raw",)), topics=(), gap=(), clustering=(), isotropy=())
+    [table] = [table for table in evaluated(raw).tasks if table.name == "p.test"]
+    [shown] = {row.system for row in table.rows if row.system.startswith("untuned/")}
+    task, encoder = load_pairs(config.pairs[0]), FakeEncoder()
+    assert task.dev is not None
+    views = [View(pooling, layer) for pooling in ("last", "mean") for layer in range(3)]  # type: ignore[arg-type]
+
+    def vectors(texts: list[str], view: View) -> TaskVectors:
+        found = encoder.encode_views(texts, [view], prompt="bare")[view]
+        return TaskVectors(found, found[:0])
+
+    dev = {view: vectors(task.dev.queries, view) for view in views}
+    best = max(views, key=lambda view: task.dev_score(dev[view]))
+    assert shown == f"untuned/bare/{best}"
+    expected = task.measure(dev[best], vectors(task.test.queries, best), 100, 0)[0]
+    [value] = [row.value for row in table.rows if row.system == shown and row.metric == "accuracy"]
+    assert value == pytest.approx(expected.value)
+
+
+def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Path) -> None:
+    honest = evaluated(config)
+    labelled_pairs(tmp_path / "p.test.jsonl", 5, permuted=True)
+    permuted = evaluated(config)
+
+    def systems(report: Report) -> dict[str, set[str]]:
+        return {table.name: {row.system for row in table.rows} for table in report.tasks}
+
+    def accuracy(report: Report) -> float:
+        rows = [row for table in report.tasks if table.name == "p.test" for row in table.rows]
+        return next(row.value for row in rows if row.system == "tuned/a" and row.metric == "accuracy")
+
+    assert systems(honest) == systems(permuted)
+    assert accuracy(honest) > accuracy(permuted) + 0.1, "the labels did reach the figures"
+
+
+def test_equal_names_are_refused(config: EvalConfig) -> None:
+    twice = replace(config, pairs=(config.pairs[0], config.pairs[0]))
+    with pytest.raises(UserError, match=r"two tasks are called p\.test; give one of them a name"):
+        evaluated(twice)
+
+
+def test_unknown_baseline(config: EvalConfig) -> None:
+    with pytest.raises(UserError, match="baseline 'tfdif': neither"):
+        evaluated(replace(config, baselines=("tfdif",)))
