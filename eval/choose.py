@@ -68,11 +68,15 @@ class Choice:
     post: Affine | None = None
     sweep: tuple[Contender, ...] = field(default=(), repr=False)
 
+    def vectors_of(self, raw: Float32[np.ndarray, "texts dim"]) -> Float32[np.ndarray, "texts k"]:
+        """The system's vectors of one task's texts, from raw ones of its view."""
+        if self.system.is_transductive:
+            return whitened_by_itself(raw, self.k)
+        return raw if self.post is None else self.post.apply(raw)
+
     def cosines_on(self, task: StsTask, raw: Float32[np.ndarray, "texts dim"]) -> Float64[np.ndarray, " pairs"]:
         """Of a task's pairs, from the raw vectors of its texts."""
-        if self.system.is_transductive:
-            return task.cosines(whitened_by_itself(raw, self.k))
-        return task.cosines(raw if self.post is None else self.post.apply(raw))
+        return task.cosines(self.vectors_of(raw))
 
 
 def choose(

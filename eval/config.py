@@ -77,6 +77,8 @@ class EvalConfig:
     """Queries that look for documents."""
     isotropy: tuple[IsotropyConfig, ...] = ()
     """How evenly vectors fill their space."""
+    mteb: tuple[str, ...] = ()
+    """Names of MTEB tasks, run by the mteb package; their data come from the Hub."""
     baselines: tuple[str, ...] = ()
     """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, sif (of the
     decoder's input embeddings), jaccard, dice, bleu, chrf, rouge-l,

@@ -42,9 +42,11 @@ class Encoders:
             _warn_unlike(path, encoder.config, self.config.model)
             yield name, encoder
 
-    def untuned(self) -> TextEncoder:
-        """The base."""
-        return self._load("untuned", self.config.model) if self.base is None else self.base
+    def untuned(self, model: ModelConfig | None = None) -> TextEncoder:
+        """The base, read as `model` says (default: as the configuration does)."""
+        if self.base is not None:
+            return self.base
+        return self._load("untuned", self.config.model if model is None else model)
 
     def _load(self, name: str, config: ModelConfig) -> TextEncoder:
         from dec2vec.encoder import Encoder

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Never
 
 import numpy as np
@@ -25,7 +25,9 @@ class Judged:
     """A chosen system and its cosines of every task's pairs, dev included."""
 
     choice: Choice
-    cosines: dict[str, Float64[np.ndarray, " pairs"]]
+    cosines: dict[str, Float64[np.ndarray, " _"]]
+    similarities: Mapping[str, Mapping[str, Float64[np.ndarray, " _"]]] = field(default_factory=dict)
+    """Of every test: dot products, distances and cosines (see `eval.similarities`)."""
 
     @property
     def system(self) -> System:

@@ -25,10 +25,12 @@ from eval.config import EvalConfig
 from eval.encoders import Encoders, cache_folder
 from eval.fitting import Fitting
 from eval.inputs import fit_text, load_further, load_tasks
+from eval.mteb_rows import mteb_tables
 from eval.outside import Outside
 from eval.provenance import describe
 from eval.report import Report
 from eval.results import Judged, summarize
+from eval.similarities import similarities, similarity_results
 from eval.systems import System, TextEncoder, candidate_views, own_view
 from eval.task_results import Findings
 from eval.tasks.sts import StsTask
@@ -94,6 +96,7 @@ def evaluate(
     with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
         encoders = Encoders(config, base, tuned, cache)
         references = _judge_all(setting, encoders)
+        mteb = mteb_tables(config, encoders, setting.judged)
     judged = setting.judged
     results, comparison = summarize(judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress)
     outside = Outside.of(config, sources, [dev, *tests], further)
@@ -106,6 +109,8 @@ def evaluate(
         results += clean_results(
             judged, tests, seen.clean, comparison, dev.name, resamples=config.bootstrap, seed=config.seed
         )
+    if comparison is not None:
+        results += similarity_results(judged, tests, comparison, resamples=config.bootstrap, seed=config.seed)
     reference = find_reference(judged, references, comparison.tuned if comparison is not None else None)
     return Report(
         provenance=describe(config, [dev, *tests], found, judged, time.monotonic() - started, encoders.passes),
@@ -117,7 +122,7 @@ def evaluate(
         tests=[task.name for task in tests],
         sweep=sweep.points(item.choice for item in judged),
         histograms=histograms(tests, reference),
-        tasks=setting.findings.tables(comparison),
+        tasks=[*setting.findings.tables(comparison), *mteb],
         scatter=setting.findings.scatter(),
         confusions=setting.findings.confusions(),
         curves=setting.findings.curves(),
@@ -194,10 +199,12 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
     )
     judged = []
     for choice in choices:
-        vectors = raw[choice.system.view]
-        pairs = zip(setting.tests, setting.rows, strict=True)
-        cosines = {task.name: choice.cosines_on(task, vectors[rows]) for task, rows in pairs}
-        judged.append(Judged(choice, {material.dev.name: choice.cosines, **cosines}))
+        found = {
+            task.name: similarities(task, choice.vectors_of(raw[choice.system.view][rows]))
+            for task, rows in zip(setting.tests, setting.rows, strict=True)
+        }
+        cosines = {name: scores["cosine"] for name, scores in found.items()}
+        judged.append(Judged(choice, {material.dev.name: choice.cosines, **cosines}, found))
     return judged
 
 

@@ -150,6 +150,7 @@ retrieval.N.name
 isotropy.N.path
 isotropy.N.close
 isotropy.N.name
+mteb
 baselines
 cache
 batch_tokens

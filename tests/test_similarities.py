@@ -1,0 +1,94 @@
+"""Dot products, distances and Pearson's correlation against scipy, and their rows in a report; MTEB rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.spatial import distance
+
+from dec2vec.config import validate
+from eval import mteb_rows
+from eval.config import EvalConfig
+from eval.mteb_encoder import MtebEncoder
+from eval.run import evaluate
+from eval.similarities import pearson, similarities
+from eval.tasks.sts import load_task
+from tests.eval_data import write_similarity
+from tests.fake_encoder import FakeEncoder
+
+DISTANCES = {"euclid": distance.euclidean, "manhattan": distance.cityblock, "dot": lambda a, b: -np.dot(a, b)}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    return validate(
+        EvalConfig,
+        {
+            "dev": str(write_similarity(tmp_path / "dev.jsonl", 60, 1)),
+            "tests": [str(write_similarity(tmp_path / f"t{seed}.jsonl", 60, seed)) for seed in (3, 4)],
+            "systems": {"prompts": ["bare"], "poolings": ["last"], "post": ["raw"]},
+            "bootstrap": 100,
+        },
+    )
+
+
+def test_rows_against_scipy(config: EvalConfig) -> None:
+    report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
+    task, tuned = load_task(config.tests[0]), FakeEncoder()
+    vectors = tuned.encode(task.texts, normalize=False).astype(np.float64)
+    pairs = list(zip(vectors[task.left], vectors[task.right], strict=True))
+    for name, far in DISTANCES.items():
+        scores = [-far(one, other) for one, other in pairs]
+        row = report.result("tuned/a", "t3", f"spearman_{name}")
+        assert row.value == pytest.approx(stats.spearmanr(scores, task.gold)[0])
+        assert row.ci_low < row.value < row.ci_high
+        row = report.result("tuned/a", "t3", f"pearson_{name}")
+        assert row.value == pytest.approx(stats.pearsonr(scores, task.gold)[0])
+        assert row.ci_low < row.value < row.ci_high
+    cosines = [1 - distance.cosine(one, other) for one, other in pairs]
+    assert report.result("tuned/a", "t3", "pearson_cosine").value == pytest.approx(
+        stats.pearsonr(cosines, task.gold)[0]
+    )
+    mean = np.mean([report.result("tuned/a", name, "pearson_dot").value for name in ("t3", "t4")])
+    assert report.result("tuned/a", "average", "pearson_dot").value == pytest.approx(mean)
+    assert report.comparison is not None
+    assert report.has(report.comparison.untuned, "average", "spearman_manhattan")
+
+
+def test_constant_and_broken_scores() -> None:
+    gold = np.arange(5.0)
+    assert pearson(np.ones(5), gold) == 0.0
+    assert np.isnan(pearson(np.array([1.0, np.nan, 2.0, 3.0, 4.0]), gold))
+    assert pearson(1e8 + gold, gold) == pytest.approx(1.0)
+
+
+def test_equal_vectors_are_nearest(tmp_path: Path) -> None:
+    task = load_task(write_similarity(tmp_path / "t.jsonl", 20, 1))
+    found = similarities(task, np.ones((len(task.texts), 4), dtype=np.float32))
+    assert {name: set(scores.tolist()) for name, scores in found.items()} == {
+        "cosine": {1.0},
+        "dot": {4.0},
+        "euclid": {0.0},
+        "manhattan": {0.0},
+    }
+
+
+def test_mteb_names_become_tables(config: EvalConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def run(encoder: MtebEncoder, tasks: Sequence[str], output: Path) -> dict[str, float]:
+        asked.append(encoder.model_name)
+        assert output.parent == tmp_path / "out" / "mteb"
+        return {name: 0.5 + len(asked) / 10 for name in tasks}
+
+    monkeypatch.setattr(mteb_rows, "run_mteb", run)
+    both = validate(EvalConfig, {**vars(config), "mteb": ["STS99"], "output_dir": str(tmp_path / "out")})
+    report = evaluate(both, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
+    [table] = report.tasks
+    assert (table.name, table.metric) == ("mteb/STS99", "main_score")
+    assert asked[0] == "tuned/a" and asked[1].startswith("untuned/bare/last@")
+    assert [(row.system, row.value) for row in table.rows] == [(asked[0], 0.6), (asked[1], 0.7)]
