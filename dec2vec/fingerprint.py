@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
+from typing import Any
 
 import torch
+from peft import PeftModel
 
 from dec2vec.encoder import Encoder
 
 _ELSEWHERE = ("name_or_path", "revision", "trust_remote_code", "prompt", "pooling", "layer")
 """Options that don't count: where the weights came from (their bytes count), and what is named at each call."""
+_NAMES = ("_name_or_path", "base_model_name_or_path", "transformers_version", "inference_mode")
+"""Entries of configurations that say where something lies, not what it is."""
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -21,15 +24,22 @@ def fingerprint(encoder: Encoder) -> str:
     options = {key: value for key, value in dataclasses.asdict(encoder.config).items() if key not in _ELSEWHERE}
     digest.update(json.dumps([options, encoder.embedder.autocast], sort_keys=True).encode())
     digest.update(encoder.tokenizer.backend_tokenizer.to_str().encode("utf-8", "surrogatepass"))
-    digest.update(_chat_template(encoder))
+    digest.update(json.dumps(_surroundings(encoder), sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
     for name, tensor in encoder.embedder.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _chat_template(encoder: Encoder) -> bytes:
-    """With the day, where the template writes it."""
-    template = str(encoder.tokenizer.chat_template or "")
-    day = datetime.date.today().isoformat() if "strftime_now" in template else ""
-    return f"{template} {day}".encode("utf-8", "surrogatepass")
+def _surroundings(encoder: Encoder) -> list[object]:
+    """What weights alone don't say: special tokens, the architecture's constants, the adapters' scale."""
+    tokenizer, backbone = encoder.tokenizer, encoder.embedder.backbone
+    architecture: Any = backbone.config
+    constants = {key: value for key, value in architecture.to_dict().items() if key not in _NAMES}
+    adapters: list[object] = []
+    if isinstance(backbone, PeftModel):
+        adapters = [
+            {key: value for key, value in found.to_dict().items() if key not in _NAMES}
+            for found in backbone.peft_config.values()
+        ]
+    return [tokenizer.bos_token_id, tokenizer.eos_token_id, constants, adapters]

@@ -16,13 +16,14 @@ from eval.tasks.sts import StsTask
 def find_reference(
     judged: Sequence[Judged], references: Sequence[System], tuned: str | None
 ) -> tuple[Judged, Judged] | None:
-    """The raw tuned system of the headline's run, and the same reading of the untuned decoder."""
+    """The raw tuned system of the headline's run, and the same reading of the untuned decoder, if that could be had."""
     runs = list(dict.fromkeys(item.system.run for item in judged if item.system.is_tuned))
     by_system = {item.system: item for item in judged}
     for run, reference in zip(runs, references, strict=True):
         names = {item.system.name for item in judged if item.system.run == run}
-        if tuned in names:
-            return by_system[replace(reference, run=run)], by_system[reference]
+        after, before = by_system.get(replace(reference, run=run)), by_system.get(reference)
+        if tuned in names and after is not None and before is not None:
+            return after, before
     return None
 
 

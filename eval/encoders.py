@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from dec2vec.model_config import ModelConfig
 from eval.config import EvalConfig
 from eval.systems import TextEncoder, run_name
-from eval.vector_cache import CachedEncoder, VectorCache
+from eval.vector_cache import VectorCache
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,12 @@ class Encoders:
     base: TextEncoder | None = None
     tuned: Mapping[str, TextEncoder] | None = None
     cache: VectorCache | None = None
-    _cached: dict[str, CachedEncoder] = field(default_factory=dict)
+    _passes: dict[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def passes(self) -> dict[str, dict[str, int]]:
         """Texts that went through a decoder, by encoder and prompt; of encoders whose vectors are kept."""
-        return {name: dict(encoder.passes) for name, encoder in self._cached.items()}
+        return {name: dict(counts) for name, counts in self._passes.items()}
 
     def each_tuned(self) -> Iterator[tuple[str, TextEncoder]]:
         """By name."""
@@ -55,8 +56,9 @@ class Encoders:
         encoder = Encoder.load(config)
         if self.cache is None or not isinstance(encoder, Encoder):
             return encoder
-        self._cached[name] = self.cache.of(encoder, fingerprint(encoder))
-        return self._cached[name]
+        cached = self.cache.of(encoder, fingerprint(encoder))
+        self._passes[name] = cached.passes
+        return cached
 
 
 def cache_folder(config: EvalConfig) -> Path | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dec2vec.affine import Basis
 from dec2vec.errors import UserError
+from dec2vec.model_config import LOGIT_POOLINGS
 from dec2vec.pooling import View
 from dec2vec.whitening import Moments
 from eval.config import PostName
@@ -15,6 +16,8 @@ from eval.moments import stream_moments
 from eval.postprocess import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
 from eval.systems import HasOutputEmbeddings, System, TextEncoder, candidate_dimensions
 
+NARROW: tuple[PostName, ...] = ("raw",)
+"""Post-processings of logits."""
 logger = logging.getLogger(__name__)
 
 
@@ -51,11 +54,17 @@ class Fitting:
         """
         unembedding = _unembedding(encoder) if "embfilter" in posts else None
         is_fitted = bool(text) and bool(FITTED & {*posts})
-        moments = stream_moments(encoder, prompt, views, text, batch_tokens, progress) if is_fitted else {}
+        fitted = [view for view in views if view.pooling not in LOGIT_POOLINGS] if is_fitted else []
+        moments = stream_moments(encoder, prompt, fitted, text, batch_tokens, progress) if fitted else {}
         return cls(prompt, run, posts, dimensions, moments, unembedding)
 
     def candidates(self, view: View, width: int) -> list[Candidate]:
-        """Every post-processing in every strength; one that can't be made of this view is left out."""
+        """Every post-processing in every strength; one that can't be made of this view is left out.
+
+        Logits are as wide as the vocabulary: nothing with a matrix of width x width is made of them.
+        """
+        if view.pooling in LOGIT_POOLINGS:
+            return [found for post in NARROW if post in self.posts for found in candidates(post, Source(width, ()))]
         source = self._source(view, width)
         return [candidate for post in dict.fromkeys(self.posts) for candidate in self._of(view, source, post)]
 

@@ -23,6 +23,7 @@ from eval.postprocess import Candidate
 from eval.systems import System, TextEncoder
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_evidence import TopicEvidence
+from eval.tasks.topics import TrainedTask
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,8 @@ class Reading:
 
     system: System
     post: Affine | None
-    dev_score: float | None
+    dev_score: float
+    """On the task's dev data, or on the similarity dev file where the task has none."""
     chosen_on: str
 
 
@@ -54,7 +56,7 @@ class Decides(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A reading's figures on a task's test data, the main one first. `dev_score` is None where there is no dev data."""
+    """A reading's figures on a task's test data, the main one first. `dev_score` is None for an outside baseline."""
 
     name: str
     is_tuned: bool
@@ -126,7 +128,7 @@ def _inherited(chosen: Sequence[Choice]) -> list[Reading]:
         if not choice.system.is_transductive:
             families.setdefault(_family(choice.system.post), []).append(choice)
     winners = [best(members) for members in families.values()]
-    return [Reading(winner.system, winner.post, None, winner.chosen_on or "") for winner in winners]
+    return [Reading(winner.system, winner.post, winner.dev_score, winner.chosen_on or "") for winner in winners]
 
 
 def _family(post: str | None) -> str:
@@ -148,8 +150,15 @@ def _choose(task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views
 def _reading(task: Task, fitting: Fitting, score: float, view: View, candidate: Candidate) -> Reading:
     system = System(fitting.prompt, view, fitting.run)
     if candidate.post == "raw":
-        return Reading(system, None, score, f"{task.name} dev")
-    return Reading(replace(system, post=candidate.label), candidate.affine(), score, f"{task.name} dev")
+        return Reading(system, None, score, dev_name(task))
+    return Reading(replace(system, post=candidate.label), candidate.affine(), score, dev_name(task))
+
+
+def dev_name(task: Task) -> str:
+    """What a task's readings are chosen on."""
+    if isinstance(task, TrainedTask) and task.data.dev is None:
+        return f"a fifth of the training texts of {task.name}"
+    return f"{task.name} dev"
 
 
 def _measure(

@@ -16,7 +16,7 @@ from dec2vec.files import atomic_write_bytes
 from dec2vec.pooling import View
 from dec2vec.whitening import Moments
 from eval.systems import System, TextEncoder
-from eval.vector_cache import CachedEncoder
+from eval.vector_cache import CachedEncoder, writing
 
 MEMORY_WARNING = 4 * 2**30
 logger = logging.getLogger(__name__)
@@ -76,10 +76,11 @@ class _Kept:
 
     def write(self, moments: dict[View, Moments]) -> None:
         """Each in one rename."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for view, found in moments.items():
-            tensors = {"n": np.array([found.n]), "mean": found.mean, "scatter": found.scatter}
-            atomic_write_bytes(self._path(view), serialize(tensors))
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for view, found in moments.items():
+                tensors = {"n": np.array([found.n]), "mean": found.mean, "scatter": found.scatter}
+                atomic_write_bytes(self._path(view), serialize(tensors))
 
     def _path(self, view: View) -> Path:
         return self._folder / f"{view}.safetensors"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.sparse import csr_matrix, vstack
 
+from dec2vec.errors import UserError
 from eval.baselines import make_baseline, table_name
 from eval.baselines.baseline import Baseline, PairBaseline, VectorBaseline, Vectors
 from eval.baselines.cosines import cosines, dense
@@ -45,6 +46,10 @@ class Outside:
     ) -> Outside:
         """Fitted on all training-side text that is in no evaluation set. UserError for an unknown name."""
         baselines = [make_baseline(name, config.model) for name in config.baselines]
+        names = [baseline.name for baseline in baselines]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"baselines: two are called {twice}; name each once, or rename a folder")
         evaluated = [text for task in tasks for text in task.texts]
         evaluated += [text for task in further for text in (*task.test.queries, *task.test.documents)]
         text = without(sources, evaluated) if baselines else []

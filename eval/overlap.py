@@ -70,9 +70,16 @@ class EvaluationSet:
 
 
 def evaluation_sets(tasks: Sequence[StsTask], further: Sequence[Task] = ()) -> list[EvaluationSet]:
-    """Pairs of the similarity tasks; of the others each test text on its own."""
+    """Pairs of the similarity tasks; of the others each text on its own, those that choices are made from as well."""
     pairs = [EvaluationSet.of_pairs(task) for task in tasks]
-    return pairs + [EvaluationSet.of_texts(task.name, [*task.test.queries, *task.test.documents]) for task in further]
+    for task in further:
+        splits = {task.name: task.test, f"{task.name} dev": task.dev}
+        pairs += [
+            EvaluationSet.of_texts(name, [*texts.queries, *texts.documents])
+            for name, texts in splits.items()
+            if texts is not None
+        ]
+    return pairs
 
 
 @dataclass(frozen=True, eq=False)

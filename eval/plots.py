@@ -10,11 +10,17 @@ from matplotlib.figure import Figure
 from eval.plots_diagnostics import confusion, precision_recall, scatter
 from eval.plots_style import drawable, short, tidy
 from eval.plots_sweep import dimensions, layers
-from eval.report import Report, is_tuned
+from eval.report import Report, is_baseline, is_tuned
 from eval.results import AVERAGE, Result
 from eval.sweep import by_dimension, by_layer
 
-TUNED, WHITENED, RAW = "#c2571a", "#3d6fa5", "#9db4c8"
+TUNED, PROCESSED, RAW, OUTSIDE = "#c2571a", "#3d6fa5", "#9db4c8", "#8a8a8a"
+LEGEND = (
+    (TUNED, "tuned"),
+    (PROCESSED, "untuned, post-processed"),
+    (RAW, "untuned, raw"),
+    (OUTSIDE, "outside baseline"),
+)
 SIMILAR, DISSIMILAR = "#2f7d4f", "#8a8f98"
 WHISKER = {"elinewidth": 1, "capsize": 2, "ecolor": "#333333"}
 MAX_BARS = 30
@@ -45,7 +51,10 @@ def _png(figure: Figure) -> bytes:
 def _colour(system: str) -> str:
     if is_tuned(system):
         return TUNED
-    return WHITENED if "+whiten-" in system else RAW
+    if is_baseline(system):
+        return OUTSIDE
+    reading = system.rpartition("/")[2].replace("+norm", "")
+    return PROCESSED if "+" in reading else RAW
 
 
 def _whiskers(results: list[Result]) -> np.ndarray:
@@ -79,7 +88,7 @@ def _averages(report: Report) -> Figure:
     where = "average of the test sets" if len(report.tests) > 1 else report.tests[0]
     title = f"Spearman x 100, {where}, with 95 % intervals"
     axes.set_title(title + (f" (best {len(shown)}; {dropped} lower rows not shown)" if dropped else ""), fontsize=10)
-    for colour, label in ((TUNED, "tuned"), (WHITENED, "untuned, whitened"), (RAW, "untuned, raw")):
+    for colour, label in LEGEND:
         if colour in map(_colour, shown):
             axes.barh([0], [0], color=colour, label=label)
     axes.legend(loc="lower right", fontsize=8, frameon=True)
@@ -96,7 +105,7 @@ def _tests(report: Report) -> Figure:
     figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(names)
-    colours = (TUNED, WHITENED, RAW) if found else (WHITENED, RAW)
+    colours = (TUNED, PROCESSED, RAW) if found else (PROCESSED, RAW)
     for index, (name, colour) in enumerate(zip(names, colours, strict=False)):
         results = [report.result(name, task) for task in report.columns]
         axes.bar(

@@ -74,7 +74,7 @@ class Report:
         """The untuned row with the highest dev score: the tuned one's rival."""
         if self.comparison is not None:
             return self.comparison.untuned
-        untuned = [name for name in self.systems if not is_tuned(name)]
+        untuned = [name for name in self.systems if is_rival(name)]
         return max(untuned, key=lambda name: _sortable(self.result(name, self.dev).value), default=None)
 
     @property
@@ -84,10 +84,11 @@ class Report:
 
     @cached_property
     def highlights(self) -> list[str]:
-        """For a terminal: tuned rows, the best untuned on dev and test, the encoder without its adapter."""
-        untuned = [name for name in self.systems if not is_tuned(name) and not is_transductive(name)]
+        """For a terminal: tuned rows, the best untuned on dev and test, the encoder without its adapter, a baseline."""
+        untuned = [name for name in self.systems if is_rival(name)]
         on_dev = sorted(untuned, key=lambda name: -_sortable(self.result(name, self.dev).value))
-        wanted = {*untuned[:1], *on_dev[:3], self.reference}
+        outside = [name for name in self.systems if is_baseline(name)]
+        wanted = {*untuned[:1], *on_dev[:3], self.reference, self.best_untuned, *outside[:1]}
         return [name for name in self.systems if is_tuned(name) or name in wanted]
 
 
@@ -99,6 +100,16 @@ def is_tuned(system: str) -> bool:
 def is_transductive(system: str) -> bool:
     """Rows whose post-processing saw the test sentences: shown, never called the best."""
     return system.endswith(TRANSDUCTIVE)
+
+
+def is_baseline(system: str) -> bool:
+    """What needs no decoder: shown beside it, and no part of the question whether tuning was worth it."""
+    return system.startswith("baseline/")
+
+
+def is_rival(system: str) -> bool:
+    """An untuned reading that the tuned encoder is compared with."""
+    return not (is_tuned(system) or is_transductive(system) or is_baseline(system))
 
 
 def _sortable(value: float) -> float:
@@ -119,7 +130,7 @@ def headline(report: Report) -> list[str]:
     found = report.comparison
     where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
     if found is None:
-        honest = [name for name in report.systems if not is_transductive(name)]
+        honest = [name for name in report.systems if is_tuned(name) or is_rival(name)]
         top = max(honest, key=lambda name: _sortable(report.result(name, report.dev).value))
         score = report.result(top, AVERAGE)
         return [

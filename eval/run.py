@@ -36,7 +36,7 @@ from eval.task_results import Findings
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
 from eval.usable import usable_prompts, usable_views
-from eval.vector_cache import VectorCache
+from eval.vector_cache import CachedEncoder, VectorCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,7 @@ def evaluate(
         batch_tokens=config.batch_tokens,
         progress=progress,
     )
+    outside = Outside.of(config, sources, [dev, *tests], further)
     setting = _setting(config, material, tests, further)
     folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
     with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
@@ -99,7 +100,6 @@ def evaluate(
         mteb = mteb_tables(config, encoders, setting.judged)
     judged = setting.judged
     results, comparison = summarize(judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress)
-    outside = Outside.of(config, sources, [dev, *tests], further)
     results += outside.similarity(dev, tests)
     outside.judge(setting.findings, further)
     for run in config.tuned:
@@ -122,7 +122,7 @@ def evaluate(
         tests=[task.name for task in tests],
         sweep=sweep.points(item.choice for item in judged),
         histograms=histograms(tests, reference),
-        tasks=[*setting.findings.tables(comparison), *mteb],
+        tasks=[*setting.findings.tables(), *mteb],
         scatter=setting.findings.scatter(),
         confusions=setting.findings.confusions(),
         curves=setting.findings.curves(),
@@ -162,8 +162,9 @@ def _judge_tuned(setting: Setting, name: str, encoder: TextEncoder) -> None:
 def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[System]) -> None:
     """Every prompt with every pooling, and each tuned encoder's own reading without the adapter."""
     config = setting.config.systems
-    prompts = usable_prompts(encoder, (*config.prompts, *(system.prompt for system in references)))
-    views = usable_views(encoder, candidate_views(config, encoder.layer_count), prompts[0])
+    behind = encoder.behind if isinstance(encoder, CachedEncoder) else encoder  # trials are not counted as passes
+    prompts = usable_prompts(behind, (*config.prompts, *(system.prompt for system in references)))
+    views = usable_views(behind, candidate_views(config, encoder.layer_count), prompts[0])
     for prompt in tqdm(prompts, desc="untuned prompts", delay=3.0, disable=not setting.material.progress, leave=False):
         fitting = fit(encoder, prompt, views, setting.material)
         choices = choose(encoder, prompt, views, setting.material, fitting=fitting)

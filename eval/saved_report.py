@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
-from eval.report import is_tuned
+from eval.report import is_rival
 from eval.results import AVERAGE
 
 METRIC = "spearman_all"
@@ -89,7 +89,7 @@ def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
         untuned, gain = f"untuned/{rest}", _score(gaps[0])
     else:
         untuned = max(
-            (name for name, task in scores if task == dev and not is_tuned(name)), key=lambda n: scores[n, dev].value
+            (name for name, task in scores if task == dev and is_rival(name)), key=lambda n: scores[n, dev].value
         )
     return SavedReport(
         name=_name(path),

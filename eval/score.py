@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes
 from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import get_prompt
 from dec2vec.readers import Table, read_table
 from dec2vec.table_formats import Row
 from eval.classification import choose_threshold, decision_metrics, precision_recall, whole
@@ -78,7 +78,7 @@ def _check_options(args: ScoreArgs) -> None:
     elif args.criterion != "accuracy" or args.precision is not None:
         raise UserError("score: --criterion and --precision choose a threshold on --dev; remove them or --threshold")
     if args.prompt is not None:
-        get_prompt(args.prompt, "")
+        check_prompt(args.prompt)
     path = args.output
     if path.suffix not in SUFFIXES:
         known = " or ".join(SUFFIXES)

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from dec2vec.ensembles import Ensemble
 from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig, PoolingName
 from dec2vec.pooling import View, resolve_layer
@@ -95,6 +96,14 @@ class System:
     def is_transductive(self) -> bool:
         """Shown for comparison with the literature, never chosen."""
         return self.post is not None and self.post.endswith(TRANSDUCTIVE)
+
+
+@runtime_checkable
+class HasEnsemble(Protocol):
+    """An encoder that shows what a prompt's name stands for."""
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        """The prompts behind `prompt`."""
 
 
 @runtime_checkable

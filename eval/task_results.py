@@ -9,7 +9,6 @@ import numpy as np
 
 from eval.diagnostics import Confusion, PrecisionRecall, Scatter
 from eval.lab import Measured
-from eval.results import Comparison
 from eval.statistics import interval, p_value
 from eval.task_table import TaskRow, TaskTable
 from eval.tasks.pairs import PairEvidence
@@ -37,9 +36,9 @@ class Findings:
         kept = {id(row) for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None}
         rows[:] = [row if id(row) in kept else row.without_evidence() for row in rows]
 
-    def tables(self, comparison: Comparison | None) -> list[TaskTable]:
+    def tables(self) -> list[TaskTable]:
         """Every figure of every system, and the difference of the tuned and the best untuned one."""
-        return [self._table(task, comparison) for task in self.tasks]
+        return [self._table(task) for task in self.tasks]
 
     def scatter(self) -> list[Scatter]:
         """Before and after tuning, of the tasks that have classes."""
@@ -74,33 +73,20 @@ class Findings:
         ]
         return [(task, row) for task, row in pairs if row is not None]
 
-    def _table(self, task: Task, comparison: Comparison | None) -> TaskTable:
+    def _table(self, task: Task) -> TaskTable:
         rows = self.rows[task.name]
         made = [_row(row.name, figure) for row in _ordered(rows) for figure in row.figures]
-        pair = _rivals(rows, comparison)
-        if pair is None:
+        ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
+        if ours is None or rival is None:
             return TaskTable(task.name, task.metric, made, _note(rows))
-        ours, rival = pair
         note = _verdict(ours, rival) + _note(rows)
         return TaskTable(task.name, task.metric, [*made, *_differences(ours, rival)], note)
 
 
 def leader(rows: Sequence[Measured], *, is_tuned: bool) -> Measured | None:
-    """The system that dev data put first; where there are none, the first one."""
+    """The system that dev data put first. Outside baselines have no dev score and never lead."""
     found = [row for row in rows if row.is_tuned == is_tuned and not row.is_baseline]
     return max(found, key=lambda row: -np.inf if row.dev_score is None else row.dev_score, default=None)
-
-
-def _rivals(rows: Sequence[Measured], comparison: Comparison | None) -> tuple[Measured, Measured] | None:
-    """Tuned and untuned, each the best on dev: the task's own, or else the similarity file of the headline."""
-    if any(row.dev_score is not None for row in rows):
-        ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
-    elif comparison is not None:
-        by_name = {row.name: row for row in rows}
-        ours, rival = by_name.get(comparison.tuned), by_name.get(comparison.untuned)
-    else:
-        return None
-    return None if ours is None or rival is None else (ours, rival)
 
 
 def _differences(ours: Measured, rival: Measured) -> list[TaskRow]:

@@ -1,4 +1,4 @@
-"""Vectors kept on disk by content, so that no text is embedded twice.
+"""Vectors kept on disk by content, so that what was read once is not embedded again.
 
 A second evaluation, one more task, or an evaluation that was interrupted computes only what is missing.
 
@@ -8,23 +8,24 @@ layer and pooling (one file), and the text. Moments of training-side text are ke
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
 from dec2vec.files import why_not_written
-from dec2vec.model_config import ModelConfig
+from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.pooling import View
 from dec2vec.prompts import Side
-from eval.systems import HasOutputEmbeddings, TextEncoder
+from eval.systems import HasEnsemble, HasOutputEmbeddings, TextEncoder
 from eval.vector_file import KEY_BYTES, VectorFile
 
 Vectors = NDArray[np.float32]
@@ -36,7 +37,7 @@ class CachedEncoder:
 
     def __init__(self, encoder: TextEncoder, folder: Path) -> None:
         self.config: ModelConfig = encoder.config
-        self._encoder = encoder
+        self.behind = encoder
         self._folder = folder
         self._files: dict[tuple[Path, View], VectorFile] = {}
         self.passes: Counter[str] = Counter()
@@ -44,7 +45,7 @@ class CachedEncoder:
     @property
     def layer_count(self) -> int:
         """Of the encoder behind."""
-        return self._encoder.layer_count
+        return self.behind.layer_count
 
     def encode(
         self,
@@ -57,7 +58,7 @@ class CachedEncoder:
         progress: bool = True,
     ) -> Vectors:
         """Not kept: the encoder's own reading, asked for a text or two."""
-        return self._encoder.encode(
+        return self.behind.encode(
             texts, prompt=prompt, side=side, batch_tokens=batch_tokens, normalize=normalize, progress=progress
         )
 
@@ -71,7 +72,12 @@ class CachedEncoder:
         batch_tokens: int = 16_384,
         progress: bool = True,
     ) -> dict[View, Vectors]:
-        """From disk; texts of which a view is missing go through the decoder once, for all views."""
+        """From disk; texts of which a view is missing go through the decoder once, for all views.
+
+        Logits are as wide as the vocabulary: they are not kept.
+        """
+        if any(view.pooling in LOGIT_POOLINGS for view in views):
+            return self._uncached(texts, views, prompt, side, batch_tokens, progress)
         keys = [_digest(text) for text in texts]
         files = {view: self._file(prompt, side, view) for view in views}
         missing = {
@@ -79,9 +85,26 @@ class CachedEncoder:
         }
         absent, known = list(missing.values()), list(missing)
         for rows, found in self._through_decoder(absent, views, prompt, side, batch_tokens, progress):
-            for view, vectors in found.items():
-                files[view].append([known[row] for row in rows], vectors)
+            with writing(self._folder):
+                for view, vectors in found.items():
+                    files[view].append([known[row] for row in rows], vectors)
         return {view: file.read(keys) for view, file in files.items()}
+
+    def _uncached(
+        self,
+        texts: Sequence[str],
+        views: Sequence[View],
+        prompt: str | None,
+        side: Side,
+        batch_tokens: int,
+        progress: bool,
+    ) -> dict[View, Vectors]:
+        """Logits from the encoder itself, which guards the memory; the other views as ever."""
+        wide = [view for view in views if view.pooling in LOGIT_POOLINGS]
+        kept = [view for view in views if view.pooling not in LOGIT_POOLINGS]
+        options: dict[str, Any] = {"prompt": prompt, "side": side, "batch_tokens": batch_tokens, "progress": progress}
+        found = self.behind.encode_views(texts, wide, **options)
+        return found | (self.encode_views(texts, kept, **options) if kept else {})
 
     def iter_views(
         self,
@@ -98,15 +121,17 @@ class CachedEncoder:
 
     def output_embeddings(self) -> Vectors:
         """The LM head of the encoder behind."""
-        if not isinstance(self._encoder, HasOutputEmbeddings):
+        if not isinstance(self.behind, HasOutputEmbeddings):
             raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
-        return self._encoder.output_embeddings()
+        return self.behind.output_embeddings()
 
     def prompt_folder(self, prompt: str | None, side: Side = "query") -> Path:
-        """Where everything about one prompt and side is kept."""
+        """Where everything about one prompt is kept: by what it writes, so that sides that read alike share it."""
         spec = self.config.prompt if prompt is None else prompt
-        folder = self._folder / hashlib.sha256(f"{side} {spec}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
-        folder.mkdir(parents=True, exist_ok=True)
+        written = repr(self.behind.ensemble(spec, side)) if isinstance(self.behind, HasEnsemble) else f"{side} {spec}"
+        folder = self._folder / hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _through_decoder(
@@ -120,17 +145,29 @@ class CachedEncoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         if not texts:
             return
-        for rows, found in self._encoder.iter_views(
+        members = len(self.behind.ensemble(prompt, side).members) if isinstance(self.behind, HasEnsemble) else 1
+        for rows, found in self.behind.iter_views(
             texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
         ):
-            self.passes[self.config.prompt if prompt is None else prompt] += len(rows)
+            self.passes[self.config.prompt if prompt is None else prompt] += len(rows) * members
             yield rows, found
 
     def _file(self, prompt: str | None, side: Side, view: View) -> VectorFile:
         key = (self.prompt_folder(prompt, side), view)
         if key not in self._files:
-            self._files[key] = VectorFile(key[0], str(view).replace("/", "_"))
+            self._files[key] = VectorFile(key[0], str(view))
         return self._files[key]
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A full disk or a folder of someone else's in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot keep vectors in {folder}: {why_not_written(error)}; or keep none with --cache ''"
+        ) from error
 
 
 class VectorCache:

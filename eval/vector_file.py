@@ -37,7 +37,7 @@ class VectorFile:
         """Rows in the order of `keys`, each of which must be there."""
         if self._dimension is None:
             raise KeyError(f"{self._keys}: nothing was written")
-        stored = np.memmap(self._path(self._dimension), np.float32, "r").reshape(-1, self._dimension)
+        stored = np.memmap(self._path(self._dimension), np.float32, "r", shape=(len(self._rows), self._dimension))
         return np.asarray(stored[[self._rows[key] for key in keys]])
 
     def append(self, keys: Sequence[bytes], vectors: Float32[np.ndarray, "texts dim"]) -> None:

@@ -125,7 +125,8 @@ def test_every_task_has_a_table(config: EvalConfig) -> None:
     assert len(report.confusions) == len(report.scatter) == 4
     tree = json.loads(to_json(report))
     assert {table["name"] for table in tree["tasks"]} == set(names)
-    assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names}
+    with_dev = {f"{name} dev" for name in ("p.test", "t.test/word", "t.test/knn")}
+    assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names, *with_dev}
 
 
 def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> None:
@@ -152,6 +153,9 @@ def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> Non
 def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Path) -> None:
     honest = evaluated(config)
     labelled_pairs(tmp_path / "p.test.jsonl", 5, permuted=True)
+    rows = [json.loads(line) for line in (tmp_path / "t.test.jsonl").read_text().splitlines()]
+    labels = np.random.default_rng(0).permutation([row["label"] for row in rows])
+    write_jsonl(tmp_path / "t.test.jsonl", [{**row, "label": str(x)} for row, x in zip(rows, labels, strict=True)])
     permuted = evaluated(config)
 
     def systems(report: Report) -> dict[str, set[str]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from dec2vec.errors import UserError
 from dec2vec.fingerprint import fingerprint
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
+from dec2vec.prompts import Side
 from eval.systems import TextEncoder
 from eval.vector_cache import CachedEncoder, VectorCache
 from eval.vector_file import KEY_BYTES, VectorFile
@@ -70,6 +74,53 @@ def test_torn_tail_is_embedded_again(tmp_path: Path, suffix: str, lost: int) -> 
     assert torn.stat().st_size == 4 * (KEY_BYTES if suffix == "keys" else 4 * 16)
 
 
+@pytest.mark.parametrize("lost", [1, 4, 63])
+def test_torn_tail_is_no_trouble_to_a_reader(tmp_path: Path, lost: int) -> None:
+    """Killed in an append: what was whole before is read without writing anything."""
+    file = VectorFile(tmp_path, "mean@0")
+    keys, rows = [bytes([index]) * KEY_BYTES for index in range(3)], np.arange(48, dtype=np.float32).reshape(3, 16)
+    file.append(keys, rows)
+    path = tmp_path / "mean@0.16.f32"
+    path.write_bytes(path.read_bytes()[:-lost])
+    np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys[:2]), rows[:2])
+    path.write_bytes(path.read_bytes() + b"half a row")
+    np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys[:2]), rows[:2])
+
+
+def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(VectorFile, "append", full)
+    with pytest.raises(UserError, match=r"cannot keep vectors in .*the disk is full.*--cache ''"):
+        CachedEncoder(FakeEncoder(), tmp_path).encode_views(["a"], VIEWS)
+
+
+def test_prompts_are_known_by_what_they_write(tmp_path: Path) -> None:
+    """Both sides of a bare prompt read alike and share their vectors; those of instruct do not."""
+    encoder = Encoder.load(ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "model")), max_length=256))
+    cached = CachedEncoder(encoder, tmp_path / "cache")
+    views = [View("mean", 1)]
+    for prompt, texts in (("bare", 1), ("instruct", 2), ("ck", 2)):
+        for side in get_args(Side):
+            found = cached.encode_views(["a cat"], views, prompt=prompt, side=side)[views[0]]
+            plain = encoder.encode_views(["a cat"], views, prompt=prompt, side=side)[views[0]]
+            np.testing.assert_allclose(found, plain, atol=1e-6)
+        assert cached.passes[prompt] == texts, "an ensemble of two takes two passes a text"
+
+
+def test_logits_are_not_kept(tmp_path: Path) -> None:
+    path = tiny_model_folder(tmp_path / "model") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
+    encoder = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "model"), max_length=64))
+    cached = CachedEncoder(encoder, tmp_path / "cache")
+    views = [View("logits", -1), View("mean", 1)]
+    found = cached.encode_views(["a cat"], views, prompt="bare")
+    for view, plain in encoder.encode_views(["a cat"], views, prompt="bare").items():
+        np.testing.assert_allclose(found[view], plain, atol=1e-6)
+    assert [path.name for path in (tmp_path / "cache").rglob("*.f32")] == ["mean@1.16.f32"]
+
+
 def test_rows_by_key(tmp_path: Path) -> None:
     file = VectorFile(tmp_path, "mean@0")
     with pytest.raises(KeyError):
@@ -111,3 +162,14 @@ def test_fingerprint_is_of_content(tmp_path: Path) -> None:
     assert fingerprint(Encoder.load(shorter)) != fingerprint(encoder)
     next(encoder.embedder.parameters()).data[0, 0] += 1e-3
     assert fingerprint(Encoder.load(moved)) != fingerprint(encoder)
+
+
+@pytest.mark.parametrize("change", ["rms_norm_eps", "eos_token"])
+def test_fingerprint_is_of_more_than_weights(tmp_path: Path, change: str) -> None:
+    config = ModelConfig(name_or_path=str(tiny_model_folder(tmp_path)), max_length=64)
+    before = fingerprint(Encoder.load(config))
+    path = tmp_path / ("tokenizer_config.json" if change == "eos_token" else "config.json")
+    options = json.loads(path.read_text())
+    options[change] = "<pad>" if change == "eos_token" else 0.1
+    path.write_text(json.dumps(options))
+    assert fingerprint(Encoder.load(config)) != before

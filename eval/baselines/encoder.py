@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Float32
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import Side
+from eval.systems import run_name
 
 BATCH = 32
 
@@ -19,7 +19,7 @@ class OutsideEncoder:
     """Texts go in as the model's own `encode_query` and `encode_document` prepare them."""
 
     def __init__(self, path: str, device: str | None = None) -> None:
-        self.name = Path(path).name if Path(path).is_dir() else path
+        self.name = run_name(path)
         self.path = path
         self.device = device
         self._model: Any = None
@@ -30,6 +30,8 @@ class OutsideEncoder:
     def encode(self, texts: Sequence[str], side: Side = "query") -> Float32[np.ndarray, "texts dim"]:
         """The model is loaded on first use. Raises UserError where it can't be."""
         model = self._load()
+        if not texts:
+            return np.empty((0, model.get_embedding_dimension() or 1), dtype=np.float32)
         encode = model.encode_query if side == "query" else model.encode_document
         vectors = encode(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)

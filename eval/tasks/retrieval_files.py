@@ -55,7 +55,7 @@ def find_files(place: str | Path) -> RetrievalFiles:
 
 
 def read_corpus(path: Path) -> dict[str, str]:
-    """Text by id. The title comes first, unless the text begins with it; a blank document is kept (and never found)."""
+    """Text by id. The title comes first, unless the text begins with it; a blank document is kept."""
     table = read_table(path, ["id", "text"])
     texts = [_document(table, index) for index in range(len(table))]
     return _by_id(table, texts)
