@@ -22,7 +22,7 @@ from eval.fitting import Fitting
 from eval.postprocess import Candidate
 from eval.systems import System, TextEncoder
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
-from eval.tasks.topic_evidence import TopicEvidence
+from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask
 
 
@@ -170,20 +170,22 @@ def _measure(
 ) -> Measured:
     view, post = reading.system.view, reading.post
     own_dev, own_test = None if dev is None else applied(post, dev[view]), applied(post, test[view])
+    decisions = task.evidence(own_dev, own_test) if isinstance(task, Decides) else None
+    if isinstance(decisions, TopicEvidence):  # a classifier is not trained twice
+        figures = topic_figures(decisions, task.metric, bench.resamples, bench.seed)
+    else:
+        figures = task.measure(own_dev, own_test, bench.resamples, bench.seed)
     return Measured(
         name=reading.system.name,
         is_tuned=reading.system.is_tuned,
         dev_score=reading.dev_score,
         chosen_on=reading.chosen_on,
-        figures=task.measure(own_dev, own_test, bench.resamples, bench.seed),
-        evidence=_evidence(task, own_dev, own_test) if isinstance(task, Decides) else None,
+        figures=figures,
+        evidence=None if decisions is None else _evidence(task, decisions, own_test),
     )
 
 
-def _evidence(task: Task, dev: TaskVectors | None, test: TaskVectors) -> Evidence | None:
-    if not isinstance(task, Decides):
-        return None
-    decisions = task.evidence(dev, test)
+def _evidence(task: Task, decisions: object, test: TaskVectors) -> Evidence:
     if not isinstance(decisions, TopicEvidence):
         return Evidence(decisions, test.queries[:0], [])
     place = {text: row for row, text in enumerate(task.test.queries)}
