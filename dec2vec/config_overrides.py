@@ -35,9 +35,13 @@ def suggest(name: str, cls: type) -> str:
 
 
 def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str]) -> dict[str, object]:
-    """A copy of `raw` with the overrides written in. Only names are checked here; values are `validate`'s."""
+    """A copy of `raw` with the overrides written in. Only names are checked here; values are `validate`'s.
+
+    A list option may come several times, and its values add up; of another the last one counts.
+    """
     merged = copy.deepcopy(raw)
     types = _option_types(cls)
+    lists: dict[str, list[object]] = {}
     for typed, values in _split(overrides):
         name, annotation = typed, _lookup(types, typed)
         if annotation is None and not values:  # --no_normalize, --lora.no_dora
@@ -46,7 +50,10 @@ def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str])
             values = ["false"]
         if annotation is None:
             raise UserError(f"config error: --{typed}: unknown option{suggest(typed, cls)}")
-        _assign(merged, name, _value(name, annotation, values))
+        value = _value(name, annotation, values)
+        if isinstance(value, list):
+            value = lists[name] = [*lists.get(name, []), *value]
+        _assign(merged, name, value)
     return merged
 
 

@@ -21,6 +21,8 @@ PACKAGES = ("dec2vec", "torch", "transformers", "peft", "numpy", "scipy", "safet
 def command() -> str:
     """As typed, without the folders of the interpreter and of the script."""
     words = sys.orig_argv
+    if len(words) > 1 and Path(words[1]).name == "dec2vec":  # the console script, which an interpreter runs
+        words = words[1:]
     return shlex.join([Path(word).name if index < 2 else word for index, word in enumerate(words)])
 
 

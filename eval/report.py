@@ -209,5 +209,6 @@ def format_table(report: Report) -> str:
     """For the terminal: headline and the rows that matter; report.md has them all."""
     lines = aligned([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
-    rest = [f"({more} more untuned rows in report.md)"] if more else []
-    return "\n".join([*headline(report), "", lines[0], "-" * len(lines[0]), *lines[1:], *rest])
+    rest = [f"({more} more rows in report.md)"] if more else []
+    tasks = ["", *(f"{table.name}: {table.note}" for table in report.tasks if table.note)] if report.tasks else []
+    return "\n".join([*headline(report), "", lines[0], "-" * len(lines[0]), *lines[1:], *rest, *tasks])

@@ -101,10 +101,9 @@ def _verdict(ours: Measured, rival: Measured) -> str:
     gap = interval(a.value - b.value, a.resampled - b.resampled)
     p = p_value(a.resampled - b.resampled)
     tie = "" if gap.low > 0 or gap.high < 0 else " A tie: the interval contains 0."
-    return (
-        f"{a.metric} {a.value:.4f} tuned ({ours.name}) against {b.value:.4f} untuned ({rival.name}); "
-        f"difference {gap.value:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}, p = {p:.3f}.{tie} "
-    )
+    one, other = f"{100 * a.value:.2f} tuned ({ours.name})", f"{100 * b.value:.2f} untuned ({rival.name})"
+    span = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+    return f"{a.metric} x 100: {one} against {other}; difference {100 * gap.value:+.2f}, {span}, p = {p:.3f}.{tie} "
 
 
 def _note(rows: Sequence[Measured]) -> str:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.config import config_hash, dump, load, load_arguments
+from dec2vec.config_overrides import merge_overrides
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from eval.config import EvalConfig, SystemsConfig
@@ -244,3 +245,11 @@ def test_dump_then_load_is_the_same(tmp_path_factory: pytest.TempPathFactory, co
     assert [type(getattr(again, field.name)) for field in fields(again)] == [
         type(getattr(config, field.name)) for field in fields(config)
     ]
+
+
+def test_list_options_add_up() -> None:
+    assert merge_overrides(EvalConfig, {"tests": ["z"]}, ["--tests", "a", "--seed", "1", "--tests", "b", "c"]) == {
+        "tests": ["a", "b", "c"],
+        "seed": "1",
+    }
+    assert merge_overrides(EvalConfig, {}, ["--seed", "1", "--seed", "2"]) == {"seed": "2"}
