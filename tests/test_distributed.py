@@ -16,12 +16,15 @@ from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
 from train.batch import prepare, text_keys
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
+from train.contrast import contrast
 from train.distributed import gather_rows, sum_over_ranks
 from train.lora import trainable_parameters
-from train.objective import NO_ANCHOR, Objective, PairRows, Temperature, contrast
+from train.objective import Objective
+from train.rows import NO_ANCHOR, PairRows
 from train.sampler import batch_indices, shard, steps_per_epoch
 from train.session import make_accelerator, wrap
 from train.step import Learner, make_optimizer, train_step
+from train.temperature import Temperature
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.config import LossConfig
+from train.contrast import contrast
 from train.loss import false_negatives, info_nce
-from train.objective import NO_ANCHOR, PairRows, Temperature, contrast
+from train.rows import NO_ANCHOR, PairRows
+from train.temperature import Temperature
 
 
 def loop_info_nce(

@@ -13,7 +13,7 @@ from dec2vec.batching import Chunk, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS
 from train.data import PairTable
-from train.objective import NO_ANCHOR, PairRows
+from train.rows import NO_ANCHOR, PairRows
 from train.sampler import Indices
 
 

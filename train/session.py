@@ -31,10 +31,10 @@ from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
 from train.metrics_file import MetricsFile
-from train.objective import Temperature
 from train.run_folder import RunFolder
 from train.sampler import Mixed, OneSource, Sampler
 from train.step import Learner, make_optimizer
+from train.temperature import Temperature
 from train.tracking import Tracker, make_tracker
 
 RESUMABLE_CHANGES = (

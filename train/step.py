@@ -11,11 +11,12 @@ from torch.optim import AdamW, Optimizer
 
 from train.batch import LocalBatch
 from train.config import LossConfig, OptimConfig
+from train.contrast import contrast
 from train.distributed import sum_over_ranks, world_size
 from train.gradcache import Model, cached_step
 from train.lora import trainable_parameters
-from train.objective import Temperature, contrast
 from train.schedule import lr_factor
+from train.temperature import Temperature
 
 
 @dataclass(frozen=True)
