@@ -9,13 +9,13 @@ from transformers import AutoModel
 from dec2vec.readers import read_similarity
 from eval.overlap import normalized
 from train.config import SourceConfig
-from train.data import load_pairs
+from train.data import load_data
 
 DEMO = Path(__file__).parent.parent / "dec2vec" / "demo"
 
 
 def test_sizes_and_no_shared_sentence() -> None:
-    pairs = load_pairs([SourceConfig(path=str(DEMO / "train.jsonl"))])
+    pairs = load_data([SourceConfig(path=str(DEMO / "train.jsonl"))])
     dev, test = (read_similarity(DEMO / f"{name}.jsonl") for name in ("dev", "test"))
     assert len(pairs) >= 600 and sum(map(bool, pairs.negatives)) >= 200
     assert len(dev.scores) + len(test.scores) >= 200
