@@ -29,8 +29,8 @@ class SourceTable:
 
     def keep(self, rows: Sequence[int]) -> SourceTable:
         """Only these rows."""
-        columns = (self.texts, self.scores, self.labels, self.ids)
-        return SourceTable(self.kind, *(_kept(column, rows) for column in columns))
+        scores, labels, ids = _kept(self.scores, rows), _kept(self.labels, rows), _kept(self.ids, rows)
+        return SourceTable(self.kind, _kept(self.texts, rows), scores, labels, ids)
 
     def contents(self) -> Iterator[tuple[str, ...]]:
         """All that a row says, as strings."""
