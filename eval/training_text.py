@@ -122,7 +122,7 @@ def _source(data: Mapping[str, Any]) -> TextSource:
     negatives, limit = data.get("negatives"), data.get("limit")
     return TextSource(
         path=str(data["path"]),
-        columns=tuple(str(data.get(name, name)) for name in _COLUMNS[data.get("kind", "pairs")]),
+        columns=tuple(str(data.get(name, name)) for name in _COLUMNS.get(str(data.get("kind", "pairs")), ())),
         negatives=None if negatives is None else tuple(map(str, negatives)),
         split=str(data.get("split", "train")),
         only=tuple(map(str, data.get("only") or ())),

@@ -18,6 +18,8 @@ from train.order import left_out
 from train.sampler import Sampler
 from train.table import SourceTable
 
+_BLOCK = 16_384
+"""Texts whose ids are in memory at once."""
 _WORDS = {
     "empty": "with an empty text",
     "duplicate": "equal to an earlier one",
@@ -95,5 +97,9 @@ def _cut(rows: Sequence[Sequence[str]], prompt: str | None, side: Side, encoder:
         for text in texts
         if 2 * len(text.encode("utf-8", "surrogatepass")) > room
     ]
-    cut = encoder.is_cut([text for _, text in numbered], prompt=prompt, side=side)
-    return {row for (row, _), flag in zip(numbered, cut, strict=True) if flag}
+    found: set[int] = set()
+    for start in range(0, len(numbered), _BLOCK):
+        block = numbered[start : start + _BLOCK]
+        cut = encoder.is_cut([text for _, text in block], prompt=prompt, side=side)
+        found.update(row for (row, _), flag in zip(block, cut, strict=True) if flag)
+    return found

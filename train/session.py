@@ -23,7 +23,7 @@ from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
 from train import data_report
 from train.checkpoint import latest_checkpoint, load_checkpoint
-from train.config import TrainConfig
+from train.config import SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
 from train.export import check_replaceable
@@ -61,7 +61,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     The result is written to the run folder and gives the same run again.
     """
     get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
-    for source in config.data:
+    for number, source in enumerate(config.data):
+        _check_loss(number, source)
         for prompt in filter(None, (source.query_prompt, source.document_prompt)):
             get_prompt(prompt, config.model.task)
     if config.model.pooling in LOGIT_POOLINGS:
@@ -82,6 +83,14 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config, model=model, data=data, eval=dataclasses.replace(config.eval, dev=dev, tests=tests)
     )
+
+
+def _check_loss(number: int, source: SourceConfig) -> None:
+    """InfoNCE compares pairs, also those of two views of a text, and is the run's only loss."""
+    if source.kind not in ("pairs", "texts"):
+        raise UserError(f"data.{number}.kind {source.kind}: InfoNCE compares pairs; use kind pairs or texts")
+    if source.losses:
+        raise UserError(f"data.{number}.losses: every source is trained with `loss`; leave it out")
 
 
 def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
