@@ -146,6 +146,12 @@ class Encoder:
             raise UserError(f"tokenize: {prompt or self.config.prompt} is {len(ensemble.members)} prompts; name one")
         return self._wrap(ensemble.members[0])(self._normalized(texts))
 
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+        """Whether `tokenize` cuts each text; for prompts that hold one copy of it (not echo)."""
+        (member,) = self.ensemble(prompt, side).members
+        wrap = PromptTokenizer(self.tokenizer, member, self.config.max_length, self.config.tokenization)
+        return wrap.is_cut(self._normalized(texts))
+
     def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
         """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
         spec = self.config.prompt if prompt is None else prompt

@@ -66,9 +66,13 @@ class Table:
     def texts(self, column: str) -> list[str]:
         """A whole column of texts; one that holds numbers only is surely the wrong column."""
         found = [self.text(index, column) for index in range(len(self))]
-        if found and all(map(_is_number, found)):
-            raise UserError(f"{self.name}: column {column!r} holds only numbers; name a column of texts")
+        self.refuse_numbers(column, found)
         return found
+
+    def refuse_numbers(self, column: str, texts: Sequence[str]) -> None:
+        """Refuse a column of which all `texts` are numbers."""
+        if texts and all(map(_is_number, texts)):
+            raise UserError(f"{self.name}: column {column!r} holds only numbers; name a column of texts")
 
 
 @dataclass(frozen=True)

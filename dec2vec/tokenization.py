@@ -47,12 +47,20 @@ class PromptTokenizer:
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text within its prompt; never empty, at most `max_length` long."""
         texts = [clean_surrogates(text) for text in texts]
-        room = self.max_length - len(self._bos) - len(self._tail)
         bodies = self._wrapped(texts)
         for row, body in enumerate(bodies):
-            if len(body) > room:
-                bodies[row] = self._cut(texts[row], body, room)
+            if len(body) > self._room:
+                bodies[row] = self._cut(texts[row], body, self._room)
         return [self._checked(self._bos + body + self._tail) for body in bodies]
+
+    def is_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is too long to be kept whole."""
+        bodies = self._wrapped([clean_surrogates(text) for text in texts])
+        return [len(body) > self._room for body in bodies]
+
+    @property
+    def _room(self) -> int:
+        return self.max_length - len(self._bos) - len(self._tail)
 
     def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch] | None:
         """First pooled position of rows of these lengths; None where pooling reads the whole row."""

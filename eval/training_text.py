@@ -19,6 +19,13 @@ from eval.overlap import normalized
 
 _TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
 _NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
+_COLUMNS = {
+    "pairs": ("anchor", "positive"),
+    "graded": ("sentence1", "sentence2"),
+    "texts": ("text",),
+    "labelled": ("text",),
+}
+"""Options of `data` that name the columns of texts, by the kind of a source's rows."""
 logger = logging.getLogger(__name__)
 
 
@@ -115,7 +122,7 @@ def _source(data: Mapping[str, Any]) -> TextSource:
     negatives, limit = data.get("negatives"), data.get("limit")
     return TextSource(
         path=str(data["path"]),
-        columns=(str(data.get("anchor", "anchor")), str(data.get("positive", "positive"))),
+        columns=tuple(str(data.get(name, name)) for name in _COLUMNS.get(str(data.get("kind", "pairs")), ())),
         negatives=None if negatives is None else tuple(map(str, negatives)),
         split=str(data.get("split", "train")),
         only=tuple(map(str, data.get("only") or ())),

@@ -55,6 +55,16 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "no such config": (lambda p: ["train", str(p.path / "none.yaml")], ("none.yaml does not exist",)),
     # training pairs
     "no data": (lambda p: p.yaml("seed: 1"), ("data: no training pairs", "--data.0.path pairs.jsonl")),
+    "kinds that share no batch": (
+        lambda p: p.train(
+            "--data.1.path", p.file("texts.jsonl", '{"text": "a"}\n{"text": "b"}\n'), "--data.1.kind", "texts"
+        ),
+        ("data.1.kind: not that of data.0", "add --batch.sources one"),
+    ),
+    "prompt of a source that is none": (
+        lambda p: p.train("--data.0.query_prompt", "promteol"),
+        ("prompt 'promteol': unknown", "did you mean prompteol?"),
+    ),
     "no such data": (lambda p: p.train("--data.0.path", "none.jsonl"), ("none.jsonl does not exist",)),
     "unknown format": (lambda p: p.pairs("x", "spoilt.docx"), ("spoilt.docx: unknown format", ".jsonl")),
     "wrong column": (

@@ -9,7 +9,8 @@ import pytest
 
 from dec2vec.errors import UserError
 from train.config import SourceConfig
-from train.data import PairTable, load_pairs
+from train.data import content_hash, load_data
+from train.table import SourceTable
 
 PAIRS: list[dict[str, object]] = [
     {"anchor": "a0", "positive": "p0"},
@@ -24,42 +25,52 @@ def jsonl(path: Path, rows: list[dict[str, object]]) -> str:
     return str(path)
 
 
+def hash_of(*texts: tuple[str, ...]) -> str:
+    return content_hash([SourceTable("pairs", texts)])
+
+
 def complaint(*sources: SourceConfig) -> str:
     with pytest.raises(UserError) as caught:
-        load_pairs(sources)
+        load_data(sources)
     return str(caught.value)
 
 
 def test_pairs_and_negatives_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    table = load_pairs([SourceConfig(jsonl(tmp_path / "t.jsonl", PAIRS))])
-    assert len(table) == 4
-    assert table.anchors == ["a0", "a1", "a2", "a3"]
-    assert table.positives == ["p0", "p1", "p2", "p3"]
-    assert table.negatives == [(), ("n1",), ("n2.2", "n2.10"), ("n3.1",)]
+    data = load_data([SourceConfig(jsonl(tmp_path / "t.jsonl", PAIRS))])
+    assert len(data) == 4
+    (table,) = data.tables
+    assert table.texts == [("a0", "p0"), ("a1", "p1", "n1"), ("a2", "p2", "n2.2", "n2.10"), ("a3", "p3", "n3.1")]
 
 
 def test_mapped_columns_limit_and_several_sources(tmp_path: Path) -> None:
     first = SourceConfig(jsonl(tmp_path / "t.jsonl", PAIRS), negatives=(), limit=2)
     rows: list[dict[str, object]] = [{"q": "q0", "d": "d0", "hard": "h0", "negative": "no"}]
     second = SourceConfig(jsonl(tmp_path / "u.jsonl", rows), anchor="q", positive="d", negatives=("hard",))
-    table = load_pairs([first, second])
-    assert table == PairTable(["a0", "a1", "q0"], ["p0", "p1", "d0"], [(), (), ("h0",)], sizes=(2, 1))
+    data = load_data([first, second])
+    assert data.sizes == (2, 1)
+    assert [list(table.texts) for table in data.tables] == [[("a0", "p0"), ("a1", "p1")], [("q0", "d0", "h0")]]
+    assert [data.place(row) for row in range(3)] == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_csv_rows_without_a_negative(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("anchor,positive,negative\na,b,c\nd,e,\n", encoding="utf-8")
-    assert load_pairs([SourceConfig(str(path))]).negatives == [("c",), ()]
+    assert load_data([SourceConfig(str(path))]).tables[0].texts == [("a", "b", "c"), ("d", "e")]
 
 
 def test_content_hash_follows_the_texts_and_not_the_file(tmp_path: Path) -> None:
     pairs = jsonl(tmp_path / "t.jsonl", PAIRS[:2])
     copy = jsonl(tmp_path / "u.jsonl", [{**row, "source": "elsewhere"} for row in PAIRS[:2]])
     swapped = jsonl(tmp_path / "v.jsonl", PAIRS[1::-1])
-    hashes = [load_pairs([SourceConfig(path)]).content_hash for path in (pairs, copy, swapped)]
+    hashes = [load_data([SourceConfig(path)]).content_hash for path in (pairs, copy, swapped)]
     assert hashes[0] == hashes[1] != hashes[2] and len(hashes[0]) == 64
-    assert PairTable(["ab"], ["c"], [()]).content_hash != PairTable(["a"], ["bc"], [()]).content_hash
-    assert PairTable(["\ud800"], ["c"], [()]).content_hash
+    assert hash_of(("ab", "c")) != hash_of(("a", "bc"))
+    assert hash_of(("\ud800", "c"))
+
+
+def test_content_hash_is_pinned() -> None:
+    """A checkpoint is resumed, and a model card believed, by this hash."""
+    assert hash_of(("a", "b"), ("c", "d", "e")).startswith("7a8d1d4f44a1b06b")
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ from transformers import AutoModel
 from dec2vec.readers import read_similarity
 from eval.overlap import normalized
 from train.config import SourceConfig
-from train.data import load_pairs
+from train.data import load_data
 
 DEMO = Path(__file__).parent.parent / "dec2vec" / "demo"
 
 
 def test_sizes_and_no_shared_sentence() -> None:
-    pairs = load_pairs([SourceConfig(path=str(DEMO / "train.jsonl"))])
+    pairs = load_data([SourceConfig(path=str(DEMO / "train.jsonl"))])
     dev, test = (read_similarity(DEMO / f"{name}.jsonl") for name in ("dev", "test"))
-    assert len(pairs) >= 600 and sum(map(bool, pairs.negatives)) >= 200
+    assert len(pairs) >= 600 and sum(len(texts) > 2 for texts in pairs.tables[0].texts) >= 200
     assert len(dev.scores) + len(test.scores) >= 200
     assert min(dev.scores.min(), test.scores.min()) >= 0 and max(dev.scores.max(), test.scores.max()) <= 5
-    trained = {*pairs.anchors, *pairs.positives, *(text for row in pairs.negatives for text in row)}
+    trained = {text for texts in pairs.tables[0].texts for text in texts}
     sides = [trained, {*dev.sentences1, *dev.sentences2}, {*test.sentences1, *test.sentences2}]
     seen = [{normalized(text) for text in side} for side in sides]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]

@@ -26,15 +26,15 @@ LOSS = LossConfig(temperature=0.05)
 
 def plain(encoder: Encoder, rows: np.ndarray) -> tuple[float, dict[str, torch.Tensor]]:
     """The textbook step: one text at a time with its graph, autograd through one InfoNCE."""
-    table = tiny_table(24)
+    texts_of = tiny_table(24).tables[0].texts
 
     def vector(text: str, side: str) -> torch.Tensor:
         (ids,) = encoder.tokenize([text], side=side)
         (pooled,) = encoder.embedder(torch.tensor([ids]), torch.tensor([len(ids)]))
         return pooled[0]
 
-    anchors = torch.stack([vector(table.anchors[row], "query") for row in rows])
-    texts = [table.positives[row] for row in rows] + [text for row in rows for text in table.negatives[row]]
+    anchors = torch.stack([vector(texts_of[row][0], "query") for row in rows])
+    texts = [texts_of[row][1] for row in rows] + [text for row in rows for text in texts_of[row][2:]]
     documents = torch.stack([vector(text, "document") for text in texts])
     logits = F.normalize(anchors, dim=1) @ F.normalize(documents, dim=1).T / LOSS.temperature
     loss = F.cross_entropy(logits, torch.arange(len(rows)))

@@ -21,7 +21,7 @@ from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
 from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
-from train.data import load_pairs
+from train.data import load_data
 from train.export import export_command, save_adapter
 from train.export_args import ExportArgs
 from train.model_card import Card, DataFact, build_card, describe_data, is_hub_id
@@ -152,7 +152,7 @@ def test_data_facts(tmp_path: Path) -> None:
     source = SourceConfig(path=str(path))
     gone, hub = SourceConfig(path=str(tmp_path / "gone.jsonl")), SourceConfig(path="someone/pairs")
     assert describe_data([source, gone, hub]) == (
-        DataFact("pairs.jsonl", False, 7, load_pairs([source]).content_hash),
+        DataFact("pairs.jsonl", False, 7, load_data([source]).content_hash),
         DataFact("gone.jsonl", False),
         DataFact("someone/pairs", True),
     )

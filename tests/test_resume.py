@@ -17,9 +17,19 @@ import pytest
 import train.checkpoint
 import train.loop
 from tests.processes import exit_code_alone, run_alone, run_ranks
-from tests.tiny_run import STEPS, STEPS_PER_EPOCH, TWO_SOURCES, fingerprint, metrics_of, sha256, steps_of, write_run
+from tests.tiny_run import (
+    MIXTURE,
+    STEPS,
+    STEPS_PER_EPOCH,
+    TWO_SOURCES,
+    fingerprint,
+    metrics_of,
+    sha256,
+    steps_of,
+    write_run,
+)
 from tests.tiny_run import train as train_run
-from train.config import BatchConfig
+from train.config import BatchConfig, SourceConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -258,15 +268,22 @@ def test_killed_inside_a_write(config: Path, whole: Path, tmp_path: Path, event:
     same(tmp_path, whole)
 
 
-def test_killed_and_resumed_with_batches_of_one_source(tmp_path: Path) -> None:
-    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")
-    config = write_run(tmp_path / "run", data=TWO_SOURCES, batch=batch)
+@pytest.mark.parametrize(
+    ("data", "no_duplicates"), [(TWO_SOURCES, False), (MIXTURE, True)], ids=["pairs", "mixture of kinds"]
+)
+def test_killed_and_resumed_with_batches_of_one_source(
+    tmp_path: Path, data: tuple[SourceConfig, ...], no_duplicates: bool
+) -> None:
+    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one", no_duplicates=no_duplicates)
+    config = write_run(tmp_path / "run", data=data, batch=batch)
     run_alone(in_folder, config, tmp_path / "whole")
     torn = "checkpoints/.tmp-step-000006"
     assert exit_code_alone(killed_at, config, tmp_path / "killed", "os.rename", torn) == -signal.SIGKILL
     assert len(steps_of(tmp_path / "killed")) == 6
     run_alone(in_folder, config, tmp_path / "killed")
     same(tmp_path / "killed", tmp_path / "whole")
+    report = json.loads((tmp_path / "killed" / "data.json").read_text())
+    assert [source["kind"] for source in report["sources"]] == [source.kind for source in data]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
-from train.sampler import OneSource, _drawn_sources, batch_indices, shard, steps_per_epoch
+from train.sampler import Mixed, OneSource, _drawn_sources, batch_indices, shard, steps_per_epoch
 
 profile = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -81,6 +81,11 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         steps_per_epoch(3, 1)
 
 
+def one_source(sizes: tuple[int, ...], weights: tuple[float, ...], batch: int, seed: int) -> OneSource:
+    """Pairs in every source, none of which fills more than a batch of all its rows."""
+    return OneSource(tuple(Mixed(size, min(batch, size), seed) for size in sizes), sizes, weights, seed)
+
+
 mixtures = st.integers(1, 5).flatmap(
     lambda count: st.tuples(
         st.tuples(*[st.integers(2, 60)] * count),
@@ -94,12 +99,12 @@ mixtures = st.integers(1, 5).flatmap(
 @profile
 @given(mixtures)
 def test_a_batch_of_one_source_has_rows_of_one_source(mixture: Any) -> None:
-    sampler = OneSource(*mixture)
+    sampler, batch = one_source(*mixture), mixture[2]
     source_of = np.repeat(np.arange(len(sampler.sizes)), sampler.sizes)
     for step in range(20):
         rows = sampler.rows(step)
         (source,) = set(source_of[rows].tolist())
-        assert 2 <= len(rows) <= sampler.batch + 1
+        assert 2 <= len(rows) <= batch + 1
         assert len(set(rows.tolist())) == len(rows)
         assert len(rows) <= sampler.sizes[source]
 
@@ -107,7 +112,7 @@ def test_a_batch_of_one_source_has_rows_of_one_source(mixture: Any) -> None:
 @profile
 @given(mixtures)
 def test_within_a_source_each_row_comes_once_before_any_comes_again(mixture: Any) -> None:
-    sampler, start = OneSource(*mixture), 0
+    sampler, start = one_source(*mixture), 0
     seen: list[list[int]] = [[] for _ in sampler.sizes]
     for step in range(60):
         rows = sampler.rows(step).tolist()
@@ -120,7 +125,7 @@ def test_within_a_source_each_row_comes_once_before_any_comes_again(mixture: Any
 
 def test_sources_come_as_often_as_their_weights_say() -> None:
     """To within four standard deviations of 4,000 draws; equal weights would give a quarter each."""
-    sampler = OneSource((5, 50, 500, 7), (1.0, 2.0, 3.0, 4.0), 4, 0)
+    sampler = one_source((5, 50, 500, 7), (1.0, 2.0, 3.0, 4.0), 4, 0)
     source_of = np.repeat(np.arange(4), sampler.sizes)
     counts = np.bincount([source_of[sampler.rows(step)[0]] for step in range(4000)], minlength=4)
     expected = np.array([0.1, 0.2, 0.3, 0.4])
@@ -129,7 +134,7 @@ def test_sources_come_as_often_as_their_weights_say() -> None:
 
 def test_order_of_sources_does_not_depend_on_how_far_it_was_asked_for() -> None:
     """The draws are made in blocks; a resumed run begins in a later one."""
-    sampler = OneSource((30, 40), (1.0, 1.0), 8, 3)
+    sampler = one_source((30, 40), (1.0, 1.0), 8, 3)
     late = sampler.rows(5000).tolist()
     first = [sampler.rows(step).tolist() for step in range(1100)]
     _drawn_sources.cache_clear()
@@ -138,5 +143,5 @@ def test_order_of_sources_does_not_depend_on_how_far_it_was_asked_for() -> None:
 
 
 def test_the_order_of_sources_is_pinned() -> None:
-    sampler = OneSource((4, 6), (1.0, 1.0), 2, 0)
+    sampler = one_source((4, 6), (1.0, 1.0), 2, 0)
     assert [sampler.rows(step).tolist() for step in range(4)] == [[2, 0], [1, 3], [7, 6], [3, 0]]

@@ -29,6 +29,12 @@ TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib")
 
 TWO_SOURCES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
 
+MIXTURE = (
+    SourceConfig(path="pairs.jsonl", limit=9, weight=2.0, query_prompt="Query: {text}"),
+    SourceConfig(path="pairs.jsonl", kind="texts", text="positive", weight=1.0),
+)
+"""Pairs in a prompt of their own, and texts that dropout makes two views of; with a weight each for drawn sources."""
+
 
 def write_run(folder: Path, **sections: Any) -> Path:
     """Model, data and a configuration with paths relative to `folder`: dropout, 3 steps an epoch, dev file."""

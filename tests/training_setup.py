@@ -10,9 +10,11 @@ from torch import Tensor
 from dec2vec import Encoder, ModelConfig
 from dec2vec.embedder import Embedder
 from tests.helpers import tiny_model_folder, word_pairs
-from train.config import LoraConfig
-from train.data import PairTable
+from train.cleaning import Counts
+from train.config import LoraConfig, SourceConfig
+from train.data import TrainingData
 from train.lora import make_trainable, trainable_parameters
+from train.table import SourceTable
 
 
 def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None = None, **model: object) -> Encoder:
@@ -30,14 +32,17 @@ def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None
     return encoder
 
 
-def tiny_table(count: int) -> PairTable:
+def tiny_table(count: int) -> TrainingData:
     """Pairs of words; some with one hard negative."""
     rows = word_pairs(count)
-    return PairTable(
-        [str(row["anchor"]) for row in rows],
-        [str(row["positive"]) for row in rows],
-        [(str(row["negative"]),) if "negative" in row else () for row in rows],
-    )
+    texts = [tuple(str(row[name]) for name in ("anchor", "positive", "negative") if name in row) for row in rows]
+    return data_of(SourceTable("pairs", texts))
+
+
+def data_of(*tables: SourceTable, **options: object) -> TrainingData:
+    """Tables as if they had been read; `options` of all their sources."""
+    sources = tuple(SourceConfig(**{"kind": table.kind, **options}) for table in tables)
+    return TrainingData(sources, tables, tuple(Counts(len(table), 0, 0, 0, 0, 0) for table in tables))
 
 
 def gradients(embedder: Embedder) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
-    from train.data import PairTable
+    from train.data import TrainingData
     from train.loop import Run
 
 
@@ -29,21 +29,22 @@ def main(argv: Sequence[str]) -> None:
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.memory import keep_freed_memory
     from train import session
-    from train.data import load_pairs
+    from train.data import load_data
+    from train.order import make_sampler
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
     config = session.resolve(config)
-    table = load_pairs(config.data)
-    session.make_sampler(config, table)
+    data = load_data(config.data)
+    make_sampler(config, data)
     dev = _load_tasks(config)
     accelerator = session.make_accelerator(config)
-    _train(config, table, dev, accelerator)
+    _train(config, data, dev, accelerator)
     session.leave(accelerator)
 
 
-def _train(config: TrainConfig, table: PairTable, dev: StsTask | None, accelerator: Accelerator) -> None:
+def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator) -> None:
     from eval.tasks.sts import dev_score
     from train import session
     from train.loop import fit
@@ -51,7 +52,7 @@ def _train(config: TrainConfig, table: PairTable, dev: StsTask | None, accelerat
 
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
-        run = session.build(config, table, accelerator, folder, score)
+        run = session.build(config, data, accelerator, folder, score)
         with make_progress(run.learner.total_steps, run.state.step, run.is_main) as progress, run.metrics:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only

@@ -1,28 +1,35 @@
-"""A step's pairs on one rank: padded chunks over all its texts, and which of them are anchors and documents."""
+"""A step's rows on one rank: padded chunks over all their texts, and which of these play which part in the loss."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dec2vec.batching import Chunk, deduplicate, make_chunks
+from dec2vec.batching import Chunk, TokenIds, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
-from dec2vec.prompts import NORMALIZERS
-from train.data import PairTable
-from train.rows import NO_ANCHOR, PairRows
-from train.sampler import Indices
+from dec2vec.prompts import NORMALIZERS, Side
+from train.config import Kind, LossConfig, SourceConfig
+from train.data import TrainingData
+from train.rows import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows
+from train.sampler import Indices, shard
+from train.table import Texts
 
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """One rank's share of a step. `real_tokens` and the chunks' padded tokens tell how much is padding."""
+    """One rank's share of a step. `real_tokens` and the chunks' padded tokens tell how much is padding.
+
+    `losses` are those of the source that the batch is from; none means the run's own.
+    """
 
     chunks: list[Chunk]
-    rows: PairRows
+    rows: Rows
+    losses: tuple[LossConfig, ...]
     pairs: int
     real_tokens: int
 
@@ -32,30 +39,157 @@ class LocalBatch:
         return sum(chunk.padded_tokens for chunk in self.chunks)
 
 
-def prepare(table: PairTable, indices: Indices, encoder: Encoder, chunk_tokens: int) -> LocalBatch:
-    """Tokenise the pairs at `indices`, embed equal texts once, and sort all texts by length into chunks.
+@dataclass(frozen=True)
+class _Row:
+    """A row of the data with what is said of it; its texts as they are read."""
 
-    A rank without a pair (fewer pairs than ranks in the last batch) embeds one empty text that no loss reads, so
+    number: int
+    source: SourceConfig
+    texts: Texts
+    score: float
+    label: str
+    document_id: str
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text to embed. Equal texts of one `view` are embedded once, those of different views each by itself."""
+
+    text: str
+    prompt: str | None
+    side: Side = "query"
+    view: int = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Texts to embed, and how the place of each among the embedded ones makes the rows."""
+
+    readings: list[_Reading]
+    rows: Callable[[Tensor], Rows]
+
+
+def prepare(
+    data: TrainingData, batch: Indices, encoder: Encoder, chunk_tokens: int, *, rank: int = 0, world: int = 1
+) -> LocalBatch:
+    """Tokenise this rank's share of the global `batch`, embed equal texts once, sort all by length into chunks.
+
+    A rank without a row (fewer rows than ranks in the last batch) embeds one empty text that no loss reads, so
     that it still takes part in the reduction of the gradients.
     """
-    anchors = [table.anchors[row] for row in indices]
-    positives = [table.positives[row] for row in indices]
-    negatives = [text for row in indices for text in table.negatives[row]]
-    documents = positives + negatives
     normalize = NORMALIZERS[encoder.config.text_normalization]  # texts that are read as equal have equal keys
-    anchors, documents = ([normalize(text) for text in texts] for texts in (anchors, documents))
-    ids = encoder.tokenize(anchors, side="query") + encoder.tokenize(documents, side="document")
-    unique, inverse = deduplicate(ids or encoder.tokenize([""]))
-    place = torch.from_numpy(inverse)
-    rows = PairRows(
-        anchors=place[: len(anchors)],
-        documents=place[len(anchors) : len(anchors) + len(documents)],
-        anchor_keys=text_keys(anchors),
-        document_keys=text_keys(documents),
-        document_anchors=torch.cat([text_keys(anchors), torch.full((len(negatives),), NO_ANCHOR)]),
-    )
+    first, _ = data.place(int(batch[0]) if len(batch) else 0)
+    source = data.sources[first]
+    share = [_row(data, int(row), normalize) for row in shard(batch, rank, world)]
+    plan = _PLANS[source.kind](share)
+    unique, place = _embedded_once(plan.readings, encoder)
     chunks = [chunk.to(encoder.device) for chunk in make_chunks(unique, chunk_tokens)]
-    return LocalBatch(chunks, rows.to(encoder.device), len(anchors), sum(map(len, unique)))
+    rows = plan.rows(place).to(encoder.device)
+    return LocalBatch(chunks, rows, source.losses, len(share), sum(map(len, unique)))
+
+
+def _row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _Row:
+    source, row = data.place(number)
+    table = data.tables[source]
+    return _Row(
+        number=source,
+        source=data.sources[source],
+        texts=tuple(map(normalize, table.texts[row])),
+        score=table.scores[row] if table.scores else 0.0,
+        label=table.labels[row] if table.labels else "",
+        document_id=table.ids[row] if table.ids else "",
+    )
+
+
+def _embedded_once(readings: Sequence[_Reading], encoder: Encoder) -> tuple[list[TokenIds], Tensor]:
+    """The different sequences to embed, and each reading's place among them."""
+    ids = _tokenize(readings, encoder)
+    unique: list[TokenIds] = []
+    place = np.empty(len(readings), dtype=np.int64)
+    for view in sorted({reading.view for reading in readings}):
+        mine = [row for row, reading in enumerate(readings) if reading.view == view]
+        found, inverse = deduplicate([ids[row] for row in mine])
+        place[mine] = inverse + len(unique)
+        unique += found
+    return unique or [encoder.tokenize([""])[0]], torch.from_numpy(place)
+
+
+def _tokenize(readings: Sequence[_Reading], encoder: Encoder) -> list[list[int]]:
+    """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
+    ids: list[list[int]] = [[]] * len(readings)
+    for prompt, side in dict.fromkeys((reading.prompt, reading.side) for reading in readings):
+        mine = [row for row, reading in enumerate(readings) if (reading.prompt, reading.side) == (prompt, side)]
+        found = encoder.tokenize([readings[row].text for row in mine], prompt=prompt, side=side)
+        for row, sequence in zip(mine, found, strict=True):
+            ids[row] = sequence
+    return ids
+
+
+def _pairs(share: Sequence[_Row]) -> _Plan:
+    """Documents: the positives in the order of the anchors, then all negatives."""
+    anchors = [row.texts[0] for row in share]
+    owners = [*share, *(row for row in share for _ in row.texts[2:])]
+    documents = [*(row.texts[1] for row in share), *(text for row in share for text in row.texts[2:])]
+    readings = [_Reading(row.texts[0], row.source.query_prompt) for row in share]
+    for row, text in zip(owners, documents, strict=True):
+        readings.append(_Reading(text, row.source.document_prompt, side="document"))
+    negatives = len(documents) - len(anchors)
+    keys = text_keys(anchors)
+    ids = [_id_key(row) for row in share] + [NO_ID] * negatives
+    return _Plan(
+        readings,
+        lambda place: PairRows(
+            anchors=place[: len(anchors)],
+            documents=place[len(anchors) :],
+            anchor_keys=keys,
+            document_keys=text_keys(documents),
+            document_anchors=torch.cat([keys, torch.full((negatives,), NO_ANCHOR)]),
+            document_ids=torch.tensor(ids, dtype=torch.long),
+        ),
+    )
+
+
+def _id_key(row: _Row) -> int:
+    """Ids are one source's own: row 7 of another file is another document."""
+    return int(text_keys([f"{row.number} {row.document_id}"])[0]) if row.document_id else NO_ID
+
+
+def _twins(share: Sequence[_Row]) -> _Plan:
+    """Each text twice, so that dropout makes two views of it (Gao et al. 2021, SimCSE)."""
+    texts = [row.texts[0] for row in share]
+    readings = [_Reading(row.texts[0], row.source.query_prompt, view=view) for view in (0, 1) for row in share]
+    keys = text_keys(texts)
+    return _Plan(
+        readings,
+        lambda place: PairRows(
+            anchors=place[: len(texts)],
+            documents=place[len(texts) :],
+            anchor_keys=keys,
+            document_keys=keys,
+            document_anchors=keys,
+            document_ids=torch.full((len(texts),), NO_ID),
+        ),
+    )
+
+
+def _graded(share: Sequence[_Row]) -> _Plan:
+    readings = [_Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
+    scores = torch.tensor([row.score for row in share], dtype=torch.float32)
+    return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores))
+
+
+def _labelled(share: Sequence[_Row]) -> _Plan:
+    readings = [_Reading(row.texts[0], row.source.query_prompt) for row in share]
+    labels = text_keys([row.label for row in share])
+    return _Plan(readings, lambda place: LabelledRows(place, labels))
+
+
+_PLANS: dict[Kind, Callable[[Sequence[_Row]], _Plan]] = {
+    "pairs": _pairs,
+    "graded": _graded,
+    "texts": _twins,
+    "labelled": _labelled,
+}
 
 
 def text_keys(texts: Sequence[str]) -> Tensor:

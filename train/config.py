@@ -41,29 +41,6 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class SourceConfig:
-    """One set of training pairs."""
-
-    path: str = ""
-    """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
-    split: str = "train"
-    """Split of a saved or Hub data set; files have none."""
-    anchor: str = "anchor"
-    """Column of the queries."""
-    positive: str = "positive"
-    """Column of the matching texts."""
-    negatives: tuple[str, ...] | None = None
-    """Columns of hard negatives; None takes `negative`, `negative_1`, `negative_2` ... where present."""
-    only: tuple[str, ...] = ()
-    """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
-    limit: Annotated[int, Ge(1)] | None = None
-    """Use only the first rows of those."""
-    weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
-    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
-    of pairs."""
-
-
-@dataclass(frozen=True, config=STRICT)
 class LossConfig:
     """InfoNCE over the global batch."""
 
@@ -75,6 +52,57 @@ class LossConfig:
     """Also rank anchors for each positive, and average both directions."""
     gather: bool = True
     """Negatives from every process, with gradient."""
+
+
+Kind = Literal["pairs", "graded", "texts", "labelled"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class SourceConfig:
+    """One set of training rows."""
+
+    path: str = ""
+    """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
+    split: str = "train"
+    """Split of a saved or Hub data set; files have none."""
+    kind: Kind = "pairs"
+    """What a row is: an anchor with its match (pairs), two texts with a score (graded), a text alone, embedded twice
+    under dropout (texts), or a text with its class (labelled)."""
+    anchor: str = "anchor"
+    """pairs: column of the queries."""
+    positive: str = "positive"
+    """pairs: column of the matching texts."""
+    negatives: tuple[str, ...] | None = None
+    """pairs: columns of hard negatives; None takes `negative`, `negative_1`, `negative_2` ... where present."""
+    document_id: str | None = None
+    """pairs: column of the positives' ids; where two are equal, neither is a negative of the other's anchor."""
+    sentence1: str = "sentence1"
+    """graded: column of the first texts."""
+    sentence2: str = "sentence2"
+    """graded: column of the second texts."""
+    score: str = "score"
+    """graded: column of their similarity; only its order counts."""
+    text: str = "text"
+    """texts and labelled: column of the texts."""
+    label: str = "label"
+    """labelled: column of the classes; equal values are one class, in all sources of a batch."""
+    texts_per_label: Annotated[int, Ge(2)] = 2
+    """labelled: so many texts of a label, or all that it has, come in one batch."""
+    query_prompt: str | None = None
+    """Prompt of the anchors, and of every text of the other kinds, at the model's layer; None is the model's."""
+    document_prompt: str | None = None
+    """pairs: prompt of positives and negatives; None is the model's."""
+    losses: tuple[LossConfig, ...] = ()
+    """Losses of this source's batches; none means the run's `loss`."""
+    clean: bool = False
+    """Leave out rows with an empty text, all but the first of equal rows, and anchors equal to their positive."""
+    only: tuple[str, ...] = ()
+    """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Use only the first rows of those."""
+    weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
+    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
+    of rows."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -109,6 +137,8 @@ class BatchConfig:
     """Pairs in a step over all processes: each sees the others as negatives."""
     sources: Literal["mixed", "one"] = "mixed"
     """mixed draws each batch from all sources; one fills it from a single source: negatives of the same kind."""
+    no_duplicates: bool = False
+    """No text comes twice in a batch, as anchor, positive or negative of two rows."""
     chunk_tokens: Annotated[int, Ge(1)] = 8192
     """Padded tokens of one forward pass: bounds the memory, never changes the gradient."""
     graph_tokens: Annotated[int, Ge(0)] = 0

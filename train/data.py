@@ -1,95 +1,93 @@
-"""Training pairs as three parallel columns in memory, checked before any model is loaded."""
+"""Training data: the sources' rows in memory, checked before any model is loaded."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
-from train.config import SourceConfig
+import numpy as np
 
-_NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
+from dec2vec.errors import UserError
+from train.cleaning import Counts, clean
+from train.config import SourceConfig
+from train.rows_of_file import read_source
+from train.sampler import Indices
+from train.table import SourceTable, encoded_row
 
 
 @dataclass(frozen=True)
-class PairTable:
-    """Row i: anchors[i] matches positives[i]; negatives[i] are its hard negatives, perhaps none."""
+class TrainingData:
+    """Tables of all sources. A row's number goes through them in order."""
 
-    anchors: list[str]
-    positives: list[str]
-    negatives: list[tuple[str, ...]]
-    sizes: tuple[int, ...] = ()
-    """Rows of each source, in order; () where sources are not told apart."""
+    sources: tuple[SourceConfig, ...]
+    tables: tuple[SourceTable, ...]
+    counts: tuple[Counts, ...]
 
     def __len__(self) -> int:
-        return len(self.anchors)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each source."""
+        return tuple(map(len, self.tables))
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 of every text in order: the same hash means the same data, wherever it was read from."""
-        digest = hashlib.sha256()
-        for anchor, positive, negatives in zip(self.anchors, self.positives, self.negatives, strict=True):
-            row = [text.encode("utf-8", "surrogatepass") for text in (anchor, positive, *negatives)]
-            digest.update(len(row).to_bytes(8, "little"))
-            for text in row:
-                digest.update(len(text).to_bytes(8, "little") + text)
-        return digest.hexdigest()
+        """sha256 of every row in order: the same hash means the same data, wherever it was read from."""
+        return content_hash(self.tables)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The source of a row, and its number in there."""
+        source = int(np.searchsorted(self._ends, row, side="right"))
+        return source, row - int(self._ends[source]) + len(self.tables[source])
+
+    @cached_property
+    def _ends(self) -> Indices:
+        return np.cumsum(self.sizes)
 
 
-def load_pairs(sources: Sequence[SourceConfig]) -> PairTable:
-    """The pairs of all sources in order; data that nothing can be learned from is refused."""
+def content_hash(tables: Sequence[SourceTable]) -> str:
+    """sha256 of every row in order."""
+    digest = hashlib.sha256()
+    for table in tables:
+        for row in table.contents():
+            digest.update(encoded_row(row))
+    return digest.hexdigest()
+
+
+def load_data(sources: Sequence[SourceConfig]) -> TrainingData:
+    """The rows of all sources in order; data that nothing can be learned from are refused."""
     if not sources:
         raise UserError("config error: data: no training pairs; name a file with --data.0.path pairs.jsonl")
-    parts = [_read_source(source) for source in sources]
-    table = PairTable(
-        anchors=[text for part in parts for text in part.anchors],
-        positives=[text for part in parts for text in part.positives],
-        negatives=[texts for part in parts for texts in part.negatives],
-        sizes=tuple(map(len, parts)),
-    )
-    _refuse_hopeless(table, ", ".join(source.path for source in sources))
-    return table
+    found = [clean(*read_source(number, source), source) for number, source in enumerate(sources)]
+    data = TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
+    for names, table in _refusable(data):
+        _refuse_hopeless(names, table)
+    return data
 
 
-def _read_source(source: SourceConfig) -> PairTable:
-    if not source.path:
-        raise UserError("config error: data: a source has no path; name a file, a folder or a Hub id")
-    columns = [source.anchor, source.positive]
-    table = read_table(source.path, columns, split=source.split, only=source.only, limit=source.limit)
-    negatives = _negative_columns(table, source.negatives)
-    return PairTable(
-        anchors=table.texts(source.anchor),
-        positives=table.texts(source.positive),
-        negatives=[tuple(_present(table, i, negatives)) for i in range(len(table))],
-    )
+def _refusable(data: TrainingData) -> Iterator[tuple[str, SourceTable]]:
+    """Pairs of all sources together, for they may share batches; any other source by itself."""
+    pairs = [number for number, table in enumerate(data.tables) if table.kind == "pairs"]
+    if pairs:
+        texts = [texts for number in pairs for texts in data.tables[number].texts]
+        yield ", ".join(data.sources[number].path for number in pairs), SourceTable("pairs", texts)
+    for source, table in zip(data.sources, data.tables, strict=True):
+        if table.kind != "pairs":
+            yield source.path, table
 
 
-def _negative_columns(table: Table, wanted: Sequence[str] | None) -> list[str]:
-    """The named columns, or `negative`, `negative_1`, `negative_2` ... in the order of their numbers."""
-    present = table.columns
-    if wanted is not None:
-        absent = next((column for column in wanted if column not in present), None)
-        if absent is not None:
-            raise UserError(f"{table.name}: no column {absent!r}; the columns are: {', '.join(present)}")
-        return list(wanted)
-    matches = [match for match in map(_NEGATIVE_COLUMN.fullmatch, present) if match]
-    return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or -1))]
-
-
-def _present(table: Table, index: int, columns: Sequence[str]) -> Iterator[str]:
-    """The row's negatives: an absent, null or empty one is simply not there."""
-    for column in columns:
-        if table.rows[index].get(column) not in (None, ""):
-            yield table.text(index, column)
-
-
-def _refuse_hopeless(table: PairTable, names: str) -> None:
+def _refuse_hopeless(names: str, table: SourceTable) -> None:
     if len(table) < 2:
-        raise UserError(f"{names}: {len(table)} pair; contrastive training needs at least two")
-    for side, texts in (("anchors", table.anchors), ("positives", table.positives)):
-        if all(text == texts[0] for text in texts):
-            raise UserError(f"{names}: all {side} are equal ({texts[0][:40]!r}); nothing is left to tell apart")
+        unit = "pair" if table.kind in ("pairs", "graded") else "text"
+        raise UserError(f"{names}: {len(table)} {unit}; contrastive training needs at least two")
+    columns = {"pairs": ("anchors", "positives"), "graded": ()}.get(table.kind, ("texts",))
+    for place, name in enumerate(columns):
+        first = table.texts[0][place]
+        if all(texts[place] == first for texts in table.texts):
+            raise UserError(f"{names}: all {name} are equal ({first[:40]!r}); nothing is left to tell apart")
+    for name, values in (("scores", table.scores), ("labels", table.labels)):
+        if values and all(value == values[0] for value in values):
+            raise UserError(f"{names}: all {name} are equal ({values[0]!r}); nothing is left to tell apart")

@@ -16,7 +16,7 @@ from dec2vec.errors import UserError
 from train.batch import LocalBatch, prepare
 from train.checkpoint import Checkpoint, prune, save_checkpoint
 from train.config import TrainConfig
-from train.data import PairTable
+from train.data import TrainingData
 from train.distributed import sum_over_ranks
 from train.interrupts import Interrupts
 from train.lora import load_trainable, trainable_parameters
@@ -24,7 +24,7 @@ from train.metrics_file import MetricsFile
 from train.optimizer_state import optimizer_tensors, restore_optimizer
 from train.progress import Progress
 from train.run_folder import RunFolder
-from train.sampler import Sampler, shard
+from train.sampler import Sampler
 from train.step import Learner, StepResult, any_rank, train_step
 from train.tracking import Tracker
 
@@ -57,7 +57,7 @@ class Run:
     folder: RunFolder
     encoder: Encoder
     learner: Learner
-    table: PairTable
+    data: TrainingData
     sampler: Sampler
     dev_score: DevScore | None
     tracker: Tracker
@@ -154,7 +154,7 @@ def _trained(run: Run) -> dict[str, torch.Tensor]:
 
 def _local_batch(run: Run) -> LocalBatch:
     rows = run.sampler.rows(run.state.step)
-    return prepare(run.table, shard(rows, run.rank, run.world), run.encoder, run.config.batch.chunk_tokens)
+    return prepare(run.data, rows, run.encoder, run.config.batch.chunk_tokens, rank=run.rank, world=run.world)
 
 
 def _count_bad_steps(run: Run, result: StepResult) -> None:

@@ -18,7 +18,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts import get_prompt
 from train.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
 from train.config import SourceConfig, TrainConfig
-from train.data import load_pairs
+from train.data import load_data
 from train.report_table import AVERAGE, Score, exported, markdown_table
 
 
@@ -77,10 +77,10 @@ def _describe(source: SourceConfig) -> DataFact:
         return DataFact(source.path, is_hub_id=True, selection=selection)
     name = Path(source.path).name
     try:
-        table = load_pairs([source])
+        data = load_data([source])
     except UserError:
         return DataFact(name, is_hub_id=False, selection=selection)
-    return DataFact(name, is_hub_id=False, pairs=len(table), sha256=table.content_hash, selection=selection)
+    return DataFact(name, is_hub_id=False, pairs=len(data), sha256=data.content_hash, selection=selection)
 
 
 def _selection(source: SourceConfig) -> str:

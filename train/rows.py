@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 NO_ANCHOR = -1
+NO_ID = -1
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class PairRows:
 
     Documents are the positives in the order of the anchors, then the hard negatives. Keys are 63-bit hashes of the
     texts (not of their ids, which differ between query and document), equal on every rank; `document_anchors` is the
-    key of a positive's anchor, -1 for a negative.
+    key of a positive's anchor, -1 for a negative; `document_ids` is the key of the document's id in the data, -1 where
+    it has none.
     """
 
     anchors: Int[Tensor, query]
@@ -25,7 +27,48 @@ class PairRows:
     anchor_keys: Int[Tensor, query]
     document_keys: Int[Tensor, doc]
     document_anchors: Int[Tensor, doc]
+    document_ids: Int[Tensor, doc]
 
     def to(self, device: torch.device) -> PairRows:
         """The same rows with their tensors on `device`."""
         return PairRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class GradedRows:
+    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE)."""
+
+    first: Int[Tensor, pair]
+    second: Int[Tensor, pair]
+    scores: Float[Tensor, pair]
+
+    def to(self, device: torch.device) -> GradedRows:
+        """The same rows with their tensors on `device`."""
+        return GradedRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Texts with a label (supervised contrast). Labels are 63-bit keys, equal on every rank."""
+
+    texts: Int[Tensor, text]
+    labels: Int[Tensor, text]
+
+    def to(self, device: torch.device) -> LabelledRows:
+        """The same rows with their tensors on `device`."""
+        return LabelledRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """Texts with the vectors that a teacher gives them (distillation)."""
+
+    texts: Int[Tensor, text]
+    vectors: Float[Tensor, "text teacher_dim"]
+
+    def to(self, device: torch.device) -> TeacherRows:
+        """The same rows with their tensors on `device`."""
+        return TeacherRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+Rows = PairRows | GradedRows | LabelledRows | TeacherRows

@@ -54,6 +54,10 @@ class RunFolder:
         return self.path / METRICS
 
     @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

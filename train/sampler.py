@@ -1,4 +1,4 @@
-"""Which pairs each step sees: a pure function of seed and step, so that resuming needs no stored position.
+"""Which rows each step sees: a pure function of seed and step, so that resuming needs no stored position.
 
 Batches are drawn from all sources (Mixed) or from one source each (OneSource): then every negative is of the kind of
 the positive, and a topic or a style of writing no longer gives the answer away (Nussbaum et al. 2024, Nomic Embed).
@@ -22,11 +22,11 @@ Indices = NDArray[np.int64]
 
 @runtime_checkable
 class Sampler(Protocol):
-    """The order of the data."""
+    """The order of a set of rows, numbered from 0."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that hold as many pairs as there are."""
+        """Steps that hold as many rows as there are."""
 
     def rows(self, step: int) -> Indices:
         """Rows of the global batch at `step` (from 0)."""
@@ -52,29 +52,26 @@ class Mixed:
 
 @dataclass(frozen=True)
 class OneSource:
-    """Each batch from one source, drawn with chances in proportion to `weights`.
+    """Each batch from one source, drawn with chances in proportion to `weights`, in that source's own order.
 
-    Rows are numbered through all sources, of which source i has `sizes[i]`. Within a source each row comes once
-    before any comes again; a source smaller than `batch` gives batches of all its rows.
+    Rows are numbered through all sources, of which source i has `sizes[i]`.
     """
 
+    parts: tuple[Sampler, ...]
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
-    batch: int
     seed: int
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches that hold every row of every source once."""
-        return sum(steps_per_epoch(size, min(self.batch, size)) for size in self.sizes)
+        return sum(part.steps_per_epoch for part in self.parts)
 
     def rows(self, step: int) -> Indices:
         """Rows of the global batch at `step` (from 0)."""
         sources, turns = _drawn_sources(self.weights, self.seed, 1 << max(10, step.bit_length()))
         source = int(sources[step])
-        size = self.sizes[source]
-        within = batch_indices(size, min(self.batch, size), self.seed, int(turns[step]))
-        return sum(self.sizes[:source]) + within
+        return sum(self.sizes[:source]) + self.parts[source].rows(int(turns[step]))
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Indices:
@@ -85,7 +82,7 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Indices:
     """
     epoch, position = divmod(step, steps_per_epoch(n, batch))
     last = position == steps_per_epoch(n, batch) - 1
-    return _permutation(n, seed, epoch)[position * batch : None if last else (position + 1) * batch]
+    return permutation(n, seed, epoch)[position * batch : None if last else (position + 1) * batch]
 
 
 def steps_per_epoch(n: int, batch: int) -> int:
@@ -104,8 +101,9 @@ def shard(indices: Indices, rank: int, world: int) -> Indices:
     return indices[start:stop]
 
 
-@lru_cache(maxsize=2)
-def _permutation(n: int, seed: int, epoch: int) -> Indices:
+@lru_cache(maxsize=16)
+def permutation(n: int, seed: int, epoch: int) -> Indices:
+    """The rows of an epoch in their order; read-only. Many sources take turns: each needs its own one kept."""
     order = np.random.default_rng([seed, epoch]).permutation(n)
     order.setflags(write=False)
     return order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import tempfile
 from pathlib import Path
@@ -20,9 +21,10 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
+from train import data_report
 from train.checkpoint import latest_checkpoint, load_checkpoint
-from train.config import TrainConfig
-from train.data import PairTable
+from train.config import SourceConfig, TrainConfig
+from train.data import TrainingData
 from train.distributed import gather_rows
 from train.export import check_replaceable
 from train.export_modules import check_exportable
@@ -31,12 +33,15 @@ from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
 from train.metrics_file import MetricsFile
+from train.order import make_sampler
 from train.run_folder import RunFolder
-from train.sampler import Mixed, OneSource, Sampler
+from train.sampler import Sampler
 from train.step import Learner, make_optimizer
 from train.temperature import Temperature
 from train.tracking import Tracker, make_tracker
+from train.views import refuse_equal_views
 
+_log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
     "checkpoint",
     "tracking",
@@ -56,6 +61,10 @@ def resolve(config: TrainConfig) -> TrainConfig:
     The result is written to the run folder and gives the same run again.
     """
     get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
+    for number, source in enumerate(config.data):
+        _check_loss(number, source)
+        for prompt in filter(None, (source.query_prompt, source.document_prompt)):
+            get_prompt(prompt, config.model.task)
     if config.model.pooling in LOGIT_POOLINGS:
         raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
     if config.export.model:
@@ -74,6 +83,14 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config, model=model, data=data, eval=dataclasses.replace(config.eval, dev=dev, tests=tests)
     )
+
+
+def _check_loss(number: int, source: SourceConfig) -> None:
+    """InfoNCE compares pairs, also those of two views of a text, and is the run's only loss."""
+    if source.kind not in ("pairs", "texts"):
+        raise UserError(f"data.{number}.kind {source.kind}: InfoNCE compares pairs; use kind pairs or texts")
+    if source.losses:
+        raise UserError(f"data.{number}.losses: every source is trained with `loss`; leave it out")
 
 
 def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
@@ -108,7 +125,7 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
 
 def build(
     config: TrainConfig,
-    table: PairTable,
+    data: TrainingData,
     accelerator: Accelerator,
     folder: RunFolder,
     dev_score: DevScore | None,
@@ -118,8 +135,8 @@ def build(
     Whatever may be refused comes before the tracker, with which the run takes over the folder.
     """
     _check_targets(config, folder)
-    hashed = _run_hash(config, table)
-    sampler = make_sampler(config, table)
+    hashed = _run_hash(config, data)
+    sampler = make_sampler(config, data)
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
@@ -129,6 +146,8 @@ def build(
         check_export(encoder)
     make_trainable(encoder.embedder, config.lora)
     encoder.embedder.train()
+    _check_sources(config, encoder)
+    report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     model = wrap(encoder.embedder, accelerator)
     temperature = Temperature(config.loss.temperature, learned=config.loss.learn_temperature).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
@@ -137,7 +156,7 @@ def build(
         folder=folder,
         encoder=encoder,
         learner=Learner(model, temperature, optimizer, total_steps(config, sampler)),
-        table=table,
+        data=data,
         sampler=sampler,
         dev_score=dev_score,
         tracker=_tracker(config, folder, accelerator, 0 if checkpoint is None else checkpoint.step),
@@ -146,9 +165,21 @@ def build(
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
+    if report is not None:
+        data_report.write(report, folder.data)
+        _log.info("%s", "\n".join(data_report.lines(report)))
     if checkpoint is not None:
         restore(run, checkpoint)
     return run
+
+
+def _check_sources(config: TrainConfig, encoder: Encoder) -> None:
+    """Every source's prompts leave room for a text, and texts that are embedded twice get two vectors."""
+    for number, source in enumerate(config.data):
+        for prompt, side in data_report.prompts_of(source):
+            encoder.tokenize(["a"], prompt=prompt, side=side)
+        if source.kind == "texts":
+            refuse_equal_views(number, encoder.embedder)
 
 
 def _check_targets(config: TrainConfig, folder: RunFolder) -> None:
@@ -210,33 +241,6 @@ def take_best(run: Run) -> None:
     run.encoder.embedder.eval()
 
 
-def make_sampler(config: TrainConfig, table: PairTable) -> Sampler:
-    """The order of the data; batches that cannot be drawn are refused."""
-    sampler = _one_source(config, table) if config.batch.sources == "one" else _mixed(config, table)
-    sampler.rows(0)  # refuses a batch larger than the data
-    return sampler
-
-
-def _mixed(config: TrainConfig, table: PairTable) -> Mixed:
-    weighted = next((i for i, source in enumerate(config.data) if source.weight is not None), None)
-    if weighted is not None:
-        raise UserError(f"data.{weighted}.weight: only batches of one source have weights; add --batch.sources one")
-    return Mixed(len(table), config.batch.size, config.seed)
-
-
-def _one_source(config: TrainConfig, table: PairTable) -> OneSource:
-    if config.batch.size > max(table.sizes):
-        raise UserError(
-            f"batch.size {config.batch.size} is larger than every source (the largest has {max(table.sizes)} pairs); "
-            f"use --batch.size {max(table.sizes)} or less"
-        )
-    for i, (size, source) in enumerate(zip(table.sizes, config.data, strict=True)):
-        if size < 2:
-            raise UserError(f"data.{i} ({source.path}): {size} pair; a batch of one source needs at least two")
-    weights = [source.weight or size for source, size in zip(config.data, table.sizes, strict=True)]
-    return OneSource(table.sizes, tuple(map(float, weights)), config.batch.size, config.seed)
-
-
 def total_steps(config: TrainConfig, sampler: Sampler) -> int:
     """`optim.steps`, or the steps of `optim.epochs`."""
     if config.optim.steps is not None:
@@ -251,10 +255,10 @@ def check_export(encoder: Encoder) -> None:
         save_tokenizer(encoder, Path(trial))
 
 
-def _run_hash(config: TrainConfig, table: PairTable) -> str:
+def _run_hash(config: TrainConfig, data: TrainingData) -> str:
     """A checkpoint belongs to one configuration and one data content."""
     options = config_hash(config, exclude=RESUMABLE_CHANGES)
-    return hashlib.sha256(f"{options} {table.sizes} {table.content_hash}".encode()).hexdigest()
+    return hashlib.sha256(f"{options} {data.sizes} {data.content_hash}".encode()).hexdigest()
 
 
 def _check_prompt(model: ModelConfig) -> None:

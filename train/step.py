@@ -15,6 +15,7 @@ from train.contrast import contrast
 from train.distributed import sum_over_ranks, world_size
 from train.gradcache import Model, cached_step
 from train.lora import trainable_parameters
+from train.rows import PairRows
 from train.schedule import lr_factor
 from train.temperature import Temperature
 
@@ -64,6 +65,7 @@ def train_step(
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
 
+    assert isinstance(batch.rows, PairRows)
     objective = cached_step(
         learner.model,
         batch.chunks,

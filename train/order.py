@@ -1,0 +1,101 @@
+"""From the configuration to the order of the data: which sampler, and which mixtures no batch can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dec2vec.errors import UserError
+from dec2vec.prompts import NORMALIZERS
+from train.batch import text_keys
+from train.config import TrainConfig
+from train.data import TrainingData
+from train.duplicate_sampler import NoDuplicates, shared_keys
+from train.label_sampler import ByLabel
+from train.sampler import Mixed, OneSource, Sampler
+from train.table import SourceTable
+
+
+def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
+    """The order of the data; batches that cannot be drawn are refused."""
+    sampler = _one_source(config, data) if config.batch.sources == "one" else _mixed(config, data)
+    sampler.rows(0)  # refuses a batch larger than the data
+    return sampler
+
+
+def _mixed(config: TrainConfig, data: TrainingData) -> Sampler:
+    weighted = next((i for i, source in enumerate(config.data) if source.weight is not None), None)
+    if weighted is not None:
+        raise UserError(f"data.{weighted}.weight: only batches of one source have weights; add --batch.sources one")
+    for option in ("kind", "losses", "texts_per_label"):
+        values = [vars(source)[option] for source in config.data]
+        other = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            raise UserError(
+                f"data.{other}.{option}: not that of data.0, so no batch can hold both; add --batch.sources one"
+            )
+    return _order(config, data, range(len(data.tables)), config.batch.size)
+
+
+def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
+    sizes = data.sizes
+    if config.batch.size > max(sizes):
+        raise UserError(
+            f"batch.size {config.batch.size} is larger than every source (the largest has {max(sizes)} pairs); "
+            f"use --batch.size {max(sizes)} or less"
+        )
+    for i, (size, source) in enumerate(zip(sizes, config.data, strict=True)):
+        if size < 2:
+            raise UserError(f"data.{i} ({source.path}): {size} pair; a batch of one source needs at least two")
+    weights = [source.weight or size for source, size in zip(config.data, sizes, strict=True)]
+    parts = [_order(config, data, [i], min(config.batch.size, size)) for i, size in enumerate(sizes)]
+    return OneSource(tuple(parts), sizes, tuple(map(float, weights)), config.seed)
+
+
+def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batch: int) -> Sampler:
+    """The order of the sources `numbers`, which share their batches."""
+    tables = [data.tables[number] for number in numbers]
+    first = numbers[0]
+    if data.sources[first].kind == "labelled":
+        return _by_label(config, tables, first, batch)
+    if config.batch.no_duplicates:
+        return _no_duplicates(config, tables, batch)
+    return Mixed(sum(map(len, tables)), batch, config.seed)
+
+
+def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, batch: int) -> ByLabel:
+    if config.batch.no_duplicates:
+        raise UserError(
+            f"batch.no_duplicates: data.{first} is labelled, and its batches follow the labels; leave it out, "
+            f"or drop equal rows with --data.{first}.clean true"
+        )
+    group = config.data[first].texts_per_label
+    if batch < 4 * group:
+        raise UserError(
+            f"data.{first}.texts_per_label {group}: a batch of {batch} holds too few labels; use --batch.size "
+            f"{4 * group} or more"
+        )
+    names = [label for table in tables for label in table.labels]
+    _, labels = np.unique(text_keys(names).numpy(), return_inverse=True)
+    return ByLabel(labels.astype(np.int64), batch, group, config.seed)
+
+
+def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: int) -> NoDuplicates:
+    normalize = NORMALIZERS[config.model.text_normalization]
+    rows = [texts for table in tables for texts in table.texts]
+    numbers = np.repeat(np.arange(len(rows)), [len(texts) for texts in rows])
+    keys = text_keys([normalize(text) for texts in rows for text in texts]).numpy()
+    sampler = NoDuplicates(shared_keys(numbers, keys, len(rows)), batch, config.seed)
+    if len(rows) >= batch and min(map(len, sampler.epoch(0))) < 2:
+        raise UserError("batch.no_duplicates: too few different texts, some batches hold a single row; leave it out")
+    return sampler
+
+
+def left_out(sampler: Sampler) -> int:
+    """Rows that the first epoch leaves out, for their texts are in each of its batches already; others in the next."""
+    if isinstance(sampler, OneSource):
+        return sum(map(left_out, sampler.parts))
+    if isinstance(sampler, NoDuplicates):
+        return len(sampler.keys) - sum(map(len, sampler.epoch(0)))
+    return 0

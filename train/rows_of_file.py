@@ -1,0 +1,132 @@
+"""From a file to the rows of its kind: the columns that the configuration names, checked cell by cell."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+from dec2vec.errors import UserError
+from dec2vec.readers import Table, read_table
+from train.config import SourceConfig
+from train.table import SourceTable, Texts
+
+_NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
+
+
+def read_source(number: int, source: SourceConfig) -> tuple[SourceTable, int]:
+    """The rows of `data.N`, and how many with an empty text were left out (`clean`; without it they are refused)."""
+    if not source.path:
+        raise UserError("config error: data: a source has no path; name a file, a folder or a Hub id")
+    _check_options(number, source)
+    texts, extra = text_columns(source), _extra_column(source)
+    columns = [*texts, *([] if extra is None else [extra])]
+    table = read_table(source.path, columns, split=source.split, only=source.only, limit=source.limit)
+    rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
+    found = _TABLES[source.kind](table, rows, source)
+    for place, column in enumerate(texts):
+        table.refuse_numbers(column, [row[place] for row in found.texts])
+    return found, len(table) - len(rows)
+
+
+def text_columns(source: SourceConfig) -> tuple[str, ...]:
+    """Columns whose texts every row has."""
+    match source.kind:
+        case "pairs":
+            return source.anchor, source.positive
+        case "graded":
+            return source.sentence1, source.sentence2
+        case "texts" | "labelled":
+            return (source.text,)
+
+
+def _extra_column(source: SourceConfig) -> str | None:
+    return {"pairs": source.document_id, "graded": source.score, "texts": None, "labelled": source.label}[source.kind]
+
+
+def _check_options(number: int, source: SourceConfig) -> None:
+    """What only pairs have."""
+    if source.kind == "pairs":
+        return
+    for name, value in (
+        ("negatives", source.negatives),
+        ("document_id", source.document_id),
+        ("document_prompt", source.document_prompt),
+    ):
+        if value:
+            raise UserError(f"data.{number}.{name}: only pairs have it, and data.{number}.kind is {source.kind}")
+
+
+def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
+    """A value that is no text is whole: it is refused when read."""
+    values = (table.rows[row].get(column) for column in columns)
+    return not any(value is None or (isinstance(value, str) and not value.strip()) for value in values)
+
+
+def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    negatives = _negative_columns(table, source.negatives)
+    texts = [
+        (table.text(row, source.anchor), table.text(row, source.positive), *_present(table, row, negatives))
+        for row in rows
+    ]
+    ids = [] if source.document_id is None else [_name(table, row, source.document_id) for row in rows]
+    return SourceTable("pairs", texts, ids=ids)
+
+
+def _graded(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    texts = [(table.text(row, source.sentence1), table.text(row, source.sentence2)) for row in rows]
+    return SourceTable("graded", texts, scores=[_number(table, row, source.score) for row in rows])
+
+
+def _texts(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    return SourceTable("texts", _alone(table, rows, source.text))
+
+
+def _labelled(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    labels = [_name(table, row, source.label) for row in rows]
+    return SourceTable("labelled", _alone(table, rows, source.text), labels=labels)
+
+
+_TABLES = {"pairs": _pairs, "graded": _graded, "texts": _texts, "labelled": _labelled}
+
+
+def _alone(table: Table, rows: Sequence[int], column: str) -> list[Texts]:
+    return [(table.text(row, column),) for row in rows]
+
+
+def _name(table: Table, row: int, column: str) -> str:
+    """A label or an id: a text or a whole number, alike whether the file writes 3 or "3"."""
+    value = table.rows[row][column]
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise UserError(f"{table.where(row)}: {column} is {value!r}; a text or a whole number is needed")
+    return str(value)
+
+
+def _number(table: Table, row: int, column: str) -> float:
+    value = table.rows[row][column]
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{table.where(row)}: {column} {value!r} is not a finite number; mend it or remove the row")
+    return number
+
+
+def _negative_columns(table: Table, wanted: Sequence[str] | None) -> list[str]:
+    """The named columns, or `negative`, `negative_1`, `negative_2` ... in the order of their numbers."""
+    present = table.columns
+    if wanted is not None:
+        absent = next((column for column in wanted if column not in present), None)
+        if absent is not None:
+            raise UserError(f"{table.name}: no column {absent!r}; the columns are: {', '.join(present)}")
+        return list(wanted)
+    matches = [match for match in map(_NEGATIVE_COLUMN.fullmatch, present) if match]
+    return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or -1))]
+
+
+def _present(table: Table, index: int, columns: Sequence[str]) -> Iterator[str]:
+    """The row's negatives: an absent, null or empty one is simply not there."""
+    for column in columns:
+        if table.rows[index].get(column) not in (None, ""):
+            yield table.text(index, column)
