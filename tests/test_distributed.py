@@ -20,7 +20,7 @@ from train.contrast import contrast
 from train.distributed import gather_rows, sum_over_ranks
 from train.lora import trainable_parameters
 from train.objective import Objective
-from train.rows import NO_ANCHOR, PairRows
+from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.sampler import batch_indices, shard, steps_per_epoch
 from train.session import make_accelerator, wrap
 from train.step import Learner, make_optimizer, train_step
@@ -74,6 +74,7 @@ class Share:
             document_anchors=torch.cat(
                 [text_keys(self.anchors), torch.full((len(self.negatives),), NO_ANCHOR, dtype=torch.long)]
             ),
+            document_ids=torch.full((len(documents),), NO_ID, dtype=torch.long),
         )
 
     @property

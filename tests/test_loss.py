@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from train.config import LossConfig
 from train.contrast import contrast
 from train.loss import false_negatives, info_nce
-from train.rows import NO_ANCHOR, PairRows
+from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.temperature import Temperature
 
 
@@ -57,6 +57,7 @@ def rows_of(anchors: list[str], positives: list[str], negatives: list[str]) -> P
         anchor_keys=keys(anchors),
         document_keys=keys(documents),
         document_anchors=torch.cat([keys(anchors), torch.full((len(negatives),), NO_ANCHOR)]),
+        document_ids=torch.full((len(documents),), NO_ID),
     )
 
 

@@ -13,7 +13,7 @@ from dec2vec.batching import Chunk, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS
 from train.data import PairTable
-from train.rows import NO_ANCHOR, PairRows
+from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.sampler import Indices
 
 
@@ -53,6 +53,7 @@ def prepare(table: PairTable, indices: Indices, encoder: Encoder, chunk_tokens: 
         anchor_keys=text_keys(anchors),
         document_keys=text_keys(documents),
         document_anchors=torch.cat([text_keys(anchors), torch.full((len(negatives),), NO_ANCHOR)]),
+        document_ids=torch.full((len(documents),), NO_ID),
     )
     chunks = [chunk.to(encoder.device) for chunk in make_chunks(unique, chunk_tokens)]
     return LocalBatch(chunks, rows.to(encoder.device), len(anchors), sum(map(len, unique)))

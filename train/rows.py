@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 NO_ANCHOR = -1
+NO_ID = -1
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class PairRows:
 
     Documents are the positives in the order of the anchors, then the hard negatives. Keys are 63-bit hashes of the
     texts (not of their ids, which differ between query and document), equal on every rank; `document_anchors` is the
-    key of a positive's anchor, -1 for a negative.
+    key of a positive's anchor, -1 for a negative; `document_ids` is the key of the document's id in the data, -1 where
+    it has none.
     """
 
     anchors: Int[Tensor, query]
@@ -25,6 +27,7 @@ class PairRows:
     anchor_keys: Int[Tensor, query]
     document_keys: Int[Tensor, doc]
     document_anchors: Int[Tensor, doc]
+    document_ids: Int[Tensor, doc]
 
     def to(self, device: torch.device) -> PairRows:
         """The same rows with their tensors on `device`."""
