@@ -22,7 +22,7 @@ from train.loss import plain_info_nce
 from train.objective import Objective
 from train.rows import NO_ANCHOR, PairRows
 from train.temperature import Temperature
-from train.tiles import tiled_info_nce
+from train.tiles import Form, tiled_info_nce
 from train.unit_rows import Rows, Vectors
 
 
@@ -32,32 +32,45 @@ def contrast(
     """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings."""
     values = embeddings.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    local = Vectors.of(values) if config.tiles else Vectors.of(F.normalize(values, dim=1), unit=True)
+    total = int(sum_over_ranks(torch.tensor(len(rows.anchors) * (1 + config.symmetric), device=values.device)))
+    compute = _in_tiles if config.tiles else _plainly
+    loss, slope, gradient = compute(values, rows, config, temperature.log_value.detach().to(values.dtype), total)
+    slope = sum_over_ranks(slope).to(temperature.log_value.dtype)
+    return Objective(sum_over_ranks(loss), gradient.to(embeddings.dtype), slope)
+
+
+Found = tuple[Tensor, Tensor, Tensor]
+"""This rank's share of the mean loss and of its derivative by log(temperature), and the gradient at its vectors."""
+
+
+def _in_tiles(
+    values: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, log_temperature: Tensor, total: int
+) -> Found:
+    local = Vectors.of(values)
     directions, pools = _directions(local, rows, config)
-    kernel = tiled_info_nce if config.tiles else plain_info_nce
-    log_temperature = temperature.log_value.detach().to(values.dtype)
-    parts = [kernel(way, log_temperature, margin=config.margin, hardness=config.hardness) for way in directions]
-    for pool in pools:
-        pool.hand_back()
-    total = int(sum_over_ranks(torch.tensor(len(rows.anchors) * len(directions), device=values.device)))
-    loss, slope = (torch.stack(terms).sum() / total for terms in zip(*parts, strict=True))
-    if config.tiles:
-        gradient = local.through_normalisation(1 / total)
-    else:
-        gradient = _through_normalize(values, local.gradient / total)
-    return Objective(
-        sum_over_ranks(loss), gradient.to(embeddings.dtype), sum_over_ranks(slope).to(temperature.log_value.dtype)
-    )
+    form = Form(float(log_temperature.exp()), config.margin, config.hardness)
+    losses = [tiled_info_nce(direction, form) for direction in directions]
+    _hand_back(pools)
+    gradient, products = local.through_normalisation(1 / total)
+    return torch.stack(losses).sum() / total, -products, gradient  # logits fall as log(temperature) rises
 
 
-def _through_normalize(
-    values: Float[Tensor, "unique dim"], gradient: Float[Tensor, "unique dim"]
-) -> Float[Tensor, "unique dim"]:
+def _plainly(
+    values: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, log_temperature: Tensor, total: int
+) -> Found:
     leaf = values.clone().requires_grad_()
     with torch.enable_grad():
         unit = F.normalize(leaf, dim=1)
-    (found,) = torch.autograd.grad(unit, leaf, gradient)
-    return found
+    local = Vectors.of(unit.detach(), unit=True)
+    directions, pools = _directions(local, rows, config)
+    parts = [
+        plain_info_nce(direction, log_temperature, margin=config.margin, hardness=config.hardness)
+        for direction in directions
+    ]
+    _hand_back(pools)
+    (gradient,) = torch.autograd.grad(unit, leaf, local.gradient / total)
+    loss, slope = (torch.stack(terms).sum() / total for terms in zip(*parts, strict=True))
+    return loss, slope, gradient
 
 
 @dataclass(frozen=True)
@@ -76,10 +89,12 @@ class _Pool:
         values, place = gather_rows(own.all_units())
         return cls(Rows(Vectors.of(values, unit=True), torch.arange(len(values), device=values.device)), own, place)
 
-    def hand_back(self) -> None:
-        """Sum the candidates' gradients over the ranks and add this rank's own to its rows'."""
-        if self.everyone is not self.own:
-            self.own.add(0, sum_over_ranks(self.everyone.vectors.gradient)[self.place])
+
+def _hand_back(pools: list[_Pool]) -> None:
+    """Sum the candidates' gradients over the ranks and add this rank's own to its rows'."""
+    for pool in pools:
+        if pool.everyone is not pool.own:
+            pool.own.add(0, sum_over_ranks(pool.everyone.vectors.gradient)[pool.place])
 
 
 def _directions(local: Vectors, rows: PairRows, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:

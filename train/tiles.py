@@ -5,6 +5,9 @@ exponentials and the candidates weighted by them are kept relative to the highes
 queries needs no second look at the tile. The exponentials of one strip stay in memory; once their sums are known they
 give the gradient at the candidates, with what a later tile did to the highest logit put on the queries' side.
 
+Cosines are bounded. Unless the temperature is low, exponentials need no highest logit then, and neither pass nor
+correction for it.
+
 The positive's term is apart from the negatives': 1 - p(positive) is then a sum and not a difference of nearly equals.
 """
 
@@ -18,13 +21,34 @@ from torch import Tensor
 
 from train.directions import Direction, Term
 from train.false_negatives import SortedKeys
+from train.unit_rows import Rows
 
 BUDGET_BYTES = 32 << 20
 """Working memory of a strip."""
 TILE_WIDTH = 1024
 """Candidates of a tile."""
 _FEWEST_ROWS, _MOST_ROWS = 64, 2048
+_BOUNDED = 40.0  # e^40 and e^-40, and their products, times millions of terms: within float32
 _VECTORS = 5  # matrices of a strip's rows by dimensions in a workspace, beside a tile of candidates
+
+
+@dataclass(frozen=True)
+class Form:
+    """The numbers of the loss, as in `train.loss.info_nce`."""
+
+    temperature: float
+    margin: float | None
+    hardness: float
+
+    @property
+    def scale(self) -> float:
+        """What a negative's cosine is multiplied by."""
+        return 1 / self.temperature + self.hardness
+
+    @property
+    def bounded(self) -> bool:
+        """Whether sums of exponentials of all possible logits are representable as they are."""
+        return self.scale <= _BOUNDED
 
 
 @dataclass(frozen=True)
@@ -52,139 +76,129 @@ class _Workspace:
         values = direction.queries.vectors.values
         dim, columns = values.shape[1], sum(len(term.pool) for term in direction.terms)
         self.exponentials = values.new_empty(sizes.rows * columns)
-        self.queries, self.positives, self.query_pulls, self.positive_pulls, self.weighted = values.new_empty(
+        self.queries, self.positives, self.query_pulls, self.positive_pulls, self.spare = values.new_empty(
             _VECTORS, sizes.rows, dim
         )
         self.tile = values.new_empty(min(sizes.width, max(len(term.pool) for term in direction.terms)), dim)
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Exponentials of one tile's logits, relative to `highest`."""
+class _Left:
+    """One side of a strip: `scale` times its unit vectors, and the sum of the candidates that it was scored against,
+    weighted by their exponentials."""
 
-    term: Term
+    side: Rows
+    vectors: Float[Tensor, "query dim"]
+    pulls: Float[Tensor, "query dim"]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Exponentials of one tile's logits, less `highest`."""
+
+    left: _Left
+    pool: Rows
     begin: int
     exponentials: Float[Tensor, "query tile"]
     highest: Float[Tensor, " query"]
-
-
-class _Left:
-    """One side's unit vectors in a strip, and the candidates it was scored against, weighted by their exponentials."""
-
-    def __init__(self, units: Float[Tensor, "query dim"], pulls: Float[Tensor, "query dim"]) -> None:
-        self.units, self.pulls = units, pulls.zero_()
 
 
 class _Strip:
     """Queries `begin` to `end` of a direction against everything."""
 
     def __init__(
-        self,
-        direction: Direction,
-        begin: int,
-        end: int,
-        space: _Workspace,
-        temperature: float,
-        margin: float | None,
-        hardness: float,
+        self, direction: Direction, begin: int, end: int, space: _Workspace, form: Form, keys: list[SortedKeys]
     ) -> None:
-        rows = end - begin
-        self.direction, self.begin, self.end, self.space = direction, begin, end, space
-        self.temperature, self.scale = temperature, 1 / temperature + hardness
-        queries = direction.queries.units(begin, end, space.queries[:rows])
-        positives = direction.positives.units(begin, end, space.positives[:rows])
-        self.cosine = torch.mul(queries, positives, out=space.weighted[:rows]).sum(1)
-        self.limit = None if margin is None else (self.cosine - margin)[:, None]
-        self.queries = _Left(queries, space.query_pulls[:rows])
-        self.positives = _Left(positives, space.positive_pulls[:rows])
+        rows, self.begin, self.end = end - begin, begin, end
+        self.direction, self.space, self.form, self.keys = direction, space, form, keys
+        self.queries, self.positives = (
+            _Left(side, side.units(begin, end, vectors[:rows], form.scale), pulls[:rows])
+            for side, vectors, pulls in (
+                (direction.queries, space.queries, space.query_pulls),
+                (direction.positives, space.positives, space.positive_pulls),
+            )
+        )
         self.scored = [self._left(term) for term in direction.terms]
-        self.highest = self.cosine / temperature
-        self.total = torch.zeros_like(self.cosine)  # of the negatives' exponentials
+        for left in self.scored:
+            left.pulls.zero_()
+        products = torch.mul(self.queries.vectors, self.positives.vectors, out=space.spare[:rows])
+        self.cosine = products.sum(1).div_(form.scale**2)
+        self.own = self.cosine / form.temperature
+        self.limit = None if form.margin is None else ((self.cosine - form.margin) * form.scale)[:, None]
+        self.highest = torch.zeros_like(self.own) if form.bounded else self.own
+        self.total = torch.zeros_like(self.own)  # of the negatives' exponentials
         self.tiles: list[_Scored] = []
-        self.used = 0
 
     def _left(self, term: Term) -> _Left:
         return self.queries if term.left is self.direction.queries else self.positives
 
-    def score(self, term: Term, keys: SortedKeys, width: int) -> None:
-        """All candidates of a term, tile after tile."""
-        row_keys = term.row_keys[:, self.begin : self.end].contiguous()
-        left = self._left(term)
-        for number, begin in enumerate(range(0, len(term.pool), width)):
-            end = min(begin + width, len(term.pool))
-            size = len(left.units) * (end - begin)
-            logits = self.space.exponentials[self.used : self.used + size].view(len(left.units), end - begin)
-            self.used += size
-            candidates = term.pool.units(begin, end, self.space.tile[: end - begin])
-            torch.mm(left.units, candidates.T, out=logits)
-            if self.limit is not None:
-                logits.masked_fill_(logits > self.limit, -torch.inf)
-            keys.ignore(logits, row_keys, number)
-            self._raise_highest(logits.amax(1).mul_(self.scale))
-            exponentials = torch.exp_(logits.mul_(self.scale).sub_(self.highest[:, None]))
-            self.total += exponentials.sum(1)
-            left.pulls.addmm_(exponentials, candidates)
-            self.tiles.append(_Scored(term, begin, exponentials, self.highest))
+    def run(self, width: int) -> Float[Tensor, ""]:
+        """The strip's loss; its gradients are added to the rows'."""
+        used = 0
+        for term, left, keys in zip(self.direction.terms, self.scored, self.keys, strict=True):
+            row_keys = term.row_keys[:, self.begin : self.end].contiguous()
+            for number, begin in enumerate(range(0, len(term.pool), width)):
+                tile = term.pool.units(begin, min(begin + width, len(term.pool)), self._tile(len(term.pool) - begin))
+                size = len(row_keys.T) * len(tile)
+                logits = self.space.exponentials[used : used + size].view(-1, len(tile))
+                used += size
+                torch.mm(left.vectors, tile.T, out=logits)
+                if self.limit is not None:
+                    logits.masked_fill_(logits > self.limit, -torch.inf)
+                keys.ignore(logits, row_keys, number)
+                exponentials = self._exponentials(logits)
+                self.total += exponentials.sum(1)
+                left.pulls.addmm_(exponentials, tile)
+                self.tiles.append(_Scored(left, term.pool, begin, exponentials, self.highest))
+        return self._finish()
 
-    def _raise_highest(self, found: Float[Tensor, " query"]) -> None:
-        """Make what was summed relative to a higher logit, where there is one."""
-        highest = torch.maximum(self.highest, found)
+    def _tile(self, rows: int) -> Float[Tensor, "tile dim"]:
+        return self.space.tile[:rows]
+
+    def _exponentials(self, logits: Float[Tensor, "query tile"]) -> Float[Tensor, "query tile"]:
+        """In place. What was summed so far becomes relative to a higher logit, where there is one."""
+        if self.form.bounded:
+            return logits.exp_()
+        highest = torch.maximum(self.highest, logits.amax(1))
         fade = torch.exp(self.highest - highest)
         self.highest = highest
         self.total *= fade
-        for left in set(self.scored):
+        for left in {id(left): left for left in self.scored}.values():
             left.pulls *= fade[:, None]
+        return logits.sub_(highest[:, None]).exp_()
 
-    def finish(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Loss of the strip and its derivative by log(temperature); gradients are added to the rows'."""
-        own = self.cosine / self.temperature
-        partition = self.total + torch.exp(own - self.highest)
-        share = 1 / (self.temperature * partition)
-        missed = share * self.total  # what the positive lacks of probability 1, over the temperature
-        self._give_candidates(share)
-        queries, positives = self.queries, self.positives
-        slope = torch.dot(missed, self.cosine)
-        for left, other in ((queries, positives), (positives, queries)):
-            left.pulls *= share[:, None]
-            slope -= torch.mul(left.pulls, left.units, out=self.space.weighted[: len(own)]).sum()
-            left.pulls.addcmul_(other.units, missed[:, None], value=-1)
-        self.direction.queries.add(self.begin, queries.pulls)
-        self.direction.positives.add(self.begin, positives.pulls)
-        return (partition.log() + self.highest - own).sum(), slope
+    def _finish(self) -> Float[Tensor, ""]:
+        share = 1 / (self.form.temperature * (self.total + torch.exp(self.own - self.highest)))
+        missed = share * self.total / self.form.scale  # what the positive lacks of probability 1
+        spare = self.space.spare[: len(share)]
+        for left, other in ((self.queries, self.positives), (self.positives, self.queries)):
+            left.side.add_scaled(self.begin, other.vectors, -missed, spare)
+        for left in {id(left): left for left in self.scored}.values():
+            left.side.add_scaled(self.begin, left.pulls, share, spare)
+        self._give_candidates(share / self.form.scale)
+        ratio = self.total.log() + self.highest - self.own  # log of negatives over positive
+        return torch.logaddexp(ratio, torch.zeros_like(ratio)).sum()
 
     def _give_candidates(self, share: Float[Tensor, " query"]) -> None:
+        weighted, made_for = self.space.spare[: len(share)], None
         for tile in self.tiles:
-            left = self._left(tile.term)
-            factor = torch.exp(tile.highest - self.highest).mul_(share)
-            weighted = torch.mul(left.units, factor[:, None], out=self.space.weighted[: len(factor)])
-            scratch = self.space.tile[: tile.exponentials.shape[1]]
-            tile.term.pool.add_product(tile.begin, tile.exponentials, weighted, scratch)
+            if made_for is None or made_for.left is not tile.left or made_for.highest is not tile.highest:
+                factors = torch.exp(tile.highest - self.highest) * share
+                torch.mul(tile.left.vectors, factors[:, None], out=weighted)
+                made_for = tile
+            tile.pool.add_product(tile.begin, tile.exponentials, weighted, self._tile(tile.exponentials.shape[1]))
 
 
 @torch.no_grad()
-def tiled_info_nce(
-    direction: Direction,
-    log_temperature: Float[Tensor, ""],
-    *,
-    margin: float | None,
-    hardness: float,
-    sizes: Sizes | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Summed loss and its derivative by log(temperature), as `train.loss.plain_info_nce`; adds the gradient at the
-    unit rows to theirs."""
-    loss, slope = torch.zeros_like(log_temperature), torch.zeros_like(log_temperature)
+def tiled_info_nce(direction: Direction, form: Form, sizes: Sizes | None = None) -> Float[Tensor, ""]:
+    """Summed loss; adds the gradient at the unit rows to theirs. As `train.loss.plain_info_nce`."""
+    loss = direction.queries.vectors.values.new_zeros(())
     if not len(direction.queries):
-        return loss, slope
+        return loss
     sizes = sizes or choose_sizes(direction)
     space = _Workspace(direction, sizes)
     keys = [SortedKeys(term.column_keys, sizes.width) for term in direction.terms]
-    temperature = float(log_temperature.exp())
     for begin in range(0, len(direction.queries), sizes.rows):
         end = min(begin + sizes.rows, len(direction.queries))
-        strip = _Strip(direction, begin, end, space, temperature, margin, hardness)
-        for term, sorted_keys in zip(direction.terms, keys, strict=True):
-            strip.score(term, sorted_keys, sizes.width)
-        found, found_slope = strip.finish()
-        loss += found
-        slope += found_slope
-    return loss, slope
+        loss += _Strip(direction, begin, end, space, form, keys).run(sizes.width)
+    return loss

@@ -14,7 +14,7 @@ from torch import Tensor
 
 EPSILON = 1e-12
 """A shorter vector is divided by this instead of its length, as in torch.nn.functional.normalize."""
-_BLOCK = 512
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,24 @@ class Vectors:
         lengths = None if unit else torch.linalg.vector_norm(values, dim=1).clamp_min_(EPSILON)
         return cls(values, None if lengths is None else lengths.reciprocal_(), torch.zeros_like(values))
 
-    def through_normalisation(self, factor: float) -> Float[Tensor, "vector dim"]:
-        """`factor` times the gradient at `values`; takes the place of the one at the unit rows.
+    def through_normalisation(self, factor: float) -> tuple[Float[Tensor, "vector dim"], Float[Tensor, ""]]:
+        """`factor` times the gradient at `values`, in the memory of the one at the unit rows; and half the sum of the
+        products of unit rows and their gradients.
 
-        With u = x / |x|: dL/dx = (g - (g.u) u) / |x|. A vector shorter than EPSILON is only divided by EPSILON.
+        With u = x / |x|: dL/dx = (g - (g.u) u) / |x|. A vector shorter than EPSILON is only divided by EPSILON. The
+        half sum is that of dL/dc * c over all cosines c, because a cosine is part of both its vectors' products.
         """
         assert self.inverse is not None
+        total = self.values.new_zeros(())
+        scratch = torch.empty_like(self.values[:_BLOCK])
         for begin in range(0, len(self.values), _BLOCK):
             part = slice(begin, begin + _BLOCK)
-            inverse, gradient = self.inverse[part, None], self.gradient[part]
-            units = self.values[part] * inverse
-            along = (units * gradient).sum(1, keepdim=True).masked_fill_(inverse >= 1 / EPSILON, 0.0)
-            gradient.addcmul_(units, along, value=-1).mul_(inverse * factor)
-        return self.gradient
+            values, inverse, gradient = self.values[part], self.inverse[part], self.gradient[part]
+            along = torch.mul(values, gradient, out=scratch[: len(values)]).sum(1).mul_(inverse)
+            total += along.sum()
+            along.masked_fill_(inverse >= 1 / EPSILON, 0.0).mul_(inverse.square()).mul_(-factor)
+            gradient.mul_((inverse * factor)[:, None]).addcmul_(values, along[:, None])
+        return self.gradient, total.mul_(factor / 2)
 
 
 class Rows:
@@ -64,15 +69,20 @@ class Rows:
         """Components of a vector."""
         return self.vectors.values.shape[1]
 
-    def units(self, begin: int, end: int, out: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
-        """Rows `begin` to `end` as unit vectors: in `out`, or where they already are."""
+    def units(
+        self, begin: int, end: int, out: Float[Tensor, "tile dim"], factor: float = 1.0
+    ) -> Float[Tensor, "tile dim"]:
+        """`factor` times the rows `begin` to `end` as unit vectors: in `out`, or where they already are."""
         values, inverse = self.vectors.values, self.vectors.inverse
         if self._start is None:
-            chosen = self.index[begin:end]
-            found = torch.index_select(values, 0, chosen, out=out)
-            return found if inverse is None else found.mul_(inverse[chosen, None])
-        place = slice(self._start + begin, self._start + end)
-        return values[place] if inverse is None else torch.mul(values[place], inverse[place, None], out=out)
+            place: Tensor | slice = self.index[begin:end]
+            found = torch.index_select(values, 0, self.index[begin:end], out=out)
+        else:
+            place = slice(self._start + begin, self._start + end)
+            found = values[place]
+        if inverse is not None:
+            return torch.mul(found, (inverse[place] * factor)[:, None], out=out)
+        return found if factor == 1.0 else torch.mul(found, factor, out=out)
 
     def all_units(self) -> Float[Tensor, "row dim"]:
         """Every row as a unit vector."""
@@ -85,6 +95,20 @@ class Rows:
             self.vectors.gradient.index_add_(0, self.index[begin:end], gradient)
         else:
             self.vectors.gradient[self._start + begin : self._start + end].add_(gradient)
+
+    def add_scaled(
+        self,
+        begin: int,
+        gradient: Float[Tensor, "tile dim"],
+        factors: Float[Tensor, " tile"],
+        scratch: Float[Tensor, "tile dim"],
+    ) -> None:
+        """The same with a factor for each row."""
+        if self._start is None:
+            self.add(begin, torch.mul(gradient, factors[:, None], out=scratch))
+        else:
+            place = self._start + begin
+            self.vectors.gradient[place : place + len(gradient)].addcmul_(gradient, factors[:, None])
 
     def add_product(
         self,
