@@ -121,10 +121,18 @@ def objective_of_rank(shares: tuple[Share, ...], config: LossConfig) -> Objectiv
     return objective_of(shares[rank], shares[rank].vectors(rank), config)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
+TERMS = LossConfig(
+    temperature=0.2, symmetric=True, margin=0.1, query_negatives=True, document_negatives=True, hardness=2.0
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LossConfig(temperature=0.2), LossConfig(temperature=0.2, symmetric=True, tiles=False), TERMS],
+    ids=["one direction", "both, plain", "all terms"],
+)
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_contrast_equals_one_process(shares: tuple[Share, ...], symmetric: bool) -> None:
-    config = LossConfig(temperature=0.2, symmetric=symmetric)
+def test_contrast_equals_one_process(shares: tuple[Share, ...], config: LossConfig) -> None:
     found = run_ranks(len(shares), objective_of_rank, shares, config)
     vectors = joined([share.vectors(rank) for rank, share in enumerate(shares)], shares)
     expected = objective_of(whole(shares), vectors, config)

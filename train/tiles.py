@@ -25,7 +25,7 @@ from train.unit_rows import Rows
 
 BUDGET_BYTES = 32 << 20
 """Working memory of a strip."""
-TILE_WIDTH = 1024
+TILE_WIDTH = 2048
 """Candidates of a tile."""
 _FEWEST_ROWS, _MOST_ROWS = 64, 2048
 _BOUNDED = 40.0  # e^40 and e^-40, and their products, times millions of terms: within float32
@@ -164,7 +164,7 @@ class _Strip:
         self.highest = highest
         self.total *= fade
         for left in {id(left): left for left in self.scored}.values():
-            left.pulls *= fade[:, None]
+            left.pulls.mul_(fade[:, None])
         return logits.sub_(highest[:, None]).exp_()
 
     def _finish(self) -> Float[Tensor, ""]:
