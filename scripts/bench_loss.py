@@ -4,7 +4,8 @@
 
 `plain` is MultipleNegativesRankingLoss, `cached` is what CachedMultipleNegativesRankingLoss does between its two passes
 over the texts (`calculate_loss` with its backward, over mini-batches of --mini-batch). All get the same embeddings of
-`--dim` dimensions and give their gradients; the sides take turns. Memory is the growth of the process's peak while one
+`--dim` dimensions and give their gradients; the sides take turns. Processor time is the truer
+measure with one thread on a machine that does other work too. Memory is the growth of the process's peak while one
 side runs once, in a process of its own: "working" is what remains without the gradient that every side hands back.
 Prints a line of JSON for each batch size. Exit code 1 when the sides disagree.
 """
@@ -66,11 +67,13 @@ def _measure(batch: int, options: argparse.Namespace) -> tuple[dict[str, object]
     losses = {name: loss for name, (loss, _) in first.items()}
     del first, ours
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(options.repeats):
         for name, side in sides.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             side()
             seconds[name].append(time.perf_counter() - start)
+            processor[name].append(time.process_time() - used)
     memory = {name: _memory_of(name, batch, options) for name in sides}
     working = {name: peak - 2 * batch * options.dim * 4 for name, peak in memory.items()}
     result: dict[str, object] = {
@@ -81,6 +84,9 @@ def _measure(batch: int, options: argparse.Namespace) -> tuple[dict[str, object]
         "gradient_cosine": cosines,
         "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
         "times_ours": {name: _ratio(values, seconds["ours"]) for name, values in seconds.items() if name != "ours"},
+        "cpu_times_ours": {
+            name: _ratio(values, processor["ours"]) for name, values in processor.items() if name != "ours"
+        },
         "peak_bytes": memory,
         "working_bytes": working,
         "working_share_of_matrix": {name: round(size / (4 * batch**2), 4) for name, size in working.items()},
@@ -133,7 +139,9 @@ def _theirs(vectors: Tensor, name: str, mini_batch: int) -> Side:
 
     def run() -> tuple[float, list[Tensor]]:
         size = mini_batch if name == "cached" else pairs
-        columns = [[part.detach().requires_grad_() for part in side.split(size)] for side in vectors.split(pairs)]
+        columns = [
+            [part.detach().requires_grad_() for part in torch.split(side, size)] for side in torch.split(vectors, pairs)
+        ]
         if name == "cached":
             loss = cached.calculate_loss(columns, with_backward=True)
         else:

@@ -61,7 +61,7 @@ class SortedKeys:
     """Candidates' keys, sorted within tiles of `width` candidates."""
 
     def __init__(self, columns: Int[Tensor, "rule candidate"], width: int) -> None:
-        self._tiles = [(part, *part.sort(dim=1)) for part in columns.split(width, dim=1)]
+        self._tiles = [(part, *part.sort(dim=1)) for part in torch.split(columns, width, dim=1)]
 
     def ignore(self, logits: Float[Tensor, "query tile"], rows: Int[Tensor, "rule query"], tile: int) -> None:
         """Put minus infinity where `false_negatives` is true, for the candidates of tile number `tile`."""
