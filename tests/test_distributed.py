@@ -20,7 +20,7 @@ from train.contrast import contrast
 from train.distributed import gather_rows, sum_over_ranks
 from train.lora import trainable_parameters
 from train.objective import Objective
-from train.rows import NO_ANCHOR, PairRows
+from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.sampler import batch_indices, shard, steps_per_epoch
 from train.session import make_accelerator, wrap
 from train.step import Learner, make_optimizer, train_step
@@ -74,6 +74,7 @@ class Share:
             document_anchors=torch.cat(
                 [text_keys(self.anchors), torch.full((len(self.negatives),), NO_ANCHOR, dtype=torch.long)]
             ),
+            document_ids=torch.full((len(documents),), NO_ID, dtype=torch.long),
         )
 
     @property
@@ -120,10 +121,18 @@ def objective_of_rank(shares: tuple[Share, ...], config: LossConfig) -> Objectiv
     return objective_of(shares[rank], shares[rank].vectors(rank), config)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
+TERMS = LossConfig(
+    temperature=0.2, symmetric=True, margin=0.1, query_negatives=True, document_negatives=True, hardness=2.0
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LossConfig(temperature=0.2), LossConfig(temperature=0.2, symmetric=True, tiles=False), TERMS],
+    ids=["one direction", "both, plain", "all terms"],
+)
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_contrast_equals_one_process(shares: tuple[Share, ...], symmetric: bool) -> None:
-    config = LossConfig(temperature=0.2, symmetric=symmetric)
+def test_contrast_equals_one_process(shares: tuple[Share, ...], config: LossConfig) -> None:
     found = run_ranks(len(shares), objective_of_rank, shares, config)
     vectors = joined([share.vectors(rank) for rank, share in enumerate(shares)], shares)
     expected = objective_of(whole(shares), vectors, config)

@@ -1,153 +1,264 @@
-"""InfoNCE against a float64 loop, and its properties."""
+"""InfoNCE in tiles and the plain way, against a float64 loop over texts and against sentence-transformers."""
 
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.naive_info_nce import Texts, document_ignored, naive_loss, query_ignored
+from train import tiles
+from train.batch import text_keys
 from train.config import LossConfig
 from train.contrast import contrast
-from train.loss import false_negatives, info_nce
-from train.rows import NO_ANCHOR, PairRows
+from train.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
+from train.loss import info_nce
+from train.objective import Objective
+from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.temperature import Temperature
 
-
-def loop_info_nce(
-    queries: np.ndarray, documents: np.ndarray, targets: list[int], ignored: np.ndarray, temperature: float
-) -> float:
-    """The definition, one pair at a time."""
-    total = 0.0
-    for i, query in enumerate(queries):
-        scores = []
-        for j, document in enumerate(documents):
-            if ignored[i, j]:
-                continue
-            cosine = float(query @ document) / float(np.linalg.norm(query) * np.linalg.norm(document))
-            scores.append((j, cosine / temperature))
-        highest = max(score for _, score in scores)
-        total -= dict(scores)[targets[i]] - highest - math.log(sum(math.exp(s - highest) for _, s in scores))
-    return total
+TEXTS = Texts(("a", "b", "c", "a", "d"), ("p", "q", "r", "s", "p"), ("x", "c", "q", "y"))
+PLAIN = LossConfig(temperature=0.1, learn_temperature=True)
+EVERYTHING = LossConfig(
+    temperature=0.1, symmetric=True, margin=0.1, query_negatives=True, document_negatives=True, hardness=2.0
+)
 
 
-def loop_masks(anchors: list[str], positives: list[str], negatives: list[str]) -> np.ndarray:
-    """Which documents are no negatives of a query, from the texts themselves."""
-    documents = positives + negatives
-    mask = np.zeros((len(anchors), len(documents)), dtype=bool)
-    for i, anchor in enumerate(anchors):
-        for j, document in enumerate(documents):
-            same_query = j < len(positives) and anchors[j] == anchor
-            mask[i, j] = j != i and (document == positives[i] or document == anchor or same_query)
-    return mask
+def unlike(pairs: int, negatives: int = 0) -> Texts:
+    """No two texts are equal."""
+    counts = {"a": pairs, "p": pairs, "n": negatives}
+    return Texts(*(tuple(f"{side}{row}" for row in range(count)) for side, count in counts.items()))
 
 
-def keys(texts: list[str]) -> torch.Tensor:
-    return torch.tensor([sum(ord(c) * 31**k for k, c in enumerate(text)) for text in texts])
-
-
-def rows_of(anchors: list[str], positives: list[str], negatives: list[str]) -> PairRows:
-    count, documents = len(anchors), positives + negatives
+def rows_of(texts: Texts) -> PairRows:
+    count, documents = len(texts.anchors), len(texts.documents)
+    ids = [NO_ID if texts.id_of(row) is None else int(texts.id_of(row) or 0) for row in range(documents)]
     return PairRows(
         anchors=torch.arange(count),
-        documents=torch.arange(count, count + len(documents)),
-        anchor_keys=keys(anchors),
-        document_keys=keys(documents),
-        document_anchors=torch.cat([keys(anchors), torch.full((len(negatives),), NO_ANCHOR)]),
+        documents=torch.arange(count, count + documents),
+        anchor_keys=text_keys(texts.anchors),
+        document_keys=text_keys(texts.documents),
+        document_anchors=torch.cat([text_keys(texts.anchors), torch.full((len(texts.negatives),), NO_ANCHOR)]),
+        document_ids=torch.tensor(ids),
     )
 
 
-ANCHORS = ["a", "b", "c", "a", "d"]
-POSITIVES = ["p", "q", "r", "s", "p"]
-NEGATIVES = ["x", "c", "q", "y"]
+def vectors_of(texts: Texts, seed: int, dim: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(texts.anchors) + len(texts.documents), dim, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("temperature", [0.02, 0.05, 1.0])
-def test_loss_and_gradients_against_a_float64_loop(symmetric: bool, temperature: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(len(ANCHORS) * 2 + len(NEGATIVES), 6, generator=generator, dtype=torch.float64)
-    rows = rows_of(ANCHORS, POSITIVES, NEGATIVES)
-    start = Temperature(temperature, learned=True).double()
-    found = contrast(vectors, rows, LossConfig(symmetric=symmetric), start)
-
-    def reference(flat: np.ndarray, log_temperature: float) -> float:
-        x = flat.reshape(vectors.shape)
-        count = len(ANCHORS)
-        mask = loop_masks(ANCHORS, POSITIVES, NEGATIVES)
-        value = loop_info_nce(x[:count], x[count:], list(range(count)), mask, math.exp(log_temperature)) / count
-        if not symmetric:
-            return value
-        back = loop_masks(POSITIVES, ANCHORS, [])
-        return (
-            value
-            + loop_info_nce(x[count : 2 * count], x[:count], list(range(count)), back, math.exp(log_temperature))
-            / count
-        ) / 2
-
-    flat = vectors.numpy().ravel().copy()
-    log_temperature = math.log(temperature)
-    assert float(found.loss) == pytest.approx(reference(flat, log_temperature), rel=1e-6)
-    step = 1e-6
-    numeric = np.empty_like(flat)
-    for index in range(len(flat)):
-        up, down = flat.copy(), flat.copy()
-        up[index] += step
-        down[index] -= step
-        numeric[index] = (reference(up, log_temperature) - reference(down, log_temperature)) / (2 * step)
-    np.testing.assert_allclose(found.embedding_gradient.numpy().ravel(), numeric, rtol=2e-4, atol=2e-6)
-    slope = (reference(flat, log_temperature + step) - reference(flat, log_temperature - step)) / (2 * step)
-    assert float(found.log_temperature_gradient) == pytest.approx(slope, rel=1e-4, abs=1e-7)
+def found(vectors: torch.Tensor, rows: PairRows, config: LossConfig, sizes: tiles.Sizes | None = None) -> Objective:
+    """With strips and tiles of the given sizes."""
+    temperature = Temperature(config.temperature, learned=True).to(vectors.dtype)
+    choose = (lambda _: sizes) if sizes else tiles.choose_sizes
+    with patch.object(tiles, "choose_sizes", choose):
+        return contrast(vectors, rows, config, temperature)
 
 
-def test_masks_against_the_texts() -> None:
-    rows = rows_of(ANCHORS, POSITIVES, NEGATIVES)
-    found = false_negatives(rows.anchor_keys, torch.arange(len(ANCHORS)), rows.document_keys, rows.document_anchors)
-    np.testing.assert_array_equal(found.numpy(), loop_masks(ANCHORS, POSITIVES, NEGATIVES))
-    assert found.any() and not found.all()
+def naive(vectors: torch.Tensor, texts: Texts, config: LossConfig) -> Objective:
+    leaf = vectors.double().clone().requires_grad_()
+    start = Temperature(config.temperature, learned=True).log_value.detach()  # as a float32 parameter holds it
+    log_temperature = start.to(vectors.dtype).double().requires_grad_()
+    loss = naive_loss(leaf, texts, config, log_temperature)
+    return Objective(loss.detach(), *torch.autograd.grad(loss, [leaf, log_temperature], allow_unused=True))
+
+
+def difference(one: Objective, other: Objective) -> float:
+    """The largest relative difference of loss, gradient and temperature's gradient, in the Euclidean norm.
+
+    Relative to at least what a loss of 1 would have: where nothing is left to learn, there is only rounding.
+    """
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return max(float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-2)) for a, b in pairs)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Texts:
+    """Few different texts make dense masks, many make none."""
+    count, extra = draw(st.integers(1, 9)), draw(st.integers(0, 5))
+    letters = st.sampled_from("abcdefgh"[: draw(st.sampled_from([1, 3, 8]))])
+    if draw(st.booleans()):
+        return Texts(
+            *(tuple(f"{side}{row}" for row in range(n)) for side, n in (("a", count), ("p", count), ("n", extra)))
+        )
+    texts = [draw(st.tuples(*[letters] * n)) for n in (count, count, extra)]
+    ids = st.one_of(st.none(), st.integers(0, 6))
+    return Texts(*texts, ids=draw(st.tuples(*[ids] * (count + extra))))
+
+
+def configs() -> st.SearchStrategy[LossConfig]:
+    return st.builds(
+        LossConfig,
+        temperature=st.sampled_from([0.01, 0.02, 0.05, 1.0]),
+        symmetric=st.booleans(),
+        margin=st.sampled_from([None, -0.1, 0.0, 0.2]),
+        query_negatives=st.booleans(),
+        document_negatives=st.booleans(),
+        hardness=st.sampled_from([0.0, 5.0]),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches(), configs(), st.integers(1, 5), st.integers(1, 7), st.integers(0, 2**20))
+def test_tiles_equal_the_plain_way_and_the_loop(
+    texts: Texts, config: LossConfig, height: int, width: int, seed: int
+) -> None:
+    vectors, rows, sizes = vectors_of(texts, seed), rows_of(texts), tiles.Sizes(height, width)
+    expected = naive(vectors, texts, config)
+    plain = found(vectors, rows, LossConfig(**{**vars(config), "tiles": False}))
+    assert difference(plain, expected) < 1e-10
+    assert difference(found(vectors, rows, config, sizes), expected) < 1e-10
+    single = naive(vectors.float(), texts, config)
+    assert difference(found(vectors.float(), rows, config, sizes), single) < 1e-5
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_wrong_mask_differs(tiled: bool) -> None:
+    """Negative control: every rule, the margin and each further term are noticed when they are missing."""
+    texts = Texts(TEXTS.anchors, TEXTS.positives, TEXTS.negatives, (None, 3, None, None, 4, 4, None, None, 3))
+    vectors, rows = vectors_of(texts, 0), rows_of(texts)
+    config = LossConfig(**{**vars(EVERYTHING), "tiles": tiled})
+    expected = found(vectors, rows, config, tiles.Sizes(2, 3))
+    assert difference(expected, naive(vectors, texts, config)) < 1e-10
+    for name, keys in vars(rows).items():
+        if name not in ("anchors", "documents"):
+            others = PairRows(**{**vars(rows), name: torch.arange(len(keys)) + (0 if name == "document_ids" else 10)})
+            assert difference(found(vectors, others, config), expected) > 1e-4, name
+    for name, value in (("symmetric", False), ("margin", None), ("query_negatives", False), ("hardness", 0.0)):
+        other = LossConfig(**{**vars(config), name: value})
+        assert difference(found(vectors, rows, other), expected) > 1e-4, name
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-13])
+def test_rows_that_share_vectors_or_have_none(length: float) -> None:
+    """Equal token ids are embedded once. A vector of zeros has no direction: its gradient is divided by 1e-12."""
+    texts = Texts(("a", "b", "c"), ("p", "q", "r"), ("x",))
+    shared = {"anchors": torch.tensor([4, 0, 4]), "documents": torch.tensor([1, 3, 1, 0])}
+    rows, vectors = PairRows(**{**vars(rows_of(texts)), **shared}), vectors_of(texts, 1)
+    vectors[3] *= length / vectors[3].norm()
+    for config in (PLAIN, EVERYTHING):
+        expected = found(vectors, rows, LossConfig(**{**vars(config), "tiles": False}))
+        result = found(vectors, rows, config, tiles.Sizes(2, 3))
+        torch.testing.assert_close(result.loss, expected.loss)
+        torch.testing.assert_close(result.log_temperature_gradient, expected.log_temperature_gradient)
+        assert torch.isfinite(result.embedding_gradient).all()
+        for one, other in zip(result.embedding_gradient, expected.embedding_gradient, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12 + 1e-8 * float(other.norm()))
+
+
+@pytest.mark.parametrize("extra", [0, 4])
+def test_against_sentence_transformers(extra: int) -> None:
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    texts = Texts(
+        *(tuple(f"{side}{row}" for row in range(count)) for side, count in (("a", 4), ("p", 4), ("n", extra)))
+    )
+    vectors, rows = vectors_of(texts, 2).float(), rows_of(texts)
+    cases = [
+        (LossConfig(), {}),
+        (LossConfig(hardness=3.0), {"hardness_mode": "all_negatives", "hardness_strength": 3.0}),
+        (LossConfig(query_negatives=True), {"directions": ("query_to_doc", "query_to_query")}),
+    ]
+    if not extra:  # theirs contrasts positives with the hard negatives of other pairs too
+        both = ("query_to_doc", "query_to_query", "doc_to_doc")
+        cases.append((LossConfig(query_negatives=True, document_negatives=True), {"directions": both}))
+    for config, options in cases:
+        leaf = vectors.clone().requires_grad_()
+        theirs = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0, **options)
+        loss = theirs.compute_loss_from_embeddings(list(leaf.split(4)), torch.zeros(0))
+        loss.backward()
+        result = found(vectors, rows, config, tiles.Sizes(3, 3))
+        assert leaf.grad is not None
+        torch.testing.assert_close(result.loss, loss.detach())
+        torch.testing.assert_close(result.embedding_gradient, leaf.grad, rtol=1e-4, atol=1e-6)
+
+
+@given(batches(), st.integers(1, 7))
+def test_masks_against_the_texts(texts: Texts, width: int) -> None:
+    rows, count = rows_of(texts), len(texts.anchors)
+    keys = PairKeys(rows.anchor_keys, rows.document_keys[:count], rows.document_ids[:count])
+    documents = as_documents(rows.document_keys, rows.document_anchors, rows.document_ids)
+    for ruled, columns, ignored in (
+        (keys.against_documents(), documents, document_ignored),
+        (keys.against_queries(), keys.as_queries(), query_ignored),
+    ):
+        size = columns.shape[1]
+        expected = np.array([[ignored(texts, i, j) for j in range(size)] for i in range(count)])
+        np.testing.assert_array_equal(false_negatives(ruled, columns).numpy(), expected)
+        logits = torch.zeros(count, size)
+        by_tile = SortedKeys(columns, width)
+        for number, part in enumerate(logits.split(width, dim=1)):
+            by_tile.ignore(part, ruled, number)
+        np.testing.assert_array_equal(logits.isinf().numpy(), expected)
+
+
+def test_memory_is_flat_and_no_matrix_of_all_cosines_is_made() -> None:
+    """Beside the embeddings and their gradient; the whole of it at a size where the plain way takes 36 MB a matrix."""
+    count = 3000
+    texts = unlike(count)
+    vectors, rows = vectors_of(texts, 0, dim=8).float(), rows_of(texts)
+    largest = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = function(*args, **(kwargs or {}))
+            tensors = [value for value in torch.utils._pytree.tree_leaves(result) if isinstance(value, torch.Tensor)]
+            largest.append(max((tensor.untyped_storage().nbytes() for tensor in tensors), default=0))
+            return result
+
+    for tiled in (True, False):
+        largest.clear()
+        with Sizes(), patch.object(tiles, "BUDGET_BYTES", 1 << 20):
+            found(vectors, rows, LossConfig(tiles=tiled))
+        assert (max(largest) < 2 << 20) == tiled
+        assert (max(largest) >= 4 * count**2) == (not tiled)
+
+
+def units(vectors: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 @given(st.integers(2, 12), st.integers(0, 5), st.integers(0, 2**20))
 def test_permutation_changes_nothing(count: int, extra: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    queries = torch.randn(count, 5, generator=generator, dtype=torch.float64)
-    documents = torch.randn(count + extra, 5, generator=generator, dtype=torch.float64)
-    none = torch.zeros(count, count + extra, dtype=torch.bool)
+    queries = units(torch.randn(count, 5, generator=generator, dtype=torch.float64))
+    documents = units(torch.randn(count + extra, 5, generator=generator, dtype=torch.float64))
+    own = torch.eye(count, count + extra, dtype=torch.bool)
     order = torch.randperm(count, generator=generator)
     shuffled = torch.cat([documents[:count][order], documents[count:]])
     temperature = torch.tensor(0.1, dtype=torch.float64)
-    targets = torch.arange(count)
-    before = info_nce(queries, documents, targets, none, temperature)
-    after = info_nce(queries[order], shuffled, targets, none, temperature)
+    before = info_nce(queries, documents[:count], [(queries, documents, own)], temperature)
+    after = info_nce(queries[order], shuffled[:count], [(queries[order], shuffled, own)], temperature)
     torch.testing.assert_close(before, after)
 
 
-@given(st.integers(2, 30))
-def test_log_n_at_uniform(count: int) -> None:
-    same = torch.ones(count, 4)
-    none = torch.zeros(count, count, dtype=torch.bool)
-    loss = info_nce(same, same, torch.arange(count), none, torch.tensor(0.05)) / count
-    assert float(loss) == pytest.approx(math.log(count), rel=1e-5)
+@given(st.integers(2, 30), st.booleans())
+def test_log_n_at_uniform(count: int, tiled: bool) -> None:
+    result = found(torch.ones(2 * count, 4), rows_of(unlike(count)), LossConfig(tiles=tiled))
+    assert float(result.loss) == pytest.approx(math.log(count), rel=1e-5)
 
 
-def test_zero_at_perfect_separation() -> None:
-    eye = torch.eye(8)
-    none = torch.zeros(8, 8, dtype=torch.bool)
-    assert float(info_nce(eye, eye, torch.arange(8), none, torch.tensor(0.01))) == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("tiled", [False, True])
+def test_zero_at_perfect_separation(tiled: bool) -> None:
+    vectors = torch.cat([torch.eye(8), torch.eye(8)])
+    result = found(vectors, rows_of(unlike(8)), LossConfig(temperature=0.01, tiles=tiled))
+    assert float(result.loss) == pytest.approx(0, abs=1e-6)
 
 
 @given(st.floats(0.0, 0.9), st.floats(0.01, 0.1))
 def test_falls_with_the_positive_similarity(cosine: float, gain: float) -> None:
-    none = torch.zeros(1, 2, dtype=torch.bool)
-    query, other = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.0, 0.0, 1.0])
+    query, other = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]])
 
     def at(value: float) -> float:
-        positive = torch.tensor([value, math.sqrt(1 - value**2), 0.0])
-        documents = torch.stack([positive, other])
-        return float(info_nce(query, documents, torch.tensor([0]), none, torch.tensor(1.0)))
+        positive = torch.tensor([[value, math.sqrt(1 - value**2), 0.0]])
+        negatives = [(query, other, torch.zeros(1, 1, dtype=torch.bool))]
+        return float(info_nce(query, positive, negatives, torch.tensor(1.0)))
 
     assert at(min(1.0, cosine + gain)) < at(cosine)
 

@@ -59,6 +59,11 @@ loss.temperature
 loss.learn_temperature
 loss.symmetric
 loss.gather
+loss.margin
+loss.query_negatives
+loss.document_negatives
+loss.hardness
+loss.tiles
 optim.steps
 optim.epochs
 optim.lr

@@ -52,6 +52,16 @@ class LossConfig:
     """Also rank anchors for each positive, and average both directions."""
     gather: bool = True
     """Negatives from every process, with gradient."""
+    margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None
+    """Cosines above the positive's minus this are no negatives (Qwen3-Embedding: -0.1); None turns it off."""
+    query_negatives: bool = False
+    """An anchor's negatives are the other anchors too (the query-to-query term of GTE and Qwen3-Embedding)."""
+    document_negatives: bool = False
+    """The other positives also push a positive away from themselves (their document-to-document term)."""
+    hardness: Annotated[float, Ge(0.0), Le(100.0)] = 0.0
+    """A negative weighs e^(hardness * cosine), a constant to the gradient (Lan et al. 2025); 0 weighs all alike."""
+    tiles: bool = True
+    """Score a tile of the batch at a time, in flat memory; false holds all cosines and differentiates by autograd."""
 
 
 Kind = Literal["pairs", "graded", "texts", "labelled"]

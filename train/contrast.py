@@ -1,7 +1,7 @@
 """InfoNCE of a global batch of pairs and its gradient at the local embeddings.
 
-Every rank scores its own queries against the documents of all ranks. A document's gradient is the sum over the ranks
-that used it, so gathering needs no autograd: gather values, differentiate, sum the documents' gradients, keep one's
+Every rank scores its own queries against the candidates of all ranks. A candidate's gradient is the sum over the ranks
+that used it, so gathering needs no autograd: gather values, differentiate, sum the candidates' gradients, keep one's
 own.
 """
 
@@ -10,58 +10,119 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.config import LossConfig
-from train.distributed import gather_rows, sum_over_ranks
-from train.loss import false_negatives, info_nce
+from train.directions import Direction, Term
+from train.distributed import gather_rows, sum_over_ranks, world_size
+from train.false_negatives import PairKeys, as_documents
+from train.loss import plain_info_nce
 from train.objective import Objective
-from train.rows import PairRows
+from train.rows import NO_ANCHOR, PairRows
 from train.temperature import Temperature
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Local queries, each with its match at the same place in the local candidates, and the keys of both."""
-
-    queries: Int[Tensor, query]
-    candidates: Int[Tensor, candidate]
-    query_keys: Int[Tensor, query]
-    candidate_keys: Int[Tensor, candidate]
-    partner_keys: Int[Tensor, candidate]
+from train.tiles import Form, tiled_info_nce
+from train.unit_rows import Rows, Vectors
 
 
 def contrast(
     embeddings: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, temperature: Temperature
 ) -> Objective:
     """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings."""
-    sides = [_Side(rows.anchors, rows.documents, rows.anchor_keys, rows.document_keys, rows.document_anchors)]
-    if config.symmetric:
-        positives = slice(0, len(rows.anchors))
-        positive_keys = rows.document_keys[positives]
-        back = _Side(rows.documents[positives], rows.anchors, positive_keys, rows.anchor_keys, positive_keys)
-        sides.append(back)
-    leaf = embeddings.detach().requires_grad_()
-    total = sum_over_ranks(torch.tensor(len(rows.anchors) * len(sides), device=leaf.device))
-    parts = [_one_direction(leaf, side, temperature, gather=config.gather) for side in sides]
-    summed = [torch.stack(terms).sum(0) / total for terms in zip(*parts, strict=True)]
-    return Objective(sum_over_ranks(summed[0]), summed[1], sum_over_ranks(summed[2]))
+    values = embeddings.detach()
+    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    total = int(sum_over_ranks(torch.tensor(len(rows.anchors) * (1 + config.symmetric), device=values.device)))
+    compute = _in_tiles if config.tiles else _plainly
+    loss, slope, gradient = compute(values, rows, config, temperature.log_value.detach().to(values.dtype), total)
+    slope = sum_over_ranks(slope).to(temperature.log_value.dtype)
+    return Objective(sum_over_ranks(loss), gradient.to(embeddings.dtype), slope)
 
 
-def _one_direction(
-    leaf: Float[Tensor, "unique dim"], side: _Side, temperature: Temperature, *, gather: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss of the local queries, gradient at the local embeddings over all ranks, at log-temperature here."""
-    queries, local = leaf[side.queries], leaf[side.candidates]
-    pool, mine = gather_rows(local.detach()) if gather else (local.detach(), slice(0, len(local)))
-    pool = pool.clone().requires_grad_()
-    keys, partners = (gather_rows(key)[0] if gather else key for key in (side.candidate_keys, side.partner_keys))
-    targets = mine.start + torch.arange(len(queries), device=leaf.device)
-    ignored = false_negatives(side.query_keys, targets, keys, partners)
+Found = tuple[Tensor, Tensor, Tensor]
+"""This rank's share of the mean loss and of its derivative by log(temperature), and the gradient at its vectors."""
+
+
+def _in_tiles(
+    values: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, log_temperature: Tensor, total: int
+) -> Found:
+    local = Vectors.of(values)
+    directions, pools = _directions(local, rows, config)
+    form = Form(float(log_temperature.exp()), config.margin, config.hardness)
+    losses = [tiled_info_nce(direction, form) for direction in directions]
+    _hand_back(pools)
+    gradient, products = local.through_normalisation(1 / total)
+    return torch.stack(losses).sum() / total, -products, gradient  # logits fall as log(temperature) rises
+
+
+def _plainly(
+    values: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, log_temperature: Tensor, total: int
+) -> Found:
+    leaf = values.clone().requires_grad_()
     with torch.enable_grad():
-        log_value = temperature.log_value.detach().clone().requires_grad_()
-        loss = info_nce(queries, pool, targets, ignored, log_value.exp())
-    at_queries, at_pool, slope = torch.autograd.grad(loss, [leaf, pool, log_value])
-    at_candidates = sum_over_ranks(at_pool) if gather else at_pool
-    return loss.detach(), at_queries.index_add(0, side.candidates, at_candidates[mine]), slope
+        unit = F.normalize(leaf, dim=1)
+    local = Vectors.of(unit.detach(), unit=True)
+    directions, pools = _directions(local, rows, config)
+    parts = [
+        plain_info_nce(direction, log_temperature, margin=config.margin, hardness=config.hardness)
+        for direction in directions
+    ]
+    _hand_back(pools)
+    (gradient,) = torch.autograd.grad(unit, leaf, local.gradient / total)
+    loss, slope = (torch.stack(terms).sum() / total for terms in zip(*parts, strict=True))
+    return loss, slope, gradient
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Candidates of all ranks (or of this one only), this rank's own, and where those stand among all."""
+
+    everyone: Rows
+    own: Rows
+    place: slice
+
+    @classmethod
+    def of(cls, own: Rows, *, gather: bool) -> _Pool:
+        """The local rows themselves where there are no others: no copy."""
+        if not gather:
+            return cls(own, own, slice(0, len(own)))
+        values, place = gather_rows(own.all_units())
+        return cls(Rows(Vectors.of(values, unit=True), torch.arange(len(values), device=values.device)), own, place)
+
+
+def _hand_back(pools: list[_Pool]) -> None:
+    """Sum the candidates' gradients over the ranks and add this rank's own to its rows'."""
+    for pool in pools:
+        if pool.everyone is not pool.own:
+            pool.own.add(0, sum_over_ranks(pool.everyone.vectors.gradient)[pool.place])
+
+
+def _directions(local: Vectors, rows: PairRows, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
+    """Queries to documents, with the further negatives asked for; and back, when symmetric."""
+    gather, pairs = config.gather and world_size() > 1, len(rows.anchors)
+    queries, positives = Rows(local, rows.anchors), Rows(local, rows.documents[:pairs])
+    keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs])
+    documents = _Pool.of(Rows(local, rows.documents), gather=gather)
+    pools = [documents]
+    columns = _all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids), gather)
+    terms = [Term(queries, documents.everyone, keys.against_documents(), columns)]
+    if config.document_negatives:
+        others = (columns[2] != NO_ANCHOR).nonzero()[:, 0]
+        pool = Rows(documents.everyone.vectors, documents.everyone.index[others])
+        terms.append(Term(positives, pool, keys.against_documents(), columns[:, others]))
+    back: list[Term] = []
+    if config.query_negatives or config.symmetric:
+        anchors = _Pool.of(queries, gather=gather)
+        pools.append(anchors)
+        sides = [(queries, terms)] * config.query_negatives + [(positives, back)] * config.symmetric
+        query_columns = _all(keys.as_queries(), gather)
+        for left, found in sides:
+            found.append(Term(left, anchors.everyone, keys.against_queries(), query_columns))
+    directions = [Direction(queries, positives, tuple(terms))]
+    if back:
+        directions.append(Direction(positives, queries, tuple(back)))
+    return directions, pools
+
+
+def _all(keys: Int[Tensor, "rule local"], gather: bool) -> Int[Tensor, "rule candidate"]:
+    return gather_rows(keys.T.contiguous())[0].T.contiguous() if gather else keys
