@@ -31,6 +31,7 @@ lora.whole
 lora.rslora
 lora.dora
 lora.init
+lora.fast
 lora.gradient_checkpointing
 data.N.path
 data.N.split

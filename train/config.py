@@ -36,6 +36,9 @@ class LoraConfig:
     """Weight-decomposed update (Liu et al. 2024)."""
     init: Literal["default", "gaussian", "pissa", "orthogonal"] = "default"
     """How PEFT fills the adapter's matrices."""
+    fast: bool = True
+    """Add the adapters to a copy of the weights once a step, where that is the same (float32, no dropout), instead of
+    in passes of their own over every token; off is PEFT's own way."""
     gradient_checkpointing: bool = False
     """Recompute activations in backward: less memory, about a third more time."""
 
