@@ -58,6 +58,8 @@ batch.size
 batch.sources
 batch.chunk_tokens
 batch.graph_tokens
+batch.share_prefix
+batch.prefetch
 checkpoint.every
 checkpoint.keep
 checkpoint.resume

@@ -7,32 +7,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dec2vec.batching import Chunk, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS
 from train.data import PairTable
+from train.prefix_gradient import shared_beginning
 from train.rows import NO_ANCHOR, PairRows
 from train.sampler import Indices
 
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """One rank's share of a step. `real_tokens` and the chunks' padded tokens tell how much is padding."""
+    """One rank's share of a step. `real_tokens` and the chunks' padded tokens tell how much is padding.
+
+    Where all texts begin with the same `prefix`, the chunks hold what follows it.
+    """
 
     chunks: list[Chunk]
     rows: PairRows
     pairs: int
     real_tokens: int
+    prefix: Int[Tensor, " prefix"] | None = None
 
     @property
     def padded_tokens(self) -> int:
         """Token positions of one forward pass over the share."""
-        return sum(chunk.padded_tokens for chunk in self.chunks)
+        return sum(chunk.padded_tokens for chunk in self.chunks) + (0 if self.prefix is None else len(self.prefix))
 
 
-def prepare(table: PairTable, indices: Indices, encoder: Encoder, chunk_tokens: int) -> LocalBatch:
+def prepare(
+    table: PairTable, indices: Indices, encoder: Encoder, chunk_tokens: int, *, share_prefix: bool = False
+) -> LocalBatch:
     """Tokenise the pairs at `indices`, embed equal texts once, and sort all texts by length into chunks.
 
     A rank without a pair (fewer pairs than ranks in the last batch) embeds one empty text that no loss reads, so
@@ -54,8 +62,18 @@ def prepare(table: PairTable, indices: Indices, encoder: Encoder, chunk_tokens: 
         document_keys=text_keys(documents),
         document_anchors=torch.cat([text_keys(anchors), torch.full((len(negatives),), NO_ANCHOR)]),
     )
-    chunks = [chunk.to(encoder.device) for chunk in make_chunks(unique, chunk_tokens)]
-    return LocalBatch(chunks, rows.to(encoder.device), len(anchors), sum(map(len, unique)))
+    beginning = shared_beginning(unique, encoder.embedder) if share_prefix else []
+    chunks = [
+        chunk.to(encoder.device) for chunk in make_chunks([row[len(beginning) :] for row in unique], chunk_tokens)
+    ]
+    prefix = torch.tensor(beginning, device=encoder.device) if beginning else None
+    return LocalBatch(
+        chunks,
+        rows.to(encoder.device),
+        len(anchors),
+        sum(map(len, unique)) - len(beginning) * (len(unique) - 1),
+        prefix,
+    )
 
 
 def text_keys(texts: Sequence[str]) -> Tensor:

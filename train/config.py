@@ -112,10 +112,16 @@ class BatchConfig:
     """Pairs in a step over all processes: each sees the others as negatives."""
     sources: Literal["mixed", "one"] = "mixed"
     """mixed draws each batch from all sources; one fills it from a single source: negatives of the same kind."""
-    chunk_tokens: Annotated[int, Ge(1)] = 8192
-    """Padded tokens of one forward pass: bounds the memory, never changes the gradient."""
-    graph_tokens: Annotated[int, Ge(0)] = 0
-    """Tokens a process may keep the graph of; the rest is embedded twice (gradient caching)."""
+    chunk_tokens: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
+    """Padded tokens of one forward pass: bounds the memory, never changes the gradient. auto: 1024 on CPUs, whose
+    caches then hold a layer's activations, 16384 on CUDA."""
+    graph_tokens: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
+    """Tokens a process may keep the graph of; the rest is embedded twice (gradient caching). auto: what fits into half
+    of the memory that is free at the first step."""
+    share_prefix: bool = True
+    """Run what all texts of a step begin with (an instruction) once, where that gives the same gradient."""
+    prefetch: bool = True
+    """Tokenise the next step's texts while this step runs."""
 
 
 @dataclass(frozen=True, config=STRICT)

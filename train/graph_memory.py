@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Literal
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -15,6 +16,13 @@ from train.distributed import world_size
 SHARE = 0.5
 """Of the free memory. The rest is for the backward pass, the loss, evaluations, and what else runs on the machine."""
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def chunk_budget(setting: int | Literal["auto"], device: torch.device) -> int:
+    """Padded tokens of a chunk. auto depends on the kind of device alone, so that a resumed run has the same chunks."""
+    if setting == "auto":
+        return 16_384 if device.type == "cuda" else 1024
+    return setting
 
 
 def affordable_tokens(embedder: Embedder, chunk: Chunk) -> int:
@@ -47,8 +55,17 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can still be had: of the CUDA device, or of the machine within its container's limit."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min([psutil.virtual_memory().available, *_container_room()])
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min([_machine_room(), *_container_room()])
+
+
+def _machine_room() -> int:
+    """What Linux calls available; elsewhere a quarter of the memory."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(line.split()[1]) * 1024
 
 
 def _container_room() -> list[int]:

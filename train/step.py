@@ -77,6 +77,7 @@ def train_step(
         batch.chunks,
         partial(contrast, rows=batch.rows, config=loss, temperature=learner.temperature),
         graph_tokens=graph_tokens,
+        prefix=batch.prefix,
     )
     weights = trainable_parameters(learner.model).values()
     norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)

@@ -20,6 +20,7 @@ from dec2vec.prompts import SLOT
 from train.batch import prepare
 from train.config import TrainConfig
 from train.data import PairTable
+from train.graph_memory import affordable_tokens, chunk_budget
 from train.lora import make_trainable, trainable_parameters
 from train.step import Learner, make_optimizer, train_step
 from train.temperature import Temperature
@@ -41,6 +42,8 @@ class Ours:
         optimizer = make_optimizer(self.encoder.embedder, temperature, self.config.optim)
         optimizer.register_step_pre_hook(self._keep_gradients)
         self._learner = Learner(self.encoder.embedder, temperature, optimizer, total_steps=10**6)
+        setting = self.config.batch.graph_tokens
+        self._graph_tokens = None if setting == "auto" else setting
         self._kept: dict[str, NDArray[Any]] = {}
         self.keeps = False
 
@@ -50,14 +53,19 @@ class Ours:
         anchors, positives, *rest = columns
         negatives = [(text,) for text in rest[0]] if rest else [()] * len(anchors)
         table = PairTable(anchors, positives, list(negatives))
-        batch = prepare(table, np.arange(len(anchors)), self.encoder, self.config.batch.chunk_tokens)
+        options = self.config.batch
+        budget = chunk_budget(options.chunk_tokens, self.encoder.device)
+        rows = np.arange(len(anchors))
+        batch = prepare(table, rows, self.encoder, budget, share_prefix=options.share_prefix)
+        if self._graph_tokens is None:
+            self._graph_tokens = affordable_tokens(self.encoder.embedder, batch.chunks[-1])
         result = train_step(
             self._learner,
             batch,
             number,
             self.config.loss,
             self.config.optim,
-            graph_tokens=self.config.batch.graph_tokens,
+            graph_tokens=self._graph_tokens,
             seed=0,
         )
         assert result.applied
