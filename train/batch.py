@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dec2vec.batching import Chunk, deduplicate, make_chunks
+from dec2vec.batching import CHUNK_OVERHEAD, Chunk, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS
 from train.data import PairTable
@@ -63,9 +63,9 @@ def prepare(
         document_anchors=torch.cat([text_keys(anchors), torch.full((len(negatives),), NO_ANCHOR)]),
     )
     beginning = shared_beginning(unique, encoder.embedder) if share_prefix else []
-    chunks = [
-        chunk.to(encoder.device) for chunk in make_chunks([row[len(beginning) :] for row in unique], chunk_tokens)
-    ]
+    own = [row[len(beginning) :] for row in unique]
+    planned = make_chunks(own, chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
+    chunks = [chunk.to(encoder.device) for chunk in planned]
     prefix = torch.tensor(beginning, device=encoder.device) if beginning else None
     return LocalBatch(
         chunks,
