@@ -154,7 +154,7 @@ def _result(
         "machine": machine,
         "tokens_per_text": round(sum(counts) / sum(map(len, lengths)), 2),
         "set": options.set,
-        "peer": options.peer,
+        "against": options.peer,
         "peer_options": chosen["options"],
         "gradient_cosine": round(chosen["gradient_cosine"], 6),
         "void": chosen["gradient_cosine"] < LEAST_COSINE,
