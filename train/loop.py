@@ -25,6 +25,7 @@ from train.lora import load_trainable, trainable_parameters
 from train.metrics_file import MetricsFile
 from train.optimizer_state import optimizer_tensors, restore_optimizer
 from train.prefetch import Prefetch
+from train.prefix_gradient import why_not_shared
 from train.progress import Progress
 from train.run_folder import RunFolder
 from train.sampler import Sampler, shard
@@ -80,6 +81,8 @@ def fit(run: Run, progress: Progress) -> TrainState:
     """Train from `run.state.step` to the end; leaves by KeyboardInterrupt, after a checkpoint, when signalled."""
     config, state = run.config, run.state
     graph_tokens: int | None = None if config.batch.graph_tokens == "auto" else config.batch.graph_tokens
+    if config.batch.share_prefix and (reason := why_not_shared(run.encoder.embedder)) is not None:
+        _log.info("what all texts of a step begin with is computed anew for each: %s", reason)
     batches = Prefetch(partial(_local_batch, run), run.learner.total_steps, ahead=config.batch.prefetch)
     with Interrupts() as interrupts, batches:
         while state.step < run.learner.total_steps:
