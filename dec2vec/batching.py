@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 TokenIds = Sequence[int]
+CHUNK_OVERHEAD = {"cpu": 64, "cuda": 4096}
+"""What a chunk costs beside its tokens, in tokens: calls and kernel launches, and weights read anew."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,34 @@ def deduplicate(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], NDArray[
     return unique, inverse
 
 
-def plan(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+def plan(lengths: Sequence[int], token_budget: int, overhead: int = CHUNK_OVERHEAD["cpu"]) -> list[list[int]]:
     """Split rows, sorted by length, into groups of at most `token_budget` padded tokens (one row always fits).
 
-    The sort is stable and ascending, so the plan depends on the lengths and the budget alone.
+    Of all such splits by length one with the least padded tokens, where a group costs `overhead` tokens more. Ascending
+    and stable: the plan depends on the lengths and these numbers alone.
     """
+    if not len(lengths):
+        return []
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(sizes, kind="stable")
+    widths, counts = np.unique(sizes, return_counts=True)
+    rows_until = np.concatenate([[0], np.cumsum(counts)])
+    room = np.maximum(1, token_budget // widths)
+    cost = np.zeros(len(widths) + 1)
+    begin = np.zeros(len(widths) + 1, dtype=np.int64)
+    for end in range(1, len(widths) + 1):  # lengths begin..end-1 go together, padded to the last of them
+        rows = rows_until[end] - rows_until[:end]
+        costs = cost[:end] + rows * widths[end - 1] + overhead * -(-rows // room[end - 1])
+        begin[end] = np.argmin(costs)
+        cost[end] = costs[begin[end]]
     groups: list[list[int]] = []
-    for row in np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable"):
-        # ascending order: the newcomer is the longest of its group, so it sets the padded width
-        if groups and (len(groups[-1]) + 1) * lengths[row] <= token_budget:
-            groups[-1].append(int(row))
-        else:
-            groups.append([int(row)])
-    return groups
+    end = len(widths)
+    while end:
+        rows = order[rows_until[begin[end]] : rows_until[end]]
+        pieces = np.array_split(rows, -(-len(rows) // room[end - 1]))
+        groups += [piece.tolist() for piece in reversed(pieces)]
+        end = int(begin[end])
+    return groups[::-1]
 
 
 def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> Chunk:
@@ -73,7 +90,7 @@ def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> 
     return Chunk(torch.as_tensor(rows, dtype=torch.long), input_ids, lengths)
 
 
-def make_chunks(sequences: Sequence[TokenIds], token_budget: int) -> list[Chunk]:
+def make_chunks(sequences: Sequence[TokenIds], token_budget: int, overhead: int = CHUNK_OVERHEAD["cpu"]) -> list[Chunk]:
     """Padded, length-sorted chunks over all sequences."""
-    groups = plan([len(sequence) for sequence in sequences], token_budget)
+    groups = plan([len(sequence) for sequence in sequences], token_budget, overhead)
     return [pad(sequences, rows) for rows in groups]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dec2vec.averaging import Part, Vectors
-from dec2vec.batching import Chunk, deduplicate, pad, plan
+from dec2vec.batching import CHUNK_OVERHEAD, Chunk, deduplicate, pad, plan
 from dec2vec.embedder import Embedder
 from dec2vec.pooling import Lengths, View
 from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
@@ -37,7 +37,7 @@ class ChunkedForward:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
-        groups = plan([len(row) for row in unique], self.batch_tokens)
+        groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
         prefix = self._prefix(unique) if self.share_prefix else None
         own = unique if prefix is None else [row[prefix.length :] for row in unique]
         # longest first: if memory is short it shows at once, and the time left is not underestimated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from dec2vec.early_exit import decoder_blocks, inner_states
 from dec2vec.final_norm import final_norm
+from dec2vec.pooled_rows import can_narrow, narrowed
 from dec2vec.pooling import View, layers_of, pool
 from dec2vec.shared_prefix import SharedPrefix
 
@@ -28,6 +30,8 @@ class Embedder(nn.Module):
         self.view = view
         self.layer_count = layer_count
         self.autocast = autocast
+        self.narrow = True
+        """Off: the last block needed runs whole at every token, which the narrow one is proved equal to."""
 
     def forward(
         self,
@@ -44,11 +48,24 @@ class Embedder(nn.Module):
         """
         asked = list(views) or [self.view]
         cache = None if prefix is None else prefix.expanded(len(input_ids))
-        states = self._hidden_states(input_ids, asked, cache)
-        if prefix is not None:
+        block = self._narrowed_block(asked)
+        with contextlib.nullcontext() if block is None else narrowed(block, lengths - 1):
+            states = self._hidden_states(input_ids, asked, cache)
+        if block is not None:
+            lengths = torch.ones_like(lengths)
+        elif prefix is not None:
             states, lengths = prefix.before(states), lengths + prefix.length
         normed = self._normed(states, asked)
         return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in asked]
+
+    def _narrowed_block(self, views: Sequence[View]) -> nn.Module | None:
+        """The block whose output all views read at the last token alone; None where there is none."""
+        wanted = self.wanted_layers(views)
+        if not self.narrow or len(wanted) > 1 or wanted == {0} or any(view.pooling != "last" for view in views):
+            return None
+        blocks = decoder_blocks(self.backbone, self.layer_count)
+        block = None if blocks is None else blocks[max(wanted) - 1]
+        return block if block is not None and can_narrow(self.backbone, block) else None
 
     def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
         """The states with the final norm applied to the inner ones that views ask it for."""

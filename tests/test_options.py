@@ -31,6 +31,7 @@ lora.whole
 lora.rslora
 lora.dora
 lora.init
+lora.fast
 lora.gradient_checkpointing
 data.N.path
 data.N.split
@@ -78,6 +79,8 @@ batch.sources
 batch.no_duplicates
 batch.chunk_tokens
 batch.graph_tokens
+batch.share_prefix
+batch.prefetch
 checkpoint.every
 checkpoint.keep
 checkpoint.resume

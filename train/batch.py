@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from dec2vec.batching import Chunk, TokenIds, deduplicate, make_chunks
+from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_chunks
 from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS, Side
 from train.config import Kind, LossConfig, SourceConfig
 from train.data import TrainingData
+from train.prefix_gradient import shared_beginning
 from train.rows import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows
 from train.sampler import Indices, shard
 from train.table import Texts
@@ -25,6 +27,7 @@ class LocalBatch:
     """One rank's share of a step. `real_tokens` and the chunks' padded tokens tell how much is padding.
 
     `losses` are those of the source that the batch is from; none means the run's own.
+    Where all texts begin with the same `prefix`, the chunks hold what follows it.
     """
 
     chunks: list[Chunk]
@@ -32,11 +35,12 @@ class LocalBatch:
     losses: tuple[LossConfig, ...]
     pairs: int
     real_tokens: int
+    prefix: Int[Tensor, " prefix"] | None = None
 
     @property
     def padded_tokens(self) -> int:
         """Token positions of one forward pass over the share."""
-        return sum(chunk.padded_tokens for chunk in self.chunks)
+        return sum(chunk.padded_tokens for chunk in self.chunks) + (0 if self.prefix is None else len(self.prefix))
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,14 @@ class _Plan:
 
 
 def prepare(
-    data: TrainingData, batch: Indices, encoder: Encoder, chunk_tokens: int, *, rank: int = 0, world: int = 1
+    data: TrainingData,
+    batch: Indices,
+    encoder: Encoder,
+    chunk_tokens: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    share_prefix: bool = False,
 ) -> LocalBatch:
     """Tokenise this rank's share of the global `batch`, embed equal texts once, sort all by length into chunks.
 
@@ -83,9 +94,17 @@ def prepare(
     share = [_row(data, int(row), normalize) for row in shard(batch, rank, world)]
     plan = _PLANS[source.kind](share)
     unique, place = _embedded_once(plan.readings, encoder)
-    chunks = [chunk.to(encoder.device) for chunk in make_chunks(unique, chunk_tokens)]
-    rows = plan.rows(place).to(encoder.device)
-    return LocalBatch(chunks, rows, source.losses, len(share), sum(map(len, unique)))
+    beginning = shared_beginning(unique, encoder.embedder) if share_prefix else []
+    own = [row[len(beginning) :] for row in unique]
+    planned = make_chunks(own, chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
+    return LocalBatch(
+        chunks=[chunk.to(encoder.device) for chunk in planned],
+        rows=plan.rows(place).to(encoder.device),
+        losses=source.losses,
+        pairs=len(share),
+        real_tokens=sum(map(len, unique)) - len(beginning) * (len(unique) - 1),
+        prefix=torch.tensor(beginning, device=encoder.device) if beginning else None,
+    )
 
 
 def _row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _Row:

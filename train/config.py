@@ -36,6 +36,9 @@ class LoraConfig:
     """Weight-decomposed update (Liu et al. 2024)."""
     init: Literal["default", "gaussian", "pissa", "orthogonal"] = "default"
     """How PEFT fills the adapter's matrices."""
+    fast: bool = True
+    """Add the adapters to a copy of the weights once a step, where that is the same (float32, no dropout), instead of
+    in passes of their own over every token; off is PEFT's own way."""
     gradient_checkpointing: bool = False
     """Recompute activations in backward: less memory, about a third more time."""
 
@@ -149,10 +152,16 @@ class BatchConfig:
     """mixed draws each batch from all sources; one fills it from a single source: negatives of the same kind."""
     no_duplicates: bool = False
     """No text comes twice in a batch, as anchor, positive or negative of two rows."""
-    chunk_tokens: Annotated[int, Ge(1)] = 8192
-    """Padded tokens of one forward pass: bounds the memory, never changes the gradient."""
-    graph_tokens: Annotated[int, Ge(0)] = 0
-    """Tokens a process may keep the graph of; the rest is embedded twice (gradient caching)."""
+    chunk_tokens: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
+    """Padded tokens of one forward pass: bounds the memory, never changes the gradient. auto: 1024 on CPUs, whose
+    caches then hold a layer's activations, 16384 on CUDA."""
+    graph_tokens: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
+    """Tokens a process may keep the graph of; the rest is embedded twice (gradient caching). auto: what fits into half
+    of the memory that is free at the first step."""
+    share_prefix: bool = True
+    """Run what all texts of a step begin with (an instruction) once, where that gives the same gradient."""
+    prefetch: bool = True
+    """Tokenise the next step's texts while this step runs."""
 
 
 @dataclass(frozen=True, config=STRICT)

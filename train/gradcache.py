@@ -19,14 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
+from dec2vec.shared_prefix import SharedPrefix
 from train.distributed import world_size
 from train.objective import Objective
+from train.prefix_gradient import PrefixGradient
 
 Model = Embedder | DistributedDataParallel
 
@@ -61,12 +63,19 @@ def cached_step(
     objective: Callable[[Float[Tensor, "unique dim"]], Objective],
     *,
     graph_tokens: int,
+    prefix: Int[Tensor, " prefix"] | None = None,
 ) -> Objective:
     """Accumulate the gradient of the global batch's mean loss into the parameters' `.grad`.
 
-    `chunks` cover this rank's unique texts, each once; `objective` maps their embeddings to loss and gradients.
+    `chunks` cover this rank's unique texts, each once, without the `prefix` that all begin with (one process only);
+    `objective` maps their embeddings to loss and gradients.
     """
-    embedded = _embed_all(model, chunks, graph_tokens)
+    beginning = None
+    if prefix is not None:
+        assert isinstance(model, Embedder)
+        beginning = PrefixGradient.read(model, prefix)
+    shared = None if beginning is None else beginning.shared
+    embedded = _embed_all(model, chunks, graph_tokens, shared)
     unique = torch.cat([item.pooled.detach() for item in embedded])
     order = torch.cat([item.chunk.rows for item in embedded])
     result = objective(torch.empty_like(unique).index_copy(0, order, unique))
@@ -75,35 +84,41 @@ def cached_step(
     scaled = result.embedding_gradient * world_size()
     for item in embedded[:-1]:
         with _without_sync(model):
-            _backward(model, item, scaled)
-    _backward(model, embedded[-1], scaled)
+            _backward(model, item, scaled, shared)
+    _backward(model, embedded[-1], scaled, shared)
+    if beginning is not None:
+        beginning.backward()
     after.restore()
     return result
 
 
-def _embed_all(model: Model, chunks: Sequence[Chunk], graph_tokens: int) -> list[_Embedded]:
+def _embed_all(
+    model: Model, chunks: Sequence[Chunk], graph_tokens: int, shared: SharedPrefix | None
+) -> list[_Embedded]:
     room = graph_tokens
     embedded = []
     for position, chunk in enumerate(chunks):
         armed = position == len(chunks) - 1 and isinstance(model, DistributedDataParallel)
         keep = chunk.padded_tokens <= room and not armed
         room -= chunk.padded_tokens if keep else 0
-        embedded.append(_embed(model, chunk, keep_graph=keep))
+        embedded.append(_embed(model, chunk, shared, keep_graph=keep))
     return embedded
 
 
-def _embed(model: Model, chunk: Chunk, *, keep_graph: bool) -> _Embedded:
+def _embed(model: Model, chunk: Chunk, shared: SharedPrefix | None, *, keep_graph: bool) -> _Embedded:
     state = None if keep_graph else RandomState(chunk.input_ids.device)
     with _without_sync(model), torch.set_grad_enabled(keep_graph):
-        (pooled,) = model(chunk.input_ids, chunk.lengths)
+        (pooled,) = model(chunk.input_ids, chunk.lengths, prefix=shared)
     return _Embedded(chunk, pooled, state)
 
 
-def _backward(model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"]) -> None:
+def _backward(
+    model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"], shared: SharedPrefix | None
+) -> None:
     pooled = item.pooled
     if item.state is not None:
         item.state.restore()
-        (pooled,) = model(item.chunk.input_ids, item.chunk.lengths)
+        (pooled,) = model(item.chunk.input_ids, item.chunk.lengths, prefix=shared)
     torch.autograd.backward(pooled, gradient[item.chunk.rows])
 
 

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 
@@ -18,10 +19,13 @@ from train.checkpoint import Checkpoint, prune, save_checkpoint
 from train.config import TrainConfig
 from train.data import TrainingData
 from train.distributed import sum_over_ranks
+from train.graph_memory import affordable_tokens, chunk_budget
 from train.interrupts import Interrupts
 from train.lora import load_trainable, trainable_parameters
 from train.metrics_file import MetricsFile
 from train.optimizer_state import optimizer_tensors, restore_optimizer
+from train.prefetch import Prefetch
+from train.prefix_gradient import why_not_shared
 from train.progress import Progress
 from train.run_folder import RunFolder
 from train.sampler import Sampler
@@ -76,23 +80,31 @@ class Run:
 def fit(run: Run, progress: Progress) -> TrainState:
     """Train from `run.state.step` to the end; leaves by KeyboardInterrupt, after a checkpoint, when signalled."""
     config, state = run.config, run.state
-    with Interrupts() as interrupts:
+    graph_tokens: int | None = None if config.batch.graph_tokens == "auto" else config.batch.graph_tokens
+    if config.batch.share_prefix and (reason := why_not_shared(run.encoder.embedder)) is not None:
+        _log.info("what all texts of a step begin with is computed anew for each: %s", reason)
+    batches = Prefetch(partial(_local_batch, run), run.learner.total_steps, ahead=config.batch.prefetch)
+    with Interrupts() as interrupts, batches:
         while state.step < run.learner.total_steps:
             started = time.monotonic()
-            batch = _local_batch(run)
+            batch = batches.batch(state.step)
+            if graph_tokens is None:
+                graph_tokens = affordable_tokens(run.encoder.embedder, batch.chunks[-1])
             result = train_step(
                 run.learner,
                 batch,
                 state.step,
                 config.loss,
                 config.optim,
-                graph_tokens=config.batch.graph_tokens,
+                graph_tokens=graph_tokens,
                 seed=config.seed,
             )
             state.step += 1
             _count_bad_steps(run, result)
             pairs = _record_step(run, batch, result, time.monotonic() - started)
             progress.advance(result.loss, pairs)
+            if _evaluation_due(run):
+                batches.settle()
             improved = _evaluate_if_due(run, progress)
             stop = any_rank(bool(interrupts), run.encoder.device)
             if _checkpoint_due(run) or improved or stop:
@@ -152,9 +164,17 @@ def _trained(run: Run) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _local_batch(run: Run) -> LocalBatch:
-    rows = run.sampler.rows(run.state.step)
-    return prepare(run.data, rows, run.encoder, run.config.batch.chunk_tokens, rank=run.rank, world=run.world)
+def _local_batch(run: Run, step: int) -> LocalBatch:
+    options = run.config.batch
+    return prepare(
+        run.data,
+        run.sampler.rows(step),
+        run.encoder,
+        chunk_budget(options.chunk_tokens, run.encoder.device),
+        rank=run.rank,
+        world=run.world,
+        share_prefix=options.share_prefix,
+    )
 
 
 def _count_bad_steps(run: Run, result: StepResult) -> None:
@@ -197,9 +217,9 @@ def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float
 
 def _evaluate_if_due(run: Run, progress: Progress) -> bool:
     """On the main process: score the dev file when its turn has come; whether it is the best so far."""
-    step, every = run.state.step, run.config.eval.every
-    if run.dev_score is None or not run.is_main or (step % every and step != run.learner.total_steps):
+    if run.dev_score is None or not _evaluation_due(run):
         return False
+    step = run.state.step
     score = run.dev_score(run.encoder)
     better = run.state.better(score)
     if better:
@@ -208,6 +228,12 @@ def _evaluate_if_due(run: Run, progress: Progress) -> bool:
     run.tracker.log({DEV_METRIC: score}, step)
     progress.note(f"step {step}: dev Spearman {100 * score:.2f}{' (best so far)' if better else ''}")
     return better
+
+
+def _evaluation_due(run: Run) -> bool:
+    step = run.state.step
+    due = step % run.config.eval.every == 0 or step == run.learner.total_steps
+    return due and run.is_main and run.dev_score is not None
 
 
 def _checkpoint_due(run: Run) -> bool:

@@ -16,6 +16,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.pooling import layers_of
 from train.config import LoraConfig
+from train.fast_lora import use_fast_linears
 
 
 def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
@@ -43,6 +44,8 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
     except (ValueError, TypeError) as error:
         raise UserError(f"lora: {str(error).splitlines()[0]}") from error
+    if config.fast:
+        use_fast_linears(embedder.backbone)
 
 
 def _refuse_adapter_options(config: LoraConfig) -> None:

@@ -42,11 +42,19 @@ class Learner:
 
 
 def make_optimizer(model: Model, temperature: Temperature, config: OptimConfig) -> AdamW:
-    """AdamW over the trained weights, and over log(temperature) without decay when it is learned."""
+    """AdamW, one kernel for all weights, and over log(temperature) without decay when it is learned."""
     groups: list[dict[str, object]] = [{"params": list(trainable_parameters(model).values())}]
     if temperature.log_value.requires_grad:
         groups.append({"params": [temperature.log_value], "weight_decay": 0.0})
-    return AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
+    optimizer = AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
+    optimizer.register_step_post_hook(_mark_changed)
+    return optimizer
+
+
+def _mark_changed(optimizer: Optimizer, *_: object) -> None:
+    """The fused kernel writes without counting the parameters' versions up, which `train.fast_lora` goes by."""
+    for group in optimizer.param_groups:
+        torch.autograd.graph.increment_version(group["params"])
 
 
 def train_step(
@@ -71,6 +79,7 @@ def train_step(
         batch.chunks,
         partial(contrast, rows=batch.rows, config=loss, temperature=learner.temperature),
         graph_tokens=graph_tokens,
+        prefix=batch.prefix,
     )
     weights = trainable_parameters(learner.model).values()
     norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)

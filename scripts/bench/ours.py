@@ -1,0 +1,107 @@
+"""Our trainer's own step on the work of a bench."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import nn
+
+from bench.models import adapter_key, fill_adapters
+from bench.texts import MAX_TOKENS
+from bench.work import ALPHA, LEARNING_RATE, RANK, TEMPERATURE, Work
+from dec2vec import Encoder
+from dec2vec.memory import keep_freed_memory
+from dec2vec.prompts import SLOT
+from train.batch import prepare
+from train.cleaning import Counts
+from train.config import SourceConfig, TrainConfig
+from train.data import TrainingData
+from train.graph_memory import affordable_tokens, chunk_budget
+from train.lora import make_trainable, trainable_parameters
+from train.step import Learner, make_optimizer, train_step
+from train.table import SourceTable
+from train.temperature import Temperature
+
+
+class Ours:
+    """`prepare` and `train_step` as `fit` calls them; `work.options` change options of the run."""
+
+    def __init__(self, work: Work) -> None:
+        keep_freed_memory()
+        torch.set_num_threads(work.threads)
+        self._work = work
+        self.config = _config(work)
+        self.encoder = Encoder.from_backbone(self.config.model)
+        make_trainable(self.encoder.embedder, self.config.lora)
+        fill_adapters(self.encoder.embedder)
+        self.encoder.embedder.train()
+        temperature = Temperature(TEMPERATURE, learned=False).to(self.encoder.device)
+        optimizer = make_optimizer(self.encoder.embedder, temperature, self.config.optim)
+        optimizer.register_step_pre_hook(self._keep_gradients)
+        self._learner = Learner(self.encoder.embedder, temperature, optimizer, total_steps=10**6)
+        setting = self.config.batch.graph_tokens
+        self._graph_tokens = None if setting == "auto" else setting
+        self._kept: dict[str, NDArray[Any]] = {}
+        self.keeps = False
+
+    def step(self, number: int) -> None:
+        """One step of the trainer."""
+        columns = self._work.columns(number)
+        anchors, positives, *rest = columns
+        texts = list(zip(anchors, positives, *rest, strict=True))
+        data = TrainingData((SourceConfig(),), (SourceTable("pairs", texts),), (Counts(len(texts), 0, 0, 0, 0, 0),))
+        options = self.config.batch
+        budget = chunk_budget(options.chunk_tokens, self.encoder.device)
+        rows = np.arange(len(anchors))
+        batch = prepare(data, rows, self.encoder, budget, share_prefix=options.share_prefix)
+        if self._graph_tokens is None:
+            self._graph_tokens = affordable_tokens(self.encoder.embedder, batch.chunks[-1])
+        result = train_step(
+            self._learner,
+            batch,
+            number,
+            self.config.loss,
+            self.config.optim,
+            graph_tokens=self._graph_tokens,
+            seed=0,
+        )
+        assert result.applied
+
+    def gradients(self) -> dict[str, NDArray[Any]]:
+        """Of the last step that was asked to keep them."""
+        return self._kept
+
+    def backbone(self) -> nn.Module:
+        """With its adapters."""
+        return self.encoder.embedder.backbone
+
+    def _keep_gradients(self, *_: object) -> None:
+        if self.keeps:
+            named = trainable_parameters(self.encoder.embedder).items()
+            self._kept = {
+                adapter_key(name): value.grad.cpu().numpy() for name, value in named if value.grad is not None
+            }
+
+
+def _config(work: Work) -> TrainConfig:
+    options: dict[str, dict[str, Any]] = {
+        "model": {
+            "name_or_path": work.model,
+            "max_length": MAX_TOKENS + 64,
+            "autocast": "on" if work.precision == "bf16" else "off",
+            "prompt": work.prompt + SLOT if work.prompt else "bare",
+        },
+        "lora": {"rank": RANK, "alpha": ALPHA},
+        "loss": {"temperature": TEMPERATURE},
+        "optim": {"lr": LEARNING_RATE, "warmup": 0.0, "decay": "constant"},
+    }
+    for option in work.options:
+        name, value = option.split("=", 1)
+        section, key = name.split(".")
+        options.setdefault(section, {})[key] = yaml.safe_load(value)
+    return TypeAdapter(TrainConfig).validate_python(options)

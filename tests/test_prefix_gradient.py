@@ -1,0 +1,75 @@
+"""A beginning that is run once a step gives the loss and every gradient of one that is run with every text."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from dec2vec.encoder import Encoder
+from tests.helpers import FAMILIES
+from tests.test_gradcache import LOSS, ROWS, close
+from tests.training_setup import gradients, tiny_encoder, tiny_table
+from train.batch import LocalBatch, prepare
+from train.config import LoraConfig
+from train.contrast import contrast
+from train.gradcache import cached_step
+from train.prefix_gradient import why_not_shared
+from train.temperature import Temperature
+
+PROMPT = "Instruct: the text that follows means: {text}"
+
+
+def step(encoder: Encoder, *, share: bool, graph_tokens: int = 100) -> tuple[float, dict[str, Tensor], LocalBatch]:
+    batch = prepare(tiny_table(24), ROWS, encoder, 60, share_prefix=share)
+    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
+    result = cached_step(encoder.embedder, batch.chunks, objective, graph_tokens=graph_tokens, prefix=batch.prefix)
+    return float(result.loss), gradients(encoder.embedder), batch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_unshared_step(tmp_path: Path, family: str) -> None:
+    encoder = tiny_encoder(tmp_path, family, prompt=PROMPT, max_length=100, lora=LoraConfig(rank=4, alpha=4))
+    encoder.embedder.train()
+    loss, expected, whole = step(encoder, share=False)
+    for graph_tokens in (0, 100, 10_000):
+        found_loss, found, batch = step(encoder, share=True, graph_tokens=graph_tokens)
+        assert batch.prefix is not None and batch.padded_tokens < 0.6 * whole.padded_tokens
+        assert found_loss == pytest.approx(loss, rel=1e-5)
+        assert close(found, expected)
+
+
+@pytest.mark.parametrize("reading", [{"pooling": "mean"}, {"pooling": "first_last", "layer": 2}, {"layer": 1}])
+def test_poolings_and_layers_and_full_tuning(tmp_path: Path, reading: dict[str, object]) -> None:
+    for lora in (LoraConfig(rank=4, alpha=4), LoraConfig(method="full")):
+        encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100, lora=lora, **reading)
+        _, expected, _ = step(encoder, share=False)
+        _, found, batch = step(encoder, share=True)
+        assert batch.prefix is not None and close(found, expected)
+
+
+def test_without_the_gradient_at_the_beginning_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100)
+    _, expected, _ = step(encoder, share=False)
+    monkeypatch.setattr("train.prefix_gradient.PrefixGradient.backward", lambda self: None)
+    _, found, _ = step(encoder, share=True)
+    assert not close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("lora", "reason"),
+    [
+        (LoraConfig(rank=4, dropout=0.1), "dropout"),
+        (LoraConfig(rank=4, gradient_checkpointing=True), "checkpointed"),
+    ],
+)
+def test_falls_back_where_it_would_differ(tmp_path: Path, lora: LoraConfig, reason: str) -> None:
+    encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100, lora=lora)
+    assert reason in str(why_not_shared(encoder.embedder))
+    assert prepare(tiny_table(24), ROWS, encoder, 60, share_prefix=True).prefix is None
+
+
+def test_short_beginnings_are_not_worth_it(tmp_path: Path) -> None:
+    assert prepare(tiny_table(24), ROWS, tiny_encoder(tmp_path), 60, share_prefix=True).prefix is None
