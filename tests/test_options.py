@@ -52,6 +52,11 @@ data.N.losses.N.temperature
 data.N.losses.N.learn_temperature
 data.N.losses.N.symmetric
 data.N.losses.N.gather
+data.N.losses.N.margin
+data.N.losses.N.query_negatives
+data.N.losses.N.document_negatives
+data.N.losses.N.hardness
+data.N.losses.N.tiles
 data.N.clean
 data.N.only
 data.N.limit
