@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
 
-from eval.page import SCRIPT, STYLE
-from eval.report import Report, headline, is_tuned
+from eval.overview import signed
+from eval.page import MAX_WORDS, SCRIPT, STYLE
+from eval.report import Report, headline, hundred, is_tuned
 from eval.sections import Picture, Section, Table, sections
 
+MANY_ROWS = 30
+"""Rows from which on a table has a field to filter them."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def to_html(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Tables hold the very strings of report.md; `pictures` by file name."""
     lead = "".join(f"<p>{escape(line)}</p>" for line in headline(report))
-    parts = [f'<h1>Evaluation</h1><div class="headline">{lead}</div>']
+    parts = [f'<h1>Evaluation</h1><div class="headline">{_sums(report)}{lead}</div>']
     parts += [_section(section, pictures) for section in sections(report)]
     command = str(report.provenance.get("command", ""))
     if command:
@@ -46,13 +51,33 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
+def _sums(report: Report) -> str:
+    """The headline's figures, large."""
+    found = report.comparison
+    if found is None:
+        return ""
+    gap = found.difference
+    verdict = "a tie" if found.is_tie else "tuned is higher" if gap.low > 0 else "tuned is lower"
+    sums = {
+        "tuned": hundred(found.tuned_value),
+        "best untuned": hundred(found.untuned_value),
+        f"difference, {signed(gap.low)} to {signed(gap.high)}: {verdict}": signed(gap.value),
+    }
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in sums.items())
+    return f'<dl class="sums">{cells}</dl>'
+
+
 def _section(section: Section, pictures: Mapping[str, bytes]) -> str:
+    """Pictures in a row stand beside each other where there is room."""
     text = "".join(f"<p>{escape(line)}</p>" for line in section.text)
-    blocks = [
-        _picture(block, pictures[block.file]) if isinstance(block, Picture) else html_table(block)
-        for block in section.blocks
-    ]
-    return f"<section><h2>{escape(section.title)}</h2>{text}" + "".join(blocks) + "</section>"
+    blocks = ""
+    for is_row, group in groupby(section.blocks, lambda block: isinstance(block, Picture)):
+        made = "".join(
+            _picture(block, pictures[block.file]) if isinstance(block, Picture) else html_table(block)
+            for block in group
+        )
+        blocks += f'<div class="pictures">{made}</div>' if is_row else made
+    return f"<section><h2>{escape(section.title)}</h2>{text}{blocks}</section>"
 
 
 def html_table(table: Table) -> str:
@@ -61,8 +86,9 @@ def html_table(table: Table) -> str:
         f'<th scope="col"><button type="button">{escape(cell) or "&nbsp;"}</button></th>' for cell in table.header
     )
     body = "".join(_row(row, table.best) for row in table.rows)
-    box = (
-        f'<div class="scroll" tabindex="0"><table class="sortable"><thead><tr>{top}</tr></thead>'
+    search = '<input type="search" placeholder="Filter by name" aria-label="Filter rows by name">'
+    box = (search if len(table.rows) >= MANY_ROWS else "") + (
+        f'<div class="scroll" tabindex="0"><table class="sortable{_words(table)}"><thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
     return f"<details><summary>{escape(table.fold)}</summary>{box}</details>" if table.fold else box
@@ -73,10 +99,15 @@ def _row(row: Sequence[str], best: str | None) -> str:
     return f'<tr class="{kind}">' + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
 
 
+def _words(table: Table) -> str:
+    """Classes that set columns of words to the left; the first column always is."""
+    columns = list(zip(*table.rows, strict=True))[1:MAX_WORDS]
+    words = [place for place, cells in enumerate(columns, 2) if not any(re.match(r"[+-]?\d|–|$", c) for c in cells)]
+    return "".join(f" words{place}" for place in words)
+
+
 def _picture(picture: Picture, data: bytes) -> str:
     encoded = base64.b64encode(data).decode("ascii")
     caption = escape(picture.caption)
-    return (
-        f'<figure><div class="scroll" tabindex="0"><img alt="{caption}" src="data:image/png;base64,{encoded}"></div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    image = f'<img alt="{caption}" src="data:image/png;base64,{encoded}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

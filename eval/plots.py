@@ -1,14 +1,15 @@
-"""Pictures of a report as PNG bytes, drawn without a display and without matplotlib's global state."""
+"""Pictures of a report as PNG bytes, drawn without a display. matplotlib's global settings are left as they were."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.figure import Figure
 
 from eval.plots_diagnostics import confusion, precision_recall, scatter
-from eval.plots_style import drawable, short, tidy
+from eval.plots_style import DPI, FONT, GRID, canvas, legend_below, settings, short
 from eval.plots_sweep import dimensions, layers
 from eval.report import Report, is_baseline, is_tuned
 from eval.results import AVERAGE, Result
@@ -23,28 +24,33 @@ LEGEND = (
 )
 SIMILAR, DISSIMILAR = "#2f7d4f", "#8a8f98"
 WHISKER = {"elinewidth": 1, "capsize": 2, "ecolor": "#333333"}
-MAX_BARS = 30
+MAX_BARS = 14
 
 
 def draw(report: Report) -> dict[str, bytes]:
     """File name -> PNG."""
+    with settings():
+        return {name: _png(figure) for name, figure in _figures(report).items()}
+
+
+def _figures(report: Report) -> dict[str, Figure]:
     figures = {"averages.png": _averages(report), "tests.png": _tests(report)}
-    if report.histograms:
-        figures["cosines.png"] = _cosines(report)
+    figures |= {f"cosines-{index}.png": figure for index, figure in enumerate(_cosines(report))}
     if by_layer(report.sweep, raw=True):
-        figures["layers.png"] = layers(report.sweep)
+        figures |= layers(report.sweep)
     if by_dimension(report.sweep):
         figures["dimensions.png"] = dimensions(report.sweep)
-    figures |= {f"scatter-{index}.png": scatter(panel) for index, panel in enumerate(report.scatter)}
+    for index, panel in enumerate(report.scatter):
+        figures |= {f"scatter-{index}-{plane}.png": figure for plane, figure in scatter(panel).items()}
     figures |= {f"confusion-{index}.png": confusion(item) for index, item in enumerate(report.confusions)}
     if report.curves:
         figures["precision-recall.png"] = precision_recall(report.curves)
-    return {name: _png(figure) for name, figure in figures.items()}
+    return figures
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -57,42 +63,40 @@ def _colour(system: str) -> str:
     return PROCESSED if "+" in reading else RAW
 
 
-def _whiskers(results: list[Result]) -> np.ndarray:
-    """Distances (2, n) below and above the values, x 100."""
+def _whiskers(results: list[Result]) -> Float64[np.ndarray, "2 results"]:
+    """Distances below and above the values, x 100."""
     below = [max(0.0, result.value - result.ci_low) for result in results]
     above = [max(0.0, result.ci_high - result.value) for result in results]
     return np.asarray(100 * np.nan_to_num(np.array([below, above])))
 
 
-def _averages(report: Report) -> Figure:
-    """One bar a system, best first, with its interval."""
+def _shown(report: Report) -> list[str]:
+    """The best ones, and of the others those that the page speaks of."""
     everyone = sorted(report.systems, key=lambda name: -np.nan_to_num(report.result(name, AVERAGE).value, nan=-2.0))
-    shown = [name for index, name in enumerate(everyone) if index < MAX_BARS or is_tuned(name)]
+    wanted = {report.best_untuned, report.reference}
+    return [name for place, name in enumerate(everyone) if place < MAX_BARS or is_tuned(name) or name in wanted]
+
+
+def _averages(report: Report) -> Figure:
+    """One bar a system, best first, with its interval; its name above it, where there is room for long ones."""
+    shown = _shown(report)
     results = [report.result(name, AVERAGE) for name in shown]
-    figure = Figure(figsize=(8.4, 1.4 + 0.25 * len(shown)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(1.1 + 0.4 * len(shown))
+    places = np.arange(len(shown))
     values = [100 * np.nan_to_num(result.value) for result in results]
-    axes.barh(
-        range(len(shown)),
-        values,
-        xerr=_whiskers(results),
-        color=[_colour(name) for name in shown],
-        height=0.72,
-        error_kw=WHISKER,
-    )
-    axes.set_yticks(range(len(shown)), [short(name, 46) for name in shown], fontsize=8, parse_math=False)
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
-    axes.grid(axis="x", color="#e3e3e3")
-    dropped = len(everyone) - len(shown)
-    where = "average of the test sets" if len(report.tests) > 1 else report.tests[0]
-    title = f"Spearman x 100, {where}, with 95 % intervals"
-    axes.set_title(title + (f" (best {len(shown)}; {dropped} lower rows not shown)" if dropped else ""), fontsize=10)
+    colours = [_colour(name) for name in shown]
+    axes.barh(places + 0.2, values, xerr=_whiskers(results), color=colours, height=0.42, error_kw=WHISKER)
+    for place, name in zip(places, shown, strict=True):
+        axes.text(0.01, place - 0.22, short(name, 50), transform=axes.get_yaxis_transform(), va="center", fontsize=FONT)
+    axes.set_yticks([])
+    axes.set_ylim(len(shown) - 0.5, -0.55)
+    axes.grid(axis="x", color=GRID)
+    dropped = len(report.systems) - len(shown)
+    axes.set_xlabel("Spearman x 100" + (f"; {dropped} lower rows not shown" if dropped else ""))
     for colour, label in LEGEND:
-        if colour in map(_colour, shown):
+        if colour in colours:
             axes.barh([0], [0], color=colour, label=label)
-    axes.legend(loc="lower right", fontsize=8, frameon=True)
-    tidy(axes)
+    legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -102,48 +106,51 @@ def _tests(report: Report) -> Figure:
     names = [found.tuned, found.untuned] if found else report.highlights[:2]
     if report.reference is not None and report.reference not in names:
         names.append(report.reference)
-    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(0.9 + (0.2 + 0.16 * len(names)) * len(report.columns) + 0.19 * len(names))
     width = 0.8 / len(names)
     colours = (TUNED, PROCESSED, RAW) if found else (PROCESSED, RAW)
     for index, (name, colour) in enumerate(zip(names, colours, strict=False)):
         results = [report.result(name, task) for task in report.columns]
-        axes.bar(
+        axes.barh(
             np.arange(len(results)) + (index - (len(names) - 1) / 2) * width,
             [100 * np.nan_to_num(result.value) for result in results],
             width * 0.94,
-            yerr=_whiskers(results),
+            xerr=_whiskers(results),
             label=short(name),
             color=colour,
             error_kw=WHISKER,
         )
-    axes.set_xticks(range(len(report.columns)), report.columns)
-    axes.set_ylabel("Spearman x 100")
-    axes.grid(axis="y", color="#e3e3e3")
-    legend = figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    tidy(axes)
+    axes.set_yticks(range(len(report.columns)), [short(column, 20) for column in report.columns])
+    axes.invert_yaxis()
+    axes.set_xlabel("Spearman x 100")
+    axes.grid(axis="x", color=GRID)
+    legend_below(figure, axes)
     return figure
 
 
-def _cosines(report: Report) -> Figure:
-    """Similar and dissimilar pairs: how far the two heaps stand apart before and after tuning."""
+def _cosines(report: Report) -> list[Figure]:
+    """Similar and dissimilar pairs: how far the two heaps stand apart before and after tuning, on the same scale."""
     panels = report.histograms
-    figure = Figure(figsize=(8.4, 3.4 if len(panels) > 1 else 3.8), layout="constrained")
+    if not panels:
+        return []
     low = min(float(min(panel.similar.min(), panel.dissimilar.min())) for panel in panels)
-    bins = np.linspace(max(-1.0, low - 0.02), 1.0, 60)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    bins = np.linspace(max(-1.0, low - 0.02), 1.0, 50)
+    figures, highest = [], 0.0
+    for panel in panels:
+        figure, axes = canvas(3.3)
         for values, colour, label in (
             (panel.dissimilar, DISSIMILAR, "dissimilar pairs"),
             (panel.similar, SIMILAR, "similar pairs"),
         ):
             text = f"{label} ({len(values)}), mean {values.mean():.2f}"
             weights = np.full(len(values), 1 / len(values))
-            axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.65, label=text)
-        axes.set_title(drawable(panel.title, 42), fontsize=9, parse_math=False)
+            heights, _, _ = axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.65, label=text)
+            highest = max(highest, float(np.max(heights)))
+        axes.set_title(short(panel.title.partition(":")[0]))
         axes.set_xlabel("cosine")
         axes.set_ylabel("share of pairs")
-        axes.legend(fontsize=8, frameon=False)
-        tidy(axes)
-    return figure
+        legend_below(figure, axes)
+        figures.append(figure)
+    for figure in figures:
+        figure.axes[0].set_ylim(0, 1.05 * highest)
+    return figures

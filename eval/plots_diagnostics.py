@@ -5,40 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.plots_style import GRID, colour, dash, drawable, numbered, short, tidy
+from eval.plots_style import FONT, GRID, canvas, colour, dash, legend_below, numbered, short
 
-MAX_TEXT = 20
-"""Labels up to which the counts are written into the matrix, and every label beside it."""
+MAX_NAMES = 20
+"""Labels up to which each has its number beside the matrix."""
+MAX_COUNTS = 10
+"""Labels up to which names and counts can be read in it."""
 
 
-def scatter(panel: Scatter) -> Figure:
-    """Principal components and t-SNE side by side. More labels than colours: the rarer ones are grey."""
+def scatter(panel: Scatter) -> dict[str, Figure]:
+    """Principal components and t-SNE. More labels than colours: the rarer ones are grey."""
+    return {
+        "pca": _plane(panel, panel.pca, f"PCA, {100 * panel.share:.0f} % of the variance"),
+        "tsne": _plane(panel, panel.tsne, "t-SNE"),
+    }
+
+
+def _plane(panel: Scatter, plane: Float64[np.ndarray, "points 2"], title: str) -> Figure:
     shown = panel.coloured
-    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
-    titles = (f"PCA, {100 * panel.share:.0f} % of the variance", "t-SNE")
     labels = np.array(panel.labels, dtype=object)
-    for axes, title, plane in zip(figure.subplots(1, 2), titles, (panel.pca, panel.tsne), strict=True):
-        rest = ~np.isin(labels, shown)
-        if rest.any():
-            axes.scatter(*plane[rest].T, s=7, color="#c9ccd0", linewidths=0, label="others")
-        for index, (name, label) in enumerate(zip(shown, numbered(shown), strict=True)):
-            rows = labels == name
-            axes.scatter(*plane[rows].T, s=9, color=colour(index), alpha=0.75, linewidths=0, label=label)
-        axes.set_title(title, fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        tidy(axes)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, names, loc="outside lower center", fontsize=8, frameon=False, ncols=3, markerscale=2
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    figure.suptitle(drawable(panel.title, 90), fontsize=10, parse_math=False)
+    figure, axes = canvas(3.5 + 0.1 * len(shown))
+    rest = ~np.isin(labels, shown)
+    for index, (name, label) in enumerate(zip(shown, numbered(shown, 18), strict=True)):
+        rows = labels == name
+        axes.scatter(*plane[rows].T, s=9, color=colour(index), alpha=0.75, linewidths=0, label=label)
+    if rest.any():
+        axes.scatter(*plane[rest].T, s=7, color="#c9ccd0", linewidths=0, label="others", zorder=0)
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    legend_below(figure, axes, columns=2, scale=2)
     return figure
 
 
@@ -46,38 +47,33 @@ def confusion(item: Confusion) -> Figure:
     """Shares of each gold label, so that rare labels show as much as frequent ones; counts written in."""
     totals = item.counts.sum(axis=1, keepdims=True)
     shares = np.divide(item.counts, totals, out=np.zeros(item.counts.shape), where=totals > 0)
-    few = len(item.labels) <= MAX_TEXT
-    side = 2.6 + 0.36 * len(item.labels) if few else 7.5
-    figure = Figure(figsize=(min(8.4, side + 1.6), min(8.0, side)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("share of the gold label", fontsize=8)
-    if few:
-        names = numbered(list(item.labels))
-        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
-        axes.set_xticks(range(len(names)), [str(place) for place in range(1, len(names) + 1)], fontsize=8)
+    count = len(item.labels)
+    figure, axes = canvas(min(4.4, 1.6 + 0.4 * count))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.spines[["top", "right"]].set_visible(True)
+    places = [str(place) for place in range(1, count + 1)]
+    names = numbered(list(item.labels), 18) if count <= MAX_COUNTS else places
+    axes.set_xticks(range(count) if count <= MAX_NAMES else [], places if count <= MAX_NAMES else None)
+    axes.set_yticks(range(count) if count <= MAX_NAMES else [], names if count <= MAX_NAMES else None)
+    if count <= MAX_COUNTS:
         _write(axes, item, shares)
     axes.set_xlabel("given label")
     axes.set_ylabel("gold label")
-    axes.set_title(drawable(item.title, 70), fontsize=10, parse_math=False)
     return figure
 
 
-def _write(axes: Axes, item: Confusion, shares: np.ndarray) -> None:
+def _write(axes: Axes, item: Confusion, shares: Float64[np.ndarray, "gold given"]) -> None:
     for row, column in np.argwhere(item.counts > 0):
         shade = "white" if shares[row, column] > 0.5 else "#1d2126"
-        axes.text(column, row, str(item.counts[row, column]), ha="center", va="center", fontsize=8, color=shade)
+        axes.text(column, row, str(item.counts[row, column]), ha="center", va="center", fontsize=FONT, color=shade)
 
 
 def precision_recall(curves: Sequence[PrecisionRecall]) -> Figure:
     """All curves in one picture; a dot where the threshold that dev chose lies."""
-    figure = Figure(figsize=(8.4, 4.6 + 0.15 * len(curves)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(3.3 + 0.19 * len(curves))
     for index, item in enumerate(curves):
-        label = f"{short(item.title)} (AP {100 * item.average_precision:.1f}, threshold {item.threshold:.3f})"
         x, y = 100 * item.recall, 100 * item.precision
-        axes.step(x, y, where="post", label=label, color=colour(index), linestyle=dash(index))
+        axes.step(x, y, where="post", label=short(item.title), color=colour(index), linestyle=dash(index))
         precision, recall = item.at_threshold
         axes.plot([100 * recall], [100 * precision], "o", color=colour(index), markeredgecolor="black", zorder=3)
     axes.set_xlim(0, 101)
@@ -85,8 +81,5 @@ def precision_recall(curves: Sequence[PrecisionRecall]) -> Figure:
     axes.set_xlabel("recall x 100")
     axes.set_ylabel("precision x 100")
     axes.grid(color=GRID)
-    legend = figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    tidy(axes)
+    legend_below(figure, axes)
     return figure

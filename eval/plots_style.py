@@ -1,14 +1,64 @@
-"""What all pictures share: colours that the colour-blind can tell apart, bare axes, text the font can draw."""
+"""What all pictures share: a size that a telephone shows whole, colours that the colour-blind can tell apart, text the
+fonts can draw.
+"""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cache
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+INCHES, DPI = 4.4, 200
+"""Width of every picture: 400 pixels of screen show it with letters of 11 pixels, a wide page shows two in a row."""
+FONT = 9.5
+"""Points of every text but titles, which are larger."""
 CYCLE = ("#c2571a", "#3d6fa5", "#2f7d4f", "#8c5aa8", "#b3a13a", "#4fa8a8", "#d37aa0", "#7a5c3e", "#5b6770", "#9dbd5a")
 GRID = "#e3e3e3"
 DASHES = ("-", "--", ":", "-.")
+LINE = 46
+"""Characters of a legend's line."""
+OTHER_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "Droid Sans Fallback", "PingFang SC", "Heiti TC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei",
+)  # fmt: skip
+"""Fonts with Chinese characters: those that are installed stand in for what matplotlib's own font lacks."""
+
+
+def settings() -> AbstractContextManager[None]:
+    """matplotlib's settings for as long as pictures are made; `$` in a prompt is a dollar, not mathematics."""
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "font.family": ["DejaVu Sans", *_others()],
+            "font.size": FONT,
+            "axes.titlesize": 10.5,
+            "axes.labelsize": FONT,
+            "xtick.labelsize": FONT,
+            "ytick.labelsize": FONT,
+            "legend.fontsize": FONT,
+            "legend.title_fontsize": FONT,
+            "legend.frameon": False,
+            "text.parse_math": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+        }
+    )
+
+
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """A picture `height` inches high, with one plot in it."""
+    figure = Figure(figsize=(INCHES, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int = 1, title: str | None = None, scale: float = 1) -> None:
+    """Under the plot, so that it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, markerscale=scale)
 
 
 def colour(index: int) -> str:
@@ -20,37 +70,42 @@ def dash(index: int) -> str:
     return DASHES[index // len(CYCLE) % len(DASHES)]
 
 
-def tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
+def short(name: str, limit: int = LINE) -> str:
+    """The middle cut out; characters that the fonts lack as boxes."""
+    head = (limit - 1) // 2
+    return drawable(name if len(name) <= limit else name[:head] + "…" + name[head + 1 - limit :])
 
 
-def short(name: str, limit: int = 60) -> str:
-    """The middle cut out; characters that the font lacks as boxes."""
-    cut = name if len(name) <= limit else name[: limit - 20] + "…" + name[-19:]
-    return drawable(cut)
+def drawable(text: str) -> str:
+    """`text` as far as the fonts have its characters; a box for each other one, instead of a warning for each."""
+    return "".join(letter if ord(letter) in _glyphs() else "\N{WHITE SQUARE}" for letter in " ".join(text.split()))
 
 
-def drawable(text: str, limit: int | None = None) -> str:
-    """`text` as far as the font has its characters; a box for each other one, instead of a warning for each.
-
-    A `limit` breaks it into lines of as many characters.
-    """
-    glyphs = _glyphs()
-    boxed = "".join(letter if ord(letter) in glyphs else "\N{WHITE SQUARE}" for letter in " ".join(text.split()))
-    if limit is None:
-        return boxed
-    return "\n".join(boxed[start : start + limit] for start in range(0, len(boxed), limit))
+def is_drawable(text: str) -> bool:
+    """Whether no character of it would be a box."""
+    return all(ord(letter) in _glyphs() for letter in " ".join(text.split()))
 
 
-def numbered(labels: list[str]) -> list[str]:
-    """`3 label`: the number finds a label again where the font can't draw it."""
-    return [f"{place} {drawable(label)[:28]}" for place, label in enumerate(labels, start=1)]
+def numbered(labels: list[str], limit: int = 16) -> list[str]:
+    """`3 label`; the number alone where the fonts lack a character: the page's own text says what it stands for."""
+    return [
+        f"{place} {short(label, limit)}" if is_drawable(label) else f"{place}" for place, label in enumerate(labels, 1)
+    ]
+
+
+@cache
+def _others() -> tuple[str, ...]:
+    """Those of `OTHER_FONTS` that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return tuple(name for name in OTHER_FONTS if name in installed)
 
 
 @cache
 def _glyphs() -> frozenset[int]:
-    """Code points of matplotlib's own font, which it always brings."""
+    """Code points of the fonts that `settings` asks for; matplotlib always brings the first."""
     from matplotlib.font_manager import findfont, get_font
 
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+    fonts = [get_font(findfont(name)) for name in ("DejaVu Sans", *_others())]
+    return frozenset(point for font in fonts for point in font.get_charmap())

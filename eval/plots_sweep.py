@@ -7,36 +7,43 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval.plots_style import GRID, colour, dash, short, tidy
-from eval.sweep import RAW, Curve, SweepPoint, best_raw, by_dimension, by_layer
+from eval.plots_style import GRID, canvas, colour, dash, legend_below, short
+from eval.sweep import Curve, SweepPoint, best_raw, by_dimension, by_layer, has_posts
 
-MAX_LINES = 12
+MAX_LINES = 10
+"""As many as there are colours: more lines than that can't be followed."""
 
 
-def layers(points: Sequence[SweepPoint]) -> Figure:
-    """A line a prompt: raw vectors, and beside them the best post-processing if there is any."""
-    panels = {"raw vectors": by_layer(points, raw=True)}
-    if any(point.post != RAW for point in points):
-        panels["best post-processing"] = by_layer(points, raw=False)
-    names = list(panels["raw vectors"])[:MAX_LINES]
-    figure = Figure(figsize=(8.4, 4.2 + 0.1 * len(names)), layout="constrained")
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        _lines(axes, {name: curves[name] for name in names if name in curves})
-        axes.set_title(title, fontsize=10)
+def layers(points: Sequence[SweepPoint]) -> dict[str, Figure]:
+    """A line a prompt: raw vectors, and in a second picture the best post-processing, if there is any.
+
+    Both have the same scale, and a prompt has the same colour in both.
+    """
+    panels = {"layers.png": ("raw vectors", by_layer(points, raw=True))}
+    if has_posts(points):
+        panels["layers-post.png"] = ("best post-processing", by_layer(points, raw=False))
+    names = list(panels["layers.png"][1])[:MAX_LINES]
+    shown = [100 * score for _, curves in panels.values() for name in names for _, score in curves.get(name, [])]
+    margin = 0.04 * (max(shown) - min(shown)) + 0.5
+    figures = {}
+    for file, (title, curves) in panels.items():
+        figure, axes = canvas(3.2 + 0.19 * len(names))
+        _lines(axes, {name: curves.get(name, []) for name in names})
+        axes.set_title(title)
         axes.set_xlabel("layer (0: input embeddings)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    grid[0].set_ylabel("Spearman x 100 on dev")
-    _legend(figure, grid[0], len(panels["raw vectors"]) - len(names))
-    return figure
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+        axes.set_ylabel("Spearman x 100 on dev")
+        _legend(figure, axes, len(panels["layers.png"][1]) - len(names))
+        figures[file] = figure
+    return figures
 
 
 def dimensions(points: Sequence[SweepPoint]) -> Figure:
     """A line a post-processing that cuts, over k; the best raw score as a level."""
     curves = by_dimension(points)
     names = list(curves)[:MAX_LINES]
-    figure = Figure(figsize=(8.4, 4.2 + 0.15 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(3.2 + 0.19 * len(names))
     _lines(axes, {name: curves[name] for name in names})
     raw = best_raw(points)
     if raw is not None:
@@ -56,7 +63,7 @@ def _apart(places: Sequence[int]) -> list[int]:
     """Of ticks on a log axis those that do not run into each other, from the largest down."""
     kept: list[int] = []
     for place in reversed(places):
-        if not kept or place <= kept[-1] * 0.88:
+        if not kept or place <= kept[-1] * (places[0] / places[-1]) ** 0.1:
             kept.append(place)
     return kept
 
@@ -66,16 +73,10 @@ def _lines(axes: Axes, curves: dict[str, Curve]) -> None:
         x, y = [place for place, _ in curve], [100 * score for _, score in curve]
         axes.plot(x, y, marker="o", markersize=3, color=colour(index), linestyle=dash(index), label=short(name))
     axes.grid(color=GRID)
-    tidy(axes)
 
 
 def _legend(figure: Figure, axes: Axes, dropped: int) -> None:
-    """Below the picture, so that it covers no line."""
-    handles, labels = axes.get_legend_handles_labels()
+    """In two columns where names are short."""
     title = f"best first; {dropped} lower ones not shown" if dropped else None
-    columns = 2 if max(map(len, labels), default=0) < 40 else 1
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", fontsize=8, frameon=False, ncols=columns, title=title
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    longest = max(map(len, axes.get_legend_handles_labels()[1]), default=0)
+    legend_below(figure, axes, columns=2 if longest <= 20 else 1, title=title)

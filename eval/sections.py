@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from eval.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.diagnostics import Confusion, PrecisionRecall
 from eval.overlap import RULE
+from eval.overview import HEADER, duels, overview_rows
 from eval.report import Report, hundred, is_tuned, span, table_header, table_rows
 from eval.results import AVERAGE
-from eval.sweep import Curve, by_dimension, by_layer
+from eval.sweep import Curve, by_dimension, by_layer, has_posts
 from eval.task_table import TaskTable
 
 MAX_LABELS = 20
 """Labels up to which a confusion matrix is written out as a table."""
 MAX_MISTAKES = 20
+MAX_ROWS = 12
+"""Rows of a further task's table above its fold."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """Those that have data."""
     found = [
+        _overview(report),
         _systems(report),
         *_further(report),
         _intervals(report),
@@ -74,13 +78,34 @@ def _systems(report: Report) -> Section:
     return Section("Systems and tests", text, blocks)
 
 
+def _overview(report: Report) -> Section:
+    """For who reads no further."""
+    rows = overview_rows(report)
+    text = "A difference is called higher or lower where its 95 % interval holds no 0. Both systems of a row were"
+    text += " chosen on dev data, by each task anew where it has its own."
+    return Section("Tuned against the best untuned", [text], [Table(HEADER, rows)] if len(rows) > 1 else [])
+
+
 def _further(report: Report) -> list[Section]:
     return [
-        Section(f"Task: {task.name}", [task.note] if task.note else [], [_task_table(task)]) for task in report.tasks
+        Section(f"Task: {task.name}", [task.note] if task.note else [], _task_tables(task)) for task in report.tasks
     ]
 
 
-def _task_table(task: TaskTable) -> Table:
+def _task_tables(task: TaskTable) -> list[Table | Picture]:
+    """Tuned rows, the rows of the comparison and the best others; the whole table folded below."""
+    rival = next((duel.rival.system for duel in duels(task)), None)
+    whole = _task_table(task, rival)
+    if len(whole.rows) <= MAX_ROWS:
+        return [whole]
+    kept = [row for row in whole.rows if is_tuned(row[0]) or row[0] == rival]
+    others = [row for row in whole.rows if row not in kept]
+    best = [*kept, *others[: max(3, MAX_ROWS - len(kept))]]
+    few = Table(whole.header, [row for row in whole.rows if row in best], rival)
+    return [few, Table(whole.header, whole.rows, rival, f"Every system ({len(whole.rows)} rows)")]
+
+
+def _task_table(task: TaskTable, rival: str | None) -> Table:
     """A row a system; the main metric with its interval first."""
     rows = {(row.system, row.metric): row for row in task.rows}
     systems = list(dict.fromkeys(row.system for row in task.rows))
@@ -94,15 +119,22 @@ def _task_table(task: TaskTable) -> Table:
         interval = "–" if low is None or high is None else span(low, high)
         lines.append([name, cells[0], interval, *cells[1:], "–" if first is None else f"{first.n}"])
     metrics = [f"{metric} x 100" for metric in task.metrics]
-    return Table(["system", metrics[0], "95 % interval", *metrics[1:], "n"], lines)
+    return Table(["system", metrics[0], "95 % interval", *metrics[1:], "n"], lines, rival)
 
 
 def _intervals(report: Report) -> Section:
     pictures = [
-        Picture("averages.png", "Test average of every system with its 95 % interval, best first."),
-        Picture("tests.png", "Each test set: the tuned system, the best untuned one, the tuned reading untuned."),
+        Picture("averages.png", f"{_average_of(report)}, with 95 % intervals, best first."),
+        Picture(
+            "tests.png",
+            "Each test set, with 95 % intervals: the tuned system, the best untuned one, the tuned reading untuned.",
+        ),
     ]
     return Section("Intervals", [], pictures)
+
+
+def _average_of(report: Report) -> str:
+    return f"Average of the {len(report.tests)} test sets" if len(report.tests) > 1 else f"Test set {report.tests[0]}"
 
 
 def _sweep(report: Report) -> list[Section]:
@@ -111,25 +143,27 @@ def _sweep(report: Report) -> list[Section]:
     found = []
     if by_prompt:
         text = f"Spearman x 100 on {report.dev}, raw vectors; of each prompt the best pooling at every layer."
-        picture = Picture("layers.png", "Dev score by layer, a line a prompt.")
-        found.append(Section("Score by layer", [text], [picture, _curve_table("layer", by_prompt)]))
+        pictures = [Picture("layers.png", "Dev score by layer, a line a prompt: raw vectors.")]
+        if has_posts(report.sweep):
+            pictures.append(Picture("layers-post.png", "The same with the best post-processing at every layer."))
+        found.append(Section("Score by layer", [text], [*pictures, _curve_table("prompt", "layer", by_prompt)]))
     if by_k:
         text = (
             f"Spearman x 100 on {report.dev} by the dimensions that are kept; each line keeps the prompt, pooling"
             " and layer of its best point."
         )
         picture = Picture("dimensions.png", "Dev score by dimension, a line a method.")
-        found.append(Section("Quality by dimension", [text], [picture, _curve_table("k", by_k)]))
+        found.append(Section("Quality by dimension", [text], [picture, _curve_table("method", "k", by_k)]))
     return found
 
 
-def _curve_table(axis: str, curves: dict[str, Curve]) -> Table:
+def _curve_table(line: str, axis: str, curves: dict[str, Curve]) -> Table:
     places = sorted({place for curve in curves.values() for place, _ in curve})
     rows = []
     for name, curve in curves.items():
         scores = dict(curve)
         rows.append([name, *(hundred(scores[place]) if place in scores else "–" for place in places)])
-    return Table(["", *(f"{axis} {place}" for place in places)], rows, fold="The figures")
+    return Table([line, *(f"{axis} {place}" for place in places)], rows, fold="The figures")
 
 
 def _cosines(report: Report) -> list[Section]:
@@ -139,35 +173,50 @@ def _cosines(report: Report) -> list[Section]:
         [panel.title, hundred(float(panel.similar.mean())), hundred(float(panel.dissimilar.mean()))]
         for panel in report.histograms
     ]
-    picture = Picture("cosines.png", "Cosines of similar and dissimilar pairs, before and after tuning.")
+    pictures = [
+        Picture(f"cosines-{index}.png", f"Cosines of similar and dissimilar pairs {panel.title}.")
+        for index, panel in enumerate(report.histograms)
+    ]
     table = Table(["mean cosine x 100", "similar pairs", "dissimilar pairs"], rows, fold="The figures")
-    return [Section("Cosines by gold similarity", [], [picture, table])]
+    return [Section("Cosines by gold similarity", [], [*pictures, table])]
+
+
+PLANES = (("pca", "Principal components"), ("tsne", "t-SNE"))
 
 
 def _scatter(report: Report) -> list[Section]:
     if not report.scatter:
         return []
-    text = "Left: the first two principal components, with their share of the variance. Right: t-SNE, whose"
-    text += " distances between groups mean little."
+    text = "The first two principal components, with their share of the variance; and t-SNE, whose distances between"
+    text += " groups mean little."
     blocks: list[Table | Picture] = []
     for index, panel in enumerate(report.scatter):
         labels = [[str(place), label] for place, label in enumerate(panel.coloured, start=1)]
-        blocks += [Picture(f"scatter-{index}.png", panel.title), Table(["number", "label"], labels, fold="The labels")]
+        pictures = [Picture(f"scatter-{index}-{plane}.png", f"{name}: {panel.title}.") for plane, name in PLANES]
+        blocks += [*pictures, Table(["number", "label"], labels, fold=_fold("The labels", panel.coloured))]
     return [Section("Vectors by label", [text], blocks)]
+
+
+def _fold(title: str, labels: Sequence[str]) -> str:
+    """Open where a picture can't write the labels, as their numbers alone say nothing."""
+    from eval.plots_style import is_drawable
+
+    return title if all(map(is_drawable, labels)) else ""
 
 
 def _confusion(item: Confusion, index: int) -> Section:
     text = [
         f"Accuracy x 100: {hundred(item.accuracy)}; n = {item.counts.sum()}. Rows: gold label; columns: given label."
     ]
+    shade = "The darker, the larger the share of the gold label."
     numbered = [f"{place} {label}" for place, label in enumerate(item.labels, start=1)]
     whole = Table(
         ["gold", *numbered],
         [[label, *map(str, row)] for label, row in zip(numbered, item.counts.tolist(), strict=True)],
-        fold="The counts",
+        fold=_fold("The counts", item.labels),
     )
     wrong = [[gold, given, str(count)] for gold, given, count in item.mistakes(MAX_MISTAKES)]
-    blocks: list[Table | Picture] = [Picture(f"confusion-{index}.png", item.title)]
+    blocks: list[Table | Picture] = [Picture(f"confusion-{index}.png", f"{item.title}. {shade}")]
     if len(item.labels) <= MAX_LABELS:
         blocks.append(whole)
     elif wrong:
@@ -179,7 +228,7 @@ def _curves(report: Report) -> list[Section]:
     if not report.curves:
         return []
     rows = [_curve_row(item) for item in report.curves]
-    header = ["", "average precision x 100", "threshold", "precision there", "recall there"]
+    header = ["curve", "average precision x 100", "threshold", "precision there", "recall there"]
     picture = Picture("precision-recall.png", "Precision by recall; the dot is the threshold chosen on dev.")
     return [Section("Precision and recall", [], [picture, Table(header, rows)])]
 

@@ -68,6 +68,11 @@ def by_dimension(points: Sequence[SweepPoint]) -> dict[str, Curve]:
     return _best_first(curves)
 
 
+def has_posts(points: Sequence[SweepPoint]) -> bool:
+    """Whether anything but raw vectors was tried."""
+    return any(point.post != RAW for point in points)
+
+
 def best_raw(points: Sequence[SweepPoint]) -> SweepPoint | None:
     """The best reading without post-processing."""
     return max((point for point in points if point.post == RAW), key=_score, default=None)

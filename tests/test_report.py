@@ -120,7 +120,8 @@ def test_three_formats_hold_the_same_figures(report: Report, config: EvalConfig,
     assert f"{hundred(values[report.highlights[0], 'average', 'spearman_all'])}" in table
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.json", "report.md", "report.html",
-        "averages.png", "tests.png", "layers.png", "dimensions.png", "cosines.png",
+        "averages.png", "tests.png", "layers.png", "layers-post.png", "dimensions.png",
+        "cosines-0.png", "cosines-1.png",
     }  # fmt: skip
     for picture in paths.pictures:
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -159,7 +160,7 @@ def test_the_page_fetches_nothing_and_escapes_prompts(report: Report, tmp_path: 
     page = write_report(report, tmp_path).html.read_text()
     parser = _Page()
     parser.feed(page)
-    assert len(parser.sources) == 5
+    assert len(parser.sources) == 7
     assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
     assert not parser.tags & {"link", "iframe", "object", "b"}
     assert "url(" not in page
@@ -174,7 +175,7 @@ def test_a_table_without_anything_tuned(config: EvalConfig, tmp_path: Path) -> N
     assert headline(report)[0].startswith("Best on dev: untuned/")
     paths = write_report(report, tmp_path)
     assert [path.name for path in paths.pictures] == ["averages.png", "tests.png", "layers.png"]
-    assert "cosines.png" not in paths.markdown.read_text()
+    assert "cosines-0.png" not in paths.markdown.read_text()
     assert json.loads(paths.json.read_text())["provenance"]["whitening_fit"] is None
 
 
