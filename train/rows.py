@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 NO_ANCHOR = -1
@@ -29,3 +29,43 @@ class PairRows:
     def to(self, device: torch.device) -> PairRows:
         """The same rows with their tensors on `device`."""
         return PairRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class GradedRows:
+    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE)."""
+
+    first: Int[Tensor, pair]
+    second: Int[Tensor, pair]
+    scores: Float[Tensor, pair]
+
+    def to(self, device: torch.device) -> GradedRows:
+        """The same rows with their tensors on `device`."""
+        return GradedRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Texts with a label (supervised contrast). Labels are 63-bit keys, equal on every rank."""
+
+    texts: Int[Tensor, text]
+    labels: Int[Tensor, text]
+
+    def to(self, device: torch.device) -> LabelledRows:
+        """The same rows with their tensors on `device`."""
+        return LabelledRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """Texts with the vectors that a teacher gives them (distillation)."""
+
+    texts: Int[Tensor, text]
+    vectors: Float[Tensor, "text teacher_dim"]
+
+    def to(self, device: torch.device) -> TeacherRows:
+        """The same rows with their tensors on `device`."""
+        return TeacherRows(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+Rows = PairRows | GradedRows | LabelledRows | TeacherRows
