@@ -40,6 +40,15 @@ data.N.negatives
 data.N.only
 data.N.limit
 data.N.weight
+loss.kind
+loss.weight
+loss.matryoshka
+loss.matryoshka_weights
+loss.angle_weights
+loss.angle_temperature
+loss.distance
+loss.teacher
+loss.teacher_temperature
 loss.temperature
 loss.learn_temperature
 loss.symmetric

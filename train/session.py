@@ -30,7 +30,10 @@ from train.export_tokenizer import save_tokenizer
 from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
+from train.losses.checks import check_loss
+from train.losses.matryoshka import check_width
 from train.metrics_file import MetricsFile
+from train.rows import PairRows
 from train.run_folder import RunFolder
 from train.sampler import Mixed, OneSource, Sampler
 from train.step import Learner, make_optimizer
@@ -58,6 +61,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
     if config.model.pooling in LOGIT_POOLINGS:
         raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
+    for source in config.data:
+        check_loss(config.loss, PairRows, source.path)
     if config.export.model:
         _check_prompt(config.model)
     device = resolve_device(config.model.device)
@@ -125,6 +130,8 @@ def build(
     _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
     torch.manual_seed(config.seed)
     encoder = load_base(config.model)
+    if config.loss.matryoshka:
+        check_width(config.loss, encoder.dimension)
     if config.export.model:
         check_export(encoder)
     make_trainable(encoder.embedder, config.lora)

@@ -11,10 +11,10 @@ from torch.optim import AdamW, Optimizer
 
 from train.batch import LocalBatch
 from train.config import LossConfig, OptimConfig
-from train.contrast import contrast
 from train.distributed import sum_over_ranks, world_size
 from train.gradcache import Model, cached_step
 from train.lora import trainable_parameters
+from train.losses.dispatch import combined
 from train.schedule import lr_factor
 from train.temperature import Temperature
 
@@ -67,7 +67,7 @@ def train_step(
     objective = cached_step(
         learner.model,
         batch.chunks,
-        partial(contrast, rows=batch.rows, config=loss, temperature=learner.temperature),
+        partial(combined, rows=batch.rows, losses=(loss,), temperature=learner.temperature),
         graph_tokens=graph_tokens,
     )
     weights = trainable_parameters(learner.model).values()
