@@ -22,7 +22,6 @@ from train.order import make_sampler
 from train.rows import NO_ID, GradedRows, LabelledRows, PairRows
 from train.sampler import Mixed
 from train.table import SourceTable
-from train.views import refuse_equal_views
 
 GRADED = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": i / 2} for i in range(4)]
 LABELLED = [{"text": f"s{i}", "label": i // 2} for i in range(6)]
@@ -152,12 +151,6 @@ def test_twins_are_embedded_apart(encoder: Encoder) -> None:
             vectors[chunk.rows] = encoder.embedder(chunk.input_ids, chunk.lengths)[0]
     encoder.embedder.eval()
     assert not torch.equal(vectors[:2], vectors[2:])
-
-
-def test_texts_without_dropout_are_refused(tmp_path: Path, encoder: Encoder) -> None:
-    refuse_equal_views(0, encoder.embedder)
-    with pytest.raises(UserError, match=r"data\.1\.kind texts: the model has no dropout.* add --lora\.dropout 0\.1"):
-        refuse_equal_views(1, tiny_encoder(tmp_path).embedder)
 
 
 def test_graded_and_labelled_rows(encoder: Encoder) -> None:

@@ -32,8 +32,16 @@ TWO_SOURCES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConf
 MIXTURE = (
     SourceConfig(path="pairs.jsonl", limit=9, weight=2.0, query_prompt="Query: {text}"),
     SourceConfig(path="pairs.jsonl", kind="texts", text="positive", weight=1.0),
+    SourceConfig(path="dev.jsonl", kind="graded", weight=1.0, losses=(LossConfig(kind="cosent"),)),
+    SourceConfig(
+        path="labelled.jsonl", kind="labelled", weight=1.0, texts_per_label=2, losses=(LossConfig(kind="supcon"),)
+    ),
+    SourceConfig(
+        path="pairs.jsonl", weight=1.0, losses=(LossConfig(), LossConfig(kind="distil_scores", teacher="decoder"))
+    ),
 )
-"""Pairs in a prompt of their own, and texts that dropout makes two views of; with a weight each for drawn sources."""
+"""Pairs in a prompt of their own, texts that dropout makes two views of, graded pairs, labelled texts, and pairs that a
+teacher judges too; with a weight each for drawn sources."""
 
 
 def write_run(folder: Path, **sections: Any) -> Path:
@@ -42,6 +50,8 @@ def write_run(folder: Path, **sections: Any) -> Path:
     tiny_model_folder(folder / "decoder")
     write_jsonl(folder / "pairs.jsonl", word_pairs(22))
     write_jsonl(folder / "dev.jsonl", graded_pairs(16))
+    labelled = [{"text": row["anchor"], "label": str(number % 3)} for number, row in enumerate(word_pairs(18))]
+    write_jsonl(folder / "labelled.jsonl", labelled)
     config = TrainConfig(
         model=ModelConfig(name_or_path="decoder", max_length=64, device="cpu", autocast="off"),
         lora=LoraConfig(rank=4, alpha=8.0, dropout=0.1),

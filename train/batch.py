@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_chunks
@@ -17,9 +19,19 @@ from dec2vec.prompts import NORMALIZERS, Side
 from train.config import Kind, LossConfig, SourceConfig
 from train.data import TrainingData
 from train.prefix_gradient import shared_beginning
-from train.rows import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows
+from train.rows import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.sampler import Indices, shard
 from train.table import Texts
+
+NO_TEACHERS: Mapping[str, Any] = MappingProxyType({})
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Whose vectors a loss compares with."""
+
+    def of(self, texts: Sequence[str]) -> Float[Tensor, "text teacher_dim"]:
+        """Its vectors of these texts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class LocalBatch:
     pairs: int
     real_tokens: int
     prefix: Int[Tensor, " prefix"] | None = None
+    teachers: Mapping[str, TeacherRows] = NO_TEACHERS
 
     @property
     def padded_tokens(self) -> int:
@@ -82,6 +95,8 @@ def prepare(
     rank: int = 0,
     world: int = 1,
     share_prefix: bool = False,
+    losses: tuple[LossConfig, ...] = (),
+    teachers: Mapping[str, Teacher] = NO_TEACHERS,
 ) -> LocalBatch:
     """Tokenise this rank's share of the global `batch`, embed equal texts once, sort all by length into chunks.
 
@@ -92,15 +107,21 @@ def prepare(
     first, _ = data.place(int(batch[0]) if len(batch) else 0)
     source = data.sources[first]
     share = [_row(data, int(row), normalize) for row in shard(batch, rank, world)]
-    plan = _PLANS[source.kind](share)
+    own = source.losses or losses
+    plan = _once(share) if own and all(loss.teacher for loss in own) else _PLANS[source.kind](share)
     unique, place = _embedded_once(plan.readings, encoder)
     beginning = shared_beginning(unique, encoder.embedder) if share_prefix else []
-    own = [row[len(beginning) :] for row in unique]
-    planned = make_chunks(own, chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
+    rests = [row[len(beginning) :] for row in unique]
+    planned = make_chunks(rests, chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
     return LocalBatch(
         chunks=[chunk.to(encoder.device) for chunk in planned],
         rows=plan.rows(place).to(encoder.device),
-        losses=source.losses,
+        losses=own,
+        teachers={
+            loss.teacher: _taught(plan, place, teachers[loss.teacher]).to(encoder.device)
+            for loss in own
+            if loss.teacher
+        },
         pairs=len(share),
         real_tokens=sum(map(len, unique)) - len(beginning) * (len(unique) - 1),
         prefix=torch.tensor(beginning, device=encoder.device) if beginning else None,
@@ -195,6 +216,27 @@ def _graded(share: Sequence[_Row]) -> _Plan:
     readings = [_Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
     scores = torch.tensor([row.score for row in share], dtype=torch.float32)
     return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores))
+
+
+def _once(share: Sequence[_Row]) -> _Plan:
+    """Texts that are only compared with a teacher's vectors: no second view, no parts to play."""
+    sides: tuple[Side, ...] = ("query", "document")
+    readings = [
+        _Reading(text, (row.source.document_prompt if place else row.source.query_prompt), sides[min(place, 1)])
+        if row.source.kind == "pairs"
+        else _Reading(text, row.source.query_prompt)
+        for row in share
+        for place, text in enumerate(row.texts)
+    ]
+    return _Plan(readings, lambda place: LabelledRows(place, torch.zeros(len(place), dtype=torch.long)))
+
+
+def _taught(plan: _Plan, place: Tensor, teacher: Teacher) -> TeacherRows:
+    """Every different text of the batch once, at its first place."""
+    first: dict[str, int] = {}
+    for number, reading in enumerate(plan.readings):
+        first.setdefault(reading.text, number)
+    return TeacherRows(place[list(first.values())], teacher.of(list(first)))
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:

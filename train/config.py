@@ -43,10 +43,38 @@ class LoraConfig:
     """Recompute activations in backward: less memory, about a third more time."""
 
 
+LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors"]
+Distance = Literal["kl", "margin", "mse", "correlation"]
+
+
 @dataclass(frozen=True, config=STRICT)
 class LossConfig:
-    """InfoNCE over the global batch."""
+    """What is minimised over the global batch."""
 
+    kind: LossKind = "infonce"
+    """infonce for pairs; cosent, angle for pairs with scores; supcon for labelled texts; distil_scores, distil_vectors
+    for any texts and a teacher."""
+    weight: Annotated[float, Gt(0.0)] = 1.0
+    """Factor of this loss."""
+    matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
+    """Numbers of leading dimensions that are embeddings too, such as [64, 128]; the full number always is."""
+    matryoshka_weights: tuple[Annotated[float, Gt(0.0)], ...] = ()
+    """Weight of the loss at each of these; empty weighs all with 1, as the full number is unless listed."""
+    angle_weights: tuple[Annotated[float, Ge(0.0)], Annotated[float, Ge(0.0)], Annotated[float, Ge(0.0)]] = (
+        1.0,
+        1.0,
+        1.0,
+    )
+    """AnglE's sum of the cosine, in-batch and angle losses; 0 leaves one out."""
+    angle_temperature: Annotated[float, Gt(0.0)] = 1.0
+    """AnglE's angle loss divides by it; the other two by `temperature`."""
+    distance: Distance | None = None
+    """Between the student's and the teacher's cosines. distil_scores: kl (default) or margin; distil_vectors: mse
+    (default) or correlation."""
+    teacher: str | None = None
+    """Folder of a sentence-transformers model or of a dec2vec encoder to distil from; its vectors are kept on disk."""
+    teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
+    """The teacher's cosines are divided by it in kl; never learned."""
     temperature: Annotated[float, Gt(0.0)] = 0.05
     """Cosines are divided by it; the starting value when learned."""
     learn_temperature: bool = False

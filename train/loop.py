@@ -6,7 +6,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -30,6 +30,7 @@ from train.progress import Progress
 from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.step import Learner, StepResult, any_rank, train_step
+from train.teacher import TeacherVectors
 from train.tracking import Tracker
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Run:
     encoder: Encoder
     learner: Learner
     data: TrainingData
+    teachers: Mapping[str, TeacherVectors]
     sampler: Sampler
     dev_score: DevScore | None
     tracker: Tracker
@@ -174,6 +176,8 @@ def _local_batch(run: Run, step: int) -> LocalBatch:
         rank=run.rank,
         world=run.world,
         share_prefix=options.share_prefix,
+        losses=(run.config.loss,),
+        teachers=run.teachers,
     )
 
 

@@ -8,6 +8,7 @@ import logging
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +24,7 @@ from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
 from train import data_report
 from train.checkpoint import latest_checkpoint, load_checkpoint
-from train.config import SourceConfig, TrainConfig
+from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
 from train.export import check_replaceable
@@ -32,14 +33,15 @@ from train.export_tokenizer import save_tokenizer
 from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
+from train.losses.dropout_views import check_dropout
+from train.losses.matryoshka import check_width
 from train.metrics_file import MetricsFile
 from train.order import make_sampler
 from train.run_folder import RunFolder
 from train.sampler import Sampler
+from train.source_losses import check_losses, load_teachers, losses_of, run_temperature
 from train.step import Learner, make_optimizer
-from train.temperature import Temperature
 from train.tracking import Tracker, make_tracker
-from train.views import refuse_equal_views
 
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
@@ -61,8 +63,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     The result is written to the run folder and gives the same run again.
     """
     get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
-    for number, source in enumerate(config.data):
-        _check_loss(number, source)
+    check_losses(config)
+    for source in config.data:
         for prompt in filter(None, (source.query_prompt, source.document_prompt)):
             get_prompt(prompt, config.model.task)
     if config.model.pooling in LOGIT_POOLINGS:
@@ -77,20 +79,23 @@ def resolve(config: TrainConfig) -> TrainConfig:
         name_or_path=_absolute(config.model.name_or_path),
         revision=pinned_revision(config.model),
     )
-    data = tuple(dataclasses.replace(source, path=_absolute(source.path)) for source in config.data)
+    data = tuple(
+        dataclasses.replace(source, path=_absolute(source.path), losses=tuple(map(_located, source.losses)))
+        for source in config.data
+    )
     dev = None if config.eval.dev is None else _absolute(config.eval.dev)
     tests = tuple(_absolute(path) for path in config.eval.tests)
     return dataclasses.replace(
-        config, model=model, data=data, eval=dataclasses.replace(config.eval, dev=dev, tests=tests)
+        config,
+        model=model,
+        data=data,
+        loss=_located(config.loss),
+        eval=dataclasses.replace(config.eval, dev=dev, tests=tests),
     )
 
 
-def _check_loss(number: int, source: SourceConfig) -> None:
-    """InfoNCE compares pairs, also those of two views of a text, and is the run's only loss."""
-    if source.kind not in ("pairs", "texts"):
-        raise UserError(f"data.{number}.kind {source.kind}: InfoNCE compares pairs; use kind pairs or texts")
-    if source.losses:
-        raise UserError(f"data.{number}.losses: every source is trained with `loss`; leave it out")
+def _located(loss: LossConfig) -> LossConfig:
+    return loss if loss.teacher is None else dataclasses.replace(loss, teacher=_absolute(loss.teacher))
 
 
 def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
@@ -149,7 +154,7 @@ def build(
     _check_sources(config, encoder)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     model = wrap(encoder.embedder, accelerator)
-    temperature = Temperature(config.loss.temperature, learned=config.loss.learn_temperature).to(encoder.device)
+    temperature = run_temperature(config).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
     run = Run(
         config=config,
@@ -157,6 +162,7 @@ def build(
         encoder=encoder,
         learner=Learner(model, temperature, optimizer, total_steps(config, sampler)),
         data=data,
+        teachers=load_teachers(config, data, folder.path / "teachers"),
         sampler=sampler,
         dev_score=dev_score,
         tracker=_tracker(config, folder, accelerator, 0 if checkpoint is None else checkpoint.step),
@@ -178,8 +184,16 @@ def _check_sources(config: TrainConfig, encoder: Encoder) -> None:
     for number, source in enumerate(config.data):
         for prompt, side in data_report.prompts_of(source):
             encoder.tokenize(["a"], prompt=prompt, side=side)
-        if source.kind == "texts":
-            refuse_equal_views(number, encoder.embedder)
+        for loss in losses_of(source, config):
+            check_width(loss, encoder.dimension)
+        if source.kind == "texts" and not all(loss.teacher for loss in losses_of(source, config)):
+            check_dropout(_architecture(encoder), config.lora, f"data.{number}.kind texts")
+
+
+def _architecture(encoder: Encoder) -> dict[str, object]:
+    backbone: Any = encoder.embedder.backbone
+    found: dict[str, object] = backbone.config.get_text_config().to_dict()
+    return found
 
 
 def _check_targets(config: TrainConfig, folder: RunFolder) -> None:

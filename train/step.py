@@ -11,11 +11,10 @@ from torch.optim import AdamW, Optimizer
 
 from train.batch import LocalBatch
 from train.config import LossConfig, OptimConfig
-from train.contrast import contrast
 from train.distributed import sum_over_ranks, world_size
 from train.gradcache import Model, cached_step
 from train.lora import trainable_parameters
-from train.rows import PairRows
+from train.losses.dispatch import combined
 from train.schedule import lr_factor
 from train.temperature import Temperature
 
@@ -73,11 +72,16 @@ def train_step(
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
 
-    assert isinstance(batch.rows, PairRows)
     objective = cached_step(
         learner.model,
         batch.chunks,
-        partial(contrast, rows=batch.rows, config=loss, temperature=learner.temperature),
+        partial(
+            combined,
+            rows=batch.rows,
+            teachers=batch.teachers,
+            losses=batch.losses or (loss,),
+            temperature=learner.temperature,
+        ),
         graph_tokens=graph_tokens,
         prefix=batch.prefix,
     )

@@ -1,0 +1,163 @@
+"""Every loss by its definition, in Python loops over float64 scalars; torch only differentiates them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train.config import LossConfig
+from train.rows import GradedRows, LabelledRows, Rows, TeacherRows
+
+LEARNED = 0.3
+"""Temperature of the cases."""
+
+
+def cos(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b) / (a.norm() * b.norm())
+
+
+def log_sum_exp(terms: Iterable[Tensor]) -> Tensor:
+    return sum((term.exp() for term in terms), torch.zeros((), dtype=torch.float64)).log()
+
+
+def ranking(values: list[Tensor], scores: list[float]) -> Tensor:
+    pairs = [(i, j) for i in range(len(scores)) for j in range(len(scores)) if scores[i] > scores[j]]
+    return log_sum_exp([torch.zeros((), dtype=torch.float64), *(values[j] - values[i] for i, j in pairs)])
+
+
+def cosent(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
+    values = [cos(x[i], x[j]) / tau for i, j in zip(rows.first, rows.second, strict=True)]
+    return ranking(values, rows.scores.tolist())
+
+
+def angle_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """The quotient of two complex vectors over that of their lengths; real and imaginary parts summed."""
+    if len(first) % 2:
+        first, second = (torch.cat([side, side.new_zeros(1)]) for side in (first, second))
+    z, w = (torch.complex(*side.chunk(2)) for side in (first, second))
+    quotient = (z * w.conj()) / w.abs().square().sum() / (z.abs().square().sum().sqrt() / w.abs().square().sum().sqrt())
+    return (quotient.real.sum() + quotient.imag.sum()).abs()
+
+
+def angle(x: Tensor, rows: GradedRows, tau: float) -> Tensor:
+    values = [angle_similarity(x[i], x[j]) / tau for i, j in zip(rows.first, rows.second, strict=True)]
+    return ranking(values, rows.scores.tolist())
+
+
+def in_batch(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
+    texts = [*zip(rows.first.tolist(), rows.second.tolist(), rows.scores.tolist(), strict=True)]
+    sides = [(a, b, score) for a, b, score in texts] + [(b, a, score) for a, b, score in texts]
+    best = max(rows.scores.tolist())
+    total = torch.zeros((), dtype=torch.float64)
+    for i, (own, partner, score) in enumerate(sides):
+        if score == best and min(rows.scores.tolist()) < best:
+            others = [cos(x[own], x[other]) / tau for j, (other, _, _) in enumerate(sides) if j != i]
+            total = total - cos(x[own], x[partner]) / tau + log_sum_exp(others)
+    return total / len(sides)
+
+
+def supcon(x: Tensor, rows: LabelledRows, tau: Tensor) -> Tensor:
+    labels, texts = rows.labels.tolist(), rows.texts.tolist()
+    terms = []
+    for i, label in enumerate(labels):
+        others = [j for j in range(len(labels)) if j != i]
+        same = [j for j in others if labels[j] == label]
+        if same:
+            whole = log_sum_exp(cos(x[texts[i]], x[texts[j]]) / tau for j in others)
+            terms.append(-sum(cos(x[texts[i]], x[texts[j]]) / tau - whole for j in same) / len(same))
+    return sum(terms) / len(terms) if terms else 0 * (x.sum() + tau)
+
+
+def _rows_of_cosines(x: Tensor, rows: TeacherRows) -> list[tuple[list[Tensor], list[Tensor]]]:
+    texts, count = rows.texts.tolist(), len(rows.texts)
+    return [
+        (
+            [cos(x[texts[i]], x[texts[j]]) for j in range(count) if j != i],
+            [cos(rows.vectors[i], rows.vectors[j]) for j in range(count) if j != i],
+        )
+        for i in range(count)
+    ]
+
+
+def kl(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for student, teacher in _rows_of_cosines(x, rows):
+        log_q = [value / tau - log_sum_exp(value / tau for value in student) for value in student]
+        log_p = [value / 0.1 - log_sum_exp(value / 0.1 for value in teacher) for value in teacher]
+        total = total + sum(p.exp() * (p - q) for p, q in zip(log_p, log_q, strict=True))
+    return total / len(rows.texts)
+
+
+def margin(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+    terms = [
+        ((s[j] - s[k]) - (t[j] - t[k])) ** 2
+        for s, t in _rows_of_cosines(x, rows)
+        for j in range(len(s))
+        for k in range(len(s))
+        if j != k
+    ]
+    return sum(terms) / len(terms)
+
+
+def mse(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+    terms = [(a - b) ** 2 for s, t in _rows_of_cosines(x, rows) for a, b in zip(s, t, strict=True)]
+    return sum(terms) / len(terms)
+
+
+def correlation(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+    pairs = [torch.stack([torch.stack(s), torch.stack(t)]) for s, t in _rows_of_cosines(x, rows)]
+    return sum(1 - torch.corrcoef(pair)[0, 1] for pair in pairs) / len(pairs)
+
+
+def graded_rows(pairs: int) -> GradedRows:
+    """Ties, and a text that is in two pairs."""
+    second = pairs + torch.arange(pairs)
+    second[-1] = 0
+    return GradedRows(torch.arange(pairs), second, torch.tensor([float(i * 7 % 4) for i in range(pairs)]))
+
+
+def labelled_rows(texts: int) -> LabelledRows:
+    """Large keys, and a label that one text alone has."""
+    labels = [2**62 + i % 3 for i in range(texts)]
+    return LabelledRows(torch.arange(texts), torch.tensor([*labels[:-1], 5]))
+
+
+def teacher_rows(texts: int, seed: int = 3) -> TeacherRows:
+    generator = torch.Generator().manual_seed(seed)
+    return TeacherRows(torch.arange(texts), torch.randn(texts, 9, generator=generator, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, rows for it, and its definition (embeddings, rows, temperature) -> scalar."""
+
+    config: LossConfig
+    rows: Callable[[int], Rows]
+    reference: Callable[..., Tensor]
+
+
+def _config(kind: str, **options: object) -> LossConfig:
+    return LossConfig(kind=kind, learn_temperature=True, **options)
+
+
+def _angle_sum(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
+    return 0.5 * cosent(x, rows, tau) + 2 * in_batch(x, rows, tau) + 3 * angle(x, rows, 0.5)
+
+
+CASES = {
+    "cosent": Case(_config("cosent"), graded_rows, cosent),
+    "angle": Case(_config("angle", angle_weights=(0.5, 2.0, 3.0), angle_temperature=0.5), graded_rows, _angle_sum),
+    "supcon": Case(_config("supcon"), labelled_rows, supcon),
+    "kl": Case(_config("distil_scores", teacher="t", teacher_temperature=0.1), teacher_rows, kl),
+    "margin": Case(_config("distil_scores", teacher="t", distance="margin"), teacher_rows, margin),
+    "mse": Case(_config("distil_vectors", teacher="t"), teacher_rows, mse),
+    "correlation": Case(_config("distil_vectors", teacher="t", distance="correlation"), teacher_rows, correlation),
+}
+
+
+def vectors(count: int, dim: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64)

@@ -1,0 +1,82 @@
+"""Losses that can't be are refused before a step; a run with nested dimensions goes through."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dec2vec.errors import UserError
+from tests.loss_references import CASES, Case
+from tests.tiny_run import metrics_of, train, write_run
+from train.config import LossConfig, OptimConfig
+from train.losses.checks import ROWS_OF, check_loss, check_rows
+from train.rows import GradedRows, LabelledRows, PairRows, TeacherRows
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_loss_takes_its_own_rows_only(case: Case) -> None:
+    config = case.config if case.config.distance in (None, "kl") else replace(case.config, learn_temperature=False)
+    if config.kind == "distil_vectors":
+        config = replace(config, learn_temperature=False)
+    check_loss(config, ROWS_OF[config.kind], "data.0")
+    for other in {PairRows, GradedRows, LabelledRows, TeacherRows} - {ROWS_OF[config.kind]}:
+        with pytest.raises(UserError, match=rf"loss.kind {config.kind} needs .* but data.0 has .*; use \w+"):
+            check_loss(config, other, "data.0")
+
+
+def test_the_message_names_what_fits() -> None:
+    expected = "loss.kind cosent needs pairs with a score, but a.jsonl has pairs of anchor and positive; use infonce"
+    with pytest.raises(UserError, match=expected):
+        check_rows("cosent", PairRows, "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LossConfig(angle_temperature=0.5), "loss.angle_temperature: loss.kind infonce has no use for it"),
+        (LossConfig(distance="kl"), r"only distil_scores, distil_vectors\)"),
+        (LossConfig(kind="supcon", symmetric=True), "loss.symmetric: loss.kind supcon has no use"),
+        (LossConfig(kind="cosent", gather=False), "loss.gather: loss.kind cosent has no use"),
+        (LossConfig(kind="distil_scores", teacher="t", distance="mse"), "takes kl or margin"),
+        (LossConfig(kind="distil_vectors"), "name the folder of a teacher"),
+        (LossConfig(kind="distil_vectors", teacher="t", learn_temperature=True), "distance mse has no temperature"),
+        (LossConfig(kind="angle", angle_weights=(0, 0, 0)), "give at least one loss a weight"),
+        (LossConfig(matryoshka=(8, 8)), "a number of dimensions comes twice"),
+        (LossConfig(matryoshka=(8, 4), matryoshka_weights=(1.0,)), "1 weights for 2 numbers of dimensions"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(config: LossConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_loss(config, ROWS_OF[config.kind], "data.0")
+
+
+def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dec2vec train` with loss.matryoshka: each size adds its own loss, from the options alone."""
+    loss, optim = LossConfig(learn_temperature=True), OptimConfig(steps=2, lr=1e-2)
+    config = write_run(tmp_path, loss=loss, optim=optim)
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "plain")
+    train(config, tmp_path / "nested", "--loss.matryoshka", "4", "8", "--loss.matryoshka_weights", "0.5", "1")
+    plain, nested = (metrics_of(tmp_path / name) for name in ("plain", "nested"))
+    first, then = nested[0]["loss"], plain[0]["loss"]
+    assert 1.5 * then < first < 6.0 * then  # 1 + 1 + 0.5 losses of the same kind
+    assert (tmp_path / "nested" / "model" / "modules.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--loss.matryoshka", "4", "64"), "loss.matryoshka 64: the vectors have 16 dimensions; list 16 or fewer"),
+        (("--loss.kind", "cosent"), "loss.kind cosent needs pairs with a score, but .*pairs.jsonl has pairs of anchor"),
+    ],
+)
+def test_a_run_that_can_not_be_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    config = write_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "out", *options)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()

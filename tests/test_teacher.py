@@ -1,0 +1,125 @@
+"""A teacher's vectors: those of the library itself, computed once, never another teacher's or another text's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import BoW
+
+import train.teacher
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from tests.export_cases import PEFT_WARNING, tuned_encoder
+from tests.helpers import WORDS
+from train.config import LoraConfig
+from train.export import save_adapter
+from train.losses.dropout_views import check_dropout
+from train.teacher import load_teacher
+
+TEXTS = ["red dog", "old cat sleeps", "blue bird sings", "young man eats", "red dog"]
+
+
+def bag_of_words(folder: Path, weight: float = 1.0) -> str:
+    weights = {word: weight + number for number, word in enumerate(WORDS)}
+    SentenceTransformer(modules=[BoW(vocab=WORDS, word_weights=weights)]).save(str(folder))
+    return str(folder)
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of a teacher embedded."""
+    counts: list[int] = []
+    load = train.teacher._encoder
+
+    def counting(teacher: str, device: str) -> train.teacher.Encode:
+        encode = load(teacher, device)
+        return lambda texts: (counts.append(len(texts)), encode(texts))[1]
+
+    monkeypatch.setattr(train.teacher, "_encoder", counting)
+    return counts
+
+
+def test_vectors_are_the_librarys_and_computed_once(
+    tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.teacher, "BLOCK", 3)
+    path = bag_of_words(tmp_path / "teacher")
+    expected = SentenceTransformer(path).encode(TEXTS, normalize_embeddings=True)
+    found = load_teacher(path, TEXTS, tmp_path / "cache", device="cpu")
+    np.testing.assert_allclose(found.of(TEXTS).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.of(TEXTS[3:1:-1]).numpy(), expected[3:1:-1], rtol=1e-6)
+    assert embedded == [3, 1]  # equal texts once, in blocks
+    again = load_teacher(path, TEXTS[::-1], tmp_path / "cache", device="cpu")  # another order, the same texts
+    np.testing.assert_array_equal(again.of(TEXTS), found.of(TEXTS))
+    assert isinstance(again.vectors, np.memmap)
+    assert embedded == [3, 1]
+    with pytest.raises(KeyError, match="green"):
+        found.of(["red dog", "green"])
+
+
+def test_another_teacher_or_text_is_computed_anew(tmp_path: Path, embedded: list[int]) -> None:
+    path = bag_of_words(tmp_path / "teacher")
+    before = load_teacher(path, TEXTS, tmp_path / "cache", device="cpu").of(TEXTS)
+    load_teacher(path, [*TEXTS, "green"], tmp_path / "cache", device="cpu")
+    bag_of_words(tmp_path / "teacher", weight=3.0)  # in the same place
+    after = load_teacher(path, TEXTS, tmp_path / "cache", device="cpu").of(TEXTS)
+    assert embedded == [4, 5, 4]
+    assert not np.allclose(before, after)
+
+
+def test_a_write_that_broke_off_is_no_cache(
+    tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bag_of_words(tmp_path / "teacher")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot keep the teacher's vectors"):
+        patch.setattr(train.teacher, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+        load_teacher(path, TEXTS, tmp_path / "cache", device="cpu")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    load_teacher(path, TEXTS, tmp_path / "cache", device="cpu")
+    assert embedded == [4, 4]
+
+
+@pytest.mark.filterwarnings(PEFT_WARNING)
+def test_one_of_our_adapters_is_a_teacher(tmp_path: Path, embedded: list[int]) -> None:
+    save_adapter(tuned_encoder(tmp_path / "base"), tmp_path / "adapter")
+    expected = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "adapter"), device="cpu")).encode(TEXTS)
+    found = load_teacher(str(tmp_path / "adapter"), TEXTS, tmp_path / "cache", device="cpu")
+    np.testing.assert_allclose(found.of(TEXTS).numpy(), expected, rtol=1e-5, atol=1e-6)
+    (tmp_path / "base" / "config.json").write_text(
+        (tmp_path / "base" / "config.json").read_text().replace("{", "{ ", 1), encoding="utf-8"
+    )
+    load_teacher(str(tmp_path / "adapter"), TEXTS, tmp_path / "cache", device="cpu")
+    assert embedded == [4, 4]  # another base under the same adapter
+
+
+def test_a_teacher_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder; download a teacher"):
+        load_teacher(str(tmp_path / "none"), TEXTS, tmp_path / "cache", device="cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no encoder can be loaded from there"):
+        load_teacher(str(tmp_path / "empty"), TEXTS, tmp_path / "cache", device="cpu")
+
+
+NO_DROPOUT = {"attention_dropout": 0.0, "layerdrop": 0.0, "summary_first_dropout": 0.1, "classifier_dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lora"),
+    [
+        (NO_DROPOUT, LoraConfig(dropout=0.05)),
+        (NO_DROPOUT | {"attention_dropout": 0.1}, LoraConfig()),
+        (NO_DROPOUT | {"resid_pdrop": 0.1}, LoraConfig(method="full")),
+    ],
+)
+def test_views_that_differ_are_taken(architecture: dict[str, object], lora: LoraConfig) -> None:
+    check_dropout(architecture, lora, "data.0 (wiki.txt)")
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(method="full", dropout=0.1)])
+def test_views_that_would_be_equal_are_refused(lora: LoraConfig) -> None:
+    with pytest.raises(UserError, match=r"data.0 \(wiki.txt\): .* every dropout is 0; add .*--lora.dropout 0.1"):
+        check_dropout(NO_DROPOUT, lora, "data.0 (wiki.txt)")

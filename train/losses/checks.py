@@ -1,0 +1,92 @@
+"""Losses that can't be: refused before training, in one line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from dec2vec.errors import UserError
+from train.config import Distance, LossConfig, LossKind
+from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+
+ROWS_OF: dict[LossKind, type[Rows]] = {
+    "infonce": PairRows,
+    "cosent": GradedRows,
+    "angle": GradedRows,
+    "supcon": LabelledRows,
+    "distil_scores": TeacherRows,
+    "distil_vectors": TeacherRows,
+}
+"""What each loss compares."""
+WORDS: dict[type[Rows], str] = {
+    PairRows: "pairs of anchor and positive",
+    GradedRows: "pairs with a score",
+    LabelledRows: "texts with a label",
+    TeacherRows: "texts with a teacher's vectors",
+}
+DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
+    "distil_scores": ("kl", "margin"),
+    "distil_vectors": ("mse", "correlation"),
+}
+"""What each distillation can minimise; the first is its default."""
+_ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
+    "symmetric": ("infonce",),
+    "gather": ("infonce",),
+    "margin": ("infonce",),
+    "query_negatives": ("infonce",),
+    "document_negatives": ("infonce",),
+    "hardness": ("infonce",),
+    "tiles": ("infonce",),
+    "angle_weights": ("angle",),
+    "angle_temperature": ("angle",),
+    "distance": ("distil_scores", "distil_vectors"),
+    "teacher": ("distil_scores", "distil_vectors"),
+    "teacher_temperature": ("distil_scores",),
+}
+"""Options that other losses don't read."""
+
+
+def check_loss(config: LossConfig, rows: type[Rows], source: str) -> None:
+    """Refuse a loss that doesn't fit what `source` (its name, for the message) gives, or whose options don't fit."""
+    check_rows(config.kind, rows, source)
+    _check_options(config)
+    _check_matryoshka(config)
+
+
+def check_rows(kind: LossKind, rows: type[Rows], source: str) -> None:
+    """Refuse a kind of loss that compares something else than `source` gives."""
+    if not issubclass(rows, ROWS_OF[kind]):
+        fitting = " or ".join(name for name, wanted in ROWS_OF.items() if issubclass(rows, wanted))
+        raise UserError(
+            f"loss.kind {kind} needs {WORDS[ROWS_OF[kind]]}, but {source} has {WORDS[rows]}; use {fitting} for it"
+        )
+
+
+def distance_of(config: LossConfig) -> Distance:
+    """The distance that a distillation minimises."""
+    return config.distance or DISTANCES[config.kind][0]
+
+
+def _check_options(config: LossConfig) -> None:
+    for field in fields(LossConfig):
+        kinds = _ONLY_FOR.get(field.name, (config.kind,))
+        if config.kind not in kinds and getattr(config, field.name) != field.default:
+            raise UserError(f"loss.{field.name}: loss.kind {config.kind} has no use for it (only {', '.join(kinds)})")
+    if config.kind in DISTANCES and distance_of(config) not in DISTANCES[config.kind]:
+        allowed = " or ".join(DISTANCES[config.kind])
+        raise UserError(f"loss.distance {config.distance}: loss.kind {config.kind} takes {allowed}")
+    if config.kind in DISTANCES and config.teacher is None:
+        raise UserError(f"loss.kind {config.kind}: name the folder of a teacher with --loss.teacher")
+    if config.kind == "angle" and not any(config.angle_weights):
+        raise UserError("loss.angle_weights: all are 0; give at least one loss a weight")
+    if config.kind in DISTANCES and distance_of(config) != "kl" and config.learn_temperature:
+        raise UserError(f"loss.learn_temperature: loss.distance {distance_of(config)} has no temperature; leave it out")
+
+
+def _check_matryoshka(config: LossConfig) -> None:
+    sizes, weights = config.matryoshka, config.matryoshka_weights
+    if len(set(sizes)) != len(sizes):
+        raise UserError(f"loss.matryoshka {list(sizes)}: a number of dimensions comes twice; list each once")
+    if weights and len(weights) != len(sizes):
+        raise UserError(
+            f"loss.matryoshka_weights: {len(weights)} weights for {len(sizes)} numbers of dimensions; give one for each"
+        )

@@ -1,0 +1,81 @@
+"""From the configured losses of a batch to one objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from train.config import LossConfig
+from train.contrast import contrast
+from train.losses.checks import check_rows, distance_of
+from train.losses.distillation import distil
+from train.losses.graded import angle_optimized, cosent
+from train.losses.matryoshka import dimension_weights, nested
+from train.losses.supcon import supcon
+from train.objective import Objective, combine
+from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.temperature import Temperature
+
+NO_TEACHERS: Mapping[str, TeacherRows] = MappingProxyType({})
+
+
+def combined(
+    embeddings: Float[Tensor, "unique dim"],
+    rows: Rows,
+    losses: Sequence[LossConfig],
+    temperature: Temperature,
+    teachers: Mapping[str, TeacherRows] = NO_TEACHERS,
+) -> Objective:
+    """The sum of a batch's losses, each times its `weight`; one with a teacher compares with that teacher's rows."""
+    parts = [
+        objective(embeddings, rows if loss.teacher is None else teachers[loss.teacher], loss, temperature)
+        for loss in losses
+    ]
+    return combine(parts, [loss.weight for loss in losses])
+
+
+def objective(
+    embeddings: Float[Tensor, "unique dim"], rows: Rows, config: LossConfig, temperature: Temperature
+) -> Objective:
+    """One loss over the global batch, at every nested size where it is a Matryoshka; its weight is not applied.
+
+    `temperature` is the run's learned one; a loss that doesn't learn divides by its own constant.
+    """
+    tau = temperature if config.learn_temperature else _constant(config.temperature, embeddings)
+    if config.matryoshka:
+        weights = dimension_weights(config, embeddings.shape[1])
+        found = nested(embeddings, weights, lambda part: _at_one_size(part, rows, config, tau))
+    else:
+        found = _at_one_size(embeddings, rows, config, tau)
+    if config.learn_temperature:
+        return found
+    return replace(found, log_temperature_gradient=torch.zeros_like(found.log_temperature_gradient))
+
+
+def _at_one_size(
+    embeddings: Float[Tensor, "unique dim"], rows: Rows, config: LossConfig, temperature: Temperature
+) -> Objective:
+    match config.kind, rows:
+        case "infonce", PairRows():
+            return contrast(embeddings, rows, config, temperature)
+        case "cosent", GradedRows():
+            return cosent(embeddings, rows, temperature)
+        case "angle", GradedRows():
+            own = _constant(config.angle_temperature, embeddings)
+            return angle_optimized(embeddings, rows, temperature, own, config.angle_weights)
+        case "supcon", LabelledRows():
+            return supcon(embeddings, rows, temperature)
+        case "distil_scores" | "distil_vectors", TeacherRows():
+            return distil(embeddings, rows, temperature, distance_of(config), config.teacher_temperature)
+    check_rows(config.kind, type(rows), "this batch")
+    raise AssertionError(config.kind)
+
+
+def _constant(value: float, like: Tensor) -> Temperature:
+    """Float64 embeddings (tests) get a float64 number; reduced precision never reaches it."""
+    return Temperature(value, learned=False).to(like.device, torch.promote_types(like.dtype, torch.float32))

@@ -1,0 +1,43 @@
+"""Matryoshka (Kusupati et al. 2022): the first dimensions of a vector are an embedding of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from dec2vec.errors import UserError
+from train.config import LossConfig
+from train.objective import Objective, combine
+
+
+def nested(
+    embeddings: Float[Tensor, "unique dim"],
+    weights: Mapping[int, float],
+    objective: Callable[[Float[Tensor, "unique part"]], Objective],
+) -> Objective:
+    """The weighted sum of a loss over the first n dimensions, for each n: one forward pass, gradients summed."""
+    width = embeddings.shape[1]
+    parts = [objective(embeddings[:, :size].contiguous()) for size in weights]
+    padded = [
+        Objective(part.loss, F.pad(part.embedding_gradient, (0, width - size)), part.log_temperature_gradient)
+        for part, size in zip(parts, weights, strict=True)
+    ]
+    return combine(padded, list(weights.values()))
+
+
+def dimension_weights(config: LossConfig, width: int) -> dict[int, float]:
+    """Weight of each number of dimensions; all of them are always among these, with 1 where not listed."""
+    check_width(config, width)
+    weights = config.matryoshka_weights or (1.0,) * len(config.matryoshka)
+    return {width: 1.0} | dict(zip(config.matryoshka, weights, strict=True))
+
+
+def check_width(config: LossConfig, width: int) -> None:
+    """Refuse more dimensions than the vectors have."""
+    if config.matryoshka and max(config.matryoshka) > width:
+        raise UserError(
+            f"loss.matryoshka {max(config.matryoshka)}: the vectors have {width} dimensions; list {width} or fewer"
+        )

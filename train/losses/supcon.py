@@ -1,0 +1,32 @@
+"""Supervised contrast of labelled texts (Khosla et al. 2020, eq. 2: L_out, the sum outside the logarithm)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from train.distributed import gather_rows
+from train.losses.against_all import against_all, mask_self
+from train.objective import Objective
+from train.rows import LabelledRows
+from train.temperature import Temperature
+
+
+def supcon(embeddings: Float[Tensor, "unique dim"], rows: LabelledRows, temperature: Temperature) -> Objective:
+    """Mean over the texts that have another of their label in the global batch; zero when none has."""
+    labels, _ = gather_rows(rows.labels)
+    _, inverse, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+    others = sizes[inverse] - 1
+
+    def row_losses(
+        cosines: Float[Tensor, "row all"], places: Int[Tensor, row], tau: Float[Tensor, ""]
+    ) -> Float[Tensor, row]:
+        log_shares = mask_self(cosines / tau, places).log_softmax(1)
+        is_same = (labels[places][:, None] == labels[None, :]).scatter(1, places[:, None], False)
+        total: Tensor = torch.where(is_same, log_shares, 0.0).sum(1)
+        mean: Tensor = -total / others[places].clamp(min=1)
+        return mean
+
+    counted = int((others > 0).sum())  # host sync
+    return against_all(embeddings, rows.texts, temperature, row_losses, counted)

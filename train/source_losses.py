@@ -1,0 +1,56 @@
+"""Which losses each source is trained with, and the teachers that these ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dec2vec.prompts import NORMALIZERS
+from train.config import Kind, LossConfig, SourceConfig, TrainConfig
+from train.data import TrainingData
+from train.losses.checks import check_loss
+from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.teacher import TeacherVectors, load_teacher
+from train.temperature import Temperature
+
+ROWS: dict[Kind, type[Rows]] = {
+    "pairs": PairRows,
+    "texts": PairRows,
+    "graded": GradedRows,
+    "labelled": LabelledRows,
+}
+"""What a batch of a source gives a loss to compare."""
+
+
+def losses_of(source: SourceConfig, config: TrainConfig) -> tuple[LossConfig, ...]:
+    """The source's own losses, or the run's."""
+    return source.losses or (config.loss,)
+
+
+def check_losses(config: TrainConfig) -> None:
+    """UserError where a loss can't compare what a source gives, or has options that it doesn't read."""
+    for number, source in enumerate(config.data):
+        for loss in losses_of(source, config):
+            rows = TeacherRows if loss.kind.startswith("distil") else ROWS[source.kind]
+            check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+
+
+def run_temperature(config: TrainConfig) -> Temperature:
+    """The one temperature that a run learns; it starts as the first loss that learns it says."""
+    losses = [config.loss, *(loss for source in config.data for loss in source.losses)]
+    learned = next((loss for loss in losses if loss.learn_temperature), None)
+    return Temperature((learned or config.loss).temperature, learned=learned is not None)
+
+
+def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
+    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before."""
+    normalize = NORMALIZERS[config.model.text_normalization]
+    taught: dict[str, dict[str, None]] = {}
+    for source, table in zip(data.sources, data.tables, strict=True):
+        for loss in losses_of(source, config):
+            if loss.teacher is not None:
+                texts = taught.setdefault(loss.teacher, {})
+                texts.update((normalize(text), None) for row in table.texts for text in row)
+    return {
+        teacher: load_teacher(teacher, list(texts), folder, device=config.model.device)
+        for teacher, texts in taught.items()
+    }

@@ -1,0 +1,136 @@
+"""A teacher's vectors of all training texts: computed once, kept on disk, read by row as they are needed.
+
+    teacher = load_teacher("models/bge-small", texts, run_folder / "teacher", device="cpu")
+    rows = TeacherRows(places, teacher.of(batch_texts))
+
+The name on disk is a hash of the teacher's files and of the texts, so a resumed run finds what the first one computed
+and a changed teacher or text is never mistaken for it. Processes on a machine (or a shared disk) wait for the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dec2vec import artifacts
+from dec2vec.errors import UserError
+from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
+from dec2vec.model_config import ModelConfig
+from train.batch import text_keys
+
+BLOCK = 4096
+"""Texts whose vectors are in memory at once."""
+Encode = Callable[[list[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TeacherVectors:
+    """Unit vectors on disk (float32, memory-mapped), in the order of the sorted keys of their texts."""
+
+    keys: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+    def of(self, texts: Sequence[str]) -> Float[Tensor, "text teacher_dim"]:
+        """The vectors of these training texts, in their order; KeyError for a text that was not among them."""
+        wanted = text_keys(texts).numpy()
+        places = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
+        unknown = np.flatnonzero(self.keys[places] != wanted)
+        if len(unknown):
+            raise KeyError(texts[unknown[0]])
+        return torch.from_numpy(np.asarray(self.vectors[places]))
+
+
+def load_teacher(teacher: str, texts: Sequence[str], folder: Path, *, device: str) -> TeacherVectors:
+    """Vectors of all `texts` from the model in the folder `teacher`, embedded now or by an earlier call.
+
+    The teacher is a folder of sentence-transformers or one that dec2vec wrote, with its own prompt and pooling.
+    Raises UserError where it can't be read or `folder` can't be written.
+    """
+    unique = dict(zip(text_keys(texts).tolist(), texts, strict=True))
+    keys = np.array(sorted(unique), dtype=np.int64)
+    digest = hashlib.sha256(_files_hash(teacher).encode() + keys.tobytes()).hexdigest()[:24]
+    path = folder / f"{digest}.npy"
+    try:
+        with _lock(folder):
+            if not path.is_file():
+                _write(path, _encoder(teacher, device), [unique[int(key)] for key in keys])
+    except OSError as error:
+        raise UserError(f"cannot keep the teacher's vectors in {folder}: {why_not_written(error)}") from error
+    return TeacherVectors(keys, np.load(path, mmap_mode="r"))
+
+
+def _write(path: Path, encode: Encode, texts: list[str]) -> None:
+    """Whole or absent: a killed process leaves a temporary file, which the next one removes."""
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _fill(temporary, encode, texts)
+        fsync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def _fill(path: Path, encode: Encode, texts: list[str]) -> None:
+    first = encode(texts[:BLOCK])
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(texts), first.shape[1]))
+    out[:BLOCK] = first
+    for start in range(BLOCK, len(texts), BLOCK):
+        out[start : start + BLOCK] = encode(texts[start : start + BLOCK])
+    out.flush()
+
+
+def _encoder(teacher: str, device: str) -> Encode:
+    """One of our folders is read by our encoder (it may be an adapter alone), others by sentence-transformers."""
+    config = ModelConfig(name_or_path=teacher, device="cuda" if device == "cuda" else "cpu")
+    if artifacts.find(config) is not None:
+        from dec2vec.encoder import Encoder
+
+        return Encoder.load(config).encode
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(teacher, device=device)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"loss.teacher {teacher}: no encoder can be loaded from there: {error}") from None
+    return lambda texts: np.asarray(
+        model.encode(texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False), np.float32
+    )
+
+
+def _files_hash(teacher: str) -> str:
+    """What the teacher is: names and content of its files, and of the base's where it is an adapter."""
+    root = Path(teacher)
+    if not root.is_dir():
+        raise UserError(f"loss.teacher {teacher}: no such folder; download a teacher of the Hub into one first")
+    folders, digest = [root], hashlib.sha256()
+    artifact = artifacts.find(ModelConfig(name_or_path=teacher))
+    if artifact is not None:
+        digest.update(f"{artifact.config} {artifact.base.revision}".encode())
+        folders = [path for path in (artifact.adapter, Path(artifact.base.name_or_path)) if path is not None]
+    for folder in folders:
+        digest.update(b"" if folder.is_dir() else str(folder).encode())  # a base on the Hub, pinned by its revision
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
+            digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process at a time; the operating system's lock, so a killed one leaves none behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
