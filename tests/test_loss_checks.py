@@ -69,7 +69,7 @@ def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.Monkey
     ("options", "message"),
     [
         (("--loss.matryoshka", "4", "64"), "loss.matryoshka 64: the vectors have 16 dimensions; list 16 or fewer"),
-        (("--loss.kind", "cosent"), "loss.kind cosent needs pairs with a score, but .*pairs.jsonl has pairs of anchor"),
+        (("--loss.kind", "cosent"), "loss.kind cosent needs pairs with a score, but data.0 .* has pairs of anchor"),
     ],
 )
 def test_a_run_that_can_not_be_is_refused_before_it_starts(

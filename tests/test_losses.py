@@ -20,7 +20,7 @@ from train.losses.against_all import against_all
 from train.losses.dispatch import combined, objective
 from train.losses.ranking import ranking_loss
 from train.objective import Objective
-from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.rows import NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.temperature import Temperature
 
 
@@ -188,7 +188,7 @@ def test_tiles_change_nothing() -> None:
         assert_same(against_all(x, texts, temperature, squares, 9, tile), whole)
 
 
-PAIRS = PairRows(*(torch.arange(4) + start for start in (0, 4, 10, 20)), torch.arange(10, 14))
+PAIRS = PairRows(*(torch.arange(4) + start for start in (0, 4, 10, 20)), torch.arange(10, 14), torch.full((4,), NO_ID))
 
 
 @pytest.mark.parametrize("weights", [(), (0.5, 2.0)])

@@ -269,7 +269,7 @@ def test_killed_inside_a_write(config: Path, whole: Path, tmp_path: Path, event:
 
 
 @pytest.mark.parametrize(
-    ("data", "no_duplicates"), [(TWO_SOURCES, False), (MIXTURE, True)], ids=["pairs", "mixture of kinds"]
+    ("data", "no_duplicates"), [(TWO_SOURCES, True), (MIXTURE, False)], ids=["pairs", "mixture of kinds"]
 )
 def test_killed_and_resumed_with_batches_of_one_source(
     tmp_path: Path, data: tuple[SourceConfig, ...], no_duplicates: bool

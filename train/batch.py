@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,7 +48,7 @@ class LocalBatch:
     pairs: int
     real_tokens: int
     prefix: Int[Tensor, " prefix"] | None = None
-    teachers: Mapping[str, TeacherRows] = NO_TEACHERS
+    teachers: Mapping[str, TeacherRows] = field(default_factory=dict)
 
     @property
     def padded_tokens(self) -> int:
