@@ -28,7 +28,7 @@ MAX_BARS = 30
 
 def draw(report: Report) -> dict[str, bytes]:
     """File name -> PNG."""
-    figures = {"averages.png": _averages(report), "tests.png": _tests(report)}
+    figures = {"averages.png": _averages(report), "tests.png": _tests(report)} if report.tests else {}
     if report.histograms:
         figures["cosines.png"] = _cosines(report)
     if by_layer(report.sweep, raw=True):
