@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dec2vec.errors import UserError
+from dec2vec.local_place import refuse_missing_folder
 from dec2vec.model_config import ModelConfig
 
 MARKER = "dec2vec.json"
@@ -43,7 +44,11 @@ class Artifact:
 
 
 def find(config: ModelConfig) -> Artifact | None:
-    """What lies at `config.name_or_path` if one of our folders does, else None (then it is a plain base model)."""
+    """What lies at `config.name_or_path` if one of our folders does, else None (then it is a plain base model).
+
+    UserError at once where that is the path of no folder.
+    """
+    refuse_missing_folder(config.name_or_path)
     folder = _local_folder(config)
     if folder is None:
         return None

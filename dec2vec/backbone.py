@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from dec2vec.errors import UserError
 from dec2vec.files import refuse_pickle
+from dec2vec.local_place import refuse_missing_folder
 from dec2vec.model_config import ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,10 +96,12 @@ def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel
 def pinned_revision(config: ModelConfig) -> str | None:
     """The commit that a Hub id means today, so that a run can be repeated when its branch has moved.
 
-    Of a folder, or where the Hub does not answer, what `config` says: the loader is the one to complain.
+    Of a folder, or where the Hub does not answer, what `config` says: the loader is the one to complain. UserError for
+    the path of no folder.
     """
     if not config.name_or_path or Path(config.name_or_path).exists():
         return config.revision
+    refuse_missing_folder(config.name_or_path)
     try:
         file = hf_hub_download(config.name_or_path, "config.json", revision=config.revision)
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
@@ -154,6 +157,7 @@ def _check_place(name: str) -> None:
         if pickles and not any(path.glob("*.safetensors")):
             refuse_pickle(pickles[0])
         return
+    refuse_missing_folder(name)
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -6,13 +6,14 @@ One streaming pass over the training-side text gives the moments of every view, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from dec2vec.affine import Affine, Provenance
+from dec2vec.errors import UserError
 from dec2vec.pooling import View
 from eval.config import PostName
 from eval.fitting import Fitting
@@ -28,7 +29,8 @@ from eval.transductive import whitened_by_itself
 class Material:
     """What choices are made from. `fit` is training-side text; empty means that nothing is fitted."""
 
-    dev: StsTask
+    dev: StsTask | None
+    """None in an evaluation without similarity: nothing can be chosen for it, and `choose` is not called."""
     fit: list[str]
     fit_hash: str = ""
     posts: tuple[PostName, ...] = ("raw", "whiten")
@@ -36,6 +38,13 @@ class Material:
     transductive: bool = False
     batch_tokens: int = 16_384
     progress: bool = True
+
+    @property
+    def task(self) -> StsTask:
+        """The dev task."""
+        if self.dev is None:
+            raise UserError("dev: name the similarity file on which layer and k are chosen (--dev FILE)")
+        return self.dev
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def choose(
     """
     found = fit(encoder, prompt, views, material, run=run) if fitting is None else fitting
     dev = encoder.encode_views(
-        material.dev.texts,
+        material.task.texts,
         views,
         prompt=prompt,
         batch_tokens=material.batch_tokens,
@@ -126,14 +135,14 @@ def fit(
 def fixed(encoder: TextEncoder, system: System, material: Material) -> Choice:
     """A raw system named beforehand, such as the tuned encoder without its adapter."""
     vectors = encoder.encode_views(
-        material.dev.texts,
+        material.task.texts,
         [system.view],
         prompt=system.prompt,
         batch_tokens=material.batch_tokens,
         progress=material.progress,
     )[system.view]
-    cosines = material.dev.cosines(vectors)
-    return Choice(system, vectors.shape[1], spearman(cosines, material.dev.gold), cosines, None)
+    cosines = material.task.cosines(vectors)
+    return Choice(system, vectors.shape[1], spearman(cosines, material.task.gold), cosines, None)
 
 
 def best(choices: Sequence[Choice]) -> Choice:
@@ -148,7 +157,7 @@ class _Race:
 
     encoder: TextEncoder
     material: Material
-    dev: dict[View, Float32[np.ndarray, "texts dim"]]
+    dev: Mapping[View, Float32[np.ndarray, "texts dim"]]
     fitting: Fitting
 
     def winners(self, views: Sequence[View]) -> list[Choice]:
@@ -157,8 +166,9 @@ class _Race:
         leaders: dict[PostName, tuple[Contender, Candidate]] = {}
         posts = dict.fromkeys(self.material.posts)
         for view in views:
-            found = self.fitting.candidates(view, self.dev[view].shape[1])
-            scores = dev_scores(found, self.dev[view], self.material.dev)
+            vectors = self.dev[view]  # perhaps read from disk: one view at a time is in memory
+            found = self.fitting.candidates(view, vectors.shape[1])
+            scores = dev_scores(found, vectors, self.material.task)
             for candidate, score in zip(found, scores, strict=True):
                 label = None if candidate.post == "raw" else candidate.label
                 point = Contender(System(self.fitting.prompt, view, self.fitting.run, label), candidate.k, float(score))
@@ -172,7 +182,7 @@ class _Race:
 
     def _choice(self, point: Contender, candidate: Candidate, sweep: tuple[Contender, ...]) -> Choice:
         """Its dev score anew, from the vectors that the tests will meet as well."""
-        dev, system = self.material.dev, point.system
+        dev, system = self.material.task, point.system
         post = None if system.post is None else candidate.affine(self._facts(system))
         raw = self.dev[system.view]
         cosines = dev.cosines(raw if post is None else post.apply(raw))
@@ -181,7 +191,7 @@ class _Race:
 
     def _transductive(self, honest: Contender) -> Choice:
         """The chosen whitening's layer and k, fitted on the sentences of each file on its own."""
-        dev, system = self.material.dev, honest.system
+        dev, system = self.material.task, honest.system
         cosines = dev.cosines(whitened_by_itself(self.dev[system.view], honest.k))
         labelled = replace(system, post=f"{system.post}{TRANSDUCTIVE}")
         return Choice(labelled, honest.k, spearman(cosines, dev.gold), cosines, dev.name)

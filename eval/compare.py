@@ -7,7 +7,6 @@ Only runs tested on the same pairs are set side by side.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -20,12 +19,13 @@ from dec2vec.files import atomic_write_bytes, why_not_written
 from eval.compare_args import CompareArgs
 from eval.html import html_table, page
 from eval.markdown import markdown_table
+from eval.recipes import unlike
 from eval.report import aligned, hundred, span
 from eval.results import AVERAGE
 from eval.saved_report import SavedReport, read_report
 from eval.sections import Table
+from eval.seeds import Seeds, by_recipe, mean_and_sd
 
-_SEED = re.compile(r"[-_]seed[-_]?\d+$")
 NOTE = "Spearman x 100; mean and sd (sample standard deviation) over the seeds of a recipe."
 
 
@@ -38,10 +38,11 @@ def compare_command(args: CompareArgs) -> None:
     reports = [read_report(run) for run in args.runs]
     check_comparable(reports)
     tables = comparison_tables(reports, group=args.group)
+    notes = [NOTE, *seed_warnings(reports, group=args.group)]
     lines = [line for table in tables for line in (*aligned([table.header, *table.rows]), "")]
-    sys.stdout.write("\n".join([*lines, NOTE]) + "\n")
+    sys.stdout.write("\n".join([*lines, *notes]) + "\n")
     if args.output is not None:
-        _write(args.output, tables)
+        _write(args.output, tables, notes)
         sys.stdout.write(f"{args.output}\n")
 
 
@@ -79,12 +80,16 @@ def comparison_tables(reports: Sequence[SavedReport], *, group: bool = False) ->
     ]
 
 
+def seed_warnings(reports: Sequence[SavedReport], *, group: bool = False) -> list[str]:
+    """A line for each group of runs that were trained in different ways, whatever their names say."""
+    grouped = [(recipe, members) for recipe, members in _recipes(reports, group).items() if len(members) > 1]
+    found = [unlike(recipe, {report.name: report.recipe for report in members}) for recipe, members in grouped]
+    return [line for line in found if line is not None]
+
+
 def _recipes(reports: Sequence[SavedReport], group: bool) -> dict[str, list[SavedReport]]:
     """Runs by their name without its seed, in the order given."""
-    found: dict[str, list[SavedReport]] = {}
-    for report in reports:
-        found.setdefault("all runs" if group else _SEED.sub("", report.name), []).append(report)
-    return found
+    return {"all runs": list(reports)} if group else by_recipe(reports, lambda report: report.name)
 
 
 def _row(report: SavedReport, columns: Sequence[str]) -> list[str]:
@@ -102,15 +107,14 @@ def _row(report: SavedReport, columns: Sequence[str]) -> list[str]:
 
 
 def _spread(recipe: str, members: Sequence[SavedReport], columns: Sequence[str]) -> list[list[str]]:
-    """Of the runs, not of the pairs: what another seed would have given."""
-    figures = np.array([[report.score(report.best, column).value for column in columns] for report in members])
-    gains = np.array([np.nan if report.gain is None else report.gain.value for report in members])
-    mean = [hundred(value) for value in figures.mean(axis=0)]
-    spread = [hundred(value) for value in figures.std(axis=0, ddof=1)]
-    return [
-        [f"mean of {recipe} (n = {len(members)})", *mean, "", hundred(float(gains.mean())), "", ""],
-        [f"sd of {recipe} (n = {len(members)})", *spread, "", hundred(float(gains.std(ddof=1))), "", ""],
+    seeds = Seeds(recipe, tuple(report.name for report in members))
+    gains = [float("nan") if report.gain is None else report.gain.value for report in members]
+    figures = [
+        [*(report.score(report.best, column).value for column in columns), gain]
+        for report, gain in zip(members, gains, strict=True)
     ]
+    rows = zip((seeds.mean_name, seeds.sd_name), mean_and_sd(np.array(figures)), strict=True)
+    return [[name, *map(hundred, row[:-1]), "", hundred(row[-1]), "", ""] for name, row in rows]
 
 
 def _untuned(reports: Sequence[SavedReport], columns: Sequence[str]) -> list[list[str]]:
@@ -125,14 +129,13 @@ def _untuned(reports: Sequence[SavedReport], columns: Sequence[str]) -> list[lis
     return [[*row, "all" if len(names) == len(reports) else ", ".join(names)] for row, names in owners.items()]
 
 
-def _write(path: Path, tables: Sequence[Table]) -> None:
+def _write(path: Path, tables: Sequence[Table], notes: Sequence[str]) -> None:
     if path.suffix == ".md":
         parts = [line for table in tables for line in (*markdown_table(table), "")]
-        text = "\n".join(["# Comparison of runs", "", NOTE, "", *parts])
+        text = "\n".join(["# Comparison of runs", "", *(line for note in notes for line in (note, "")), *parts])
     else:
-        text = page(
-            "dec2vec comparison", ["<h1>Comparison of runs</h1>", f"<p>{escape(NOTE)}</p>", *map(html_table, tables)]
-        )
+        lead = [f"<p>{escape(note)}</p>" for note in notes]
+        text = page("dec2vec comparison", ["<h1>Comparison of runs</h1>", *lead, *map(html_table, tables)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, text.encode())

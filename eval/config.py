@@ -57,7 +57,7 @@ class EvalConfig:
     tuned: tuple[str, ...] = ()
     """Run folders (or exported adapters) to compare with it."""
     dev: str = ""
-    """Similarity file on which layer and post-processing are chosen."""
+    """Similarity file on which layer and post-processing are chosen; empty, and no tests, for other tasks alone."""
     tests: tuple[str, ...] = ()
     """Similarity files that are reported on."""
     fit: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ from dec2vec.affine import Basis
 from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS
 from dec2vec.pooling import View
-from dec2vec.whitening import Moments
 from eval.config import PostName
+from eval.fitted import Fitted
 from eval.moments import stream_moments
 from eval.postprocess import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
 from eval.systems import HasOutputEmbeddings, System, TextEncoder, candidate_dimensions
@@ -29,10 +29,12 @@ class Fitting:
     run: str | None
     posts: tuple[PostName, ...]
     dimensions: tuple[int, ...]
-    moments: Mapping[View, Moments]
+    fitted: Mapping[View, Fitted]
     unembedding: Basis | None
     projections: dict[int, Basis] = field(default_factory=dict)
     """Random ones by width: the same in every view."""
+    sources: dict[View, Source] = field(default_factory=dict)
+    """By view: what one task's choice has computed serves all others."""
 
     @classmethod
     def of(
@@ -56,7 +58,8 @@ class Fitting:
         is_fitted = bool(text) and bool(FITTED & {*posts})
         fitted = [view for view in views if view.pooling not in LOGIT_POOLINGS] if is_fitted else []
         moments = stream_moments(encoder, prompt, fitted, text, batch_tokens, progress) if fitted else {}
-        return cls(prompt, run, posts, dimensions, moments, unembedding)
+        found = {view: Fitted(moments.pop(view)) for view in list(moments)}
+        return cls(prompt, run, posts, dimensions, found, unembedding)
 
     def candidates(self, view: View, width: int) -> list[Candidate]:
         """Every post-processing in every strength; one that can't be made of this view is left out.
@@ -76,10 +79,15 @@ class Fitting:
             return []
 
     def _source(self, view: View, width: int) -> Source:
+        if view not in self.sources:
+            self.sources[view] = self._new_source(view, width)
+        return self.sources[view]
+
+    def _new_source(self, view: View, width: int) -> Source:
         if "random" in self.posts and width not in self.projections:
             self.projections[width] = gaussian(width)
         dimensions = candidate_dimensions(self.dimensions, width) if SIZED & {*self.posts} else []
-        return Source(width, dimensions, self.moments.get(view), self.unembedding, self.projections.get(width))
+        return Source(width, dimensions, self.fitted.get(view), self.unembedding, self.projections.get(width))
 
 
 def _unembedding(encoder: TextEncoder) -> Basis:

@@ -9,8 +9,8 @@ from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.lab import refuse_equal_names
 from eval.postprocess import FITTED
-from eval.task_config import ClusteringConfig, IsotropyConfig, RetrievalConfig
-from eval.tasks.clustering import ClusteringTask, load_clustering
+from eval.task_config import IsotropyConfig, RetrievalConfig
+from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
 from eval.tasks.isotropy import IsotropyTask, load_isotropy
 from eval.tasks.pairs import load_pairs
@@ -19,6 +19,26 @@ from eval.tasks.sts import StsTask, load_task
 from eval.tasks.task import Task
 from eval.tasks.topic_config import load_topics
 from eval.training_text import FitText, sample_fit_text
+
+
+def load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:
+    """Dev and tests; neither in an evaluation of other tasks alone."""
+    others = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
+    if config.dev or config.tests or not any(others):
+        return load_tasks(config)
+    if config.mteb:
+        raise UserError("mteb: the untuned reading is chosen on the similarity dev file; name it, and tests")
+    return None, []
+
+
+def refuse_undecided(tasks: Sequence[Task]) -> None:
+    """Without a similarity dev file each task must choose its readings itself."""
+    task = next((task for task in tasks if task.dev is None), None)
+    if task is not None:
+        raise UserError(
+            f"{task.name}: has no dev data to choose readings on; name its dev file, or a similarity file to choose "
+            "on (--dev FILE --tests FILE)"
+        )
 
 
 def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
@@ -42,7 +62,7 @@ def load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task
         *map(load_pairs, config.pairs),
         *map(load_gap, config.gap),
         *map(load_topics, config.topics),
-        *map(_make_clustering, config.clustering),
+        *map(load_clustering, config.clustering),
         *map(_make_retrieval, config.retrieval),
         *map(_make_isotropy, config.isotropy),
     ]
@@ -75,11 +95,6 @@ def fit_text(
 def _make_retrieval(config: RetrievalConfig) -> RetrievalTask:
     task = load_retrieval(config.path)
     return replace(task, name=config.name or task.name)
-
-
-def _make_clustering(config: ClusteringConfig) -> ClusteringTask:
-    task = load_clustering(config.test, config.dev or None, config.seeds)
-    return replace(task, name=config.name or f"{task.name}/clusters")
 
 
 def _make_isotropy(config: IsotropyConfig) -> IsotropyTask:

@@ -16,10 +16,11 @@ from jaxtyping import Float32
 from dec2vec.affine import Affine
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
+from eval.both_sides import BothSides
 from eval.choose import Choice, best
 from eval.config import PostName
+from eval.edges import dimension_edge
 from eval.fitting import Fitting
-from eval.postprocess import Candidate
 from eval.systems import System, TextEncoder
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
@@ -35,6 +36,8 @@ class Reading:
     dev_score: float
     """On the task's dev data, or on the similarity dev file where the task has none."""
     chosen_on: str
+    remark: str | None = None
+    """Where the strength lies at the edge of its grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,8 @@ class Measured:
     figures: list[Figure]
     is_baseline: bool = False
     evidence: Evidence | None = None
+    remarks: tuple[str, ...] = ()
+    """Choices at the edge of what was tried."""
 
     def without_evidence(self) -> Measured:
         """The figures alone: vectors of every system are too much to hold."""
@@ -96,17 +101,17 @@ def judge(
 
 def read(
     encoder: TextEncoder, texts: Texts, prompt: str, views: Sequence[View], bench: Bench
-) -> dict[View, TaskVectors]:
+) -> Mapping[View, TaskVectors]:
     """Raw vectors of both sides, one forward pass a text."""
     queries = encoder.encode_views(
         texts.queries, views, prompt=prompt, side="query", batch_tokens=bench.batch_tokens, progress=bench.progress
     )
     if not texts.documents:
-        return {view: TaskVectors(vectors, vectors[:0]) for view, vectors in queries.items()}
+        return BothSides(queries)
     documents = encoder.encode_views(
         texts.documents, views, prompt=prompt, side="document", batch_tokens=bench.batch_tokens, progress=bench.progress
     )
-    return {view: TaskVectors(queries[view], documents[view]) for view in views}
+    return BothSides(queries, documents)
 
 
 def applied(post: Affine | None, vectors: TaskVectors) -> TaskVectors:
@@ -137,21 +142,21 @@ def _family(post: str | None) -> str:
 
 def _choose(task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View]) -> list[Reading]:
     """Of equal dev scores the first: the shallower layer, the larger k."""
-    leaders: dict[PostName, tuple[float, View, Candidate]] = {}
+    leaders: dict[PostName, tuple[float, Reading]] = {}
     for view in views:
-        for candidate in fitting.candidates(view, dev[view].queries.shape[1]):
+        vectors = dev[view]
+        width = vectors.queries.shape[1]
+        found = fitting.candidates(view, width)
+        for candidate in found:
             post = None if candidate.post == "raw" else candidate.affine()
-            score = float(np.nan_to_num(task.dev_score(applied(post, dev[view])), nan=-np.inf))
-            if candidate.post not in leaders or score > leaders[candidate.post][0]:
-                leaders[candidate.post] = score, view, candidate
-    return [_reading(task, fitting, *leader) for leader in leaders.values()]
-
-
-def _reading(task: Task, fitting: Fitting, score: float, view: View, candidate: Candidate) -> Reading:
-    system = System(fitting.prompt, view, fitting.run)
-    if candidate.post == "raw":
-        return Reading(system, None, score, dev_name(task))
-    return Reading(replace(system, post=candidate.label), candidate.affine(), score, dev_name(task))
+            score = task.dev_score(applied(post, vectors))
+            rank = float(np.nan_to_num(score, nan=-np.inf))
+            if candidate.post not in leaders or rank > leaders[candidate.post][0]:
+                tried = [other.k for other in found if other.post == candidate.post]
+                remark = dimension_edge(candidate.label, candidate.k, tried, width)
+                system = System(fitting.prompt, view, fitting.run, None if post is None else candidate.label)
+                leaders[candidate.post] = rank, Reading(system, post, rank, dev_name(task), remark)
+    return [reading for _, reading in leaders.values()]
 
 
 def dev_name(task: Task) -> str:
@@ -182,7 +187,16 @@ def _measure(
         chosen_on=reading.chosen_on,
         figures=figures,
         evidence=None if decisions is None else _evidence(task, decisions, own_test),
+        remarks=_remarks(task, reading, decisions),
     )
+
+
+def _remarks(task: Task, reading: Reading, decisions: object) -> tuple[str, ...]:
+    """Of the strength of the post-processing, and of a classifier's own setting."""
+    found = [reading.remark]
+    if isinstance(task, TrainedTask) and isinstance(decisions, TopicEvidence):
+        found += [task.setting_edge(value) for value in decisions.setting.values()]
+    return tuple(remark for remark in found if remark is not None)
 
 
 def _evidence(task: Task, decisions: object, test: TaskVectors) -> Evidence:

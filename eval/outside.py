@@ -23,14 +23,17 @@ from eval.metrics import AGGREGATIONS, spearman_over_subsets
 from eval.results import AVERAGE, Figure, Result, to_result
 from eval.statistics import Bootstrap
 from eval.task_results import Findings
+from eval.tasks.judges_pairs import JudgesPairs
+from eval.tasks.pair_files import LabelledPairs
 from eval.tasks.sts import StsTask
+from eval.tasks.task import Figure as TaskFigure
 from eval.tasks.task import Task, TaskVectors, Texts
 from eval.training_text import without
 
 
 @dataclass(frozen=True, eq=False)
 class Outside:
-    """Fitted baselines. Those that compare pairs directly serve similarity alone."""
+    """Fitted baselines. Those that compare texts directly serve similarity, pair matching and the relevance gap."""
 
     baselines: list[Baseline]
     resamples: int
@@ -58,8 +61,10 @@ class Outside:
                 baseline.fit(text)
         return cls(baselines, config.bootstrap, config.seed)
 
-    def similarity(self, dev: StsTask, tests: Sequence[StsTask]) -> list[Result]:
-        """As the decoder's rows: dev, every test and their average."""
+    def similarity(self, dev: StsTask | None, tests: Sequence[StsTask]) -> list[Result]:
+        """As the decoder's rows: dev, every test and their average; nothing without similarity tasks."""
+        if dev is None:
+            return []
         figures: dict[tuple[str, str, str], Figure] = {}
         for task in (dev, *tests) if self.baselines else ():
             bootstrap = Bootstrap(task.gold, task.subsets, resamples=self.resamples, seed=self.seed)
@@ -76,16 +81,20 @@ class Outside:
         return [to_result(name, task, f"spearman_{kind}", found, None) for (name, task, kind), found in figures.items()]
 
     def judge(self, findings: Findings, further: Sequence[Task]) -> None:
-        """Those with vectors, on the tasks beside similarity."""
+        """On the tasks beside similarity; those without vectors on those that judge pairs."""
         for baseline in self.baselines:
-            if isinstance(baseline, VectorBaseline):
-                for task in further:
-                    findings.add(task, [self._measured(baseline, task)])
+            for task in further:
+                figures = self._figures(baseline, task)
+                if figures:
+                    findings.add(task, [Measured(table_name(baseline), False, None, "", figures, is_baseline=True)])
 
-    def _measured(self, baseline: VectorBaseline, task: Task) -> Measured:
-        dev, test = _task_vectors(baseline, task)
-        figures = task.measure(dev, test, self.resamples, self.seed)
-        return Measured(table_name(baseline), False, None, "", figures, is_baseline=True)
+    def _figures(self, baseline: Baseline, task: Task) -> list[TaskFigure]:
+        if isinstance(task, JudgesPairs):  # sparse vectors of tens of thousands of texts are never spread out
+            dev = None if task.dev_pairs is None else _pair_scores(baseline, task.dev_pairs)
+            return task.measure_scores(dev, _pair_scores(baseline, task.test_pairs), self.resamples, self.seed)
+        if isinstance(baseline, PairBaseline):
+            return []
+        return task.measure(*_task_vectors(baseline, task), self.resamples, self.seed)
 
 
 def _similarities(baseline: Baseline, task: StsTask) -> Float64[np.ndarray, " pairs"]:
@@ -94,6 +103,15 @@ def _similarities(baseline: Baseline, task: StsTask) -> Float64[np.ndarray, " pa
         return baseline.similarities(left, [task.texts[index] for index in task.right])
     vectors = baseline.encode(task.texts)
     return cosines(vectors[task.left], vectors[task.right])
+
+
+def _pair_scores(baseline: Baseline, pairs: LabelledPairs) -> Float64[np.ndarray, " pairs"]:
+    """Of labelled pairs; each text is read once."""
+    if isinstance(baseline, PairBaseline):
+        return baseline.similarities(pairs.first, pairs.second)
+    queries = baseline.encode(pairs.texts.queries, "query")
+    seconds = baseline.encode(pairs.texts.documents, "document") if pairs.two_sided else queries
+    return cosines(queries[pairs.left], seconds[pairs.right])
 
 
 def _task_vectors(baseline: VectorBaseline, task: Task) -> tuple[TaskVectors | None, TaskVectors]:

@@ -34,7 +34,7 @@ def draw(report: Report) -> dict[str, bytes]:
 
 
 def _figures(report: Report) -> dict[str, Figure]:
-    figures = {"averages.png": _averages(report), "tests.png": _tests(report)}
+    figures = {"averages.png": _averages(report), "tests.png": _tests(report)} if report.tests else {}
     figures |= {f"cosines-{index}.png": figure for index, figure in enumerate(_cosines(report))}
     if by_layer(report.sweep, raw=True):
         figures |= layers(report.sweep)

@@ -29,15 +29,14 @@ from dec2vec.affine import Affine, Basis, Provenance
 from dec2vec.errors import UserError
 from dec2vec.whitening import (
     CONSTANT_TOLERANCE,
-    Moments,
     Shrinkage,
     Spectrum,
     Whitening,
-    refuse_constant,
     soft_scales,
     whitening_scales,
 )
 from eval.config import PostName
+from eval.fitted import Fitted
 
 FITTED: frozenset[PostName] = frozenset(
     {"centre", "standardise", "abtt", "pca", "whiten", "shrunk_whiten", "soft_whiten"}
@@ -79,12 +78,12 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What the candidates of one view are made from. Without `moments` nothing is fitted."""
+    """What the candidates of one view are made from. Without `fitted` nothing is fitted."""
 
     width: int
     dimensions: Sequence[int]
     """Candidate k, largest first."""
-    moments: Moments | None = None
+    fitted: Fitted | None = None
     unembedding: Basis | None = None
     """Right singular vectors of the LM head, see `right_singular`."""
     projection: Basis | None = None
@@ -94,21 +93,20 @@ class Source:
     def axes(self) -> Basis:
         return Basis(np.zeros(self.width))
 
-    @cached_property
-    def text(self) -> Moments:
-        """Moments of text in which something varies."""
-        if self.moments is None:
+    @property
+    def text(self) -> Fitted:
+        """Of text in which something varies, or UserError."""
+        if self.fitted is None:
             raise UserError("no training-side text to fit on")
-        refuse_constant(self.moments)
-        return self.moments
+        return self.fitted
 
     @cached_property
     def centred_axes(self) -> Basis:
-        return Basis(self.text.mean.copy())
+        return Basis(self.text.mean)
 
-    @cached_property
+    @property
     def spectrum(self) -> Spectrum:
-        return Spectrum.of(self.text)
+        return self.text.spectrum
 
     @property
     def smaller(self) -> list[int]:
@@ -166,7 +164,7 @@ def _centre(source: Source) -> Iterator[Candidate]:
 def _standardise(source: Source) -> Iterator[Candidate]:
     """A dimension that does not vary says nothing and is dropped."""
     basis = source.centred_axes
-    deviations = np.sqrt(np.diag(source.text.covariance))
+    deviations = source.text.deviations
     varies = deviations > CONSTANT_TOLERANCE * np.abs(basis.mean)
     scales = np.divide(1.0, deviations, out=np.zeros_like(deviations), where=varies)
     yield Candidate("standardise", "standardise", basis, scales, {"n": source.text.n})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dec2vec.config import config_hash
 from eval.config import EvalConfig
+from eval.recipes import Recipe
 from eval.results import Judged
 from eval.tasks.sts import StsTask
 from eval.training_text import FitText
@@ -43,8 +44,10 @@ def describe(
     judged: Sequence[Judged],
     seconds: float,
     passes: Mapping[str, Mapping[str, int]] | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
 ) -> dict[str, object]:
-    """Everything here is plain JSON."""
+    """Everything here is plain JSON. `tasks` are those of similarity, dev first."""
+    chosen_on = f"{tasks[0].name} only" if tasks else "no similarity file"
     return {
         "command": command(),
         "versions": versions(),
@@ -60,9 +63,10 @@ def describe(
             "interval": "95 % percentile bootstrap over pairs",
             "resamples": config.bootstrap,
             "seed": config.seed,
-            "chosen": f"layer and strength of every row, and both rows of the headline, on {tasks[0].name} only",
+            "chosen": f"layer and strength of every row, and both rows of the headline, on {chosen_on}",
         },
         "choices": [_choice(item) for item in judged],
+        "recipes": {run: dict(recipe) for run, recipe in (recipes or {}).items()},
         "seconds": round(seconds, 1),
         "texts_through_the_decoder": {name: dict(counts) for name, counts in (passes or {}).items()},
     }

@@ -12,8 +12,10 @@ from jaxtyping import Float64
 
 from eval.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.diagnostics import Confusion, PrecisionRecall, Scatter
+from eval.mistakes import Mistakes
 from eval.overlap import Overlap
 from eval.results import AVERAGE, Comparison, Result
+from eval.seeds import Seeds, mean_and_sd, seeds_of
 from eval.sweep import SweepPoint
 from eval.systems import TRANSDUCTIVE
 from eval.task_table import TaskTable
@@ -42,6 +44,7 @@ class Report:
     reference: str | None
     """The untuned row that is the tuned encoder without its adapter."""
     dev: str
+    """Empty in an evaluation without similarity, as `tests` and `results` are."""
     tests: Sequence[str]
     histograms: Sequence[Histogram] = ()
     tasks: Sequence[TaskTable] = ()
@@ -50,6 +53,10 @@ class Report:
     """Panels, such as before and after tuning."""
     confusions: Sequence[Confusion] = ()
     curves: Sequence[PrecisionRecall] = ()
+    mistakes: Sequence[Mistakes] = ()
+    """Of the topic tasks."""
+    notes: Sequence[str] = ()
+    """What a reader of the headline must know: a choice at the edge of its grid, seeds that are none."""
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Result]:
@@ -126,7 +133,13 @@ def span(low: float, high: float) -> str:
 
 
 def headline(report: Report) -> list[str]:
-    """Two or three sentences, all about test figures of systems chosen on dev."""
+    """Two or three sentences, all about test figures of systems chosen on dev; then the notes."""
+    return [*_verdict(report), *report.notes]
+
+
+def _verdict(report: Report) -> list[str]:
+    if not report.tests:
+        return task_lines(report)
     found = report.comparison
     where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
     if found is None:
@@ -176,7 +189,20 @@ def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
 
 
 def table_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
-    """Name, test figures, average, its interval, dev."""
+    """Name, test figures, average, its interval, dev; mean and spread over seeds below the tuned ones."""
+    tuned, others = [name for name in systems if is_tuned(name)], [name for name in systems if not is_tuned(name)]
+    spreads = [row for seeds in seeds_of(tuned) for row in _spread_rows(report, seeds)]
+    return [*_system_rows(report, tuned), *spreads, *_system_rows(report, others)]
+
+
+def _spread_rows(report: Report, seeds: Seeds) -> list[list[str]]:
+    columns = [*report.columns, report.dev]
+    figures = [[report.result(name, task).value for task in columns] for name in seeds.systems]
+    mean, spread = ([hundred(value) for value in row] for row in mean_and_sd(np.array(figures)))
+    return [[seeds.mean_name, *mean[:-1], "", mean[-1]], [seeds.sd_name, *spread[:-1], "", spread[-1]]]
+
+
+def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
     rows = []
     for name in systems:
         average = report.result(name, AVERAGE)
@@ -196,6 +222,11 @@ def table_header(report: Report) -> list[str]:
     return ["system", *report.columns, "95 % interval", report.dev]
 
 
+def task_lines(report: Report) -> list[str]:
+    """What was found on each further task."""
+    return [f"{table.name}: {table.note}" for table in report.tasks if table.note]
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a plain table: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -207,8 +238,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def format_table(report: Report) -> str:
     """For the terminal: headline and the rows that matter; report.md has them all."""
+    if not report.tests:
+        return "\n".join(headline(report))
     lines = aligned([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
     rest = [f"({more} more rows in report.md)"] if more else []
-    tasks = ["", *(f"{table.name}: {table.note}" for table in report.tasks if table.note)] if report.tasks else []
+    tasks = ["", *task_lines(report)] if report.tasks else []
     return "\n".join([*headline(report), "", lines[0], "-" * len(lines[0]), *lines[1:], *rest, *tasks])

@@ -7,9 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from eval.diagnostics import Confusion, PrecisionRecall
 from eval.report import Report
-from eval.results import Comparison
+from eval.results import AVERAGE, Comparison
+from eval.seeds import Seeds, mean_and_sd, seeds_of
 from eval.sweep import SweepPoint
 
 
@@ -26,12 +29,25 @@ def to_json(report: Report) -> str:
         "sweep": _sweep(report.sweep),
         "confusions": [_confusion(item) for item in report.confusions],
         "curves": [_curve(item) for item in report.curves],
+        "mistakes": [asdict(item) for item in report.mistakes],
+        "seeds": [row for seeds in seeds_of(report.systems) for row in _spread(report, seeds)],
+        "notes": list(report.notes),
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _comparison(found: Comparison) -> dict[str, object]:
     return {**asdict(found), "is_tie": found.is_tie}
+
+
+def _spread(report: Report, seeds: Seeds) -> list[dict[str, object]]:
+    """Mean and sample standard deviation over the runs, by task."""
+    tasks = list(dict.fromkeys([report.dev, *report.tests, AVERAGE]))
+    figures = np.array([[report.result(name, task).value for task in tasks] for name in seeds.systems])
+    return [
+        {"recipe": seeds.label, "systems": list(seeds.systems), "task": task, "mean": float(mean), "sd": float(sd)}
+        for task, mean, sd in zip(tasks, *mean_and_sd(figures), strict=True)
+    ]
 
 
 def _sweep(points: Sequence[SweepPoint]) -> dict[str, object]:

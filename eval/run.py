@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
+from dec2vec.pooling import View
 from eval import lab, overlap, sweep, training_text
 from eval.before_after import find_reference, histograms
 from eval.choose import Choice, Material, choose, fit, fixed
@@ -24,17 +25,20 @@ from eval.clean import clean_results
 from eval.config import EvalConfig
 from eval.encoders import Encoders, cache_folder
 from eval.fitting import Fitting
-from eval.inputs import fit_text, load_further, load_tasks
+from eval.inputs import fit_text, load_further, load_similarity, refuse_undecided
 from eval.mteb_rows import mteb_tables
+from eval.notes import notes
 from eval.outside import Outside
 from eval.provenance import describe
+from eval.recipes import read_recipe
 from eval.report import Report
-from eval.results import Judged, summarize
+from eval.results import Comparison, Judged, Result, summarize
 from eval.similarities import similarities, similarity_results
-from eval.systems import System, TextEncoder, candidate_views, own_view
+from eval.systems import System, TextEncoder, candidate_views, own_view, run_name
 from eval.task_results import Findings
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
+from eval.training_text import FitText
 from eval.usable import usable_prompts, usable_views
 from eval.vector_cache import CachedEncoder, VectorCache
 
@@ -75,13 +79,54 @@ def evaluate(
     started = time.monotonic()
     for prompt in config.systems.prompts:
         check_prompt(prompt)
-    dev, tests = load_tasks(config)
-    further = load_further(config, [dev, *tests])
+    dev, tests = load_similarity(config)
+    similarity = [] if dev is None else [dev, *tests]
+    further = load_further(config, similarity)
+    if dev is None:
+        refuse_undecided(further)
     sources = training_texts or {
         path: training_text.read_training_texts(training_text.TextSource(path)) for path in config.fit
     }
-    found = fit_text(config, sources, [dev, *tests], further)
-    material = Material(
+    found = fit_text(config, sources, similarity, further)
+    material = _material(config, dev, found, progress)
+    outside = Outside.of(config, sources, similarity, further)
+    setting = _setting(config, material, tests, further)
+    folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
+    with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
+        encoders = Encoders(config, base, tuned, cache)
+        references = _judge_all(setting, encoders)
+        mteb = mteb_tables(config, encoders, setting.judged)
+    judged, findings = setting.judged, setting.findings
+    outside.judge(findings, further)
+    for run in config.tuned:
+        sources = {**training_text.run_sources(run), **sources}
+    seen = overlap.measure(sources, overlap.evaluation_sets(similarity, further))
+    results, comparison = _similarity_results(setting, seen.clean if sources else None)
+    results += outside.similarity(dev, tests)
+    tuned_name = None if comparison is None else comparison.tuned
+    reference = find_reference(judged, references, tuned_name) if judged else None
+    recipes = {run_name(run): recipe for run in config.tuned if (recipe := read_recipe(run)) is not None}
+    return Report(
+        provenance=describe(config, similarity, found, judged, time.monotonic() - started, encoders.passes, recipes),
+        results=results,
+        overlap=seen.counts,
+        comparison=comparison,
+        reference=None if reference is None else reference[1].system.name,
+        dev="" if dev is None else dev.name,
+        tests=[task.name for task in tests],
+        sweep=sweep.points(item.choice for item in judged),
+        histograms=histograms(tests, reference),
+        tasks=[*findings.tables(), *mteb],
+        scatter=findings.scatter(),
+        confusions=findings.confusions(),
+        curves=findings.curves(),
+        mistakes=findings.mistakes(),
+        notes=notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
+    )
+
+
+def _material(config: EvalConfig, dev: StsTask | None, found: FitText | None, progress: bool) -> Material:
+    return Material(
         dev=dev,
         fit=[] if found is None else found.sentences,
         fit_hash="" if found is None else found.sha256,
@@ -91,42 +136,22 @@ def evaluate(
         batch_tokens=config.batch_tokens,
         progress=progress,
     )
-    outside = Outside.of(config, sources, [dev, *tests], further)
-    setting = _setting(config, material, tests, further)
-    folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
-    with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
-        encoders = Encoders(config, base, tuned, cache)
-        references = _judge_all(setting, encoders)
-        mteb = mteb_tables(config, encoders, setting.judged)
-    judged = setting.judged
-    results, comparison = summarize(judged, dev, tests, resamples=config.bootstrap, seed=config.seed, progress=progress)
-    results += outside.similarity(dev, tests)
-    outside.judge(setting.findings, further)
-    for run in config.tuned:
-        sources = {**training_text.run_sources(run), **sources}
-    seen = overlap.measure(sources, overlap.evaluation_sets([dev, *tests], further))
-    if comparison is not None and sources:
-        results += clean_results(
-            judged, tests, seen.clean, comparison, dev.name, resamples=config.bootstrap, seed=config.seed
-        )
+
+
+def _similarity_results(
+    setting: Setting, clean: Mapping[str, np.ndarray] | None
+) -> tuple[list[Result], Comparison | None]:
+    """Every system on every test, and what the headline rests on; nothing without similarity tasks."""
+    judged, tests, dev, bench = setting.judged, setting.tests, setting.material.dev, setting.bench
+    if dev is None:
+        return [], None
+    options = {"resamples": bench.resamples, "seed": bench.seed}
+    results, comparison = summarize(judged, dev, tests, progress=bench.progress, **options)
+    if comparison is not None and clean is not None:
+        results += clean_results(judged, tests, clean, comparison, dev.name, **options)
     if comparison is not None:
-        results += similarity_results(judged, tests, comparison, resamples=config.bootstrap, seed=config.seed)
-    reference = find_reference(judged, references, comparison.tuned if comparison is not None else None)
-    return Report(
-        provenance=describe(config, [dev, *tests], found, judged, time.monotonic() - started, encoders.passes),
-        results=results,
-        overlap=seen.counts,
-        comparison=comparison,
-        reference=None if reference is None else reference[1].system.name,
-        dev=dev.name,
-        tests=[task.name for task in tests],
-        sweep=sweep.points(item.choice for item in judged),
-        histograms=histograms(tests, reference),
-        tasks=[*setting.findings.tables(), *mteb],
-        scatter=setting.findings.scatter(),
-        confusions=setting.findings.confusions(),
-        curves=setting.findings.curves(),
-    )
+        results += similarity_results(judged, tests, comparison, **options)
+    return results, comparison
 
 
 def _setting(config: EvalConfig, material: Material, tests: list[StsTask], further: list[Task]) -> Setting:
@@ -142,7 +167,7 @@ def _judge_all(setting: Setting, encoders: Encoders) -> list[System]:
         _judge_tuned(setting, name, encoder)
         references.append(System(encoder.config.prompt, own_view(encoder)))
     _judge_untuned(setting, encoders.untuned(), references)
-    if not setting.judged:
+    if not setting.judged and not any(setting.findings.rows.values()):
         raise UserError(f"systems.post {list(setting.config.systems.post)}: none can be made of these vectors; add raw")
     _refuse_doubles(setting.judged)
     return references
@@ -152,9 +177,11 @@ def _judge_tuned(setting: Setting, name: str, encoder: TextEncoder) -> None:
     """As it was trained to be read; only the strength of its post-processings is chosen."""
     own = System(encoder.config.prompt, own_view(encoder), name)
     fitting = fit(encoder, own.prompt, [own.view], setting.material, run=name)
-    choices = choose(encoder, own.prompt, [own.view], setting.material, run=name, fitting=fitting)
-    if "raw" not in setting.material.posts:
-        choices.insert(0, fixed(encoder, own, setting.material))
+    choices: list[Choice] = []
+    if setting.material.dev is not None:
+        choices = choose(encoder, own.prompt, [own.view], setting.material, run=name, fitting=fitting)
+        if "raw" not in setting.material.posts:
+            choices.insert(0, fixed(encoder, own, setting.material))
     setting.judged.extend(_on_tests(setting, encoder, own.prompt, choices))
     _on_further(setting, encoder, fitting, [own], choices)
 
@@ -167,13 +194,23 @@ def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[
     views = usable_views(behind, candidate_views(config, encoder.layer_count), prompts[0])
     for prompt in tqdm(prompts, desc="untuned prompts", delay=3.0, disable=not setting.material.progress, leave=False):
         fitting = fit(encoder, prompt, views, setting.material)
-        choices = choose(encoder, prompt, views, setting.material, fitting=fitting)
-        known = {choice.system for choice in choices}
-        for system in dict.fromkeys(references):
-            if system.prompt == prompt and system not in known:
-                choices.append(fixed(encoder, system, setting.material))
+        choices = _untuned_choices(setting, encoder, fitting, views, references)
         setting.judged.extend(_on_tests(setting, encoder, prompt, choices))
         _on_further(setting, encoder, fitting, [System(prompt, view) for view in views], choices)
+
+
+def _untuned_choices(
+    setting: Setting, encoder: TextEncoder, fitting: Fitting, views: Sequence[View], references: Sequence[System]
+) -> list[Choice]:
+    """None without a similarity dev file: the other tasks choose their readings themselves."""
+    if setting.material.dev is None:
+        return []
+    choices = choose(encoder, fitting.prompt, views, setting.material, fitting=fitting)
+    known = {choice.system for choice in choices}
+    for system in dict.fromkeys(references):
+        if system.prompt == fitting.prompt and system not in known:
+            choices.append(fixed(encoder, system, setting.material))
+    return choices
 
 
 def _on_further(
@@ -200,12 +237,13 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
     )
     judged = []
     for choice in choices:
+        vectors = raw[choice.system.view]
         found = {
-            task.name: similarities(task, choice.vectors_of(raw[choice.system.view][rows]))
+            task.name: similarities(task, choice.vectors_of(vectors[rows]))
             for task, rows in zip(setting.tests, setting.rows, strict=True)
         }
         cosines = {name: scores["cosine"] for name, scores in found.items()}
-        judged.append(Judged(choice, {material.dev.name: choice.cosines, **cosines}, found))
+        judged.append(Judged(choice, {material.task.name: choice.cosines, **cosines}, found))
     return judged
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
+from eval.recipes import Recipe
 from eval.report import is_rival
 from eval.results import AVERAGE
+from eval.seeds import split_name
 
 METRIC = "spearman_all"
 DIFFERENCE = "spearman_all_difference"
@@ -38,6 +40,8 @@ class SavedReport:
     gain: Score | None
     """Tuned minus untuned, on the average."""
     p_value: float | None
+    recipe: Recipe | None = None
+    """What the headline's tuned run was trained with, apart from its seed; None in older reports."""
 
     @property
     def best(self) -> str:
@@ -79,6 +83,8 @@ def _name(path: Path) -> str:
 def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
     """Reports of the first version did not name dev and tests: dev comes first among the data, the tests after it."""
     data = {name: str(facts["sha256"]) for name, facts in tree["provenance"]["data"].items()}
+    if not data:
+        raise UserError(f"{path}: has no similarity tests, which are what compare sets side by side")
     dev, tests = tree.get("dev", next(iter(data))), tree.get("tests", list(data)[1:])
     rows = tree["results"]
     scores = {(row["system"], row["task"]): _score(row) for row in rows if row["metric"] == METRIC}
@@ -100,7 +106,13 @@ def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
         untuned=untuned,
         gain=gain,
         p_value=(tree.get("comparison") or {}).get("p_value"),
+        recipe=_recipe(tree, tuned),
     )
+
+
+def _recipe(tree: Mapping[str, Any], tuned: str | None) -> Recipe | None:
+    recipes: Mapping[str, Recipe] = tree["provenance"].get("recipes") or {}
+    return None if tuned is None else recipes.get(split_name(tuned)[0])
 
 
 def _score(row: Mapping[str, Any]) -> Score:

@@ -11,6 +11,7 @@ from eval.overlap import RULE
 from eval.overview import HEADER, duels, overview_rows
 from eval.report import Report, hundred, is_tuned, span, table_header, table_rows
 from eval.results import AVERAGE
+from eval.seeds import is_spread
 from eval.sweep import Curve, by_dimension, by_layer, has_posts
 from eval.task_table import TaskTable
 
@@ -19,6 +20,8 @@ MAX_LABELS = 20
 MAX_MISTAKES = 20
 MAX_ROWS = 12
 """Rows of a further task's table above its fold."""
+TEXT_START = 80
+"""Characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,16 @@ def sections(report: Report) -> list[Section]:
     """Those that have data."""
     found = [
         _overview(report),
-        _systems(report),
+        *([_systems(report)] if report.tests else []),
         *_further(report),
-        _intervals(report),
+        *mistake_sections(report),
+        *([_intervals(report)] if report.tests else []),
         *_sweep(report),
         *_cosines(report),
         *_scatter(report),
         *(_confusion(item, index) for index, item in enumerate(report.confusions)),
         *_curves(report),
-        _subsets(report),
+        *([_subsets(report)] if report.tests else []),
         *_overlap(report),
     ]
     return [section for section in found if section.blocks]
@@ -110,16 +114,37 @@ def _task_table(task: TaskTable, rival: str | None) -> Table:
     rows = {(row.system, row.metric): row for row in task.rows}
     systems = list(dict.fromkeys(row.system for row in task.rows))
     main = {name: rows[name, task.metric].value for name in systems if (name, task.metric) in rows}
-    systems.sort(key=lambda name: (not is_tuned(name), -main.get(name, float("-inf"))))
+    systems.sort(key=lambda name: (not is_tuned(name), not is_spread(name), -main.get(name, float("-inf"))))
     lines = []
     for name in systems:
         first = rows.get((name, task.metric))
         low, high = (None, None) if first is None else (first.low, first.high)
         cells = [hundred(rows[name, m].value) if (name, m) in rows else "–" for m in task.metrics]
         interval = "–" if low is None or high is None else span(low, high)
-        lines.append([name, cells[0], interval, *cells[1:], "–" if first is None else f"{first.n}"])
+        dev = "–" if first is None or first.dev is None else hundred(first.dev)
+        lines.append([name, cells[0], interval, dev, *cells[1:], "–" if first is None else f"{first.n}"])
     metrics = [f"{metric} x 100" for metric in task.metrics]
-    return Table(["system", metrics[0], "95 % interval", *metrics[1:], "n"], lines, rival)
+    return Table(["system", metrics[0], "95 % interval", "dev", *metrics[1:], "n"], lines, rival)
+
+
+def mistake_sections(report: Report) -> list[Section]:
+    """The surest mistakes of each topic task's headline system."""
+    found = []
+    for item in report.mistakes:
+        rows = [
+            [_start(wrong.text), wrong.gold, wrong.predicted, f"{wrong.lead:.4f}", f"{wrong.deficit:.4f}"]
+            for wrong in item.shown
+        ]
+        text = f"{item.system}: {item.total} of {item.n} test texts were taken for another class; the surest of them."
+        text += " Lead: best score minus the second best; deficit: the true class's score minus the best."
+        header = ["text", "gold", "predicted", "lead", "deficit"]
+        found.append(Section(f"Mistakes: {item.task}", [text], [Table(header, rows)] if rows else []))
+    return found
+
+
+def _start(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT_START else f"{line[:TEXT_START].rstrip()} ..."
 
 
 def _intervals(report: Report) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -56,8 +56,8 @@ class TextEncoder(Protocol):
         side: Side = "query",
         batch_tokens: int = 16_384,
         progress: bool = True,
-    ) -> dict[View, NDArray[np.float32]]:
-        """Raw vectors of several views from one forward pass a text."""
+    ) -> Mapping[View, NDArray[np.float32]]:
+        """Raw vectors of several views from one forward pass a text; perhaps read from disk when asked for."""
 
     def iter_views(
         self,

@@ -116,9 +116,15 @@ class ClusteringConfig:
     """Labelled texts; k-means looks for as many clusters as there are labels."""
 
     test: str
-    """File with text and label that is reported on."""
+    """File of labelled texts that is reported on."""
     dev: str = ""
     """File by which a reading is chosen; empty leaves the choice to the similarity dev file."""
+    text: str = "text"
+    """Column of the texts."""
+    label: str = "label"
+    """Column of the class names."""
+    limit: Annotated[int, Ge(2)] | None = None
+    """First rows of each file that are taken."""
     seeds: Annotated[int, Ge(1)] = 5
     """Runs of k-means whose V-measures are averaged."""
     name: str = ""

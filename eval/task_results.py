@@ -9,6 +9,8 @@ import numpy as np
 
 from eval.diagnostics import Confusion, PrecisionRecall, Scatter
 from eval.lab import Measured
+from eval.mistakes import Mistakes
+from eval.seeds import mean_and_sd, seeds_of
 from eval.statistics import interval, p_value
 from eval.task_table import TaskRow, TaskTable
 from eval.tasks.pairs import PairEvidence
@@ -57,6 +59,15 @@ class Findings:
                 found.append(Confusion(f"{task.name}: {row.name}", decided.classes, decided.confusion))
         return found
 
+    def mistakes(self) -> list[Mistakes]:
+        """The surest ones of each topic task's headline system: the tuned one that leads, or else the untuned one."""
+        found: dict[str, Mistakes] = {}
+        for task, row in self._leaders():  # the tuned one comes last
+            decided = None if row.evidence is None else row.evidence.decisions
+            if isinstance(decided, TopicEvidence) and decided.is_finite:
+                found[task.name] = Mistakes.of(task.name, row.name, decided)
+        return list(found.values())
+
     def curves(self) -> list[PrecisionRecall]:
         """Of pair matching."""
         found = []
@@ -75,7 +86,12 @@ class Findings:
 
     def _table(self, task: Task) -> TaskTable:
         rows = self.rows[task.name]
-        made = [_row(row.name, figure) for row in _ordered(rows) for figure in row.figures]
+        made = [
+            _row(row.name, figure, row.dev_score if figure.metric == task.metric else None)
+            for row in _ordered(rows)
+            for figure in row.figures
+        ]
+        made += _spreads(rows)
         ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
         if ours is None or rival is None:
             return TaskTable(task.name, task.metric, made, _note(rows))
@@ -108,7 +124,22 @@ def _verdict(ours: Measured, rival: Measured) -> str:
 
 def _note(rows: Sequence[Measured]) -> str:
     places = list(dict.fromkeys(row.chosen_on for row in rows if row.chosen_on))
-    return f"Readings were chosen on {', '.join(places)}." if places else ""
+    leaders = [row for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None]
+    edges = [f"Note: {row.name}: {remark}." for row in leaders for remark in row.remarks]
+    return " ".join([f"Readings were chosen on {', '.join(places)}.", *edges] if places else edges)
+
+
+def _spreads(rows: Sequence[Measured]) -> list[TaskRow]:
+    """Mean and standard deviation over the seeds of a recipe, which are no intervals over texts."""
+    by_name = {row.name: row for row in rows}
+    found = []
+    for seeds in seeds_of(by_name):
+        members = [by_name[name] for name in seeds.systems]
+        figures = np.array([[figure.value for figure in row.figures] for row in members])
+        for name, values in zip((seeds.mean_name, seeds.sd_name), mean_and_sd(figures), strict=True):
+            for figure, value in zip(members[0].figures, values, strict=True):
+                found.append(TaskRow(name, figure.metric, float(value), None, None, figure.n))
+    return found
 
 
 def _ordered(rows: Sequence[Measured]) -> list[Measured]:
@@ -116,6 +147,6 @@ def _ordered(rows: Sequence[Measured]) -> list[Measured]:
     return sorted(rows, key=lambda row: (not row.is_tuned, -np.nan_to_num(row.figures[0].value, nan=-np.inf)))
 
 
-def _row(name: str, figure: Figure) -> TaskRow:
+def _row(name: str, figure: Figure, dev: float | None = None) -> TaskRow:
     found = interval(figure.value, figure.resampled)
-    return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n)
+    return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n, dev)

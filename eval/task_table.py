@@ -16,6 +16,9 @@ class TaskRow:
     low: float | None
     high: float | None
     n: int
+    dev: float | None = None
+    """Of the main metric's row: the score by which the reading was chosen (see the table's note); None where nothing
+    was chosen."""
 
 
 @dataclass(frozen=True)

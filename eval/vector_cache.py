@@ -12,8 +12,9 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +30,35 @@ from eval.systems import HasEnsemble, HasOutputEmbeddings, TextEncoder
 from eval.vector_file import KEY_BYTES, VectorFile
 
 Vectors = NDArray[np.float32]
+Stream = Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]
+COMMIT_SECONDS = 20.0
+"""A killed evaluation loses no more work than that."""
 logger = logging.getLogger(__name__)
+
+
+class StoredViews(Mapping[View, Vectors]):
+    """Vectors that are read from disk when asked for, and not held: all views of a split may be more than fits.
+
+    `others` are mappings of further views, such as logits, which are never stored.
+    """
+
+    def __init__(
+        self, files: Mapping[View, VectorFile], keys: Sequence[bytes], *others: Mapping[View, Vectors]
+    ) -> None:
+        self._files, self._keys, self._others = files, keys, others
+
+    def __getitem__(self, view: View) -> Vectors:
+        if view in self._files:
+            return self._files[view].read(self._keys)
+        return next(other for other in self._others if view in other)[view]
+
+    def __iter__(self) -> Iterator[View]:
+        yield from self._files
+        for other in self._others:
+            yield from other
+
+    def __len__(self) -> int:
+        return len(self._files) + sum(map(len, self._others))
 
 
 class CachedEncoder:
@@ -71,7 +100,7 @@ class CachedEncoder:
         side: Side = "query",
         batch_tokens: int = 16_384,
         progress: bool = True,
-    ) -> dict[View, Vectors]:
+    ) -> Mapping[View, Vectors]:
         """From disk; texts of which a view is missing go through the decoder once, for all views.
 
         Logits are as wide as the vocabulary: they are not kept.
@@ -83,12 +112,24 @@ class CachedEncoder:
         missing = {
             key: text for key, text in zip(keys, texts, strict=True) if any(key not in file for file in files.values())
         }
-        absent, known = list(missing.values()), list(missing)
-        for rows, found in self._through_decoder(absent, views, prompt, side, batch_tokens, progress):
+        stream = self._through_decoder(list(missing.values()), views, prompt, side, batch_tokens, progress)
+        self._keep(stream, list(missing), files)
+        return StoredViews(files, keys)
+
+    def _keep(self, stream: Stream, keys: Sequence[bytes], files: Mapping[View, VectorFile]) -> None:
+        """Committed now and then, and at the end however it comes: an interrupted evaluation goes on from there."""
+        committed = time.monotonic()
+        try:
+            for rows, found in stream:
+                with writing(self._folder):
+                    for view, vectors in found.items():
+                        files[view].append([keys[row] for row in rows], vectors)
+                    if time.monotonic() - committed > COMMIT_SECONDS:
+                        _commit(files)
+                        committed = time.monotonic()
+        finally:
             with writing(self._folder):
-                for view, vectors in found.items():
-                    files[view].append([known[row] for row in rows], vectors)
-        return {view: file.read(keys) for view, file in files.items()}
+                _commit(files)
 
     def _uncached(
         self,
@@ -98,13 +139,14 @@ class CachedEncoder:
         side: Side,
         batch_tokens: int,
         progress: bool,
-    ) -> dict[View, Vectors]:
+    ) -> Mapping[View, Vectors]:
         """Logits from the encoder itself, which guards the memory; the other views as ever."""
         wide = [view for view in views if view.pooling in LOGIT_POOLINGS]
         kept = [view for view in views if view.pooling not in LOGIT_POOLINGS]
         options: dict[str, Any] = {"prompt": prompt, "side": side, "batch_tokens": batch_tokens, "progress": progress}
         found = self.behind.encode_views(texts, wide, **options)
-        return found | (self.encode_views(texts, kept, **options) if kept else {})
+        stored = self.encode_views(texts, kept, **options) if kept else {}
+        return StoredViews({}, [], found, stored)
 
     def iter_views(
         self,
@@ -157,6 +199,11 @@ class CachedEncoder:
         if key not in self._files:
             self._files[key] = VectorFile(key[0], str(view))
         return self._files[key]
+
+
+def _commit(files: Mapping[View, VectorFile]) -> None:
+    for file in files.values():
+        file.commit()
 
 
 @contextlib.contextmanager

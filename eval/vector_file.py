@@ -1,11 +1,13 @@
 """Vectors of one view on disk, found by the text's digest: two files that only grow.
 
-`NAME.<dim>.f32` holds rows, `NAME.keys` their digests, in the same order. Rows are written first, so that whatever
-a killed process leaves half written is beyond the last whole key and is overwritten.
+`NAME.<dim>.f32` holds rows, `NAME.keys` their digests, in the same order. Rows are written first, and are on the disk
+(fsync) before their keys are written at all: whatever a killed process or a power cut leaves half written is beyond
+the last whole key and is overwritten.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ class VectorFile:
         self._folder, self._name = folder, name
         self._keys = folder / f"{name}.keys"
         self._rows: dict[bytes, int] = {}
+        self._pending: list[bytes] = []
         self._dimension = self._known_dimension()
         if self._dimension is not None:
             self._rows = {key: row for row, key in enumerate(self._whole_keys(self._dimension))}
@@ -41,7 +44,7 @@ class VectorFile:
         return np.asarray(stored[[self._rows[key] for key in keys]])
 
     def append(self, keys: Sequence[bytes], vectors: Float32[np.ndarray, "texts dim"]) -> None:
-        """Add rows; keys that are there already are passed over."""
+        """Add rows, which are kept from the next `commit` on; keys that are there already are passed over."""
         fresh = [index for index, key in enumerate(keys) if key not in self._rows]
         if not fresh:
             return
@@ -49,8 +52,18 @@ class VectorFile:
         count = len(self._rows)
         path = self._path(self._dimension)
         _write_at(path, count * self._dimension * _FLOAT_BYTES, np.ascontiguousarray(vectors[fresh]).tobytes())
-        _write_at(self._keys, count * KEY_BYTES, b"".join(keys[index] for index in fresh))
         self._rows.update({keys[index]: count + place for place, index in enumerate(fresh)})
+        self._pending += [keys[index] for index in fresh]
+
+    def commit(self) -> None:
+        """Make what was appended last: rows to the disk, then their keys."""
+        if not self._pending or self._dimension is None:
+            return
+        with self._path(self._dimension).open("r+b") as rows:
+            os.fsync(rows.fileno())
+        kept = len(self._rows) - len(self._pending)
+        _write_at(self._keys, kept * KEY_BYTES, b"".join(self._pending))
+        self._pending.clear()
 
     def _path(self, dimension: int) -> Path:
         return self._folder / f"{self._name}.{dimension}.f32"

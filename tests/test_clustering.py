@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import v_measure_score
 
 from dec2vec.errors import UserError
+from eval.task_config import ClusteringConfig
 from eval.tasks import clustering
 from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
 from eval.tasks.task import Task, TaskVectors
@@ -24,7 +25,8 @@ def write(path: Path, rows: list[tuple[str, object]]) -> Path:
 
 def task(folder: Path) -> ClusteringTask:
     rows: list[tuple[str, object]] = [(f"text {i}", f"class {i % CLASSES}") for i in range(CLASSES * EACH)]
-    return load_clustering(write(folder / "toy.test.jsonl", rows), write(folder / "toy.dev.jsonl", rows[:30]))
+    test, dev = write(folder / "toy.test.jsonl", rows), write(folder / "toy.dev.jsonl", rows[:30])
+    return load_clustering(ClusteringConfig(str(test), str(dev)))
 
 
 def vectors(rows: int, noise: float, seed: int = 0) -> TaskVectors:
@@ -38,7 +40,12 @@ def test_clusters_that_are_there_are_found_and_noise_is_not(tmp_path: Path) -> N
     toy = task(tmp_path)
     assert isinstance(toy, Task)
     assert toy.dev is not None
-    assert (toy.name, len(toy.dev.queries), len(toy.test.queries), toy.test.documents) == ("toy.test", 30, 60, [])
+    assert (toy.name, len(toy.dev.queries), len(toy.test.queries), toy.test.documents) == (
+        "toy.test/clusters",
+        30,
+        60,
+        [],
+    )
     clear, noise = toy.measure(None, vectors(60, 0.01), 100, 0), toy.measure(None, vectors(60, 50.0), 100, 0)
     assert clear[0].value > 0.8
     assert noise[0].value < 0.4
@@ -60,10 +67,10 @@ def test_mean_and_spread_over_seeds_and_their_resamples(tmp_path: Path) -> None:
     assert (mean.metric, mean.n, spread.metric) == ("V-measure", 60, "V-measure spread")
     assert (mean.value, spread.value) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
     assert mean.resampled.mean() == pytest.approx(mean.value)
-    expected = []
+    labels, expected = np.array(toy.test_data.labels), []
     for index in range(30):
         rows = np.random.default_rng((7, 60, index)).integers(0, 60, 60)
-        expected.append([v_measure_score(toy.test_data.labels[rows], clusters[rows]) for clusters in found])
+        expected.append([v_measure_score(labels[rows], clusters[rows]) for clusters in found])
     seeds = np.random.default_rng((7, toy.seeds)).integers(0, toy.seeds, (30, toy.seeds))
     means = np.take_along_axis(np.array(expected), seeds, axis=1).mean(axis=1)
     np.testing.assert_allclose(mean.resampled, means - means.mean() + mean.value, atol=1e-9)
@@ -83,12 +90,28 @@ def test_equal_vectors_and_inf(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_clustered(tmp_path: Path) -> None:
+    def load(rows: list[tuple[str, object]]) -> ClusteringTask:
+        return load_clustering(ClusteringConfig(str(write(tmp_path / "t.jsonl", rows))))
+
     with pytest.raises(UserError, match="every label is 'a'; telling classes apart needs two"):
-        load_clustering(write(tmp_path / "t.jsonl", [("x", "a"), ("y", "a")]))
+        load([("x", "a"), ("y", "a")])
     with pytest.raises(UserError, match="each of the 2 texts has its own label"):
-        load_clustering(write(tmp_path / "t.jsonl", [("x", "a"), ("y", "b")]))
+        load([("x", "a"), ("y", "b")])
     with pytest.raises(UserError, match=r"t.jsonl line 2: label 0.5 is no class"):
-        load_clustering(write(tmp_path / "t.jsonl", [("x", 1), ("y", 0.5)]))
-    toy = load_clustering(write(tmp_path / "t.jsonl", [("x", 1), ("y", 2), ("z", 2)]))
-    with pytest.raises(UserError, match="t: has no dev texts; name a dev file to choose on"):
+        load([("x", 1), ("y", 0.5)])
+    toy = load([("x", 1), ("y", 2), ("z", 2)])
+    with pytest.raises(UserError, match="t/clusters: has no dev texts; name a dev file to choose on"):
         toy.dev_score(vectors(3, 1.0))
+
+
+def test_columns_limit_and_leakage(tmp_path: Path) -> None:
+    rows = [{"t": f"text {index}", "topic": index % 3, "label": "same"} for index in range(30)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_clustering(ClusteringConfig(str(path), text="t", label="topic", limit=10, name="mine"))
+    assert (found.name, len(found.test_data), found.test_data.classes) == ("mine", 10, ["0", "1", "2"])
+    assert found.test_data.codes(found.test_data.classes).tolist() == [index % 3 for index in range(10)]
+    with pytest.raises(UserError, match="every label is 'same'"):
+        load_clustering(ClusteringConfig(str(path), text="t"))
+    with pytest.raises(UserError, match="t holds the texts of t: choices on a test set are leakage"):
+        load_clustering(ClusteringConfig(str(path), str(path), text="t", label="topic"))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dec2vec import cli
-from eval.compare import comparison_tables
+from dec2vec.errors import UserError
+from eval.compare import comparison_tables, seed_warnings
 from eval.compare_args import CompareArgs
 from eval.report_json import to_json
 from eval.results import AVERAGE
@@ -58,6 +59,47 @@ def test_group_takes_all_runs_as_seeds(runs: dict[str, str]) -> None:
     assert [row[0] for row in main.rows][3:] == ["mean of all runs (n = 3)", "sd of all runs (n = 3)"]
     assert main.rows[3][4] == "55.00"
     assert main.rows[4][4] == f"{np.std([58, 55, 52], ddof=1):.2f}"
+
+
+def recipe_of(place: Path, name: str, gap: float, recipe: dict[str, object] | None) -> str:
+    """A saved report whose provenance says how its run was trained."""
+    path = write_run(place / name, gap) / "report" / "report.json"
+    tree = json.loads(path.read_text())
+    if recipe is not None:
+        tree["provenance"]["recipes"] = {TUNED.removeprefix("tuned/"): recipe}
+    path.write_text(json.dumps(tree))
+    return str(path)
+
+
+def test_runs_of_one_name_and_two_recipes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    low = {"optim.lr": 1e-5, "optim.steps": 100}
+    runs = {
+        "a-seed1": low,
+        "a-seed2": dict(low),
+        "b-seed1": low,
+        "b-seed2": {**low, "optim.lr": 2e-5},
+        "c-seed1": low,
+        "c-seed2": None,
+    }
+    paths = [recipe_of(tmp_path, name, 0.05, recipe) for name, recipe in runs.items()]
+    reports = [read_report(path) for path in paths]
+    warnings = seed_warnings(reports)
+    assert warnings == [
+        "Warning: b: the runs differ in more than their seed: optim.lr is b-seed1 1e-05, b-seed2 2e-05.",
+        "Note: c: taken as seeds by name; there is no record of how c-seed2 was trained.",
+    ]
+    assert len(seed_warnings(reports, group=True)) == 1
+    _, out, _ = compare(capsys, *paths, "--output", str(tmp_path / "all.md"))
+    assert warnings[0] in out and warnings[0] in (tmp_path / "all.md").read_text()
+    assert "Warning: a" not in out and "Note: a" not in out
+
+
+def test_without_similarity_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "tasks", 0.05) / "report" / "report.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, "results": [], "tests": [], "dev": "", "provenance": {"data": {}}}))
+    with pytest.raises(UserError, match=r"report.json: has no similarity tests"):
+        read_report(str(path))
 
 
 def test_terminal_and_files(runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

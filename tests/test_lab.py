@@ -13,11 +13,13 @@ from dec2vec.config import validate
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
 from eval.config import EvalConfig
-from eval.report import Report
+from eval.markdown import to_markdown
+from eval.report import Report, format_table, hundred, table_rows
 from eval.report_json import to_json
 from eval.run import evaluate
 from eval.tasks.pairs import load_pairs
 from eval.tasks.task import TaskVectors
+from eval.write import write_report
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
@@ -167,6 +169,81 @@ def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Pat
 
     assert systems(honest) == systems(permuted)
     assert accuracy(honest) > accuracy(permuted) + 0.1, "the labels did reach the figures"
+
+
+def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
+    report = evaluated(replace(config, clustering=(), isotropy=(), retrieval=(), baselines=("tfidf",)))
+    for table in report.tasks:
+        main = [row for row in table.rows if row.metric == table.metric]
+        for row in table.rows:
+            is_chosen = row.metric == table.metric and row.system.startswith(("tuned/", "untuned/"))
+            assert (row.dev is not None) == (is_chosen and " minus " not in row.system), row
+        tuned = [row for row in main if row.system.startswith("tuned/") and row.dev is not None]
+        [ours] = [row for row in tuned if f" tuned ({row.system})" in table.note]
+        assert ours.dev == max(row.dev for row in tuned if row.dev is not None), "dev put it first"
+    [word, knn] = report.mistakes
+    assert (word.task, knn.task) == ("t.test/word", "t.test/knn") and word.system.startswith("tuned/a")
+    [panel] = [panel for panel in report.confusions if panel.title == f"t.test/word: {word.system}"]
+    assert word.total == panel.counts.sum() - np.trace(panel.counts) and len(word.shown) == min(10, word.total)
+    assert [wrong.lead for wrong in word.shown] == sorted((wrong.lead for wrong in word.shown), reverse=True)
+    tree = json.loads(to_json(report))
+    assert tree["mistakes"][0]["total"] == word.total
+    text = to_markdown(report)
+    for wrong in word.shown:
+        assert f"{wrong.gold} | {wrong.predicted} | {wrong.lead:.4f}" in text
+    assert "| system | accuracy x 100 | 95 % interval | dev |" in text
+    ks = [row.system.rpartition("-")[2] for row in report.tasks[0].rows if "+whiten-" in row.system]
+    assert set(ks) <= {"16", "8"}
+    if any("whiten-8" in str(name) for name in (report.comparison.tuned, report.comparison.untuned)):  # type: ignore[union-attr]
+        assert any("k = 8 is the smallest that was tried (systems.dimensions)" in line for line in report.notes)
+
+
+def test_without_similarity(config: EvalConfig, tmp_path: Path) -> None:
+    alone = replace(config, dev="", tests=(), retrieval=(), isotropy=(), gap=(), clustering=())
+    report = evaluated(alone)
+    assert (report.results, report.dev, list(report.tests), report.comparison) == ([], "", [], None)
+    whole = evaluated(config)
+    for table in report.tasks:
+        [same] = [other for other in whole.tasks if other.name == table.name]
+        assert table == same, "each task chooses on its own dev data, similarity or not"
+    assert format_table(report).startswith("p.test: accuracy x 100: ")
+    paths = write_report(report, tmp_path / "report")
+    assert json.loads(paths.json.read_text())["tests"] == []
+    assert "Systems and tests" not in paths.markdown.read_text() and "Task: p.test" in paths.html.read_text()
+
+
+def test_without_similarity_a_task_needs_dev_data(config: EvalConfig) -> None:
+    alone = replace(config, dev="", tests=(), pairs=(), topics=(), gap=(), retrieval=(), isotropy=())
+    with pytest.raises(UserError, match=r"t\.test/clusters: has no dev data to choose readings on; name its dev file"):
+        evaluated(alone)
+    with pytest.raises(UserError, match="config error: dev: name the similarity file"):
+        evaluated(replace(alone, clustering=()))
+    with pytest.raises(UserError, match="config error: tests: name at least one"):
+        evaluated(replace(alone, dev=config.dev))
+    with pytest.raises(UserError, match="mteb: the untuned reading is chosen on the similarity dev file"):
+        evaluated(replace(alone, mteb=("STS12",)))
+
+
+def test_seeds_have_a_mean_and_a_spread(config: EvalConfig) -> None:
+    small = replace(config, topics=(), gap=(), clustering=(), isotropy=(), retrieval=(), baselines=())
+    tuned = {f"a-seed{seed}": FakeEncoder(noise=(4.0, 0.1 * seed, 0.1 * seed)) for seed in (1, 2, 3)}
+    report = evaluate(small, base=FakeEncoder(), tuned=tuned, progress=False)
+    values = [report.result(f"tuned/{name}", "sts").value for name in tuned]
+    rows = {row[0]: row for row in table_rows(report, report.systems)}
+    assert rows["mean of tuned/a (n = 3)"][1] == hundred(float(np.mean(values)))
+    assert rows["sd of tuned/a (n = 3)"][1] == hundred(float(np.std(values, ddof=1)))
+    assert "mean of tuned/a+whiten (n = 3)" in rows
+    [found] = [
+        row for row in json.loads(to_json(report))["seeds"] if (row["recipe"], row["task"]) == ("tuned/a", "sts")
+    ]
+    assert (found["mean"], found["sd"]) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    [table] = report.tasks
+    accuracies = {row.system: row.value for row in table.rows if row.metric == "accuracy"}
+    ours = [accuracies[f"tuned/{name}"] for name in tuned]
+    assert accuracies["mean of tuned/a (n = 3)"] == pytest.approx(np.mean(ours))
+    assert accuracies["sd of tuned/a (n = 3)"] == pytest.approx(np.std(ours, ddof=1))
+    text = to_markdown(report)
+    assert "| mean of tuned/a (n = 3) |" in text and not any("mean of" in name for name in report.systems)
 
 
 def test_equal_names_are_refused(config: EvalConfig) -> None:

@@ -190,6 +190,9 @@ topics.N.strengths
 topics.N.metric
 clustering.N.test
 clustering.N.dev
+clustering.N.text
+clustering.N.label
+clustering.N.limit
 clustering.N.seeds
 clustering.N.name
 retrieval.N.path

@@ -14,6 +14,7 @@ from dec2vec.affine import Basis
 from dec2vec.errors import UserError
 from dec2vec.whitening import Spectrum, Whitening, fit_whitening, soft_scales
 from eval.config import PostName
+from eval.fitted import Fitted
 from eval.metrics import spearman
 from eval.postprocess import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
 from eval.postprocess_scores import dev_scores, shared_cosines
@@ -29,7 +30,7 @@ HEAD = np.random.default_rng(3).standard_normal((50, D)) * np.linspace(3.0, 0.2,
 def source(data: np.ndarray = DATA, dimensions: tuple[int, ...] = (12, 6, 3)) -> Source:
     width = data.shape[1]
     head = right_singular(HEAD.astype(np.float32)) if width == D else None
-    return Source(width, dimensions, moments_of(data), head, gaussian(width))
+    return Source(width, dimensions, Fitted(moments_of(data)), head, gaussian(width))
 
 
 def made(post: PostName, of: Source | None = None) -> dict[str, Candidate]:
@@ -194,7 +195,7 @@ def test_little_text() -> None:
 @pytest.mark.parametrize(("seed", "d"), [(0, 2), (1, 3), (2, 5), (3, 16)])
 def test_the_sweep_scores_what_applying_each_map_scores(seed: int, d: int) -> None:
     data, vectors = sample(300, d, seed), sample(25, d, seed + 1)
-    of = Source(d, tuple(range(d, 1, -1)), moments_of(data), right_singular(data), gaussian(d))
+    of = Source(d, tuple(range(d, 1, -1)), Fitted(moments_of(data)), right_singular(data), gaussian(d))
     everything = [candidate for post in get_args(PostName) for candidate in candidates(post, of)]
     assert len({id(candidate.basis) for candidate in everything}) == (5 if d > 2 else 3)
     task = task_of(25)

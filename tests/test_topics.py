@@ -18,10 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from dec2vec.errors import UserError
 from eval.metrics import cosine_pairs
 from eval.task_config import TopicsConfig
+from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours, label_cosines
 from eval.tasks.topic_config import load_topics
-from eval.tasks.topic_files import LabelledTexts, label_texts, read_topics
+from eval.tasks.topic_files import label_texts
 from eval.tasks.topics import TrainedTask, ZeroShotTask, split
 from tests.helpers import write_jsonl
 
@@ -238,13 +239,13 @@ def test_bad_label_files(tmp_path: Path, entries: dict[str, object], form: Any, 
 def test_classes_and_columns(tmp_path: Path) -> None:
     table: list[dict[str, object]] = [{"t": f"x{n}", "label": n % 3, "label_des": f"名{n % 3}"} for n in range(9)]
     path = write_jsonl(tmp_path / "f.jsonl", table)
-    assert read_topics(path, "t", "label").labels[:3] == ["0", "1", "2"]
-    kept = read_topics(path, "t", "label_des", classes=("名2", "名0"))
+    assert read_labelled(path, "t", "label").labels[:3] == ["0", "1", "2"]
+    kept = read_labelled(path, "t", "label_des", classes=("名2", "名0"))
     assert (kept.texts[:2], kept.labels[:2], len(kept)) == (["x0", "x2"], ["名0", "名2"], 6)
     task = load_topics(TopicsConfig(test=str(path), text="t", label="label_des", classes=("名2", "名0")))
     assert task.data.classes == ["名2", "名0"]
     with pytest.raises(UserError, match="no row has label_des '名9'; the classes are: 名0, 名1, 名2"):
-        read_topics(path, "t", "label_des", classes=("名9",))
+        read_labelled(path, "t", "label_des", classes=("名9",))
 
 
 def test_bad_options(files: dict[str, str], tmp_path: Path) -> None:
@@ -269,4 +270,4 @@ def test_bad_options(files: dict[str, str], tmp_path: Path) -> None:
             load_topics(wrong)
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"text": "a", "label": None}])
     with pytest.raises(UserError, match=r"bad.jsonl line 1: label is null"):
-        read_topics(bad, "text", "label")
+        read_labelled(bad, "text", "label")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -80,11 +81,66 @@ def test_torn_tail_is_no_trouble_to_a_reader(tmp_path: Path, lost: int) -> None:
     file = VectorFile(tmp_path, "mean@0")
     keys, rows = [bytes([index]) * KEY_BYTES for index in range(3)], np.arange(48, dtype=np.float32).reshape(3, 16)
     file.append(keys, rows)
+    file.commit()
     path = tmp_path / "mean@0.16.f32"
     path.write_bytes(path.read_bytes()[:-lost])
     np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys[:2]), rows[:2])
     path.write_bytes(path.read_bytes() + b"half a row")
     np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys[:2]), rows[:2])
+
+
+def test_rows_reach_the_disk_before_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the commit: the rows are there, no key says so, and the next process writes over them."""
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "eval.vector_file.os.fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name)
+    )
+    file = VectorFile(tmp_path, "mean@0")
+    keys, rows = [bytes([index]) * KEY_BYTES for index in range(3)], np.arange(48, dtype=np.float32).reshape(3, 16)
+    file.append(keys[:2], rows[:2])
+    assert (tmp_path / "mean@0.16.f32").stat().st_size == 2 * 64 and not (tmp_path / "mean@0.keys").exists()
+    assert len(VectorFile(tmp_path, "mean@0")) == 0 and synced == []
+    file.commit()
+    assert synced == ["mean@0.16.f32"] and len(VectorFile(tmp_path, "mean@0")) == 2
+    file.commit()
+    assert len(synced) == 1, "nothing new"
+    killed = VectorFile(tmp_path, "mean@0")
+    killed.append(keys[2:], -rows[2:])
+    again = VectorFile(tmp_path, "mean@0")
+    again.append(keys[2:], rows[2:])
+    again.commit()
+    np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys), rows)
+
+
+def test_an_interrupted_stream_keeps_what_it_had(tmp_path: Path) -> None:
+    class Interrupted(FakeEncoder):
+        def iter_views(self, *args: Any, **options: Any) -> Iterator[Any]:
+            for count, batch in enumerate(super().iter_views(*args, **options)):
+                if count == 2:
+                    raise KeyboardInterrupt
+                yield batch
+
+    texts = [f"text {index}" for index in range(150)]
+    with pytest.raises(KeyboardInterrupt):
+        CachedEncoder(Interrupted(), tmp_path).encode_views(texts, VIEWS, prompt="bare")
+    again = CachedEncoder(FakeEncoder(), tmp_path)
+    same(again, texts, VIEWS)
+    assert again.passes == {"bare": 50}
+
+
+def test_views_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = CachedEncoder(FakeEncoder(), tmp_path)
+    read: list[str] = []
+    plain = VectorFile.read
+
+    def counted(file: VectorFile, keys: Sequence[bytes]) -> np.ndarray:
+        read.append(file._name)
+        return plain(file, keys)
+
+    found = cached.encode_views(TEXTS, VIEWS, prompt="bare")
+    monkeypatch.setattr(VectorFile, "read", counted)
+    assert (len(found), list(found), read) == (3, VIEWS, [])
+    assert found[VIEWS[1]].shape == (5, 16) and read == [str(VIEWS[1])]
 
 
 def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +185,7 @@ def test_rows_by_key(tmp_path: Path) -> None:
     rows = np.arange(6, dtype=np.float32).reshape(3, 2)
     file.append(keys[:2], rows[:2])
     file.append(keys, rows)
+    file.commit()
     np.testing.assert_array_equal(VectorFile(tmp_path, "mean@0").read(keys[::-1]), rows[::-1])
     assert len(VectorFile(tmp_path, "mean")) == 0  # another name's file is not ours
 

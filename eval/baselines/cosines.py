@@ -20,13 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def cosines(left: Vectors, right: Vectors) -> Float64[np.ndarray, " pairs"]:
-    """Cosine of each row with its partner, dense or sparse; 0 for a zero vector."""
+    """Cosine of each row with its partner, dense or sparse; 0 for a zero vector.
+
+    Rounded to 12 places as those of dense vectors are: equal texts tie.
+    """
     if not (isinstance(left, csr_matrix) and isinstance(right, csr_matrix)):
         return metrics.cosine_pairs(np.asarray(left), np.asarray(right))
     one, other = left.astype(np.float64), right.astype(np.float64)
     products = np.asarray(one.multiply(other).sum(axis=1)).ravel()
     norms = np.sqrt(_squares(one) * _squares(other))
-    return np.asarray(np.clip(np.divide(products, norms, out=np.zeros_like(products), where=norms != 0), -1.0, 1.0))
+    found = np.divide(products, norms, out=np.zeros_like(products), where=norms != 0)
+    return np.asarray(np.clip(found, -1.0, 1.0).round(12))
 
 
 def dense(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dec2vec.errors import UserError
+from dec2vec.local_place import refuse_missing_folder
 from dec2vec.prompts import Side
 from eval.systems import run_name
 
@@ -19,6 +20,8 @@ class OutsideEncoder:
     """Texts go in as the model's own `encode_query` and `encode_document` prepare them."""
 
     def __init__(self, path: str, device: str | None = None) -> None:
+        """UserError for the path of no folder."""
+        refuse_missing_folder(path, "baseline")
         self.name = run_name(path)
         self.path = path
         self.device = device

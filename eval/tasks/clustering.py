@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -16,6 +15,7 @@ from scipy.sparse import csr_matrix
 from dec2vec.errors import UserError
 from eval.resampling import multiplicities
 from eval.search import unit_rows
+from eval.task_config import ClusteringConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Figure, TaskVectors, Texts
 
@@ -51,8 +51,9 @@ class ClusteringTask:
             raise UserError(f"{self.name}: has no dev texts; name a dev file to choose on")
         if not np.isfinite(vectors.queries).all():
             return float("nan")
-        found = cluster(vectors.queries, len(self.dev_data.names), self.seeds)
-        return float(np.mean([v_measure(self.dev_data.labels, clusters) for clusters in found]))
+        labels = self.dev_data.codes(self.dev_data.classes)
+        found = cluster(vectors.queries, len(self.dev_data.classes), self.seeds)
+        return float(np.mean([v_measure(labels, clusters) for clusters in found]))
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """Mean and standard deviation over the k-means seeds. Nothing is fitted on dev.
@@ -61,11 +62,12 @@ class ClusteringTask:
         interval covers both. Repeated texts alone raise any V-measure (a class repeats with its cluster), by as much
         for every system about, so the resampled values are moved to have the figure as their mean.
         """
-        labels, n = self.test_data.labels, len(self.test_data.labels)
+        classes, n = self.test_data.classes, len(self.test_data)
+        labels = self.test_data.codes(classes)
         if not np.isfinite(test.queries).all():
             nothing = np.full(resamples, np.nan)
             return [Figure(metric, float("nan"), nothing, n) for metric in (self.metric, f"{self.metric} spread")]
-        found = cluster(test.queries, len(self.test_data.names), self.seeds)
+        found = cluster(test.queries, len(classes), self.seeds)
         scores = np.array([v_measure(labels, clusters) for clusters in found])
         drawn = np.stack([_resampled(labels, clusters, resamples, seed) for clusters in found], axis=1)
         columns = np.random.default_rng((seed, self.seeds)).integers(0, self.seeds, (resamples, self.seeds))
@@ -77,14 +79,25 @@ class ClusteringTask:
         ]
 
 
-def load_clustering(test: str | Path, dev: str | Path | None = None, seeds: int = SEEDS) -> ClusteringTask:
-    """Files with text and label. Raises UserError where each text is a class of its own: any clustering is right."""
-    data = read_labelled(test)
-    other = None if dev is None else read_labelled(dev)
-    for part in (data, other):
-        if part is not None and len(part.names) == len(part.texts):
-            raise UserError(f"{part.name}: each of the {len(part.texts)} texts has its own label; nothing clusters")
-    return ClusteringTask(data.name, data, other, seeds)
+def load_clustering(config: ClusteringConfig) -> ClusteringTask:
+    """The files of `config`, read and checked. UserError where each text is a class of its own: all clusters are right.
+
+    UserError as well where all texts are of one class, and where dev holds the very texts of test.
+    """
+    test = _read(config.test, config)
+    dev = _read(config.dev, config) if config.dev else None
+    if dev is not None and dev.content_hash == test.content_hash:
+        raise UserError(f"{test.name} holds the texts of {dev.name}: choices on a test set are leakage")
+    return ClusteringTask(config.name or f"{test.name}/clusters", test, dev, config.seeds)
+
+
+def _read(path: str, config: ClusteringConfig) -> LabelledTexts:
+    data = read_labelled(path, config.text, config.label, limit=config.limit)
+    if len(data.classes) < 2:
+        raise UserError(f"{data.name}: every {config.label} is {data.classes[0]!r}; telling classes apart needs two")
+    if len(data.classes) == len(data):
+        raise UserError(f"{data.name}: each of the {len(data)} texts has its own {config.label}; nothing clusters")
+    return data
 
 
 def cluster(vectors: Float32[np.ndarray, "texts dim"], k: int, seeds: int) -> list[Int64[np.ndarray, " texts"]]:

@@ -51,9 +51,19 @@ class GapTask:
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`."""
-        cosines, labels, n = self.test_pairs.cosines(test), self.test_pairs.labels, len(self.test_pairs)
-        values = _metrics(cosines, labels, whole(n))
-        parts = [_metrics(cosines, labels, counts) for counts in multiplicities(n, resamples, seed)]
+        return self.measure_scores(None, self.test_pairs.cosines(test), resamples, seed)
+
+    def measure_scores(
+        self,
+        dev: Float64[np.ndarray, " dev_pairs"] | None,
+        test: Float64[np.ndarray, " test_pairs"],
+        resamples: int,
+        seed: int,
+    ) -> list[Figure]:
+        """The same of similarities that need not be cosines. Nothing is chosen on dev."""
+        labels, n = self.test_pairs.labels, len(self.test_pairs)
+        values = _metrics(test, labels, whole(n))
+        parts = [_metrics(test, labels, counts) for counts in multiplicities(n, resamples, seed)]
         names = sorted(values, key=lambda name: name != self.metric)
         return [
             Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names

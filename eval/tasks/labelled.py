@@ -1,8 +1,11 @@
-"""Texts with a class each, from a file."""
+"""Texts with the name of a class each, from a file: for topics and for clustering."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +17,65 @@ from dec2vec.readers import Table, read_table
 
 @dataclass(frozen=True, eq=False)
 class LabelledTexts:
-    """Labels as codes into `names`, which are sorted."""
+    """Texts with the names of their classes."""
 
     name: str
     texts: list[str]
-    labels: Int64[np.ndarray, " texts"]
-    names: list[str]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of texts and labels in order, wherever they were read from."""
+        digest = hashlib.sha256()
+        for text, label in zip(self.texts, self.labels, strict=True):
+            digest.update(f"{text}\0{label}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names that occur, sorted."""
+        return sorted(set(self.labels))
+
+    def codes(self, classes: Sequence[str]) -> Int64[np.ndarray, " texts"]:
+        """Positions of the labels in `classes`."""
+        place = {label: index for index, label in enumerate(classes)}
+        return np.array([place[label] for label in self.labels], dtype=np.int64)
 
 
-def read_labelled(path: str | Path, text: str = "text", label: str = "label") -> LabelledTexts:
-    """Columns `text` and `label`; a label is text or a whole number. At least two classes are needed."""
-    table = read_table(path, [text, label])
-    values = [_label(table, index, label) for index in range(len(table))]
-    names = sorted(set(values))
-    if len(names) < 2:
-        raise UserError(f"{table.name}: every {label} is {names[0]!r}; telling classes apart needs two")
-    code = {name: index for index, name in enumerate(names)}
-    labels = np.array([code[value] for value in values], dtype=np.int64)
-    return LabelledTexts(Path(table.name).stem, table.texts(text), labels, names)
+def read_labelled(
+    path: str | Path,
+    text: str = "text",
+    label: str = "label",
+    *,
+    classes: Sequence[str] = (),
+    split: str = "train",
+    limit: int | None = None,
+) -> LabelledTexts:
+    """The first `limit` rows of a table; of `classes` alone when some are named. Whole numbers are names of classes.
+
+    UserError for a missing column, a blank text or label, or a class without rows.
+    """
+    table = read_table(path, [text, label], split=split, limit=limit)
+    labels = [_label(table, row, label) for row in range(len(table))]
+    present = sorted(set(labels))
+    missing = next((name for name in classes if name not in present), None)
+    if missing is not None:
+        raise UserError(f"{table.name}: no row has {label} {missing!r}; the classes are: {_listed(present)}")
+    rows = [row for row, name in enumerate(labels) if not classes or name in set(classes)]
+    texts = [table.text(row, text) for row in rows]
+    return LabelledTexts(Path(table.name).stem, texts, [labels[row] for row in rows])
 
 
-def _label(table: Table, index: int, column: str) -> str:
-    value = table.rows[index][column]
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(index)}: {column} {value!r} is no class; give text or a whole number")
-    return str(value)
+def _label(table: Table, row: int, column: str) -> str:
+    value = table.rows[row][column]
+    if isinstance(value, (bool, float)):
+        raise UserError(f"{table.where(row)}: {column} {value!r} is no class; give text or a whole number")
+    return str(value) if isinstance(value, int) else table.text(row, column)
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

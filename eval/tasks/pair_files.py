@@ -59,12 +59,22 @@ class LabelledPairs:
     @cached_property
     def content_hash(self) -> str:
         """sha256 of pairs and labels in order, wherever they were read from."""
-        seconds = self.texts.documents if self.two_sided else self.texts.queries
         digest = hashlib.sha256()
-        for left, right, label in zip(self.left, self.right, self.labels, strict=True):
-            line = "\0".join((self.texts.queries[left], seconds[right], str(int(label))))
+        for first, second, label in zip(self.first, self.second, self.labels, strict=True):
+            line = "\0".join((first, second, str(int(label))))
             digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
+
+    @property
+    def first(self) -> list[str]:
+        """The first text of each pair."""
+        return [self.texts.queries[index] for index in self.left]
+
+    @property
+    def second(self) -> list[str]:
+        """The second text of each pair."""
+        texts = self.texts.documents if self.two_sided else self.texts.queries
+        return [texts[index] for index in self.right]
 
     def cosines(self, vectors: TaskVectors) -> Float64[np.ndarray, " pairs"]:
         """Of vectors in the order of `texts`."""

@@ -64,22 +64,32 @@ class PairsTask:
 
     def threshold(self, dev: TaskVectors) -> float:
         """Chosen from dev vectors and dev labels alone; inf (nothing is a match) if no threshold is precise enough."""
-        pairs = self._dev_pairs()
-        found = choose_threshold(pairs.cosines(dev), pairs.labels, self.criterion, self.precision)
-        return float("inf") if found is None else found
+        return self._threshold(self._dev_pairs().cosines(dev))
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev, at dev's own threshold."""
         pairs = self._dev_pairs()
-        found = _metrics(pairs.cosines(vectors), pairs.labels, whole(len(pairs)), self.threshold(vectors))
+        cosines = pairs.cosines(vectors)
+        found = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
         return float(found[self.metric][0])
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of accuracy, f1, precision, recall, ap and auc; without dev ap and auc."""
-        evidence = self.evidence(dev, test)
-        cosines, labels, n = evidence.cosines, evidence.labels, len(evidence.labels)
-        values = _metrics(cosines, labels, whole(n), evidence.threshold)
-        parts = [_metrics(cosines, labels, counts, evidence.threshold) for counts in multiplicities(n, resamples, seed)]
+        known = None if dev is None or self.dev_pairs is None else self.dev_pairs.cosines(dev)
+        return self.measure_scores(known, self.test_pairs.cosines(test), resamples, seed)
+
+    def measure_scores(
+        self,
+        dev: Float64[np.ndarray, " dev_pairs"] | None,
+        test: Float64[np.ndarray, " test_pairs"],
+        resamples: int,
+        seed: int,
+    ) -> list[Figure]:
+        """The same of similarities that need not be cosines: the threshold comes from those of dev."""
+        threshold = None if dev is None or self.dev_pairs is None else self._threshold(dev)
+        labels, n = self.test_pairs.labels, len(self.test_pairs)
+        values = _metrics(test, labels, whole(n), threshold)
+        parts = [_metrics(test, labels, counts, threshold) for counts in multiplicities(n, resamples, seed)]
         names = sorted(values, key=lambda name: name != self.metric)
         return [
             Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names
@@ -89,6 +99,10 @@ class PairsTask:
         """Cosines of the test pairs beside the threshold that dev chose."""
         threshold = None if dev is None or self.dev_pairs is None else self.threshold(dev)
         return PairEvidence(self.test_pairs.cosines(test), self.test_pairs.labels, threshold)
+
+    def _threshold(self, scores: Float64[np.ndarray, " dev_pairs"]) -> float:
+        found = choose_threshold(scores, self._dev_pairs().labels, self.criterion, self.precision)
+        return float("inf") if found is None else found
 
     def _dev_pairs(self) -> LabelledPairs:
         if self.dev_pairs is None:

@@ -38,6 +38,13 @@ class TrainedClassifier(Protocol):
     def settings(self, rows: int) -> Sequence[int | float]:
         """Candidates for that many train rows; of equally good ones the first is taken."""
 
+    def limits(self, rows: int) -> tuple[int | float | None, int | float | None]:
+        """Beyond which no setting makes sense."""
+
+    @property
+    def option(self) -> str:
+        """Which option names the candidates."""
+
     def scores(
         self,
         train: Float32[np.ndarray, "rows dim"],
@@ -62,6 +69,14 @@ class NearestNeighbours:
     def settings(self, rows: int) -> Sequence[int | float]:
         """Those up to the number of train rows, or that number."""
         return [k for k in self.candidates if k <= rows] or [rows]
+
+    def limits(self, rows: int) -> tuple[int | float | None, int | float | None]:
+        """One neighbour and all of them."""
+        return 1, rows
+
+    @property
+    def option(self) -> str:
+        return "neighbours"
 
     def scores(
         self,
@@ -104,6 +119,14 @@ class LogisticProbe:
     def settings(self, rows: int) -> Sequence[int | float]:
         """All of them."""
         return self.candidates
+
+    def limits(self, rows: int) -> tuple[int | float | None, int | float | None]:
+        """None."""
+        return None, None
+
+    @property
+    def option(self) -> str:
+        return "strengths"
 
     def scores(
         self,

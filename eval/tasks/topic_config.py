@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dec2vec.errors import UserError
 from eval.task_config import TopicsConfig
+from eval.tasks.labelled import read_labelled
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours
-from eval.tasks.topic_files import label_examples, label_texts, read_topics
+from eval.tasks.topic_files import label_examples, label_texts
 from eval.tasks.topics import TopicData, TrainedTask, ZeroShotTask
 
 
@@ -24,7 +25,7 @@ def load_topics(config: TopicsConfig) -> ZeroShotTask | TrainedTask:
 
 def _data(config: TopicsConfig) -> TopicData:
     test, train, dev = (
-        read_topics(path, config.text, config.label, classes=config.classes) if path else None
+        read_labelled(path, config.text, config.label, classes=config.classes) if path else None
         for path in (config.test, config.train, config.dev)
     )
     if test is None:

@@ -11,8 +11,8 @@ from jaxtyping import Float64, Int64
 
 from eval.classification import baselines, class_metrics, confusion, whole
 from eval.resampling import multiplicities
+from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Figure
-from eval.tasks.topic_files import LabelledTexts
 
 
 @dataclass(frozen=True)

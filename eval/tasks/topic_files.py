@@ -1,64 +1,14 @@
-"""Files of texts with a class name, and the texts that stand for the classes."""
+"""The texts that stand for the classes: their names, or definitions from a file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Int64
 
 from dec2vec.config_yaml import read_mapping
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
 from eval.task_config import Form
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledTexts:
-    """Texts with the names of their classes."""
-
-    name: str
-    texts: list[str]
-    labels: list[str]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @cached_property
-    def content_hash(self) -> str:
-        """sha256 of texts and labels in order, wherever they were read from."""
-        digest = hashlib.sha256()
-        for text, label in zip(self.texts, self.labels, strict=True):
-            digest.update(f"{text}\0{label}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
-
-    def codes(self, classes: Sequence[str]) -> Int64[np.ndarray, " texts"]:
-        """Positions of the labels in `classes`."""
-        place = {label: index for index, label in enumerate(classes)}
-        return np.array([place[label] for label in self.labels], dtype=np.int64)
-
-
-def read_topics(
-    path: str | Path, text: str, label: str, *, classes: Sequence[str] = (), split: str = "train"
-) -> LabelledTexts:
-    """The rows of a table; of `classes` alone when some are named. Whole numbers count as names of classes.
-
-    UserError for a missing column, a blank text or label, or a class without rows.
-    """
-    table = read_table(path, [text, label], split=split)
-    labels = [_label(table, row, label) for row in range(len(table))]
-    present = sorted(set(labels))
-    missing = next((name for name in classes if name not in present), None)
-    if missing is not None:
-        raise UserError(f"{table.name}: no row has {label} {missing!r}; the classes are: {_listed(present)}")
-    rows = [row for row, name in enumerate(labels) if not classes or name in set(classes)]
-    texts = [table.text(row, text) for row in rows]
-    return LabelledTexts(Path(table.name).stem, texts, [labels[row] for row in rows])
 
 
 def label_texts(classes: Sequence[str], form: Form, path: str | Path | None = None) -> list[str]:
@@ -124,15 +74,3 @@ def _parts(path: str | Path, name: str, entry: object) -> tuple[str, list[str]]:
     if not isinstance(examples, list) or not all(isinstance(text, str) and text.strip() for text in examples):
         raise UserError(f"{path}: the examples of {name!r} must be a list of texts")
     return definition, examples
-
-
-def _label(table: Table, row: int, column: str) -> str:
-    value = table.rows[row][column]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return table.text(row, column)
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

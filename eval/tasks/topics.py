@@ -11,10 +11,11 @@ from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.errors import UserError
 from eval.classification import class_metrics, whole
+from eval.edges import edge
+from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Figure, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
-from eval.tasks.topic_files import LabelledTexts
 
 DEV_EVERY = 5
 """Without a dev split, every fifth train text of a class is its dev text."""
@@ -142,6 +143,13 @@ class TrainedTask:
         """The setting (k or C) with the best main metric on dev; of equals the first candidate."""
         sweep = self._sweep(dev)
         return max(sweep, key=lambda setting: np.nan_to_num(sweep[setting], nan=-np.inf))
+
+    def setting_edge(self, chosen: int | float) -> str | None:
+        """Where a chosen k or C lies at the edge of what was tried, in words."""
+        rows, classifier = len(self._choice_splits[0]), self.classifier
+        low, high = classifier.limits(rows)
+        found = edge(classifier.setting, chosen, classifier.settings(rows), low=low, high=high)
+        return None if found is None else f"{found} ({classifier.option})"
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the other of accuracy and macro_f1, then chance and majority."""

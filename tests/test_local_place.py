@@ -1,0 +1,50 @@
+"""A path of no folder is refused without asking the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dec2vec import artifacts, backbone, local_place
+from dec2vec.errors import UserError
+from dec2vec.local_place import refuse_missing_folder
+from dec2vec.model_config import ModelConfig
+from eval.baselines import make_baseline
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["./x", "../x", "/nowhere/x", "~/x", ".", "runs/a/adapter"])
+def test_paths(here: Path, name: str) -> None:
+    if name == ".":
+        refuse_missing_folder(name)
+        return
+    with pytest.raises(UserError, match="no such folder; check the path"):
+        refuse_missing_folder(name)
+
+
+def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object, **__: object) -> str:
+        raise AssertionError("asked")
+
+    for module in (artifacts, backbone):
+        monkeypatch.setattr(module, "hf_hub_download", ask)
+    config = ModelConfig(name_or_path="runs/nosuch")
+    for read in (artifacts.find, backbone.load_architecture, backbone.pinned_revision):
+        with pytest.raises(UserError, match=r"model runs/nosuch: no such folder in runs/; check the path"):
+            read(config)
+    with pytest.raises(UserError, match="baseline runs/nosuch: no such folder in runs/"):
+        make_baseline("runs/nosuch", ModelConfig())
+
+
+def test_hub_ids_and_folders_pass(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gpt2", "owner/name", "runs/mine", ""):
+        refuse_missing_folder(name)
+    monkeypatch.setattr(local_place, "try_to_load_from_cache", lambda *_: "/cache/config.json")
+    refuse_missing_folder("runs/downloaded")
