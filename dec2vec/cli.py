@@ -136,10 +136,10 @@ def _sweep(argv: Sequence[str]) -> None:
     """Train every recipe of a grid, one after another, and compare them on dev."""
     from train.sweep.args import parse
 
-    args = parse(argv)
+    args, training = parse(argv)
     from train.sweep.command import sweep_command
 
-    sweep_command(args)
+    sweep_command(args, training)
 
 
 _VERBS: dict[str, Verb] = {
