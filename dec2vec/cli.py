@@ -6,6 +6,9 @@
     dec2vec encode --model RUN|DIR|HUB_ID --input texts.txt --output vectors.npy
     dec2vec score  --model RUN|DIR|HUB_ID --input pairs.jsonl --output scored.jsonl --dev labelled.jsonl
     dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
+    dec2vec mine   PAIRS --model RUN|DIR|HUB_ID --output mined.jsonl
+    dec2vec merge  RUN RUN ... --output DIR [--weights 0.7 0.3] [--method average|slerp]
+    dec2vec sweep  CONFIG.yaml --grid optim.lr=1e-4,3e-4 ... --output DIR [--section.key value ...]
 
 Each verb imports what it needs when it is chosen; with the `__main__`s, only this file knows train and eval.
 """
@@ -105,6 +108,40 @@ def _export(argv: Sequence[str]) -> None:
     export_command(args)
 
 
+def _mine(argv: Sequence[str]) -> None:
+    """Find hard negatives for training pairs."""
+    from dec2vec.config import load
+    from train.mining.args import MineArgs
+
+    has_pairs = bool(argv) and not argv[0].startswith("-")
+    args = load(MineArgs, None, ["--pairs", *argv] if has_pairs else argv, prog="dec2vec mine PAIRS")
+    from train.mining.command import mine_command
+
+    mine_command(args)
+
+
+def _merge(argv: Sequence[str]) -> None:
+    """Average or interpolate the weights of several runs."""
+    from dec2vec.config import load
+    from train.merging.args import MergeArgs
+
+    has_runs = bool(argv) and not argv[0].startswith("-")
+    args = load(MergeArgs, None, ["--runs", *argv] if has_runs else argv, prog="dec2vec merge RUN RUN ...")
+    from train.merging.command import merge_command
+
+    merge_command(args)
+
+
+def _sweep(argv: Sequence[str]) -> None:
+    """Train every recipe of a grid, one after another, and compare them on dev."""
+    from train.sweep.args import parse
+
+    args, training = parse(argv)
+    from train.sweep.command import sweep_command
+
+    sweep_command(args, training)
+
+
 _VERBS: dict[str, Verb] = {
     "train": _train,
     "eval": _eval,
@@ -112,6 +149,9 @@ _VERBS: dict[str, Verb] = {
     "encode": _encode,
     "score": _score,
     "export": _export,
+    "mine": _mine,
+    "merge": _merge,
+    "sweep": _sweep,
 }
 
 

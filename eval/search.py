@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from dec2vec.errors import UserError
+from dec2vec.faiss_index import IndexKind, build_index, search_index
 
-IndexKind = Literal["flat", "hnsw", "ivf"]
 RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
 """Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""
 BLOCK = 256
 """Queries scored together."""
 DOCUMENT_BLOCK = 65_536
 """Documents scored together: with BLOCK queries, 64 MB of scores."""
-HNSW_LINKS = 32
-HNSW_BREADTH = 200
-IVF_SHARE = 2
-"""A query visits one in so many cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +56,7 @@ def faiss_top(
 ) -> Ranking:
     """The same through FAISS; -1 stands where an approximate index found fewer than k."""
     k = _usable(k, len(documents))
-    scores, positions = _search(unit_rows(queries), unit_rows(documents), kind, k)
+    scores, positions = search_index(build_index(unit_rows(documents), kind), unit_rows(queries), k)
     return Ranking(positions, scores)
 
 
@@ -114,31 +109,3 @@ def _best(scores: Float32[np.ndarray, "queries candidates"], k: int) -> Int64[np
         reached = np.flatnonzero(line >= bound)
         columns[row] = reached[np.argsort(-line[reached], kind="stable")[:k]]
     return columns
-
-
-def _search(
-    queries: Float32[np.ndarray, "queries dim"],
-    documents: Float32[np.ndarray, "documents dim"],
-    kind: IndexKind,
-    k: int,
-) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
-    """Build, fill, search. FAISS warns below 39 documents a cell."""
-    import faiss
-
-    n, dimension = documents.shape
-    index: Any
-    if kind == "flat":
-        index = faiss.IndexFlatIP(dimension)
-    elif kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = HNSW_BREADTH
-        index.hnsw.efSearch = max(HNSW_BREADTH, 2 * k)
-    else:
-        coarse = faiss.IndexFlatIP(dimension)
-        cells = max(1, min(round(4 * n**0.5), n // 39))
-        index = faiss.IndexIVFFlat(coarse, dimension, cells, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = max(1, -(-cells // IVF_SHARE))
-        index.train(documents)
-    index.add(documents)
-    scores, positions = index.search(queries, k)
-    return scores, positions

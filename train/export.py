@@ -34,6 +34,7 @@ from train.export_modules import check_exportable, save_modules, write_json
 from train.export_tokenizer import save_tokenizer
 from train.folders import whole_folder
 from train.hub import check_repository_name, check_token, push_folder
+from train.merging.record import describe_merge
 from train.model_card import Card, build_card, describe_data
 from train.report_table import read_scores
 
@@ -251,5 +252,6 @@ def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, re
             layer=None if layer == encoder.layer_count else layer,
             data=describe_data(config.data),
             scores=tuple(read_scores(run / "report" / "report.json")),
+            origin=describe_merge(run),
         )
     )

@@ -47,6 +47,8 @@ class Card:
     layer: int | None
     data: tuple[DataFact, ...] = ()
     scores: tuple[Score, ...] = ()
+    origin: str = ""
+    """Of merged runs, which and how."""
 
     @property
     def base(self) -> str:
@@ -224,7 +226,8 @@ def _recipe(card: Card) -> str:
         "batch": {key: config["batch"][key] for key in ("size", "sources")},
         "seed": config["seed"],
     }
-    return f"## Recipe\n\n```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=110)}```"
+    origin = f"{card.origin}\n\n" if card.origin else ""
+    return f"## Recipe\n\n{origin}```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=110)}```"
 
 
 def _tuned_weights(lora: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,195 @@
+"""`dec2vec mine` end to end on a tiny decoder: against brute force over all texts, and through the trainer's reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dec2vec import Encoder, ModelConfig
+from dec2vec.cli import main
+from dec2vec.faiss_index import build_index, search_index
+from tests.helpers import tiny_model_folder, write_jsonl
+from train.config import SourceConfig
+from train.data import load_pairs
+from train.mining.args import MineArgs
+from train.mining.choice import ABSENT
+from train.mining.cross_encoder import rescore
+from train.mining.encoders import Vectors, embed_all
+from train.mining.mine import Judges, mine
+from train.mining.pairs import Material, read_material, same
+
+ROWS: list[dict[str, object]] = [
+    {"anchor": "red dog runs", "positive": "a dog", "source": "x"},
+    {"anchor": "red dog runs", "positive": "Red  dog runs fast"},
+    {"anchor": "blue cat", "positive": "small blue cat", "negative": "old bird sings"},
+    {"anchor": "old bird", "positive": "old bird sings"},
+    {"anchor": "A DOG", "positive": "young dog eats"},
+    {"anchor": "green horse", "positive": "large horse sleeps"},
+    {"anchor": "woman", "positive": "young woman sings"},
+    {"anchor": "man eats", "positive": "old man eats"},
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mine")
+    tiny_model_folder(folder / "decoder")
+    write_jsonl(folder / "pairs.jsonl", ROWS)
+    return folder
+
+
+def run(place: Path, *options: str) -> list[dict[str, Any]]:
+    """The rows that the verb writes."""
+    model = ["--model", str(place / "decoder"), "--device", "cpu", "--max_length", "64"]
+    assert main(["mine", str(place / "pairs.jsonl"), *model, "--output", str(place / "mined.jsonl"), *options]) == 0
+    return [json.loads(line) for line in (place / "mined.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def brute_force(place: Path, count: int, ratio: float) -> list[list[str]]:
+    """Every corpus text against every rule, in numpy."""
+    encoder = Encoder.load(ModelConfig(name_or_path=str(place / "decoder"), device="cpu", max_length=64))
+    corpus = [str(row["positive"]) for row in ROWS]
+    expected = []
+    for row in ROWS:
+        anchor = encoder.encode([str(row["anchor"])], progress=False)[0].astype(float)
+        cosines = encoder.encode(corpus, side="document", progress=False).astype(float) @ anchor
+        bound = cosines[corpus.index(str(row["positive"]))]
+        bound -= (1 - ratio) * abs(bound)
+        partners = {same(str(row["anchor"])), same(str(row.get("negative", "")))}
+        for other in ROWS:
+            pair = same(str(other["anchor"])), same(str(other["positive"]))
+            if same(str(row["anchor"])) in pair:
+                partners.update(pair)
+        free = [i for i in np.argsort(-cosines) if same(corpus[i]) not in partners and cosines[i] <= bound]
+        expected.append([corpus[i] for i in free[:count]])
+    return expected
+
+
+def test_the_verb_against_brute_force_and_the_trainer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(place, "--negatives", "2", "--ratio", "0.99")
+    expected = brute_force(place, 2, 0.99)
+    mined = [
+        [text for key, text in row.items() if key.startswith("negative_") and key != "negative_scores"] for row in found
+    ]
+    mined[2] = mined[2][1:]  # its given negative comes first
+    assert found[2]["negative_1"] == "old bird sings" and found[2]["negative_scores"][0] is None
+    assert mined == expected and any(mined)
+    assert found[0]["source"] == "x"
+    for row in found:
+        scores = [score for score in row["negative_scores"] if score is not None]
+        assert scores == sorted(scores, reverse=True)
+        assert all(score <= row["positive_score"] for score in scores)
+    table = load_pairs([SourceConfig(path=str(place / "mined.jsonl"))])
+    assert [list(texts) for texts in table.negatives][3:] == mined[3:]
+    report = json.loads((place / "mined.report.json").read_text(encoding="utf-8"))
+    assert sum(report["rows_with_negatives"].values()) == len(ROWS)
+    assert report["rows_with_negatives"]["2"] == sum(len(texts) == 2 for texts in mined)
+    assert "## Examples" in (place / "mined.report.md").read_text(encoding="utf-8")
+
+
+def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = place / "kept.jsonl"
+    output.write_text("old", encoding="utf-8")
+    model = ["--model", str(place / "decoder"), "--device", "cpu", "--max_length", "64"]
+    base = ["mine", str(place / "pairs.jsonl"), *model, "--output", str(output)]
+    for options, words in (
+        (["--from_rank", "9", "--to_rank", "3"], "--from_rank 9 lies behind"),
+        (["--to_rank", "2", "--negatives", "3"], "raise --to_rank"),
+        (["--only", "source=x", "--limit", "1"], "1 different text"),
+        (["--output", str(place / "pairs.jsonl")], "is an input"),
+        (["--output", "x.csv"], "use .jsonl"),
+        (["--max_score", "-1"], "no candidate passes the rules"),
+    ):
+        assert main([*base, *options]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    assert output.read_text(encoding="utf-8") == "old"
+    assert not list(place.glob("kept.report.*"))
+
+
+def plain_vectors(seed: int = 0, count: int = 300, dimension: int = 12) -> tuple[Material, Vectors]:
+    """Random directions: text i of the corpus is the positive of anchor i."""
+    generator = np.random.default_rng(seed)
+    corpus = [f"text {i}" for i in range(count)]
+    anchors = [f"anchor {i}" for i in range(count)]
+    places = dict(zip(corpus, generator.normal(size=(count, dimension)), strict=True))
+    places |= {f"anchor {i}": places[f"text {i}"] + 0.2 * generator.normal(size=dimension) for i in range(count)}
+
+    def embed(texts: list[str], *, document: bool) -> Any:
+        wide = np.array([places[text] for text in texts], dtype=np.float32)
+        return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+
+    material = Material("m", anchors, corpus, [()] * count, [{}] * count, corpus, [{i} for i in range(count)])
+    return material, embed_all(embed, anchors, corpus, corpus)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("hnsw", 0.95), ("ivf", 0.7)])
+def test_every_index_finds_the_negatives_of_the_exact_one(kind: Any, least: float) -> None:
+    material, vectors = plain_vectors()
+    options = {"pairs": "p", "model": "m", "output": "o.jsonl", "negatives": 3, "to_rank": 20}
+    exact, _, certain = mine(material, vectors, Judges(), MineArgs(**options))
+    found, tally, recall = mine(material, vectors, Judges(), MineArgs(**options, index=kind))
+    assert tally.candidates > 0 and certain == 1.0 and least <= recall <= 1
+    pairs = [
+        ({negative.position for negative in one.negatives}, {negative.position for negative in other.negatives})
+        for one, other in zip(exact, found, strict=True)
+    ]
+    assert sum(len(one & other) for one, other in pairs) >= least * sum(len(one) for one, _ in pairs)
+
+
+def test_a_teacher_that_disagrees_refuses() -> None:
+    material, vectors = plain_vectors()
+    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=3, to_rank=20)
+    alone, _, _ = mine(material, vectors, Judges(), args)
+    agreeing, _, _ = mine(material, vectors, Judges(teacher=vectors), args)
+    assert agreeing == alone
+    reversed_teacher = Vectors(
+        -vectors.anchors, vectors.documents, vectors.anchor_of, vectors.positive_of, vectors.corpus_size
+    )
+    refused, tally, _ = mine(material, vectors, Judges(teacher=reversed_teacher), args)
+    assert not any(row.negatives for row in refused)
+    assert tally.refused["teacher"] == tally.candidates
+
+
+def test_a_cross_encoder_replaces_the_cosines() -> None:
+    """Scored by the number in the text: the positive of anchor i is i, and the largest below it are taken."""
+    material, vectors = plain_vectors(count=60)
+
+    def score(pairs: list[tuple[str, str]]) -> Any:
+        return np.array([float(text.split()[1]) for _, text in pairs])
+
+    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=2, to_rank=59, ratio=1.0, margin=1.0)
+    mined, _, _ = mine(material, vectors, Judges(cross_encoder=score), args)
+    for row, found in enumerate(mined):
+        assert [n.position for n in found.negatives] == [i for i in (row - 1, row - 2) if i >= 0]
+        assert found.positive_score == row
+    scores, best = rescore(score, ["a"], ["text 4"], material.corpus, np.array([[7, ABSENT]]))
+    assert scores[0, 0] == 7 and np.isnan(scores[0, 1]) and best[0] == 4
+
+
+def test_the_index_gives_cosines() -> None:
+    _, vectors = plain_vectors(count=50)
+    scores, positions = search_index(build_index(vectors.corpus, "flat"), vectors.anchors[:5], 3)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(vectors.anchors[:5] @ vectors.corpus.T, positions, axis=1), atol=1e-6
+    )
+
+
+def test_the_corpus_of_a_file_and_what_it_excludes(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", ROWS)
+    (tmp_path / "corpus.txt").write_text("A dog\na  DOG\n\nsomething else\nred dog RUNS\n", encoding="utf-8")
+    material = read_material(
+        MineArgs(
+            pairs=str(tmp_path / "pairs.jsonl"),
+            model="m",
+            output=tmp_path / "o.jsonl",
+            corpus=tmp_path / "corpus.txt",
+        )
+    )
+    assert material.corpus == ["A dog", "something else", "red dog RUNS"]
+    assert [sorted(places) for places in material.excluded[:3]] == [[0, 2], [0, 2], []]
+    assert sorted(material.excluded[4]) == [0, 2]  # anchor "A DOG" is the positive of "red dog runs"

@@ -1,0 +1,1 @@
+"""One model from the weights of several runs."""

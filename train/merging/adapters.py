@@ -1,0 +1,123 @@
+"""Adapters as files: PEFT's safetensors and JSON in, one merged adapter out. The base is never loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dec2vec.errors import UserError
+from train.merging.low_rank import LowRank, inner, slerp_weights, truncate, weighted_sum
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_FACTOR = re.compile(r"(.*)\.lora_(embedding_)?([AB])(\.weight)?")
+_PLAIN_INITS = (True, False, "gaussian", "orthogonal")
+"""Ways to fill an adapter that leave the base as it is; PiSSA's takes a part out of it."""
+
+Weigh = Callable[[Sequence[LowRank]], Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """The changes of each module, and the configuration they were saved with."""
+
+    config: dict[str, Any]
+    changes: dict[str, LowRank]
+    """By the module's name with its pattern of keys: `layers.0.q_proj.lora_{}.weight`."""
+
+
+def read_adapter(folder: Path) -> Adapter | None:
+    """None if the adapter is more than B A on an untouched base: DoRA, PiSSA, modules trained whole, rank patterns.
+
+    Raises UserError for damaged files.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: the adapter can't be read ({str(error).splitlines()[0]}); copy it again") from None
+    if not _is_plain(config) or not all(map(_FACTOR.fullmatch, tensors)):
+        return None
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    return Adapter(config, _changes(tensors, scale))
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    return (
+        config.get("peft_type") == "LORA"
+        and config.get("bias", "none") == "none"
+        and config.get("init_lora_weights", True) in _PLAIN_INITS
+        and not any(config.get(key) for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"))
+    )
+
+
+def _changes(tensors: dict[str, Tensor], scale: float) -> dict[str, LowRank]:
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _FACTOR.fullmatch(key)
+        assert match is not None
+        module = f"{match[1]}.lora_{match[2] or ''}{{}}{match[4] or ''}"
+        factors.setdefault(module, {})[match[3]] = tensor.double()
+    return {module: LowRank(found["A"], scale * found["B"]) for module, found in factors.items()}
+
+
+def check_modules(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+    """Adapters on the same modules, of the same sizes."""
+    first = adapters[0].changes
+    for adapter, name in zip(adapters[1:], names[1:], strict=True):
+        if adapter.changes.keys() != first.keys():
+            odd = min(adapter.changes.keys() ^ first.keys()).partition(".lora_")[0]
+            raise UserError(f"{name}: adapts other modules than {names[0]} ({odd} is on one side only)")
+        for module, change in adapter.changes.items():
+            if change.a.shape[1] != first[module].a.shape[1] or change.b.shape[0] != first[module].b.shape[0]:
+                raise UserError(f"{name}: {module.partition('.lora_')[0]} has another size than in {names[0]}")
+
+
+def weigh_average(shares: Sequence[float]) -> Weigh:
+    """The same weights for every module."""
+    return lambda changes: shares
+
+
+def weigh_slerp(share: float) -> Weigh:
+    """Each module on its own arc."""
+    return lambda changes: slerp_weights(
+        inner(changes[0], changes[0]), inner(changes[1], changes[1]), inner(changes[0], changes[1]), share
+    )
+
+
+def merge_adapters(adapters: Sequence[Adapter], weigh: Weigh, rank: int | None) -> tuple[Adapter, float]:
+    """The merged adapter, and its relative error (Frobenius norm over all modules; 0 without a `rank`)."""
+    merged: dict[str, LowRank] = {}
+    lost = whole = 0.0
+    for module in adapters[0].changes:
+        changes = [adapter.changes[module] for adapter in adapters]
+        merged[module] = weighted_sum(changes, weigh(changes))
+        if rank is not None and rank < merged[module].rank:
+            whole += inner(merged[module], merged[module])
+            merged[module], missed = truncate(merged[module], rank)
+            lost += missed
+    config = dict(adapters[0].config)
+    full_rank = max(change.rank for change in merged.values())
+    config |= {"r": full_rank, "lora_alpha": full_rank, "use_rslora": False, "init_lora_weights": True}
+    return Adapter(config, merged), math.sqrt(lost / whole) if whole > 0 else 0.0
+
+
+def write_adapter(adapter: Adapter, folder: Path) -> None:
+    """In PEFT's form, float32; the scale alpha / r is 1."""
+    tensors = {
+        module.format(side): factor.to(torch.float32).contiguous()
+        for module, change in adapter.changes.items()
+        for side, factor in (("A", change.a), ("B", change.b))
+    }
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(adapter.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

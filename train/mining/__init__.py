@@ -1,0 +1,1 @@
+"""Hard negatives for training pairs, found by searching a corpus."""

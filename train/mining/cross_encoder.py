@@ -1,0 +1,51 @@
+"""Candidates scored again by a model that reads anchor and candidate together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from dec2vec.errors import UserError
+from train.mining.args import MineArgs
+from train.mining.choice import ABSENT
+
+PairScores = Callable[[list[tuple[str, str]]], Float64[np.ndarray, " pairs"]]
+BATCH = 64
+
+
+def load_cross_encoder(name: str, args: MineArgs) -> PairScores:
+    """One score a pair, higher for closer texts. Raises UserError for a model with several outputs."""
+    from sentence_transformers import CrossEncoder
+
+    device = None if args.device == "auto" else args.device
+    try:
+        model: Any = CrossEncoder(name, device=device, trust_remote_code=args.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--cross_encoder {name}: can't be loaded: {str(error).splitlines()[0]}") from None
+    if model.num_labels != 1:
+        raise UserError(f"--cross_encoder {name}: gives {model.num_labels} numbers a pair; use a model that gives one")
+
+    def score(pairs: list[tuple[str, str]]) -> Float64[np.ndarray, " pairs"]:
+        return np.asarray(model.predict(pairs, batch_size=BATCH, show_progress_bar=False), dtype=np.float64)
+
+    return score
+
+
+def rescore(
+    score: PairScores,
+    anchors: Sequence[str],
+    positives: Sequence[str],
+    corpus: Sequence[str],
+    positions: Int64[np.ndarray, "rows window"],
+) -> tuple[Float64[np.ndarray, "rows window"], Float64[np.ndarray, " rows"]]:
+    """Scores of the candidates (nan where there is none) and of the positives."""
+    rows, columns = np.nonzero(positions != ABSENT)
+    candidates = positions[rows, columns].tolist()
+    pairs = [(anchors[row], corpus[position]) for row, position in zip(rows.tolist(), candidates, strict=True)]
+    found = score([*zip(anchors, positives, strict=True), *pairs])
+    scores = np.full(positions.shape, np.nan, dtype=np.float64)
+    scores[rows, columns] = found[len(anchors) :]
+    return scores, found[: len(anchors)]

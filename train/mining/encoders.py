@@ -1,0 +1,111 @@
+"""Whatever turns texts into vectors for mining: our encoders, or a sentence-transformers folder of any architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from dec2vec.artifacts import MARKER
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from train.mining.args import MineArgs
+
+
+@runtime_checkable
+class Embed(Protocol):
+    """Texts of one side -> vectors of length 1."""
+
+    def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+        """Row i for text i."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Of one encoder: a row for each pair's anchor and positive and for each corpus text, all of length 1."""
+
+    anchors: Float32[np.ndarray, "anchors dim"]
+    documents: Float32[np.ndarray, "documents dim"]
+    anchor_of: np.ndarray
+    positive_of: np.ndarray
+    corpus_size: int
+
+    def of_rows(self, rows: slice) -> Float32[np.ndarray, "rows dim"]:
+        """The anchors' vectors."""
+        return np.ascontiguousarray(self.anchors[self.anchor_of[rows]])
+
+    def positives(self, rows: slice) -> Float32[np.ndarray, "rows dim"]:
+        """The positives' vectors."""
+        return np.ascontiguousarray(self.documents[self.positive_of[rows]])
+
+    @property
+    def corpus(self) -> Float32[np.ndarray, "corpus dim"]:
+        """The corpus texts' vectors; what else was embedded lies behind them."""
+        return self.documents[: self.corpus_size]
+
+
+def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], corpus: Sequence[str]) -> Vectors:
+    """Each different text once. Raises UserError for vectors with inf or nan."""
+    queries = {text: i for i, text in enumerate(dict.fromkeys(anchors))}
+    documents = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *positives]))}
+    found = Vectors(
+        anchors=embed(list(queries), document=False),
+        documents=embed(list(documents), document=True),
+        anchor_of=np.array([queries[text] for text in anchors], dtype=np.int64),
+        positive_of=np.array([documents[text] for text in positives], dtype=np.int64),
+        corpus_size=len(corpus),
+    )
+    if not (np.isfinite(found.anchors).all() and np.isfinite(found.documents).all()):
+        raise UserError("mine: vectors hold inf or nan and have no neighbours; use a model that encodes in float32")
+    return found
+
+
+def load_embed(name: str, args: MineArgs, *, prompt: str | None = None) -> Embed:
+    """A sentence-transformers folder by that library, unless it is an export of ours; all else by our Encoder."""
+    folder = Path(name)
+    if (folder / "modules.json").is_file() and not (folder / MARKER).is_file():
+        if prompt is not None:
+            raise UserError(f"--prompt: {name} is a sentence-transformers folder, which has its own; leave it out")
+        return _sentence_transformer(name, args)
+    return _encoder(name, args, prompt)
+
+
+def _encoder(name: str, args: MineArgs, prompt: str | None) -> Embed:
+    from dec2vec.encoder import Encoder
+
+    config = ModelConfig(name_or_path=name, device=args.device, trust_remote_code=args.trust_remote_code)
+    if args.max_length is None:
+        encoder = Encoder.load(config)
+    else:
+        encoder = Encoder.load(replace(config, max_length=args.max_length))
+        encoder.set_max_length(args.max_length)  # a run folder brings its own
+
+    def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+        return encoder.encode(
+            texts, prompt=prompt, side="document" if document else "query", batch_tokens=args.batch_tokens
+        )
+
+    return embed
+
+
+def _sentence_transformer(name: str, args: MineArgs) -> Embed:
+    from sentence_transformers import SentenceTransformer
+
+    device = None if args.device == "auto" else args.device
+    try:
+        model = SentenceTransformer(name, device=device, trust_remote_code=args.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: sentence-transformers can't load it: {str(error).splitlines()[0]}") from None
+    if args.max_length is not None:
+        model.max_seq_length = args.max_length
+
+    def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+        encode = model.encode_document if document else model.encode_query
+        vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=None)
+        return np.asarray(vectors, dtype=np.float32)
+
+    return embed

@@ -1,0 +1,96 @@
+"""The rows that get negatives, the corpus they come from, and which of it can't be a negative of a row."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from dec2vec.errors import UserError
+from dec2vec.readers import Table, read_table, read_texts
+from dec2vec.table_formats import Row
+from train.mining.args import MineArgs
+
+_NEGATIVE = re.compile(r"negative(?:_\d+)?")
+ADDED = ("anchor", "positive", "positive_score", "negative_scores")
+
+
+@dataclass(frozen=True)
+class Material:
+    """Row i: anchors[i], positives[i], the negatives it came with, and what else the file says of it."""
+
+    name: str
+    anchors: list[str]
+    positives: list[str]
+    given: list[tuple[str, ...]]
+    others: list[Row]
+    corpus: list[str]
+    """Different texts, also apart from case and spacing."""
+    excluded: list[Collection[int]]
+    """Positions in the corpus of what equals a row's anchor, a text paired with it anywhere, or a given negative."""
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+
+def read_material(args: MineArgs) -> Material:
+    """Pairs and corpus, checked before any model is loaded."""
+    table = read_table(args.pairs, [args.anchor, args.positive], only=args.only, limit=args.limit)
+    anchors, positives = table.texts(args.anchor), table.texts(args.positive)
+    given = _given_negatives(table)
+    texts = positives if args.corpus is None else read_texts(args.corpus, args.corpus_column)
+    corpus = _different(texts)
+    if len(corpus) < 2:
+        source = args.corpus if args.corpus is not None else f"the positives of {table.name}"
+        raise UserError(f"{source}: {len(corpus)} different text; negatives need at least two to choose from")
+    written = {args.anchor, args.positive, *ADDED}
+    others = [{k: v for k, v in row.items() if k not in written and not _NEGATIVE.fullmatch(k)} for row in table.rows]
+    return Material(
+        name=table.name,
+        anchors=anchors,
+        positives=positives,
+        given=given,
+        others=others,
+        corpus=corpus,
+        excluded=_excluded(anchors, positives, given, corpus),
+    )
+
+
+def same(text: str) -> str:
+    """Equal for texts that differ in case and spacing alone."""
+    return " ".join(text.split()).casefold()
+
+
+def _different(texts: Iterable[str]) -> list[str]:
+    """The first of equal texts, without blank ones."""
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(same(text), text)
+    first.pop("", None)
+    return list(first.values())
+
+
+def _given_negatives(table: Table) -> list[tuple[str, ...]]:
+    """Negatives of the input, in the order of their columns; they stay in front of the mined ones."""
+    columns = [column for column in table.columns if _NEGATIVE.fullmatch(column)]
+    columns.sort(key=lambda column: int(column.partition("_")[2] or -1))
+    return [
+        tuple(table.text(i, column) for column in columns if table.rows[i].get(column) not in (None, ""))
+        for i in range(len(table))
+    ]
+
+
+def _excluded(
+    anchors: Sequence[str], positives: Sequence[str], given: Iterable[Sequence[str]], corpus: Sequence[str]
+) -> list[Collection[int]]:
+    """A pair says the same read backwards, so both its texts exclude each other."""
+    place = {same(text): position for position, text in enumerate(corpus)}
+    partners: defaultdict[str, set[str]] = defaultdict(set)
+    for anchor, positive in zip(map(same, anchors), map(same, positives), strict=True):
+        partners[anchor].add(positive)
+        partners[positive].add(anchor)
+    return [
+        {place[key] for key in (anchor, *partners[anchor], *map(same, negatives)) if key in place}
+        for anchor, negatives in zip(map(same, anchors), given, strict=True)
+    ]

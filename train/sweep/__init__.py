@@ -1,0 +1,1 @@
+"""A grid of training runs, one after another, chosen from on dev."""

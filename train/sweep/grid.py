@@ -1,0 +1,149 @@
+"""A grid in words -> the training runs it stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from dec2vec.config import config_hash, load
+from dec2vec.config_overrides import options, suggest
+from dec2vec.errors import UserError
+from train.config import TrainConfig
+from train.session import RESUMABLE_CHANGES
+from train.sweep.args import SweepArgs
+
+NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")
+"""Options that don't change what is trained, or change what it is measured by."""
+LONGEST_NAME = 120
+
+Tokens = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option and its values, each as it would be typed."""
+
+    option: str
+    values: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One training run. `name` is its folder below the sweep's, `options` all that its command line gets."""
+
+    name: str
+    recipe: str
+    seed: int
+    options: Tokens
+    config_hash: str
+
+
+def parse_axis(text: str) -> Axis:
+    """`optim.lr=1e-4,3e-4`; a list in brackets is one value; quotes as in YAML. Raises UserError."""
+    option, sign, values = text.partition("=")
+    option = option.strip().removeprefix("--").replace("-", "_")
+    if not (option and sign and values.strip()):
+        raise UserError(f"--grid {text!r}: not of the form option=value,value such as optim.lr=1e-4,3e-4")
+    if re.sub(r"\.\d+(?=\.|$)", ".N", option) not in options(TrainConfig):
+        raise UserError(f"--grid {option}: unknown option{suggest(option, TrainConfig)}")
+    if option.startswith(NOT_TRAINED):
+        raise UserError(f"--grid {option}: runs that differ in it can't be compared on dev; give it once, outside")
+    try:
+        node = yaml.compose(f"[{values}]", Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        raise UserError(f"--grid {option}: values {values!r} can't be read; put texts in quotes") from None
+    items = node.value if isinstance(node, yaml.SequenceNode) else []
+    return Axis(option, tuple(_tokens(option, item) for item in items))
+
+
+def _tokens(option: str, node: yaml.Node) -> Tokens:
+    if isinstance(node, yaml.ScalarNode):
+        return (node.value,)
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return tuple(item.value for item in node.value)
+    raise UserError(f"--grid {option}: a value is no text, number or list; put texts with braces in quotes")
+
+
+def parse_axes(texts: Sequence[str]) -> list[Axis]:
+    """Each option once."""
+    axes = [parse_axis(text) for text in texts]
+    twice = next((name for name, count in Counter(axis.option for axis in axes).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"--grid {twice}: given twice; write all its values behind one")
+    return axes
+
+
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+    """`1,2,3` or `1 2 3`."""
+    words = [word for text in texts for word in text.replace(",", " ").split()]
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"--seeds {' '.join(texts)}: must be whole numbers such as 1,2,3")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(texts)}: a seed is given twice")
+    return seeds
+
+
+def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
+    """Every run, recipe by recipe, each configuration found valid. Raises UserError."""
+    axes, seeds = parse_axes(args.grid), parse_seeds(args.seeds)
+    _check_training_options(axes, seeds, training)
+    labels = _labels(axes)
+    seeds_or_own: Sequence[int | None] = seeds or [None]
+    runs: list[Planned] = []
+    for values in itertools.product(*(axis.values for axis in axes)):
+        recipe = _folder_name([f"{label}-{' '.join(tokens)}" for label, tokens in zip(labels, values, strict=True)])
+        chosen = [part for axis, tokens in zip(axes, values, strict=True) for part in (f"--{axis.option}", *tokens)]
+        for seed in seeds_or_own:
+            seeded = [] if seed is None else ["--seed", str(seed)]
+            name = recipe if seed is None else f"{recipe}-seed{seed}"
+            typed = (*training, *chosen, *seeded)
+            config = load(TrainConfig, args.config, typed)
+            hashed = config_hash(config, exclude=RESUMABLE_CHANGES)
+            runs.append(Planned(name, recipe, config.seed, typed, hashed))
+    _refuse_equal(runs)
+    return runs
+
+
+def _check_training_options(axes: Sequence[Axis], seeds: Sequence[int], training: Sequence[str]) -> None:
+    swept = {axis.option for axis in axes} | ({"seed"} if seeds else set())
+    if seeds and any(axis.option == "seed" for axis in axes):
+        raise UserError("--grid seed: give seeds by --seeds alone")
+    if not swept:
+        raise UserError("sweep: nothing to sweep over; add --grid optim.lr=1e-4,3e-4 or --seeds 1,2,3")
+    fixed = {token[2:].partition("=")[0].replace("-", "_") for token in training if token.startswith("--")}
+    for option in sorted(fixed & swept):
+        raise UserError(f"--{option}: is swept over; leave it out")
+    if "output_dir" in fixed:
+        raise UserError("--output_dir: every run has a folder of its own below --output; leave it out")
+
+
+def _labels(axes: Sequence[Axis]) -> list[str]:
+    """The last part of an option's name where no other ends in it."""
+    ends = Counter(axis.option.rpartition(".")[2] for axis in axes)
+    return [
+        axis.option if ends[axis.option.rpartition(".")[2]] > 1 else axis.option.rpartition(".")[2] for axis in axes
+    ]
+
+
+def _folder_name(parts: Sequence[str]) -> str:
+    """Readable, and different for different values: what a file name can't hold is replaced, and then told apart."""
+    plain = "_".join(parts) or "base"
+    name = re.sub(r"[^\w.+-]+", "-", plain)
+    if name == plain and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+
+
+def _refuse_equal(runs: Sequence[Planned]) -> None:
+    seen: dict[str, Planned] = {}
+    for run in runs:
+        other = seen.setdefault(run.config_hash, run)
+        if other is not run:
+            raise UserError(f"--grid: {other.name} and {run.name} are the same run; leave one value out")

@@ -1,0 +1,73 @@
+"""One training run as a process of its own, with its output in a log."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dec2vec.exit_codes import INTERRUPTED
+from train.interrupts import Interrupts
+
+POLL_SECONDS = 0.5
+_ERROR = "dec2vec: error: "
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How it ended; `error` is one line, "" when it went well."""
+
+    code: int
+    error: str = ""
+    stop: bool = False
+    """Whether the sweep was told to stop meanwhile; the run may have finished all the same."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Before its end, by a signal to the sweep or to the run itself."""
+        return self.code == INTERRUPTED or (self.stop and self.code != 0)
+
+
+def run_training(arguments: Sequence[str], log: Path) -> Ended:
+    """`python -m train ...`; its output is added to `log`. A signal is passed on once, and the run saves and stops.
+
+    The process has a session of its own: Ctrl-C would reach it from the terminal as well.
+    """
+    start = log.stat().st_size if log.exists() else 0
+    with log.open("ab") as output, Interrupts() as interrupts:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "train", *arguments], stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            _wait(process, interrupts)
+        finally:
+            if process.poll() is None:  # a second Ctrl-C: run folders survive a kill
+                process.kill()
+                process.wait()
+        stopped = bool(interrupts)
+    code = process.returncode
+    return Ended(code, "" if code == 0 else _last_error(log, start, code), stopped)
+
+
+def _wait(process: subprocess.Popen[bytes], interrupts: Interrupts) -> None:
+    told = False
+    while True:
+        try:
+            process.wait(timeout=POLL_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            if interrupts and not told:
+                process.send_signal(signal.SIGTERM)
+                told = True
+
+
+def _last_error(log: Path, start: int, code: int) -> str:
+    """Our own error line, or the last line of a traceback, of what was added since `start`."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    ours = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return (ours or lines or [f"exit code {code}"])[-1]

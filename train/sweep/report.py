@@ -1,0 +1,87 @@
+"""The comparison of a sweep: recipes by their mean dev score. Nothing of a test is in it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.sweep.state import Outcome
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The runs of one recipe that are done, out of `planned`."""
+
+    name: str
+    scores: tuple[float, ...]
+    planned: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has a score: a mean over fewer is of other seeds."""
+        return len(self.scores) == self.planned
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; None for one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+
+def recipes(outcomes: Sequence[Outcome]) -> list[Recipe]:
+    """Complete ones first, best mean first; of equals the earlier one."""
+    names = dict.fromkeys(outcome.recipe for outcome in outcomes)
+    found = [_recipe(name, [outcome for outcome in outcomes if outcome.recipe == name]) for name in names]
+    return sorted(found, key=lambda recipe: (not recipe.complete, -recipe.mean if recipe.scores else 2.0))
+
+
+def _recipe(name: str, members: Sequence[Outcome]) -> Recipe:
+    done = [outcome for outcome in members if outcome.status == "done"]
+    return Recipe(name, tuple(outcome.dev for outcome in done if outcome.dev is not None), len(members))
+
+
+def winner_of(outcomes: Sequence[Outcome]) -> str | None:
+    """The complete recipe with the best mean dev score; None while there is none."""
+    best = next(iter(recipes(outcomes)), None)
+    return best.name if best is not None and best.complete else None
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Markdown lines, best recipe first; scores times 100."""
+    lines = ["| recipe | dev | sd | runs | of each seed |", "| --- | ---: | ---: | ---: | --- |"]
+    for recipe in recipes(outcomes):
+        mean = f"{100 * recipe.mean:.2f}" if recipe.scores else "–"
+        spread = f"{100 * recipe.deviation:.2f}" if recipe.deviation is not None else "–"
+        each = ", ".join(f"{100 * score:.2f}" for score in recipe.scores)
+        lines.append(f"| {recipe.name} | {mean} | {spread} | {len(recipe.scores)} of {recipe.planned} | {each} |")
+    return lines
+
+
+def report_markdown(outcomes: Sequence[Outcome], winner: str | None, folder: Path) -> str:
+    """The whole `sweep.md`."""
+    lines = [
+        f"# Sweep {folder.name}",
+        "",
+        "Spearman x 100 on the dev file at each run's best step; mean and sd (sample standard deviation) over seeds. "
+        "Recipes are chosen by this mean alone.",
+        "",
+        *table(outcomes),
+        "",
+    ]
+    if winner is not None:
+        lines += [f"Winner: `{winner}`", ""]
+        lines += [
+            f"- [{outcome.name}]({outcome.name}/report/report.html): its report, with the tests"
+            for outcome in outcomes
+            if outcome.recipe == winner and outcome.reported
+        ]
+        lines.append("")
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        lines += ["## Failed", "", *(f"- {outcome.name}: {outcome.error}" for outcome in failed), ""]
+    return "\n".join(lines)

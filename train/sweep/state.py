@@ -1,0 +1,77 @@
+"""`sweep.json`: what became of every run, rewritten whole after each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text, why_not_written
+from train.sweep.grid import Planned
+
+STATE = "sweep.json"
+FORMAT = 1
+Status = Literal["waiting", "interrupted", "failed", "done"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run: `dev` is the best dev score (Spearman in [-1, 1]), reached at `best_step`."""
+
+    name: str
+    recipe: str
+    seed: int
+    options: tuple[str, ...]
+    config_hash: str
+    status: Status = "waiting"
+    dev: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0
+    error: str = ""
+    reported: bool = False
+    """Whether the run has its report with the tests; the winner's runs alone get one."""
+
+
+def begin(folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
+    """Outcomes in the order of the plan, with what an earlier command left; others it knew stand behind.
+
+    Raises UserError where a folder belongs to a run with other options.
+    """
+    earlier = {outcome.name: outcome for outcome in _read(folder / STATE)}
+    found = []
+    for run in planned:
+        fresh = Outcome(run.name, run.recipe, run.seed, run.options, run.config_hash)
+        known = earlier.pop(run.name, fresh)
+        if known.config_hash != run.config_hash and known.status != "waiting":
+            raise UserError(f"{folder / run.name}: was trained with other options; choose another --output")
+        found.append(dataclasses.replace(fresh if known.status == "waiting" else known, options=run.options))
+    return found + list(earlier.values())
+
+
+def save(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:
+    """Whole or not at all."""
+    state = {"format": FORMAT, "winner": winner, "runs": [dataclasses.asdict(outcome) for outcome in outcomes]}
+    try:
+        atomic_write_text(folder / STATE, json.dumps(state, ensure_ascii=False, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder / STATE} cannot be written; {why_not_written(error)}") from error
+
+
+def _read(path: Path) -> list[Outcome]:
+    if not path.is_file():
+        return []
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["format"] != FORMAT:
+            raise UserError(f"{path}: format {state['format']!r} is not {FORMAT}; update dec2vec")
+        return TypeAdapter(list[Outcome]).validate_python(state["runs"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}); move it away, finished runs are found again"
+        ) from None

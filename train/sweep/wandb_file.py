@@ -1,0 +1,59 @@
+"""The same grid as a W&B sweep, for `wandb sweep FILE` and `wandb agent ID` on any number of machines."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dec2vec.config import load
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text, why_not_written
+from train.config import TrainConfig
+from train.sweep.args import SweepArgs
+from train.sweep.grid import Axis, parse_axes, parse_seeds
+
+
+def wandb_sweep(args: SweepArgs, training: list[str]) -> dict[str, Any]:
+    """W&B's form. Dotted names are our options' own; the agent passes `--optim.lr=0.0001`.
+
+    Each run needs a folder of its own. W&B fills `${envvar:...}` before it sets the run's id, so a shell does it.
+    """
+    parameters: dict[str, Any] = {
+        axis.option: {"values": [_typed(args, training, axis, tokens) for tokens in axis.values]}
+        for axis in parse_axes(args.grid)
+    }
+    seeds = parse_seeds(args.seeds)
+    if seeds:
+        parameters["seed"] = {"values": seeds}
+    fixed = shlex.join([*training, "--tracking.backend", "wandb", "--eval.after_training", "false"])
+    folder = f'{shlex.quote(str(args.output))}/"$WANDB_RUN_ID"'
+    command = f'exec python -m train {shlex.quote(str(args.config))} {fixed} "$@" --output_dir {folder}'
+    return {
+        "program": "train",
+        "method": "grid",
+        "metric": {"name": "dev_spearman", "goal": "maximize"},
+        "parameters": parameters,
+        "command": ["${env}", "sh", "-c", command, "sh", "${args}"],
+    }
+
+
+def write_wandb_sweep(args: SweepArgs, training: list[str], path: Path) -> None:
+    """Raises UserError."""
+    text = yaml.safe_dump(wandb_sweep(args, training), sort_keys=False, allow_unicode=True, width=1000)
+    try:
+        atomic_write_text(path, text)
+    except OSError as error:
+        raise UserError(f"--wandb_sweep {path}: can't be written; {why_not_written(error)}") from error
+
+
+def _typed(args: SweepArgs, training: list[str], axis: Axis, tokens: tuple[str, ...]) -> object:
+    """The value as our configuration understands it: W&B draws charts of numbers, not of the text 1e-4."""
+    config: Any = load(TrainConfig, args.config, [*training, f"--{axis.option}", *tokens])
+    for part in axis.option.split("."):
+        config = config[int(part)] if part.isdigit() else vars(config)[part]
+    if isinstance(config, (list, tuple)):
+        raise UserError(f"--grid {axis.option}: W&B can't pass lists; sweep over it without --wandb_sweep")
+    return config
