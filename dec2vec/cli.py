@@ -6,6 +6,7 @@
     dec2vec encode --model RUN|DIR|HUB_ID --input texts.txt --output vectors.npy
     dec2vec score  --model RUN|DIR|HUB_ID --input pairs.jsonl --output scored.jsonl --dev labelled.jsonl
     dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
+    dec2vec check  RUN|DIR|HUB_ID [--json FILE]
 
 Each verb imports what it needs when it is chosen; with the `__main__`s, only this file knows train and eval.
 """
@@ -105,6 +106,22 @@ def _export(argv: Sequence[str]) -> None:
     export_command(args)
 
 
+def _check(argv: Sequence[str]) -> None:
+    """Say what is wrong with a model as an embedder, and the fix."""
+    from dec2vec.checks.args import CheckArgs
+    from dec2vec.config import load
+
+    args = load(CheckArgs, None, _first_as("model", argv), prog="dec2vec check MODEL")
+    from dec2vec.checks.command import check_command
+
+    check_command(args)
+
+
+def _first_as(name: str, argv: Sequence[str]) -> Sequence[str]:
+    """`MODEL --json FILE` -> `--model MODEL --json FILE`."""
+    return [f"--{name}", *argv] if argv and not argv[0].startswith("-") else argv
+
+
 _VERBS: dict[str, Verb] = {
     "train": _train,
     "eval": _eval,
@@ -112,6 +129,7 @@ _VERBS: dict[str, Verb] = {
     "encode": _encode,
     "score": _score,
     "export": _export,
+    "check": _check,
 }
 
 
