@@ -171,7 +171,7 @@ def _declared_dtype(place: Place) -> str:
 
 def _saved_dtype(place: Place, library: Any, encoder: Encoder | None) -> str:
     """float16 if any route would compute in it."""
-    named = [] if place.artifact is None else [place.artifact.config.dtype]
+    named: list[str] = [] if place.artifact is None else [place.artifact.config.dtype]
     if library is not None:
         kind = str(library[0].auto_model.dtype)
         named.append(_declared_dtype(place) or DTYPES.get(kind, kind))

@@ -14,13 +14,10 @@ _FIX = "put the tokenizer files of the base beside the weights, or resize the em
 
 def check_vocabulary(subject: Subject) -> Finding:
     """The largest id against the rows of the input embeddings, and the tokens against those of a local base."""
-    found = []
-    for route, tokenizer in subject.tokenizers.items():
-        rows = int(subject.backbones[route].get_input_embeddings().weight.shape[0])
-        found += [_ids_beyond(route, tokenizer, rows)]
+    sizes = {route: int(model.get_input_embeddings().weight.shape[0]) for route, model in subject.backbones.items()}
+    found = [_ids_beyond(route, tokenizer, sizes[route]) for route, tokenizer in subject.tokenizers.items()]
     found += [_moved_tokens(subject)]
-    rows = {int(model.get_input_embeddings().weight.shape[0]) for model in subject.backbones.values()}
-    return worst(NAME, found, f"every token has one of the {min(rows)} rows of the embeddings")
+    return worst(NAME, found, f"every token has one of the {min(sizes.values())} rows of the embeddings")
 
 
 def _ids_beyond(route: str, tokenizer: Any, rows: int) -> Finding:
