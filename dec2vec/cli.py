@@ -7,6 +7,10 @@
     dec2vec score  --model RUN|DIR|HUB_ID --input pairs.jsonl --output scored.jsonl --dev labelled.jsonl
     dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
     dec2vec check  RUN|DIR|HUB_ID [--json FILE]
+    dec2vec index  VECTORS --output INDEX [--kind flat|hnsw|ivf-pq]
+    dec2vec search INDEX --model RUN|DIR|HUB_ID --queries texts.txt --output hits.jsonl
+    dec2vec dedup  TEXTS|VECTORS --output groups.jsonl [--model RUN|DIR|HUB_ID] [--threshold 0.95]
+    dec2vec outliers TEXTS|VECTORS --output rows.jsonl [--model RUN|DIR|HUB_ID]
 
 Each verb imports what it needs when it is chosen; with the `__main__`s, only this file knows train and eval.
 """
@@ -117,6 +121,50 @@ def _check(argv: Sequence[str]) -> None:
     check_command(args)
 
 
+def _index(argv: Sequence[str]) -> None:
+    """Build a FAISS index over vectors, and measure its recall."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import IndexArgs
+
+    args = load(IndexArgs, None, _first_as("vectors", argv), prog="dec2vec index VECTORS")
+    from dec2vec.corpus.commands import index_command
+
+    index_command(args)
+
+
+def _search(argv: Sequence[str]) -> None:
+    """Search an index for the texts of a file."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import SearchArgs
+
+    args = load(SearchArgs, None, _first_as("index", argv), prog="dec2vec search INDEX")
+    from dec2vec.corpus.commands import search_command
+
+    search_command(args)
+
+
+def _dedup(argv: Sequence[str]) -> None:
+    """Find near-duplicates among texts or vectors."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import DedupArgs
+
+    args = load(DedupArgs, None, _first_as("input", argv), prog="dec2vec dedup INPUT")
+    from dec2vec.corpus.commands import dedup_command
+
+    dedup_command(args)
+
+
+def _outliers(argv: Sequence[str]) -> None:
+    """Order texts or vectors by how far their neighbours are."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import OutliersArgs
+
+    args = load(OutliersArgs, None, _first_as("input", argv), prog="dec2vec outliers INPUT")
+    from dec2vec.corpus.commands import outliers_command
+
+    outliers_command(args)
+
+
 def _first_as(name: str, argv: Sequence[str]) -> Sequence[str]:
     """`MODEL --json FILE` -> `--model MODEL --json FILE`."""
     return [f"--{name}", *argv] if argv and not argv[0].startswith("-") else argv
@@ -130,6 +178,10 @@ _VERBS: dict[str, Verb] = {
     "score": _score,
     "export": _export,
     "check": _check,
+    "index": _index,
+    "search": _search,
+    "dedup": _dedup,
+    "outliers": _outliers,
 }
 
 
