@@ -9,6 +9,11 @@
     dec2vec mine   PAIRS --model RUN|DIR|HUB_ID --output mined.jsonl
     dec2vec merge  RUN RUN ... --output DIR [--weights 0.7 0.3] [--method average|slerp]
     dec2vec sweep  CONFIG.yaml --grid optim.lr=1e-4,3e-4 ... --output DIR [--section.key value ...]
+    dec2vec check  RUN|DIR|HUB_ID [--json FILE]
+    dec2vec index  VECTORS --output INDEX [--kind flat|hnsw|ivf-pq]
+    dec2vec search INDEX --model RUN|DIR|HUB_ID --queries texts.txt --output hits.jsonl
+    dec2vec dedup  TEXTS|VECTORS --output groups.jsonl [--model RUN|DIR|HUB_ID] [--threshold 0.95]
+    dec2vec outliers TEXTS|VECTORS --output rows.jsonl [--model RUN|DIR|HUB_ID]
 
 Each verb imports what it needs when it is chosen; with the `__main__`s, only this file knows train and eval.
 """
@@ -113,8 +118,7 @@ def _mine(argv: Sequence[str]) -> None:
     from dec2vec.config import load
     from train.mining.args import MineArgs
 
-    has_pairs = bool(argv) and not argv[0].startswith("-")
-    args = load(MineArgs, None, ["--pairs", *argv] if has_pairs else argv, prog="dec2vec mine PAIRS")
+    args = load(MineArgs, None, _first_as("pairs", argv), prog="dec2vec mine PAIRS")
     from train.mining.command import mine_command
 
     mine_command(args)
@@ -125,8 +129,7 @@ def _merge(argv: Sequence[str]) -> None:
     from dec2vec.config import load
     from train.merging.args import MergeArgs
 
-    has_runs = bool(argv) and not argv[0].startswith("-")
-    args = load(MergeArgs, None, ["--runs", *argv] if has_runs else argv, prog="dec2vec merge RUN RUN ...")
+    args = load(MergeArgs, None, _first_as("runs", argv), prog="dec2vec merge RUN RUN ...")
     from train.merging.command import merge_command
 
     merge_command(args)
@@ -142,6 +145,66 @@ def _sweep(argv: Sequence[str]) -> None:
     sweep_command(args, training)
 
 
+def _check(argv: Sequence[str]) -> None:
+    """Say what is wrong with a model as an embedder, and the fix."""
+    from dec2vec.checks.args import CheckArgs
+    from dec2vec.config import load
+
+    args = load(CheckArgs, None, _first_as("model", argv), prog="dec2vec check MODEL")
+    from dec2vec.checks.command import check_command
+
+    check_command(args)
+
+
+def _index(argv: Sequence[str]) -> None:
+    """Build a FAISS index over vectors, and measure its recall."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import IndexArgs
+
+    args = load(IndexArgs, None, _first_as("vectors", argv), prog="dec2vec index VECTORS")
+    from dec2vec.corpus.commands import index_command
+
+    index_command(args)
+
+
+def _search(argv: Sequence[str]) -> None:
+    """Search an index for the texts of a file."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import SearchArgs
+
+    args = load(SearchArgs, None, _first_as("index", argv), prog="dec2vec search INDEX")
+    from dec2vec.corpus.commands import search_command
+
+    search_command(args)
+
+
+def _dedup(argv: Sequence[str]) -> None:
+    """Find near-duplicates among texts or vectors."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import DedupArgs
+
+    args = load(DedupArgs, None, _first_as("input", argv), prog="dec2vec dedup INPUT")
+    from dec2vec.corpus.commands import dedup_command
+
+    dedup_command(args)
+
+
+def _outliers(argv: Sequence[str]) -> None:
+    """Order texts or vectors by how far their neighbours are."""
+    from dec2vec.config import load
+    from dec2vec.corpus.args import OutliersArgs
+
+    args = load(OutliersArgs, None, _first_as("input", argv), prog="dec2vec outliers INPUT")
+    from dec2vec.corpus.commands import outliers_command
+
+    outliers_command(args)
+
+
+def _first_as(name: str, argv: Sequence[str]) -> Sequence[str]:
+    """`MODEL --json FILE` -> `--model MODEL --json FILE`."""
+    return [f"--{name}", *argv] if argv and not argv[0].startswith("-") else argv
+
+
 _VERBS: dict[str, Verb] = {
     "train": _train,
     "eval": _eval,
@@ -152,6 +215,11 @@ _VERBS: dict[str, Verb] = {
     "mine": _mine,
     "merge": _merge,
     "sweep": _sweep,
+    "check": _check,
+    "index": _index,
+    "search": _search,
+    "dedup": _dedup,
+    "outliers": _outliers,
 }
 
 

@@ -20,7 +20,7 @@ class EncodeArgs:
     input: Path
     """Texts: lines of a .txt, or a column of a .jsonl, .csv, .tsv or .parquet."""
     output: Path
-    """.npy (float32 matrix) or .parquet (columns text and embedding)."""
+    """.npy (float32 matrix) or .parquet (columns text and embedding); with shard_rows a folder."""
     column: str = "text"
     """Column of the texts; a .txt has none."""
     prompt: str | None = None
@@ -29,6 +29,10 @@ class EncodeArgs:
     """Which half of a two-sided prompt: with instruct, documents go without the instruction."""
     batch_tokens: Annotated[int, Ge(1)] = 16_384
     """Padded tokens of one forward pass: bounds the memory."""
+    shard_rows: Annotated[int, Ge(1)] | None = None
+    """Rows of a shard, of which one is in memory: for files of any size, also under torchrun. Killed, it goes on."""
+    shard_format: Literal["npy", "parquet"] = "npy"
+    """Format of the shards."""
     normalize: bool = True
     """Scale vectors to length 1."""
     max_length: Annotated[int, Ge(1)] | None = None

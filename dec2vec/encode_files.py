@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dec2vec.corpus.stream import block_texts, iter_tables
 from dec2vec.encode_args import EncodeArgs
 from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
@@ -19,23 +21,51 @@ from dec2vec.readers import read_texts
 
 def encode_file(args: EncodeArgs) -> None:
     """Refuse what can be refused before the model is loaded; the output appears whole or not at all."""
-    _check_output(args.output)
     if args.prompt is not None:
         check_prompt(args.prompt)
+    if args.shard_rows is not None:
+        _encode_in_shards(args)
+        return
+    _check_output(args.output)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("encode under torchrun writes shards: add --shard_rows 100000, with --output a folder")
     texts = read_texts(args.input, args.column)
-
-    from dec2vec.encoder import Encoder
-    from dec2vec.memory import keep_freed_memory
-
-    keep_freed_memory()
-    encoder = Encoder.load(_model(args))
-    if args.max_length is not None:
-        encoder.set_max_length(args.max_length)
+    encoder = load_encoder(args)
     vectors = encoder.encode(
         texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens, normalize=args.normalize
     )
     write_vectors(args.output, texts, vectors)
     sys.stderr.write(f"{len(vectors)} vectors of {vectors.shape[1]} dimensions: {args.output}\n")
+
+
+def _encode_in_shards(args: EncodeArgs) -> None:
+    """Every process of torchrun on its own device."""
+    from dec2vec.encode_shards import encode_shards, plan_work
+
+    work = plan_work(args)
+    first = next(iter_tables(args.input, 1), None)  # what is wrong with the input shows before the model is loaded
+    if first is not None:
+        block_texts(args.input, first, args.column)
+    encoder = load_encoder(args)
+    from dec2vec.fingerprint import fingerprint
+
+    encode_shards(work, encoder, fingerprint(encoder))
+
+
+def load_encoder(args: EncodeArgs) -> Any:
+    """The `Encoder` of the options, whose module is imported only now, on this process's own device."""
+    import torch
+
+    from dec2vec.encoder import Encoder
+    from dec2vec.memory import keep_freed_memory
+
+    keep_freed_memory()
+    if "LOCAL_RANK" in os.environ and args.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    encoder = Encoder.load(_model(args))
+    if args.max_length is not None:
+        encoder.set_max_length(args.max_length)
+    return encoder
 
 
 def _model(args: EncodeArgs) -> ModelConfig:

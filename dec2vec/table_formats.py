@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from dec2vec.errors import UserError
 Row = dict[str, object]
 Numbered = tuple[int, Row]
 """A row and its number in the file: the line for text formats (from 1), the row for the others."""
+PARQUET_ROWS = 8192
+"""Rows of a parquet file in memory at a time."""
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines of a UTF-8 file, numbered from 1, without their ends; the empty rest after the last is no line.
 
-    Split at \\n alone: str.splitlines would also cut at U+2028, \\x0b and others that occur inside texts.
+    Split at \\n alone: str.splitlines would also cut at U+2028, \\x0b and others that occur inside texts. One line is
+    in memory at a time.
     """
-    lines = _read(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         try:
             yield number, line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -50,8 +50,8 @@ def jsonl_rows(path: Path) -> Iterator[Numbered]:
 
 def csv_rows(path: Path) -> Iterator[Numbered]:
     """RFC 4180: commas and double quotes; a quoted text may hold line ends. Rows count from 1, the header."""
-    text = "\n".join(line for _, line in text_lines(path))
-    yield from _under_header(path, _records(path, text))
+    lines = (part for _, line in text_lines(path) for part in io.StringIO(f"{line}\n", newline=""))
+    yield from _under_header(path, _records(path, lines))
 
 
 def tsv_rows(path: Path) -> Iterator[Numbered]:
@@ -66,10 +66,11 @@ def parquet_rows(path: Path) -> Iterator[Numbered]:
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=PARQUET_ROWS)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from enumerate(rows, start=1)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
-    yield from enumerate(rows, start=1)
 
 
 FORMATS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
@@ -80,8 +81,8 @@ FORMATS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
 }
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    records = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _records(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    records = csv.reader(lines, strict=True)
     for number in count(1):
         try:
             fields = next(records, None)
@@ -103,8 +104,13 @@ def _under_header(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Iter
         yield number, dict(zip(header, fields, strict=True))
 
 
-def _read(path: Path) -> bytes:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Without the byte order mark at the start, and without their \\n."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if file.read(3) != b"\xef\xbb\xbf":
+                file.seek(0)
+            for line in file:
+                yield line.removesuffix(b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

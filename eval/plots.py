@@ -144,7 +144,7 @@ def _cosines(report: Report) -> list[Figure]:
         ):
             text = f"{label} ({len(values)}), mean {values.mean():.2f}"
             weights = np.full(len(values), 1 / len(values))
-            heights, _, _ = axes.hist(values, bins=bins, weights=weights, color=colour, alpha=0.65, label=text)
+            heights, _, _ = axes.hist(values, bins=bins.tolist(), weights=weights, color=colour, alpha=0.65, label=text)
             highest = max(highest, float(np.max(heights)))
         axes.set_title(short(panel.title.partition(":")[0]))
         axes.set_xlabel("cosine")

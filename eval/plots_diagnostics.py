@@ -33,13 +33,13 @@ def _plane(panel: Scatter, plane: Float64[np.ndarray, "points 2"], title: str) -
     rest = ~np.isin(labels, shown)
     for index, (name, label) in enumerate(zip(shown, numbered(shown, 18), strict=True)):
         rows = labels == name
-        axes.scatter(*plane[rows].T, s=9, color=colour(index), alpha=0.75, linewidths=0, label=label)
+        axes.scatter(plane[rows, 0], plane[rows, 1], s=9, color=colour(index), alpha=0.75, linewidths=0, label=label)
     if rest.any():
-        axes.scatter(*plane[rest].T, s=7, color="#c9ccd0", linewidths=0, label="others", zorder=0)
+        axes.scatter(plane[rest, 0], plane[rest, 1], s=7, color="#c9ccd0", linewidths=0, label="others", zorder=0)
     axes.set_title(title)
     axes.set_xticks([])
     axes.set_yticks([])
-    legend_below(figure, axes, columns=2, scale=2)
+    legend_below(figure, axes, columns=2, scale=2.0)
     return figure
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eval.plots_style import GRID, canvas, colour, dash, legend_below, short
 from eval.sweep import Curve, SweepPoint, best_raw, by_dimension, by_layer, has_posts
@@ -31,7 +32,7 @@ def layers(points: Sequence[SweepPoint]) -> dict[str, Figure]:
         _lines(axes, {name: curves.get(name, []) for name in names})
         axes.set_title(title)
         axes.set_xlabel("layer (0: input embeddings)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(min(shown) - margin, max(shown) + margin)
         axes.set_ylabel("Spearman x 100 on dev")
         _legend(figure, axes, len(panels["layers.png"][1]) - len(names))

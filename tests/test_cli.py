@@ -74,12 +74,18 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["--help"], ["-h"]):
         assert cli.main(argv) == 0
         page = capsys.readouterr().out
-        assert all(f"\n  {verb} " in page for verb in ("train", "eval", "compare", "encode", "score", "export"))
+        assert all(
+            f"\n  {verb} " in page
+            for verb in ("train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup")
+        )
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("dec2vec 0.")
 
 
-@pytest.mark.parametrize("verb", ["", "train", "eval", "compare", "encode", "score", "export"])
+@pytest.mark.parametrize(
+    "verb",
+    ["", "train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup", "outliers"],
+)
 def test_help_is_quick(verb: str) -> None:
     """Half a second of processor time: what it takes on a free machine, measurable on a busy one too."""
     argv = [sys.executable, "-m", "dec2vec.cli", *verb.split(), "--help"]
@@ -93,7 +99,7 @@ def test_help_is_quick(verb: str) -> None:
 
 def test_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown verb 'trian'; did you mean train?" in refused(capsys, "trian", "x.yaml")
-    assert "choose from train, eval, compare, encode, score, export" in refused(capsys, "xyzzy")
+    assert "choose from train, eval, compare, encode, score, export, check, index, search" in refused(capsys, "xyzzy")
 
 
 def test_mistakes_in_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

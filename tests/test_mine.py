@@ -11,7 +11,7 @@ import pytest
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.cli import main
-from dec2vec.faiss_index import build_index, search_index
+from dec2vec.corpus.faiss_index import build_index, search_index
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
 from train.data import load_pairs

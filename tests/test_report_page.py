@@ -209,7 +209,7 @@ def test_letters_of_other_fonts_are_drawn_where_these_are_installed(monkeypatch:
     monkeypatch.setattr(plots_style, "_glyphs", plots_style._glyphs.__wrapped__)
     assert plots_style.numbered([letter]) == [f"1 {letter}"]
     with plots_style.settings():
-        figure, axes = plots_style.canvas(2)
+        figure, axes = plots_style.canvas(2.0)
         axes.set_title(letter)
         figure.savefig(io.BytesIO())
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dec2vec.corpus.search import RECALL, Ranking, exact_top, faiss_top, recall_against, unit_rows
 from dec2vec.errors import UserError
-from eval.search import RECALL, Ranking, exact_top, faiss_top, recall_against, unit_rows
 
 
 def vectors(rows: int, dimension: int, seed: int) -> NDArray[np.float32]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from dec2vec.corpus.search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.resampling import resampled_means
-from eval.search import Ranking, exact_top
 from eval.tasks.retrieval_files import Judged, RetrievalFiles, find_files, read_corpus, read_judged
 from eval.tasks.task import Figure, TaskVectors, Texts
 

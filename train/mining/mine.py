@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from tqdm import tqdm
 
-from dec2vec.faiss_index import build_index, search_index
+from dec2vec.corpus.faiss_index import build_index, search_index
 from train.mining.args import MineArgs
 from train.mining.choice import ABSENT, Candidates, Rules, choose, rank_window, refusals
 from train.mining.cross_encoder import PairScores, rescore

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from dec2vec.corpus.faiss_index import IndexKind, build_index, search_index
 from dec2vec.errors import UserError
-from dec2vec.faiss_index import IndexKind, build_index, search_index
 
 RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
 """Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""

@@ -1,0 +1,1 @@
+"""`dec2vec check`: what is wrong with a model as an embedder, one idea a file."""

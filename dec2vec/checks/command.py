@@ -1,0 +1,81 @@
+"""`dec2vec check MODEL`: all checks in order, a table, and an error if one of them failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from dec2vec.checks.adapter import check_adapter
+from dec2vec.checks.args import CheckArgs
+from dec2vec.checks.ending import check_ending
+from dec2vec.checks.finding import Finding, failed, table
+from dec2vec.checks.numbers import check_numbers
+from dec2vec.checks.padding import check_padding
+from dec2vec.checks.place import find_place
+from dec2vec.checks.pooling import check_pooling, check_spread
+from dec2vec.checks.prompts import check_prompts
+from dec2vec.checks.routes import check_routes
+from dec2vec.checks.subject import Subject, open_subject
+from dec2vec.checks.truncation import check_truncation
+from dec2vec.checks.unit_length import check_unit_length
+from dec2vec.checks.vocabulary import check_vocabulary
+from dec2vec.checks.weights import check_weights
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text
+
+Check = Callable[[Subject], Finding]
+OF_TOKENS: tuple[Check, ...] = (check_ending, check_prompts, check_truncation, check_pooling)
+OF_VECTORS: tuple[Check, ...] = (check_padding, check_unit_length, check_spread, check_adapter)
+
+
+def check_command(args: CheckArgs) -> None:
+    """Print the table. UserError, hence exit code 2, if a check failed."""
+    if args.json is not None:
+        _check_output(args.json)
+    findings = check_model(args)
+    sys.stdout.write(table(findings))
+    bad = failed(findings)
+    if args.json is not None:
+        content = {"model": args.model, "failed": bad, "findings": [asdict(finding) for finding in findings]}
+        atomic_write_text(args.json, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    if bad:
+        raise UserError(f"model {args.model}: {len(bad)} of {len(findings)} checks failed ({', '.join(bad)})")
+
+
+def check_model(args: CheckArgs) -> list[Finding]:
+    """What each check says; what would fail only because an earlier one did is not run. UserError for no model."""
+    place = find_place(args)
+    findings = [check_weights(place)]
+    if failed(findings):
+        return findings
+    try:
+        subject = open_subject(place)
+    except UserError as error:
+        return [*findings, Finding("loads", "fail", str(error), "mend what the line says")]
+    findings += [Finding("loads", "pass", f"by {' and '.join(subject.routes)}"), check_vocabulary(subject)]
+    if failed(findings):
+        return findings  # an id without a row ends every forward pass
+    findings += [check(subject) for check in OF_TOKENS]
+    findings.append(check_numbers(subject))
+    if findings[-1].verdict == "fail":
+        return findings  # what follows compares numbers
+    findings += [check(subject) for check in OF_VECTORS]
+    findings.append(check_routes(subject) if not failed(findings) else _unasked())
+    return findings
+
+
+def _unasked() -> Finding:
+    return Finding("same vectors", "skip", "mend what failed first")
+
+
+def _check_output(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"json {path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise UserError(f"json {path} is a folder; name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"json {path}: the folder {path.parent} is not writable")

@@ -1,0 +1,58 @@
+"""Largest activation inside the decoder: beyond float16's range, vectors turn to nan where it is served in float16."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from dec2vec.checks.finding import Finding, worst
+from dec2vec.checks.subject import PROBES, Route, Subject
+
+NAME = "overflow"
+FLOAT16_MAX = 65_504.0
+
+
+def check_numbers(subject: Subject) -> Finding:
+    """By every route; a model saved in float16 was loaded in float32 for this."""
+    found, largest = [], 0.0
+    for route, embed in subject.routes.items():
+        top = _largest_activation(subject.backbones[route], embed)
+        found.append(_judged(route, top, subject.saved_dtype, np.isfinite(embed(PROBES)).all()))
+        largest = max(largest, top)
+    return worst(NAME, found, f"largest activation {largest:.3g} (float16 holds {FLOAT16_MAX:.0f})")
+
+
+def _judged(route: str, top: float, dtype: str, is_finite: np.bool_) -> Finding:
+    if not is_finite or not math.isfinite(top):
+        what = f"{route}: vectors or activations with nan or inf"
+        return Finding(NAME, "fail", what, "load it in float32 or bfloat16; if that does not help, the weights are bad")
+    if top >= FLOAT16_MAX and dtype == "float16":
+        what = f"{route}: an activation of {top:.3g}, and it is saved to be loaded in float16, which ends at 65504"
+        return Finding(NAME, "fail", what, "change dtype to bfloat16 (sentence_bert_config.json, dec2vec.json)")
+    if top >= FLOAT16_MAX / 2:
+        what = f"{route}: an activation of {top:.3g}; float16 ends at 65504"
+        return Finding(NAME, "warn", what, "serve it in bfloat16 or float32, never in float16")
+    return Finding(NAME, "pass", "")
+
+
+@torch.no_grad()
+def _largest_activation(backbone: Any, embed: Route) -> float:
+    """Over the outputs of all modules: the sums between blocks and the products within."""
+    tops = [0.0]
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        for value in output if isinstance(output, tuple) else (output,):
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+                top = float(value.abs().max())
+                tops[0] = top if math.isnan(top) or top > tops[0] else tops[0]
+
+    handles = [module.register_forward_hook(note) for module in backbone.modules()]
+    try:
+        embed(PROBES)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tops[0]

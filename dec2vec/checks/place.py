@@ -1,0 +1,72 @@
+"""Where the files of a model are that is to be checked: ours, sentence-transformers', or neither."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dec2vec import artifacts
+from dec2vec.artifacts import Artifact
+from dec2vec.checks.args import CheckArgs
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+
+MODULES = "modules.json"
+_UNREAD = ("*.bin", "*.pt", "*.onnx", "*.msgpack", "*.h5", "*.gguf", "onnx/*", "openvino/*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """`artifact` says how our Encoder reads the model, `library` is the folder for sentence-transformers."""
+
+    config: ModelConfig
+    folder: Path
+    artifact: Artifact | None
+    library: Path | None
+
+    @property
+    def folders(self) -> list[Path]:
+        """All folders with files of this model, each once."""
+        found = [] if self.library is None else [self.library]
+        if self.artifact is not None:
+            found.insert(0, self.artifact.adapter or Path(self.artifact.base.name_or_path))
+        return list(dict.fromkeys(found)) or [self.folder]
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the sentence-transformers folder; empty if it is missing. UserError if it is no object."""
+        path = (self.library or self.folder) / name
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); copy or export it again") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: a {type(content).__name__}, not an object; copy or export it again")
+        return content
+
+
+def find_place(args: CheckArgs) -> Place:
+    """A folder as it is, a Hub id as its snapshot. UserError for what is neither."""
+    folder = Path(args.model) if Path(args.model).is_dir() else _snapshot(args)
+    config = ModelConfig(name_or_path=str(folder), device=args.device, trust_remote_code=args.trust_remote_code)
+    candidates = (folder, folder / "model")
+    library = next((path for path in candidates if (path / MODULES).is_file()), None)
+    return Place(config, folder, artifacts.find(config), library)
+
+
+def _snapshot(args: CheckArgs) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(args.model).exists():
+        raise UserError(f"model {args.model}: is a file; give the folder it is in")
+    try:
+        return Path(snapshot_download(args.model, revision=args.revision, ignore_patterns=list(_UNREAD)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0][:200].rstrip(".:")
+        raise UserError(
+            f"model {args.model}: no such folder here, and not from the Hub ({reason}); check the name"
+        ) from None

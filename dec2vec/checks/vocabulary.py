@@ -1,0 +1,48 @@
+"""Tokenizer and decoder belong together: every id has a row, and the base's tokens keep their ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dec2vec.checks.finding import Finding, worst
+from dec2vec.checks.subject import Subject
+
+NAME = "vocabulary"
+_FIX = "put the tokenizer files of the base beside the weights, or resize the embeddings before training"
+
+
+def check_vocabulary(subject: Subject) -> Finding:
+    """The largest id against the rows of the input embeddings, and the tokens against those of a local base."""
+    sizes = {route: int(model.get_input_embeddings().weight.shape[0]) for route, model in subject.backbones.items()}
+    found = [_ids_beyond(route, tokenizer, sizes[route]) for route, tokenizer in subject.tokenizers.items()]
+    found += [_moved_tokens(subject)]
+    return worst(NAME, found, f"every token has one of the {min(sizes.values())} rows of the embeddings")
+
+
+def _ids_beyond(route: str, tokenizer: Any, rows: int) -> Finding:
+    largest = max(tokenizer.get_vocab().values())
+    if largest < rows:
+        return Finding(NAME, "pass", "")
+    token = tokenizer.convert_ids_to_tokens(largest)
+    what = f"{route}: token {token!r} has id {largest}, but the embeddings have {rows} rows"
+    return Finding(NAME, "fail", what, _FIX)
+
+
+def _moved_tokens(subject: Subject) -> Finding:
+    """Only against a base folder on this machine: a Hub base may not be here, and a whole folder is its own base."""
+    artifact = subject.place.artifact
+    base = None if artifact is None else Path(artifact.config.name_or_path)
+    if base is None or not base.is_dir() or base in subject.place.folders or not (base / "tokenizer.json").is_file():
+        return Finding(NAME, "pass", "")
+    from dec2vec.backbone import load_tokenizer
+    from dec2vec.model_config import ModelConfig
+
+    original = load_tokenizer(ModelConfig(name_or_path=str(base))).get_vocab()
+    for route, tokenizer in subject.tokenizers.items():
+        ours = tokenizer.get_vocab()
+        moved = [token for token, id in original.items() if ours.get(token) != id]
+        if moved:
+            what = f"{route}: {len(moved)} tokens have other ids than in the base (such as {moved[0]!r})"
+            return Finding(NAME, "fail", what, _FIX)
+    return Finding(NAME, "pass", "")

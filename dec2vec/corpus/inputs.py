@@ -1,0 +1,100 @@
+"""What the corpus verbs start from: vectors that lie there, or texts that are embedded now; and where they end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from dec2vec.corpus.args import DedupArgs, OutliersArgs, SearchArgs
+from dec2vec.corpus.vectors import holds_vectors, open_vectors
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text
+from dec2vec.readers import read_texts
+
+Rows = Float32[np.ndarray, "rows dim"]
+SHOWN = 60
+"""Characters of a text on the terminal."""
+
+
+def read_corpus(args: DedupArgs | OutliersArgs) -> tuple[Rows, list[str] | None]:
+    """All vectors in memory, and the texts where the input has them. UserError for texts without a model."""
+    if holds_vectors(args.input):
+        if args.model is not None:
+            raise UserError(f"{args.input} holds vectors already; remove --model, or give a file of texts")
+        return open_vectors(args.input).everything(), None
+    if args.model is None:
+        raise UserError(f"{args.input}: texts need --model to become vectors")
+    texts = read_texts(args.input, args.column)
+    return embed(args, args.model, texts), texts
+
+
+def embed(args: DedupArgs | OutliersArgs | SearchArgs, model: str, texts: Sequence[str]) -> Rows:
+    """(texts, d) of unit length. UserError for vectors with inf or nan."""
+    from dec2vec.encode_args import EncodeArgs
+    from dec2vec.encode_files import load_encoder
+    from dec2vec.ensembles import check_prompt
+
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    encoder = load_encoder(
+        EncodeArgs(
+            model=model,
+            input=Path(),
+            output=Path(),
+            device=args.device,
+            revision=args.revision,
+            trust_remote_code=args.trust_remote_code,
+            max_length=args.max_length,
+        )
+    )
+    vectors: Rows = encoder.encode(texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"model {model}: gives vectors with inf or nan; see `dec2vec check {model}`")
+    return vectors
+
+
+def check_output(path: Path, suffix: str | None = ".jsonl") -> None:
+    """Refuse what can't be written, before anything is computed."""
+    if suffix is not None and path.suffix != suffix:
+        raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use {suffix}")
+    if path.is_dir():
+        raise UserError(f"output {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"output {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"output {path}: the folder {path.parent} is not writable")
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines, whole or not at all."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if not text.isascii():
+        from dec2vec.tokenization import clean_surrogates
+
+        text = clean_surrogates(text)
+    try:
+        atomic_write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Plain columns; the last one is left as it is."""
+    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header) - 1)]
+    lines = [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in (header, *rows)
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def short(text: str) -> str:
+    """One line of a text."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "\u2026"

@@ -1,0 +1,119 @@
+"""Vectors on disk, wherever `dec2vec encode` put them: a .npy, a .parquet, or a folder of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
+
+from dec2vec.corpus.shards import INDEX, read_index
+from dec2vec.errors import UserError
+
+BLOCK = 65_536
+"""Rows in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file, and where its rows stand in the corpus."""
+
+    path: Path
+    first: int
+    rows: int
+
+    def read(self) -> NDArray[Any]:
+        """(rows, d); of a .npy a view of the file."""
+        if self.path.suffix == ".npy":
+            return _open_npy(self.path)
+        return _read_parquet(self.path)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """All vectors of a corpus, in order."""
+
+    name: str
+    parts: tuple[Part, ...]
+    dimension: int
+
+    def __len__(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, Float32[np.ndarray, "rows dim"]]]:
+        """(first row, vectors), at most `size` rows at a time. UserError for a file that is not as its index says."""
+        for part in self.parts:
+            array = part.read()
+            if array.shape != (part.rows, self.dimension):
+                wanted = f"{part.rows} x {self.dimension}"
+                raise UserError(f"{part.path}: {' x '.join(map(str, array.shape))} numbers, not {wanted}; encode again")
+            for start in range(0, part.rows, size):
+                yield part.first + start, np.ascontiguousarray(array[start : start + size], dtype=np.float32)
+
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
+        """Some rows, in ascending order of their numbers."""
+        rows = np.sort(rows)
+        found = [block[rows[(rows >= first) & (rows < first + len(block))] - first] for first, block in self.blocks()]
+        return np.concatenate(found)
+
+    def everything(self) -> Float32[np.ndarray, "rows dim"]:
+        """All rows in memory."""
+        return np.concatenate([block for _, block in self.blocks()])
+
+
+def open_vectors(path: Path) -> Vectors:
+    """UserError for what holds no vectors, or none that can be read."""
+    if path.is_dir():
+        index = read_index(path)
+        parts = tuple(Part(path / shard.file, shard.first, shard.rows) for shard in index.shards)
+        return Vectors(str(path), parts, index.dimension)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    if path.suffix not in (".npy", ".parquet"):
+        raise UserError(f"{path}: vectors are a .npy, a .parquet or a folder with {INDEX}; write them with encode")
+    part = Part(path, 0, 0)
+    array = part.read()
+    if not len(array):
+        raise UserError(f"{path} is empty: it has no vectors")
+    return Vectors(str(path), (Part(path, 0, len(array)),), int(array.shape[1]))
+
+
+def holds_vectors(path: Path) -> bool:
+    """Whether a file or folder is one of vectors; a .parquet may hold texts alone."""
+    if path.suffix == ".parquet" and path.is_file():
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return "embedding" in pyarrow.parquet.read_schema(path).names
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not a readable parquet file: {error}") from None
+    return path.suffix == ".npy" or (path / INDEX).is_file()
+
+
+def _open_npy(path: Path) -> NDArray[Any]:
+    """Never a pickle: an array of objects is refused."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable .npy of numbers ({error}); write it with encode") from None
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise UserError(f"{path}: {array.ndim}-dimensional {array.dtype}, not a matrix of floats; write it with encode")
+    return array
+
+
+def _read_parquet(path: Path) -> NDArray[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        column = pyarrow.parquet.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
+        width = column.type.list_size
+        flat: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    except (pyarrow.ArrowException, OSError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: no vectors in a column embedding ({error}); write it with encode") from None
+    return flat.reshape(-1, width)

@@ -1,0 +1,171 @@
+"""`dec2vec encode --shard_rows N`: a file of any size -> a folder of shards, a vector for each row, in order.
+
+At any time one shard's texts and vectors are in memory. Processes of torchrun share the shards without talking to
+each other: what is done is read from the folder, so a run that was killed is simply repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dec2vec.corpus.shards import INDEX, Index, Shard, is_done, shard_path, texts_digest, write_index, write_note
+from dec2vec.corpus.stream import block_texts, count_rows, iter_tables
+from dec2vec.encode_args import EncodeArgs
+from dec2vec.errors import UserError
+from dec2vec.files import remove_leftovers, sha256_file
+from dec2vec.prompts import Side
+
+PIECE = 16_384
+"""Texts between two moves of the progress bar."""
+_NO_PLACE = ("name_or_path", "revision", "trust_remote_code", "device")
+"""Options that say where the model is; its weights count by their digest."""
+
+
+@runtime_checkable
+class ShardEncoder(Protocol):
+    """What is asked of an encoder here."""
+
+    config: Any
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        side: Side = "query",
+        batch_tokens: int = 16_384,
+        normalize: bool = True,
+        progress: bool = True,
+    ) -> NDArray[np.float32]:
+        """float32 (texts, d)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What this process has to do: every `world`-th shard, beginning with its rank."""
+
+    args: EncodeArgs
+    shard_rows: int
+    rank: int
+    world: int
+
+    @property
+    def suffix(self) -> str:
+        """Of the shard files."""
+        return f".{self.args.shard_format}"
+
+    def owns(self, number: int) -> bool:
+        """Whether the shard is this process's."""
+        return number % self.world == self.rank
+
+
+def plan_work(args: EncodeArgs) -> Work:
+    """From torchrun's environment. UserError for an output that can't be a folder of shards."""
+    assert args.shard_rows is not None
+    output = args.output
+    if output.suffix in (".npy", ".parquet") or (output.exists() and not output.is_dir()):
+        raise UserError(f"output {output}: with --shard_rows it is a folder; name one (and --shard_format parquet)")
+    if not output.parent.is_dir():
+        raise UserError(f"output {output}: the folder {output.parent} does not exist; make it first")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise UserError(f"output {output}: the folder is not writable")
+    return Work(args, args.shard_rows, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def reading_of(encoder: ShardEncoder, weights: str, args: EncodeArgs) -> str:
+    """One digest of all that a vector depends on besides its text, and of how the rows are cut into shards."""
+    model = {key: value for key, value in dataclasses.asdict(encoder.config).items() if key not in _NO_PLACE}
+    options = [args.prompt, args.side, args.normalize, args.shard_rows, args.shard_format]
+    return hashlib.sha256(json.dumps([weights, model, options], sort_keys=True).encode()).hexdigest()
+
+
+def encode_shards(work: Work, encoder: ShardEncoder, weights: str) -> None:
+    """Do this process's shards; the last process to finish writes `index.json`."""
+    args, rows = work.args, count_rows(work.args.input)
+    args.output.mkdir(exist_ok=True)
+    count = -(-rows // work.shard_rows)
+    reading = reading_of(encoder, weights, args)
+    mine = sum(min(work.shard_rows, rows - n * work.shard_rows) for n in range(count) if work.owns(n))
+    done, start = 0, time.monotonic()
+    wanted: list[Shard] = []
+    with _bar(work, mine) as bar:
+        for table in iter_tables(args.input, work.shard_rows):
+            texts = block_texts(args.input, table, args.column)
+            path = shard_path(args.output, len(wanted), work.suffix)
+            first = len(wanted) * work.shard_rows
+            wanted.append(Shard(path.name, first, len(texts), 0, "", texts_digest(texts), reading))
+            if not work.owns(len(wanted) - 1):
+                continue
+            if is_done(path, wanted[-1]):
+                done += len(texts)
+                bar.total = (bar.total or 0) - len(texts)  # the bar is over what is computed now
+            else:
+                _encode_shard(work, encoder, path, wanted[-1], texts, bar)
+    if len(wanted) != count:
+        raise UserError(f"{args.input}: changed while it was read; let it be finished first")
+    index = write_index(args.output, wanted)
+    if work.world == 1:
+        remove_leftovers(args.output)  # of other hosts' processes it can't be told here whether they are alive
+    seconds = max(time.monotonic() - start, 1e-9)
+    _say(work, index, mine, done, (mine - done) / seconds)
+
+
+def _encode_shard(
+    work: Work, encoder: ShardEncoder, path: Path, wanted: Shard, texts: list[str], bar: tqdm[Any]
+) -> None:
+    """Vectors, then the note. What an earlier attempt left half written is removed first."""
+    from dec2vec.encode_files import write_vectors
+
+    for leftover in path.parent.glob(f".{path.stem}.*.tmp*"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+    for outdated in (path.parent / INDEX, path.with_suffix(".json")):
+        outdated.unlink(missing_ok=True)
+    args, parts = work.args, []
+    for start in range(0, len(texts), PIECE):
+        piece = texts[start : start + PIECE]
+        parts.append(
+            encoder.encode(
+                piece,
+                prompt=args.prompt,
+                side=args.side,
+                batch_tokens=args.batch_tokens,
+                normalize=args.normalize,
+                progress=False,
+            )
+        )
+        bar.update(len(piece))
+    vectors = np.concatenate(parts)
+    write_vectors(path, texts, vectors)
+    dimension = int(vectors.shape[1])
+    write_note(path, dataclasses.replace(wanted, dimension=dimension, sha256=sha256_file(path)))
+
+
+def _bar(work: Work, total: int) -> tqdm[Any]:
+    """Of the first process of a machine, over its own share: the others take as long."""
+    name = "encode" if work.world == 1 else f"encode (1 of {work.world} processes)"
+    return tqdm(
+        total=total, desc=name, unit="text", delay=3.0, leave=False, disable=os.environ.get("LOCAL_RANK", "0") != "0"
+    )
+
+
+def _say(work: Work, index: Index | None, mine: int, done: int, rate: float) -> None:
+    if index is not None:
+        size = f"{index.rows} vectors of {index.dimension} dimensions in {len(index.shards)} shards"
+        sys.stderr.write(f"{size}: {work.args.output / INDEX}\n")
+    share = "" if work.world == 1 else f"rank {work.rank}: "
+    sys.stderr.write(f"{share}{mine - done} texts embedded ({rate:.0f} a second), {done} were there already\n")
