@@ -94,6 +94,7 @@ def read_table(
     columns: Sequence[str] = (),
     *,
     split: str = "train",
+    subset: str | None = None,
     only: Sequence[str] = (),
     limit: int | None = None,
 ) -> Table:
@@ -102,7 +103,7 @@ def read_table(
     Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
     """
     wanted = [_condition(text) for text in only]
-    table = _open(str(path), split, wanted, limit)
+    table = _open(str(path), split, subset, wanted, limit)
     if not table.rows:
         reason = f"no row has {' or '.join(only)}; mend `only`" if only else "it has no rows"
         raise UserError(f"{table.name} is empty: {reason}")
@@ -159,7 +160,7 @@ def _is_number(value: str | int | float) -> bool:
         return False
 
 
-def _open(source: str, split: str, only: Sequence[tuple[str, str]], limit: int | None) -> Table:
+def _open(source: str, split: str, subset: str | None, only: Sequence[tuple[str, str]], limit: int | None) -> Table:
     path = Path(source)
     if not source:
         raise UserError("no data file named; give a path or a Hub id")
@@ -172,7 +173,8 @@ def _open(source: str, split: str, only: Sequence[tuple[str, str]], limit: int |
     if path.exists():
         raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not path.parent.exists():
-        return _numbered(f"{source} [{split}]", "row", _hub_rows(source, split), only, limit)
+        name = f"{source} [{split}]" if subset is None else f"{source} [{subset}, {split}]"
+        return _numbered(name, "row", _hub_rows(source, split, subset), only, limit)
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
 
 
@@ -216,11 +218,11 @@ def _saved_rows(path: Path, split: str) -> Iterator[Numbered]:
     return enumerate(saved, start=1)
 
 
-def _hub_rows(name: str, split: str) -> Iterator[Numbered]:
+def _hub_rows(name: str, split: str, subset: str | None) -> Iterator[Numbered]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, split=split)
+        loaded = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
     return enumerate(loaded, start=1)

@@ -46,6 +46,7 @@ class TextSource:
     columns: tuple[str, ...] = ()
     negatives: tuple[str, ...] | None = None
     split: str = "train"
+    subset: str | None = None
     only: tuple[str, ...] = ()
     limit: int | None = None
 
@@ -55,7 +56,14 @@ def read_training_texts(source: TextSource) -> list[str]:
     path = source.path
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table = read_table(path, source.columns, split=source.split, only=source.only, limit=source.limit)
+    table = read_table(
+        path,
+        source.columns,
+        split=source.split,
+        subset=source.subset,
+        only=source.only,
+        limit=source.limit,
+    )
     wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
         raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
@@ -125,6 +133,7 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         columns=tuple(str(data.get(name, name)) for name in _COLUMNS.get(str(data.get("kind", "pairs")), ())),
         negatives=None if negatives is None else tuple(map(str, negatives)),
         split=str(data.get("split", "train")),
+        subset=None if data.get("subset") is None else str(data["subset"]),
         only=tuple(map(str, data.get("only") or ())),
         limit=None if limit is None else int(limit),
     )

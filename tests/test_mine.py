@@ -14,7 +14,7 @@ from dec2vec.cli import main
 from dec2vec.corpus.faiss_index import build_index, search_index
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
-from train.data import load_pairs
+from train.data import load_data
 from train.mining.args import MineArgs
 from train.mining.choice import ABSENT
 from train.mining.cross_encoder import rescore
@@ -83,8 +83,8 @@ def test_the_verb_against_brute_force_and_the_trainer(place: Path, capsys: pytes
         scores = [score for score in row["negative_scores"] if score is not None]
         assert scores == sorted(scores, reverse=True)
         assert all(score <= row["positive_score"] for score in scores)
-    table = load_pairs([SourceConfig(path=str(place / "mined.jsonl"))])
-    assert [list(texts) for texts in table.negatives][3:] == mined[3:]
+    (table,) = load_data([SourceConfig(path=str(place / "mined.jsonl"))]).tables
+    assert [list(texts[2:]) for texts in table.texts][3:] == mined[3:]
     report = json.loads((place / "mined.report.json").read_text(encoding="utf-8"))
     assert sum(report["rows_with_negatives"].values()) == len(ROWS)
     assert report["rows_with_negatives"]["2"] == sum(len(texts) == 2 for texts in mined)

@@ -35,6 +35,7 @@ lora.fast
 lora.gradient_checkpointing
 data.N.path
 data.N.split
+data.N.subset
 data.N.kind
 data.N.anchor
 data.N.positive

@@ -164,15 +164,17 @@ def test_missing_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def load_dataset(name: str, *, split: str) -> datasets.Dataset:
+    def load_dataset(name: str, subset: str | None, *, split: str) -> datasets.Dataset:
         if name != "someone/pairs":
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}'\ndoes not exist")
-        return datasets.Dataset.from_list([{"a": split}])
+        return datasets.Dataset.from_list([{"a": split if subset is None else f"{subset} {split}"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     table = read_table("someone/pairs", ["a"], split="dev")
     assert table.rows == [{"a": "dev"}]
     assert table.where(0) == "someone/pairs [dev] row 1"
+    part = read_table("someone/pairs", ["a"], subset="triplet")
+    assert part.rows == [{"a": "triplet train"}] and part.where(0) == "someone/pairs [triplet, train] row 1"
     assert "someone/else is no file or folder here, and from the Hub" in complaint(lambda: read_table("someone/else"))
 
 

@@ -106,6 +106,8 @@ class SourceConfig:
     """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
     split: str = "train"
     """Split of a saved or Hub data set; files have none."""
+    subset: str | None = None
+    """Configuration of a Hub data set that has several, such as `triplet` of sentence-transformers/all-nli."""
     kind: Kind = "pairs"
     """What a row is: an anchor with its match (pairs), two texts with a score (graded), a text alone, embedded twice
     under dropout (texts), or a text with its class (labelled)."""

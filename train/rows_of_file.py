@@ -21,7 +21,14 @@ def read_source(number: int, source: SourceConfig) -> tuple[SourceTable, int]:
     _check_options(number, source)
     texts, extra = text_columns(source), _extra_column(source)
     columns = [*texts, *([] if extra is None else [extra])]
-    table = read_table(source.path, columns, split=source.split, only=source.only, limit=source.limit)
+    table = read_table(
+        source.path,
+        columns,
+        split=source.split,
+        subset=source.subset,
+        only=source.only,
+        limit=source.limit,
+    )
     rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
     found = _TABLES[source.kind](table, rows, source)
     for place, column in enumerate(texts):

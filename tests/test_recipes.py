@@ -1,0 +1,37 @@
+"""Every configuration that ships is one that our programs take; those not run here say so in their first line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dec2vec.config import load
+from eval.config import EvalConfig
+from train.config import TrainConfig
+from train.session import resolve
+from train.source_losses import check_losses
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))
+EVAL = sorted((CONFIGS / "eval").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
+def test_training_recipes(path: Path) -> None:
+    config = load(TrainConfig, path, [], prog="dec2vec train")
+    check_losses(config)
+    assert config.data and config.output_dir.startswith("runs/")
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    needs_hub = not config.model.name_or_path.startswith("..") and path.stem != "quickstart"
+    assert first.startswith("# ") and ("not run here" in first) == needs_hub
+    if not config.model.load_in_4bit:  # which wants CUDA
+        resolve(replace(config, model=replace(config.model, name_or_path="nowhere", device="cpu")))
+
+
+@pytest.mark.parametrize("path", EVAL, ids=lambda path: path.stem)
+def test_evaluations(path: Path) -> None:
+    config = load(EvalConfig, path, [], prog="dec2vec eval")
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    assert config.output_dir == f"runs/eval-{path.stem}"
