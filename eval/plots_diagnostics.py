@@ -39,7 +39,7 @@ def _plane(panel: Scatter, plane: Float64[np.ndarray, "points 2"], title: str) -
     axes.set_title(title)
     axes.set_xticks([])
     axes.set_yticks([])
-    legend_below(figure, axes, columns=2, scale=2)
+    legend_below(figure, axes, columns=2, scale=2.0)
     return figure
 
 

@@ -55,7 +55,7 @@ def canvas(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def legend_below(figure: Figure, axes: Axes, *, columns: int = 1, title: str | None = None, scale: float = 1) -> None:
+def legend_below(figure: Figure, axes: Axes, *, columns: int = 1, title: str | None = None, scale: float = 1.0) -> None:
     """Under the plot, so that it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, markerscale=scale)
