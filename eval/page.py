@@ -46,7 +46,7 @@ th[aria-sort=ascending] button::after { content: " \\25B2"; color: inherit; }
 th[aria-sort=descending] button::after { content: " \\25BC"; color: inherit; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; }
 th:first-child { z-index: 2; }
-td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 11rem; max-width: 30rem; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 17rem; max-width: 30rem; }
 tr.tuned td { background: var(--warm); font-weight: 600; }
 tr.best td { background: var(--cool); }
 tr.best td:first-child::after { content: " \\2605\\A0 best untuned"; color: var(--link); font-weight: 600; }

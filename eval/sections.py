@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from eval.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.diagnostics import Confusion, PrecisionRecall
 from eval.overlap import RULE
-from eval.overview import HEADER, duels, overview_rows
+from eval.overview import HEADER, Duel, duels, overview_rows
 from eval.report import Report, hundred, is_tuned, span, table_header, table_rows
 from eval.results import AVERAGE
 from eval.seeds import is_spread
@@ -98,8 +98,9 @@ def _further(report: Report) -> list[Section]:
 
 def _task_tables(task: TaskTable) -> list[Table | Picture]:
     """Tuned rows, the rows of the comparison and the best others; the whole table folded below."""
-    rival = next((duel.rival.system for duel in duels(task)), None)
-    whole = _task_table(task, rival)
+    duel = next(iter(duels(task)), None)
+    rival = None if duel is None else duel.rival.system
+    whole = _task_table(task, duel)
     if len(whole.rows) <= MAX_ROWS:
         return [whole]
     kept = [row for row in whole.rows if is_tuned(row[0]) or row[0] == rival]
@@ -109,12 +110,17 @@ def _task_tables(task: TaskTable) -> list[Table | Picture]:
     return [few, Table(whole.header, whole.rows, rival, f"Every system ({len(whole.rows)} rows)")]
 
 
-def _task_table(task: TaskTable, rival: str | None) -> Table:
-    """A row a system; the main metric with its interval first."""
+def _task_table(task: TaskTable, duel: Duel | None) -> Table:
+    """A row a system; the main metric with its interval first. The difference stands below the tuned rows."""
+    rival, gap = (None, None) if duel is None else (duel.rival.system, duel.gap.system)
     rows = {(row.system, row.metric): row for row in task.rows}
     systems = list(dict.fromkeys(row.system for row in task.rows))
     main = {name: rows[name, task.metric].value for name in systems if (name, task.metric) in rows}
+<<<<<<< HEAD
     systems.sort(key=lambda name: (not is_tuned(name), not is_spread(name), -main.get(name, float("-inf"))))
+=======
+    systems.sort(key=lambda name: (not is_tuned(name), name == gap, -main.get(name, float("-inf"))))
+>>>>>>> h-b
     lines = []
     for name in systems:
         first = rows.get((name, task.metric))

@@ -196,6 +196,7 @@ def test_long_task_tables_are_folded_and_keep_what_is_compared() -> None:
     few, whole = [block for block in section.blocks if isinstance(block, Table)]
     assert len(few.rows) == 12 and not few.fold and few.best == whole.best == RIVAL
     assert {TUNED, RIVAL, f"{TUNED} minus {RIVAL}"} < {row[0] for row in few.rows}
+    assert [row[0] for row in whole.rows[:2]] == [TUNED, f"{TUNED} minus {RIVAL}"]
     assert len(whole.rows) == 205 and whole.fold == "Every system (205 rows)"
 
 

@@ -13,7 +13,7 @@ from train.config import TrainConfig
 from train.data import TrainingData
 from train.duplicate_sampler import NoDuplicates, shared_keys
 from train.label_sampler import ByLabel
-from train.sampler import Mixed, OneSource, Sampler
+from train.sampler import Mixed, OneSource, Sampler, steps_per_epoch
 from train.table import SourceTable
 
 
@@ -61,7 +61,9 @@ def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batc
         return _by_label(config, tables, first, batch)
     if config.batch.no_duplicates:
         return _no_duplicates(config, tables, batch)
-    return Mixed(sum(map(len, tables)), batch, config.seed)
+    rows = sum(map(len, tables))
+    steps_per_epoch(rows, batch)  # refuses a batch larger than the data
+    return Mixed(rows, batch, config.seed)
 
 
 def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, batch: int) -> ByLabel:
