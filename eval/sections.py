@@ -116,11 +116,9 @@ def _task_table(task: TaskTable, duel: Duel | None) -> Table:
     rows = {(row.system, row.metric): row for row in task.rows}
     systems = list(dict.fromkeys(row.system for row in task.rows))
     main = {name: rows[name, task.metric].value for name in systems if (name, task.metric) in rows}
-<<<<<<< HEAD
-    systems.sort(key=lambda name: (not is_tuned(name), not is_spread(name), -main.get(name, float("-inf"))))
-=======
-    systems.sort(key=lambda name: (not is_tuned(name), name == gap, -main.get(name, float("-inf"))))
->>>>>>> h-b
+    systems.sort(
+        key=lambda name: (not is_tuned(name), name == gap, not is_spread(name), -main.get(name, float("-inf")))
+    )
     lines = []
     for name in systems:
         first = rows.get((name, task.metric))

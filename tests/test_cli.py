@@ -99,7 +99,10 @@ def test_help_is_quick(verb: str) -> None:
 
 def test_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown verb 'trian'; did you mean train?" in refused(capsys, "trian", "x.yaml")
-    assert "choose from train, eval, compare, encode, score, export, mine, merge, sweep, check, index, search" in refused(capsys, "xyzzy")
+    assert (
+        "choose from train, eval, compare, encode, score, export, mine, merge, sweep, check, index, search"
+        in refused(capsys, "xyzzy")
+    )
 
 
 def test_mistakes_in_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
