@@ -37,7 +37,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("model.device cuda: this machine has no usable CUDA device; set --model.device cpu")
+        raise UserError("device cuda: no usable CUDA device on this machine; give --device cpu (or --model.device cpu)")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

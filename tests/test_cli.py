@@ -87,14 +87,17 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     ["", "train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup", "outliers"],
 )
 def test_help_is_quick(verb: str) -> None:
-    """Half a second of processor time: what it takes on a free machine, measurable on a busy one too."""
+    """Half a second of processor time, the least of three: a busy machine's shared caches can double a single one."""
     argv = [sys.executable, "-m", "dec2vec.cli", *verb.split(), "--help"]
-    before = os.times()
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    after = os.times()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: dec2vec {verb or 'VERB'}")
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
+    seconds = []
+    while len(seconds) < 3 and (not seconds or min(seconds) >= 0.5):
+        before = os.times()
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: dec2vec {verb or 'VERB'}")
+    assert min(seconds) < 0.5
 
 
 def test_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
