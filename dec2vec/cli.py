@@ -67,11 +67,11 @@ def _eval(argv: Sequence[str]) -> None:
 def _compare(argv: Sequence[str]) -> None:
     """Set the reports of several runs side by side."""
     from dec2vec.config import load
-    from eval.compare_args import CompareArgs
+    from eval.compare.args import CompareArgs
 
     has_runs = bool(argv) and not argv[0].startswith("-")
     args = load(CompareArgs, None, ["--runs", *argv] if has_runs else argv, prog="dec2vec compare RUN RUN ...")
-    from eval.compare import compare_command
+    from eval.compare.command import compare_command
 
     compare_command(args)
 
@@ -90,10 +90,10 @@ def _encode(argv: Sequence[str]) -> None:
 def _score(argv: Sequence[str]) -> None:
     """Say of each pair of a file whether its texts mean the same."""
     from dec2vec.config import load
-    from eval.score_args import ScoreArgs
+    from eval.score.args import ScoreArgs
 
     args = load(ScoreArgs, None, argv, prog="dec2vec score")
-    from eval.score import score_file
+    from eval.score.command import score_file
 
     score_file(args)
 

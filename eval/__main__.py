@@ -19,9 +19,9 @@ def main(argv: Sequence[str]) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("dec2vec eval runs in one process; start it without a launcher, or with --num_processes 1")
     from dec2vec.memory import keep_freed_memory
-    from eval.report import format_table
+    from eval.report.report import format_table
+    from eval.report.write import check_writable, write_report
     from eval.run import evaluate, report_folder
-    from eval.write import check_writable, write_report
 
     logging.basicConfig(format="%(message)s")
     keep_freed_memory()

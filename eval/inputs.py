@@ -8,7 +8,8 @@ from dataclasses import replace
 from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.lab import refuse_equal_names
-from eval.postprocess import FITTED
+from eval.leakage.training_text import FitText, sample_fit_text
+from eval.postprocess.families import FITTED
 from eval.task_config import IsotropyConfig, RetrievalConfig
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -18,7 +19,6 @@ from eval.tasks.retrieval import RetrievalTask, load_retrieval
 from eval.tasks.sts import StsTask, load_task
 from eval.tasks.task import Task
 from eval.tasks.topic_config import load_topics
-from eval.training_text import FitText, sample_fit_text
 
 
 def load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:

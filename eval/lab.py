@@ -16,12 +16,12 @@ from jaxtyping import Float32
 from dec2vec.affine import Affine
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
-from eval.both_sides import BothSides
-from eval.choose import Choice, best
+from eval.choice.choose import Choice, best
+from eval.choice.edges import dimension_edge
 from eval.config import PostName
-from eval.edges import dimension_edge
-from eval.fitting import Fitting
-from eval.systems import System, TextEncoder
+from eval.postprocess.fitting import Fitting
+from eval.systems.system import System, TextEncoder
+from eval.tasks.both_sides import BothSides
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask

@@ -18,29 +18,31 @@ from tqdm import tqdm
 from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
-from eval import lab, overlap, sweep, training_text
-from eval.before_after import find_reference, histograms
-from eval.choose import Choice, Material, choose, fit, fixed
-from eval.clean import clean_results
+from eval import lab
+from eval.baselines.outside import Outside
+from eval.choice import sweep
+from eval.choice.choose import Choice, Material, choose, fit, fixed
 from eval.config import EvalConfig
-from eval.encoders import Encoders, cache_folder
-from eval.fitting import Fitting
 from eval.inputs import fit_text, load_further, load_similarity, refuse_undecided
-from eval.mteb_rows import mteb_tables
-from eval.notes import notes
-from eval.outside import Outside
-from eval.provenance import describe
-from eval.recipes import read_recipe
-from eval.report import Report
-from eval.results import Comparison, Judged, Result, summarize
-from eval.similarities import similarities, similarity_results
-from eval.systems import System, TextEncoder, candidate_views, own_view, run_name
-from eval.task_results import Findings
+from eval.leakage import overlap, training_text
+from eval.leakage.training_text import FitText
+from eval.mteb_tasks.rows import mteb_tables
+from eval.postprocess.fitting import Fitting
+from eval.report.before_after import find_reference, histograms
+from eval.report.notes import notes
+from eval.report.provenance import describe
+from eval.report.report import Report
+from eval.results.clean import clean_results
+from eval.results.results import Comparison, Judged, Result, summarize
+from eval.results.similarities import similarities, similarity_results
+from eval.results.task_results import Findings
+from eval.systems.encoders import Encoders, cache_folder
+from eval.systems.recipes import read_recipe
+from eval.systems.system import System, TextEncoder, candidate_views, own_view, run_name
+from eval.systems.usable import usable_prompts, usable_views
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
-from eval.training_text import FitText
-from eval.usable import usable_prompts, usable_views
-from eval.vector_cache import CachedEncoder, VectorCache
+from eval.vectors.cache import CachedEncoder, VectorCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def evaluate(
     training_texts: Mapping[str, Sequence[str]] | None = None,
     progress: bool = True,
 ) -> Report:
-    """Judge the untuned decoder and the tuned ones; nothing is written (see `eval.write`) but kept vectors.
+    """Judge the untuned decoder and the tuned ones; nothing is written (see `eval.report.write`) but kept vectors.
 
     `training_texts` by name stand in for the files of `config.fit`.
     """

@@ -6,14 +6,14 @@ from functools import cache
 
 import numpy as np
 
-from eval.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.overlap import Overlap
-from eval.report import Histogram, Report
-from eval.results import AVERAGE, Comparison, Result
-from eval.statistics import Interval
-from eval.sweep import SweepPoint
-from eval.task_table import TaskRow, TaskTable
+from eval.choice.sweep import SweepPoint
+from eval.leakage.overlap import Overlap
+from eval.metrics.statistics import Interval
+from eval.report.report import Histogram, Report
+from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
+from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
+from eval.results.results import AVERAGE, Comparison, Result
+from eval.results.task_table import TaskRow, TaskTable
 
 TESTS = ("sts12", "sts13", "sts14")
 TUNED, RIVAL = "tuned/english-8m-seed1", "untuned/prompteol/last@5+whiten-64"

@@ -14,14 +14,14 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import View
 from dec2vec.whitening import Moments, fit_whitening
-from eval import moments as moments_file
-from eval.choose import Material, choose, fixed
+from eval.choice.choose import Material, choose, fixed
 from eval.config import EvalConfig, SystemsConfig
-from eval.metrics import spearman
+from eval.leakage.training_text import TextSource, read_training_texts
+from eval.metrics.correlation import spearman
+from eval.postprocess import moments as moments_file
 from eval.run import evaluate
-from eval.systems import System, candidate_dimensions, candidate_layers, candidate_views, run_name
+from eval.systems.system import System, candidate_dimensions, candidate_layers, candidate_views, run_name
 from eval.tasks.sts import StsTask, load_task
-from eval.training_text import TextSource, read_training_texts
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from eval.classification import (
+from eval.metrics.classification import (
     baselines,
     choose_threshold,
     class_metrics,
@@ -18,7 +18,7 @@ from eval.classification import (
     ranking_metrics,
     whole,
 )
-from eval.resampling import multiplicities
+from eval.metrics.resampling import multiplicities
 from eval.task_config import Criterion
 
 N = 150

@@ -11,11 +11,11 @@ import pytest
 
 from dec2vec import cli
 from dec2vec.errors import UserError
-from eval.compare import comparison_tables, seed_warnings
-from eval.compare_args import CompareArgs
-from eval.report_json import to_json
-from eval.results import AVERAGE
-from eval.saved_report import read_report
+from eval.compare.args import CompareArgs
+from eval.compare.command import comparison_tables, seed_warnings
+from eval.compare.saved_report import read_report
+from eval.report.report_json import to_json
+from eval.results.results import AVERAGE
 from tests.report_data import OTHERS, RIVAL, TESTS, TUNED, full_report
 
 GAPS = {"mine-seed1": 0.08, "mine-seed2": 0.05, "other": 0.02}

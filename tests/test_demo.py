@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoModel
 
 from dec2vec.readers import read_similarity
-from eval.overlap import normalized
+from eval.leakage.overlap import normalized
 from train.config import SourceConfig
 from train.data import load_data
 

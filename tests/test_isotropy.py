@@ -15,7 +15,7 @@ from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
 from dec2vec.errors import UserError
-from eval import isotropy
+from eval.metrics import isotropy
 from eval.tasks.isotropy import METRICS, load_isotropy
 from eval.tasks.task import Task, TaskVectors
 

@@ -13,13 +13,13 @@ from dec2vec.config import validate
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
 from eval.config import EvalConfig
-from eval.markdown import to_markdown
-from eval.report import Report, format_table, hundred, table_rows
-from eval.report_json import to_json
+from eval.report.markdown import to_markdown
+from eval.report.report import Report, format_table, hundred, table_rows
+from eval.report.report_json import to_json
+from eval.report.write import write_report
 from eval.run import evaluate
 from eval.tasks.pairs import load_pairs
 from eval.tasks.task import TaskVectors
-from eval.write import write_report
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cosine
 from scipy.stats import spearmanr
 
-from eval.metrics import cosine_pairs, spearman, spearman_over_subsets
+from eval.metrics.correlation import cosine_pairs, spearman, spearman_over_subsets
 
 
 @given(st.integers(0, 10_000), st.integers(3, 40))

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from dec2vec.errors import UserError
-from eval.metrics import cosine_pairs
-from eval.mteb_encoder import MtebEncoder
-from eval.mteb_tasks import run_mteb
+from eval.metrics.correlation import cosine_pairs
+from eval.mteb_tasks.encoder import MtebEncoder
+from eval.mteb_tasks.run import run_mteb
 from tests.fake_encoder import FakeEncoder
 
 mteb = pytest.importorskip("mteb", reason="the mteb package is not installed")

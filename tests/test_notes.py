@@ -9,14 +9,14 @@ import pytest
 
 from dec2vec.pooling import View
 from dec2vec.whitening import Moments, Spectrum
-from eval.choose import Choice, Contender
-from eval.edges import dimension_edge, edge
-from eval.fitted import Fitted
-from eval.fitting import Fitting
-from eval.notes import choice_edge
-from eval.recipes import read_recipe, unlike
-from eval.seeds import by_recipe, mean_and_sd, seeds_of, split_name
-from eval.systems import System
+from eval.choice.choose import Choice, Contender
+from eval.choice.edges import dimension_edge, edge
+from eval.postprocess.fitted import Fitted
+from eval.postprocess.fitting import Fitting
+from eval.report.notes import choice_edge
+from eval.systems.recipes import read_recipe, unlike
+from eval.systems.seeds import by_recipe, mean_and_sd, seeds_of, split_name
+from eval.systems.system import System
 
 
 def test_edges() -> None:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from dec2vec.model_config import ModelConfig
-from eval import outside
-from eval.baselines import make_baseline
+from eval.baselines import make_baseline, outside
 from eval.baselines.baseline import PairBaseline, VectorBaseline
-from eval.outside import Outside
+from eval.baselines.outside import Outside
+from eval.results.task_results import Findings
 from eval.task_config import GapConfig, PairsConfig, TopicsConfig
-from eval.task_results import Findings
 from eval.tasks.gap import load_gap
 from eval.tasks.judges_pairs import JudgesPairs
 from eval.tasks.pairs import load_pairs

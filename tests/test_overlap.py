@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.config import EvalConfig, SystemsConfig
-from eval.near import THRESHOLD, NearIndex, jaccard, shingles
-from eval.overlap import EvaluationSet, measure, normalized
+from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
+from eval.leakage.overlap import EvaluationSet, measure, normalized
+from eval.leakage.training_text import TextSource, read_training_texts
+from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.run import evaluate
 from eval.tasks.sts import StsTask, load_task
-from eval.training_text import TextSource, read_training_texts
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 

@@ -14,10 +14,10 @@ from dec2vec.affine import Basis
 from dec2vec.errors import UserError
 from dec2vec.whitening import Spectrum, Whitening, fit_whitening, soft_scales
 from eval.config import PostName
-from eval.fitted import Fitted
-from eval.metrics import spearman
-from eval.postprocess import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
-from eval.postprocess_scores import dev_scores, shared_cosines
+from eval.metrics.correlation import spearman
+from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
+from eval.postprocess.fitted import Fitted
+from eval.postprocess.scores import dev_scores, shared_cosines
 from eval.tasks.sts import StsTask
 from tests.test_whitening import cosines, moments_of, sample
 

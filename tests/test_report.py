@@ -17,14 +17,14 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from eval import __main__ as command_line
 from eval.config import EvalConfig, SystemsConfig
-from eval.markdown import to_markdown
-from eval.overlap import EvaluationSet, measure, normalized
-from eval.report import Report, format_table, headline, hundred
-from eval.report_json import to_json
+from eval.leakage.overlap import EvaluationSet, measure, normalized
+from eval.leakage.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
+from eval.report.markdown import to_markdown
+from eval.report.report import Report, format_table, headline, hundred
+from eval.report.report_json import to_json
+from eval.report.write import check_writable, write_report
 from eval.run import evaluate, report_folder
 from eval.tasks.sts import load_task
-from eval.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
-from eval.write import check_writable, write_report
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl

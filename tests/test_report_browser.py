@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from eval.html import html_table, page
-from eval.plots_style import FONT, INCHES
-from eval.sections import Table
-from eval.write import write_report
+from eval.plots.style import FONT, INCHES
+from eval.report.html import html_table, page
+from eval.report.sections import Table
+from eval.report.write import write_report
 from tests.browser import Opened, find_browser, open_pages
 from tests.report_data import full_report
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dec2vec.errors import UserError
-from eval.resampling import resampled_means
+from eval.metrics.resampling import resampled_means
 from eval.tasks.retrieval import METRICS, RetrievalTask, load_retrieval
 from eval.tasks.task import Task, TaskVectors
 

@@ -11,11 +11,11 @@ from scipy import stats
 from scipy.spatial import distance
 
 from dec2vec.config import validate
-from eval import mteb_rows
 from eval.config import EvalConfig
-from eval.mteb_encoder import MtebEncoder
+from eval.mteb_tasks import rows as mteb_rows
+from eval.mteb_tasks.encoder import MtebEncoder
+from eval.results.similarities import pearson, similarities
 from eval.run import evaluate
-from eval.similarities import pearson, similarities
 from eval.tasks.sts import load_task
 from tests.eval_data import write_similarity
 from tests.fake_encoder import FakeEncoder

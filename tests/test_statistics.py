@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, ttest_1samp
 
-from eval.metrics import Aggregation, spearman_over_subsets
-from eval.statistics import CHUNK, Bootstrap, interval, p_value
+from eval.metrics.correlation import Aggregation, spearman_over_subsets
+from eval.metrics.statistics import CHUNK, Bootstrap, interval, p_value
 
 
 def data(n: int, *, ties: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dec2vec.errors import UserError
-from eval.metrics import cosine_pairs
+from eval.metrics.correlation import cosine_pairs
 from eval.task_config import TopicsConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Figure, Task, TaskVectors, Texts

@@ -103,10 +103,10 @@ def _finish(run: Run) -> None:
 
 def _compare(run: Run) -> list[str]:
     """Write the report of the tuned model beside every untuned system; its table and where it lies."""
-    from eval.report import format_table, table_header, table_rows
+    from eval.leakage.training_text import run_sources
+    from eval.report.report import format_table, table_header, table_rows
+    from eval.report.write import write_report
     from eval.run import evaluate
-    from eval.training_text import run_sources
-    from eval.write import write_report
     from train.session import load_base
 
     config = _eval_config(run.config)
@@ -138,11 +138,11 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
 def _whiten(run: Run) -> None:
     """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
     from dec2vec.whitening import Whitening
-    from eval.choose import Material, choose
+    from eval.choice.choose import Material, choose
     from eval.inputs import load_tasks
-    from eval.systems import own_view
+    from eval.leakage.training_text import run_sources, sample_fit_text
+    from eval.systems.system import own_view
     from eval.tasks.sts import load_task
-    from eval.training_text import run_sources, sample_fit_text
 
     config = run.config
     assert config.eval.dev is not None

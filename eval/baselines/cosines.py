@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from scipy.sparse import csr_matrix, vstack
 
-from eval import metrics
 from eval.baselines.baseline import Vectors
+from eval.metrics.correlation import cosine_pairs
 
 DENSE_BYTES = 2 * 2**30
 """Beyond this, sparse vectors are projected instead of spread out."""
@@ -25,7 +25,7 @@ def cosines(left: Vectors, right: Vectors) -> Float64[np.ndarray, " pairs"]:
     Rounded to 12 places as those of dense vectors are: equal texts tie.
     """
     if not (isinstance(left, csr_matrix) and isinstance(right, csr_matrix)):
-        return metrics.cosine_pairs(np.asarray(left), np.asarray(right))
+        return cosine_pairs(np.asarray(left), np.asarray(right))
     one, other = left.astype(np.float64), right.astype(np.float64)
     products = np.asarray(one.multiply(other).sum(axis=1)).ravel()
     norms = np.sqrt(_squares(one) * _squares(other))

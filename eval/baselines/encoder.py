@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from dec2vec.errors import UserError
 from dec2vec.local_place import refuse_missing_folder
 from dec2vec.prompts import Side
-from eval.systems import run_name
+from eval.systems.system import run_name
 
 BATCH = 32
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
 from dec2vec.readers import read_table
-from eval.classification import ranking_metrics, whole
-from eval.resampling import multiplicities
+from eval.metrics.classification import ranking_metrics, whole
+from eval.metrics.resampling import multiplicities
 from eval.task_config import GapConfig
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
 from eval.tasks.task import Figure, TaskVectors, Texts

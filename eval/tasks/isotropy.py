@@ -13,8 +13,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.errors import UserError
 from dec2vec.readers import Table, read_table, read_texts
-from eval import isotropy
-from eval.resampling import multiplicities, resampled_means
+from eval.metrics import isotropy
+from eval.metrics.resampling import multiplicities, resampled_means
 from eval.tasks.task import Figure, TaskVectors, Texts
 
 LIMIT = 4000

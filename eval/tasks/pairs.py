@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
-from eval.classification import choose_threshold, decision_metrics, ranking_metrics, whole
-from eval.resampling import multiplicities
+from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
+from eval.metrics.resampling import multiplicities
 from eval.task_config import Criterion, PairsConfig, PairsMetric
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
 from eval.tasks.task import Figure, TaskVectors, Texts

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from dec2vec.corpus.search import Ranking, exact_top
 from dec2vec.errors import UserError
-from eval.resampling import resampled_means
+from eval.metrics.resampling import resampled_means
 from eval.tasks.retrieval_files import Judged, RetrievalFiles, find_files, read_corpus, read_judged
 from eval.tasks.task import Figure, TaskVectors, Texts
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, Float64, Int64
 
 from dec2vec.errors import UserError
 from dec2vec.readers import SimilarityData, read_similarity
-from eval.metrics import cosine_pairs, spearman
-from eval.systems import TextEncoder
+from eval.metrics.correlation import cosine_pairs, spearman
+from eval.systems.system import TextEncoder
 
 
 @dataclass(frozen=True, eq=False)

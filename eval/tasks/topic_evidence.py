@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from eval.classification import baselines, class_metrics, confusion, whole
-from eval.resampling import multiplicities
+from eval.metrics.classification import baselines, class_metrics, confusion, whole
+from eval.metrics.resampling import multiplicities
 from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Figure
 

@@ -1,0 +1,1 @@
+"""Choices of layer, pooling and strength, on dev alone."""

@@ -1,0 +1,1 @@
+"""`dec2vec compare`: several reports side by side."""

@@ -1,0 +1,1 @@
+"""Training-side text, and how much of it stands in the evaluation sets."""

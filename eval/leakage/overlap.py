@@ -1,0 +1,147 @@
+"""How many evaluation texts were seen in training: every report says it, so that a gain is not memory.
+
+Three degrees, each of which includes the one before: exact, normalised (`normalized`) and near (`eval.leakage.near`).
+An item of an evaluation set (a pair; a text with its label) is clean when none of its texts is even a
+near-duplicate of a text of any training-side file.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from eval.leakage.near import SHINGLE, THRESHOLD, NearIndex
+from eval.tasks.sts import StsTask
+from eval.tasks.task import Task
+
+_WORD = re.compile(r"\w+")
+
+RULE = (
+    "normalised: equal but for case, punctuation, spacing and Unicode form;"
+    f" near: a share of {THRESHOLD:g} of the {SHINGLE}-word shingles is common (Jaccard; candidates by MinHash;"
+    " in scripts without spaces a character counts as a word), copies included;"
+    " clean: neither text is even near to a text of any training-side file"
+)
+"""Stands below the counts wherever they are shown."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Counts for one training-side file and one evaluation set.
+
+    `exact`, `normalized` and `near` count distinct evaluation texts, each including the one before;
+    `pairs` counts scored items, `pairs_with_both` those whose texts are all in the training file once
+    normalised, `pairs_clean` those of which none is even near.
+    """
+
+    training: str
+    evaluation: str
+    texts: int
+    exact: int
+    normalized: int
+    near: int
+    pairs: int
+    pairs_with_both: int
+    pairs_clean: int
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """Distinct texts, and for each scored item the positions of its texts (two of a pair, one of a labelled text)."""
+
+    name: str
+    texts: Sequence[str]
+    items: Int64[np.ndarray, "items width"]
+
+    @classmethod
+    def of_pairs(cls, task: StsTask) -> EvaluationSet:
+        return cls(task.name, task.texts, np.stack([task.left, task.right], axis=1))
+
+    @classmethod
+    def of_texts(cls, name: str, texts: Sequence[str]) -> EvaluationSet:
+        """One item a text, equal ones included."""
+        place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        return cls(name, list(place), np.array([[place[text]] for text in texts], dtype=np.int64).reshape(-1, 1))
+
+
+def evaluation_sets(tasks: Sequence[StsTask], further: Sequence[Task] = ()) -> list[EvaluationSet]:
+    """Pairs of the similarity tasks; of the others each text on its own, those that choices are made from as well."""
+    pairs = [EvaluationSet.of_pairs(task) for task in tasks]
+    for task in further:
+        splits = {task.name: task.test, f"{task.name} dev": task.dev}
+        pairs += [
+            EvaluationSet.of_texts(name, [*texts.queries, *texts.documents])
+            for name, texts in splits.items()
+            if texts is not None
+        ]
+    return pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Counts by training file and evaluation set, and each set's items that no training file touches."""
+
+    counts: list[Overlap]
+    clean: dict[str, Bool[np.ndarray, " items"]]
+
+
+def normalized(text: str) -> str:
+    """Words alone: case, punctuation, spacing and Unicode spelling do not hide a copy."""
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+def measure(sources: Mapping[str, Sequence[str]], sets: Sequence[EvaluationSet]) -> Seen:
+    """Every training-side source against every evaluation set.
+
+    217,000 distinct training texts (163,000 pairs) against 26,000 take 12 s on one core, 9 s of them the index.
+    """
+    keys = {item.name: [normalized(text) for text in item.texts] for item in sets}
+    clean = {item.name: np.ones(len(item.items), dtype=bool) for item in sets}
+    counts: list[Overlap] = []
+    index = NearIndex(key for some in keys.values() for key in some) if sources else None
+    for name, texts in sources.items():
+        exact, loose = set(texts), {normalized(text) for text in texts}
+        assert index is not None
+        near = index.found(loose)
+        for item in sets:
+            seen = _Degrees.of(item.texts, keys[item.name], exact, loose, near)
+            clean[item.name] &= ~seen.near[item.items].any(axis=1)
+            counts.append(_count(name, item, seen))
+    return Seen(counts, clean)
+
+
+@dataclass(frozen=True, eq=False)
+class _Degrees:
+    """Of one evaluation set's texts: which are in one training file."""
+
+    exact: Bool[np.ndarray, " texts"]
+    normalized: Bool[np.ndarray, " texts"]
+    near: Bool[np.ndarray, " texts"]
+
+    @classmethod
+    def of(
+        cls, texts: Sequence[str], keys: Sequence[str], exact: set[str], loose: set[str], near: set[str]
+    ) -> _Degrees:
+        """A text without any word (`!?`) has an empty key: only its own copy is one."""
+        copied = np.array([text in exact for text in texts], dtype=bool)
+        same = copied | np.array([bool(key) and key in loose for key in keys], dtype=bool)
+        return cls(copied, same, same | np.array([key in near for key in keys], dtype=bool))
+
+
+def _count(training: str, item: EvaluationSet, seen: _Degrees) -> Overlap:
+    return Overlap(
+        training=training,
+        evaluation=item.name,
+        texts=len(item.texts),
+        exact=int(seen.exact.sum()),
+        normalized=int(seen.normalized.sum()),
+        near=int(seen.near.sum()),
+        pairs=len(item.items),
+        pairs_with_both=int(seen.normalized[item.items].all(axis=1).sum()),
+        pairs_clean=int((~seen.near[item.items].any(axis=1)).sum()),
+    )

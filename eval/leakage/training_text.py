@@ -1,0 +1,139 @@
+"""Training-side text: what whitening is fitted on, and what overlap is measured against."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dec2vec.config_yaml import read_mapping
+from dec2vec.errors import UserError
+from dec2vec.readers import Table, read_table, read_texts
+from eval.leakage.overlap import normalized
+
+_TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
+_NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
+_COLUMNS = {
+    "pairs": ("anchor", "positive"),
+    "graded": ("sentence1", "sentence2"),
+    "texts": ("text",),
+    "labelled": ("text",),
+}
+"""Options of `data` that name the columns of texts, by the kind of a source's rows."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitText:
+    """The sample that whitening is fitted on. `dropped` texts stand in an evaluation file: left out."""
+
+    sentences: list[str]
+    dropped: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """The part of a data set that a run was trained on. Columns that are not named are found by their usual names."""
+
+    path: str
+    columns: tuple[str, ...] = ()
+    negatives: tuple[str, ...] | None = None
+    split: str = "train"
+    subset: str | None = None
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+
+
+def read_training_texts(source: TextSource) -> list[str]:
+    """Distinct texts of a .txt or of a table's text columns, in order."""
+    path = source.path
+    if Path(path).suffix == ".txt":
+        return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
+    table = read_table(
+        path,
+        source.columns,
+        split=source.split,
+        subset=source.subset,
+        only=source.only,
+        limit=source.limit,
+    )
+    wanted = [column for column in table.columns if _is_text_column(column, source)]
+    if not wanted:
+        raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
+    return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
+
+
+def _is_text_column(column: str, source: TextSource) -> bool:
+    if not source.columns:
+        return _TEXT_COLUMN.fullmatch(column) is not None
+    if source.negatives is None:
+        return column in source.columns or _NEGATIVE_COLUMN.fullmatch(column) is not None
+    return column in source.columns or column in source.negatives
+
+
+def _cells(table: Table, column: str) -> Iterable[str]:
+    return (value for row in table.rows if isinstance(value := row.get(column), str) and value.strip())
+
+
+def without(sources: Mapping[str, Sequence[str]], evaluated: Iterable[str]) -> list[str]:
+    """Distinct training-side texts that are no evaluation text, case and punctuation apart."""
+    forbidden = {normalized(text) for text in evaluated}
+    pool = dict.fromkeys(text for texts in sources.values() for text in texts)
+    return [text for text in pool if normalized(text) not in forbidden]
+
+
+def sample_fit_text(sources: Mapping[str, Sequence[str]], evaluated: Iterable[str], count: int, seed: int) -> FitText:
+    """A seeded sample without evaluation texts: a fit on scored sentences would be transductive."""
+    pool = list(dict.fromkeys(text for texts in sources.values() for text in texts))
+    forbidden = {normalized(text) for text in evaluated}
+    chosen: list[str] = []
+    dropped = 0
+    for index in np.random.default_rng(seed).permutation(len(pool)):
+        if len(chosen) == count:
+            break
+        if normalized(pool[index]) in forbidden:
+            dropped += 1
+        else:
+            chosen.append(pool[index])
+    digest = hashlib.sha256("\0".join(chosen).encode("utf-8", "surrogatepass"))
+    return FitText(chosen, dropped, digest.hexdigest())
+
+
+def run_sources(run: str) -> dict[str, list[str]]:
+    """The pair files that a run folder's own `config.yaml` names, as far as they can be read here."""
+    found: dict[str, list[str]] = {}
+    for source in _run_data(Path(run)):
+        try:
+            found[source.path] = [*found.get(source.path, []), *read_training_texts(source)]
+        except UserError as error:
+            logger.warning("overlap with the training data of %s is not measured: %s", run, error)
+    return found
+
+
+def _run_data(folder: Path) -> list[TextSource]:
+    config = next((file for file in (folder / "config.yaml", folder.parent / "config.yaml") if file.is_file()), None)
+    sources = read_mapping(config).get("data") if config is not None else None
+    if not isinstance(sources, list):
+        return []
+    return [_source(source) for source in sources if isinstance(source, dict) and "path" in source]
+
+
+def _source(data: Mapping[str, Any]) -> TextSource:
+    """One entry of `data` as the trainer reads it."""
+    negatives, limit = data.get("negatives"), data.get("limit")
+    return TextSource(
+        path=str(data["path"]),
+        columns=tuple(str(data.get(name, name)) for name in _COLUMNS.get(str(data.get("kind", "pairs")), ())),
+        negatives=None if negatives is None else tuple(map(str, negatives)),
+        split=str(data.get("split", "train")),
+        subset=None if data.get("subset") is None else str(data["subset"]),
+        only=tuple(map(str, data.get("only") or ())),
+        limit=None if limit is None else int(limit),
+    )

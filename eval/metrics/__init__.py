@@ -1,0 +1,1 @@
+"""Figures of arrays, and their resamples: no file, no model, no task."""

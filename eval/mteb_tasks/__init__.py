@@ -1,0 +1,1 @@
+"""MTEB tasks on our encoders, by `mteb` itself."""

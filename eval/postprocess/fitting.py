@@ -1,0 +1,96 @@
+"""What the post-processings of one prompt are made of: moments of training-side text by view, and fixed directions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dec2vec.affine import Basis
+from dec2vec.errors import UserError
+from dec2vec.model_config import LOGIT_POOLINGS
+from dec2vec.pooling import View
+from eval.config import PostName
+from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
+from eval.postprocess.fitted import Fitted
+from eval.postprocess.moments import stream_moments
+from eval.systems.system import HasOutputEmbeddings, System, TextEncoder, candidate_dimensions
+
+NARROW: tuple[PostName, ...] = ("raw",)
+"""Post-processings of logits."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """Of one encoder and prompt; shared by the similarity task and all others."""
+
+    prompt: str
+    run: str | None
+    posts: tuple[PostName, ...]
+    dimensions: tuple[int, ...]
+    fitted: Mapping[View, Fitted]
+    unembedding: Basis | None
+    projections: dict[int, Basis] = field(default_factory=dict)
+    """Random ones by width: the same in every view."""
+    sources: dict[View, Source] = field(default_factory=dict)
+    """By view: what one task's choice has computed serves all others."""
+
+    @classmethod
+    def of(
+        cls,
+        encoder: TextEncoder,
+        prompt: str,
+        views: Sequence[View],
+        *,
+        run: str | None = None,
+        posts: tuple[PostName, ...],
+        dimensions: tuple[int, ...] = (),
+        text: Sequence[str] = (),
+        batch_tokens: int = 16_384,
+        progress: bool = True,
+    ) -> Fitting:
+        """One pass over `text`, if something is to be fitted on it.
+
+        UserError where `embfilter` is asked of an encoder that shows no LM head.
+        """
+        unembedding = _unembedding(encoder) if "embfilter" in posts else None
+        is_fitted = bool(text) and bool(FITTED & {*posts})
+        fitted = [view for view in views if view.pooling not in LOGIT_POOLINGS] if is_fitted else []
+        moments = stream_moments(encoder, prompt, fitted, text, batch_tokens, progress) if fitted else {}
+        found = {view: Fitted(moments.pop(view)) for view in list(moments)}
+        return cls(prompt, run, posts, dimensions, found, unembedding)
+
+    def candidates(self, view: View, width: int) -> list[Candidate]:
+        """Every post-processing in every strength; one that can't be made of this view is left out.
+
+        Logits are as wide as the vocabulary: nothing with a matrix of width x width is made of them.
+        """
+        if view.pooling in LOGIT_POOLINGS:
+            return [found for post in NARROW if post in self.posts for found in candidates(post, Source(width, ()))]
+        source = self._source(view, width)
+        return [candidate for post in dict.fromkeys(self.posts) for candidate in self._of(view, source, post)]
+
+    def _of(self, view: View, source: Source, post: PostName) -> list[Candidate]:
+        try:
+            return list(candidates(post, source))
+        except UserError as error:
+            logger.info("%s has no %s: %s", System(self.prompt, view, self.run).name, post, error)
+            return []
+
+    def _source(self, view: View, width: int) -> Source:
+        if view not in self.sources:
+            self.sources[view] = self._new_source(view, width)
+        return self.sources[view]
+
+    def _new_source(self, view: View, width: int) -> Source:
+        if "random" in self.posts and width not in self.projections:
+            self.projections[width] = gaussian(width)
+        dimensions = candidate_dimensions(self.dimensions, width) if SIZED & {*self.posts} else []
+        return Source(width, dimensions, self.fitted.get(view), self.unembedding, self.projections.get(width))
+
+
+def _unembedding(encoder: TextEncoder) -> Basis:
+    if not isinstance(encoder, HasOutputEmbeddings):
+        raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
+    return right_singular(encoder.output_embeddings())

@@ -1,0 +1,42 @@
+"""report.md: the sections of the page without what only a browser can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from eval.report.report import Report, headline
+from eval.report.sections import Picture, Section, Table, sections
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report; pictures lie beside it as PNG."""
+    parts = ["# Evaluation", "", *(f"- {line}" for line in headline(report)), ""]
+    for section in sections(report):
+        parts += _section(section)
+    details = json.dumps(dict(report.provenance), indent=1, ensure_ascii=False)
+    command = str(report.provenance.get("command", ""))
+    parts += ["## Command", "", "```", command, "```", ""] if command else []
+    return "\n".join([*parts, "## Provenance", "", "```json", details, "```", ""])
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"## {section.title}", ""]
+    for line in section.text:
+        parts += [line, ""]
+    for block in section.blocks:
+        if isinstance(block, Picture):
+            parts += [f"![{block.caption}]({block.file})", ""]
+        else:
+            parts += [*([f"{block.fold}:", ""] if block.fold else []), *markdown_table(block), ""]
+    return parts
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Numbers to the right; bars in prompts escaped."""
+    lines = ["| " + " | ".join(_escaped(row)) + " |" for row in (table.header, *table.rows)]
+    return [lines[0], "|---" + "|---:" * (len(table.header) - 1) + "|", *lines[1:]]
+
+
+def _escaped(row: Sequence[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in row]

@@ -1,0 +1,40 @@
+"""What a reader of the headline must know beside it, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from eval.choice.choose import Choice, best
+from eval.choice.edges import dimension_edge
+from eval.results.results import Comparison, Judged
+from eval.systems.recipes import Recipe, unlike
+from eval.systems.seeds import seeds_of, split_name
+
+
+def notes(
+    judged: Sequence[Judged], comparison: Comparison | None, runs: Sequence[str], recipes: Mapping[str, Recipe]
+) -> list[str]:
+    """Of the headline's systems: k at the edge of its grid. Of `runs`: seeds by name that are not seeds by recipe."""
+    edges = [(choice.system.name, choice_edge(choice)) for choice in _shown(judged, comparison)]
+    found = [f"Note: {name}: {line}." for name, line in edges if line is not None]
+    for seeds in seeds_of(f"tuned/{run}" for run in runs):
+        members = [split_name(system)[0] for system in seeds.systems]
+        line = unlike(seeds.label, {run: recipes.get(run) for run in members})
+        found += [] if line is None else [line]
+    return found
+
+
+def choice_edge(choice: Choice) -> str | None:
+    """Of a system of the similarity tasks, at its own layer."""
+    system = choice.system
+    if system.post is None or choice.post is None or not choice.sweep:
+        return None
+    tried = [found.k for found in choice.sweep if found.system.view == system.view]
+    return dimension_edge(system.post, choice.k, tried, len(choice.post.mean))
+
+
+def _shown(judged: Sequence[Judged], comparison: Comparison | None) -> list[Choice]:
+    if comparison is not None:
+        return [item.choice for item in judged if item.system.name in (comparison.tuned, comparison.untuned)]
+    honest = [item.choice for item in judged if not item.system.is_transductive]
+    return [best(honest)] if honest else []

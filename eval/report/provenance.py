@@ -1,0 +1,94 @@
+"""What a reader needs to get the same figures again: versions, configuration, data and choices."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dec2vec.config import config_hash
+from eval.config import EvalConfig
+from eval.leakage.training_text import FitText
+from eval.results.results import Judged
+from eval.systems.recipes import Recipe
+from eval.tasks.sts import StsTask
+
+PACKAGES = ("dec2vec", "torch", "transformers", "peft", "numpy", "scipy", "safetensors", "tokenizers")
+
+
+def command() -> str:
+    """As typed, without the folders of the interpreter and of the script."""
+    words = sys.orig_argv
+    if len(words) > 1 and Path(words[1]).name == "dec2vec":  # the console script, which an interpreter runs
+        words = words[1:]
+    return shlex.join([Path(word).name if index < 2 else word for index, word in enumerate(words)])
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def describe(
+    config: EvalConfig,
+    tasks: Sequence[StsTask],
+    fit: FitText | None,
+    judged: Sequence[Judged],
+    seconds: float,
+    passes: Mapping[str, Mapping[str, int]] | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
+) -> dict[str, object]:
+    """Everything here is plain JSON. `tasks` are those of similarity, dev first."""
+    chosen_on = f"{tasks[0].name} only" if tasks else "no similarity file"
+    return {
+        "command": command(),
+        "versions": versions(),
+        "config_sha256": config_hash(config),
+        "model": {"name_or_path": config.model.name_or_path, "revision": config.model.revision},
+        "data": {
+            task.name: {"pairs": len(task), "subsets": len(task.subset_names), "sha256": task.content_hash}
+            for task in tasks
+        },
+        "whitening_fit": None if fit is None else _fit(config, fit),
+        "protocol": {
+            "metric": "Spearman of cosines; spearman_all is over the concatenated sub-sets",
+            "interval": "95 % percentile bootstrap over pairs",
+            "resamples": config.bootstrap,
+            "seed": config.seed,
+            "chosen": f"layer and strength of every row, and both rows of the headline, on {chosen_on}",
+        },
+        "choices": [_choice(item) for item in judged],
+        "recipes": {run: dict(recipe) for run, recipe in (recipes or {}).items()},
+        "seconds": round(seconds, 1),
+        "texts_through_the_decoder": {name: dict(counts) for name, counts in (passes or {}).items()},
+    }
+
+
+def _fit(config: EvalConfig, fit: FitText) -> dict[str, object]:
+    return {
+        "files": list(config.fit),
+        "sentences": len(fit.sentences),
+        "left_out_as_evaluation_texts": fit.dropped,
+        "sha256": fit.sha256,
+    }
+
+
+def _choice(item: Judged) -> dict[str, object]:
+    post = item.choice.post
+    return {
+        "system": item.system.name,
+        "prompt": item.system.prompt,
+        "pooling": item.system.view.pooling,
+        "layer": item.system.view.layer,
+        "post": item.system.post,
+        "k": item.choice.k,
+        "fit": None if post is None else dict(post.provenance),
+    }

@@ -1,0 +1,1 @@
+"""What the systems reached: figures with intervals, and the data behind the pictures."""

@@ -1,0 +1,1 @@
+"""`dec2vec score`: pairs of texts -> cosine and usable yes or no."""

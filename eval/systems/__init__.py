@@ -1,0 +1,1 @@
+"""What is compared: encoders and the ways to read them, by name."""

@@ -1,0 +1,76 @@
+"""The encoders of an evaluation, one in memory at a time, with their vectors kept where the configuration says."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dec2vec.model_config import ModelConfig
+from eval.config import EvalConfig
+from eval.systems.system import TextEncoder, run_name
+from eval.vectors.cache import VectorCache
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """From memory where they are given, from disk otherwise."""
+
+    config: EvalConfig
+    base: TextEncoder | None = None
+    tuned: Mapping[str, TextEncoder] | None = None
+    cache: VectorCache | None = None
+    _passes: dict[str, Counter[str]] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> dict[str, dict[str, int]]:
+        """Texts that went through a decoder, by encoder and prompt; of encoders whose vectors are kept."""
+        return {name: dict(counts) for name, counts in self._passes.items()}
+
+    def each_tuned(self) -> Iterator[tuple[str, TextEncoder]]:
+        """By name."""
+        if self.tuned is not None:
+            yield from self.tuned.items()
+            return
+        for path in self.config.tuned:
+            config = replace(self.config.model, name_or_path=path, revision=None)
+            name = run_name(path)
+            encoder = self._load(f"tuned/{name}", config)
+            _warn_unlike(path, encoder.config, self.config.model)
+            yield name, encoder
+
+    def untuned(self, model: ModelConfig | None = None) -> TextEncoder:
+        """The base, read as `model` says (default: as the configuration does)."""
+        if self.base is not None:
+            return self.base
+        return self._load("untuned", self.config.model if model is None else model)
+
+    def _load(self, name: str, config: ModelConfig) -> TextEncoder:
+        from dec2vec.encoder import Encoder
+        from dec2vec.fingerprint import fingerprint
+
+        encoder = Encoder.load(config)
+        if self.cache is None or not isinstance(encoder, Encoder):
+            return encoder
+        cached = self.cache.of(encoder, fingerprint(encoder))
+        self._passes[name] = cached.passes
+        return cached
+
+
+def cache_folder(config: EvalConfig) -> Path | None:
+    """`cache`, or a folder beside the report; None where nothing is to be kept."""
+    if config.cache is None:
+        return Path(config.output_dir) / "vectors"
+    return Path(config.cache) if config.cache else None
+
+
+def _warn_unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> None:
+    """A tuned run is read as it was trained; what the untuned rows should then share is named."""
+    for option in ("max_length", "text_normalization", "dtype"):
+        mine, other = vars(tuned)[option], vars(untuned)[option]
+        if mine != other:
+            logger.warning("%s: %s %s, the untuned rows %s; use --model.%s %s", path, option, mine, other, option, mine)

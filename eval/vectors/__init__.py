@@ -1,0 +1,1 @@
+"""Vectors kept on disk, so that nothing is embedded twice."""
