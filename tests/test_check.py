@@ -16,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from dec2vec.checks.args import CheckArgs
 from dec2vec.checks.command import check_model
 from dec2vec.checks.finding import Finding, failed, table
+from dec2vec.checks.place import find_place
+from dec2vec.checks.servers import check_servers
+from dec2vec.checks.subject import open_subject
 from dec2vec.cli import main
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
@@ -246,15 +249,53 @@ def test_first_token_pooling_of_a_folder_without_our_file(exports: dict[str, Pat
     assert failed(list(findings(folder).values())) == ["last token"]
 
 
+def drop_rope_theta(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    del content["rope_theta"]
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def inner_layer(folder: Path) -> None:
+    edit(
+        folder / "sentence_bert_config.json",
+        modality_config={"text": {"method": "forward", "method_output_name": ["hidden_states", 3]}},
+    )
+
+
+SERVED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "as it is": (lambda folder: None, "vLLM finds (TEI has no llama)"),
+    "weighted mean": (pooled("weightedmean_tokens"), "pooling weightedmean"),
+    "inner layer": (inner_layer, "an inner layer is pooled"),
+    "rotary base": (drop_rope_theta, "has no rope_theta"),
+    "qwen2": (lambda folder: edit(folder / "config.json", model_type="qwen2"), "TEI appends"),
+    "mistral": (lambda folder: edit(folder / "config.json", model_type="mistral"), "vLLM and TEI find"),
+    "adapter": (lambda folder: (folder / "config.json").unlink(), "want it merged"),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_what_servers_would_find(exports: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """By the files: the model is loaded as it was, so that only the files speak."""
+    change, what = SERVED[name]
+    folder = shutil.copytree(exports["merged"], tmp_path / "model")
+    subject = open_subject(find_place(CheckArgs(model=str(folder), device="cpu")))
+    change(folder)
+    if name == "weighted mean":
+        subject.pooling.pooling_mode = "weightedmean"
+    found = check_servers(subject)
+    assert what in found.what
+    assert (found.verdict == "warn") == bool(found.fix) == (name not in ("as it is", "mistral", "adapter"))
+
+
 def test_table_exit_code_and_json(exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(exports["instruct"], tmp_path / "model")
     no_normalize(folder)
     assert main(["check", str(folder), "--json", str(tmp_path / "found.json"), "--device", "cpu"]) == 2
     output = capsys.readouterr()
     assert re.search("^unit length +fail +", output.out, re.MULTILINE) and "fix: add the Normalize module" in output.out
-    assert "1 of 13 checks failed (unit length)" in output.err and output.err.count("\n") == 1
+    assert "1 of 14 checks failed (unit length)" in output.err and output.err.count("\n") == 1
     written = json.loads((tmp_path / "found.json").read_text())
-    assert written["failed"] == ["unit length"] and len(written["findings"]) == 13
+    assert written["failed"] == ["unit length"] and len(written["findings"]) == 14
     assert main(["check", str(tmp_path / "none" / "of" / "it")]) == 2
     assert main(["check", str(folder), "--json", str(tmp_path / "no" / "found.json")]) == 2
     assert "make it first" in capsys.readouterr().err

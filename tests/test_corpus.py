@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,3 +220,14 @@ def test_a_shard_that_is_not_as_its_index_says(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(UserError, match=r"index.json: damaged"):
         open_vectors(tmp_path)
+
+
+def test_the_table_of_recalls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    np.save(tmp_path / "v.npy", clustered(1500))
+    assert importlib.import_module("check_recall").main([str(tmp_path / "v.npy"), "--sample", "50"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[-1] == "recall@10" and [row.split()[0] for row in rows] == list(LEAST)
+    assert all(float(row.split()[-1]) >= LEAST[row.split()[0]] for row in rows)

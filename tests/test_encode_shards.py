@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import random
 import signal
@@ -237,3 +238,14 @@ def test_a_block_at_a_time_is_in_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert rows == 20_000 and peak < path.stat().st_size / 10
+
+
+def test_the_script_of_a_million_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its texts are all different, and its digest sees a changed vector; the script itself runs for minutes."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    script = importlib.import_module("check_million")
+    texts = list(script.generated(2500))
+    assert len(set(texts)) == len(texts) == 2500
+    np.save(tmp_path / "a.npy", np.eye(4, dtype=np.float32))
+    rows, digest = script.digest(tmp_path / "a.npy")
+    assert rows == 4 and digest == hashlib.sha256(np.eye(4, dtype=np.float32).tobytes()).hexdigest()

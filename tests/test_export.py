@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoConfig
 
 import train.export
 from dec2vec.cli import main
@@ -24,9 +27,11 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, MAX_LENGTH, PEFT_WARNING, TEXTS, both_sides, tuned_encoder, whiten
+from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
 from train.export import export_command, save_adapter, save_sentence_transformer
 from train.export_args import ExportArgs
+from train.export_config import older_rotary_keys
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TOLERANCE = 1e-5
@@ -298,6 +303,63 @@ def test_export_command_refuses_what_is_no_finished_run(run: Path, tmp_path: Pat
     (run / "adapter" / "dec2vec.json").unlink()
     with pytest.raises(UserError, match="let the training run finish"):
         export_command(ExportArgs(run=run))
+
+
+def test_the_folder_says_what_servers_and_older_loaders_read(tmp_path: Path) -> None:
+    """docs/guides/production.md: one test for the facts of its tables."""
+    for family in ("qwen3", "mistral", "llama"):
+        tiny_model_folder(tmp_path / family, family)
+        edited = json.loads((tmp_path / family / "config.json").read_text())
+        edited["rope_parameters"]["rope_theta"] = 1e6
+        edited["eos_token_id"] = [0, 5]
+        (tmp_path / family / "config.json").write_text(json.dumps(edited))
+        encoder = tuned_encoder(tmp_path / family, prompt="instruct")
+        whiten(encoder)
+        folder = save_sentence_transformer(encoder, tmp_path / f"{family}-model", True, encoder.whitening)
+        config = _json(folder / "config.json")
+        assert config["architectures"] == [f"{family.title()}Model"] and config["model_type"] == family
+        assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 1e6
+        assert config["eos_token_id"] == 0 and config["dtype"] == "float32"
+        assert AutoConfig.from_pretrained(folder).rope_parameters == {"rope_theta": 1e6, "rope_type": "default"}
+        assert _difference(both_sides(Encoder.load(ModelConfig(name_or_path=str(folder)))), both_sides(encoder)) < 1e-5
+    kinds = [module["type"].rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())]
+    assert kinds == ["Transformer", "Pooling", "Dense", "Normalize"]
+    pooling = _json(folder / "1_Pooling" / "config.json")
+    assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_lasttoken", "include_prompt"]
+    sentence = _json(folder / "sentence_bert_config.json")
+    assert sentence["max_seq_length"] == MAX_LENGTH and sentence["do_lower_case"] is False
+    assert set(_json(folder / "config_sentence_transformers.json")["prompts"]) == {"query", "document"}
+    dense = _json(folder / "2_Dense" / "config.json")
+    assert dense["activation_function"] == "torch.nn.modules.linear.Identity" and dense["bias"] is True
+    assert load_file(folder / "2_Dense" / "model.safetensors").keys() == {"linear.weight", "linear.bias"}
+    assert "embed_tokens.weight" in load_file(folder / "model.safetensors")
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("text").ids
+    assert ids[-1] == encoder.tokenizer.eos_token_id and ids.count(ids[-1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "older"),
+    [
+        (None, {}),
+        ({"full_attention": {"rope_theta": 1e6}}, {}),
+        ({"rope_theta": 5e5, "rope_type": "default"}, {"rope_theta": 5e5}),
+        (
+            {"rope_theta": 5e5, "rope_type": "yarn", "factor": 4.0},
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        ),
+        (
+            {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5},
+            {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        ),
+    ],
+)
+def test_older_rotary_keys(parameters: dict[str, Any] | None, older: dict[str, Any]) -> None:
+    assert older_rotary_keys(parameters) == older
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def test_a_fully_tuned_run_is_exported_from_its_model_folder(tmp_path: Path) -> None:

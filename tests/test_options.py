@@ -124,6 +124,8 @@ export.merge
 export.whiten
 export.license
 export.language
+export.push
+export.private
 seed
 output_dir
 """

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import wandb
@@ -21,7 +22,9 @@ from tensorboard.util.tensor_util import make_ndarray
 from wandb.proto import wandb_internal_pb2
 
 from dec2vec.errors import UserError
-from train.config import TrackingConfig
+from dec2vec.model_config import ModelConfig
+from train.config import SourceConfig, TrackingConfig, TrainConfig
+from train.lineage import describe_inputs
 from train.metrics_file import MetricsFile, read_metrics
 from train.tracking import NullTracker, Tracker, WandbTracker, make_tracker
 
@@ -125,7 +128,8 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(
         run_steps(tracker, metrics, 1, 8)
     tracker.table("comparison", COLUMNS, ROWS)
     tracker.artifact("report", "report", run_dir / "report")
-    tracker.artifact("one", "report", run_dir / "report" / "report.md")
+    tracker.uses("data-1", "dataset", {"rows": 3})  # W&B has no inputs offline
+    tracker.artifact("one", "report", run_dir / "report" / "report.md", {"dataset": {"rows": 3}})
     tracker.finish()
     (file,) = offline_files(run_dir)
     rows = history(file)
@@ -138,7 +142,41 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(
     assert (table["columns"], table["data"]) == (COLUMNS, ROWS)
     kinds = [record.WhichOneof("record_type") for record in wandb_records(file)]
     assert kinds.count("artifact") + kinds.count("request") >= 2
+    logged = [record.request.log_artifact.artifact for record in wandb_records(file) if record.HasField("request")]
+    logged += [record.artifact for record in wandb_records(file) if record.HasField("artifact")]
+    assert {"dataset": {"rows": 3}} in [json.loads(item.metadata) for item in logged if item.metadata]
     assert capfd.readouterr() == ("", "")
+
+
+def test_lineage_of_an_online_run(tmp_path: Path) -> None:
+    """Inputs are used, the adapter is logged; equal data is one artifact in all runs. The signatures are W&B's own."""
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    config = TrainConfig(
+        model=ModelConfig(name_or_path="someone/decoder-8m", revision="abc"),
+        data=(SourceConfig(path=str(tmp_path / "pairs.jsonl")), SourceConfig(path="someone/pairs")),
+    )
+    inputs = describe_inputs(config, 12, "f00d" * 16)
+    assert str(tmp_path) not in json.dumps([item.facts for item in inputs])
+    digests = []
+    for _ in range(2):
+        run = create_autospec(wandb.Run, instance=True)
+        run.offline, run.id = False, "abc123"
+        tracker = WandbTracker(run, upload=True)
+        for item in inputs:
+            tracker.uses(item.name, item.kind, item.facts)
+        tracker.artifact("adapter", "model", tmp_path, {"best_step": 4})
+        used = [call.args[0] for call in run.use_artifact.call_args_list]
+        assert [(item.name, item.type) for item in used] == [
+            ("data-f00df00df00d", "dataset"),
+            ("base-someone-decoder-8m", "base-model"),
+        ]
+        assert used[0].metadata == {"sources": ["pairs.jsonl", "someone/pairs"], "rows": 12, "sha256": "f00d" * 16}
+        (logged,) = [call.args[0] for call in run.log_artifact.call_args_list]
+        assert (logged.name, logged.metadata) == ("adapter-abc123", {"best_step": 4})
+        digests.append(used[0].digest)
+    assert digests[0] == digests[1]
+    WandbTracker(run, upload=False).uses("data", "dataset", {})
+    assert run.use_artifact.call_count == 2
 
 
 KILLED = """

@@ -5,6 +5,7 @@ The composition root: it alone knows training and evaluation, and hands one to t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
     from train.data import TrainingData
-    from train.loop import Run
+    from train.loop import OnBest, Run
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,11 +32,13 @@ def main(argv: Sequence[str]) -> None:
     from train import session
     from train.data import load_data
     from train.order import make_sampler
+    from train.push_best import check_push
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
     config = session.resolve(config)
+    check_push(config)
     data = load_data(config.data)
     make_sampler(config, data)
     dev = _load_tasks(config)
@@ -53,14 +56,24 @@ def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, acceler
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = session.build(config, data, accelerator, folder, score)
-        with make_progress(run.learner.total_steps, run.state.step, run.is_main) as progress, run.metrics:
+        bar = make_progress(run.learner.total_steps, run.state.step, run.is_main)
+        with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
-            fit(run, progress)
+            fit(run, progress, on_best)
         if run.is_main:
             session.take_best(run)
             _finish(run)
             run.tracker.finish()
+
+
+def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
+    """What uploads each best checkpoint, on the main process of a run that wants that."""
+    from train.push_best import BestPush
+
+    if run.config.export.push is None or not run.is_main:
+        return contextlib.nullcontext()
+    return BestPush(run.config, run.folder.path, run.encoder)
 
 
 def _load_tasks(config: TrainConfig) -> StsTask | None:
@@ -83,6 +96,8 @@ def _load_tasks(config: TrainConfig) -> StsTask | None:
 def _finish(run: Run) -> None:
     """Adapter, report and model folder, and where they are."""
     from train.export import export_model, save_adapter
+    from train.lineage import describe_inputs
+    from train.push_best import push_finished
 
     config, folder = run.config, run.folder
     if config.export.whiten:
@@ -94,8 +109,14 @@ def _finish(run: Run) -> None:
     if config.export.model:
         export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
         lines += [f"model    {folder.model}"] if saved != folder.model else []
+    if config.export.push is not None:
+        lines.append(push_finished(config, folder.path, run.encoder))
     if config.tracking.upload:
-        run.tracker.artifact(saved.name, "model", saved)
+        inputs = describe_inputs(config, sum(run.data.sizes), run.data.content_hash)
+        for item in inputs:
+            run.tracker.uses(item.name, item.kind, item.facts)
+        facts = {item.kind: item.facts for item in inputs} | {"best_step": run.state.best_step}
+        run.tracker.artifact(saved.name, "model", saved, facts)
         if folder.report.is_dir():
             run.tracker.artifact("report", "report", folder.report)
     sys.stdout.write("\n".join(lines) + "\n")

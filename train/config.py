@@ -254,6 +254,11 @@ class ExportConfig:
     """Licence identifier for the model card."""
     language: str = "en"
     """Language code for the model card."""
+    push: str | None = None
+    """Hub repository user/name: each checkpoint that is the best on dev so far goes there while training runs, and the
+    finished model with its report at the end."""
+    private: bool = False
+    """Create that repository private."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -30,12 +30,13 @@ from dec2vec.pooling import resolve_layer
 from dec2vec.whitening import Whitening
 from train.config import TrainConfig
 from train.export_args import ExportArgs
+from train.export_config import spell_for_all
 from train.export_modules import check_exportable, save_modules, write_json
 from train.export_tokenizer import save_tokenizer
 from train.folders import whole_folder
-from train.hub import check_repository_name, check_token, push_folder
+from train.hub import check_reference, check_repository_name, check_token, push_folder
 from train.merging.record import describe_merge
-from train.model_card import Card, build_card, describe_data
+from train.model_card import Card, DataFact, build_card, describe_data
 from train.report_table import read_scores
 
 _log = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ def _save_whole(encoder: Encoder, folder: Path) -> None:
         )
     with _no_progress_bars():
         _merged(encoder.embedder.backbone).save_pretrained(str(folder))
+    spell_for_all(encoder, folder / "config.json")
 
 
 @contextlib.contextmanager
@@ -184,9 +186,7 @@ def export_command(args: ExportArgs) -> Path:
     of merged weights the adapter lies in `adapter/`. An adapter on a local base would be of no use to others, so there
     the weights are merged whatever `merge` says.
     """
-    if args.push is not None:
-        check_repository_name(args.push)
-        check_token()
+    _check_push(args)
     config = _finished(args.run)
     if args.to is not None and args.to.resolve() == (args.run / "adapter").resolve():
         raise UserError(f"--to {args.to}: that is the run's own adapter; give another folder")
@@ -198,6 +198,20 @@ def export_command(args: ExportArgs) -> Path:
     if args.push is not None:
         _push(args, config, encoder, merge)
     return target
+
+
+def _check_push(args: ExportArgs) -> None:
+    """What can be refused before the model is loaded."""
+    if args.push is None:
+        for name, value in (("revision", args.revision), ("tag", args.tag)):
+            if value is not None:
+                raise UserError(f"--{name} {value}: belongs to a push; add --push user/name")
+        return
+    check_repository_name(args.push)
+    for name, value in (("revision", args.revision), ("tag", args.tag)):
+        if value is not None:
+            check_reference(value, name)
+    check_token()
 
 
 def _say(what: str, where: object) -> None:
@@ -215,16 +229,32 @@ def _finished(run: Path) -> TrainConfig:
 
 def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) -> None:
     assert args.push is not None
-    is_adapted = isinstance(encoder.embedder.backbone, PeftModel)
-    is_local = is_adapted and Path(base_name(encoder)).is_dir()
+    with staged(args.run, config, encoder, args.push, merge=merge) as folder:
+        url = push_folder(folder, args.push, private=args.private, revision=args.revision, tag=args.tag)
+    _say("pushed", url)
+
+
+@contextlib.contextmanager
+def staged(
+    run: Path,
+    config: TrainConfig,
+    encoder: Encoder,
+    repo_id: str,
+    *,
+    merge: bool,
+    facts: tuple[DataFact, ...] | None = None,
+) -> Iterator[Path]:
+    """What a push uploads, in a folder that goes away: public, with its card, and merged where the base is local.
+
+    `facts` about the data are looked up if they are not given.
+    """
+    is_local = isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
     if is_local and not merge:
         _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
-    with _stage(args.run) as stage:
+    with _stage(run) as stage:
         merge = merge or is_local
-        readme = _readme(args.run, config, encoder, merge=merge, repo_id=args.push)
-        folder = stage / "model"
-        save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme, public=True)
-        _say("pushed", push_folder(folder, args.push, private=args.private))
+        readme = _readme(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
+        yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
 
 
 @contextlib.contextmanager
@@ -238,7 +268,15 @@ def _stage(run: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, repo_id: str | None) -> str:
+def _readme(
+    run: Path,
+    config: TrainConfig,
+    encoder: Encoder,
+    *,
+    merge: bool,
+    repo_id: str | None,
+    facts: tuple[DataFact, ...] | None = None,
+) -> str:
     layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
     model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
     return build_card(
@@ -250,7 +288,7 @@ def _readme(run: Path, config: TrainConfig, encoder: Encoder, *, merge: bool, re
             merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
             whitened=encoder.whitening is not None,
             layer=None if layer == encoder.layer_count else layer,
-            data=describe_data(config.data),
+            data=describe_data(config.data) if facts is None else facts,
             scores=tuple(read_scores(run / "report" / "report.json")),
             origin=describe_merge(run),
         )

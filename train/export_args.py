@@ -24,3 +24,7 @@ class ExportArgs:
     """Hub repository user/name to create if missing and upload to."""
     private: bool = False
     """Create the repository private."""
+    revision: str | None = None
+    """Branch to push to, made if missing; None is the main one."""
+    tag: str | None = None
+    """Set this tag on what was pushed, such as v1.0."""

@@ -42,6 +42,7 @@ OWN_FILES = (
 )
 """What an earlier push may have left; a stale one (weights beside an adapter) would change how the repository loads."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REFERENCE = re.compile(r"[A-Za-z0-9][\w./-]*")
 _NETWORK_MODULES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
 _log = logging.getLogger(__name__)
 
@@ -60,11 +61,26 @@ def check_token() -> str:
     return token
 
 
-def push_folder(folder: Path, repo_id: str, *, private: bool) -> str:
-    """Create the repository if it is missing, upload, commit; returns its address.
+def check_reference(name: str, what: str) -> None:
+    """A branch or tag that git can have, refused before any work is done for it."""
+    if not _REFERENCE.fullmatch(name) or ".." in name or name.endswith((".lock", ".", "/")):
+        raise UserError(f"{what} {name!r}: not a name git takes; write letters, digits, - _ . and / such as v1.0")
 
-    The folder's files become the repository's root. Files of ours from an earlier push that are not in the folder
-    are removed in the same commit; any others stay.
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str = "Upload by dec2vec",
+) -> str:
+    """Create the repository (and the branch `revision`) if missing, upload, commit, tag; returns its address.
+
+    The folder's files become the root of the branch. Files of ours from an earlier push that are not in the folder
+    are removed in the same commit; any others stay. A tag is set on this commit and never moved: UserError, before
+    anything is uploaded, for one that is there already.
     """
     check_repository_name(repo_id)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, token=check_token())
@@ -74,12 +90,19 @@ def push_folder(folder: Path, repo_id: str, *, private: bool) -> str:
             raise UserError(
                 f"{repo_id}: exists and is public; make it private in its settings, or push to another name"
             )
-        api.upload_folder(
+        if tag is not None and tag in {known.name for known in api.list_repo_refs(repo_id).tags}:
+            raise UserError(f"{repo_id}: has a tag {tag} already, and tags are not moved; choose another --tag")
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=str(folder),
-            commit_message="Upload by dec2vec",
+            commit_message=message,
             delete_patterns=list(OWN_FILES),
+            revision=revision,
         )
+        if tag is not None:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
     _log.info("pushed to %s", url)
     return url
 

@@ -35,6 +35,8 @@ from train.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 DevScore = Callable[[Encoder], float]
+OnBest = Callable[[int, float], None]
+"""Told of a step and its dev score, once its checkpoint is written."""
 DEV_METRIC = "dev_spearman"
 
 
@@ -79,7 +81,7 @@ class Run:
         return self.rank == 0
 
 
-def fit(run: Run, progress: Progress) -> TrainState:
+def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainState:
     """Train from `run.state.step` to the end; leaves by KeyboardInterrupt, after a checkpoint, when signalled."""
     config, state = run.config, run.state
     graph_tokens: int | None = None if config.batch.graph_tokens == "auto" else config.batch.graph_tokens
@@ -111,6 +113,8 @@ def fit(run: Run, progress: Progress) -> TrainState:
             stop = any_rank(bool(interrupts), run.encoder.device)
             if _checkpoint_due(run) or improved or stop:
                 save(run)
+            if improved and on_best is not None and state.best_score is not None:
+                on_best(state.step, state.best_score)
             if stop:
                 progress.note(f"stopped at step {state.step}; the same command goes on from there")
                 raise KeyboardInterrupt

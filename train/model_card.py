@@ -144,16 +144,14 @@ def _method_tags(card: Card) -> list[str]:
 
 
 def _model_index(card: Card) -> list[dict[str, object]]:
+    """As MTEB writes its results for a similarity task."""
     return [
         {
-            "task": {"type": "sentence-similarity"},
-            "dataset": {"name": score.task, "type": score.task},
+            "task": {"type": "STS"},
+            "dataset": {"name": score.task, "type": score.task, "config": "default", "split": "test"},
             "metrics": [
-                {
-                    "type": "spearmanr",
-                    "name": "Spearman of cosines x 100",
-                    "value": round(100 * score.value, 2),
-                }
+                {"type": kind, "name": "Spearman of cosines x 100", "value": round(100 * score.value, 2)}
+                for kind in ("cosine_spearman", "main_score")
             ],
         }
         for score in exported(card.scores, whitened=card.whitened)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Cell = str | int | float | None
 Mode = Literal["online", "offline", "disabled", "shared"]
 
+Facts = Mapping[str, object]
 Earlier = list[tuple[int, dict[str, float]]]
 
 METRICS = "metrics.jsonl"
@@ -44,7 +45,10 @@ class Tracker(Protocol):
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """The comparison at the end."""
 
-    def artifact(self, name: str, kind: str, path: Path) -> None:
+    def uses(self, name: str, kind: str, facts: Facts) -> None:
+        """Something the run was made from; the data and the base stay where they are, facts say which they are."""
+
+    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
         """A file or folder worth keeping; sent only where the configuration asks for it."""
 
     def finish(self) -> None:
@@ -60,7 +64,10 @@ class NullTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         pass
 
-    def artifact(self, name: str, kind: str, path: Path) -> None:
+    def uses(self, name: str, kind: str, facts: Facts) -> None:
+        pass
+
+    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
         pass
 
     def finish(self) -> None:
@@ -87,13 +94,28 @@ class WandbTracker:
 
         self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
-    def artifact(self, name: str, kind: str, path: Path) -> None:
+    def uses(self, name: str, kind: str, facts: Facts) -> None:
+        """An input in W&B's graph of artifacts: equal facts are one version of one artifact, in all runs.
+
+        Offline W&B can't name inputs; they stand in the metadata of what the run made.
+        """
+        if not self._upload or self._run.offline:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(_artifact_name(name), type=kind, metadata=dict(facts))
+        with artifact.new_file("facts.json", encoding="utf-8") as file:
+            file.write(json.dumps(facts, indent=1, sort_keys=True))
+        self._run.use_artifact(artifact)
+
+    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
         """Files one by one: `add_dir` prints a progress line of its own."""
         if not self._upload:
             return
         import wandb
 
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"{name}-{self._run.id}"), type=kind)
+        metadata = None if facts is None else dict(facts)
+        artifact = wandb.Artifact(_artifact_name(f"{name}-{self._run.id}"), type=kind, metadata=metadata)
         for file in _files(path):
             artifact.add_file(str(file), name=str(file.relative_to(path if path.is_dir() else path.parent)))
         self._run.log_artifact(artifact)
@@ -121,7 +143,10 @@ class TensorBoardTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         self._writer.add_text(name, _markdown(columns, rows), self._step)
 
-    def artifact(self, name: str, kind: str, path: Path) -> None:
+    def uses(self, name: str, kind: str, facts: Facts) -> None:
+        pass
+
+    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
         pass
 
     def finish(self) -> None:
@@ -261,6 +286,10 @@ def _first_line(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     key = os.environ.get("WANDB_API_KEY")
     return lines[0].replace(key, "***") if key else lines[0]
+
+
+def _artifact_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)[:128]
 
 
 def _files(path: Path) -> list[Path]:

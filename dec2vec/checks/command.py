@@ -19,6 +19,7 @@ from dec2vec.checks.place import find_place
 from dec2vec.checks.pooling import check_pooling, check_spread
 from dec2vec.checks.prompts import check_prompts
 from dec2vec.checks.routes import check_routes
+from dec2vec.checks.servers import check_servers
 from dec2vec.checks.subject import Subject, open_subject
 from dec2vec.checks.truncation import check_truncation
 from dec2vec.checks.unit_length import check_unit_length
@@ -28,7 +29,7 @@ from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text
 
 Check = Callable[[Subject], Finding]
-OF_TOKENS: tuple[Check, ...] = (check_ending, check_prompts, check_truncation, check_pooling)
+OF_TOKENS: tuple[Check, ...] = (check_ending, check_prompts, check_truncation, check_pooling, check_servers)
 OF_VECTORS: tuple[Check, ...] = (check_padding, check_unit_length, check_spread, check_adapter)
 
 

@@ -32,6 +32,8 @@ def sweep_command(args: SweepArgs, training: list[str]) -> None:
     shared = load(TrainConfig, args.config, training)
     if shared.eval.dev is None:
         raise UserError("sweep: recipes are chosen on dev; name a similarity file with --eval.dev")
+    if shared.export.push is not None:
+        raise UserError("sweep: export.push would send every run to one repository; push the winner by dec2vec export")
     if args.wandb_sweep is not None:
         write_wandb_sweep(args, training, args.wandb_sweep)
         sys.stdout.write(
