@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
+    from train.contact import Contact
     from train.data import TrainingData
     from train.loop import Run
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.memory import keep_freed_memory
     from train import session
+    from train.contact import in_contact
     from train.data import load_data
     from train.order import make_sampler
 
@@ -39,12 +41,15 @@ def main(argv: Sequence[str]) -> None:
     data = load_data(config.data)
     make_sampler(config, data)
     dev = _load_tasks(config)
-    accelerator = session.make_accelerator(config)
-    _train(config, data, dev, accelerator)
-    session.leave(accelerator)
+    with in_contact(config) as contact:
+        accelerator = session.make_accelerator(config)
+        _train(config, data, dev, accelerator, contact)
+        session.leave(accelerator)
 
 
-def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator) -> None:
+def _train(
+    config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator, contact: Contact
+) -> None:
     from eval.tasks.sts import dev_score
     from train import session
     from train.loop import fit
@@ -53,6 +58,7 @@ def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, acceler
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = session.build(config, data, accelerator, folder, score)
+        contact.step = lambda: run.state.step
         with make_progress(run.learner.total_steps, run.state.step, run.is_main) as progress, run.metrics:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
