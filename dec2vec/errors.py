@@ -8,3 +8,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class TryAgain(UserError):
+    """Nobody's mistake: another process or host was lost. The same command goes on; the CLI exits with 75."""

@@ -1,14 +1,17 @@
-"""Exit codes: 0 done, 2 the user must change something, 130 interrupted, 1 (with a traceback) our bug."""
+"""Exit codes: 0 done, 2 the user must change something, 75 the same command will go on (a process or host was lost),
+130 interrupted, 1 (with a traceback) our bug."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from dec2vec.errors import UserError
+from dec2vec.errors import TryAgain, UserError
 
 USER_ERROR = 2
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130
 
 
@@ -19,7 +22,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     except UserError as error:
         if _speaks():
             sys.stderr.write(f"dec2vec: error: {error}\n")
-        return USER_ERROR
+        return TRY_AGAIN if isinstance(error, TryAgain) else USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("dec2vec: interrupted\n")
         return INTERRUPTED
@@ -27,5 +30,18 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
 
 
 def _speaks() -> bool:
-    """Every rank meets the same mistake; the first of each machine says it."""
+    """One process of each machine says what went wrong: the first to meet it, which may be the only one left.
+
+    torchrun gives each of its attempts a folder, where that process leaves a mark; elsewhere local rank 0 speaks.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if error_file:
+        try:
+            (Path(error_file).parent.parent / "told").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:
+            pass
+        else:
+            return True
     return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -108,6 +108,8 @@ batch.prefetch
 checkpoint.every
 checkpoint.keep
 checkpoint.resume
+distributed.timeout
+distributed.check_every
 tracking.backend
 tracking.project
 tracking.entity

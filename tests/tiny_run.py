@@ -25,7 +25,8 @@ from train.metrics_file import read_metrics
 
 STEPS = 10
 STEPS_PER_EPOCH = 3
-TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib")
+PACE = ("rank_seconds_median", "rank_seconds_max", "slowest_rank")
+TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib", *PACE)
 
 TWO_SOURCES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
 

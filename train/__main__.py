@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
+    from train.contact import Contact
     from train.data import TrainingData
     from train.loop import OnBest, Run
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.memory import keep_freed_memory
     from train import session
+    from train.contact import in_contact
     from train.data import load_data
     from train.order import make_sampler
     from train.push_best import check_push
@@ -42,12 +44,15 @@ def main(argv: Sequence[str]) -> None:
     data = load_data(config.data)
     make_sampler(config, data)
     dev = _load_tasks(config)
-    accelerator = session.make_accelerator(config)
-    _train(config, data, dev, accelerator)
-    session.leave(accelerator)
+    with in_contact(config) as contact:
+        accelerator = session.make_accelerator(config)
+        _train(config, data, dev, accelerator, contact)
+        session.leave(accelerator)
 
 
-def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator) -> None:
+def _train(
+    config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator, contact: Contact
+) -> None:
     from eval.tasks.sts import dev_score
     from train import session
     from train.loop import fit
@@ -56,6 +61,7 @@ def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, acceler
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = session.build(config, data, accelerator, folder, score)
+        contact.step = lambda: run.state.step
         bar = make_progress(run.learner.total_steps, run.state.step, run.is_main)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:

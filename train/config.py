@@ -207,6 +207,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DistributedConfig:
+    """How several processes watch each other."""
+
+    timeout: Annotated[float, Gt(0.0), Le(1e7)] = 1800.0
+    """Seconds that a process waits for the others before it ends; they wait while the main one evaluates on dev."""
+    check_every: Annotated[int, Ge(1)] = 100
+    """Steps between comparisons of all processes' trained weights; they are also compared before every checkpoint."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrackingConfig:
     """Where metrics go besides `metrics.jsonl`."""
 
@@ -272,6 +282,7 @@ class TrainConfig:
     optim: OptimConfig = Field(default_factory=OptimConfig)
     batch: BatchConfig = Field(default_factory=BatchConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     eval: EvalSection = Field(default_factory=EvalSection)
     export: ExportConfig = Field(default_factory=ExportConfig)

@@ -19,11 +19,13 @@ from train.checkpoint import Checkpoint, prune, save_checkpoint
 from train.config import TrainConfig
 from train.data import TrainingData
 from train.distributed import sum_over_ranks
+from train.drift import check_drift
 from train.graph_memory import affordable_tokens, chunk_budget
 from train.interrupts import Interrupts
 from train.lora import load_trainable, trainable_parameters
 from train.metrics_file import MetricsFile
 from train.optimizer_state import optimizer_tensors, restore_optimizer
+from train.pace import pace
 from train.prefetch import Prefetch
 from train.prefix_gradient import why_not_shared
 from train.progress import Progress
@@ -105,12 +107,14 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
             )
             state.step += 1
             _count_bad_steps(run, result)
-            pairs = _record_step(run, batch, result, time.monotonic() - started)
+            pairs = _record_step(run, batch, result, started)
             progress.advance(result.loss, pairs)
             if _evaluation_due(run):
                 batches.settle()
             improved = _evaluate_if_due(run, progress)
             stop = any_rank(bool(interrupts), run.encoder.device)
+            if _comparison_due(run) or stop:
+                check_drift(_trained(run), state.step)
             if _checkpoint_due(run) or improved or stop:
                 save(run)
             if improved and on_best is not None and state.best_score is not None:
@@ -199,12 +203,13 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
         )
 
 
-def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float) -> int:
+def _record_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -> int:
     """Log the step; its pairs over all processes."""
-    counts = torch.tensor(
-        [batch.pairs, batch.real_tokens, batch.padded_tokens], dtype=torch.float64, device=run.encoder.device
-    )
-    pairs, real, padded = sum_over_ranks(counts).tolist()
+    seconds = time.monotonic() - started
+    own = [result.embedded_at - started if rank == run.rank else 0.0 for rank in range(run.world)]
+    counts = [batch.pairs, batch.real_tokens, batch.padded_tokens, *own]
+    summed = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=run.encoder.device))
+    pairs, real, padded, *ranks = summed.tolist()
     if not run.is_main or run.state.step % run.config.tracking.every:
         return int(pairs)
     metrics = {
@@ -217,6 +222,7 @@ def _record_step(run: Run, batch: LocalBatch, result: StepResult, seconds: float
         "padding_ratio": padded / real,
         "memory_mib": _peak_memory_mib(run.encoder.device),
         "skipped_steps": float(run.state.skipped_steps),
+        **pace(ranks),
     }
     run.metrics.append(metrics, run.state.step)
     run.tracker.log(metrics, run.state.step)
@@ -246,6 +252,13 @@ def _evaluation_due(run: Run) -> bool:
 
 def _checkpoint_due(run: Run) -> bool:
     return run.state.step % run.config.checkpoint.every == 0 or run.state.step == run.learner.total_steps
+
+
+def _comparison_due(run: Run) -> bool:
+    """Also wherever the main process may save, so that no checkpoint holds weights that other ranks don't have."""
+    step, config = run.state.step, run.config
+    may_be_best = config.eval.dev is not None and step % config.eval.every == 0
+    return step % config.distributed.check_every == 0 or may_be_best or _checkpoint_due(run)
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -7,11 +7,12 @@ import hashlib
 import logging
 import math
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.nn.parallel import DistributedDataParallel
 
 from dec2vec.artifacts import find
@@ -46,6 +47,7 @@ from train.tracking import Tracker, make_tracker
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
     "checkpoint",
+    "distributed",
     "tracking",
     "eval.tests",
     "eval.every",
@@ -107,7 +109,8 @@ def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
-    return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no")
+    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout))
+    return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no", kwargs_handlers=[timeout])
 
 
 def leave(accelerator: Accelerator) -> None:

@@ -15,6 +15,7 @@ from train.distributed import sum_over_ranks, world_size
 from train.gradcache import Model, cached_step
 from train.lora import trainable_parameters
 from train.losses.dispatch import combined
+from train.pace import Timed
 from train.schedule import lr_factor
 from train.temperature import Temperature
 
@@ -28,6 +29,8 @@ class StepResult:
     lr: float
     temperature: float
     applied: bool
+    embedded_at: float
+    """time.monotonic() when this rank's vectors were ready, before it waited for another."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,16 @@ def train_step(
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
 
-    objective = cached_step(
-        learner.model,
-        batch.chunks,
+    timed = Timed(
         partial(
             combined,
             rows=batch.rows,
             teachers=batch.teachers,
             losses=batch.losses or (loss,),
             temperature=learner.temperature,
-        ),
-        graph_tokens=graph_tokens,
-        prefix=batch.prefix,
+        )
     )
+    objective = cached_step(learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix)
     weights = trainable_parameters(learner.model).values()
     norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)
     if learner.temperature.log_value.requires_grad:
@@ -97,7 +97,7 @@ def train_step(
         learner.optimizer.step()
         learner.temperature.hold_floor()
     learner.optimizer.zero_grad(set_to_none=True)
-    return StepResult(value, grad_norm, lr, temperature, finite)
+    return StepResult(value, grad_norm, lr, temperature, finite, timed.called)
 
 
 def seed_dropout(seed: int, step: int) -> None:

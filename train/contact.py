@@ -1,0 +1,71 @@
+"""A rank that another one has left: one line in place of a collective's traceback, and an end that can't hang."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dec2vec.errors import TryAgain
+from train.config import TrainConfig
+
+PATIENCE = 20
+"""Seconds that a rank has to end by itself once it has lost another."""
+_CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe", re.I)
+_SILENT = re.compile(r"timed? ?out|no route to host|unreachable|connection refused|failed to connect", re.I)
+_ADDRESS = re.compile(r"\[([0-9a-f.:]+)\]:\d+")
+
+
+@dataclass
+class Contact:
+    """How far this rank has come, for the line that it may have to say."""
+
+    step: Callable[[], int] | None = None
+    """Finished steps, once there is a run that counts them."""
+
+    @property
+    def moment(self) -> str:
+        return "while starting" if self.step is None else f"after step {self.step()}"
+
+
+@contextlib.contextmanager
+def in_contact(config: TrainConfig) -> Iterator[Contact]:
+    """Within it, a collective that fails because a process or host is gone raises TryAgain.
+
+    Under NCCL the watchdog may abort the process first; its own message stands in the line's place.
+    """
+    contact = Contact()
+    try:
+        yield contact
+    except RuntimeError as error:
+        reason = why_lost(str(error), config.distributed.timeout)
+        if reason is None or "RANK" not in os.environ:
+            raise
+        _end_soon()
+        rank, world = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
+        raise TryAgain(
+            f"rank {rank} of {world}, {contact.moment}: {reason}; the same command goes on from the last checkpoint "
+            f"in {config.output_dir}/checkpoints (torchrun --max-restarts N does so by itself)"
+        ) from error
+
+
+def why_lost(message: str, timeout: float) -> str | None:
+    """What a collective's error says about other processes; None where it is about something else."""
+    address = _ADDRESS.search(message)
+    whom = f"a process on {address.group(1)}" if address else "another process"
+    if _CLOSED.search(message):
+        return f"lost {whom}, which closed the connection (it ended or was killed)"
+    if _SILENT.search(message):
+        return f"no word from {whom} for {timeout:g} s (distributed.timeout): it hangs or its host is cut off"
+    return None
+
+
+def _end_soon() -> None:
+    """Threads of a broken process group may keep the interpreter from ending; the kernel then does it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(PATIENCE)
