@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,14 @@ from transformers import PreTrainedModel
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Blocks of x + attention(norm(x)), then x + mlp(norm(x)); each is proved equal in the tests."""
 _PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+
+
+@runtime_checkable
+class RunsAtPlaces(Protocol):
+    """A block that has a way of its own to do so."""
+
+    def forward_at(self, places: Tensor, hidden_states: Tensor, **kwargs: Any) -> Tensor | None:
+        """(batch, 1, dim), or None where the common way is to be taken."""
 
 
 def can_narrow(backbone: nn.Module, block: nn.Module) -> bool:
@@ -47,6 +55,8 @@ def narrowed(block: nn.Module, places: Int[Tensor, batch]) -> Iterator[None]:
 def _forward(
     block: Any, places: Int[Tensor, batch], hidden_states: Float[Tensor, "batch time dim"], **kwargs: Any
 ) -> Float[Tensor, "batch 1 dim"]:
+    if isinstance(block, RunsAtPlaces) and (found := block.forward_at(places, hidden_states, **kwargs)) is not None:
+        return found
     attended, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_states), **kwargs)
     rows = torch.arange(len(places), device=places.device)
     kept = (hidden_states[rows, places] + attended[rows, places])[:, None]
