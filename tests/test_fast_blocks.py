@@ -9,6 +9,7 @@ import torch
 
 from dec2vec.early_exit import decoder_blocks
 from dec2vec.encoder import Encoder
+from dec2vec.final_norm import final_norm
 from tests.helpers import FAMILIES
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
@@ -101,6 +102,17 @@ def test_follows_the_weights(tmp_path: Path) -> None:
         plain.embedder.load_state_dict(encoder.embedder.state_dict())
         assert losses[-1] == pytest.approx(step(plain, share=False)[0], rel=1e-5)
     assert len({round(loss, 4) for loss in losses}) == len(losses)
+
+
+@pytest.mark.parametrize(("model", "width"), [({}, 1), ({"pooling": "mean"}, 4)])
+def test_the_last_block_runs_where_it_is_read(tmp_path: Path, model: dict[str, object], width: int) -> None:
+    embedder = encoder_of(tmp_path, fast=True, lora={}, **model).embedder
+    seen: list[int] = []
+    final_norm(embedder.backbone, embedder.layer_count).register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape[1])
+    )
+    embedder(torch.tensor([[5, 6, 7, 8], [9, 10, 4, 4]]), torch.tensor([4, 2]))
+    assert seen == [width]
 
 
 def test_without_adapters_the_base_is_read(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ batch.chunk_tokens
 batch.graph_tokens
 batch.share_prefix
 batch.prefetch
+batch.parallel_chunks
 batch.flush_denormals
 checkpoint.every
 checkpoint.keep

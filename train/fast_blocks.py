@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dec2vec.pooled_rows import can_narrow
+from dec2vec.pooled_rows import can_narrow, forward_at, places_in
 from train.block_attention import BlockAttention
 from train.block_passes import Finish, Heads, Project
 from train.fast_lora import mergeable
@@ -46,24 +46,30 @@ class FastBlock(nn.Module):
     """Mixed into a decoder's block: its forward pass in two steps around attention wherever that is the same."""
 
     memory: _Memory
+    asks_for_places = True
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's own, up to rounding."""
-        layers = None if args else self._layers(hidden_states)
+        layers, places = None if args else self._layers(hidden_states), places_in(self)
         if layers is None:
-            plain: Tensor = super().forward(hidden_states, *args, **kwargs)
+            plain: Tensor
+            if places is None:
+                plain = super().forward(hidden_states, *args, **kwargs)
+            else:
+                plain = forward_at(self, places, hidden_states, **kwargs)
             return plain
+        if places is not None:
+            return self._forward_at(places, layers, hidden_states, **kwargs)
         attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
         names, angles = ("q_proj", "k_proj", "v_proj"), kwargs["position_embeddings"]
         heads = self._project(layers, names, hidden_states, angles, short=attention.short)
         attended = attention.of_all(heads, hidden_states.shape[1], kwargs["attention_mask"])
         return self._finish(layers, hidden_states, attended)
 
-    def forward_at(self, places: Tensor, hidden_states: Tensor, **kwargs: Any) -> Tensor | None:
-        """(batch, 1, dim): the output at one place of each row; None where the block runs its own way."""
-        layers = self._layers(hidden_states)
-        if layers is None:
-            return None
+    def _forward_at(
+        self, places: Tensor, layers: Mapping[str, Layer], hidden_states: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """(batch, 1, dim): the output at one place of each row."""
         attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
         rows, angles = torch.arange(len(places), device=places.device), kwargs["position_embeddings"]
         kept = hidden_states[rows, places][:, None]

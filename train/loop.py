@@ -102,6 +102,7 @@ def fit(run: Run, progress: Progress) -> TrainState:
                     config.optim,
                     graph_tokens=graph_tokens,
                     seed=config.seed,
+                    parallel=config.batch.parallel_chunks,
                 )
             state.step += 1
             _count_bad_steps(run, result)

@@ -65,6 +65,7 @@ def train_step(
     *,
     graph_tokens: int,
     seed: int,
+    parallel: bool = False,
 ) -> StepResult:
     """Step `step` (from 0) on this rank's share of the global batch."""
     seed_dropout(seed, step)
@@ -84,6 +85,7 @@ def train_step(
         ),
         graph_tokens=graph_tokens,
         prefix=batch.prefix,
+        parallel=parallel,
     )
     weights = trainable_parameters(learner.model).values()
     norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)

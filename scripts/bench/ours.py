@@ -73,6 +73,7 @@ class Ours:
                 self.config.optim,
                 graph_tokens=self._graph_tokens,
                 seed=0,
+                parallel=options.parallel_chunks,
             )
         assert result.applied
 
