@@ -67,7 +67,8 @@ class BlockAttention:
         if self.cache is not None:
             key, value = self.cache.update(key, value, self.module.layer_idx)
         attended, _ = sdpa_attention_forward(self.module, query, key, value, mask, scaling=self.module.scaling)
-        return attended.flatten(2)
+        found: Tensor = attended.flatten(2)
+        return found
 
 
 def _until(places: Int[Tensor, " batch"], time: int) -> Bool[Tensor, "batch time"]:

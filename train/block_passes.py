@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from train.short_attention import by_token, heads_first
+from train.short_attention import by_token, grouped, heads_first
 from train.stacked_linears import Stack
 
 
@@ -77,13 +77,13 @@ class Heads:
 
     def memory(self, heads: Float[Tensor, "batch time head dim"], group: int) -> tuple[Tensor, Tensor]:
         """Room for some heads in the layout asked for, and a view of it like `heads`, with the group apart."""
-        grouped = heads.unflatten(2, (-1, group))
-        room = heads_first(grouped) if self.first else torch.empty_like(grouped)
+        apart = grouped(heads, group)
+        room = heads_first(apart) if self.first else apart.new_empty(apart.shape)
         return (room, by_token(room, group)) if self.first else (room.flatten(2, 3), room)
 
     def shown(self, room: Tensor, group: int) -> Tensor:
         """The same view of what came back."""
-        return by_token(room, group) if self.first else room.unflatten(2, (-1, group))
+        return by_token(room, group) if self.first else grouped(room, group)
 
 
 class Project(torch.autograd.Function):
@@ -105,19 +105,19 @@ class Project(torch.autograd.Function):
         rooms = []
         for number, (part, group) in enumerate(heads.split(outputs)):
             room, place = heads.memory(part, group)
-            part = part.unflatten(2, (-1, group))
+            part = grouped(part, group)
             rotate(part, (cosine, sine), place) if number < 2 else place.copy_(part)
             rooms.append(room)
         return tuple(rooms)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         normed, inverse, cosine, sine, *of_heads = ctx.saved_tensors
         stack, heads, (batch, time) = ctx.stack, ctx.heads, ctx.shape
         whole = normed.new_empty(batch, time, heads.rotated + heads.values, heads.dim)
         for number, ((part, group), gradient) in enumerate(zip(heads.split(whole), gradients, strict=True)):
-            place, found = part.unflatten(2, (-1, group)), heads.shown(gradient, group)
+            place, found = grouped(part, group), heads.shown(gradient, group)
             rotate(found, (cosine, sine), place, back=True) if number < 2 else place.copy_(found)
         if of_heads:
             unit_rms_backward(whole[:, :, : heads.rotated].mul_(heads.scales), *of_heads)
@@ -147,7 +147,7 @@ class Finish(torch.autograd.Function):
         return result.view(x.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         seen, normed, inverse, both, active = ctx.saved_tensors
         out, gates, down = ctx.stacks

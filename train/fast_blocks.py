@@ -66,9 +66,7 @@ class FastBlock(nn.Module):
         attended = attention.of_all(heads, hidden_states.shape[1], kwargs["attention_mask"])
         return self._finish(layers, hidden_states, attended)
 
-    def _forward_at(
-        self, places: Tensor, layers: Mapping[str, Layer], hidden_states: Tensor, **kwargs: Any
-    ) -> Tensor:
+    def _forward_at(self, places: Tensor, layers: Mapping[str, Layer], hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(batch, 1, dim): the output at one place of each row."""
         attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
         rows, angles = torch.arange(len(places), device=places.device), kwargs["position_embeddings"]
@@ -112,7 +110,7 @@ class FastBlock(nn.Module):
         dim, used = attention.head_dim, [layers[name] for name in names]
         counts = [len(layers[name].weight) // dim if name in names else 0 for name in ("q_proj", "k_proj", "v_proj")]
         scales, epsilon = None, 0.0
-        if _HEAD_NORMS <= dict(attention.named_children()).keys():
+        if dict(attention.named_children()).keys() >= _HEAD_NORMS:
             norms = attention.q_norm.weight.expand(counts[0], -1), attention.k_norm.weight.expand(counts[1], -1)
             scales, epsilon = torch.cat(norms).detach(), attention.q_norm.variance_epsilon
         group = attention.num_key_value_groups
@@ -142,7 +140,7 @@ def use_fast_blocks(backbone: nn.Module, blocks: nn.ModuleList) -> None:
     for block in blocks:
         if can_narrow(backbone, block) and _is_plain(block):
             block.__class__ = type(f"Fast{type(block).__name__}", (FastBlock, type(block)), {})
-            block.memory = _Memory()
+            vars(block)["memory"] = _Memory()
 
 
 def _is_plain(block: nn.Module) -> bool:

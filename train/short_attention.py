@@ -19,12 +19,16 @@ LONGEST = 64
 LONGEST_PREFIX = 256
 
 
-def by_token(
-    heads: Float[Tensor, "head batch rows dim"], group: int
-) -> Float[Tensor, "batch time head group dim"]:
+def by_token(heads: Float[Tensor, "head batch rows dim"], group: int) -> Float[Tensor, "batch time head group dim"]:
     """A view of the same numbers; a row holds `group` heads of each token."""
     count, batch, rows, dim = heads.shape
     return heads.view(count, batch, rows // group, group, dim).permute(1, 2, 0, 3, 4)
+
+
+def grouped(heads: Float[Tensor, "batch time all dim"], group: int) -> Float[Tensor, "batch time head group dim"]:
+    """A view with the heads that share a key apart."""
+    batch, time, count, dim = heads.shape
+    return heads.view(batch, time, count // group, group, dim)
 
 
 def heads_first(tokens: Float[Tensor, "batch time head group dim"]) -> Float[Tensor, "head batch rows dim"]:
@@ -52,7 +56,7 @@ class ShortAttention(torch.autograd.Function):
         scale: float,
         group: int,
     ) -> Tensor:
-        heads, batch, time, dim = key.shape
+        heads, batch, time, _ = key.shape
         rows = query.shape[2]
         added = mask.expand(batch, rows, time).repeat(heads, 1, 1) if len(mask) > 1 else mask
         scores = torch.baddbmm(added, query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scale)
@@ -68,10 +72,10 @@ class ShortAttention(torch.autograd.Function):
         return by_token(found, group).reshape(batch, rows // group, -1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, first_key, first_value, shares = ctx.saved_tensors
-        heads, _, time, dim = key.shape
+        heads, _, time, _ = key.shape
         at_found = torch.empty_like(query)
         tokens = by_token(at_found, ctx.group)
         tokens.copy_(gradients[0].reshape(tokens.shape))
@@ -95,7 +99,8 @@ class ShortAttention(torch.autograd.Function):
 
 def _common(scores: Float[Tensor, "headbatch rows seen"], heads: int, time: int) -> Float[Tensor, "head all prefix"]:
     """The part that belongs to the common beginning, of all rows of a head."""
-    return scores[:, :, :-time].unflatten(0, (heads, -1)).flatten(1, 2)
+    common = scores[:, :, :-time]
+    return common.view(heads, -1, *common.shape[1:]).flatten(1, 2)
 
 
 def causal_mask(time: int, group: int, like: Tensor) -> Float[Tensor, "1 rows time"]:
