@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,15 @@ from transformers import PreTrainedModel
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Blocks of x + attention(norm(x)), then x + mlp(norm(x)); each is proved equal in the tests."""
+_PLACES: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("_PLACES", default=None)
 _PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+
+
+@runtime_checkable
+class KnowsPlaces(Protocol):
+    """A block that asks `places_in` itself, so that several threads may run it at places of their own."""
+
+    asks_for_places: bool
 
 
 def can_narrow(backbone: nn.Module, block: nn.Module) -> bool:
@@ -37,16 +46,30 @@ def checkpoints(backbone: nn.Module) -> bool:
 @contextlib.contextmanager
 def narrowed(block: nn.Module, places: Int[Tensor, batch]) -> Iterator[None]:
     """Within, the block returns (batch, 1, dim): its output at one place of each row."""
-    block.forward = partial(_forward, block, places)
+    if isinstance(block, KnowsPlaces):
+        token = _PLACES.set((block, places))
+        try:
+            yield
+        finally:
+            _PLACES.reset(token)
+        return
+    block.forward = partial(forward_at, block, places)
     try:
         yield
     finally:
         del block.forward
 
 
-def _forward(
+def places_in(block: nn.Module) -> Int[Tensor, batch] | None:
+    """Where this thread wants the block's output alone; None outside of `narrowed`."""
+    found = _PLACES.get()
+    return None if found is None or found[0] is not block else found[1]
+
+
+def forward_at(
     block: Any, places: Int[Tensor, batch], hidden_states: Float[Tensor, "batch time dim"], **kwargs: Any
 ) -> Float[Tensor, "batch 1 dim"]:
+    """The block's output at one place of each row, by its own parts."""
     attended, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_states), **kwargs)
     rows = torch.arange(len(places), device=places.device)
     kept = (hidden_states[rows, places] + attended[rows, places])[:, None]

@@ -21,6 +21,17 @@ WORTHWHILE = 8
 """Shorter prefixes cost more in masks than they save."""
 
 
+class SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
+    """One row's keys and values, (1, head, time, dim), read by `batch` rows: nothing is copied."""
+
+    def __init__(self, layer: DynamicLayer, batch: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.row_keys, self.row_values = layer.keys, layer.values
+        self.keys = layer.keys.expand(batch, -1, -1, -1)
+        self.values = layer.values.expand(batch, -1, -1, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class SharedPrefix:
     """One row's cache up to the highest block that ran, and the hidden states that were asked for."""
@@ -34,11 +45,7 @@ class SharedPrefix:
         cache = DynamicCache()
         for layer in self.cache.layers:
             if layer.is_initialized:
-                shared = DynamicLayer()
-                shared.lazy_initialization(layer.keys, layer.values)
-                shared.keys = layer.keys.expand(batch, -1, -1, -1)
-                shared.values = layer.values.expand(batch, -1, -1, -1)
-                cache.layers.append(shared)
+                cache.layers.append(SharedLayer(layer, batch))
         return cache
 
     def before(self, states: Mapping[int, Float[Tensor, "batch time dim"]]) -> dict[int, Tensor]:

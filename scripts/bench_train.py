@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.losses import DEFAULT, LOSSES
 from bench.processes import Local, Worker, serve
 from bench.texts import CASES, make_prompt, make_rows
 from bench.work import Work
@@ -52,6 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="llama-60m", help="a folder, llama-8m, llama-60m or qwen3-600m-shape")
     parser.add_argument("--batch", type=int, default=256, help="pairs in a step")
     parser.add_argument("--peer", choices=["st", "st-best", "self", "none"], default="st")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES, help="what st-best chooses from")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
@@ -93,11 +95,9 @@ def _peer(options: argparse.Namespace, work: Work, start: Start) -> tuple[str, W
         return None
     if options.peer == "self":
         return "ours", replace(work, options=tuple(options.peer_set))
-    from bench.losses import DEFAULT, LOSSES
-
     if options.peer == "st":
         return "peer", replace(work, options=(DEFAULT,))
-    times = {loss: _probe(replace(work, options=(loss,)), start) for loss in LOSSES}
+    times = {loss: _probe(replace(work, options=(loss,)), start) for loss in options.losses}
     return "peer", replace(work, options=(min(times, key=times.__getitem__),))
 
 

@@ -105,6 +105,8 @@ batch.chunk_tokens
 batch.graph_tokens
 batch.share_prefix
 batch.prefetch
+batch.parallel_chunks
+batch.flush_denormals
 checkpoint.every
 checkpoint.keep
 checkpoint.resume

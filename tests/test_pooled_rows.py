@@ -15,6 +15,8 @@ from tests.test_early_exit import IDS, LENGTHS, gradients, same_gradients
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
 
+PLAIN = LoraConfig(rank=4, fast=False)
+"""Blocks that call their MLP as a module, which shows what it is given."""
 NARROW = {"llama", "mistral", "qwen2", "qwen3"}
 
 
@@ -45,12 +47,12 @@ def test_equals_the_whole_block(tmp_path: Path, family: str, layer: int) -> None
 
 @pytest.mark.parametrize(("family", "last"), [("llama", 1), ("qwen3", 1), ("gemma", IDS.shape[1])])
 def test_what_runs(tmp_path: Path, family: str, last: int) -> None:
-    embedder = tiny_encoder(tmp_path, family).embedder
+    embedder = tiny_encoder(tmp_path, family, lora=PLAIN).embedder
     assert widths(embedder) == [IDS.shape[1]] * (embedder.layer_count - 1) + [last]
 
 
 def test_other_readings_run_whole(tmp_path: Path) -> None:
-    embedder = tiny_encoder(tmp_path, pooling="mean").embedder
+    embedder = tiny_encoder(tmp_path, pooling="mean", lora=PLAIN).embedder
     assert set(widths(embedder)) == {IDS.shape[1]}
     embedder = tiny_encoder(tmp_path).embedder
     mixed = embedder(IDS, LENGTHS, [View("last", -1), View("mean", -1)])

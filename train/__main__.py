@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
+    from dec2vec.denormals import start_threads_flushed
     from dec2vec.memory import keep_freed_memory
     from train import session
     from train.contact import in_contact
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
+    if config.batch.flush_denormals:
+        start_threads_flushed()
     config = session.resolve(config)
     check_push(config)
     data = load_data(config.data)

@@ -192,6 +192,12 @@ class BatchConfig:
     """Run what all texts of a step begin with (an instruction) once, where that gives the same gradient."""
     prefetch: bool = True
     """Tokenise the next step's texts while this step runs."""
+    parallel_chunks: bool = True
+    """On CPUs, run chunks side by side with one thread each, where that gives the same gradient; off is one after
+    another with all threads."""
+    flush_denormals: bool = True
+    """CPUs take numbers below 1e-38 as zero in a step, for which they need 50 times as long otherwise. Gradients are
+    full of them where a decoder attends to few tokens."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -44,28 +44,33 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As PEFT's, up to rounding."""
-        if args or kwargs or not self._applies(x):
+        adapter = None if args or kwargs or not mergeable(x) else self.plain_adapter()
+        if adapter is None:
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
-        (name,) = self.active_adapters
-        down, up, scale = self.lora_A[name].weight, self.lora_B[name].weight, float(self.scaling[name])
+        down, up, scale = adapter
         merged = self._merge(self.base_layer.weight, down, up, scale)
         result: Tensor = _MergedLinear.apply(x, down, up, merged, self.base_layer.bias, scale)  # type: ignore[no-untyped-call]
         return result
 
-    def _applies(self, x: Tensor) -> bool:
-        """One plain adapter on a frozen float32 layer, without dropout: W' in 16 bits would lose small updates."""
+    def plain_adapter(self) -> tuple[Tensor, Tensor, float] | None:
+        """Down, up and scale of the one adapter on a frozen float32 layer; None where it computes anything else.
+
+        Dropout has no merged form, and W' in 16 bits would lose small updates.
+        """
         base = self.base_layer
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or type(base) is not nn.Linear:
-            return False
+            return None
         name = self.active_adapters[0]
         if name not in self.lora_A or name in self.lora_variant or self.fan_in_fan_out or self.lora_bias[name]:
-            return False
-        weights = (base.weight, self.lora_A[name].weight, x)
-        if any(weight.dtype != torch.float32 for weight in weights) or torch.is_autocast_enabled(x.device.type):
-            return False
+            return None
+        down, up = self.lora_A[name].weight, self.lora_B[name].weight
+        if any(weight.dtype != torch.float32 for weight in (base.weight, down)):
+            return None
         drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
-        return not drops and not any(parameter.requires_grad for parameter in base.parameters())
+        if drops or any(parameter.requires_grad for parameter in base.parameters()):
+            return None
+        return down, up, float(self.scaling[name])
 
     @torch.no_grad()
     def _merge(self, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -75,6 +80,11 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
             self._merged = torch.addmm(weight, up, down, alpha=scale)
             self._merged_from = source
         return self._merged
+
+
+def mergeable(x: Tensor) -> bool:
+    """Whether activations are float32 and stay so in products."""
+    return x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
 
 def use_fast_linears(backbone: nn.Module) -> None:

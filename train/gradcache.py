@@ -10,6 +10,8 @@ a chunk's second forward replays the random state of its first.
 Under DDP all chunks but the last run inside `no_sync`, so gradients are reduced once a step by DDP's own mechanism.
 The last one is always embedded a second time then, because DDP must be armed by a forward after which only that
 chunk's backward runs.
+
+In a single process on a CPU chunks may run side by side (`train.chunk_threads`); their gradients are added in order.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +29,9 @@ from torch.nn.parallel import DistributedDataParallel
 from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
 from dec2vec.shared_prefix import SharedPrefix
+from train.chunk_threads import in_order, side_by_side
 from train.distributed import world_size
+from train.lora import trainable_parameters
 from train.objective import Objective
 from train.prefix_gradient import PrefixGradient
 
@@ -55,6 +60,7 @@ class _Embedded:
     chunk: Chunk
     pooled: Float[Tensor, "batch dim"]
     state: RandomState | None
+    """None with a graph, and where nothing random is drawn."""
 
 
 def cached_step(
@@ -64,28 +70,35 @@ def cached_step(
     *,
     graph_tokens: int,
     prefix: Int[Tensor, " prefix"] | None = None,
+    parallel: bool = False,
 ) -> Objective:
     """Accumulate the gradient of the global batch's mean loss into the parameters' `.grad`.
 
     `chunks` cover this rank's unique texts, each once, without the `prefix` that all begin with (one process only);
-    `objective` maps their embeddings to loss and gradients.
+    `objective` maps their embeddings to loss and gradients. `parallel` lets chunks run side by side where they can.
     """
+    threads = side_by_side(model, len(chunks)) if parallel and isinstance(model, Embedder) else 1
     beginning = None
     if prefix is not None:
         assert isinstance(model, Embedder)
         beginning = PrefixGradient.read(model, prefix)
     shared = None if beginning is None else beginning.shared
-    embedded = _embed_all(model, chunks, graph_tokens, shared)
+    embedded = _embed_all(model, chunks, graph_tokens, shared, threads)
     unique = torch.cat([item.pooled.detach() for item in embedded])
     order = torch.cat([item.chunk.rows for item in embedded])
     result = objective(torch.empty_like(unique).index_copy(0, order, unique))
     after = RandomState(unique.device)
     # DDP averages over ranks; the loss is a mean over the global batch, so each rank's share must be summed
     scaled = result.embedding_gradient * world_size()
-    for item in embedded[:-1]:
-        with _without_sync(model):
-            _backward(model, item, scaled, shared)
-    _backward(model, embedded[-1], scaled, shared)
+    if threads > 1:
+        leaves = [*trainable_parameters(model).values(), *([] if beginning is None else beginning.leaves)]
+        for gradients in in_order(partial(_gradients, model, scaled, shared, leaves), embedded, threads):
+            _accumulate(leaves, gradients)
+    else:
+        for item in embedded[:-1]:
+            with _without_sync(model):
+                _backward(model, item, scaled, shared)
+        _backward(model, embedded[-1], scaled, shared)
     if beginning is not None:
         beginning.backward()
     after.restore()
@@ -93,20 +106,21 @@ def cached_step(
 
 
 def _embed_all(
-    model: Model, chunks: Sequence[Chunk], graph_tokens: int, shared: SharedPrefix | None
+    model: Model, chunks: Sequence[Chunk], graph_tokens: int, shared: SharedPrefix | None, threads: int
 ) -> list[_Embedded]:
     room = graph_tokens
-    embedded = []
+    kept = []
     for position, chunk in enumerate(chunks):
         armed = position == len(chunks) - 1 and isinstance(model, DistributedDataParallel)
         keep = chunk.padded_tokens <= room and not armed
         room -= chunk.padded_tokens if keep else 0
-        embedded.append(_embed(model, chunk, shared, keep_graph=keep))
-    return embedded
+        kept.append((chunk, keep))
+    return list(in_order(partial(_embed, model, shared, draws=threads == 1), kept, threads))
 
 
-def _embed(model: Model, chunk: Chunk, shared: SharedPrefix | None, *, keep_graph: bool) -> _Embedded:
-    state = None if keep_graph else RandomState(chunk.input_ids.device)
+def _embed(model: Model, shared: SharedPrefix | None, item: tuple[Chunk, bool], *, draws: bool) -> _Embedded:
+    chunk, keep_graph = item
+    state = None if keep_graph or not draws else RandomState(chunk.input_ids.device)
     with _without_sync(model), torch.set_grad_enabled(keep_graph):
         (pooled,) = model(chunk.input_ids, chunk.lengths, prefix=shared)
     return _Embedded(chunk, pooled, state)
@@ -115,11 +129,34 @@ def _embed(model: Model, chunk: Chunk, shared: SharedPrefix | None, *, keep_grap
 def _backward(
     model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"], shared: SharedPrefix | None
 ) -> None:
-    pooled = item.pooled
+    torch.autograd.backward(_with_graph(model, item, shared), gradient[item.chunk.rows])
+
+
+def _gradients(
+    model: Model,
+    gradient: Float[Tensor, "unique dim"],
+    shared: SharedPrefix | None,
+    leaves: Sequence[Tensor],
+    item: _Embedded,
+) -> tuple[Tensor | None, ...]:
+    """What `_backward` would add to the leaves."""
+    pooled = _with_graph(model, item, shared)
+    return torch.autograd.grad(pooled, leaves, gradient[item.chunk.rows], allow_unused=True)
+
+
+def _with_graph(model: Model, item: _Embedded, shared: SharedPrefix | None) -> Float[Tensor, "batch dim"]:
+    if item.pooled.requires_grad:
+        return item.pooled
     if item.state is not None:
         item.state.restore()
-        (pooled,) = model(item.chunk.input_ids, item.chunk.lengths, prefix=shared)
-    torch.autograd.backward(pooled, gradient[item.chunk.rows])
+    pooled: Tensor = model(item.chunk.input_ids, item.chunk.lengths, prefix=shared)[0]
+    return pooled
+
+
+def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
 
 
 def _without_sync(model: Model) -> contextlib.AbstractContextManager[None]:

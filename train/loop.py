@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from dec2vec.denormals import flushed
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.batch import LocalBatch, prepare
@@ -96,15 +97,17 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
             batch = batches.batch(state.step)
             if graph_tokens is None:
                 graph_tokens = affordable_tokens(run.encoder.embedder, batch.chunks[-1])
-            result = train_step(
-                run.learner,
-                batch,
-                state.step,
-                config.loss,
-                config.optim,
-                graph_tokens=graph_tokens,
-                seed=config.seed,
-            )
+            with flushed(on=config.batch.flush_denormals):
+                result = train_step(
+                    run.learner,
+                    batch,
+                    state.step,
+                    config.loss,
+                    config.optim,
+                    graph_tokens=graph_tokens,
+                    seed=config.seed,
+                    parallel=config.batch.parallel_chunks,
+                )
             state.step += 1
             _count_bad_steps(run, result)
             pairs = _record_step(run, batch, result, started)

@@ -12,10 +12,12 @@ from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 
 from dec2vec.artifacts import quiet_peft
+from dec2vec.early_exit import decoder_blocks
 from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.pooling import layers_of
 from train.config import LoraConfig
+from train.fast_blocks import use_fast_blocks
 from train.fast_lora import use_fast_linears
 
 
@@ -46,6 +48,9 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         raise UserError(f"lora: {str(error).splitlines()[0]}") from error
     if config.fast:
         use_fast_linears(embedder.backbone)
+        blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+        if blocks is not None:
+            use_fast_blocks(embedder.backbone, blocks)
 
 
 def _refuse_adapter_options(config: LoraConfig) -> None:

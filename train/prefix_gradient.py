@@ -52,6 +52,11 @@ class PrefixGradient:
         states = {index: leaf(state) for index, state in read.states.items()}
         return cls(SharedPrefix(read.length, cache, states), whole, cut)
 
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What chunks leave a gradient at."""
+        return [leaf for leaf in self.cut if leaf.requires_grad]
+
     def backward(self) -> None:
         """Hand what the chunks' backward passes left at the cut to the weights."""
         reached = [(tensor, leaf.grad) for tensor, leaf in zip(self.whole, self.cut, strict=True)]
@@ -75,7 +80,7 @@ def why_not_shared(embedder: Embedder) -> str | None:
         return "sharing isn't proved equal for this decoder family"
     if world_size() > 1:
         return "gradients are reduced with the last chunk's"
-    if _drops(embedder.backbone):
+    if drops(embedder.backbone):
         return "dropout draws a mask of its own for each text"
     if checkpoints(embedder.backbone):
         return "checkpointed blocks keep no keys and values"
@@ -86,7 +91,8 @@ _RATES = ("dropout", "attention_dropout", "attn_pdrop", "activation_dropout", "l
 """What decoders drop by functions, without a module that shows it."""
 
 
-def _drops(backbone: nn.Module) -> bool:
+def drops(backbone: nn.Module) -> bool:
+    """Whether a forward pass draws random numbers in training."""
     model = next(module for module in backbone.modules() if isinstance(module, PreTrainedModel))
     config = model.config.get_text_config().to_dict()
     in_config = any(isinstance(config.get(name), float) and config[name] > 0 for name in _RATES)

@@ -68,6 +68,7 @@ def train_step(
     *,
     graph_tokens: int,
     seed: int,
+    parallel: bool = False,
 ) -> StepResult:
     """Step `step` (from 0) on this rank's share of the global batch."""
     seed_dropout(seed, step)
@@ -84,7 +85,9 @@ def train_step(
             temperature=learner.temperature,
         )
     )
-    objective = cached_step(learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix)
+    objective = cached_step(
+        learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix, parallel=parallel
+    )
     weights = trainable_parameters(learner.model).values()
     norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)
     if learner.temperature.log_value.requires_grad:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.models import end_in
 from bench.texts import MAX_TOKENS
 from bench.work import Work
 from dec2vec.memory import keep_freed_memory
@@ -55,14 +56,10 @@ class Theirs:
         """Last-token pooling; the tokenizer ends a text in EOS exactly where our prompt does."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-        from tokenizers.processors import TemplateProcessing
 
         transformer = Transformer(work.model, model_kwargs={"dtype": torch.float32})
         transformer.max_seq_length = LONGEST
-        tokenizer = transformer.tokenizer
-        ending = f"$A {tokenizer.eos_token}" if get_prompt(work.prompt, "").append_eos else "$A"
-        specials = [(tokenizer.eos_token, tokenizer.eos_token_id)]
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=ending, special_tokens=specials)
+        end_in(transformer.tokenizer, transformer.tokenizer.eos_token * get_prompt(work.prompt, "").append_eos)
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(work, SentenceTransformer(modules=[transformer, pooling], device=device))

@@ -56,6 +56,13 @@ def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
 
 
+def end_in(tokenizer: Any, ending: str) -> None:
+    """Make a fast tokenizer write `ending`, a special token or nothing, behind every text, and nothing before it."""
+    single = f"$A {ending}" if ending else "$A"
+    specials = [(ending, tokenizer.convert_tokens_to_ids(ending))] if ending else []
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=specials)
+
+
 def _config(shape: dict[str, Any]) -> LlamaConfig | Qwen3Config:
     common = {
         "vocab_size": shape["vocabulary"],

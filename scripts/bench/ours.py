@@ -15,6 +15,7 @@ from bench.models import adapter_key, fill_adapters
 from bench.texts import MAX_TOKENS
 from bench.work import ALPHA, LEARNING_RATE, RANK, TEMPERATURE, Work
 from dec2vec import Encoder
+from dec2vec.denormals import flushed, start_threads_flushed
 from dec2vec.memory import keep_freed_memory
 from dec2vec.prompts import SLOT
 from train.batch import prepare
@@ -36,6 +37,8 @@ class Ours:
         torch.set_num_threads(work.threads)
         self._work = work
         self.config = _config(work)
+        if self.config.batch.flush_denormals:
+            start_threads_flushed()
         self.encoder = Encoder.from_backbone(self.config.model)
         make_trainable(self.encoder.embedder, self.config.lora)
         fill_adapters(self.encoder.embedder)
@@ -61,15 +64,17 @@ class Ours:
         batch = prepare(data, rows, self.encoder, budget, share_prefix=options.share_prefix)
         if self._graph_tokens is None:
             self._graph_tokens = affordable_tokens(self.encoder.embedder, batch.chunks[-1])
-        result = train_step(
-            self._learner,
-            batch,
-            number,
-            self.config.loss,
-            self.config.optim,
-            graph_tokens=self._graph_tokens,
-            seed=0,
-        )
+        with flushed(on=options.flush_denormals):
+            result = train_step(
+                self._learner,
+                batch,
+                number,
+                self.config.loss,
+                self.config.optim,
+                graph_tokens=self._graph_tokens,
+                seed=0,
+                parallel=options.parallel_chunks,
+            )
         assert result.applied
 
     def gradients(self) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import nn
 
 from bench.losses import DEFAULT
-from bench.models import adapter_key, fill_adapters
+from bench.models import adapter_key, end_in, fill_adapters
 from bench.texts import MAX_TOKENS
 from bench.work import ALPHA, LEARNING_RATE, RANK, TEMPERATURE, Work
 from dec2vec.memory import keep_freed_memory
@@ -36,6 +36,7 @@ class Peer:
         self._work = work
         transformer = Transformer(work.model, model_kwargs={"dtype": torch.float32})
         transformer.max_seq_length = MAX_TOKENS + 64
+        end_in(transformer.tokenizer, transformer.tokenizer.eos_token)
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = SentenceTransformer(modules=[transformer, pooling], device=device)

@@ -1,0 +1,29 @@
+"""The training step on a CUDA device: fast paths against plain ones, and the same numbers as on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_fast_blocks import encoder_of
+from tests.test_prefix_gradient import PROMPT, step
+from tests.training_setup import distance
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_fast_equals_plain_and_a_cpu(tmp_path: Path, share: bool) -> None:
+    results = []
+    for device, fast in (("cpu", False), ("cuda", False), ("cuda", True)):
+        encoder = encoder_of(tmp_path, fast=fast, lora={}, prompt=PROMPT, max_length=100, device=device)
+        loss, found, _ = step(encoder, share=share and fast)
+        results.append((loss, {name: gradient.cpu() for name, gradient in found.items()}))
+    for loss, found in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-4)
+        assert distance(found, results[0][1]) < 1e-4

@@ -1,0 +1,171 @@
+"""The two halves of a decoder block around attention, each with its backward pass by hand.
+
+q, k and v are one product, gate and up another, with the norms' weights and the adapters merged in
+(`train.stacked_linears`); of the activations no more is kept than the backward pass reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from train.short_attention import by_token, grouped, heads_first
+from train.stacked_linears import Stack
+
+
+def unit_rms(x: Float[Tensor, "... dim"], epsilon: float) -> tuple[Float[Tensor, "... dim"], Float[Tensor, "... 1"]]:
+    """`x` divided by its root mean square, and 1 / that."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return x * inverse, inverse
+
+
+def unit_rms_backward(
+    gradient: Float[Tensor, "... dim"], normed: Float[Tensor, "... dim"], inverse: Float[Tensor, "... 1"]
+) -> Float[Tensor, "... dim"]:
+    """The gradient at x, in the memory of that at x / rms(x)."""
+    along = (gradient * normed).mean(-1, keepdim=True)
+    return gradient.addcmul_(normed, along, value=-1).mul_(inverse)
+
+
+def rotate(
+    x: Float[Tensor, "batch time head group dim"], angles: Sequence[Tensor], out: Tensor, *, back: bool = False
+) -> Tensor:
+    """Rotary positions (Su et al. 2021) by halves of a head, as in Llama; `back` turns the other way."""
+    cosine, sine = angles
+    half = x.shape[-1] // 2
+    sign = -1.0 if back else 1.0
+    torch.mul(x, cosine, out=out)
+    out[..., :half].addcmul_(x[..., half:], sine, value=-sign)
+    out[..., half:].addcmul_(x[..., :half], sine, value=sign)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """How a product's outputs are heads of `dim` components: queries, keys, then values."""
+
+    queries: int
+    keys: int
+    values: int
+    dim: int
+    group: int
+    """Queries that share a key."""
+    first: bool
+    """Queries, keys and values come as `train.short_attention` wants them; else (batch, time, head, dim)."""
+    scales: Float[Tensor, "rotated dim"] | None
+    """Weights of the norms over the components of a query or key, where the family has them."""
+    epsilon: float
+
+    @property
+    def rotated(self) -> int:
+        """Heads that get positions."""
+        return self.queries + self.keys
+
+    def split(self, heads: Float[Tensor, "batch time head dim"]) -> list[tuple[Tensor, int]]:
+        """Queries, keys and values, and how many of each share a key."""
+        edges = self.queries, self.rotated
+        own = heads[:, :, : edges[0]], heads[:, :, edges[0] : edges[1]], heads[:, :, edges[1] :]
+        return list(zip(own, (self.group, 1, 1), strict=True))
+
+    def memory(self, heads: Float[Tensor, "batch time head dim"], group: int) -> tuple[Tensor, Tensor]:
+        """Room for some heads in the layout asked for, and a view of it like `heads`, with the group apart."""
+        apart = grouped(heads, group)
+        room = heads_first(apart) if self.first else apart.new_empty(apart.shape)
+        return (room, by_token(room, group)) if self.first else (room.flatten(2, 3), room)
+
+    def shown(self, room: Tensor, group: int) -> Tensor:
+        """The same view of what came back."""
+        return by_token(room, group) if self.first else grouped(room, group)
+
+
+class Project(torch.autograd.Function):
+    """Norm, one product for all heads, norms of heads, rotary positions: queries, keys, values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, stack: Stack, heads: Heads, epsilon: float, *_: Tensor
+    ) -> tuple[Tensor, ...]:
+        normed, inverse = unit_rms(x.reshape(-1, x.shape[-1]), epsilon)
+        outputs = stack(normed).view(*x.shape[:2], -1, heads.dim)
+        saved: tuple[Tensor, ...] = (normed, inverse, cosine, sine)
+        if heads.scales is not None:
+            turned, own = unit_rms(outputs[:, :, : heads.rotated], heads.epsilon)
+            saved += turned, own
+            torch.mul(turned, heads.scales, out=outputs[:, :, : heads.rotated])
+        ctx.save_for_backward(*saved)
+        ctx.stack, ctx.heads, ctx.shape = stack, heads, x.shape[:2]
+        rooms = []
+        for number, (part, group) in enumerate(heads.split(outputs)):
+            room, place = heads.memory(part, group)
+            part = grouped(part, group)
+            rotate(part, (cosine, sine), place) if number < 2 else place.copy_(part)
+            rooms.append(room)
+        return tuple(rooms)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        normed, inverse, cosine, sine, *of_heads = ctx.saved_tensors
+        stack, heads, (batch, time) = ctx.stack, ctx.heads, ctx.shape
+        whole = normed.new_empty(batch, time, heads.rotated + heads.values, heads.dim)
+        for number, ((part, group), gradient) in enumerate(zip(heads.split(whole), gradients, strict=True)):
+            place, found = grouped(part, group), heads.shown(gradient, group)
+            rotate(found, (cosine, sine), place, back=True) if number < 2 else place.copy_(found)
+        if of_heads:
+            unit_rms_backward(whole[:, :, : heads.rotated].mul_(heads.scales), *of_heads)
+        flat = whole.view(len(normed), -1)
+        at_x = None
+        if ctx.needs_input_grad[0]:
+            at_x = unit_rms_backward(flat @ stack.weight, normed, inverse).view(batch, time, -1)
+        return at_x, None, None, None, None, None, *stack.gradients(normed, flat)
+
+
+class Finish(torch.autograd.Function):
+    """What follows attention: its last product, and the whole MLP, each added to what came in."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, attended: Tensor, out: Stack, gates: Stack, down: Stack, epsilon: float, *_: Tensor
+    ) -> Tensor:
+        flat, seen = x.reshape(-1, x.shape[-1]), attended.reshape(-1, out.weight.shape[1])
+        middle = _add_product(flat, seen, out)
+        normed, inverse = unit_rms(middle, epsilon)
+        both = gates(normed)
+        gate, up = both.chunk(2, dim=1)
+        active = F.silu(gate)
+        result = _add_product(middle, active * up, down)
+        ctx.save_for_backward(seen, normed, inverse, both, active)
+        ctx.stacks = out, gates, down
+        return result.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        seen, normed, inverse, both, active = ctx.saved_tensors
+        out, gates, down = ctx.stacks
+        (gradient,) = gradients
+        flat = gradient.reshape(len(normed), -1)
+        gate, up = both.chunk(2, dim=1)
+        at_down = down.gradients(active * up, flat)
+        at_inner, at_both = flat @ down.weight, torch.empty_like(both)
+        torch.mul(at_inner, active, out=at_both[:, up.shape[1] :])
+        torch.ops.aten.silu_backward.grad_input(at_inner.mul_(up), gate, grad_input=at_both[:, : up.shape[1]])
+        at_gates = gates.gradients(normed, at_both)
+        at_middle = unit_rms_backward(at_both @ gates.weight, normed, inverse).add_(flat)
+        at_out = out.gradients(seen, at_middle)
+        at_attended = (at_middle @ out.weight).view(*gradient.shape[:2], -1) if ctx.needs_input_grad[1] else None
+        at_x = at_middle.view(gradient.shape)
+        return at_x, at_attended, None, None, None, None, *at_out, *at_gates, *at_down
+
+
+def _add_product(x: Float[Tensor, "token dim"], inputs: Float[Tensor, "token in"], stack: Stack) -> Tensor:
+    found = torch.addmm(x, inputs, stack.weight.T)
+    return found if stack.bias is None else found.add_(stack.bias)

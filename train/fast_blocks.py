@@ -1,0 +1,157 @@
+"""Decoder blocks with LoRA in few passes over the activations.
+
+A block is x + attention(norm(x)), then x + mlp(norm(x)), as in Llama, Mistral, Qwen2 and Qwen3. What stands around
+attention is `train.block_passes`; attention itself stays the decoder's own. The modules, their parameters and what is
+saved of them stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dec2vec.pooled_rows import can_narrow, forward_at, places_in
+from train.block_attention import BlockAttention
+from train.block_passes import Finish, Heads, Project
+from train.fast_lora import mergeable
+from train.stacked_linears import Layer, Stack, adapters
+
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
+_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class _Memory:
+    """Stacks, each made anew when a weight that it was made from has changed."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, ...], tuple[tuple[int, ...], Stack]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._made)
+
+    def stack(self, names: tuple[str, ...], layers: Sequence[Layer], norm: Tensor | None) -> Stack:
+        """Of the layers of these names, as their weights are now."""
+        parts = [part for layer in layers for part in layer.tensors] + ([] if norm is None else [norm])
+        source = tuple(number for part in parts for number in (part.data_ptr(), part._version))
+        if names not in self._made or self._made[names][0] != source:
+            self._made[names] = source, Stack(layers, None if norm is None else norm.detach())
+        return self._made[names][1]
+
+
+class FastBlock(nn.Module):
+    """Mixed into a decoder's block: its forward pass in two steps around attention wherever that is the same."""
+
+    memory: _Memory
+    asks_for_places = True
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the block's own, up to rounding."""
+        layers, places = None if args else self._layers(hidden_states), places_in(self)
+        if layers is None:
+            plain: Tensor
+            if places is None:
+                plain = super().forward(hidden_states, *args, **kwargs)
+            else:
+                plain = forward_at(self, places, hidden_states, **kwargs)
+            return plain
+        if places is not None:
+            return self._forward_at(places, layers, hidden_states, **kwargs)
+        attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
+        names, angles = ("q_proj", "k_proj", "v_proj"), kwargs["position_embeddings"]
+        heads = self._project(layers, names, hidden_states, angles, short=attention.short)
+        attended = attention.of_all(heads, hidden_states.shape[1], kwargs["attention_mask"])
+        return self._finish(layers, hidden_states, attended)
+
+    def _forward_at(self, places: Tensor, layers: Mapping[str, Layer], hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """(batch, 1, dim): the output at one place of each row."""
+        attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
+        rows, angles = torch.arange(len(places), device=places.device), kwargs["position_embeddings"]
+        kept = hidden_states[rows, places][:, None]
+        own = [angle.expand(len(places), -1, -1)[rows, places][:, None] for angle in angles]
+        query, _, _ = self._project(layers, ("q_proj",), kept, own, short=attention.short)
+        _, key, value = self._project(layers, ("k_proj", "v_proj"), hidden_states, angles, short=attention.short)
+        attended = attention.at((query, key, value), places, hidden_states.shape[1])
+        return self._finish(layers, kept, attended)
+
+    def _part(self, name: str) -> Any:
+        return self.get_submodule(name)
+
+    def _layers(self, hidden_states: Tensor) -> dict[str, Layer] | None:
+        """The block's products by name; None where one of them, or the activations, are not as they must be."""
+        if not mergeable(hidden_states):
+            return None
+        norms = (part for name, part in self.named_parameters() if "norm" in name)
+        if any(norm.requires_grad or norm.dtype != torch.float32 for norm in norms):
+            return None
+        found = {
+            name: Layer.of(part)
+            for half in ("self_attn", "mlp")
+            for name, part in self._part(half).named_children()
+            if name.endswith("_proj")
+        }
+        whole = {name: layer for name, layer in found.items() if layer is not None}
+        return whole if len(whole) == len(found) else None
+
+    def _project(
+        self,
+        layers: Mapping[str, Layer],
+        names: tuple[str, ...],
+        x: Tensor,
+        angles: Sequence[Tensor],
+        *,
+        short: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values by the products of `names`; of the others no heads."""
+        attention, norm = self._part("self_attn"), self._part("input_layernorm")
+        dim, used = attention.head_dim, [layers[name] for name in names]
+        counts = [len(layers[name].weight) // dim if name in names else 0 for name in ("q_proj", "k_proj", "v_proj")]
+        scales, epsilon = None, 0.0
+        if dict(attention.named_children()).keys() >= _HEAD_NORMS:
+            norms = attention.q_norm.weight.expand(counts[0], -1), attention.k_norm.weight.expand(counts[1], -1)
+            scales, epsilon = torch.cat(norms).detach(), attention.q_norm.variance_epsilon
+        group = attention.num_key_value_groups
+        heads = Heads(counts[0], counts[1], counts[2], dim, group, short, scales, epsilon)
+        cosine, sine = (angle[:, :, None, None] for angle in angles)
+        stack = self.memory.stack(names, used, norm.weight)
+        found: tuple[Tensor, Tensor, Tensor] = Project.apply(  # type: ignore[no-untyped-call]
+            x, cosine, sine[..., : dim // 2], stack, heads, norm.variance_epsilon, *adapters(used)
+        )
+        return found
+
+    def _finish(self, layers: Mapping[str, Layer], x: Tensor, attended: Tensor) -> Tensor:
+        norm = self._part("post_attention_layernorm")
+        out, gates, down = ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)
+        stacks = [
+            self.memory.stack(names, [layers[name] for name in names], norm.weight if names == gates else None)
+            for names in (out, gates, down)
+        ]
+        trained = adapters([layers[name] for name in out + gates + down])
+        inputs = x, attended, *stacks, norm.variance_epsilon, *trained
+        result: Tensor = Finish.apply(*inputs)  # type: ignore[no-untyped-call]
+        return result
+
+
+def use_fast_blocks(backbone: nn.Module, blocks: nn.ModuleList) -> None:
+    """Give the blocks of the families that this is proved for the fast forward pass."""
+    for block in blocks:
+        if can_narrow(backbone, block) and _is_plain(block):
+            block.__class__ = type(f"Fast{type(block).__name__}", (FastBlock, type(block)), {})
+            vars(block)["memory"] = _Memory()
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether the block has the parts that are repeated here and no others."""
+    attention, mlp = block.get_submodule("self_attn"), block.get_submodule("mlp")
+    parts = {name for name, _ in attention.named_children()}
+    config: Any = attention.config
+    return (
+        parts in (_ATTENTION, _ATTENTION | _HEAD_NORMS)
+        and {name for name, _ in mlp.named_children()} == _MLP
+        and config.hidden_act == "silu"
+        and config._attn_implementation == "sdpa"
+        and not config.attention_dropout
+    )

@@ -1,0 +1,109 @@
+"""Causal attention of many short rows by batched products, its backward pass by hand.
+
+For rows of a few dozen tokens the flash kernel's bookkeeping costs more than the arithmetic. Queries of one key head
+stand together, so nothing is copied for grouped queries; what all rows begin with is scored against all of them in one
+product of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LONGEST = 64
+"""Tokens of a row, and LONGEST_PREFIX of a common beginning: with longer ones the flash kernel is as fast."""
+LONGEST_PREFIX = 256
+
+
+def by_token(heads: Float[Tensor, "head batch rows dim"], group: int) -> Float[Tensor, "batch time head group dim"]:
+    """A view of the same numbers; a row holds `group` heads of each token."""
+    count, batch, rows, dim = heads.shape
+    return heads.view(count, batch, rows // group, group, dim).permute(1, 2, 0, 3, 4)
+
+
+def grouped(heads: Float[Tensor, "batch time all dim"], group: int) -> Float[Tensor, "batch time head group dim"]:
+    """A view with the heads that share a key apart."""
+    batch, time, count, dim = heads.shape
+    return heads.view(batch, time, count // group, group, dim)
+
+
+def heads_first(tokens: Float[Tensor, "batch time head group dim"]) -> Float[Tensor, "head batch rows dim"]:
+    """Memory for what `by_token` shows as `tokens`."""
+    batch, time, count, group, dim = tokens.shape
+    return tokens.new_empty(count, batch, time * group, dim)
+
+
+class ShortAttention(torch.autograd.Function):
+    """(batch, time, heads * dim) from queries (key head, batch, time * group, dim), keys and values (key head, batch,
+    time, dim), and those of the common beginning (1, key head, prefix, dim) where there is one.
+
+    `mask` is added to the logits: (1 or batch, time * group, time). Of the beginning nothing is masked.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        first_key: Tensor | None,
+        first_value: Tensor | None,
+        mask: Tensor,
+        scale: float,
+        group: int,
+    ) -> Tensor:
+        heads, batch, time, _ = key.shape
+        rows = query.shape[2]
+        added = mask.expand(batch, rows, time).repeat(heads, 1, 1) if len(mask) > 1 else mask
+        scores = torch.baddbmm(added, query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scale)
+        if first_key is not None:
+            common = torch.bmm(query.flatten(1, 2), first_key[0].mT).mul_(scale)
+            scores = torch.cat([common.view(heads * batch, rows, -1), scores], dim=2)
+        shares = torch.softmax(scores, dim=2)
+        found = torch.bmm(shares[:, :, -time:], value.flatten(0, 1)).view_as(query)
+        if first_value is not None:
+            found.flatten(1, 2).baddbmm_(_common(shares, heads, time), first_value[0])
+        ctx.save_for_backward(query, key, value, first_key, first_value, shares)
+        ctx.scale, ctx.group = scale, group
+        return by_token(found, group).reshape(batch, rows // group, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, first_key, first_value, shares = ctx.saved_tensors
+        heads, _, time, _ = key.shape
+        at_found = torch.empty_like(query)
+        tokens = by_token(at_found, ctx.group)
+        tokens.copy_(gradients[0].reshape(tokens.shape))
+        at_shares = torch.bmm(at_found.flatten(0, 1), value.flatten(0, 1).mT)
+        if first_value is not None:
+            common = torch.bmm(at_found.flatten(1, 2), first_value[0].mT)
+            at_shares = torch.cat([common.view(*at_shares.shape[:2], -1), at_shares], dim=2)
+        at_scores = torch._softmax_backward_data(at_shares, shares, 2, shares.dtype).mul_(ctx.scale)
+        own, seen = at_scores[:, :, -time:], shares[:, :, -time:]
+        at_query = torch.bmm(own, key.flatten(0, 1)).view_as(query)
+        at_key = torch.bmm(own.mT, query.flatten(0, 1)).view_as(key)
+        at_value = torch.bmm(seen.mT, at_found.flatten(0, 1)).view_as(value)
+        if first_key is None:
+            return at_query, at_key, at_value, None, None, None, None, None
+        common, share = _common(at_scores, heads, time), _common(shares, heads, time)
+        at_query.flatten(1, 2).baddbmm_(common, first_key[0])
+        at_first_key = torch.bmm(common.mT, query.flatten(1, 2))[None]
+        at_first_value = torch.bmm(share.mT, at_found.flatten(1, 2))[None]
+        return at_query, at_key, at_value, at_first_key, at_first_value, None, None, None
+
+
+def _common(scores: Float[Tensor, "headbatch rows seen"], heads: int, time: int) -> Float[Tensor, "head all prefix"]:
+    """The part that belongs to the common beginning, of all rows of a head."""
+    common = scores[:, :, :-time]
+    return common.view(heads, -1, *common.shape[1:]).flatten(1, 2)
+
+
+def causal_mask(time: int, group: int, like: Tensor) -> Float[Tensor, "1 rows time"]:
+    """0 where a token may look, -inf at what comes after it."""
+    mask = torch.full((time, time), -torch.inf, dtype=like.dtype, device=like.device).triu_(1)
+    return mask.repeat_interleave(group, 0)[None]
