@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from dec2vec.batching import CHUNK_OVERHEAD, Chunk, deduplicate, pad, plan
 from dec2vec.embedder import Embedder
 from dec2vec.pooling import Lengths, View
 from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+from dec2vec.tally import Tally
 
 Starts = Callable[[Lengths], Lengths | None]
 """First pooled position of rows of the given lengths; None where pooling reads them from their first token."""
@@ -31,6 +32,7 @@ class ChunkedForward:
     starts: Starts
     batch_tokens: int
     share_prefix: bool = True
+    tally: Tally = field(default_factory=Tally)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
         """(rows, vectors of each view), in no particular order; every row comes once."""
@@ -40,6 +42,7 @@ class ChunkedForward:
         groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
         prefix = self._prefix(unique) if self.share_prefix else None
         own = unique if prefix is None else [row[prefix.length :] for row in unique]
+        self.tally.add(own, 0 if prefix is None else prefix.length)
         # longest first: if memory is short it shows at once, and the time left is not underestimated
         for group in reversed(groups):
             vectors = self._embed(pad(own, group), prefix)

@@ -30,6 +30,7 @@ from dec2vec.lm_head import LMHead, check_room, load_lm_head, state_view, with_l
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.pooling import View, layers_of, resolve_layer
 from dec2vec.prompts import NORMALIZERS, Prompt, Side
+from dec2vec.tally import Tally
 from dec2vec.tokenization import PromptTokenizer
 from dec2vec.whitening import Whitening
 
@@ -60,6 +61,8 @@ class Encoder:
         self.whitening = whitening
         self.share_prefix = True
         """Off: every token of every text runs, the plain way that sharing is proved equal to."""
+        self.tally = Tally()
+        """Of all texts so far."""
         self.base = base or config
         """Where the decoder's files are, which an adapter is put upon."""
         self._head: LMHead | None = None
@@ -249,7 +252,8 @@ class Encoder:
         def stream(member: Prompt) -> Iterator[Part]:
             wrap = self._wrap(member)
             read = list(map(state_view, views))
-            parts = ChunkedForward(self.embedder, read, wrap.starts, batch_tokens, self.share_prefix)(wrap(texts))
+            forward = ChunkedForward(self.embedder, read, wrap.starts, batch_tokens, self.share_prefix, self.tally)
+            parts = forward(wrap(texts))
             for rows, vectors in with_logits(parts, views, self.lm_head()) if _reads_logits(views) else parts:
                 bar.update(len(rows))
                 yield rows, vectors

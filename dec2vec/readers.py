@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from dec2vec.errors import UserError
 from dec2vec.table_formats import FORMATS, Numbered, Row, text_lines
 
+DEFAULT_SPLIT = "train"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_PARTS = re.compile(r"(?P<place>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -93,13 +97,14 @@ def read_table(
     path: str | Path,
     columns: Sequence[str] = (),
     *,
-    split: str = "train",
+    split: str = DEFAULT_SPLIT,
     subset: str | None = None,
     only: Sequence[str] = (),
     limit: int | None = None,
 ) -> Table:
     """A file (by its suffix), a folder of `datasets.save_to_disk`, or a Hub id; never empty.
 
+    A folder may name its split (`folder@test`), a Hub id its subset and split (`nyu-mll/glue:mrpc@validation`).
     Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
     """
     wanted = [_condition(text) for text in only]
@@ -161,9 +166,10 @@ def _is_number(value: str | int | float) -> bool:
 
 
 def _open(source: str, split: str, subset: str | None, only: Sequence[tuple[str, str]], limit: int | None) -> Table:
-    path = Path(source)
     if not source:
         raise UserError("no data file named; give a path or a Hub id")
+    source, split, subset = _with_parts(source, split, subset)
+    path = Path(source)
     if path.is_dir():
         return _numbered(source, "row", _saved_rows(path, split), only, limit)
     suffix = path.suffix.lower()
@@ -172,10 +178,30 @@ def _open(source: str, split: str, subset: str | None, only: Sequence[tuple[str,
         return _numbered(source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path), only, limit)
     if path.exists():
         raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not path.parent.exists():
+    if is_hub_id(source):
         name = f"{source} [{split}]" if subset is None else f"{source} [{subset}, {split}]"
         return _numbered(name, "row", _hub_rows(source, split, subset), only, limit)
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
+
+
+def is_hub_id(source: str) -> bool:
+    """owner/name, with nothing here of that name; perhaps with `:subset` and `@split`."""
+    found = _PARTS.fullmatch(source)
+    return (
+        found is not None and _HUB_ID.fullmatch(found["place"]) is not None and not Path(found["place"]).parent.exists()
+    )
+
+
+def _with_parts(source: str, split: str, subset: str | None) -> tuple[str, str, str | None]:
+    """Split and subset that `source` itself names take the place of the defaults."""
+    found = _PARTS.fullmatch(source)
+    if found is None or Path(source).exists() or not (found["split"] or found["subset"]):
+        return source, split, subset
+    if not (Path(found["place"]).is_dir() or is_hub_id(source)):
+        return source, split, subset
+    if (found["split"] and split != DEFAULT_SPLIT) or (found["subset"] and subset is not None):
+        raise UserError(f"{source}: split or subset is named here and as an option of its own; keep one of them")
+    return found["place"], found["split"] or split, found["subset"] or subset
 
 
 def _must_be_file(path: Path) -> None:
@@ -216,6 +242,16 @@ def _saved_rows(path: Path, split: str) -> Iterator[Numbered]:
             raise UserError(f"{path} has no split {split!r}; it has {', '.join(map(str, saved))}")
         saved = saved[split]
     return enumerate(saved, start=1)
+
+
+def hub_splits(name: str, subset: str | None = None) -> list[str]:
+    """Splits of a subset of a Hub data set."""
+    import datasets
+
+    try:
+        return list(map(str, datasets.get_dataset_split_names(name, subset)))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
 
 
 def _hub_rows(name: str, split: str, subset: str | None) -> Iterator[Numbered]:

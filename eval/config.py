@@ -57,7 +57,8 @@ class EvalConfig:
     tuned: tuple[str, ...] = ()
     """Run folders (or exported adapters) to compare with it."""
     dev: str = ""
-    """Similarity file on which layer and post-processing are chosen; empty, and no tests, for other tasks alone."""
+    """Similarity file on which layer and post-processing are chosen (or a Hub id, owner/name:subset@split); empty,
+    and no tests, for other tasks alone."""
     tests: tuple[str, ...] = ()
     """Similarity files that are reported on."""
     fit: tuple[str, ...] = ()
@@ -80,8 +81,8 @@ class EvalConfig:
     mteb: tuple[str, ...] = ()
     """Names of MTEB tasks, run by the mteb package; their data come from the Hub."""
     baselines: tuple[str, ...] = ()
-    """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, sif (of the
-    decoder's input embeddings), jaccard, dice, bleu, chrf, rouge-l,
+    """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, input-embeddings and sif (the
+    decoder's own, plain and weighted), jaccard, dice, bleu, chrf, rouge-l,
     or the folder or Hub id of any sentence-transformers or Hugging Face encoder."""
     cache: str | None = None
     """Folder in which vectors are kept for the next evaluation; null takes output_dir/vectors, "" keeps none."""

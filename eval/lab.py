@@ -7,11 +7,11 @@ a prompt. A task without dev data takes the readings that the similarity dev fil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from dec2vec.affine import Affine
 from dec2vec.errors import UserError
@@ -22,9 +22,14 @@ from eval.config import PostName
 from eval.postprocess.fitting import Fitting
 from eval.systems.system import System, TextEncoder
 from eval.tasks.both_sides import BothSides
-from eval.tasks.task import Figure, Task, TaskVectors, Texts
+from eval.tasks.task import Figure, Itemised, Task, TaskVectors, Texts, missing
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask
+
+CLEAN = " (clean)"
+"""Ends the name of the main metric where it is measured without the items that training has shown."""
+FEWEST = 2
+"""Items without which there is no figure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,8 @@ class Bench:
     resamples: int
     seed: int
     progress: bool = True
+    clean: Mapping[str, Int64[np.ndarray, " _"]] = field(default_factory=dict)
+    """By task the rows of the items that no training text touches; only where others are."""
 
 
 def judge(
@@ -180,6 +187,8 @@ def _measure(
         figures = topic_figures(decisions, task.metric, bench.resamples, bench.seed)
     else:
         figures = task.measure(own_dev, own_test, bench.resamples, bench.seed)
+    if task.name in bench.clean:
+        figures = [*figures, _on_clean(task, decisions, own_dev, own_test, bench)]
     return Measured(
         name=reading.system.name,
         is_tuned=reading.system.is_tuned,
@@ -189,6 +198,17 @@ def _measure(
         evidence=None if decisions is None else _evidence(task, decisions, own_test),
         remarks=_remarks(task, reading, decisions),
     )
+
+
+def _on_clean(task: Task, decisions: object, dev: TaskVectors | None, test: TaskVectors, bench: Bench) -> Figure:
+    """The main metric on what training has not shown; what dev chose stays as it was."""
+    rows = bench.clean[task.name]
+    found = missing(task.metric, bench.resamples, len(rows))
+    if len(rows) >= FEWEST and isinstance(decisions, TopicEvidence):
+        found = topic_figures(decisions.at(rows), task.metric, bench.resamples, bench.seed)[0]
+    elif len(rows) >= FEWEST and isinstance(task, Itemised):
+        found = task.measure_items(rows, dev, test, bench.resamples, bench.seed)[0]
+    return replace(found, metric=f"{task.metric}{CLEAN}")
 
 
 def _remarks(task: Task, reading: Reading, decisions: object) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from eval.inputs import fit_text, load_further, load_similarity, refuse_undecide
 from eval.leakage import overlap, training_text
 from eval.leakage.training_text import FitText
 from eval.mteb_tasks.rows import mteb_tables
+from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.fitting import Fitting
 from eval.report.before_after import find_reference, histograms
 from eval.report.notes import notes
@@ -56,6 +57,8 @@ class Setting:
     rows: list[np.ndarray]
     """Of each test: where its texts are in `test_texts`."""
     further: list[Task]
+    clean: Mapping[str, np.ndarray]
+    """Of further tasks that training-side text touches: the rows of the items that it leaves clean."""
     judged: list[Judged] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
 
@@ -63,7 +66,7 @@ class Setting:
     def bench(self) -> lab.Bench:
         """How further tasks are read and resampled."""
         config = self.config
-        return lab.Bench(config.batch_tokens, config.bootstrap, config.seed, self.material.progress)
+        return lab.Bench(config.batch_tokens, config.bootstrap, config.seed, self.material.progress, self.clean)
 
 
 def evaluate(
@@ -81,6 +84,7 @@ def evaluate(
     started = time.monotonic()
     for prompt in config.systems.prompts:
         check_prompt(prompt)
+    find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
     dev, tests = load_similarity(config)
     similarity = [] if dev is None else [dev, *tests]
     further = load_further(config, similarity)
@@ -92,7 +96,9 @@ def evaluate(
     found = fit_text(config, sources, similarity, further)
     material = _material(config, dev, found, progress)
     outside = Outside.of(config, sources, similarity, further)
-    setting = _setting(config, material, tests, further)
+    shown = _shown_in_training(config, sources)
+    seen = overlap.with_train_splits(overlap.measure(shown, overlap.evaluation_sets(similarity, further)), further)
+    setting = _setting(config, material, tests, further, overlap.clean_rows(seen.clean, further))
     folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
     with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
         encoders = Encoders(config, base, tuned, cache)
@@ -100,16 +106,15 @@ def evaluate(
         mteb = mteb_tables(config, encoders, setting.judged)
     judged, findings = setting.judged, setting.findings
     outside.judge(findings, further)
-    for run in config.tuned:
-        sources = {**training_text.run_sources(run), **sources}
-    seen = overlap.measure(sources, overlap.evaluation_sets(similarity, further))
-    results, comparison = _similarity_results(setting, seen.clean if sources else None)
+    results, comparison = _similarity_results(setting, seen.clean if shown else None)
     results += outside.similarity(dev, tests)
     tuned_name = None if comparison is None else comparison.tuned
     reference = find_reference(judged, references, tuned_name) if judged else None
     recipes = {run_name(run): recipe for run in config.tuned if (recipe := read_recipe(run)) is not None}
     return Report(
-        provenance=describe(config, similarity, found, judged, time.monotonic() - started, encoders.passes, recipes),
+        provenance=describe(
+            config, similarity, further, found, judged, time.monotonic() - started, encoders.passes, recipes
+        ),
         results=results,
         overlap=seen.counts,
         comparison=comparison,
@@ -123,6 +128,7 @@ def evaluate(
         confusions=findings.confusions(),
         curves=findings.curves(),
         mistakes=findings.mistakes(),
+        costs=encoders.costs,
         notes=notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
     )
 
@@ -156,10 +162,24 @@ def _similarity_results(
     return results, comparison
 
 
-def _setting(config: EvalConfig, material: Material, tests: list[StsTask], further: list[Task]) -> Setting:
+def _shown_in_training(config: EvalConfig, sources: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """What post-processings are fitted on, and what the tuned runs were trained on."""
+    found: dict[str, Sequence[str]] = {}
+    for run in config.tuned:
+        found = {**training_text.run_sources(run), **found}
+    return {**found, **sources}
+
+
+def _setting(
+    config: EvalConfig,
+    material: Material,
+    tests: list[StsTask],
+    further: list[Task],
+    clean: Mapping[str, np.ndarray],
+) -> Setting:
     place = {text: index for index, text in enumerate(dict.fromkeys(text for task in tests for text in task.texts))}
     rows = [np.array([place[text] for text in task.texts], dtype=np.int64) for task in tests]
-    return Setting(config, material, tests, list(place), rows, further)
+    return Setting(config, material, tests, list(place), rows, further, clean)
 
 
 def _judge_all(setting: Setting, encoders: Encoders) -> list[System]:

@@ -20,7 +20,8 @@ class PairsConfig:
     """Pairs with a yes/no label."""
 
     test: str
-    """File of pairs that is reported on: jsonl, csv, tsv, parquet, a saved data set or a Hub id."""
+    """File of pairs that is reported on: jsonl, csv, tsv, parquet, a saved data set (folder@split) or a Hub id
+    (owner/name:subset@split)."""
     dev: str = ""
     """File of pairs that chooses the threshold; without it only ap and auc are measured."""
     name: str = ""
@@ -72,7 +73,8 @@ class TopicsConfig:
     """Texts with the name of their class."""
 
     test: str
-    """File of texts that is reported on: jsonl, csv, tsv, parquet, a saved data set or a Hub id."""
+    """File of texts that is reported on: jsonl, csv, tsv, parquet, a saved data set (folder@split) or a Hub id
+    (owner/name:subset@split)."""
     train: str = ""
     """File of texts that knn and probe learn from."""
     dev: str = ""
@@ -106,7 +108,8 @@ class RetrievalConfig:
     """A test collection: corpus, queries, qrels; dev_queries and dev_qrels if there are any."""
 
     path: str
-    """Folder with corpus.jsonl, queries.jsonl, qrels.jsonl (csv, tsv, parquet as well), or their common prefix."""
+    """Folder with corpus.jsonl, queries.jsonl, qrels.jsonl (csv, tsv, parquet as well), or their common prefix,
+    or a Hub id in mteb's layout, such as mteb/scifact."""
     name: str = ""
     """Name in the report; empty takes the corpus file's."""
 

@@ -14,6 +14,7 @@ from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
 from eval.results.results import AVERAGE, Comparison, Result
 from eval.results.task_table import TaskRow, TaskTable
+from eval.vectors.cost import Cost
 
 TESTS = ("sts12", "sts13", "sts14")
 TUNED, RIVAL = "tuned/english-8m-seed1", "untuned/prompteol/last@5+whiten-64"
@@ -56,6 +57,7 @@ def full_report(*, gap: float = 0.08) -> Report:
         ],
         tasks=[_task()],
         sweep=_sweep(),
+        costs={"untuned: prompteol": Cost(1200, 23_456, 8, 9_592, 12.34)},
         scatter=[_scatter()],
         confusions=[_confusion(generator)],
         curves=[_curve(generator)],

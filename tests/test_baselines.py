@@ -206,3 +206,8 @@ def test_sif_of_the_input_embeddings(tmp_path: Path) -> None:
     common = np.linalg.svd(mean(ids(texts)))[2][0]
     expected = mean(ids(others)) - np.outer(mean(ids(others)) @ common, common)
     np.testing.assert_allclose(baseline.encode(others), expected, atol=1e-6)
+    plain = make_baseline("input-embeddings", config)
+    assert isinstance(plain, VectorBaseline) and plain.name == "input-embeddings"
+    plain.fit(texts)
+    expected = np.array([np.mean([table[t] for t in row] or [0 * table[0]], axis=0) for row in ids(others)])
+    np.testing.assert_allclose(plain.encode(others), expected, atol=1e-6)

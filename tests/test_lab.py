@@ -128,7 +128,7 @@ def test_every_task_has_a_table(config: EvalConfig) -> None:
     tree = json.loads(to_json(report))
     assert {table["name"] for table in tree["tasks"]} == set(names)
     with_dev = {f"{name} dev" for name in ("p.test", "t.test/word", "t.test/knn")}
-    assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names, *with_dev}
+    assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names, *with_dev, "found corpus"}
 
 
 def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> None:

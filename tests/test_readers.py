@@ -70,7 +70,8 @@ def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     parts = {"train": datasets.Dataset.from_list(ROWS), "dev": datasets.Dataset.from_list(ROWS[:1])}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
     assert len(read_table(tmp_path / "saved", split="dev")) == 1
-    words = complaint(lambda: read_table(tmp_path / "saved", split="test"))
+    assert len(read_table(f"{tmp_path / 'saved'}@dev")) == 1 and len(read_table(tmp_path / "saved")) == len(ROWS)
+    words = complaint(lambda: read_table(f"{tmp_path / 'saved'}@test"))
     assert "no split 'test'; it has train, dev" in words
 
 
@@ -175,6 +176,12 @@ def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.Monkey
     assert table.where(0) == "someone/pairs [dev] row 1"
     part = read_table("someone/pairs", ["a"], subset="triplet")
     assert part.rows == [{"a": "triplet train"}] and part.where(0) == "someone/pairs [triplet, train] row 1"
+    for source, cell in {"@test": "test", ":triplet@dev": "triplet dev", ":triplet": "triplet train"}.items():
+        assert read_table(f"someone/pairs{source}", ["a"]).rows == [{"a": cell}]
+    assert read_table("someone/pairs:triplet@dev").where(0) == "someone/pairs [triplet, dev] row 1"
+    for source, option in (("@test", {"split": "dev"}), (":triplet", {"subset": "pair"})):
+        message = complaint(lambda source=source, option=option: read_table(f"someone/pairs{source}", **option))
+        assert "named here and as an option of its own" in message
     assert "someone/else is no file or folder here, and from the Hub" in complaint(lambda: read_table("someone/else"))
 
 

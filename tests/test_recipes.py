@@ -9,6 +9,7 @@ import pytest
 
 from dec2vec.config import load
 from eval.config import EvalConfig
+from eval.tasks.topic_files import label_texts
 from train.config import TrainConfig
 from train.session import resolve
 from train.source_losses import check_losses
@@ -35,3 +36,12 @@ def test_evaluations(path: Path) -> None:
     config = load(EvalConfig, path, [], prog="dec2vec eval")
     assert path.read_text(encoding="utf-8").startswith("# ")
     assert config.output_dir == f"runs/eval-{path.stem}"
+
+
+def test_definitions_of_classes() -> None:
+    """The classes that the configuration keeps, each with a text of its own in both forms."""
+    config = load(EvalConfig, CONFIGS / "eval" / "chinese-more.yaml", [], prog="dec2vec eval")
+    defined = [topic for topic in config.topics if topic.labels]
+    assert {topic.form for topic in defined} == {"definition", "examples"}
+    for topic in defined:
+        assert len(label_texts(topic.classes, topic.form, CONFIGS.parent / topic.labels)) == 6

@@ -55,7 +55,7 @@ def report(config: EvalConfig) -> Report:
 def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> None:
     tree = json.loads(to_json(report))
     assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
-    assert list(tree)[6:] == ["tasks", "sweep", "confusions", "curves", "mistakes", "seeds", "notes"]
+    assert list(tree)[6:] == ["tasks", "sweep", "confusions", "curves", "mistakes", "seeds", "costs", "notes"]
     for row in tree["results"]:
         assert list(row) == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1

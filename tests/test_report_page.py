@@ -17,11 +17,12 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 
 from eval.choice.sweep import by_dimension, by_layer
 from eval.plots import style as plots_style
+from eval.report.blocks import Picture, Table
 from eval.report.markdown import to_markdown
 from eval.report.overview import duels, overview_rows
 from eval.report.report import headline, hundred
 from eval.report.report_json import to_json
-from eval.report.sections import Picture, Table, sections
+from eval.report.sections import sections
 from eval.report.write import write_report
 from eval.results.diagnostics import MAX_CURVE, Confusion, PrecisionRecall, Scatter
 from eval.results.task_table import TaskRow, TaskTable
@@ -86,7 +87,7 @@ def test_top_down(page: str) -> None:
         "Tuned against the best untuned", "Systems and tests", "Task: iflytek-6", "Intervals", "Score by layer",
         "Quality by dimension", "Cosines by gold similarity",
         "Vectors by label", f"Confusion: iflytek-6, {TUNED}", "Precision and recall",
-        "Aggregation over sub-sets", "Overlap of training and evaluation texts", "Command", "Provenance",
+        "Aggregation over sub-sets", "Overlap of training and evaluation texts", "Cost", "Command", "Provenance",
     ]  # fmt: skip
     assert found.headings == wanted
     assert re.findall(r"^## (.+)$", to_markdown(REPORT), re.MULTILINE) == wanted
@@ -94,6 +95,7 @@ def test_top_down(page: str) -> None:
     assert RIVAL in found.rows["best"] and TUNED not in found.rows["best"]
     assert TUNED in found.rows["tuned"] and OTHERS[0] in found.rows["untuned"]
     assert "dec2vec eval configs/eval/sts-en.yaml --tuned runs/english-8m-seed1</pre>" in page
+    assert "| untuned: prompteol | 1,200 | 23,456 | 8 | 9,592 | 12.3 |" in to_markdown(REPORT)
 
 
 def test_nothing_is_fetched_and_everything_is_escaped(page: str) -> None:
@@ -128,7 +130,7 @@ def test_pictures_are_those_the_sections_name(folder: Path) -> None:
 
 def test_what_is_absent_is_left_out(tmp_path: Path) -> None:
     bare = replace(REPORT, histograms=(), tasks=(), sweep=(), scatter=(), confusions=(), curves=(), overlap=())
-    paths = write_report(replace(bare, provenance={}), tmp_path)
+    paths = write_report(replace(bare, provenance={}, costs={}), tmp_path)
     assert parsed(paths.html.read_text()).headings == [
         "Tuned against the best untuned", "Systems and tests", "Intervals", "Aggregation over sub-sets", "Provenance",
     ]  # fmt: skip

@@ -6,8 +6,10 @@ import json
 from math import log2
 from pathlib import Path
 
+import ir_measures
 import numpy as np
 import pytest
+from ir_measures import AP, RR, R, nDCG
 
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
@@ -69,6 +71,16 @@ def test_figures_are_those_of_the_definitions(tmp_path: Path) -> None:
     )
     figures = task.measure(None, vectors, 50, 3)
     assert [figure.metric for figure in figures] == list(METRICS)
+    scores = {
+        query: {name: float(cosine) for name, cosine in zip(names, row, strict=True)}
+        for query, row in zip(task.test_queries.ids, cosines, strict=True)
+    }
+    measures = [nDCG @ 10, R @ 10, R @ 100, AP]
+    library = ir_measures.pytrec_eval.calc_aggregate(measures, task.test_queries.qrels, scores)
+    ten = {query: dict(sorted(found.items(), key=lambda item: -item[1])[:10]) for query, found in scores.items()}
+    library |= ir_measures.pytrec_eval.calc_aggregate([RR], task.test_queries.qrels, ten)  # which has no cut-off
+    wanted = [library[measure] for measure in (nDCG @ 10, RR, R @ 10, R @ 100, AP)]
+    np.testing.assert_allclose([figure.value for figure in figures], wanted, atol=1e-6)
     np.testing.assert_allclose([figure.value for figure in figures], expected.mean(axis=0), atol=1e-6)
     assert {figure.n for figure in figures} == {7}
     np.testing.assert_allclose(figures[0].resampled, resampled_means(expected, 50, 3)[:, 0], atol=1e-6)
@@ -162,3 +174,38 @@ def test_cranfield_as_published() -> None:
     assert not task.test.documents[0].startswith(
         "experimental investigation of the aerodynamics of a wing in a slipstream . experimental investigation"
     )
+
+
+def test_beir_folders_and_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same collection as files of ours, as a folder of BEIR and as a data set of mteb."""
+    import datasets
+
+    ours = load_retrieval(collection(tmp_path))
+    corpus = [{"_id": name, "title": "", "text": text} for name, text in ours.documents.items()]
+    queries = [{"_id": str(index), "text": f"query {index}"} for index in range(8)]
+    rows = [json.loads(line) for line in (tmp_path / "qrels.jsonl").read_text().splitlines()]
+    judged = [{"query-id": row["query_id"], "corpus-id": row["doc_id"], "score": float(row["score"])} for row in rows]
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    write(beir / "corpus.jsonl", list(corpus))
+    write(beir / "queries.jsonl", list(queries))
+    lines = ["\t".join(("query-id", "corpus-id", "score"))]
+    lines += ["\t".join((row["query_id"], row["doc_id"], str(row["score"]))) for row in rows]
+    (beir / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
+
+    def load_dataset(name: str, subset: str, *, split: str) -> datasets.Dataset:
+        assert name == "someone/set"
+        parts = {("corpus", "corpus"): corpus, ("queries", "queries"): queries, ("default", "test"): judged}
+        return datasets.Dataset.from_list(parts[subset, split])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: ["train", "test"])
+    for place, name in ((beir, "beir"), ("someone/set", "set"), ("someone/set@test", "set")):
+        found = load_retrieval(place)
+        assert (found.name, found.documents, found.test_queries) == (name, ours.documents, ours.test_queries)
+        assert found.dev_queries is None
+    with pytest.raises(UserError, match="someone/set: default has no split 'dev'; it has train, test"):
+        load_retrieval("someone/set@dev")
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: ["dev", "test"])
+    with pytest.raises(KeyError, match="dev"):  # a split called dev is what choices are made on
+        load_retrieval("someone/set")

@@ -15,6 +15,7 @@ from transformers import AutoModel, MistralConfig
 from dec2vec import Encoder, ModelConfig
 from dec2vec.pooling import View
 from dec2vec.shared_prefix import common_prefix
+from dec2vec.tally import Tally
 from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a", "the cat sat on the mat.", "", "x " * 40, "a man?"]
@@ -51,6 +52,18 @@ def test_the_prefix_is_read_once(tmp_path: Path) -> None:
     encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
     assert seen[0] == (1, prefix) and len(seen) == 2
     assert seen[1] == (len(TEXTS), max(map(len, encoder.tokenize(TEXTS, prompt="knowledge_enhancement"))) - prefix)
+
+
+def test_what_was_read_is_counted(tmp_path: Path) -> None:
+    encoder = load(tiny_model_folder(tmp_path))
+    ids = encoder.tokenize(TEXTS, prompt="knowledge_enhancement")
+    whole, prefix = sum(map(len, ids)), len(common_prefix(ids))
+    encoder.encode_views([*TEXTS, TEXTS[0]], VIEWS, prompt="knowledge_enhancement")
+    spared = prefix * (len(TEXTS) - 1)
+    assert prefix > 20 and encoder.tally == Tally(tokens=whole - spared, prefix=prefix, spared=spared)
+    encoder.share_prefix = False
+    encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
+    assert encoder.tally == Tally(tokens=2 * whole - spared, prefix=prefix, spared=spared)
 
 
 def test_another_prefix_gives_other_vectors(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ from scipy import stats
 from scipy.spatial import distance
 
 from dec2vec.config import validate
+from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.mteb_tasks import rows as mteb_rows
 from eval.mteb_tasks.encoder import MtebEncoder
+from eval.report.markdown import to_markdown
+from eval.report.report import hundred
 from eval.results.similarities import pearson, similarities
 from eval.run import evaluate
 from eval.tasks.sts import load_task
@@ -86,9 +90,30 @@ def test_mteb_names_become_tables(config: EvalConfig, monkeypatch: pytest.Monkey
         return {name: 0.5 + len(asked) / 10 for name in tasks}
 
     monkeypatch.setattr(mteb_rows, "run_mteb", run)
+    monkeypatch.setattr("eval.run.find_tasks", list)
     both = validate(EvalConfig, {**vars(config), "mteb": ["STS99"], "output_dir": str(tmp_path / "out")})
     report = evaluate(both, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     [table] = report.tasks
     assert (table.name, table.metric) == ("mteb/STS99", "main_score")
     assert asked[0] == "tuned/a" and asked[1].startswith("untuned/bare/last@")
     assert [(row.system, row.value) for row in table.rows] == [(asked[0], 0.6), (asked[1], 0.7)]
+
+
+def test_misspelt_mteb_names_are_refused_before_anything_is_embedded(config: EvalConfig) -> None:
+    base = FakeEncoder()
+    with pytest.raises(UserError, match="MTEB task 'STS99'"):
+        evaluate(replace(config, mteb=("STS99",)), base=base, tuned={}, progress=False)
+    assert base.calls == []
+
+
+def test_the_page_shows_every_similarity(config: EvalConfig) -> None:
+    report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
+    text = to_markdown(report)
+    titles = ["Spearman cosine", "95 % interval", "Pearson cosine", "Spearman dot", "Pearson dot"]
+    titles += ["Spearman euclid", "Pearson euclid", "Spearman manhattan", "Pearson manhattan"]
+    assert "| " + " | ".join(["system", *titles]) + " |" in text
+    [line] = [row for row in text.partition("## Other similarities")[2].splitlines() if row.startswith("| tuned/a |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == hundred(report.result("tuned/a", "average").value)
+    for title, metric in (("Pearson cosine", "pearson_cosine"), ("Spearman manhattan", "spearman_manhattan")):
+        assert cells[1 + titles.index(title)] == hundred(report.result("tuned/a", "average", metric).value)

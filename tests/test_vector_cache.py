@@ -163,6 +163,9 @@ def test_prompts_are_known_by_what_they_write(tmp_path: Path) -> None:
             plain = encoder.encode_views(["a cat"], views, prompt=prompt, side=side)[views[0]]
             np.testing.assert_allclose(found, plain, atol=1e-6)
         assert cached.passes[prompt] == texts, "an ensemble of two takes two passes a text"
+    assert {prompt: cost.texts for prompt, cost in cached.costs.items()} == cached.passes
+    bare, instruct = (cached.costs[prompt] for prompt in ("bare", "instruct"))
+    assert bare.tokens == len(encoder.tokenize(["a cat"], prompt="bare")[0]) < instruct.tokens and bare.seconds > 0
 
 
 def test_logits_are_not_kept(tmp_path: Path) -> None:

@@ -30,19 +30,22 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "rouge-l": rouge_l,
 }
 
+SIF = "sif"
+INPUTS = (SIF, "input-embeddings")
+
 
 def make_baseline(name: str, model: ModelConfig) -> Baseline:
     """By its name, or an encoder by its folder or Hub id (owner/name). Raises UserError for anything else.
 
-    `sif` reads the input embeddings of `model`, the decoder under evaluation.
+    `sif` and `input-embeddings` read those of `model`, the decoder under evaluation.
     """
     if name in BASELINES:
         return BASELINES[name]()
-    if name == InputEmbeddings.name:
-        return InputEmbeddings(model)
+    if name in INPUTS:
+        return InputEmbeddings(model, weighted=name == SIF)
     if Path(name).is_dir() or name.count("/") == 1:
         return OutsideEncoder(name)
-    known = ", ".join((*BASELINES, InputEmbeddings.name))
+    known = ", ".join((*BASELINES, *INPUTS))
     raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {known}")
 
 

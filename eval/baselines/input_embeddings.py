@@ -1,4 +1,4 @@
-"""The decoder's own input embeddings as word vectors, weighted by rarity, without their common component.
+"""The decoder's own input embeddings as word vectors: their plain mean, or weighted by rarity, less what is common.
 
 SIF (Arora et al. 2017). Frequencies and the component come from training-side text, so no evaluation text is fitted on.
 """
@@ -21,19 +21,22 @@ SAMPLE = 20_000
 class InputEmbeddings:
     """The model is loaded when it is fitted; only its embedding matrix and tokenizer are used."""
 
-    name = "sif"
-
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, *, weighted: bool = True) -> None:
+        self.name = "sif" if weighted else "input-embeddings"
         self._model = model
+        self._is_weighted = weighted
         self._component: Float32[np.ndarray, " dim"] | None = None
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Token frequencies of all texts, then the first right singular vector of a sample's vectors."""
+        """Token frequencies of all texts, then the first right singular vector of a sample's vectors; none if plain."""
         from dec2vec.encoder import Encoder
         from dec2vec.static_embeddings import input_embeddings, text_ids, token_frequencies
 
         self._encoder = Encoder.load(self._model)
         self._table = input_embeddings(self._encoder)
+        if not self._is_weighted:
+            self._frequencies, self._component = np.zeros(len(self._table)), np.zeros(self._table.shape[1], np.float32)
+            return
         ids = text_ids(self._encoder, texts)
         self._frequencies = token_frequencies(ids, len(self._table))
         step = max(1, len(texts) // SAMPLE)

@@ -18,10 +18,10 @@ from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes, why_not_written
 from eval.compare.args import CompareArgs
 from eval.compare.saved_report import SavedReport, read_report
+from eval.report.blocks import Table
 from eval.report.html import html_table, page
 from eval.report.markdown import markdown_table
 from eval.report.report import aligned, hundred, span
-from eval.report.sections import Table
 from eval.results.results import AVERAGE
 from eval.systems.recipes import unlike
 from eval.systems.seeds import Seeds, by_recipe, mean_and_sd

@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from eval.leakage.near import SHINGLE, THRESHOLD, NearIndex
+from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
-from eval.tasks.task import Task
+from eval.tasks.task import Itemised, Task
+from eval.tasks.topics import TrainedTask
 
 _WORD = re.compile(r"\w+")
 
@@ -63,23 +65,40 @@ class EvaluationSet:
         return cls(task.name, task.texts, np.stack([task.left, task.right], axis=1))
 
     @classmethod
+    def of_items(cls, name: str, items: Sequence[tuple[str, ...]]) -> EvaluationSet:
+        """Items of equally many texts each."""
+        place = {text: index for index, text in enumerate(dict.fromkeys(text for item in items for text in item))}
+        rows = [[place[text] for text in item] for item in items]
+        return cls(name, list(place), np.array(rows, dtype=np.int64).reshape(len(items), -1))
+
+    @classmethod
     def of_texts(cls, name: str, texts: Sequence[str]) -> EvaluationSet:
         """One item a text, equal ones included."""
-        place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        return cls(name, list(place), np.array([[place[text]] for text in texts], dtype=np.int64).reshape(-1, 1))
+        return cls.of_items(name, [(text,) for text in texts])
 
 
 def evaluation_sets(tasks: Sequence[StsTask], further: Sequence[Task] = ()) -> list[EvaluationSet]:
-    """Pairs of the similarity tasks; of the others each text on its own, those that choices are made from as well."""
-    pairs = [EvaluationSet.of_pairs(task) for task in tasks]
+    """Scored items of every task. The documents of a search, and what choices are made from, each text on its own."""
+    sets = [EvaluationSet.of_pairs(task) for task in tasks]
     for task in further:
-        splits = {task.name: task.test, f"{task.name} dev": task.dev}
-        pairs += [
-            EvaluationSet.of_texts(name, [*texts.queries, *texts.documents])
-            for name, texts in splits.items()
-            if texts is not None
-        ]
-    return pairs
+        texts, dev = task.test, task.dev
+        if isinstance(task, Itemised):
+            sets.append(EvaluationSet.of_items(task.name, task.items))
+        else:
+            sets.append(EvaluationSet.of_texts(task.name, [*texts.queries, *texts.documents]))
+        if isinstance(task, RetrievalTask):
+            sets.append(EvaluationSet.of_texts(f"{task.name} corpus", texts.documents))
+        if dev is not None:
+            sets.append(EvaluationSet.of_texts(f"{task.name} dev", [*dev.queries, *dev.documents]))
+    return sets
+
+
+def clean_rows(
+    clean: Mapping[str, Bool[np.ndarray, " _"]], further: Sequence[Task]
+) -> dict[str, Int64[np.ndarray, " _"]]:
+    """Positions of the items that no training text touches, for the tasks that lose some."""
+    found = {task.name: clean[task.name] for task in further if isinstance(task, Itemised)}
+    return {name: np.flatnonzero(kept) for name, kept in found.items() if not kept.all()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +131,19 @@ def measure(sources: Mapping[str, Sequence[str]], sets: Sequence[EvaluationSet])
             seen = _Degrees.of(item.texts, keys[item.name], exact, loose, near)
             clean[item.name] &= ~seen.near[item.items].any(axis=1)
             counts.append(_count(name, item, seen))
+    return Seen(counts, clean)
+
+
+def with_train_splits(seen: Seen, further: Sequence[Task]) -> Seen:
+    """As well what a task's own classifier learns from, against that task's test texts."""
+    counts, clean = list(seen.counts), dict(seen.clean)
+    for task in further:
+        if isinstance(task, TrainedTask) and task.data.train is not None:
+            own = measure(
+                {f"{task.name} train": task.data.train.texts}, [EvaluationSet.of_items(task.name, task.items)]
+            )
+            counts += own.counts
+            clean[task.name] = clean[task.name] & own.clean[task.name]
     return Seen(counts, clean)
 
 

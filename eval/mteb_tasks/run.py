@@ -25,7 +25,7 @@ def run_mteb(encoder: MtebEncoder, tasks: Sequence[Any], output: str | Path) -> 
     Nothing is taken from mteb's cache of results: it knows a model by name, and ours changes under its name.
     Raises UserError for an unknown name (before anything is run), missing data and an output that can't be written.
     """
-    found = [_task(task) for task in tasks]
+    found = find_tasks(tasks)
     folder = Path(output)
     scores: dict[str, float] = {}
     for task in found:
@@ -34,6 +34,11 @@ def run_mteb(encoder: MtebEncoder, tasks: Sequence[Any], output: str | Path) -> 
         scores[task.metadata.name] = float(result.get_score())
         logger.info("%s: %s %.4f", task.metadata.name, task.metadata.main_score, scores[task.metadata.name])
     return scores
+
+
+def find_tasks(tasks: Sequence[Any]) -> list[Any]:
+    """By name, or as they are. UserError for a name that mteb does not know."""
+    return [_task(task) for task in tasks]
 
 
 def _mteb() -> Any:

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 
+from eval.report.blocks import Picture, Section, Table
 from eval.report.overview import signed
 from eval.report.page import MAX_WORDS, SCRIPT, STYLE
 from eval.report.report import Report, headline, hundred, is_tuned
-from eval.report.sections import Picture, Section, Table, sections
+from eval.report.sections import sections
 
 MANY_ROWS = 30
 """Rows from which on a table has a field to filter them."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from eval.report.blocks import Picture, Section, Table
 from eval.report.report import Report, headline
-from eval.report.sections import Picture, Section, Table, sections
+from eval.report.sections import sections
 
 
 def to_markdown(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 import sys
@@ -15,6 +16,7 @@ from eval.leakage.training_text import FitText
 from eval.results.results import Judged
 from eval.systems.recipes import Recipe
 from eval.tasks.sts import StsTask
+from eval.tasks.task import Task
 
 PACKAGES = ("dec2vec", "torch", "transformers", "peft", "numpy", "scipy", "safetensors", "tokenizers")
 
@@ -40,13 +42,14 @@ def versions() -> dict[str, str]:
 def describe(
     config: EvalConfig,
     tasks: Sequence[StsTask],
+    further: Sequence[Task],
     fit: FitText | None,
     judged: Sequence[Judged],
     seconds: float,
     passes: Mapping[str, Mapping[str, int]] | None = None,
     recipes: Mapping[str, Recipe] | None = None,
 ) -> dict[str, object]:
-    """Everything here is plain JSON. `tasks` are those of similarity, dev first."""
+    """Everything here is plain JSON. `tasks` are those of similarity, dev first; `further` the others."""
     chosen_on = f"{tasks[0].name} only" if tasks else "no similarity file"
     return {
         "command": command(),
@@ -57,6 +60,7 @@ def describe(
             task.name: {"pairs": len(task), "subsets": len(task.subset_names), "sha256": task.content_hash}
             for task in tasks
         },
+        "tasks": {task.name: _texts(task) for task in further},
         "whitening_fit": None if fit is None else _fit(config, fit),
         "protocol": {
             "metric": "Spearman of cosines; spearman_all is over the concatenated sub-sets",
@@ -70,6 +74,17 @@ def describe(
         "seconds": round(seconds, 1),
         "texts_through_the_decoder": {name: dict(counts) for name, counts in (passes or {}).items()},
     }
+
+
+def _texts(task: Task) -> dict[str, object]:
+    """How many distinct texts, and a hash of them in order."""
+    found: dict[str, object] = {}
+    for split, texts in (("test", task.test), ("dev", task.dev)):
+        if texts is not None:
+            every = [*texts.queries, *texts.documents]
+            digest = hashlib.sha256("\0".join(every).encode("utf-8", "surrogatepass"))
+            found[split] = {"texts": len(every), "sha256_of_texts": digest.hexdigest()}
+    return found
 
 
 def _fit(config: EvalConfig, fit: FitText) -> dict[str, object]:

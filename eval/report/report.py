@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ from eval.results.results import AVERAGE, Comparison, Result
 from eval.results.task_table import TaskTable
 from eval.systems.seeds import Seeds, mean_and_sd, seeds_of
 from eval.systems.system import TRANSDUCTIVE
+from eval.vectors.cost import Cost
 
 SIMILAR, DISSIMILAR = 0.8, 0.2
 """Shares of a task's score range from which on, and up to which, a pair is similar and dissimilar."""
@@ -55,6 +56,8 @@ class Report:
     curves: Sequence[PrecisionRecall] = ()
     mistakes: Sequence[Mistakes] = ()
     """Of the topic tasks."""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """By encoder and prompt, as `untuned: prompteol`."""
     notes: Sequence[str] = ()
     """What a reader of the headline must know: a choice at the edge of its grid, seeds that are none."""
 

@@ -31,6 +31,7 @@ def to_json(report: Report) -> str:
         "curves": [_curve(item) for item in report.curves],
         "mistakes": [asdict(item) for item in report.mistakes],
         "seeds": [row for seeds in seeds_of(report.systems) for row in _spread(report, seeds)],
+        "costs": {name: asdict(cost) for name, cost in report.costs.items()},
         "notes": list(report.notes),
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from eval.choice.sweep import Curve, by_dimension, by_layer, has_posts
 from eval.leakage.overlap import RULE
+from eval.report.blocks import Picture, Section, Table
+from eval.report.details import cost_section, similarity_section
 from eval.report.overview import HEADER, Duel, duels, overview_rows
 from eval.report.report import Report, hundred, is_tuned, span, table_header, table_rows
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
@@ -24,33 +26,6 @@ TEXT_START = 80
 """Characters of a text that are shown."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """`best` names the row to mark; a table with a `fold` is closed until its line is clicked."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    best: str | None = None
-    fold: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A file of `plots.draw`, and what it shows in words."""
-
-    file: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, sentences, and tables and pictures below them."""
-
-    title: str
-    text: Sequence[str]
-    blocks: Sequence[Table | Picture]
-
-
 def sections(report: Report) -> list[Section]:
     """Those that have data."""
     found = [
@@ -64,8 +39,9 @@ def sections(report: Report) -> list[Section]:
         *_scatter(report),
         *(_confusion(item, index) for index, item in enumerate(report.confusions)),
         *_curves(report),
-        *([_subsets(report)] if report.tests else []),
+        *([_subsets(report), similarity_section(report)] if report.tests else []),
         *_overlap(report),
+        cost_section(report),
     ]
     return [section for section in found if section.blocks]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eval.lab import Measured
+from eval.lab import CLEAN, Measured
 from eval.metrics.statistics import interval, p_value
 from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
 from eval.results.mistakes import Mistakes
@@ -95,7 +95,7 @@ class Findings:
         ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
         if ours is None or rival is None:
             return TaskTable(task.name, task.metric, made, _note(rows))
-        note = _verdict(ours, rival) + _note(rows)
+        note = _verdict(ours, rival) + _clean_verdict(ours, rival) + _note(rows)
         return TaskTable(task.name, task.metric, [*made, *_differences(ours, rival)], note)
 
 
@@ -120,6 +120,22 @@ def _verdict(ours: Measured, rival: Measured) -> str:
     one, other = f"{100 * a.value:.2f} tuned ({ours.name})", f"{100 * b.value:.2f} untuned ({rival.name})"
     span = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
     return f"{a.metric} x 100: {one} against {other}; difference {100 * gap.value:+.2f}, {span}, p = {p:.3f}.{tie} "
+
+
+def _clean_verdict(ours: Measured, rival: Measured) -> str:
+    """The same without the items that training may have shown; nothing where it has shown none."""
+    clean = [figure for row in (ours, rival) for figure in row.figures if figure.metric.endswith(CLEAN)]
+    if len(clean) < len((ours, rival)):
+        return ""
+    a, b = clean
+    left = f"Overlap: {ours.figures[0].n - a.n:,} of {ours.figures[0].n:,} items have a text that is in, or close to,"
+    left += " the training-side text."
+    gap = interval(a.value - b.value, a.resampled - b.resampled)
+    if not np.isfinite(gap.value):
+        return f"{left} The {a.n:,} others allow no figure. "
+    span = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+    figures = f"{100 * a.value:.2f} against {100 * b.value:.2f}, difference {100 * gap.value:+.2f} ({span})"
+    return f"{left} On the {a.n:,} others: {figures}. "
 
 
 def _note(rows: Sequence[Measured]) -> str:

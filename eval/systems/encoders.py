@@ -12,6 +12,7 @@ from dec2vec.model_config import ModelConfig
 from eval.config import EvalConfig
 from eval.systems.system import TextEncoder, run_name
 from eval.vectors.cache import VectorCache
+from eval.vectors.cost import Cost
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,17 @@ class Encoders:
     tuned: Mapping[str, TextEncoder] | None = None
     cache: VectorCache | None = None
     _passes: dict[str, Counter[str]] = field(default_factory=dict)
+    _costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
 
     @property
     def passes(self) -> dict[str, dict[str, int]]:
         """Texts that went through a decoder, by encoder and prompt; of encoders whose vectors are kept."""
         return {name: dict(counts) for name, counts in self._passes.items()}
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """What that took, by encoder and prompt."""
+        return {f"{name}: {prompt}": cost for name, costs in self._costs.items() for prompt, cost in costs.items()}
 
     def each_tuned(self) -> Iterator[tuple[str, TextEncoder]]:
         """By name."""
@@ -57,7 +64,8 @@ class Encoders:
         if self.cache is None or not isinstance(encoder, Encoder):
             return encoder
         cached = self.cache.of(encoder, fingerprint(encoder))
-        self._passes[name] = cached.passes
+        cached.passes = self._passes.setdefault(name, cached.passes)  # counted on when it is loaded again
+        cached.costs = self._costs.setdefault(name, cached.costs)
         return cached
 
 

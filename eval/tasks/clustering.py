@@ -6,7 +6,7 @@ Vectors are scaled to unit length first, as cosine is what every other task comp
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -17,7 +17,7 @@ from dec2vec.errors import UserError
 from eval.metrics.resampling import multiplicities
 from eval.task_config import ClusteringConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
-from eval.tasks.task import Figure, TaskVectors, Texts
+from eval.tasks.task import Figure, TaskVectors, Texts, missing
 
 SEEDS = 5
 LARGE = 20_000
@@ -77,6 +77,21 @@ class ClusteringTask:
             Figure(self.metric, float(scores.mean()), means - means.mean() + scores.mean(), n),
             Figure(f"{self.metric} spread", float(scores.std()), spreads, n),
         ]
+
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Each test text on its own."""
+        return self.test_data.items
+
+    def measure_items(
+        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
+    ) -> list[Figure]:
+        """Some of the test texts, clustered anew; nan where they are of one class."""
+        kept = self.test_data.at(rows)
+        if len(kept.classes) < 2:
+            return [missing(self.metric, resamples, len(rows))]
+        vectors = replace(test, queries=test.queries[rows])
+        return replace(self, test_data=kept).measure(dev, vectors, resamples, seed)
 
 
 def load_clustering(config: ClusteringConfig) -> ClusteringTask:

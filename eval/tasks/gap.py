@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from dec2vec.errors import UserError
 from dec2vec.readers import read_table
@@ -14,7 +14,7 @@ from eval.metrics.classification import ranking_metrics, whole
 from eval.metrics.resampling import multiplicities
 from eval.task_config import GapConfig
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
-from eval.tasks.task import Figure, TaskVectors, Texts
+from eval.tasks.task import Figure, TaskVectors, Texts, missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,20 @@ class GapTask:
         return [
             Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names
         ]
+
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Both texts of each test pair."""
+        return self.test_pairs.items
+
+    def measure_items(
+        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
+    ) -> list[Figure]:
+        """On some of the test pairs; nan where they have one label."""
+        pairs = self.test_pairs.at(rows)
+        if not pairs.is_of_both_kinds:
+            return [missing(self.metric, resamples, len(rows))]
+        return replace(self, test_pairs=pairs).measure(dev, test, resamples, seed)
 
 
 def load_gap(config: GapConfig) -> GapTask:

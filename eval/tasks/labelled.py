@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +38,15 @@ class LabelledTexts:
     def classes(self) -> list[str]:
         """The names that occur, sorted."""
         return sorted(set(self.labels))
+
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Each text on its own."""
+        return [(text,) for text in self.texts]
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> LabelledTexts:
+        """Some of them, in this order."""
+        return replace(self, texts=[self.texts[row] for row in rows], labels=[self.labels[row] for row in rows])
 
     def codes(self, classes: Sequence[str]) -> Int64[np.ndarray, " texts"]:
         """Positions of the labels in `classes`."""

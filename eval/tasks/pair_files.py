@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -75,6 +75,20 @@ class LabelledPairs:
         """The second text of each pair."""
         texts = self.texts.documents if self.two_sided else self.texts.queries
         return [texts[index] for index in self.right]
+
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Both texts of each pair."""
+        return list(zip(self.first, self.second, strict=True))
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> LabelledPairs:
+        """Some of the pairs, over the same lists of texts: vectors of all serve them too."""
+        return replace(self, left=self.left[rows], right=self.right[rows], labels=self.labels[rows])
+
+    @property
+    def is_of_both_kinds(self) -> bool:
+        """Whether there is something to tell apart."""
+        return bool(self.labels.any() and not self.labels.all())
 
     def cosines(self, vectors: TaskVectors) -> Float64[np.ndarray, " pairs"]:
         """Of vectors in the order of `texts`."""

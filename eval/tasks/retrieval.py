@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from dec2vec.corpus.search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
-from eval.tasks.retrieval_files import Judged, RetrievalFiles, find_files, read_corpus, read_judged
+from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
 from eval.tasks.task import Figure, TaskVectors, Texts
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
@@ -59,6 +59,18 @@ class RetrievalTask:
             for column, metric in enumerate(METRICS)
         ]
 
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Test queries: a document that was read in training says nothing of what it answers."""
+        return [(text,) for text in self.test_queries.texts]
+
+    def measure_items(
+        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
+    ) -> list[Figure]:
+        """Some of the test queries in the whole corpus."""
+        vectors = replace(test, queries=test.queries[rows])
+        return replace(self, test_queries=self.test_queries.at(rows)).measure(dev, vectors, resamples, seed)
+
     def _texts(self, judged: Judged) -> Texts:
         return Texts(judged.texts, list(self.documents.values()))
 
@@ -70,7 +82,7 @@ class RetrievalTask:
 
 
 def load_retrieval(place: str | Path | RetrievalFiles) -> RetrievalTask:
-    """From a folder, a common prefix, or named files. Raises UserError for ids that do not fit together."""
+    """From a folder, a common prefix, a Hub id, or named files. Raises UserError for ids that do not fit together."""
     files = place if isinstance(place, RetrievalFiles) else find_files(place)
     corpus = read_corpus(files.corpus)
     test = read_judged(files.queries, files.qrels, corpus)
@@ -78,8 +90,7 @@ def load_retrieval(place: str | Path | RetrievalFiles) -> RetrievalTask:
     if files.dev_queries is not None and files.dev_qrels is not None:
         dev = read_judged(files.dev_queries, files.dev_qrels, corpus)
         _must_differ(dev, test, files.dev_qrels)
-    name = files.corpus.name.partition(".corpus.")[0] if ".corpus." in files.corpus.name else files.corpus.parent.name
-    return RetrievalTask(name, corpus, test, dev)
+    return RetrievalTask(files.name, corpus, test, dev)
 
 
 def ranking_metrics(
@@ -110,7 +121,7 @@ def _run(ranking: Ranking, query_ids: list[str], document_ids: list[str], depth:
     }
 
 
-def _must_differ(dev: Judged, test: Judged, path: Path) -> None:
+def _must_differ(dev: Judged, test: Judged, path: Place) -> None:
     shared = set(dev.texts) & set(test.texts)
     if shared:
         raise UserError(f"{path}: {len(shared)} dev queries are test queries too, such as {min(shared)[:60]!r}")

@@ -3,17 +3,28 @@
 corpus   id, title (may be missing), text
 queries  id, text
 qrels    query_id, doc_id, score (a whole number; above 0 is relevant)
+
+BEIR's own names (_id, query-id, corpus-id) will do as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
-from dec2vec.table_formats import FORMATS
+import numpy as np
+from jaxtyping import Int64
 
+from dec2vec.errors import UserError
+from dec2vec.readers import Table, hub_splits, is_hub_id, read_table
+from dec2vec.table_formats import FORMATS, Row
+
+NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
+"""Columns of BEIR, and what they are called here."""
+SPLITS = {"qrels": "test", "dev_qrels": "dev"}
+"""Files of BEIR's folder qrels."""
+Place = str | Path
+"""A file, or a part of a data set on the Hub."""
 Qrels = dict[str, dict[str, int]]
 """Grade by document by query."""
 
@@ -22,11 +33,19 @@ Qrels = dict[str, dict[str, int]]
 class RetrievalFiles:
     """Where a test collection lies; dev queries are optional and share the corpus."""
 
-    corpus: Path
-    queries: Path
-    qrels: Path
-    dev_queries: Path | None = None
-    dev_qrels: Path | None = None
+    corpus: Place
+    queries: Place
+    qrels: Place
+    dev_queries: Place | None = None
+    dev_qrels: Place | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the folder, the common prefix or the Hub id."""
+        if isinstance(self.corpus, str):
+            return Path(self.corpus.partition(":")[0]).name
+        before, is_prefix, _ = self.corpus.name.partition(".corpus.")
+        return before if is_prefix else self.corpus.parent.name
 
 
 @dataclass(frozen=True)
@@ -38,13 +57,22 @@ class Judged:
     qrels: Qrels
     left_out: int
 
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> Judged:
+        """Some of the queries, in this order."""
+        ids, texts = zip(*((self.ids[row], self.texts[row]) for row in rows), strict=True)
+        return replace(self, ids=list(ids), texts=list(texts), qrels={name: self.qrels[name] for name in ids})
+
 
 def find_files(place: str | Path) -> RetrievalFiles:
     """A folder with corpus.jsonl, queries.jsonl, qrels.jsonl (or csv, tsv, parquet), or their common prefix.
 
     `data/cranfield` finds data/cranfield.corpus.jsonl ...; dev_qrels and dev_queries are taken where they exist.
-    Without dev_queries, dev_qrels judges the same queries file. Raises UserError naming what is missing.
+    Without dev_queries, dev_qrels judges the same queries file. A folder of BEIR has qrels/test.tsv and qrels/dev.tsv.
+    A Hub id is laid out as mteb's are: subsets corpus and queries, judgements in default (`mteb/scifact@test`).
+    Raises UserError naming what is missing.
     """
+    if is_hub_id(str(place)):
+        return _on_hub(str(place))
     root = Path(place)
     corpus, queries, qrels = (_required(root, part) for part in ("corpus", "queries", "qrels"))
     dev_qrels = _find(root, "dev_qrels")
@@ -54,16 +82,27 @@ def find_files(place: str | Path) -> RetrievalFiles:
     return RetrievalFiles(corpus, queries, qrels, dev_queries or (queries if dev_qrels else None), dev_qrels)
 
 
-def read_corpus(path: Path) -> dict[str, str]:
+def _on_hub(place: str) -> RetrievalFiles:
+    """The split that is named, or test, is reported on; a split called dev chooses."""
+    name, _, split = place.partition("@")
+    judged = {part: f"{name}:default@{part}" for part in hub_splits(name, "default")}
+    queries, wanted = f"{name}:queries@queries", split or "test"
+    if wanted not in judged:
+        raise UserError(f"{name}: default has no split {wanted!r}; it has {', '.join(judged) or 'none'}")
+    dev = judged.get("dev") if wanted != "dev" else None
+    return RetrievalFiles(f"{name}:corpus@corpus", queries, judged[wanted], queries if dev else None, dev)
+
+
+def read_corpus(path: Place) -> dict[str, str]:
     """Text by id. The title comes first, unless the text begins with it; a blank document is kept."""
-    table = read_table(path, ["id", "text"])
+    table = _read(path, ["id", "text"])
     texts = [_document(table, index) for index in range(len(table))]
     return _by_id(table, texts)
 
 
-def read_judged(queries: Path, qrels: Path, corpus: dict[str, str]) -> Judged:
+def read_judged(queries: Place, qrels: Place, corpus: dict[str, str]) -> Judged:
     """Queries with grades; judgements of unknown queries or documents are refused."""
-    table = read_table(queries, ["id", "text"])
+    table = _read(queries, ["id", "text"])
     texts = _by_id(table, table.texts("text"))
     grades = _read_qrels(qrels, texts, corpus, queries)
     kept = [name for name in texts if any(grade > 0 for grade in grades.get(name, {}).values())]
@@ -77,6 +116,20 @@ def read_judged(queries: Path, qrels: Path, corpus: dict[str, str]) -> Judged:
     )
 
 
+def _read(place: Place, columns: list[str]) -> Table:
+    table = read_table(place)
+    rows = [{_name(column, row): value for column, value in row.items()} for row in table.rows]
+    found = replace(table, rows=rows)
+    found.require(columns)
+    return found
+
+
+def _name(column: str, row: Row) -> str:
+    """Of a column with both names the one that is ours is kept."""
+    ours = NAMES.get(column, column)
+    return column if ours in row else ours
+
+
 def _required(root: Path, part: str) -> Path:
     found = _find(root, part)
     if found is None:
@@ -88,11 +141,13 @@ def _required(root: Path, part: str) -> Path:
 def _find(root: Path, part: str) -> Path | None:
     stem = root / part if root.is_dir() else root.parent / f"{root.name}.{part}"
     paths = [stem.parent / f"{stem.name}{suffix}" for suffix in FORMATS]
+    if root.is_dir() and part in SPLITS:
+        paths.append(root / "qrels" / f"{SPLITS[part]}.tsv")
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read_qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_path: Path) -> Qrels:
-    table = read_table(path, ["query_id", "doc_id", "score"])
+def _read_qrels(path: Place, queries: dict[str, str], corpus: dict[str, str], queries_path: Place) -> Qrels:
+    table = _read(path, ["query_id", "doc_id", "score"])
     grades: Qrels = {}
     for index in range(len(table)):
         query, document = _identifier(table, index, "query_id"), _identifier(table, index, "doc_id")
@@ -134,7 +189,7 @@ def _identifier(table: Table, index: int, column: str) -> str:
 def _grade(table: Table, index: int) -> int:
     value = table.rows[index]["score"]
     try:
-        grade = int(str(value))
+        grade = int(value) if isinstance(value, float) and value.is_integer() else int(str(value))
     except ValueError:
         grade = -1
     if grade < 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,3 +69,22 @@ class Task(Protocol):
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """Figures on test, the main one first; thresholds and the like come from the dev vectors alone."""
+
+
+@runtime_checkable
+class Itemised(Protocol):
+    """Beside a `Task`: made of items that can be left out one by one, as those are that training has shown."""
+
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Texts of each scored test item: two of a pair, one of a labelled text, the query of a search."""
+
+    def measure_items(
+        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
+    ) -> list[Figure]:
+        """`Task.measure` on the items at `rows` alone, with what dev chose for all; nan where they are all alike."""
+
+
+def missing(metric: str, resamples: int, n: int) -> Figure:
+    """A figure that `n` items do not allow."""
+    return Figure(metric, float("nan"), np.full(resamples, np.nan), n)

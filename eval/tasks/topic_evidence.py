@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -48,6 +48,11 @@ class TopicEvidence:
         setting: Mapping[str, int | float] | None = None,
     ) -> TopicEvidence:
         return cls(classes, rows.texts, rows.codes(classes), scores, setting or {})
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> TopicEvidence:
+        """Of some of the texts: nothing is trained or decided anew."""
+        texts = [self.texts[row] for row in rows]
+        return replace(self, texts=texts, gold=self.gold[rows], scores=self.scores[rows])
 
     @cached_property
     def predicted(self) -> Int64[np.ndarray, " texts"]:

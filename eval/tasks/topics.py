@@ -83,6 +83,17 @@ class ZeroShotTask:
         """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
         return topic_figures(self.evidence(dev, test), self.metric, resamples, seed)
 
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Each test text on its own."""
+        return self.data.test.items
+
+    def measure_items(
+        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
+    ) -> list[Figure]:
+        """On some of the test texts."""
+        return topic_figures(self.evidence(dev, test).at(rows), self.metric, resamples, seed)
+
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> TopicEvidence:
         """The decisions on the test texts."""
         scores = self._scores(self.data.test, self.test, test, dev)
@@ -155,6 +166,17 @@ class TrainedTask:
         """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
         return topic_figures(self.evidence(dev, test), self.metric, resamples, seed)
 
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Each test text on its own."""
+        return self.data.test.items
+
+    def measure_items(
+        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
+    ) -> list[Figure]:
+        """On some of the test texts."""
+        return topic_figures(self.evidence(dev, test).at(rows), self.metric, resamples, seed)
+
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> TopicEvidence:
         """The decisions on the test texts, after training on the whole train split with the chosen setting."""
         if dev is None:
@@ -209,14 +231,10 @@ def split(rows: LabelledTexts, seed: int) -> tuple[LabelledTexts, LabelledTexts]
     chosen[by_class[DEV_EVERY - 1 :: DEV_EVERY]] = True
     if not chosen.any():
         raise UserError(f"{rows.name}: {len(rows)} texts are too few to choose on; add texts, or name a dev file")
-    learn, judge = (_part(rows, np.flatnonzero(part)) for part in (~chosen, chosen))
+    learn, judge = (rows.at(np.flatnonzero(part)) for part in (~chosen, chosen))
     if len(set(learn.labels)) < 2:
         raise UserError(f"{rows.name}: too few texts of a second class to train on; add some, or name a dev file")
     return learn, judge
-
-
-def _part(rows: LabelledTexts, places: Int64[np.ndarray, " part"]) -> LabelledTexts:
-    return LabelledTexts(rows.name, [rows.texts[place] for place in places], [rows.labels[place] for place in places])
 
 
 def _texts(*groups: Sequence[str]) -> Texts:

@@ -27,6 +27,7 @@ from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.pooling import View
 from dec2vec.prompts import Side
 from eval.systems.system import HasEnsemble, HasOutputEmbeddings, TextEncoder
+from eval.vectors.cost import Cost
 from eval.vectors.file import KEY_BYTES, VectorFile
 
 Vectors = NDArray[np.float32]
@@ -70,6 +71,8 @@ class CachedEncoder:
         self._folder = folder
         self._files: dict[tuple[Path, View], VectorFile] = {}
         self.passes: Counter[str] = Counter()
+        self.costs: dict[str, Cost] = {}
+        """Of the same texts, by prompt."""
 
     @property
     def layer_count(self) -> int:
@@ -188,10 +191,14 @@ class CachedEncoder:
         if not texts:
             return
         members = len(self.behind.ensemble(prompt, side).members) if isinstance(self.behind, HasEnsemble) else 1
-        for rows, found in self.behind.iter_views(
+        name = self.config.prompt if prompt is None else prompt
+        cost = self.costs.setdefault(name, Cost())
+        stream = self.behind.iter_views(
             texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
-        ):
-            self.passes[self.config.prompt if prompt is None else prompt] += len(rows) * members
+        )
+        for rows, found in cost.watch(self.behind, stream):
+            self.passes[name] += len(rows) * members
+            cost.texts += len(rows) * members
             yield rows, found
 
     def _file(self, prompt: str | None, side: Side, view: View) -> VectorFile:
