@@ -1,0 +1,240 @@
+"""Several processes watch each other: one that is gone, slow, or has other weights is noticed and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+import train.loop
+import train.session
+import train.step
+from dec2vec.errors import TryAgain
+from dec2vec.exit_codes import run
+from tests.processes import run_alone, run_ranks
+from tests.test_whole_run_on_ranks import NO_DROPOUT, adapter_of
+from tests.tiny_run import write_run
+from tests.tiny_run import train as train_run
+from tests.training_setup import distance
+from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
+from train.contact import in_contact, why_lost
+from train.drift import check_drift, checksums
+from train.metrics_file import read_metrics
+from train.pace import pace
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NO_DEV = EvalSection(after_training=False)
+
+
+# drift
+
+
+def drifted(dtype: torch.dtype) -> tuple[str, str]:
+    """Nothing while the weights are equal; then what ranks say when rank 2's differ in a single last bit."""
+    torch.manual_seed(0)
+    weights = {"first": torch.randn(3, 5).to(dtype), "second": torch.randn(4).to(dtype), "empty": torch.empty(0)}
+    check_drift(weights, 1)
+    if dist.get_rank() == 2:
+        weights["second"][1] = torch.nextafter(weights["second"][1], torch.tensor(math.inf, dtype=dtype))
+    with pytest.raises(TryAgain) as several:
+        check_drift(weights, 7)
+    if dist.get_rank() != 0:
+        weights["first"] += 1
+    with pytest.raises(TryAgain) as most:
+        check_drift({"first": weights["first"]}, 8)
+    return str(several.value), str(most.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_single_bit_is_found_and_the_minority_named(dtype: torch.dtype) -> None:
+    for several, most in run_ranks(3, drifted, dtype):
+        assert several.startswith(
+            "step 7: the trained weights of rank 2 of 3 differ from the others', first in second;"
+        )
+        assert most.startswith("step 8: the trained weights of rank 0 of 3 differ")
+
+
+def test_checksums_are_sums_of_bits() -> None:
+    values = torch.tensor([1.0, -2.5, 3e-8])
+    bits = values.numpy().view("int32").astype("int64")
+    assert checksums({"a": values, "b": torch.zeros(2, dtype=torch.float64)}).tolist() == [int(bits.sum()), 0]
+
+
+def drifting_run(config: Path, output: Path) -> str:
+    """Rank 1's weights change after step 5, as a broken device may change them."""
+    step = train.loop.train_step
+
+    def faulty(learner: Any, batch: Any, number: int, *arguments: Any, **options: Any) -> Any:
+        result = step(learner, batch, number, *arguments, **options)
+        if number == 4 and dist.get_rank() == 1:
+            with torch.no_grad():
+                next(iter(train.loop.trainable_parameters(learner.model).values())).mul_(1.001)
+        return result
+
+    train.loop.train_step = faulty
+    with pytest.raises(TryAgain) as caught:
+        train_run(config, output)
+    return str(caught.value)
+
+
+def test_no_checkpoint_holds_drifted_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the next comparison by itself would be far away."""
+    monkeypatch.chdir(tmp_path)
+    sections = {"checkpoint": CheckpointConfig(every=3), "distributed": DistributedConfig(check_every=1000)}
+    config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV, **sections)
+    for message in run_ranks(2, drifting_run, config, tmp_path / "out"):
+        assert message.startswith("step 6: the trained weights of rank 1 of 2 differ")
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").glob("step-*")] == ["step-000003"]
+
+
+# pace
+
+
+def slow_run(config: Path, output: Path) -> None:
+    embed = train.step.cached_step
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.25 if dist.get_rank() == 1 else 0.0)
+        return embed(*arguments, **options)
+
+    train.step.cached_step = slowly
+    train_run(config, output, "--optim.steps", "5", "--export.model", "false")
+
+
+def test_a_slow_rank_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the whole step takes equally long on both."""
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV)
+    run_ranks(2, slow_run, config, tmp_path / "out")
+    lines = [line for line in read_metrics(tmp_path / "out" / "metrics.jsonl") if line["slowest_rank"] == 1]
+    assert len(lines) >= 3  # of 5: on a busy machine another one may be the slowest by chance
+    assert all(float(line["rank_seconds_max"] or 0) >= 0.25 for line in lines)
+    assert min(float(line["rank_seconds_median"] or 0) for line in lines) < 0.25
+
+
+def test_pace() -> None:
+    assert pace([0.5]) == {}
+    assert pace([1.0, 4.0, 2.0]) == {"rank_seconds_median": 2.0, "rank_seconds_max": 4.0, "slowest_rank": 1.0}
+
+
+# lost processes
+
+
+class Gone(BaseException):
+    """As a rank ends that is killed: without a word to the others."""
+
+
+def deserted_run(config: Path, output: Path) -> str | None:
+    step = train.loop.train_step
+
+    def leaving(learner: Any, batch: Any, number: int, *arguments: Any, **options: Any) -> Any:
+        if number == 4 and dist.get_rank() == 1:
+            raise Gone
+        return step(learner, batch, number, *arguments, **options)
+
+    train.loop.train_step = leaving
+    try:
+        train_run(config, output)
+    except TryAgain as error:
+        assert signal.alarm(0) > 0  # it would end even if the broken group held it up
+        return str(error)
+    except Gone:
+        return None
+    raise AssertionError("the run went on without a rank")
+
+
+def test_a_lost_rank_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV)
+    message, silent = run_ranks(2, deserted_run, config, tmp_path / "out")
+    assert silent is None and message is not None and "\n" not in message
+    assert message.startswith("rank 0 of 2, after step 4: lost a process on 127.0.0.1")
+    assert f"the last checkpoint in {tmp_path}/out/checkpoints" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            "[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [10.77.0.2]:41230",
+            "lost a process on 10.77.0",
+        ),
+        ("[pair.cc:1] Read error [::1]:7: Connection reset by peer", "lost a process on ::1"),
+        ("Timed out waiting 15000ms for recv operation to complete", "no word from another process for 15 s"),
+        ("Timed out after 31 seconds waiting for clients. 1/2 clients joined.", "no word from another process"),
+        ("The size of tensor a (3) must match the size of tensor b (4)", None),
+        ("CUDA out of memory", None),
+    ],
+)
+def test_what_errors_mean(error: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = why_lost(error, 15.0)
+    assert found is None if expected is None else found is not None and expected in found
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError), in_contact(TrainConfig()):  # one process alone has nobody to lose
+        raise RuntimeError(error)
+
+
+def test_exit_code_and_one_speaker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Local rank 0 may be the one that died: the first process to fail speaks for the machine."""
+
+    def fail(argv: object) -> None:
+        raise TryAgain("gone")
+
+    for rank in ("1", "0"):
+        folder = tmp_path / "attempt_0" / rank
+        folder.mkdir(parents=True)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / "error.json"))
+        assert run(fail, []) == 75
+        assert capsys.readouterr().err == ("dec2vec: error: gone\n" if rank == "1" else "")
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")
+    assert run(fail, []) == 75 and capsys.readouterr().err == "dec2vec: error: gone\n"
+
+
+def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+
+    class Noted(Accelerator):
+        def __init__(self, **options: Any) -> None:
+            found.update(options)
+
+    monkeypatch.setattr(train.session, "Accelerator", Noted)
+    train.session.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
+    (handler,) = found["kwargs_handlers"]
+    assert isinstance(handler, InitProcessGroupKwargs)
+    assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)
+
+
+# two hosts
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network namespaces with a cable between them; the script breaks things there, too."""
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV)
+    script = [sys.executable, str(REPOSITORY / "scripts" / "check_two_hosts.py"), str(config), "--steps", "10"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*script, "--experiments", "--folder", "hosts"], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 ranks on 2 host(s)" in done.stdout
+    run_alone(train_run, config, tmp_path / "one")
+    assert distance(adapter_of(tmp_path / "hosts" / "undisturbed"), adapter_of(tmp_path / "one")) < 1e-3
