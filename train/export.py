@@ -234,6 +234,11 @@ def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) 
     _say("pushed", url)
 
 
+def needs_merging(encoder: Encoder) -> bool:
+    """Whether an adapter alone would be of no use to others: its base is a folder on this machine."""
+    return isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
+
+
 @contextlib.contextmanager
 def staged(
     run: Path,
@@ -248,11 +253,10 @@ def staged(
 
     `facts` about the data are looked up if they are not given.
     """
-    is_local = isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
-    if is_local and not merge:
+    if not merge and needs_merging(encoder):
         _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
+        merge = True
     with _stage(run) as stage:
-        merge = merge or is_local
         readme = _readme(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
         yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
 

@@ -16,6 +16,8 @@ from dec2vec.encoder import Encoder
 from dec2vec.tokenization import eos_id
 from train.export_modules import write_json
 
+_PLAIN = ("rope_theta", "partial_rotary_factor")
+
 
 def spell_for_all(encoder: Encoder, path: Path) -> None:
     """Add the older spelling to a config.json that transformers has written."""
@@ -30,7 +32,7 @@ def older_rotary_keys(parameters: dict[str, Any] | None) -> dict[str, Any]:
     """What transformers 4 calls `rope_parameters`; nothing for decoders without, or with one for each kind of layer."""
     if not parameters or "rope_theta" not in parameters:
         return {}
-    keys = {name: parameters[name] for name in ("rope_theta", "partial_rotary_factor") if name in parameters}
+    keys: dict[str, Any] = {name: parameters[name] for name in _PLAIN if name in parameters}
     if parameters.get("rope_type", "default") != "default":
         keys["rope_scaling"] = {name: value for name, value in parameters.items() if name not in keys}
     return keys

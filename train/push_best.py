@@ -17,7 +17,7 @@ from types import TracebackType
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.config import TrainConfig
-from train.export import staged
+from train.export import needs_merging, staged
 from train.hub import check_repository_name, check_token, push_folder
 from train.model_card import describe_data
 
@@ -53,6 +53,7 @@ class BestPush:
 
     def __init__(self, config: TrainConfig, run: Path, encoder: Encoder) -> None:
         self._config, self._run, self._encoder = config, run, encoder
+        self._merge = config.export.merge or needs_merging(encoder)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._waiting: tuple[Future[None], Path] | None = None
         self._facts = describe_data(config.data)
@@ -87,7 +88,7 @@ class BestPush:
     def _written(self) -> Path:
         export = self._config.export
         assert export.push is not None
-        job = staged(self._run, self._config, self._encoder, export.push, merge=export.merge, facts=self._facts)
+        job = staged(self._run, self._config, self._encoder, export.push, merge=self._merge, facts=self._facts)
         with job as stage:
             kept = Path(tempfile.mkdtemp(prefix=_STAGE, dir=self._run))
             return stage.rename(kept / "model").parent
@@ -97,7 +98,7 @@ class BestPush:
         assert export.push is not None
         try:
             push_folder(folder / "model", export.push, private=export.private, message=message)
-        except UserError as error:
+        except Exception as error:  # of a thread, where nobody else would see it
             _log.warning("%s was not pushed: %s", message.partition(":")[0].lower(), error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
