@@ -49,6 +49,11 @@ class Table:
         for column in columns:
             if column not in present:
                 raise UserError(f"{self.name}: no column {column!r}; the columns are: {', '.join(present)}")
+        self.require_in_rows(columns)
+
+    def require_in_rows(self, columns: Sequence[str]) -> None:
+        """Refuse the first row without one of these."""
+        for column in columns:
             missing = next((i for i, row in enumerate(self.rows) if column not in row), None)
             if missing is not None:
                 here = ", ".join(self.rows[missing]) or "nothing"
@@ -127,8 +132,9 @@ def read_blocks(
     table = rows.block(BLOCK)
     if not table.rows:
         raise rows.empty()
+    table.require(columns)
     while table.rows:
-        table.require(columns)
+        table.require_in_rows(columns)
         yield table
         table = rows.block(BLOCK)
 

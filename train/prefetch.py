@@ -1,6 +1,7 @@
 """The next step's batch, tokenised by a thread while this step runs.
 
-A batch is a function of the step's number alone (until `forget`), so nothing of the order changes and a resumed run needs no more.
+A batch is a function of the step's number alone (until `forget`), so nothing of the order changes and a resumed run
+needs no more.
 """
 
 from __future__ import annotations
