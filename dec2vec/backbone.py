@@ -26,6 +26,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from dec2vec.bidirectional import full_attention, set_attention
+from dec2vec.depth import cut
 from dec2vec.errors import UserError
 from dec2vec.files import refuse_pickle
 from dec2vec.local_place import refuse_missing_folder
@@ -66,6 +68,9 @@ def load_architecture(config: ModelConfig) -> HubConfig:
             f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model; name a "
             "decoder such as a Llama or Qwen"
         )
+    if config.depth is not None:
+        cut(hub_config.get_text_config(), config.depth, config.name_or_path)
+    set_attention(hub_config.get_text_config(), config)
     return hub_config
 
 
@@ -89,7 +94,7 @@ def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel
         raise UserError(f"model {config.name_or_path}: its files lack weights ({some} ...); use a whole checkpoint")
     backbone: PreTrainedModel = model if config.load_in_4bit else model.to(device)
     backbone.eval()
-    _check_causal(backbone, config.name_or_path)
+    _check_attention(backbone, config)
     return backbone
 
 
@@ -181,12 +186,18 @@ def _four_bit() -> BitsAndBytesConfig:
 
 
 @torch.no_grad()
-def _check_causal(backbone: PreTrainedModel, name: str) -> None:
-    """The first token must not see the second: right padding without a mask is right for causal models only."""
+def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
+    """Whether the first token sees the second: right padding without a mask is right for causal models only."""
     ids = torch.tensor([[2, 3], [2, 4]], device=backbone.device)
-    first = backbone(input_ids=ids, use_cache=False).last_hidden_state[:, 0].float()
-    if not torch.allclose(first[0], first[1], atol=1e-3):
-        raise UserError(f"model {name}: its attention is not causal (an encoder?); use a decoder-only model")
+    mask = full_attention(backbone, torch.tensor([2, 2], device=backbone.device), 2)
+    first = backbone(input_ids=ids, use_cache=False, **mask).last_hidden_state[:, 0].float()
+    sees = not torch.allclose(first[0], first[1], atol=0.0 if config.bidirectional else 1e-3)
+    if config.bidirectional and not sees:
+        raise UserError(f"model.bidirectional: {config.name_or_path} stays causal whatever the mask; leave it out")
+    if sees and not config.bidirectional:
+        raise UserError(
+            f"model {config.name_or_path}: its attention is not causal (an encoder?); use a decoder-only model"
+        )
 
 
 @contextlib.contextmanager

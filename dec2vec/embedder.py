@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from dec2vec.bidirectional import full_attention, is_bidirectional
 from dec2vec.early_exit import decoder_blocks, inner_states
 from dec2vec.final_norm import final_norm
 from dec2vec.pooled_rows import can_narrow, narrowed
@@ -21,7 +22,8 @@ class Embedder(nn.Module):
     """A decoder (or its PEFT wrapper) and the view that is read from it.
 
     No attention mask and no position ids are passed: rows are padded on the right and attention is causal, so every
-    real token sees exactly what it would see alone (positions 0..n-1), and the fast causal kernels apply.
+    real token sees exactly what it would see alone (positions 0..n-1), and the fast causal kernels apply. Only where
+    `model.bidirectional` has turned the decoder is there a mask.
     """
 
     def __init__(self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool) -> None:
@@ -50,7 +52,8 @@ class Embedder(nn.Module):
         cache = None if prefix is None else prefix.expanded(len(input_ids))
         block = self._narrowed_block(asked)
         with contextlib.nullcontext() if block is None else narrowed(block, lengths - 1):
-            states = self._hidden_states(input_ids, asked, cache)
+            full = full_attention(self.backbone, lengths, input_ids.shape[1])
+            states = self._hidden_states(input_ids, asked, cache, full)
         if block is not None:
             lengths = torch.ones_like(lengths)
         elif prefix is not None:
@@ -62,6 +65,8 @@ class Embedder(nn.Module):
         """The block whose output all views read at the last token alone; None where there is none."""
         wanted = self.wanted_layers(views)
         if not self.narrow or len(wanted) > 1 or wanted == {0} or any(view.pooling != "last" for view in views):
+            return None
+        if is_bidirectional(self.backbone):
             return None
         blocks = decoder_blocks(self.backbone, self.layer_count)
         block = None if blocks is None else blocks[max(wanted) - 1]
@@ -79,7 +84,7 @@ class Embedder(nn.Module):
     def read_prefix(self, input_ids: Int[Tensor, " prefix"], views: Sequence[View]) -> SharedPrefix:
         """Run what all texts begin with, as far up as the views read."""
         cache = DynamicCache()
-        states = self._hidden_states(input_ids[None], views, cache)
+        states = self._hidden_states(input_ids[None], views, cache, {})
         return SharedPrefix(len(input_ids), cache, states)
 
     def wanted_layers(self, views: Sequence[View]) -> set[int]:
@@ -87,10 +92,14 @@ class Embedder(nn.Module):
         return set().union(*(layers_of(view, self.layer_count) for view in views))
 
     def _hidden_states(
-        self, input_ids: Int[Tensor, "batch time"], views: Sequence[View], cache: DynamicCache | None
+        self,
+        input_ids: Int[Tensor, "batch time"],
+        views: Sequence[View],
+        cache: DynamicCache | None,
+        full: Mapping[str, Tensor],
     ) -> Mapping[int, Tensor]:
         """The hidden states that the views read; no block above the highest of them runs."""
-        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None}
+        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **full}
         wanted = self.wanted_layers(views)
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
             blocks = decoder_blocks(self.backbone, self.layer_count) if max(wanted) < self.layer_count else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -43,6 +44,10 @@ class ModelConfig:
     layer: int | float | None = None
     """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of depth;
     None takes the layer of the prompt's publication."""
+    depth: Annotated[int, Ge(1)] | None = None
+    """Use only so many of the decoder's blocks, counted from below: what is saved is then really smaller."""
+    bidirectional: bool = False
+    """Every token sees the whole text (LLM2Vec, BehnamGhader et al. 2024); a decoder has to be trained for it."""
     prompt: str = "bare"
     """A name such as bare, prompteol or instruct (docs/prompts.md lists all), or a template with one {text}."""
     task: str = "Retrieve semantically similar text."
@@ -58,3 +63,8 @@ class ModelConfig:
     def pooled_layer(self) -> int | float:
         """`layer`, or the prompt's own (-2 for Pretended CoT and Knowledge Enhancement, -1 for the others)."""
         return default_layer(self.prompt) if self.layer is None else self.layer
+
+    @property
+    def untuned(self) -> ModelConfig:
+        """The same reading of the decoder as it comes, whole and causal: what tuned ones are compared with."""
+        return replace(self, depth=None, bidirectional=False)

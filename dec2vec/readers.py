@@ -21,6 +21,8 @@ from dec2vec.table_formats import FORMATS, Numbered, Row, text_lines
 DEFAULT_SPLIT = "train"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PARTS = re.compile(r"(?P<place>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
+BLOCK = 8192
+"""Rows in memory at a time, where a table is read in blocks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Table:
         for column in columns:
             if column not in present:
                 raise UserError(f"{self.name}: no column {column!r}; the columns are: {', '.join(present)}")
+        self.require_in_rows(columns)
+
+    def require_in_rows(self, columns: Sequence[str]) -> None:
+        """Refuse the first row without one of these."""
+        for column in columns:
             missing = next((i for i, row in enumerate(self.rows) if column not in row), None)
             if missing is not None:
                 here = ", ".join(self.rows[missing]) or "nothing"
@@ -75,8 +82,8 @@ class Table:
 
     def refuse_numbers(self, column: str, texts: Sequence[str]) -> None:
         """Refuse a column of which all `texts` are numbers."""
-        if texts and all(map(_is_number, texts)):
-            raise UserError(f"{self.name}: column {column!r} holds only numbers; name a column of texts")
+        if only_numbers(texts):
+            raise holds_only_numbers(self.name, column)
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,33 @@ def read_table(
     A folder may name its split (`folder@test`), a Hub id its subset and split (`nyu-mll/glue:mrpc@validation`).
     Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
     """
-    wanted = [_condition(text) for text in only]
-    table = _open(str(path), split, subset, wanted, limit)
+    rows = _Rows.open(str(path), split, subset, only, limit)
+    table = rows.block(None)
     if not table.rows:
-        reason = f"no row has {' or '.join(only)}; mend `only`" if only else "it has no rows"
-        raise UserError(f"{table.name} is empty: {reason}")
+        raise rows.empty()
     table.require(columns)
     return table
+
+
+def read_blocks(
+    path: str | Path,
+    columns: Sequence[str] = (),
+    *,
+    split: str = DEFAULT_SPLIT,
+    subset: str | None = None,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+) -> Iterator[Table]:
+    """The table of `read_table`, at most `BLOCK` rows at a time: for files that are too large to hold as rows."""
+    rows = _Rows.open(str(path), split, subset, only, limit)
+    table = rows.block(BLOCK)
+    if not table.rows:
+        raise rows.empty()
+    table.require(columns)
+    while table.rows:
+        table.require_in_rows(columns)
+        yield table
+        table = rows.block(BLOCK)
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> list[Row]:
@@ -151,6 +178,16 @@ def read_similarity(path: str | Path) -> SimilarityData:
     )
 
 
+def only_numbers(texts: Sequence[str]) -> bool:
+    """Whether there are texts, and all are numbers."""
+    return bool(texts) and all(map(_is_number, texts))
+
+
+def holds_only_numbers(name: str, column: str) -> UserError:
+    """What to say of such a column."""
+    return UserError(f"{name}: column {column!r} holds only numbers; name a column of texts")
+
+
 def _score(table: Table, index: int) -> float:
     value = table.rows[index]["score"]
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
@@ -165,22 +202,54 @@ def _is_number(value: str | int | float) -> bool:
         return False
 
 
-def _open(source: str, split: str, subset: str | None, only: Sequence[tuple[str, str]], limit: int | None) -> Table:
+@dataclass(frozen=True)
+class _Rows:
+    """What is still to be read of a table."""
+
+    name: str
+    unit: str
+    only: Sequence[str]
+    numbered: Iterator[Numbered]
+
+    @classmethod
+    def open(cls, source: str, split: str, subset: str | None, only: Sequence[str], limit: int | None) -> _Rows:
+        conditions = [_condition(text) for text in only]
+        name, unit, numbered = _open(source, split, subset)
+        fitting = (
+            (number, row)
+            for number, row in numbered
+            if not conditions or any(column in row and str(row[column]) == value for column, value in conditions)
+        )
+        return cls(name, unit, only, islice(fitting, limit))
+
+    def block(self, size: int | None) -> Table:
+        """The next rows, all of them where `size` is None."""
+        kept = list(islice(self.numbered, size))
+        return Table(self.name, self.unit, [row for _, row in kept], [number for number, _ in kept])
+
+    def empty(self) -> UserError:
+        """What to say where there is no row at all."""
+        reason = f"no row has {' or '.join(self.only)}; mend `only`" if self.only else "it has no rows"
+        return UserError(f"{self.name} is empty: {reason}")
+
+
+def _open(source: str, split: str, subset: str | None) -> tuple[str, str, Iterator[Numbered]]:
+    """Its name, what it calls a row, and the rows."""
     if not source:
         raise UserError("no data file named; give a path or a Hub id")
     source, split, subset = _with_parts(source, split, subset)
     path = Path(source)
     if path.is_dir():
-        return _numbered(source, "row", _saved_rows(path, split), only, limit)
+        return source, "row", _saved_rows(path, split)
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         _must_be_file(path)
-        return _numbered(source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path), only, limit)
+        return source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path)
     if path.exists():
         raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
     if is_hub_id(source):
         name = f"{source} [{split}]" if subset is None else f"{source} [{subset}, {split}]"
-        return _numbered(name, "row", _hub_rows(source, split, subset), only, limit)
+        return name, "row", _hub_rows(source, split, subset)
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
 
 
@@ -216,18 +285,6 @@ def _condition(text: str) -> tuple[str, str]:
     if not (column and sign):
         raise UserError(f"only {text!r}: not of the form column=value, such as source=mrpc")
     return column, value
-
-
-def _numbered(
-    name: str, unit: str, numbered: Iterator[Numbered], only: Sequence[tuple[str, str]], limit: int | None
-) -> Table:
-    fitting = (
-        (number, row)
-        for number, row in numbered
-        if not only or any(column in row and str(row[column]) == value for column, value in only)
-    )
-    kept = list(islice(fitting, limit))
-    return Table(name, unit, [row for _, row in kept], [number for number, _ in kept])
 
 
 def _saved_rows(path: Path, split: str) -> Iterator[Numbered]:

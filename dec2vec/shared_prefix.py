@@ -64,9 +64,9 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
 
 
 def can_share(backbone: nn.Module) -> bool:
-    """Whether the decoder is of a family for which sharing is proved, without sliding windows."""
+    """Whether the decoder is of a family for which sharing is proved, causal and without sliding windows."""
     config = backbone.config
     assert isinstance(config, PretrainedConfig)
     text = config.get_text_config().to_dict()
     slides = text.get("sliding_window") is not None and text.get("use_sliding_window", True)
-    return text["model_type"] in FAMILIES and not slides
+    return text["model_type"] in FAMILIES and text.get("is_causal", True) and not slides

@@ -261,7 +261,7 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
     for choice in choices:
         vectors = raw[choice.system.view]
         found = {
-            task.name: similarities(task, choice.vectors_of(vectors[rows]))
+            task.name: similarities(task, choice.vectors_of(vectors[rows]), choice.ranges)
             for task, rows in zip(setting.tests, setting.rows, strict=True)
         }
         cosines = {name: scores["cosine"] for name, scores in found.items()}

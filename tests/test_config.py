@@ -95,7 +95,7 @@ def test_override_values(overrides: list[str], expected: TrainConfig) -> None:
         ("model: {layer: true}", "model.layer: true is no number"),
         ("data: [{limit: true}]", "data.0.limit: true is no number"),
         ("lora: {rank: 2.5}", "lora.rank: 2.5 must be a whole number"),
-        ("lora: {init: pisa}", "lora.init: 'pisa' must be 'default', 'gaussian', 'pissa' or 'orthogonal'"),
+        ("lora: {init: pisa}", "lora.init: 'pisa' must be 'default', 'gaussian', 'pissa', 'olora' or 'orthogonal'"),
         ("lora: {targets: {a: 1}}", "lora.targets: {'a': 1} must be text (quote it) or a list"),
         ("model: {name_or_path: 3}", "model.name_or_path: 3 must be text (quote it)"),
         ("model: {prompt: 2024-01-01}\nseed: x", "config error: seed: 'x' must be a whole number"),

@@ -56,9 +56,12 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen2-eol-merged": {"family": "qwen2", "prompt": "prompteol", "tokenization": "separate", "merge": True},
     "opt": {"family": "opt"},
     "pissa": {"lora": {"init_lora_weights": "pissa"}},
+    "olora": {"lora": {"init_lora_weights": "olora"}},
+    "two-blocks-merged": {"depth": 2, "merge": True},
+    "two-blocks-full": {"depth": 2, "full": True, "family": "qwen2"},
     "dora-rslora": {"lora": {"use_dora": True, "use_rslora": True}},
 }
-PEFT_CASES = ("adapter", "gpt2", "opt", "pissa", "dora-rslora", "whole-embeddings")
+PEFT_CASES = ("adapter", "gpt2", "opt", "pissa", "olora", "dora-rslora", "whole-embeddings")
 FRESH_PROCESS = """
 import json, sys
 import numpy as np

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dec2vec.early_exit import decoder_blocks
+from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
+from tests.helpers import FAMILIES
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
 from train.lora import trainable_parameters
@@ -35,3 +38,38 @@ def test_full_tuning_of_two_layers_trains_all_that_they_reach(tmp_path: Path) ->
     names = list(trainable_parameters(encoder.embedder))
     assert any(".layers.0." in name for name in names)
     assert not any(".layers.1." in name for name in names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_in_chosen_blocks(tmp_path: Path, family: str) -> None:
+    """By default in all that the pooled layer depends on; `layers` names others, also for a list of targets."""
+    pooled = tiny_encoder(tmp_path, family, layer=2).embedder
+    chosen = tiny_encoder(tmp_path, family, lora=LoraConfig(rank=4, layers=(0, 2))).embedder
+    assert blocks_with_adapters(pooled) == {0, 1}
+    assert blocks_with_adapters(chosen) == {0, 2}
+
+
+def test_chosen_blocks_of_chosen_targets(tmp_path: Path) -> None:
+    lora = LoraConfig(rank=4, layers=(1,), targets=("q_proj",), whole=("embed_tokens",))
+    names = list(trainable_parameters(tiny_encoder(tmp_path, lora=lora).embedder))
+    assert [name.split(".layers.")[1] for name in names if "lora_" in name] == [
+        "1.self_attn.q_proj.lora_A.default.weight",
+        "1.self_attn.q_proj.lora_B.default.weight",
+    ]
+    assert any("embed_tokens" in name for name in names)
+
+
+def test_blocks_that_the_loss_does_not_reach(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lora.layers 2: layer 2 is pooled, so blocks 0 to 1 can be tuned"):
+        tiny_encoder(tmp_path, lora=LoraConfig(layers=(1, 2)), layer=2)
+    with pytest.raises(UserError, match=r"lora.layers: lora.method full trains every weight"):
+        tiny_encoder(tmp_path, lora=LoraConfig(layers=(1,), method="full"))
+
+
+def blocks_with_adapters(embedder: Embedder) -> set[int]:
+    """Found by walking the decoder's own list of blocks."""
+    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+    assert blocks is not None
+    return {
+        number for number, block in enumerate(blocks) if any("lora_" in name for name, _ in block.named_parameters())
+    }

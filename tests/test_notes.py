@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dec2vec.pooling import View
+from dec2vec.quantization import Ranges
 from dec2vec.whitening import Moments, Spectrum
 from eval.choice.choose import Choice, Contender
 from eval.choice.edges import dimension_edge, edge
@@ -36,12 +37,13 @@ def test_the_edge_of_a_choice_is_that_of_its_own_layer() -> None:
     system = System("bare", View("mean", 1), None, "whiten-4")
     post = next(c for c in _fitting(6).candidates(View("mean", 1), 6) if c.label == "whiten-4").affine()
     grid = [Contender(System("bare", View("mean", layer), None, f"whiten-{k}"), k, 0.1) for layer, k in GRID]
-    choice = Choice(system, 4, 0.5, np.zeros(3), "dev", post, tuple(grid))
+    choice = Choice(system, 4, 0.5, np.zeros(3), "dev", post, tuple(grid), ranges=RANGES)
     assert choice_edge(choice) == "k = 4 is the smallest that was tried (systems.dimensions)"
     wider = (*grid, Contender(System("bare", View("mean", 1), None, "whiten-3"), 3, 0.1))
-    assert choice_edge(Choice(system, 4, 0.5, np.zeros(3), "dev", post, wider)) is None
+    assert choice_edge(Choice(system, 4, 0.5, np.zeros(3), "dev", post, wider, ranges=RANGES)) is None
 
 
+RANGES = Ranges.of(np.zeros((1, 4)))
 GRID = [(1, 6), (1, 4), (2, 2)]
 
 

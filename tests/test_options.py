@@ -17,6 +17,8 @@ model.device
 model.load_in_4bit
 model.pooling
 model.layer
+model.depth
+model.bidirectional
 model.prompt
 model.task
 model.text_normalization
@@ -27,6 +29,7 @@ lora.rank
 lora.alpha
 lora.dropout
 lora.targets
+lora.layers
 lora.whole
 lora.rslora
 lora.dora
@@ -89,6 +92,13 @@ loss.query_negatives
 loss.document_negatives
 loss.hardness
 loss.tiles
+mining.every
+mining.negatives
+mining.from_rank
+mining.to_rank
+mining.choice
+mining.margin
+mining.ratio
 optim.steps
 optim.epochs
 optim.lr
@@ -144,6 +154,8 @@ model.device
 model.load_in_4bit
 model.pooling
 model.layer
+model.depth
+model.bidirectional
 model.prompt
 model.task
 model.text_normalization

@@ -25,8 +25,8 @@ from dec2vec.errors import TryAgain
 from dec2vec.exit_codes import run
 from tests.processes import run_alone, run_ranks
 from tests.test_whole_run_on_ranks import NO_DROPOUT, adapter_of
-from tests.tiny_run import write_run
 from tests.tiny_run import train as train_run
+from tests.tiny_run import write_run
 from tests.training_setup import distance
 from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
 from train.contact import in_contact, why_lost

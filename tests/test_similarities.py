@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,6 +14,7 @@ from scipy.spatial import distance
 
 from dec2vec.config import validate
 from dec2vec.errors import UserError
+from dec2vec.quantization import Ranges
 from eval.config import EvalConfig
 from eval.mteb_tasks import rows as mteb_rows
 from eval.mteb_tasks.encoder import MtebEncoder
@@ -53,6 +55,20 @@ def test_rows_against_scipy(config: EvalConfig) -> None:
         row = report.result("tuned/a", "t3", f"pearson_{name}")
         assert row.value == pytest.approx(stats.pearsonr(scores, task.gold)[0])
         assert row.ci_low < row.value < row.ci_high
+    dev = tuned.encode(load_task(config.dev).texts, normalize=False)
+    bytes_of = faiss.ScalarQuantizer(dev.shape[1], faiss.ScalarQuantizer.QT_8bit)
+    bytes_of.train(dev)
+    left, right = (
+        bytes_of.decode(bytes_of.compute_codes(vectors[side].astype(np.float32))) for side in (task.left, task.right)
+    )
+    rounded = [1 - distance.cosine(one, other) for one, other in zip(left, right, strict=True)]
+    assert report.result("tuned/a", "t3", "spearman_int8").value == pytest.approx(
+        stats.spearmanr(rounded, task.gold)[0], abs=1e-3
+    )
+    agreeing = [1 - distance.hamming(one > 0, other > 0) for one, other in pairs]
+    assert report.result("tuned/a", "t3", "spearman_binary").value == pytest.approx(
+        stats.spearmanr(np.round(agreeing, 9), task.gold)[0]
+    )
     cosines = [1 - distance.cosine(one, other) for one, other in pairs]
     assert report.result("tuned/a", "t3", "pearson_cosine").value == pytest.approx(
         stats.pearsonr(cosines, task.gold)[0]
@@ -72,12 +88,15 @@ def test_constant_and_broken_scores() -> None:
 
 def test_equal_vectors_are_nearest(tmp_path: Path) -> None:
     task = load_task(write_similarity(tmp_path / "t.jsonl", 20, 1))
-    found = similarities(task, np.ones((len(task.texts), 4), dtype=np.float32))
+    ones = np.ones((len(task.texts), 4), dtype=np.float32)
+    found = similarities(task, ones, Ranges.of(ones))
     assert {name: set(scores.tolist()) for name, scores in found.items()} == {
         "cosine": {1.0},
         "dot": {4.0},
         "euclid": {0.0},
         "manhattan": {0.0},
+        "int8": {1.0},
+        "binary": {0.0},
     }
 
 

@@ -140,7 +140,7 @@ def _compare(run: Run) -> list[str]:
     from train.session import load_base
 
     config = _eval_config(run.config)
-    untuned = load_base(run.config.model)
+    untuned = load_base(run.config.model.untuned)
     name, texts = run.folder.path.resolve().name, run_sources(str(run.folder.path))
     report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
     paths = write_report(report, run.folder.report)
@@ -153,7 +153,7 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
     from eval.config import EvalConfig
 
     return EvalConfig(
-        model=config.model,
+        model=config.model.untuned,
         tuned=(config.output_dir,),
         dev=config.eval.dev or "",
         tests=config.eval.tests,

@@ -28,14 +28,16 @@ class LoraConfig:
     """Dropout on the adapter's input."""
     targets: str | tuple[str, ...] = "all-linear"
     """all-linear, or a list of module names such as [q_proj, v_proj]."""
+    layers: tuple[Annotated[int, Ge(0)], ...] = ()
+    """Blocks that get adapters, numbered from 0; empty takes all that the pooled layer depends on."""
     whole: tuple[str, ...] = ()
     """Modules trained in full beside the adapters and kept with them (PEFT's modules_to_save): [embed_tokens]."""
     rslora: bool = False
     """Rank-stabilised scale (Kalajdzievski 2023)."""
     dora: bool = False
     """Weight-decomposed update (Liu et al. 2024)."""
-    init: Literal["default", "gaussian", "pissa", "orthogonal"] = "default"
-    """How PEFT fills the adapter's matrices."""
+    init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
+    """How PEFT fills the adapter's matrices; pissa and olora take them out of the base's."""
     fast: bool = True
     """Add the adapters to a copy of the weights once a step, where that is the same (float32, no dropout), instead of
     in passes of their own over every token; off is PEFT's own way."""
@@ -146,6 +148,26 @@ class SourceConfig:
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
     """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
     of rows."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class MiningConfig:
+    """Hard negatives for pairs, found while training by the model itself; `dec2vec mine` finds them beforehand."""
+
+    every: Annotated[int, Ge(1)] | None = None
+    """Steps between two searches among the positives of a source, the first after so many; None searches never."""
+    negatives: Annotated[int, Ge(1), Le(100)] = 1
+    """Wanted for each pair, beside those of the data."""
+    from_rank: Annotated[int, Ge(1)] = 1
+    """First place of the window, by cosine; texts equal to anchor or positives don't count."""
+    to_rank: Annotated[int, Ge(1)] = 100
+    """Last place of the window."""
+    choice: Literal["top", "random"] = "top"
+    """Which of those that pass: the highest scores, or a seeded draw."""
+    margin: Annotated[float, Ge(0.0)] = 0.0
+    """A negative's score is at most the positive's minus this."""
+    ratio: Annotated[float, Gt(0.0), Le(1.0)] = 0.95
+    """A negative's score is at most this share of the positive's."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -285,6 +307,7 @@ class TrainConfig:
     lora: LoraConfig = Field(default_factory=LoraConfig)
     data: tuple[SourceConfig, ...] = ()
     loss: LossConfig = Field(default_factory=LossConfig)
+    mining: MiningConfig = Field(default_factory=MiningConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     batch: BatchConfig = Field(default_factory=BatchConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)

@@ -1,4 +1,4 @@
-"""Training data: the sources' rows in memory, checked before any model is loaded."""
+"""Training data: the sources' rows, packed and checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -63,31 +64,33 @@ def load_data(sources: Sequence[SourceConfig]) -> TrainingData:
         raise UserError("config error: data: no training pairs; name a file with --data.0.path pairs.jsonl")
     found = [clean(*read_source(number, source), source) for number, source in enumerate(sources)]
     data = TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
-    for names, table in _refusable(data):
-        _refuse_hopeless(names, table)
+    for names, tables in _refusable(data):
+        _refuse_hopeless(names, tables)
     return data
 
 
-def _refusable(data: TrainingData) -> Iterator[tuple[str, SourceTable]]:
+def _refusable(data: TrainingData) -> Iterator[tuple[str, list[SourceTable]]]:
     """Pairs of all sources together, for they may share batches; any other source by itself."""
     pairs = [number for number, table in enumerate(data.tables) if table.kind == "pairs"]
     if pairs:
-        texts = [texts for number in pairs for texts in data.tables[number].texts]
-        yield ", ".join(data.sources[number].path for number in pairs), SourceTable("pairs", texts)
+        names = ", ".join(data.sources[number].path for number in pairs)
+        yield names, [data.tables[number] for number in pairs]
     for source, table in zip(data.sources, data.tables, strict=True):
         if table.kind != "pairs":
-            yield source.path, table
+            yield source.path, [table]
 
 
-def _refuse_hopeless(names: str, table: SourceTable) -> None:
-    if len(table) < 2:
-        unit = "pair" if table.kind in ("pairs", "graded") else "text"
-        raise UserError(f"{names}: {len(table)} {unit}; contrastive training needs at least two")
-    columns = {"pairs": ("anchors", "positives"), "graded": ()}.get(table.kind, ("texts",))
+def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
+    """UserError for what holds nothing to tell apart. `tables` are of one kind."""
+    rows, kind = sum(map(len, tables)), tables[0].kind
+    if rows < 2:
+        unit = "pair" if kind in ("pairs", "graded") else "text"
+        raise UserError(f"{names}: {rows} {unit}; contrastive training needs at least two")
+    columns = {"pairs": ("anchors", "positives"), "graded": ()}.get(kind, ("texts",))
+    first = next(chain.from_iterable(table.texts for table in tables))
     for place, name in enumerate(columns):
-        first = table.texts[0][place]
-        if all(texts[place] == first for texts in table.texts):
-            raise UserError(f"{names}: all {name} are equal ({first[:40]!r}); nothing is left to tell apart")
-    for name, values in (("scores", table.scores), ("labels", table.labels)):
+        if all(texts[place] == first[place] for table in tables for texts in table.texts):
+            raise UserError(f"{names}: all {name} are equal ({first[place][:40]!r}); nothing is left to tell apart")
+    for name, values in (("scores", tables[0].scores), ("labels", tables[0].labels)):
         if values and all(value == values[0] for value in values):
             raise UserError(f"{names}: all {name} are equal ({values[0]!r}); nothing is left to tell apart")

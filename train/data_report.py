@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +85,21 @@ def prompts_of(source: SourceConfig) -> list[tuple[str | None, Side]]:
 def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int:
     """Rows with a text that loses its end."""
     first, others = prompts_of(source)
-    rows = _cut([texts[:1] for texts in table.texts], *first, encoder)
-    return len(rows | _cut([texts[1:] for texts in table.texts], *others, encoder))
+    rows = _cut((texts[:1] for texts in table.texts), *first, encoder)
+    return len(rows | _cut((texts[1:] for texts in table.texts), *others, encoder))
 
 
-def _cut(rows: Sequence[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
+def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
     """Rows with a text that is cut. Texts of few bytes have fewer tokens and need not be tokenised."""
     room = encoder.config.max_length - len(encoder.tokenize([""], prompt=prompt, side=side)[0])
-    numbered = [
+    numbered = (
         (row, text)
         for row, texts in enumerate(rows)
         for text in texts
         if 2 * len(text.encode("utf-8", "surrogatepass")) > room
-    ]
+    )
     found: set[int] = set()
-    for start in range(0, len(numbered), _BLOCK):
-        block = numbered[start : start + _BLOCK]
+    while block := list(islice(numbered, _BLOCK)):
         cut = encoder.is_cut([text for _, text in block], prompt=prompt, side=side)
         found.update(row for (row, _), flag in zip(block, cut, strict=True) if flag)
     return found

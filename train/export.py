@@ -26,6 +26,7 @@ from dec2vec.artifacts import FORMAT, MARKER
 from dec2vec.config import load
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
 from dec2vec.pooling import resolve_layer
 from dec2vec.whitening import Whitening
 from train.config import TrainConfig
@@ -80,6 +81,7 @@ def save_sentence_transformer(
     check_exportable(encoder)
     check_replaceable(folder)
     backbone = encoder.embedder.backbone
+    check_mergeable(encoder.config, merge=merge or not isinstance(backbone, PeftModel))
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
     with whole_folder(folder) as temporary:
         if not isinstance(backbone, PeftModel) or merge:
@@ -164,6 +166,15 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
     write_json(folder / MARKER, {"format": FORMAT, "model": dataclasses.asdict(model)})
     if whitening is not None:
         whitening.save(folder / "whitening.safetensors")
+
+
+def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
+    """UserError for an adapter that sentence-transformers would put upon another base than it was tuned on."""
+    if config.depth is not None and not merge:
+        raise UserError(
+            f"model.depth {config.depth}: sentence-transformers would load the whole base under the adapter; merge "
+            "them with --export.merge true (dec2vec export: --merge), or use --export.model false"
+        )
 
 
 def check_replaceable(folder: Path) -> None:

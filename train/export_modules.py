@@ -44,6 +44,11 @@ def check_exportable(encoder: Encoder) -> None:
             f"pooling {encoder.config.pooling}: sentence-transformers has no such module; train with "
             f"--model.pooling {', '.join(_MODES)}, or use adapter/ with dec2vec"
         )
+    if encoder.config.bidirectional:
+        raise UserError(
+            "model.bidirectional: sentence-transformers would read the model with causal attention; add "
+            "--export.model false, and use adapter/ or model/ with dec2vec"
+        )
     side_prompts(encoder)
 
 

@@ -25,6 +25,7 @@ from train.graph_memory import affordable_tokens, chunk_budget
 from train.interrupts import Interrupts
 from train.lora import load_trainable, trainable_parameters
 from train.metrics_file import MetricsFile
+from train.mining.refresh import Refreshed
 from train.optimizer_state import optimizer_tensors, restore_optimizer
 from train.pace import pace
 from train.prefetch import Prefetch
@@ -77,6 +78,8 @@ class Run:
     rank: int
     world: int
     state: TrainState = field(default_factory=TrainState)
+    refreshed: Refreshed | None = None
+    """The data with negatives that follow the model, where these are asked for."""
 
     @property
     def is_main(self) -> bool:
@@ -91,9 +94,14 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
     if config.batch.share_prefix and (reason := why_not_shared(run.encoder.embedder)) is not None:
         _log.info("what all texts of a step begin with is computed anew for each: %s", reason)
     batches = Prefetch(partial(_local_batch, run), run.learner.total_steps, ahead=config.batch.prefetch)
+    if run.refreshed is not None:
+        run.refreshed.resume(state.step)
     with Interrupts() as interrupts, batches:
         while state.step < run.learner.total_steps:
             started = time.monotonic()
+            if run.refreshed is not None and run.refreshed.due(state.step):
+                batches.forget()
+                run.refreshed.search(run.encoder, state.step)
             batch = batches.batch(state.step)
             if graph_tokens is None:
                 graph_tokens = affordable_tokens(run.encoder.embedder, batch.chunks[-1])
@@ -180,7 +188,7 @@ def _trained(run: Run) -> dict[str, torch.Tensor]:
 def _local_batch(run: Run, step: int) -> LocalBatch:
     options = run.config.batch
     return prepare(
-        run.data,
+        run.data if run.refreshed is None else run.refreshed.data,
         run.sampler.rows(step),
         run.encoder,
         chunk_budget(options.chunk_tokens, run.encoder.device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
 def _refuse_adapter_options(config: LoraConfig) -> None:
     """Options that shape adapters, of which full tuning has none, must not be ignored without a word."""
     default = LoraConfig()
-    for option in ("dropout", "targets", "whole", "rslora", "dora", "init"):
+    for option in ("dropout", "targets", "layers", "whole", "rslora", "dora", "init"):
         if vars(config)[option] != vars(default)[option]:
             raise UserError(f"lora.{option}: lora.method full trains every weight and has no adapters; leave it out")
 
@@ -90,7 +91,7 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if config.init == "default" else config.init,
-        exclude_modules=None if top == embedder.layer_count else _layers_from(top, embedder.layer_count),
+        exclude_modules=_other_layers(config.layers, top, embedder),
         task_type="FEATURE_EXTRACTION",
     )
 
@@ -121,10 +122,24 @@ def _known(name: str, backbone: nn.Module) -> str:
     return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(known)}"
 
 
-def _layers_from(top: int, layer_count: int) -> str:
-    """Names of modules inside the layers from `top` on (`layers` in most families, `h` in GPT-2)."""
-    numbers = "|".join(str(number) for number in range(top, layer_count))
-    return rf"(.*\.)?(layers|h)\.({numbers})\..*"
+def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | None:
+    """A pattern of the modules inside blocks that get no adapter; None where all do.
+
+    Without `wanted` these are the blocks from `top` on, which the loss does not reach.
+    """
+    beyond = next((layer for layer in wanted if layer >= top), None)
+    if beyond is not None:
+        raise UserError(f"lora.layers {beyond}: layer {top} is pooled, so blocks 0 to {top - 1} can be tuned")
+    kept = set(wanted) or set(range(top))
+    others = [str(layer) for layer in range(embedder.layer_count) if layer not in kept]
+    return rf"(.*\.)?{_name_of_blocks(embedder)}\.({'|'.join(others)})\..*" if others else None
+
+
+def _name_of_blocks(embedder: Embedder) -> str:
+    """Where the decoder keeps its blocks (`layers` in most families, `h` in GPT-2), as a pattern."""
+    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+    found = [re.escape(name) for name, module in embedder.backbone.named_modules() if module is blocks]
+    return found[0] if found else "(layers|h)"
 
 
 def _top_layer(embedder: Embedder) -> int:

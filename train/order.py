@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS
@@ -15,6 +17,9 @@ from train.duplicate_sampler import NoDuplicates, shared_keys
 from train.label_sampler import ByLabel
 from train.sampler import Mixed, OneSource, Sampler, steps_per_epoch
 from train.table import SourceTable
+
+_BLOCK = 8192
+"""Rows whose texts are in memory at once."""
 
 
 def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
@@ -85,11 +90,15 @@ def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, ba
 
 def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: int) -> NoDuplicates:
     normalize = NORMALIZERS[config.model.text_normalization]
-    rows = [texts for table in tables for texts in table.texts]
-    numbers = np.repeat(np.arange(len(rows)), [len(texts) for texts in rows])
-    keys = text_keys([normalize(text) for texts in rows for text in texts]).numpy()
-    sampler = NoDuplicates(shared_keys(numbers, keys, len(rows)), batch, config.seed)
-    if len(rows) >= batch and min(map(len, sampler.epoch(0))) < 2:
+    counts: list[int] = []
+    keys: list[NDArray[np.int64]] = []
+    everything = chain.from_iterable(table.texts for table in tables)
+    while rows := list(islice(everything, _BLOCK)):
+        counts += map(len, rows)
+        keys.append(text_keys([normalize(text) for texts in rows for text in texts]).numpy())
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    sampler = NoDuplicates(shared_keys(numbers, np.concatenate(keys), len(counts)), batch, config.seed)
+    if len(counts) >= batch and min(map(len, sampler.epoch(0))) < 2:
         raise UserError("batch.no_duplicates: too few different texts, some batches hold a single row; leave it out")
     return sampler
 

@@ -1,6 +1,7 @@
 """The next step's batch, tokenised by a thread while this step runs.
 
-A batch is a function of the step's number alone, so nothing of the order changes and a resumed run needs no more.
+A batch is a function of the step's number alone (until `forget`), so nothing of the order changes and a resumed run
+needs no more.
 """
 
 from __future__ import annotations
@@ -42,3 +43,8 @@ class Prefetch:
         """Wait for the thread: a tokenizer serves one thread at a time, and an evaluation needs it too."""
         if self._coming is not None:
             self._coming[1].exception()
+
+    def forget(self) -> None:
+        """Wait for the thread, and drop what it made: the data have changed."""
+        self.settle()
+        self._coming = None

@@ -5,35 +5,81 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
+from dec2vec.readers import Table, holds_only_numbers, only_numbers, read_blocks
 from train.config import SourceConfig
+from train.packed_texts import Packer
 from train.table import SourceTable, Texts
 
 _NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
 
 
 def read_source(number: int, source: SourceConfig) -> tuple[SourceTable, int]:
-    """The rows of `data.N`, and how many with an empty text were left out (`clean`; without it they are refused)."""
+    """The rows of `data.N`, and how many with an empty text were left out (`clean`; without it they are refused).
+
+    They are read and checked a block at a time, and kept packed.
+    """
     if not source.path:
         raise UserError("config error: data: a source has no path; name a file, a folder or a Hub id")
     _check_options(number, source)
     texts, extra = text_columns(source), _extra_column(source)
-    columns = [*texts, *([] if extra is None else [extra])]
-    table = read_table(
+    blocks = read_blocks(
         source.path,
-        columns,
+        [*texts, *([] if extra is None else [extra])],
         split=source.split,
         subset=source.subset,
         only=source.only,
         limit=source.limit,
     )
-    rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
-    found = _TABLES[source.kind](table, rows, source)
-    for place, column in enumerate(texts):
-        table.refuse_numbers(column, [row[place] for row in found.texts])
-    return found, len(table) - len(rows)
+    left_out = 0
+    with closing(_Found(source, texts)) as found:
+        for table in blocks:
+            rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
+            left_out += len(table) - len(rows)
+            found.add(table, _TABLES[source.kind](table, rows, source))
+        return found.done(), left_out
+
+
+class _Found:
+    """What the blocks of a source add up to."""
+
+    def __init__(self, source: SourceConfig, columns: Sequence[str]) -> None:
+        self._source, self._columns = source, columns
+        self._texts = Packer()
+        self._scores: list[float] = []
+        self._labels: list[str] = []
+        self._ids: list[str] = []
+        self._name = source.path
+        self._seen: dict[str, None] = {}
+        self._with_words: set[str] = set()
+
+    def add(self, table: Table, part: SourceTable) -> None:
+        """Append a block of the file as it was read."""
+        self._name = table.name
+        self._seen |= dict.fromkeys(table.columns)
+        self._texts.extend(part.texts)
+        self._scores += part.scores
+        self._labels += part.labels
+        self._ids += part.ids
+        for place, column in enumerate(self._columns):
+            if column not in self._with_words and not only_numbers([row[place] for row in part.texts]):
+                self._with_words.add(column)
+
+    def done(self) -> SourceTable:
+        """All rows; UserError for a column of numbers alone, and for a named one that no row has."""
+        absent = next((name for name in self._source.negatives or () if name not in self._seen), None)
+        if absent is not None:
+            raise UserError(f"{self._name}: no column {absent!r}; the columns are: {', '.join(self._seen)}")
+        numeric = next((column for column in self._columns if column not in self._with_words), None)
+        if numeric is not None:
+            raise holds_only_numbers(self._name, numeric)
+        return SourceTable(self._source.kind, self._texts.done(), self._scores, self._labels, self._ids)
+
+    def close(self) -> None:
+        """Whatever happened, no temporary file stays open."""
+        self._texts.close()
 
 
 def text_columns(source: SourceConfig) -> tuple[str, ...]:
@@ -122,13 +168,9 @@ def _number(table: Table, row: int, column: str) -> float:
 
 def _negative_columns(table: Table, wanted: Sequence[str] | None) -> list[str]:
     """The named columns, or `negative`, `negative_1`, `negative_2` ... in the order of their numbers."""
-    present = table.columns
     if wanted is not None:
-        absent = next((column for column in wanted if column not in present), None)
-        if absent is not None:
-            raise UserError(f"{table.name}: no column {absent!r}; the columns are: {', '.join(present)}")
         return list(wanted)
-    matches = [match for match in map(_NEGATIVE_COLUMN.fullmatch, present) if match]
+    matches = [match for match in map(_NEGATIVE_COLUMN.fullmatch, table.columns) if match]
     return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or -1))]
 
 

@@ -58,6 +58,10 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def negatives(self) -> Path:
+        return self.path / "negatives"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -87,6 +91,7 @@ class RunFolder:
         """
         try:
             discard_checkpoints(self.checkpoints)
+            shutil.rmtree(self.negatives, ignore_errors=True)
             self.metrics.unlink(missing_ok=True)
             (self.path / WANDB_ID).unlink(missing_ok=True)
             (self.report / "report.json").unlink(missing_ok=True)

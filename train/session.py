@@ -28,7 +28,7 @@ from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
-from train.export import check_replaceable
+from train.export import check_mergeable, check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
 from train.gradcache import Model
@@ -37,6 +37,7 @@ from train.lora import make_trainable
 from train.losses.dropout_views import check_dropout
 from train.losses.matryoshka import check_width
 from train.metrics_file import MetricsFile
+from train.mining.refresh import make_refreshed
 from train.order import make_sampler
 from train.run_folder import RunFolder
 from train.sampler import Sampler
@@ -73,6 +74,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
     if config.export.model:
         _check_prompt(config.model)
+        check_mergeable(config.model, merge=config.lora.method == "full" or config.export.merge)
     device = resolve_device(config.model.device)
     model = dataclasses.replace(
         config.model,
@@ -145,6 +147,7 @@ def build(
     _check_targets(config, folder)
     hashed = _run_hash(config, data)
     sampler = make_sampler(config, data)
+    refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
@@ -173,6 +176,7 @@ def build(
         config_hash=hashed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        refreshed=refreshed,
     )
     if report is not None:
         data_report.write(report, folder.data)

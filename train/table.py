@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from train.config import Kind
+from train.packed_texts import PackedTexts
 
 T = TypeVar("T")
 Texts = tuple[str, ...]
@@ -30,7 +31,8 @@ class SourceTable:
     def keep(self, rows: Sequence[int]) -> SourceTable:
         """Only these rows."""
         scores, labels, ids = _kept(self.scores, rows), _kept(self.labels, rows), _kept(self.ids, rows)
-        return SourceTable(self.kind, _kept(self.texts, rows), scores, labels, ids)
+        texts = self.texts.take(rows) if isinstance(self.texts, PackedTexts) else _kept(self.texts, rows)
+        return SourceTable(self.kind, texts, scores, labels, ids)
 
     def contents(self) -> Iterator[tuple[str, ...]]:
         """All that a row says, as strings."""

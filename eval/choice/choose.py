@@ -15,6 +15,7 @@ from jaxtyping import Float32, Float64
 from dec2vec.affine import Affine, Provenance
 from dec2vec.errors import UserError
 from dec2vec.pooling import View
+from dec2vec.quantization import Ranges
 from eval.config import PostName
 from eval.metrics.correlation import spearman
 from eval.postprocess.families import Candidate
@@ -73,6 +74,8 @@ class Choice:
     k: int
     dev_score: float
     cosines: Float64[np.ndarray, " pairs"] = field(repr=False)
+    ranges: Ranges = field(repr=False, kw_only=True)
+    """Of its vectors of dev, for what is left of others in one byte a dimension."""
     chosen_on: str | None
     post: Affine | None = None
     sweep: tuple[Contender, ...] = field(default=(), repr=False)
@@ -142,7 +145,8 @@ def fixed(encoder: TextEncoder, system: System, material: Material) -> Choice:
         progress=material.progress,
     )[system.view]
     cosines = material.task.cosines(vectors)
-    return Choice(system, vectors.shape[1], spearman(cosines, material.task.gold), cosines, None)
+    score = spearman(cosines, material.task.gold)
+    return Choice(system, vectors.shape[1], score, cosines, None, ranges=Ranges.of(vectors))
 
 
 def best(choices: Sequence[Choice]) -> Choice:
@@ -185,16 +189,18 @@ class _Race:
         dev, system = self.material.task, point.system
         post = None if system.post is None else candidate.affine(self._facts(system))
         raw = self.dev[system.view]
-        cosines = dev.cosines(raw if post is None else post.apply(raw))
+        vectors = raw if post is None else post.apply(raw)
+        cosines, ranges = dev.cosines(vectors), Ranges.of(vectors)
         chosen_on = dev.name if len(sweep) > 1 else None
-        return Choice(system, point.k, spearman(cosines, dev.gold), cosines, chosen_on, post, sweep)
+        return Choice(system, point.k, spearman(cosines, dev.gold), cosines, chosen_on, post, sweep, ranges=ranges)
 
     def _transductive(self, honest: Contender) -> Choice:
         """The chosen whitening's layer and k, fitted on the sentences of each file on its own."""
         dev, system = self.material.task, honest.system
-        cosines = dev.cosines(whitened_by_itself(self.dev[system.view], honest.k))
+        vectors = whitened_by_itself(self.dev[system.view], honest.k)
+        cosines = dev.cosines(vectors)
         labelled = replace(system, post=f"{system.post}{TRANSDUCTIVE}")
-        return Choice(labelled, honest.k, spearman(cosines, dev.gold), cosines, dev.name)
+        return Choice(labelled, honest.k, spearman(cosines, dev.gold), cosines, dev.name, ranges=Ranges.of(vectors))
 
     def _facts(self, system: System) -> Provenance:
         model = self.encoder.config

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
+from dec2vec.quantization import Ranges, hamming, to_bits
 from eval.metrics.correlation import cosine_pairs, spearman
 from eval.metrics.resampling import multiplicities
 from eval.metrics.statistics import Bootstrap
@@ -41,10 +42,20 @@ SIMILARITIES: Mapping[str, Callable[[Pairs, Pairs], Float64[np.ndarray, " pairs"
 """Higher is more similar: distances are negative."""
 
 
-def similarities(task: StsTask, vectors: Float[np.ndarray, "texts dim"]) -> dict[str, Float64[np.ndarray, " pairs"]]:
-    """Every similarity of a task's pairs, in float64. Vectors are not normalised first: dot products keep lengths."""
+def similarities(
+    task: StsTask, vectors: Float[np.ndarray, "texts dim"], ranges: Ranges
+) -> dict[str, Float64[np.ndarray, " pairs"]]:
+    """Every similarity of a task's pairs, in float64. Vectors are not normalised first: dot products keep lengths.
+
+    Also what is left of the cosines after one byte a dimension (`int8`), and the signs alone (`binary`, by the
+    dimensions in which they agree).
+    """
     left, right = vectors[task.left].astype(np.float64), vectors[task.right].astype(np.float64)
-    return {name: similarity(left, right) for name, similarity in SIMILARITIES.items()}
+    found = {name: similarity(left, right) for name, similarity in SIMILARITIES.items()}
+    rounded, bits = ranges.rounded(vectors), to_bits(vectors)
+    found["int8"] = cosine_pairs(rounded[task.left].astype(np.float64), rounded[task.right].astype(np.float64))
+    found["binary"] = -hamming(bits[task.left], bits[task.right]).astype(np.float64)
+    return found
 
 
 def pearson(scores: Float64[np.ndarray, " pairs"], gold: Float64[np.ndarray, " pairs"]) -> float:

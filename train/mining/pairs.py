@@ -40,21 +40,26 @@ def read_material(args: MineArgs) -> Material:
     anchors, positives = table.texts(args.anchor), table.texts(args.positive)
     given = _given_negatives(table)
     texts = positives if args.corpus is None else read_texts(args.corpus, args.corpus_column)
-    corpus = _different(texts)
+    corpus = different(texts)
     if len(corpus) < 2:
         source = args.corpus if args.corpus is not None else f"the positives of {table.name}"
         raise UserError(f"{source}: {len(corpus)} different text; negatives need at least two to choose from")
     written = {args.anchor, args.positive, *ADDED}
     others = [{k: v for k, v in row.items() if k not in written and not _NEGATIVE.fullmatch(k)} for row in table.rows]
-    return Material(
-        name=table.name,
-        anchors=anchors,
-        positives=positives,
-        given=given,
-        others=others,
-        corpus=corpus,
-        excluded=_excluded(anchors, positives, given, corpus),
-    )
+    return material_of(table.name, anchors, positives, given, corpus, others)
+
+
+def material_of(
+    name: str,
+    anchors: list[str],
+    positives: list[str],
+    given: list[tuple[str, ...]],
+    corpus: list[str],
+    others: list[Row] | None = None,
+) -> Material:
+    """Of these pairs, with what can't be a negative of each."""
+    excluded = _excluded(anchors, positives, given, corpus)
+    return Material(name, anchors, positives, given, others or [{}] * len(anchors), corpus, excluded)
 
 
 def same(text: str) -> str:
@@ -62,7 +67,7 @@ def same(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _different(texts: Iterable[str]) -> list[str]:
+def different(texts: Iterable[str]) -> list[str]:
     """The first of equal texts, without blank ones."""
     first: dict[str, str] = {}
     for text in texts:
