@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     from dec2vec.memory import keep_freed_memory
     from train import session
     from train.data import load_data
+    from train.engine import make_accelerator
     from train.order import make_sampler
 
     logging.basicConfig(format="%(message)s")
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     data = load_data(config.data)
     make_sampler(config, data)
     dev = _load_tasks(config)
-    accelerator = session.make_accelerator(config)
+    accelerator = make_accelerator(config)
     _train(config, data, dev, accelerator)
     session.leave(accelerator)
 
@@ -58,7 +59,7 @@ def _train(config: TrainConfig, data: TrainingData, dev: StsTask | None, acceler
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
             fit(run, progress)
         if run.is_main:
-            session.take_best(run)
+            run = session.take_best(run)
             _finish(run)
             run.tracker.finish()
 
