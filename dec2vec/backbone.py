@@ -177,11 +177,13 @@ def _check_kernels(config: ModelConfig, device: torch.device) -> None:
 
 
 def _four_bit() -> BitsAndBytesConfig:
+    """Kept in a floating dtype: the same bits, which FSDP2 can cut into shards."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=torch.bfloat16,
     )
 
 

@@ -43,7 +43,8 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
             if index == top:
                 raise _Reached
 
-        return blocks[index].register_forward_pre_hook(keep, with_kwargs=True)
+        # ahead of a block's other hooks: where its weights are sharded, one of them gathers what would not be used
+        return blocks[index].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
 
     handles = [hook(index) for index in sorted(wanted)]
     try:

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+import train.engine
 import train.loop
-import train.session
 import train.step
 from dec2vec.errors import TryAgain
 from dec2vec.exit_codes import run
@@ -212,8 +212,8 @@ def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             found.update(options)
 
-    monkeypatch.setattr(train.session, "Accelerator", Noted)
-    train.session.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
+    monkeypatch.setattr(train.engine, "Accelerator", Noted)
+    train.engine.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
     (handler,) = found["kwargs_handlers"]
     assert isinstance(handler, InitProcessGroupKwargs)
     assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)

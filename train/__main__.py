@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     from train import session
     from train.contact import in_contact
     from train.data import load_data
+    from train.engine import make_accelerator
     from train.order import make_sampler
     from train.push_best import check_push
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     make_sampler(config, data)
     dev = _load_tasks(config)
     with in_contact(config) as contact:
-        accelerator = session.make_accelerator(config)
+        accelerator = make_accelerator(config)
         _train(config, data, dev, accelerator, contact)
         session.leave(accelerator)
 
@@ -71,7 +72,7 @@ def _train(
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
             fit(run, progress, on_best)
         if run.is_main:
-            session.take_best(run)
+            run = session.take_best(run)
             _finish(run)
             run.tracker.finish()
 

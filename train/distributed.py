@@ -34,6 +34,14 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def from_main(value: float, device: torch.device) -> float:
+    """The main process's `value`, on all processes."""
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    if world_size() > 1:
+        dist.broadcast(shared, src=0)
+    return float(shared)
+
+
 def _row_counts(rows: int, device: torch.device) -> list[int]:
     mine = torch.tensor([rows], device=device)
     counts = [torch.empty_like(mine) for _ in range(world_size())]

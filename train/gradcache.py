@@ -9,7 +9,8 @@ a chunk's second forward replays the random state of its first.
 
 Under DDP all chunks but the last run inside `no_sync`, so gradients are reduced once a step by DDP's own mechanism.
 The last one is always embedded a second time then, because DDP must be armed by a forward after which only that
-chunk's backward runs.
+chunk's backward runs. FSDP2 is told which backward is the last. Its passes gather weights, so all ranks make the same
+ones (`train.lockstep`): a weight is gathered once for each, and not again between them.
 
 In a single process on a CPU chunks may run side by side (`train.chunk_threads`); their gradients are added in order.
 """
@@ -17,7 +18,7 @@ In a single process on a CPU chunks may run side by side (`train.chunk_threads`)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,11 +32,12 @@ from dec2vec.embedder import Embedder
 from dec2vec.shared_prefix import SharedPrefix
 from train.chunk_threads import in_order, side_by_side
 from train.distributed import world_size
+from train.engine import Model
+from train.engine_sharded import Sharded
+from train.lockstep import in_lockstep
 from train.lora import trainable_parameters
 from train.objective import Objective
 from train.prefix_gradient import PrefixGradient
-
-Model = Embedder | DistributedDataParallel
 
 
 class RandomState:
@@ -61,6 +63,8 @@ class _Embedded:
     pooled: Float[Tensor, "batch dim"]
     state: RandomState | None
     """None with a graph, and where nothing random is drawn."""
+    idle: bool
+    """A pass that only keeps step with the other ranks."""
 
 
 def cached_step(
@@ -84,21 +88,21 @@ def cached_step(
         beginning = PrefixGradient.read(model, prefix)
     shared = None if beginning is None else beginning.shared
     embedded = _embed_all(model, chunks, graph_tokens, shared, threads)
-    unique = torch.cat([item.pooled.detach() for item in embedded])
-    order = torch.cat([item.chunk.rows for item in embedded])
+    own = embedded[: len(chunks)]
+    unique = torch.cat([item.pooled.detach() for item in own])
+    order = torch.cat([item.chunk.rows for item in own])
     result = objective(torch.empty_like(unique).index_copy(0, order, unique))
     after = RandomState(unique.device)
-    # DDP averages over ranks; the loss is a mean over the global batch, so each rank's share must be summed
+    # the engines average over ranks; the loss is a mean over the global batch, so each rank's share must be summed
     scaled = result.embedding_gradient * world_size()
     if threads > 1:
         leaves = [*trainable_parameters(model).values(), *([] if beginning is None else beginning.leaves)]
         for gradients in in_order(partial(_gradients, model, scaled, shared, leaves), embedded, threads):
             _accumulate(leaves, gradients)
     else:
-        for item in embedded[:-1]:
-            with _without_sync(model):
+        for item in embedded:
+            with _reduction(model, last=item is embedded[-1]):
                 _backward(model, item, scaled, shared)
-        _backward(model, embedded[-1], scaled, shared)
     if beginning is not None:
         beginning.backward()
     after.restore()
@@ -108,28 +112,41 @@ def cached_step(
 def _embed_all(
     model: Model, chunks: Sequence[Chunk], graph_tokens: int, shared: SharedPrefix | None, threads: int
 ) -> list[_Embedded]:
-    room = graph_tokens
-    kept = []
-    for position, chunk in enumerate(chunks):
-        armed = position == len(chunks) - 1 and isinstance(model, DistributedDataParallel)
-        keep = chunk.padded_tokens <= room and not armed
-        room -= chunk.padded_tokens if keep else 0
-        kept.append((chunk, keep))
-    return list(in_order(partial(_embed, model, shared, draws=threads == 1), kept, threads))
+    """All chunks in their order, and after them what keeps this rank in step with the others."""
+    keeps = _within(chunks, graph_tokens)
+    if isinstance(model, DistributedDataParallel):
+        keeps[-1] = False
+    passes = list(chunks)
+    if isinstance(model, Sharded):
+        passes, keeps = in_lockstep(chunks, keeps)
+    items = [
+        (chunk, keep, position >= len(chunks)) for position, (chunk, keep) in enumerate(zip(passes, keeps, strict=True))
+    ]
+    return list(in_order(partial(_embed, model, shared, draws=threads == 1), items, threads))
 
 
-def _embed(model: Model, shared: SharedPrefix | None, item: tuple[Chunk, bool], *, draws: bool) -> _Embedded:
-    chunk, keep_graph = item
+def _within(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:
+    """Which chunks may keep their graph."""
+    room, keeps = graph_tokens, []
+    for chunk in chunks:
+        keeps.append(chunk.padded_tokens <= room)
+        room -= chunk.padded_tokens if keeps[-1] else 0
+    return keeps
+
+
+def _embed(model: Model, shared: SharedPrefix | None, item: tuple[Chunk, bool, bool], *, draws: bool) -> _Embedded:
+    chunk, keep_graph, idle = item
     state = None if keep_graph or not draws else RandomState(chunk.input_ids.device)
-    with _without_sync(model), torch.set_grad_enabled(keep_graph):
+    with _reduction(model, last=False), torch.set_grad_enabled(keep_graph):
         (pooled,) = model(chunk.input_ids, chunk.lengths, prefix=shared)
-    return _Embedded(chunk, pooled, state)
+    return _Embedded(chunk, pooled, state, idle)
 
 
 def _backward(
     model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"], shared: SharedPrefix | None
 ) -> None:
-    torch.autograd.backward(_with_graph(model, item, shared), gradient[item.chunk.rows])
+    pooled = _with_graph(model, item, shared)
+    torch.autograd.backward(pooled, torch.zeros_like(pooled) if item.idle else gradient[item.chunk.rows])
 
 
 def _gradients(
@@ -159,5 +176,10 @@ def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) ->
             leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
 
 
-def _without_sync(model: Model) -> contextlib.AbstractContextManager[None]:
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+@contextlib.contextmanager
+def _reduction(model: Model, *, last: bool) -> Iterator[None]:
+    """Passes within give their gradient to the ranks' sum only if they are the last of the step."""
+    if isinstance(model, Sharded):
+        model.begin_backward(last=last)
+    with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else contextlib.nullcontext():
+        yield

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
 from train.distributed import world_size
+from train.engine_sharded import is_sharded
 
 SHARE = 0.5
 """Of the free memory. The rest is for the backward pass, the loss, evaluations, and what else runs on the machine."""
@@ -37,12 +38,14 @@ def affordable_tokens(embedder: Embedder, chunk: Chunk) -> int:
 
 def graph_bytes(embedder: Embedder, chunk: Chunk) -> int:
     """Bytes that autograd keeps for the backward pass of a chunk; weights, which are there anyway, don't count."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in embedder.parameters()}
+    parameters = [] if is_sharded(embedder) else list(embedder.parameters())
+    weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        gathered = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
+        if storage.data_ptr() not in weights and not gathered:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -19,8 +19,9 @@ from train.batch import LocalBatch, prepare
 from train.checkpoint import Checkpoint, prune, save_checkpoint
 from train.config import TrainConfig
 from train.data import TrainingData
-from train.distributed import sum_over_ranks
+from train.distributed import from_main, sum_over_ranks
 from train.drift import check_drift
+from train.engine_sharded import is_sharded, whole_on_main
 from train.graph_memory import affordable_tokens, chunk_budget
 from train.interrupts import Interrupts
 from train.lora import load_trainable, trainable_parameters
@@ -83,8 +84,13 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        """Only the main process evaluates, logs and writes."""
+        """Only the main process logs and writes, and evaluates unless weights are sharded."""
         return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether passes and checkpoints need every process."""
+        return is_sharded(self.learner.model)
 
 
 def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainState:
@@ -99,9 +105,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
     with Interrupts() as interrupts, batches:
         while state.step < run.learner.total_steps:
             started = time.monotonic()
-            if run.refreshed is not None and run.refreshed.due(state.step):
-                batches.forget()
-                run.refreshed.search(run.encoder, state.step)
+            _refresh_if_due(run, batches)
             batch = batches.batch(state.step)
             if graph_tokens is None:
                 graph_tokens = affordable_tokens(run.encoder.embedder, batch.chunks[-1])
@@ -124,10 +128,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
                 batches.settle()
             improved = _evaluate_if_due(run, progress)
             stop = any_rank(bool(interrupts), run.encoder.device)
-            if _comparison_due(run) or stop:
-                check_drift(_trained(run), state.step)
-            if _checkpoint_due(run) or improved or stop:
-                save(run)
+            _keep(run, improved=improved, stop=stop)
             if improved and on_best is not None and state.best_score is not None:
                 on_best(state.step, state.best_score)
             if stop:
@@ -137,16 +138,33 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
     return state
 
 
+def _refresh_if_due(run: Run, batches: Prefetch) -> None:
+    """Search the negatives anew with the model as it is; batches made ahead with the old ones are dropped."""
+    if run.refreshed is not None and run.refreshed.due(run.state.step):
+        batches.forget()
+        run.refreshed.search(run.encoder, run.state.step)
+
+
+def _keep(run: Run, *, improved: bool, stop: bool) -> None:
+    """A checkpoint where one is due, and before it a look whether all ranks hold the same."""
+    if _comparison_due(run) or stop:
+        check_drift(_trained(run), run.state.step)
+    if _checkpoint_due(run) or improved or stop:
+        save(run)
+
+
 def save(run: Run) -> None:
-    """Write a checkpoint of the finished step (main process) and drop the old ones."""
+    """Write a checkpoint of the finished step, whole whatever the engine (main process), and drop the old ones."""
+    moments = optimizer_tensors(run.learner.optimizer, list(_trained(run)))
+    trained, moments = (whole_on_main(tensors, is_main=run.is_main) for tensors in (_trained(run), moments))
     if not run.is_main:
         return
     run.metrics.sync()
     save_checkpoint(
         run.folder.checkpoints,
         run.state.step,
-        _trained(run),
-        optimizer_tensors(run.learner.optimizer, list(_trained(run))),
+        trained,
+        moments,
         asdict(run.state),
         run.config_hash,
     )
@@ -241,11 +259,16 @@ def _record_step(run: Run, batch: LocalBatch, result: StepResult, started: float
 
 
 def _evaluate_if_due(run: Run, progress: Progress) -> bool:
-    """On the main process: score the dev file when its turn has come; whether it is the best so far."""
+    """Score the dev file when its turn has come; whether it is the best so far.
+
+    On the main process alone, unless its passes need the others: then all score, and take the main process's score.
+    """
     if run.dev_score is None or not _evaluation_due(run):
         return False
     step = run.state.step
     score = run.dev_score(run.encoder)
+    if run.is_sharded:
+        score = from_main(score, run.encoder.device)
     better = run.state.better(score)
     if better:
         run.state.best_score, run.state.best_step = score, step
@@ -258,7 +281,7 @@ def _evaluate_if_due(run: Run, progress: Progress) -> bool:
 def _evaluation_due(run: Run) -> bool:
     step = run.state.step
     due = step % run.config.eval.every == 0 or step == run.learner.total_steps
-    return due and run.is_main and run.dev_score is not None
+    return due and (run.is_main or run.is_sharded) and run.dev_score is not None
 
 
 def _checkpoint_due(run: Run) -> bool:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.pooling import layers_of
 from train.config import LoraConfig
+from train.engine_sharded import overwrite
 from train.fast_blocks import use_fast_blocks
 from train.fast_lora import use_fast_linears
 
@@ -73,9 +73,8 @@ def load_trainable(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume never or another output_dir")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+    for name, parameter in parameters.items():
+        overwrite(parameter, tensors[name])
 
 
 def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from train.engine_sharded import sharded_like
+
 
 def optimizer_tensors(optimizer: Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
     """`{"<parameter>.<key>": tensor}`; `names` are the parameters' names in the optimiser's order.
@@ -44,6 +46,8 @@ def restore_optimizer(optimizer: Optimizer, names: Sequence[str], tensors: Mappi
         for key, tensor in entry.items():
             if tensor.ndim and tensor.shape != parameters[index].shape:
                 raise ValueError(f"{names[index]}.{key} has shape {tuple(tensor.shape)}")
+            if tensor.ndim:
+                entry[key] = sharded_like(parameters[index], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -20,6 +20,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.pooled_rows import checkpoints
 from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from train.distributed import world_size
+from train.engine_sharded import is_sharded
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,8 @@ def why_not_shared(embedder: Embedder) -> str | None:
         return "the input embeddings are pooled"
     if not can_share(embedder.backbone):
         return "sharing isn't proved equal for this decoder family"
+    if is_sharded(embedder):
+        return "the weights are sharded, and gathered for whole passes only"
     if world_size() > 1:
         return "gradients are reduced with the last chunk's"
     if drops(embedder.backbone):

@@ -7,18 +7,15 @@ import hashlib
 import logging
 import math
 import tempfile
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from torch.nn.parallel import DistributedDataParallel
+from accelerate import Accelerator
 
 from dec2vec.artifacts import find
 from dec2vec.backbone import pinned_revision, resolve_device, use_autocast
 from dec2vec.config import config_hash, dump
-from dec2vec.embedder import Embedder
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
@@ -28,10 +25,10 @@ from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
+from train.engine import adapters_under, check_shardable, engine_of, loading_place, wrap
 from train.export import check_mergeable, check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
-from train.gradcache import Model
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
 from train.losses.dropout_views import check_dropout
@@ -109,12 +106,6 @@ def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
     return RunFolder(Path(config.output_dir))
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
-    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout))
-    return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no", kwargs_handlers=[timeout])
-
-
 def leave(accelerator: Accelerator) -> None:
     """End the process group, without a barrier: the main process may have evaluated for hours.
 
@@ -123,14 +114,6 @@ def leave(accelerator: Accelerator) -> None:
     """
     accelerator.free_memory()
     accelerator.end_training()
-
-
-def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
-    """The module whose backward sums over ranks; the embedder itself in a single process."""
-    model: Model = accelerator.prepare_model(embedder)
-    if isinstance(model, DistributedDataParallel):
-        model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
-    return model
 
 
 def build(
@@ -144,6 +127,8 @@ def build(
 
     Whatever may be refused comes before the tracker, with which the run takes over the folder.
     """
+    engine = engine_of(accelerator)
+    check_shardable(engine, config)
     _check_targets(config, folder)
     hashed = _run_hash(config, data)
     sampler = make_sampler(config, data)
@@ -152,10 +137,10 @@ def build(
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
     torch.manual_seed(config.seed)
-    encoder = load_base(config.model)
+    encoder = load_base(config.model, loading_place(engine, config.model))
     if config.export.model:
         check_export(encoder)
-    make_trainable(encoder.embedder, config.lora)
+    make_trainable(encoder.embedder, adapters_under(engine, config.lora))
     encoder.embedder.train()
     _check_sources(config, encoder)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
@@ -225,10 +210,11 @@ def _same_on_all_ranks(step: int, folder: RunFolder, accelerator: Accelerator) -
         )
 
 
-def load_base(config: ModelConfig) -> Encoder:
+def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:
     """The encoder before training, found to take texts in its prompt (EOS, room) before the first step needs it.
 
-    It is read as `config` says, also where the base is an exported folder that brings a reading of its own.
+    It is read as `config` says, also where the base is an exported folder that brings a reading of its own. `place`
+    is `config` with another device to put the weights on.
     """
     artifact = find(config)
     if artifact is not None and artifact.adapter is not None:
@@ -237,7 +223,7 @@ def load_base(config: ModelConfig) -> Encoder:
             "with dec2vec export RUN --to DIR --merge, and name DIR"
         )
     found = config if artifact is None else artifact.base
-    base = dataclasses.replace(config, name_or_path=found.name_or_path, revision=found.revision)
+    base = dataclasses.replace(place or config, name_or_path=found.name_or_path, revision=found.revision)
     encoder = Encoder.from_backbone(config, base=base)
     encoder.tokenize(["a"])
     return encoder
@@ -253,13 +239,32 @@ def _tracker(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, s
     return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)
 
 
-def take_best(run: Run) -> None:
-    """The weights of the step that scored best on dev, or the last ones without a dev file."""
-    best = run.state.best_step
-    if best is not None and best != run.state.step:
+def take_best(run: Run) -> Run:
+    """The run with the weights of the step that scored best on dev, or the last ones without a dev file.
+
+    Weights in shards come back whole: the base is read again by this one process, onto its device if texts are to be
+    encoded and else into host memory.
+    """
+    best = run.state.step if run.state.best_step is None else run.state.best_step
+    is_sharded = run.is_sharded
+    if is_sharded:
+        run = _unsharded(run)
+    if is_sharded or best != run.state.step:
         path = run.folder.checkpoints / f"step-{best:06d}"
         restore(run, load_checkpoint(path, run.config_hash), optimizer=False)
     run.encoder.embedder.eval()
+    return run
+
+
+def _unsharded(run: Run) -> Run:
+    config, learner = run.config, run.learner
+    torch.manual_seed(config.seed)  # as in build: what an adapter's init does to the base comes out the same
+    encodes = config.export.whiten or (config.eval.after_training and config.eval.tests)
+    encoder = load_base(config.model, config.model if encodes else loading_place("fsdp2", config.model))
+    make_trainable(encoder.embedder, config.lora)
+    optimizer = make_optimizer(encoder.embedder, learner.temperature, config.optim)
+    alone = dataclasses.replace(learner, model=encoder.embedder, optimizer=optimizer)
+    return dataclasses.replace(run, encoder=encoder, learner=alone)
 
 
 def total_steps(config: TrainConfig, sampler: Sampler) -> int:

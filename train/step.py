@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from train.batch import LocalBatch
 from train.config import LossConfig, OptimConfig
 from train.distributed import sum_over_ranks, world_size
-from train.gradcache import Model, cached_step
+from train.engine import Model
+from train.engine_sharded import whole
+from train.gradcache import cached_step
 from train.lora import trainable_parameters
 from train.losses.dispatch import combined
 from train.pace import Timed
@@ -88,8 +91,7 @@ def train_step(
     objective = cached_step(
         learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix, parallel=parallel
     )
-    weights = trainable_parameters(learner.model).values()
-    norm = torch.nn.utils.clip_grad_norm_(weights, optim.max_grad_norm)
+    norm = _clip(learner.model, optim.max_grad_norm)
     if learner.temperature.log_value.requires_grad:
         learner.temperature.log_value.grad = objective.log_temperature_gradient.clone()
 
@@ -101,6 +103,15 @@ def train_step(
         learner.temperature.hold_floor()
     learner.optimizer.zero_grad(set_to_none=True)
     return StepResult(value, grad_norm, lr, temperature, finite, timed.called)
+
+
+def _clip(model: Model, limit: float) -> Tensor:
+    """Scale the gradient down to `limit`, and its norm before that; over all shards where it lies in shards."""
+    weights = list(trainable_parameters(model).values())
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm(gradients))
+    torch.nn.utils.clip_grads_with_norm_(weights, limit, norm)
+    return norm
 
 
 def seed_dropout(seed: int, step: int) -> None:

@@ -1,0 +1,366 @@
+"""Under every engine a step gives what one process gives, and shards come back whole."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import unittest.mock
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
+from torch import Tensor
+
+from dec2vec import ModelConfig
+from dec2vec.errors import UserError
+from tests.processes import free_port, run_alone, run_ranks
+from tests.tiny_run import train, write_run
+from tests.training_setup import data_of, distance, tiny_encoder
+from train.batch import prepare
+from train.config import (
+    BatchConfig,
+    CheckpointConfig,
+    EvalSection,
+    ExportConfig,
+    LoraConfig,
+    LossConfig,
+    MiningConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from train.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
+from train.engine_sharded import Sharded, is_sharded, whole
+from train.lora import trainable_parameters
+from train.prefix_gradient import why_not_shared
+from train.step import Learner, make_optimizer, train_step
+from train.table import SourceTable
+from train.temperature import Temperature
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "configs" / "accelerate"
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+ONCE = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
+LOSS = LossConfig(temperature=0.05, learn_temperature=True, symmetric=True)
+OPTIM = OptimConfig(lr=1e-3, warmup=0.0)
+BATCHES = [range(7), range(7, 14), range(14, 16)]
+"""The last one leaves ranks of four without a row."""
+
+
+def pairs() -> Any:
+    """Long texts in the first half of each batch, where alone hard negatives are: ranks differ in chunks and parts."""
+    rows = []
+    for number in range(16):
+        words = "a man rides a brown horse " * (4 if number % 7 < 4 else 1)
+        row = (f"{number} {words}", f"{words}in {number}")
+        rows.append((*row, f"nobody {number}") if number % 7 < 3 else row)
+    return data_of(SourceTable("pairs", rows))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how it is embedded."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] = field(default_factory=dict)
+    graph_tokens: int = 150
+    environment: dict[str, str] = field(default_factory=lambda: FSDP2)
+
+
+CASES = {
+    "some graphs kept": Case(),
+    "none kept": Case(graph_tokens=0),
+    "all kept": Case(graph_tokens=10**6),
+    "gathered once": Case(environment=ONCE),
+    "early exit": Case(model={"layer": -2}),
+    "two layers, mean": Case(model={"layer": -2, "pooling": "first_last"}),
+    "checkpointed": Case(lora={"gradient_checkpointing": True}),
+    "full": Case(lora={"method": "full"}),
+    "DoRA": Case(lora={"dora": True}),
+    "embeddings whole": Case(lora={"whole": ("embed_tokens",)}),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Three steps on one rank."""
+
+    losses: list[float]
+    norms: list[float]
+    gradients: list[dict[str, Tensor]]
+    weights: dict[str, Tensor]
+    calls: list[Counter[str]]
+    """Collectives over shards, and passes of the model, of each step."""
+
+
+def three_steps(folder: Path, case: Case) -> Outcome:
+    engine = engine_of(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
+    rank, world = accelerator.process_index, accelerator.num_processes
+    lora = adapters_under(engine, LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
+    encoder = tiny_encoder(folder, lora=lora, device="cpu", **case.model)
+    encoder.embedder.train()
+    model = wrap(encoder.embedder, accelerator)
+    assert is_sharded(model) == (engine == "fsdp2")
+    temperature = Temperature(LOSS.temperature, learned=True)
+    optimizer = make_optimizer(encoder.embedder, temperature, OPTIM)
+    parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
+    gradients: list[dict[str, Tensor]] = []
+    optimizer.register_step_pre_hook(
+        lambda *_: gradients.append({name: whole(value.grad).clone() for name, value in parameters.items()})
+    )
+    learner, data = Learner(model, temperature, optimizer, total_steps=3), pairs()
+    results, calls = [], []
+    for step, rows in enumerate(BATCHES):
+        batch = prepare(data, np.array(rows), encoder, 120, rank=rank, world=world)
+        with Counted(model) as count:
+            results.append(train_step(learner, batch, step, LOSS, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+        calls.append(count)
+    assert all(result.applied for result in results)
+    return Outcome(
+        [result.loss for result in results],
+        [result.grad_norm for result in results],
+        gradients,
+        {name: whole(value.detach()).clone() for name, value in parameters.items()},
+        calls,
+    )
+
+
+class Counted:
+    """Count gathers and reductions of shards, and passes of the model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.count: Counter[str] = Counter()
+        self._model = model
+        self._patches = [
+            unittest.mock.patch.object(place, name, self._counting(name, call))
+            for place, name, call in (
+                (dist, "all_gather_into_tensor", dist.all_gather_into_tensor),
+                (dist, "reduce_scatter_tensor", dist.reduce_scatter_tensor),
+                (torch.autograd, "backward", torch.autograd.backward),
+            )
+        ]
+
+    def _counting(self, name: str, call: Any) -> Any:
+        def counting(*arguments: Any, **options: Any) -> Any:
+            self.count[name] += 1
+            return call(*arguments, **options)
+
+        return counting
+
+    def __enter__(self) -> Counter[str]:
+        for patch in self._patches:
+            patch.start()
+        self._hook = self._model.register_forward_pre_hook(lambda *_: self.count.update(["forward"]))
+        return self.count
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+        for patch in self._patches:
+            patch.stop()
+
+
+def all_cases(folder: Path, names: list[str], sharded: bool) -> dict[str, Outcome]:
+    """In one process group, since starting one costs more than the steps."""
+    outcomes = {}
+    for name in names:
+        AcceleratorState._reset_state()
+        os.environ.update(CASES[name].environment if sharded else {})
+        outcomes[name] = three_steps(folder, CASES[name])
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoder")
+    tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(decoder: Path) -> dict[str, Outcome]:
+    return run_alone(all_cases, decoder, list(CASES), False)
+
+
+@pytest.mark.parametrize(("world", "names"), [(2, list(CASES)), (4, ["some graphs kept", "early exit"])])
+def test_sharded_steps_equal_one_process(
+    decoder: Path, alone: dict[str, Outcome], world: int, names: list[str]
+) -> None:
+    ranks = run_ranks(world, all_cases, decoder, names, True)
+    for name in names:
+        for outcome in (rank[name] for rank in ranks):
+            expected = alone[name]
+            assert outcome.losses == pytest.approx(expected.losses, rel=1e-5), name
+            assert outcome.norms == pytest.approx(expected.norms, rel=1e-4), name
+            for found, theirs in zip(outcome.gradients, expected.gradients, strict=True):
+                assert distance(found, theirs) < 1e-4, name
+            assert distance(outcome.weights, expected.weights) < 1e-4, name
+            assert all(torch.equal(outcome.weights[key], ranks[0][name].weights[key]) for key in expected.weights)
+            assert outcome.calls == ranks[0][name].calls, "every rank makes the same passes"
+        check_calls(name, ranks[0][name])
+
+
+def check_calls(name: str, outcome: Outcome) -> None:
+    """One reduction a step and unit; a unit (blocks that run, and the rest) is gathered once a pass at most."""
+    units = 3 if name in {"early exit", "two layers, mean"} else 4
+    trained = units if name in {"full", "embeddings whole"} else units - 1
+    for calls in outcome.calls:
+        assert calls["reduce_scatter_tensor"] == trained, name
+        most = units * (1 if name == "gathered once" else calls["forward"] + calls["backward"])
+        assert 0 < calls["all_gather_into_tensor"] <= most, name
+    assert any(calls["forward"] > 2 for calls in outcome.calls), "several chunks"
+
+
+def whole_run(config: Path, output: Path, *overrides: str) -> None:
+    os.environ.update(FSDP2)
+    train(config, output, *overrides)
+
+
+@pytest.fixture
+def engines_script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    return importlib.import_module("check_engines")
+
+
+def test_a_whole_sharded_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_script: Any) -> None:
+    """From the command to dev scores, checkpoints and the adapter; then on from what one process wrote, and back."""
+    monkeypatch.chdir(tmp_path)
+    sections = {
+        "lora": LoraConfig(rank=4, alpha=8.0),
+        "optim": OptimConfig(steps=5, lr=1e-2),
+        "batch": BatchConfig(size=5, chunk_tokens=64, graph_tokens=128),
+        "checkpoint": CheckpointConfig(every=1, keep=5),
+        "eval": EvalSection(dev="dev.jsonl", every=2, after_training=False),
+        "export": ExportConfig(model=False),
+    }
+    config = write_run(tmp_path, **sections)
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_alone(train, config, one)
+    run_ranks(2, whole_run, config, two)
+    assert engines_script.compare(two, one).worst < 1e-3
+    gone_on, back = tmp_path / "gone on", tmp_path / "back"
+    engines_script.begin_from(one, gone_on)
+    run_ranks(2, whole_run, config, gone_on)
+    assert engines_script.compare(gone_on, one).worst < 1e-3
+    engines_script.begin_from(two, back)
+    run_alone(train, config, back)
+    assert engines_script.compare(back, one).worst < 1e-3
+    adapters = [engines_script.load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
+    assert distance(adapters[1], adapters[0]) < 1e-3
+
+
+def test_the_comparison_finds_another_run(tmp_path: Path, engines_script: Any) -> None:
+    left, right = {"a": torch.ones(3)}, {"a": torch.tensor([1.0, 1.0, 1.1])}
+    assert engines_script._distance(left, left) == 0.0
+    assert engines_script._distance(right, left) == pytest.approx(0.1 / 3**0.5)
+    assert engines_script.Differences(0.0, float("nan"), 0.0, 0.0).worst == float("inf")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate's own parser and launcher take each, and what they put into the environment is the engine meant."""
+    port = str(free_port())
+    arguments = ["--config_file", str(path), "--main_process_port", port, "-m", "train", "run.yaml"]
+    options, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
+    assert options.num_machines == (2 if path.stem.endswith("-nodes") else 1)
+    if path.stem.startswith("one"):
+        assert not options.multi_gpu and not options.use_fsdp
+        return
+    environment = prepare_multi_gpu_env(options)
+    assert options.nproc_per_node == "8"
+    sharded = path.stem.startswith("fsdp2")
+    assert options.use_fsdp == sharded and options.multi_gpu == (not sharded)
+    if sharded:
+        assert {name: environment[name] for name in FSDP2} == (ONCE if "once" in path.stem else FSDP2)
+    if options.num_machines > 1:
+        assert options.rdzv_backend == "c10d" and options.rdzv_endpoint == f"localhost:{port}"
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and ("Run " in first or "not run" in first)
+
+
+REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": (
+        {"ACCELERATE_USE_DEEPSPEED": "true"},
+        "in place of ZeRO-3 take configs/accelerate/fsdp2.yaml",
+    ),
+    "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
+    "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
+    "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),
+    "checkpointing": ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--lora.gradient_checkpointing true"),
+    "no group": (FSDP2, "start with accelerate launch or torchrun"),
+}
+
+
+def refusals() -> list[str]:
+    accelerator = make_accelerator(TrainConfig(model=ModelConfig(device="cpu")))
+    found = []
+    for environment, _ in REFUSED.values():
+        with unittest.mock.patch.dict(os.environ, environment), pytest.raises(UserError) as caught:
+            engine_of(accelerator)
+        found.append(str(caught.value))
+    return found
+
+
+def test_what_can_not_be_right_is_refused_in_one_line() -> None:
+    for message, (_, expected) in zip(run_alone(refusals), REFUSED.values(), strict=True):
+        assert expected in message and "\n" not in message
+
+
+def falls_back(folder: Path) -> list[str]:
+    lines: list[str] = []
+    os.environ.update(FSDP2)
+    accelerator = make_accelerator(TrainConfig(model=ModelConfig(device="cpu")))
+    with unittest.mock.patch("train.engine._log.info", lambda line, *values: lines.append(line % values)):
+        lora = adapters_under("fsdp2", LoraConfig(rank=4, alpha=8.0))
+    encoder = tiny_encoder(folder, lora=lora, device="cpu")
+    texts, prompt = ["a", "a man rides a horse " * 9], "What somebody does: {text}"
+    before = encoder.encode(texts, prompt=prompt)
+    model = wrap(encoder.embedder, accelerator)
+    assert isinstance(model, Sharded) and not lora.fast
+    with unittest.mock.patch.object(encoder.embedder, "read_prefix", wraps=encoder.embedder.read_prefix) as read:
+        np.testing.assert_allclose(encoder.encode(texts, prompt=prompt), before, atol=1e-6)
+    read.assert_called_once()
+    return [*lines, why_not_shared(encoder.embedder) or ""]
+
+
+def test_fast_ways_fall_back_with_a_line_and_encoding_stays_the_same(decoder: Path) -> None:
+    """Encoding shares the prompt's beginning between texts, whose reading must gather weights too."""
+    first, _ = run_ranks(2, falls_back, decoder)
+    assert "lora.fast is off" in first[0] and "sharded" in first[1]
+
+
+def test_slurm_script_starts_all_nodes_by_one_line(tmp_path: Path) -> None:
+    """With stand-ins for what SLURM and Accelerate install."""
+    stand_ins = {"scontrol": "printf 'n07\\nn08\\n'", "srun": 'shift; exec "$@"', "accelerate": 'printf "%s\\n" "$@"'}
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "n[07-08]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [str(REPOSITORY / "scripts" / "slurm-train"), "run.yaml", "--optim.lr", "1e-4"]
+    started = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert started[0] == "launch" and started[-4:] == ["train", "run.yaml", "--optim.lr", "1e-4"]
+    options = dict(zip(started[1:-5:2], started[2:-5:2], strict=True))
+    assert options["--num_processes"] == "8" and options["--main_process_ip"] == "n07"
+    assert (REPOSITORY / options["--config_file"]).is_file()
+
+
+def test_mining_while_training_is_refused_where_weights_are_sharded() -> None:
+    config = TrainConfig(mining=MiningConfig(every=10))
+    check_shardable("ddp", config)
+    check_shardable("fsdp2", TrainConfig())
+    with pytest.raises(UserError, match=r"mining\.every: not under FSDP2"):
+        check_shardable("fsdp2", config)

@@ -1,0 +1,140 @@
+"""The engine that Accelerate was launched with: one process, DDP or FSDP2. No training configuration names it.
+
+Accelerate reads the engine from `accelerate launch --config_file ...` (see configs/accelerate/) or, under torchrun,
+from the environment. Where weights are sharded, what relies on whole ones falls back to the plain way with a line in
+the log; what can't be right is refused in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.nn.parallel import DistributedDataParallel
+
+from dec2vec.early_exit import decoder_blocks
+from dec2vec.embedder import Embedder
+from dec2vec.errors import UserError
+from dec2vec.model_config import ModelConfig
+from train.config import LoraConfig, TrainConfig
+from train.engine_sharded import Sharded
+
+Engine = Literal["one", "ddp", "fsdp2"]
+Model = Embedder | DistributedDataParallel | Sharded
+_log = logging.getLogger(__name__)
+_DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked != "no":
+        _say("mixed_precision %s of the launcher is not used: model.dtype and model.autocast decide", asked)
+    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout))
+    return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no", kwargs_handlers=[timeout])
+
+
+def engine_of(accelerator: Accelerator) -> Engine:
+    """What the launcher asked for; UserError for what dec2vec does not run under."""
+    if _flag("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "use_deepspeed: not supported, as it wants one dtype for the base and the adapters; in place of ZeRO-3 "
+            "take configs/accelerate/fsdp2.yaml, of ZeRO-2 fsdp2-gathered-once.yaml"
+        )
+    if _flag("ACCELERATE_USE_FSDP"):
+        _check_fsdp(accelerator)
+        return "fsdp2"
+    kind = accelerator.distributed_type
+    if kind == DistributedType.NO:
+        return "one"
+    if kind in _DDP:
+        return "ddp"
+    raise UserError(f"distributed_type {kind.value}: dec2vec runs on one process, under DDP and under FSDP2")
+
+
+def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
+    """The adapters as this engine can run them: merged weights would be as large on each process as unsharded ones."""
+    if engine != "fsdp2" or not config.fast or config.method == "full":
+        return config
+    _say("lora.fast is off: the weights are sharded, and it needs a whole copy of them")
+    return dataclasses.replace(config, fast=False)
+
+
+def check_shardable(engine: Engine, config: TrainConfig) -> None:
+    """UserError for what one process does with whole weights while the others wait."""
+    if engine == "fsdp2" and config.mining.every is not None:
+        raise UserError(
+            "mining.every: not under FSDP2, where a pass needs all processes; mine before, with dec2vec mine"
+        )
+
+
+def loading_place(engine: Engine, config: ModelConfig) -> ModelConfig:
+    """Where weights are read to before they are sharded: the CPU, so that no device must hold them all."""
+    needs_device = config.load_in_4bit or config.attention == "flash_attention_2"
+    return config if engine != "fsdp2" or needs_device else dataclasses.replace(config, device="cpu")
+
+
+def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
+    """The module whose backward sums over ranks; the embedder itself in a single process."""
+    if engine_of(accelerator) == "fsdp2":
+        return _shard(embedder, accelerator)
+    model: Embedder | DistributedDataParallel = accelerator.prepare_model(embedder)
+    if isinstance(model, DistributedDataParallel):
+        model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
+    return model
+
+
+def _shard(embedder: Embedder, accelerator: Accelerator) -> Sharded:
+    """FSDP2 as Accelerate's plugin describes it; a unit is a decoder block unless the plugin names others."""
+    from accelerate.utils import fsdp2_prepare_model
+    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+    plugin = _plugin(accelerator)
+    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+    if plugin.auto_wrap_policy is transformer_auto_wrap_policy and not plugin.transformer_cls_names_to_wrap:
+        names = set() if blocks is None else {type(block).__name__ for block in blocks}
+        plugin.transformer_cls_names_to_wrap = sorted(names)
+    try:
+        fsdp2_prepare_model(accelerator, embedder)
+    except ValueError as error:
+        raise UserError(f"FSDP2: {str(error).splitlines()[0]}") from error
+    return Sharded(embedder, gathered_once=plugin.reshard_after_forward is False)
+
+
+def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
+    """Accelerate's own; on CPUs, where it reads the settings and then leaves them aside, made again from them."""
+    if "fsdp_plugin" not in vars(accelerator.state):
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    plugin: FullyShardedDataParallelPlugin = accelerator.state.fsdp_plugin
+    return plugin
+
+
+def _check_fsdp(accelerator: Accelerator) -> None:
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("fsdp_version 1: has no shards of single parameters; put fsdp_version: 2 into fsdp_config")
+    if _flag("FSDP_OFFLOAD_PARAMS"):
+        raise UserError("fsdp_offload_params: not supported; set it to false (or use more processes)")
+    if _flag("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise UserError("fsdp_cpu_ram_efficient_loading: not supported; set it to false (each process reads the files)")
+    if _flag("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise UserError("fsdp_activation_checkpointing: set it to false, and use --lora.gradient_checkpointing true")
+    if not torch.distributed.is_initialized():
+        raise UserError("use_fsdp: shards need a process group; start with accelerate launch or torchrun")
+    if accelerator.device.type == "cpu" and torch.cuda.is_available():
+        raise UserError("model.device cpu: FSDP2 takes the GPUs that it sees; hide them with CUDA_VISIBLE_DEVICES=''")
+
+
+def _say(line: str, *values: object) -> None:
+    """In the log of the first process."""
+    if os.environ.get("RANK", "0") == "0":
+        _log.info(line, *values)
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in {"true", "1", "yes"}
