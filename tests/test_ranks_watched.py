@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -23,18 +20,16 @@ import train.loop
 import train.step
 from dec2vec.errors import TryAgain
 from dec2vec.exit_codes import run
-from tests.processes import run_alone, run_ranks
-from tests.test_whole_run_on_ranks import NO_DROPOUT, adapter_of
+from tests.processes import run_ranks
+from tests.test_whole_run_on_ranks import NO_DROPOUT
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run
-from tests.training_setup import distance
 from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
 from train.contact import in_contact, why_lost
 from train.drift import check_drift, checksums
 from train.metrics_file import read_metrics
 from train.pace import pace
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 NO_DEV = EvalSection(after_training=False)
 
 
@@ -217,24 +212,3 @@ def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     (handler,) = found["kwargs_handlers"]
     assert isinstance(handler, InitProcessGroupKwargs)
     assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)
-
-
-# two hosts
-
-
-@pytest.mark.slow
-def test_two_hosts_train_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network namespaces with a cable between them; the script breaks things there, too."""
-    monkeypatch.chdir(tmp_path)
-    config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV)
-    script = [sys.executable, str(REPOSITORY / "scripts" / "check_two_hosts.py"), str(config), "--steps", "10"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [*script, "--experiments", "--folder", "hosts"], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode == 77:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 ranks on 2 host(s)" in done.stdout
-    run_alone(train_run, config, tmp_path / "one")
-    assert distance(adapter_of(tmp_path / "hosts" / "undisturbed"), adapter_of(tmp_path / "one")) < 1e-3
