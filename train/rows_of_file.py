@@ -75,7 +75,8 @@ class _Found:
         numeric = next((column for column in self._columns if column not in self._with_words), None)
         if numeric is not None:
             raise holds_only_numbers(self._name, numeric)
-        return SourceTable(self._source.kind, self._texts.done(), self._scores, self._labels, self._ids)
+        texts = self._texts.done()
+        return SourceTable(self._source.kind, texts, self._scores or (), self._labels or (), self._ids or ())
 
     def close(self) -> None:
         """Whatever happened, no temporary file stays open."""
