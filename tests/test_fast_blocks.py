@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MistralConfig
 
 from dec2vec.early_exit import decoder_blocks
 from dec2vec.encoder import Encoder
 from dec2vec.final_norm import final_norm
-from tests.helpers import FAMILIES
+from tests.helpers import FAMILIES, tiny_model_folder
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
 from tests.training_setup import tiny_encoder
@@ -86,6 +87,34 @@ def test_the_comparison_sees_a_wrong_gradient(tmp_path: Path, monkeypatch: pytes
         patch.setattr("train.block_passes.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
         assert not close(step(fast, share=False)[1], expected)
     assert close(step(fast, share=False)[1], expected)
+
+
+@pytest.mark.parametrize(("window", "way"), [(2, False), (64, True)])
+def test_a_sliding_window_that_a_text_is_longer_than(tmp_path: Path, window: int, way: bool) -> None:
+    """Short rows are read without the decoder's mask, which says how far back a token sees."""
+    results = []
+    for sliding, fast in ((window, False), (window, True), (None, False)):
+        folder = tmp_path / f"{sliding}-{fast}"
+        folder.mkdir()
+        tiny_model_folder(folder, "mistral")
+        config = MistralConfig.from_pretrained(folder)
+        config.sliding_window = sliding
+        config.save_pretrained(folder)
+        encoder = tiny_encoder(folder, "mistral", lora=LoraConfig(rank=4, alpha=4.0, fast=fast))
+        encoder.embedder.train()
+        results.append(step(encoder, share=False))
+        if fast:
+            assert ran(encoder) == way
+    (_, plain, _), (_, fast_gradients, _), (_, unlimited, _) = results
+    assert close(fast_gradients, plain)
+    assert close(unlimited, plain) == way
+
+
+def test_attention_in_both_directions_keeps_its_own_blocks(tmp_path: Path) -> None:
+    plain, fast = (encoder_of(tmp_path, fast=fast, lora={}, bidirectional=True) for fast in (False, True))
+    expected = step(plain, share=False)[1]
+    assert close(step(fast, share=False)[1], expected) and not ran(fast)
+    assert not close(step(encoder_of(tmp_path, fast=True, lora={}), share=False)[1], expected)
 
 
 def test_follows_the_weights(tmp_path: Path) -> None:

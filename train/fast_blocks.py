@@ -7,12 +7,14 @@ saved of them stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dec2vec.bidirectional import is_bidirectional
 from dec2vec.pooled_rows import can_narrow, forward_at, places_in
 from train.block_attention import BlockAttention
 from train.block_passes import Finish, Heads, Project
@@ -82,7 +84,7 @@ class FastBlock(nn.Module):
 
     def _layers(self, hidden_states: Tensor) -> dict[str, Layer] | None:
         """The block's products by name; None where one of them, or the activations, are not as they must be."""
-        if not mergeable(hidden_states):
+        if not mergeable(hidden_states) or hidden_states.shape[1] > _window(self._part("self_attn").config):
             return None
         norms = (part for name, part in self.named_parameters() if "norm" in name)
         if any(norm.requires_grad or norm.dtype != torch.float32 for norm in norms):
@@ -136,11 +138,23 @@ class FastBlock(nn.Module):
 
 
 def use_fast_blocks(backbone: nn.Module, blocks: nn.ModuleList) -> None:
-    """Give the blocks of the families that this is proved for the fast forward pass."""
+    """Give the blocks of the families that this is proved for the fast forward pass.
+
+    It is causal and asks no mask for short rows: a decoder with attention in both directions keeps its own.
+    """
+    if is_bidirectional(backbone):
+        return
     for block in blocks:
         if can_narrow(backbone, block) and _is_plain(block):
             block.__class__ = type(f"Fast{type(block).__name__}", (FastBlock, type(block)), {})
             vars(block)["memory"] = _Memory()
+
+
+def _window(config: Any) -> float:
+    """How far back a token sees; with a window there is no common beginning beside the row (`can_share`)."""
+    text = config.to_dict()
+    slides = text.get("sliding_window") is not None and text.get("use_sliding_window", True)
+    return float(text["sliding_window"]) if slides else math.inf
 
 
 def _is_plain(block: nn.Module) -> bool:
