@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -189,7 +190,7 @@ def main(argv: Sequence[str]) -> int:
     size = (folder / "texts.txt").stat().st_size / 2**20
     lines = [
         ("rows", f"{found[0]:,} of {options.rows:,} in {shards} shards"),
-        ("undisturbed", f"{calm_seconds:.0f} s, {options.rows / calm_seconds:,.0f} texts a second"),
+        ("undisturbed", f"{calm_seconds:.0f} s with the start; then {_rate(calm):,.0f} texts a second"),
         ("killed", f"{killed_seconds:.0f} s; SIGKILL to one worker {one} times, to all {all_of_them} times"),
         ("vectors", f"sha256 {found[1][:16]} killed, {expected[1][:16]} undisturbed; all files equal: {same}"),
         ("sample", f"{SAMPLE} rows embedded anew differ by at most {apart:.1e}"),
@@ -200,6 +201,12 @@ def main(argv: Sequence[str]) -> int:
     ]
     sys.stdout.write("".join(f"{name:<12} {value}\n" for name, value in lines))
     return 0 if same and apart <= 1e-5 and one + all_of_them >= min(options.kills, shards - 1) else 1
+
+
+def _rate(calm: Job) -> int:
+    """Texts a second of all processes together, by what each says at its end."""
+    said = (calm.output.parent / f"{calm.output.name}.log").read_text(encoding="utf-8", errors="replace")
+    return sum(int(rate) for rate in re.findall(r"\((\d+) a second\)", said))
 
 
 def _bytes(folder: Path) -> dict[str, str]:
