@@ -26,7 +26,16 @@ from tests.processes import free_port, run_alone, run_ranks
 from tests.tiny_run import train, write_run
 from tests.training_setup import data_of, distance, tiny_encoder
 from train.batch import prepare
-from train.config import BatchConfig, CheckpointConfig, EvalSection, ExportConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
+from train.config import (
+    BatchConfig,
+    CheckpointConfig,
+    EvalSection,
+    ExportConfig,
+    LoraConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from train.engine import adapters_under, engine_of, make_accelerator, wrap
 from train.engine_sharded import Sharded, is_sharded, whole
 from train.lora import trainable_parameters
@@ -47,7 +56,7 @@ FSDP2 = {
 ONCE = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
 LOSS = LossConfig(temperature=0.05, learn_temperature=True, symmetric=True)
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0)
-BATCHES = [range(0, 7), range(7, 14), range(14, 16)]
+BATCHES = [range(7), range(7, 14), range(14, 16)]
 """The last one leaves ranks of four without a row."""
 
 
@@ -282,7 +291,7 @@ def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.Monk
 
 
 REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "in place of ZeRO-3 take configs/accelerate/fsdp2.yaml"),
+    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "in place of ZeRO-3 take configs/accelerate/fsdp2.yaml"),
     "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
     "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
     "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),

@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from dec2vec.artifacts import find
 from dec2vec.backbone import pinned_revision, resolve_device, use_autocast
 from dec2vec.config import config_hash, dump
-from dec2vec.embedder import Embedder
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
