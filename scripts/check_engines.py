@@ -156,7 +156,8 @@ def _checkpoint(run: Path, step: int) -> Path:
 
 
 def _tensors(run: Path, step: int, name: str) -> dict[str, Tensor]:
-    return load_file(_checkpoint(run, step) / f"{name}.safetensors")
+    tensors: dict[str, Tensor] = load_file(_checkpoint(run, step) / f"{name}.safetensors")
+    return tensors
 
 
 def _gradients(run: Path, step: int) -> dict[str, Tensor]:
@@ -179,9 +180,8 @@ def _distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> fl
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head = ["engine", "processes", "losses", "gradients", "weights", "dev", "resumed", "seconds"]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]
-    )
+    lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [head, *rows]]
+    return "\n".join(map("  ".join, lines))
 
 
 if __name__ == "__main__":

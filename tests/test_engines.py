@@ -292,10 +292,7 @@ def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.Monk
 
 
 REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": (
-        {"ACCELERATE_USE_DEEPSPEED": "true"},
-        "in place of ZeRO-3 take configs/accelerate/fsdp2.yaml",
-    ),
+    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "in place of ZeRO-3 take configs/accelerate/fsdp2.yaml"),
     "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
     "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
     "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),
@@ -364,3 +361,5 @@ def test_mining_while_training_is_refused_where_weights_are_sharded() -> None:
     check_shardable("fsdp2", TrainConfig())
     with pytest.raises(UserError, match=r"mining\.every: not under FSDP2"):
         check_shardable("fsdp2", config)
+    with pytest.raises(UserError, match=r"export\.push: not under FSDP2"):
+        check_shardable("fsdp2", TrainConfig(export=ExportConfig(push="user/name")))

@@ -44,8 +44,8 @@ def engine_of(accelerator: Accelerator) -> Engine:
     """What the launcher asked for; UserError for what dec2vec does not run under."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
         raise UserError(
-            "use_deepspeed: not supported, as it wants one dtype for the base and the adapters; in place of ZeRO-3 "
-            "take configs/accelerate/fsdp2.yaml, of ZeRO-2 fsdp2-gathered-once.yaml"
+            "use_deepspeed: not supported (it wants one dtype for base and adapters); in place of ZeRO-3 take "
+            "configs/accelerate/fsdp2.yaml, of ZeRO-2 fsdp2-gathered-once.yaml"
         )
     if _flag("ACCELERATE_USE_FSDP"):
         _check_fsdp(accelerator)
