@@ -5,7 +5,7 @@
     dec2vec compare RUN RUN ... [--output FILE.html|FILE.md] [--group]
     dec2vec encode --model RUN|DIR|HUB_ID --input texts.txt --output vectors.npy
     dec2vec score  --model RUN|DIR|HUB_ID --input pairs.jsonl --output scored.jsonl --dev labelled.jsonl
-    dec2vec export RUN --to DIR [--merge] [--push user/name] [--private]
+    dec2vec export RUN --to DIR [--merge] [--push user/name] [--private] [--revision B] [--tag T]
     dec2vec mine   PAIRS --model RUN|DIR|HUB_ID --output mined.jsonl
     dec2vec merge  RUN RUN ... --output DIR [--weights 0.7 0.3] [--method average|slerp]
     dec2vec sweep  CONFIG.yaml --grid optim.lr=1e-4,3e-4 ... --output DIR [--section.key value ...]
