@@ -116,7 +116,8 @@ def test_a_slow_rank_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     lines = [line for line in read_metrics(tmp_path / "out" / "metrics.jsonl") if line["slowest_rank"] == 1]
     assert len(lines) >= 3  # of 5: on a busy machine another one may be the slowest by chance
     assert all(float(line["rank_seconds_max"] or 0) >= 0.25 for line in lines)
-    assert min(float(line["rank_seconds_median"] or 0) for line in lines) < 0.25
+    ahead = [float(line["rank_seconds_max"] or 0) - float(line["rank_seconds_median"] or 0) for line in lines]
+    assert max(ahead) > 0.05  # half of what one sleeps; whole steps would differ by nothing
 
 
 def test_pace() -> None:

@@ -65,7 +65,8 @@ def _train(
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = session.build(config, data, accelerator, folder, score)
-        contact.step = lambda: run.state.step
+        state = run.state  # not the run: it would hold the wrapped model beyond its process group
+        contact.step = lambda: state.step
         bar = make_progress(run.learner.total_steps, run.state.step, run.is_main)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:

@@ -68,9 +68,15 @@ def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
 
 def check_shardable(engine: Engine, config: TrainConfig) -> None:
     """UserError for what one process does with whole weights while the others wait."""
-    if engine == "fsdp2" and config.mining.every is not None:
+    if engine != "fsdp2":
+        return
+    if config.mining.every is not None:
         raise UserError(
             "mining.every: not under FSDP2, where a pass needs all processes; mine before, with dec2vec mine"
+        )
+    if config.export.push is not None:
+        raise UserError(
+            "export.push: not under FSDP2, where a best lies in shards; after it, dec2vec export RUN --push"
         )
 
 
