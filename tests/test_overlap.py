@@ -166,7 +166,6 @@ def test_without_training_text_nothing_is_measured(tmp_path: Path) -> None:
     assert again.overlap and any(row.metric == CLEAN for row in again.results)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
 def test_known_contamination_is_found() -> None:
     """MRPC train stands in STS12: 1,325 sentences, of which 1,323 to the letter; STS-B train is drawn from STS12 to 16.

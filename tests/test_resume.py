@@ -120,8 +120,9 @@ def signalled(config: Path, output: Path, number: signal.Signals, at: int, rank:
         in_folder(config, output)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("at", [0, 4, STEPS - 1])
+@pytest.mark.parametrize(
+    ("number", "at"), [(signal.SIGINT, 0), (signal.SIGTERM, 4), (signal.SIGINT, 4), (signal.SIGTERM, STEPS - 1)]
+)
 def test_signal(config: Path, whole: Path, tmp_path: Path, number: signal.Signals, at: int) -> None:
     run_alone(signalled, config, tmp_path, number, at)
     assert steps_of(tmp_path) == list(range(1, at + 2))
@@ -131,7 +132,7 @@ def test_signal(config: Path, whole: Path, tmp_path: Path, number: signal.Signal
     same_but_for_checkpoints(tmp_path, whole)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_signal_to_one_of_two_ranks(config: Path, tmp_path: Path, rank: int) -> None:
     """All ranks stop at the same step, and two resumed ranks equal two undisturbed ones bit for bit."""
     run_ranks(2, in_folder, config, tmp_path / "whole")
@@ -214,7 +215,7 @@ def killed_before_change(config: Path, output: Path, number: int) -> None:
     in_folder(config, output)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_killed_again_and_again(config: Path, whole: Path, tmp_path: Path, seed: int) -> None:
     changes = run_alone(count_changes, config, tmp_path / "counted")
     assert changes > 10 * STEPS
@@ -269,7 +270,9 @@ def test_killed_inside_a_write(config: Path, whole: Path, tmp_path: Path, event:
 
 
 @pytest.mark.parametrize(
-    ("data", "no_duplicates"), [(TWO_SOURCES, True), (MIXTURE, False)], ids=["pairs", "mixture of kinds"]
+    ("data", "no_duplicates"),
+    [pytest.param(TWO_SOURCES, True, marks=pytest.mark.slow), (MIXTURE, False)],
+    ids=["pairs", "mixture of kinds"],
 )
 def test_killed_and_resumed_with_batches_of_one_source(
     tmp_path: Path, data: tuple[SourceConfig, ...], no_duplicates: bool

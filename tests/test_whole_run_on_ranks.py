@@ -48,7 +48,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("world", "batches"), [(2, "one source"), (3, "mixed"), (3, "one source")])
+@pytest.mark.parametrize(
+    ("world", "batches"), [(2, "one source"), (3, "mixed"), pytest.param(3, "one source", marks=pytest.mark.slow)]
+)
 def test_whole_run_equals_one_process(
     world: int, batches: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

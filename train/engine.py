@@ -71,13 +71,9 @@ def check_shardable(engine: Engine, config: TrainConfig) -> None:
     if engine != "fsdp2":
         return
     if config.mining.every is not None:
-        raise UserError(
-            "mining.every: not under FSDP2, where a pass needs all processes; mine before, with dec2vec mine"
-        )
+        raise UserError("mining.every: not under FSDP2, where a pass needs all processes; run dec2vec mine before")
     if config.export.push is not None:
-        raise UserError(
-            "export.push: not under FSDP2, where a best lies in shards; after it, dec2vec export RUN --push"
-        )
+        raise UserError("export.push: not under FSDP2, where a best lies in shards; dec2vec export pushes the end")
 
 
 def loading_place(engine: Engine, config: ModelConfig) -> ModelConfig:
