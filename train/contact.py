@@ -15,7 +15,7 @@ from train.config import TrainConfig
 
 PATIENCE = 20
 """Seconds that a rank has to end by itself once it has lost another."""
-_CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe", re.I)
+_CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exit", re.I)
 _SILENT = re.compile(r"timed? ?out|no route to host|unreachable|connection refused|failed to connect", re.I)
 _ADDRESS = re.compile(r"\[([0-9a-f.:]+)\]:\d+")
 

@@ -31,6 +31,11 @@ def check_push(config: TrainConfig) -> None:
         return
     if not config.export.model:
         raise UserError("export.push: pushes model/, which --export.model false leaves out; drop one of the two")
+    if config.model.load_in_4bit and Path(config.model.name_or_path).is_dir():
+        raise UserError(
+            "export.push: others can't read a base that is a folder here, and an adapter can't be merged into 4-bit "
+            "weights; name the base by its Hub id, or leave out export.push"
+        )
     check_repository_name(config.export.push)
     if os.environ.get("RANK", "0") == "0":
         check_token()  # the other processes push nothing, perhaps on hosts without a login

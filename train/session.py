@@ -71,6 +71,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
     if config.export.model:
         _check_prompt(config.model)
+        if config.export.merge and config.model.load_in_4bit:
+            raise UserError("export.merge: an adapter can't be merged into 4-bit weights; leave it out")
         check_mergeable(config.model, merge=config.lora.method == "full" or config.export.merge)
     device = resolve_device(config.model.device)
     model = dataclasses.replace(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.distributed import gather_rows
+from train.distributed import gather_rows, sum_over_ranks, world_size
 from train.losses.in_batch import in_batch
 from train.losses.pair_similarity import angle, cosine
 from train.losses.ranking import ranking_loss
@@ -67,4 +67,7 @@ def _ranked(
         loss = ranking_loss(values / log_value.exp(), scores)
     at_values, slope = torch.autograd.grad(loss, [values, log_value])
     (at_leaf,) = torch.autograd.grad(local, leaf, at_values[mine])
-    return Objective(loss.detach(), at_leaf, slope if learned else torch.zeros_like(slope))
+    if not learned:
+        return Objective(loss.detach(), at_leaf, torch.zeros_like(slope))
+    # each rank has it whole, but GPUs' scans may differ in the last bit, and temperatures must not (`train.drift`)
+    return Objective(loss.detach(), at_leaf, sum_over_ranks(slope) / world_size())
