@@ -249,16 +249,16 @@ def killed_at(config: Path, output: Path, event: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("event", "part"),
     [
-        ("os.mkdir", ".tmp-step-000006"),
+        pytest.param("os.mkdir", ".tmp-step-000006", marks=pytest.mark.slow),
         ("open", "step-000006/state.json"),
-        ("open", "step-000006/.manifest.json"),
+        pytest.param("open", "step-000006/.manifest.json", marks=pytest.mark.slow),
         ("os.rename", "step-000006/.manifest.json"),
         ("os.rename", "checkpoints/.tmp-step-000006"),
         ("os.rename", "checkpoints/step-000003"),  # dropping an old one
         ("shutil.rmtree", "checkpoints/.tmp-step-000003"),
         ("open", ".config.yaml"),
-        ("os.rename", ".config.yaml"),
-        ("open", "adapter_config.json"),
+        pytest.param("os.rename", ".config.yaml", marks=pytest.mark.slow),
+        pytest.param("open", "adapter_config.json", marks=pytest.mark.slow),
         ("os.rename", ".adapter."),
         ("os.rename", ".model."),
     ],

@@ -49,7 +49,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("world", "batches"), [(2, "one source"), (3, "mixed"), pytest.param(3, "one source", marks=pytest.mark.slow)]
+    ("world", "batches"),
+    [(2, "one source"), *(pytest.param(3, way, marks=pytest.mark.slow) for way in ("mixed", "one source"))],
 )
 def test_whole_run_equals_one_process(
     world: int, batches: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +100,6 @@ def test_ranks_that_see_different_checkpoints_are_refused(tmp_path: Path, monkey
         assert f"processes find different checkpoints (steps [{STEPS}, 0])" in message
 
 
-@pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     """The real launcher, through the script that shows the losses side by side."""
     config = write_run(tmp_path, lora=NO_DROPOUT)
