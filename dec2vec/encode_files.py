@@ -16,6 +16,7 @@ from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file
 from dec2vec.model_config import ModelConfig
+from dec2vec.output_file import check_output
 from dec2vec.readers import read_texts
 
 
@@ -26,7 +27,7 @@ def encode_file(args: EncodeArgs) -> None:
     if args.shard_rows is not None:
         _encode_in_shards(args)
         return
-    _check_output(args.output)
+    check_output(args.output, [".npy", ".parquet"], inputs=[args.input])
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("encode under torchrun writes shards: add --shard_rows 100000, with --output a folder")
     texts = read_texts(args.input, args.column)
@@ -104,14 +105,3 @@ def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -
     flat = pyarrow.array(vectors.ravel(), type=pyarrow.float32())
     embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "embedding": embedding}), path)
-
-
-def _check_output(path: Path) -> None:
-    if path.suffix not in (".npy", ".parquet"):
-        raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use .npy or .parquet")
-    if path.is_dir():
-        raise UserError(f"output {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"output {path}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"output {path}: the folder {path.parent} is not writable")

@@ -164,10 +164,9 @@ def _similarity_results(
 
 def _shown_in_training(config: EvalConfig, sources: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     """What post-processings are fitted on, and what the tuned runs were trained on."""
-    found: dict[str, Sequence[str]] = {}
-    for run in config.tuned:
-        found = {**training_text.run_sources(run), **found}
-    return {**found, **sources}
+    trained = training_text.run_sources(*config.tuned)
+    names = dict.fromkeys([*trained, *sources])
+    return {name: list(dict.fromkeys([*trained.get(name, ()), *sources.get(name, ())])) for name in names}
 
 
 def _setting(

@@ -106,7 +106,7 @@ def test_refused_before_the_model_is_loaded(
         "precision 0.9 is for criterion precision, not accuracy": {"--precision": "0.9"},
         "threshold: '1.5' must be less than or equal to 1": {"--dev": None, "--threshold": "1.5"},
         "out.npy: unknown format .npy; use .jsonl or .csv": {"--output": str(tmp_path / "out.npy")},
-        "is the input; name another file": {"--output": options["--input"]},
+        "is an input; name another file": {"--output": options["--input"]},
         "does not exist; make it first": {"--output": str(tmp_path / "none" / "out.jsonl")},
         "has a column 'usable', which the output adds; rename it": {"--input": taken},
         "no column 'said'; the columns are: id, generated, reference": {"--column1": "said"},

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from dec2vec.checks.adapter import check_adapter
 from dec2vec.checks.args import CheckArgs
@@ -27,6 +25,7 @@ from dec2vec.checks.vocabulary import check_vocabulary
 from dec2vec.checks.weights import check_weights
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text
+from dec2vec.output_file import check_output
 
 Check = Callable[[Subject], Finding]
 OF_TOKENS: tuple[Check, ...] = (check_ending, check_prompts, check_truncation, check_pooling, check_servers)
@@ -36,7 +35,7 @@ OF_VECTORS: tuple[Check, ...] = (check_padding, check_unit_length, check_spread,
 def check_command(args: CheckArgs) -> None:
     """Print the table. UserError, hence exit code 2, if a check failed."""
     if args.json is not None:
-        _check_output(args.json)
+        check_output(args.json, option="json")
     findings = check_model(args)
     sys.stdout.write(table(findings))
     bad = failed(findings)
@@ -71,12 +70,3 @@ def check_model(args: CheckArgs) -> list[Finding]:
 
 def _unasked() -> Finding:
     return Finding("same vectors", "skip", "mend what failed first")
-
-
-def _check_output(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UserError(f"json {path}: the folder {path.parent} does not exist; make it first")
-    if path.is_dir():
-        raise UserError(f"json {path} is a folder; name a file")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"json {path}: the folder {path.parent} is not writable")

@@ -11,12 +11,13 @@ import numpy as np
 from dec2vec.corpus.args import DedupArgs, IndexArgs, OutliersArgs, SearchArgs
 from dec2vec.corpus.duplicates import Group, group_duplicates
 from dec2vec.corpus.index import build_index, read_index, sample_recall, search_index, write_index
-from dec2vec.corpus.inputs import check_output, embed, read_corpus, short, table, write_rows
+from dec2vec.corpus.inputs import embed, read_corpus, short, table, write_rows
 from dec2vec.corpus.neighbours import mean_distances, nearest_others
 from dec2vec.corpus.search import Ranking
 from dec2vec.corpus.stream import block_texts, iter_tables
 from dec2vec.corpus.vectors import open_vectors
 from dec2vec.errors import UserError
+from dec2vec.output_file import check_output
 from dec2vec.readers import read_texts
 
 LINES = 10
@@ -26,7 +27,7 @@ TEXT_BLOCK = 8192
 
 def index_command(args: IndexArgs) -> None:
     """Build, measure, write."""
-    check_output(args.output, suffix=None)
+    check_output(args.output, inputs=[args.vectors])
     vectors = open_vectors(args.vectors)
     index = build_index(vectors, args.kind, code_bytes=args.code_bytes, seed=args.seed)
     recall = sample_recall(index, vectors, sample=args.sample, seed=args.seed)
@@ -39,7 +40,7 @@ def index_command(args: IndexArgs) -> None:
 
 def search_command(args: SearchArgs) -> None:
     """One line for each query and hit."""
-    check_output(args.output)
+    check_output(args.output, [".jsonl"], inputs=[args.queries, args.texts])
     queries = read_texts(args.queries, args.column)
     index = read_index(args.index)
     vectors = embed(args, args.model, queries)
@@ -68,7 +69,7 @@ def search_command(args: SearchArgs) -> None:
 
 def dedup_command(args: DedupArgs) -> None:
     """One line for each group."""
-    check_output(args.output)
+    check_output(args.output, [".jsonl"], inputs=[args.input])
     vectors, texts = read_corpus(args)
     groups = group_duplicates(vectors, args.threshold, args.method)
     write_rows(args.output, [_group_row(group, texts) for group in groups])
@@ -83,7 +84,7 @@ def dedup_command(args: DedupArgs) -> None:
 
 def outliers_command(args: OutliersArgs) -> None:
     """One line for each row, the furthest from its neighbours first."""
-    check_output(args.output)
+    check_output(args.output, [".jsonl"], inputs=[args.input])
     vectors, texts = read_corpus(args)
     if len(vectors) < 2:
         raise UserError(f"{args.input}: {len(vectors)} row has no neighbours; give two or more")

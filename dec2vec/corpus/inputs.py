@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,18 +56,6 @@ def embed(args: DedupArgs | OutliersArgs | SearchArgs, model: str, texts: Sequen
     if not np.isfinite(vectors).all():
         raise UserError(f"model {model}: gives vectors with inf or nan; see `dec2vec check {model}`")
     return vectors
-
-
-def check_output(path: Path, suffix: str | None = ".jsonl") -> None:
-    """Refuse what can't be written, before anything is computed."""
-    if suffix is not None and path.suffix != suffix:
-        raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use {suffix}")
-    if path.is_dir():
-        raise UserError(f"output {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"output {path}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"output {path}: the folder {path.parent} is not writable")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -106,15 +106,18 @@ def sample_fit_text(sources: Mapping[str, Sequence[str]], evaluated: Iterable[st
     return FitText(chosen, dropped, digest.hexdigest())
 
 
-def run_sources(run: str) -> dict[str, list[str]]:
-    """The pair files that a run folder's own `config.yaml` names, as far as they can be read here."""
-    found: dict[str, list[str]] = {}
-    for source in _run_data(Path(run)):
+def run_sources(*runs: str) -> dict[str, list[str]]:
+    """By file the texts that run folders' own `config.yaml` name, as far as they can be read here.
+
+    What several entries or runs share is read once: seeds of one recipe cost no more than one run.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for source, run in {source: name for name in runs for source in _run_data(Path(name))}.items():
         try:
-            found[source.path] = [*found.get(source.path, []), *read_training_texts(source)]
+            found.setdefault(source.path, {}).update(dict.fromkeys(read_training_texts(source)))
         except UserError as error:
             logger.warning("overlap with the training data of %s is not measured: %s", run, error)
-    return found
+    return {path: list(texts) for path, texts in found.items() if texts}
 
 
 def _run_data(folder: Path) -> list[TextSource]:

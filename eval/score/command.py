@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes
 from dec2vec.model_config import ModelConfig
+from dec2vec.output_file import check_output
 from dec2vec.readers import Table, read_table
 from dec2vec.table_formats import Row
 from eval.metrics.classification import choose_threshold, decision_metrics, precision_recall, whole
@@ -79,18 +79,7 @@ def _check_options(args: ScoreArgs) -> None:
         raise UserError("score: --criterion and --precision choose a threshold on --dev; remove them or --threshold")
     if args.prompt is not None:
         check_prompt(args.prompt)
-    path = args.output
-    if path.suffix not in SUFFIXES:
-        known = " or ".join(SUFFIXES)
-        raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use {known}")
-    if path.resolve() == args.input.resolve():
-        raise UserError(f"output {path} is the input; name another file")
-    if path.is_dir():
-        raise UserError(f"output {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"output {path}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"output {path}: the folder {path.parent} is not writable")
+    check_output(args.output, SUFFIXES, inputs=[args.input])
 
 
 def _refuse_added_columns(table: Table) -> None:

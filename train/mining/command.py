@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.output_file import check_output
 from dec2vec.table_formats import Row
 from dec2vec.tokenization import clean_surrogates
 from train.mining.args import MineArgs
@@ -78,21 +78,7 @@ def _check_options(args: MineArgs) -> None:
         raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}")
     if args.prompt is not None:
         check_prompt(args.prompt)
-    _check_output(args)
-
-
-def _check_output(args: MineArgs) -> None:
-    path = args.output
-    if path.suffix != ".jsonl":
-        raise UserError(f"output {path}: unknown format {path.suffix or 'without a suffix'}; use .jsonl")
-    if path.resolve() in {Path(name).resolve() for name in (args.pairs, args.corpus) if name is not None}:
-        raise UserError(f"output {path} is an input; name another file")
-    if path.is_dir():
-        raise UserError(f"output {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"output {path}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"output {path}: the folder {path.parent} is not writable")
+    check_output(args.output, [".jsonl"], inputs=[args.pairs, args.corpus])
 
 
 def _most(refused: dict[str, float]) -> str:
