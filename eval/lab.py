@@ -6,12 +6,13 @@ a prompt. A task without dev data takes the readings that the similarity dev fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from tqdm import tqdm
 
 from dec2vec.affine import Affine
 from dec2vec.errors import UserError
@@ -25,6 +26,8 @@ from eval.tasks.both_sides import BothSides
 from eval.tasks.task import Figure, Itemised, Task, TaskVectors, Texts, missing
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask
+
+T = TypeVar("T")
 
 CLEAN = " (clean)"
 """Ends the name of the main metric where it is measured without the items that training has shown."""
@@ -92,18 +95,22 @@ class Bench:
     clean: Mapping[str, Int64[np.ndarray, " _"]] = field(default_factory=dict)
     """By task the rows of the items that no training text touches; only where others are."""
 
+    def watched(self, steps: Sequence[T], name: str) -> Iterable[T]:
+        """A bar with the time left, once the steps have taken some seconds."""
+        return tqdm(steps, desc=name, delay=3.0, disable=not self.progress, leave=False)
+
 
 def judge(
     task: Task, encoder: TextEncoder, fitting: Fitting, views: Sequence[View], chosen: Sequence[Choice], bench: Bench
 ) -> list[Measured]:
     """Every post-processing's best reading. `chosen` are the similarity task's choices for the same prompt."""
     dev = None if task.dev is None else read(encoder, task.dev, fitting.prompt, views, bench)
-    readings = _inherited(chosen) if dev is None else _choose(task, dev, fitting, views)
+    readings = _inherited(chosen) if dev is None else _choose(task, dev, fitting, views, bench)
     if not readings:
         return []
     wanted = list(dict.fromkeys(reading.system.view for reading in readings))
     test = read(encoder, task.test, fitting.prompt, wanted, bench)
-    return [_measure(task, reading, dev, test, bench) for reading in readings]
+    return [_measure(task, reading, dev, test, bench) for reading in bench.watched(readings, task.name)]
 
 
 def read(
@@ -147,10 +154,12 @@ def _family(post: str | None) -> str:
     return "raw" if post is None else post.partition("-")[0]
 
 
-def _choose(task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View]) -> list[Reading]:
+def _choose(
+    task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View], bench: Bench
+) -> list[Reading]:
     """Of equal dev scores the first: the shallower layer, the larger k."""
     leaders: dict[PostName, tuple[float, Reading]] = {}
-    for view in views:
+    for view in bench.watched(views, dev_name(task)):
         vectors = dev[view]
         width = vectors.queries.shape[1]
         found = fitting.candidates(view, width)

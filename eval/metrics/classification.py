@@ -30,13 +30,12 @@ def ranking_metrics(scores: Scores, labels: Labels, weights: Weights) -> dict[st
     """
     if np.isnan(scores).any():
         return dict.fromkeys(("ap", "auc"), np.full(len(weights), np.nan))
-    _, hits, misses = _cumulated(scores, labels, weights)
-    positives, negatives = hits[:, -1], misses[:, -1]
-    gained = np.diff(hits, axis=1, prepend=0.0)
+    hits, misses, gained, tied = _at_positives(scores, labels, weights)
+    positives = weights @ labels.astype(np.float64)
+    negatives = weights.sum(axis=1) - positives
     ap = _divide((gained * _divide(hits, hits + misses)).sum(axis=1), positives)
-    below = negatives[:, None] - misses + np.diff(misses, axis=1, prepend=0.0) / 2
-    pairs = positives * negatives
-    auc = _divide((gained * below).sum(axis=1), pairs, otherwise=0.5)
+    below = negatives[:, None] - misses + tied / 2
+    auc = _divide((gained * below).sum(axis=1), positives * negatives, otherwise=0.5)
     return {"ap": ap, "auc": auc}
 
 
@@ -121,6 +120,39 @@ def _cumulated(
     drawn = weights[:, order]
     hits = np.cumsum(drawn * labels[order], axis=1)[:, ends]
     return ordered[ends], hits, np.cumsum(drawn, axis=1)[:, ends] - hits
+
+
+def _at_positives(
+    scores: Scores, labels: Labels, weights: Weights
+) -> tuple[
+    Float64[np.ndarray, "resamples levels"],
+    Float64[np.ndarray, "resamples levels"],
+    Float64[np.ndarray, "resamples levels"],
+    Float64[np.ndarray, "resamples levels"],
+]:
+    """At each distinct score of some label 1: weight of the labels 1 and 0 from it on, and at it alone.
+
+    Nothing else adds to AP and AUC; of many pairs few are positive, and every column here is memory for each resample.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered, marked = scores[order], labels[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    kept = np.logical_or.reduceat(marked, starts)
+    before, upto = starts[kept], np.r_[starts[1:], len(ordered)][kept]
+    drawn = np.take(weights, order, axis=1)  # weights[:, order] is stored by column: sums take longer
+    every = _running(drawn)
+    drawn *= marked
+    right = _running(drawn)
+    hits, hits_before = np.take(right, upto, axis=1), np.take(right, before, axis=1)
+    misses, misses_before = np.take(every, upto, axis=1) - hits, np.take(every, before, axis=1) - hits_before
+    return hits, misses, hits - hits_before, misses - misses_before
+
+
+def _running(values: Weights) -> Float64[np.ndarray, "resamples sums"]:
+    """Sums of the first 0, 1, 2, ... columns."""
+    sums = np.zeros((len(values), values.shape[1] + 1))
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    return sums
 
 
 def _halfway(levels: Float64[np.ndarray, " levels"], index: int) -> float:
