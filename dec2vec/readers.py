@@ -130,9 +130,13 @@ def read_blocks(
     subset: str | None = None,
     only: Sequence[str] = (),
     limit: int | None = None,
+    streaming: bool = False,
 ) -> Iterator[Table]:
-    """The table of `read_table`, at most `BLOCK` rows at a time: for files that are too large to hold as rows."""
-    rows = _Rows.open(str(path), split, subset, only, limit)
+    """The table of `read_table`, at most `BLOCK` rows at a time: for files that are too large to hold as rows.
+
+    `streaming` fetches the rows of a Hub data set as they are read, and none behind the last; files are read so anyway.
+    """
+    rows = _Rows.open(str(path), split, subset, only, limit, streaming)
     table = rows.block(BLOCK)
     if not table.rows:
         raise rows.empty()
@@ -212,9 +216,17 @@ class _Rows:
     numbered: Iterator[Numbered]
 
     @classmethod
-    def open(cls, source: str, split: str, subset: str | None, only: Sequence[str], limit: int | None) -> _Rows:
+    def open(
+        cls,
+        source: str,
+        split: str,
+        subset: str | None,
+        only: Sequence[str],
+        limit: int | None,
+        streaming: bool = False,
+    ) -> _Rows:
         conditions = [_condition(text) for text in only]
-        name, unit, numbered = _open(source, split, subset)
+        name, unit, numbered = _open(source, split, subset, streaming)
         fitting = (
             (number, row)
             for number, row in numbered
@@ -233,7 +245,7 @@ class _Rows:
         return UserError(f"{self.name} is empty: {reason}")
 
 
-def _open(source: str, split: str, subset: str | None) -> tuple[str, str, Iterator[Numbered]]:
+def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple[str, str, Iterator[Numbered]]:
     """Its name, what it calls a row, and the rows."""
     if not source:
         raise UserError("no data file named; give a path or a Hub id")
@@ -249,7 +261,7 @@ def _open(source: str, split: str, subset: str | None) -> tuple[str, str, Iterat
         raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
     if is_hub_id(source):
         name = f"{source} [{split}]" if subset is None else f"{source} [{subset}, {split}]"
-        return name, "row", _hub_rows(source, split, subset)
+        return name, "row", _hub_rows(source, split, subset, streaming)
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
 
 
@@ -311,11 +323,11 @@ def hub_splits(name: str, subset: str | None = None) -> list[str]:
         raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
 
 
-def _hub_rows(name: str, split: str, subset: str | None) -> Iterator[Numbered]:
+def _hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
+    """A stream meets a file that is gone, or a lost connection, only when it comes to it."""
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, subset, split=split)
+        yield from enumerate(datasets.load_dataset(name, subset, split=split, streaming=streaming), start=1)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
-    return enumerate(loaded, start=1)

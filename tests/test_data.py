@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from dec2vec.errors import UserError
@@ -101,3 +102,22 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     assert "no column 'hard'; the columns are: anchor, positive, negative" in complaint(
         SourceConfig(path, negatives=("hard",))
     )
+
+
+def test_a_streamed_hub_source_has_the_rows_of_a_stored_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", PAIRS)
+    real = datasets.load_dataset
+
+    def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> object:
+        return real("json", data_dir=str(folder), split=split, streaming=streaming, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    stored, streamed = (load_data([SourceConfig("some/set", streaming=way)]) for way in (False, True))
+    assert (
+        stored.content_hash
+        == streamed.content_hash
+        == load_data([SourceConfig(str(folder / "train.jsonl"))]).content_hash
+    )
+    assert len(load_data([SourceConfig("some/set", streaming=True, limit=2)])) == 2

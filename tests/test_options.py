@@ -73,6 +73,7 @@ data.N.losses.N.tiles
 data.N.clean
 data.N.only
 data.N.limit
+data.N.streaming
 data.N.weight
 loss.kind
 loss.weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
-from dec2vec.readers import read_rows, read_similarity, read_table, read_texts
+from dec2vec.readers import read_blocks, read_rows, read_similarity, read_table, read_texts
 from tests.helpers import write_jsonl
 
 ROWS = [{"a": "one, two", "b": 'say "x"'}, {"a": "line\u2028separator", "b": "Ärger 北京"}]
@@ -165,7 +165,7 @@ def test_missing_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def load_dataset(name: str, subset: str | None, *, split: str) -> datasets.Dataset:
+    def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> datasets.Dataset:
         if name != "someone/pairs":
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}'\ndoes not exist")
         return datasets.Dataset.from_list([{"a": split if subset is None else f"{subset} {split}"}])
@@ -183,6 +183,33 @@ def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.Monkey
         message = complaint(lambda source=source, option=option: read_table(f"someone/pairs{source}", **option))
         assert "named here and as an option of its own" in message
     assert "someone/else is no file or folder here, and from the Hub" in complaint(lambda: read_table("someone/else"))
+
+
+def test_a_stream_is_read_no_further_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a stream that breaks says so in one line; without the option all of it is stored first."""
+    import datasets
+
+    fetched: list[int] = []
+
+    def rows() -> Iterator[dict[str, str]]:
+        for number in range(1000):
+            fetched.append(number)
+            if number == 500:
+                raise OSError("connection lost")
+            yield {"anchor": f"a{number}", "positive": f"p{number}"}
+
+    def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> datasets.IterableDataset:
+        assert streaming
+        return datasets.IterableDataset.from_generator(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    blocks = list(
+        read_blocks("someone/pairs", ["anchor"], only=["positive=p1", "positive=p7"], limit=2, streaming=True)
+    )
+    assert [row["anchor"] for block in blocks for row in block.rows] == ["a1", "a7"]
+    assert fetched == list(range(8))
+    broken = complaint(lambda: list(read_blocks("someone/pairs", ["anchor"], streaming=True)))
+    assert "someone/pairs" in broken and "connection lost" in broken
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_beir_folders_and_hub_data_sets(tmp_path: Path, monkeypatch: pytest.Monk
     lines += ["\t".join((row["query_id"], row["doc_id"], str(row["score"]))) for row in rows]
     (beir / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
 
-    def load_dataset(name: str, subset: str, *, split: str) -> datasets.Dataset:
+    def load_dataset(name: str, subset: str, *, split: str, streaming: bool) -> datasets.Dataset:
         assert name == "someone/set"
         parts = {("corpus", "corpus"): corpus, ("queries", "queries"): queries, ("default", "test"): judged}
         return datasets.Dataset.from_list(parts[subset, split])

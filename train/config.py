@@ -145,6 +145,8 @@ class SourceConfig:
     """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
     limit: Annotated[int, Ge(1)] | None = None
     """Use only the first rows of those."""
+    streaming: bool = False
+    """Fetch a Hub data set row by row and leave no copy in the cache of `datasets`; behind `limit` nothing is fetched."""
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
     """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
     of rows."""

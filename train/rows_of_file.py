@@ -32,6 +32,7 @@ def read_source(number: int, source: SourceConfig) -> tuple[SourceTable, int]:
         subset=source.subset,
         only=source.only,
         limit=source.limit,
+        streaming=source.streaming,
     )
     left_out = 0
     with closing(_Found(source, texts)) as found:
