@@ -108,13 +108,15 @@ def read_table(
     subset: str | None = None,
     only: Sequence[str] = (),
     limit: int | None = None,
+    streaming: bool = False,
 ) -> Table:
     """A file (by its suffix), a folder of `datasets.save_to_disk`, or a Hub id; never empty.
 
     A folder may name its split (`folder@test`), a Hub id its subset and split (`nyu-mll/glue:mrpc@validation`).
     Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
+    `streaming` fetches the rows of a Hub data set as they are read, and none behind the last; files are read so anyway.
     """
-    rows = _Rows.open(str(path), split, subset, only, limit)
+    rows = _Rows.open(str(path), split, subset, only, limit, streaming)
     table = rows.block(None)
     if not table.rows:
         raise rows.empty()
@@ -132,10 +134,7 @@ def read_blocks(
     limit: int | None = None,
     streaming: bool = False,
 ) -> Iterator[Table]:
-    """The table of `read_table`, at most `BLOCK` rows at a time: for files that are too large to hold as rows.
-
-    `streaming` fetches the rows of a Hub data set as they are read, and none behind the last; files are read so anyway.
-    """
+    """The table of `read_table`, at most `BLOCK` rows at a time: for files that are too large to hold as rows."""
     rows = _Rows.open(str(path), split, subset, only, limit, streaming)
     table = rows.block(BLOCK)
     if not table.rows:

@@ -208,6 +208,9 @@ def test_a_stream_is_read_no_further_than_its_limit(monkeypatch: pytest.MonkeyPa
     )
     assert [row["anchor"] for block in blocks for row in block.rows] == ["a1", "a7"]
     assert fetched == list(range(8))
+    fetched.clear()
+    wanted = read_table("someone/pairs", ["anchor"], only=["positive=p1", "positive=p7"], limit=2, streaming=True)
+    assert len(wanted) == 2 and fetched == list(range(8))
     broken = complaint(lambda: list(read_blocks("someone/pairs", ["anchor"], streaming=True)))
     assert "someone/pairs" in broken and "connection lost" in broken
 

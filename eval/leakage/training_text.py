@@ -49,6 +49,7 @@ class TextSource:
     subset: str | None = None
     only: tuple[str, ...] = ()
     limit: int | None = None
+    streaming: bool = False
 
 
 def read_training_texts(source: TextSource) -> list[str]:
@@ -63,6 +64,7 @@ def read_training_texts(source: TextSource) -> list[str]:
         subset=source.subset,
         only=source.only,
         limit=source.limit,
+        streaming=source.streaming,
     )
     wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
@@ -139,4 +141,5 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         subset=None if data.get("subset") is None else str(data["subset"]),
         only=tuple(map(str, data.get("only") or ())),
         limit=None if limit is None else int(limit),
+        streaming=data.get("streaming") is True,
     )
