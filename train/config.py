@@ -146,7 +146,7 @@ class SourceConfig:
     limit: Annotated[int, Ge(1)] | None = None
     """Use only the first rows of those."""
     streaming: bool = False
-    """Fetch a Hub data set row by row: no copy stays in the cache of `datasets`, and nothing behind `limit` is fetched."""
+    """Fetch a Hub data set row by row, no further than `limit`; no copy stays in the cache of `datasets`."""
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
     """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
     of rows."""
