@@ -192,37 +192,37 @@ def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
 
 
 def table_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
-    """Name, test figures, average, its interval, dev; mean and spread over seeds below the tuned ones."""
+    """Name, average (or the one test), its interval, dev, each test; mean and spread of seeds below the tuned ones."""
     tuned, others = [name for name in systems if is_tuned(name)], [name for name in systems if not is_tuned(name)]
     spreads = [row for seeds in seeds_of(tuned) for row in _spread_rows(report, seeds)]
     return [*_system_rows(report, tuned), *spreads, *_system_rows(report, others)]
 
 
 def _spread_rows(report: Report, seeds: Seeds) -> list[list[str]]:
-    columns = [*report.columns, report.dev]
+    columns = [*_main_first(report), report.dev]
     figures = [[report.result(name, task).value for task in columns] for name in seeds.systems]
     mean, spread = ([hundred(value) for value in row] for row in mean_and_sd(np.array(figures)))
-    return [[seeds.mean_name, *mean[:-1], "", mean[-1]], [seeds.sd_name, *spread[:-1], "", spread[-1]]]
+    return [[name, row[0], "", row[-1], *row[1:-1]] for name, row in ((seeds.mean_name, mean), (seeds.sd_name, spread))]
 
 
 def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
     rows = []
     for name in systems:
         average = report.result(name, AVERAGE)
-        figures = [hundred(report.result(name, task).value) for task in report.columns]
-        rows.append(
-            [
-                name,
-                *figures,
-                span(average.ci_low, average.ci_high),
-                hundred(report.result(name, report.dev).value),
-            ]
-        )
+        main, *figures = [hundred(report.result(name, task).value) for task in _main_first(report)]
+        dev = hundred(report.result(name, report.dev).value)
+        rows.append([name, main, span(average.ci_low, average.ci_high), dev, *figures])
     return rows
 
 
 def table_header(report: Report) -> list[str]:
-    return ["system", *report.columns, "95 % interval", report.dev]
+    """The average stands first: a table of many tests is wider than the screen."""
+    main, *others = _main_first(report)
+    return ["system", main, "95 % interval", report.dev, *others]
+
+
+def _main_first(report: Report) -> list[str]:
+    return [*report.columns[-1:], *report.columns[:-1]]
 
 
 def task_lines(report: Report) -> list[str]:
