@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from jaxtyping import Bool, Float64, Int64
 from dec2vec.errors import UserError
 from dec2vec.readers import read_table
 from eval.metrics.classification import ranking_metrics, whole
-from eval.metrics.resampling import multiplicities
 from eval.task_config import GapConfig
+from eval.tasks.figures import weighted_figures
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
 from eval.tasks.task import Figure, TaskVectors, Texts, missing
 
@@ -61,13 +62,8 @@ class GapTask:
         seed: int,
     ) -> list[Figure]:
         """The same of similarities that need not be cosines. Nothing is chosen on dev."""
-        labels, n = self.test_pairs.labels, len(self.test_pairs)
-        values = _metrics(test, labels, whole(n))
-        parts = [_metrics(test, labels, counts) for counts in multiplicities(n, resamples, seed)]
-        names = sorted(values, key=lambda name: name != self.metric)
-        return [
-            Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names
-        ]
+        labels = self.test_pairs.labels
+        return weighted_figures(partial(_metrics, test, labels), self.metric, len(labels), resamples, seed)
 
     @property
     def items(self) -> list[tuple[str, ...]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from dec2vec.errors import UserError
 from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
-from eval.metrics.resampling import multiplicities
 from eval.task_config import Criterion, PairsConfig, PairsMetric
+from eval.tasks.figures import weighted_figures
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
 from eval.tasks.task import Figure, TaskVectors, Texts, missing
 
@@ -87,13 +88,9 @@ class PairsTask:
     ) -> list[Figure]:
         """The same of similarities that need not be cosines: the threshold comes from those of dev."""
         threshold = None if dev is None or self.dev_pairs is None else self._threshold(dev)
-        labels, n = self.test_pairs.labels, len(self.test_pairs)
-        values = _metrics(test, labels, whole(n), threshold)
-        parts = [_metrics(test, labels, counts, threshold) for counts in multiplicities(n, resamples, seed)]
-        names = sorted(values, key=lambda name: name != self.metric)
-        return [
-            Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names
-        ]
+        labels = self.test_pairs.labels
+        metrics = partial(_metrics, test, labels, threshold=threshold)
+        return weighted_figures(metrics, self.metric, len(labels), resamples, seed)
 
     @property
     def items(self) -> list[tuple[str, ...]]:

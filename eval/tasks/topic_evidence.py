@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from eval.metrics.classification import baselines, class_metrics, confusion, whole
-from eval.metrics.resampling import multiplicities
+from eval.metrics.classification import baselines, class_metrics, confusion
+from eval.tasks.figures import weighted_figures
 from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Figure
 
@@ -89,11 +89,7 @@ class TopicEvidence:
 
 def topic_figures(evidence: TopicEvidence, metric: str, resamples: int, seed: int) -> list[Figure]:
     """accuracy and macro_f1, the main one first, then chance and majority; nan scores give nan figures."""
-    n = len(evidence.gold)
-    values = _metrics(evidence, whole(n))
-    parts = [_metrics(evidence, counts) for counts in multiplicities(n, resamples, seed)]
-    names = sorted(values, key=lambda name: name != metric)
-    return [Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names]
+    return weighted_figures(partial(_metrics, evidence), metric, len(evidence.gold), resamples, seed)
 
 
 def _metrics(
