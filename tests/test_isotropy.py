@@ -99,6 +99,24 @@ def test_resamples_of_pairs_leave_out_a_rows_own_copies() -> None:
     assert isotropy.uniformities(points, counts)[0] == pytest.approx(np.log(kernel), rel=1e-5)
 
 
+def test_more_dimensions_than_rows_change_nothing() -> None:
+    """The matrix of inner products instead of the covariance; a row of zeros (no known word) stays one."""
+    few = np.concatenate([gaussian(9, 5), np.zeros((1, 5), dtype=np.float32)])
+    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(40, 40)))
+    wide = few @ turn[:5]
+    narrow, found = isotropy.spectrum(few), isotropy.spectrum(wide)
+    np.testing.assert_allclose(found.variances[:5], narrow.variances, rtol=1e-5)
+    np.testing.assert_allclose(found.squares[:, :5], narrow.squares, atol=1e-6)
+    assert found.dimension == 40 and found.squares.shape == (10, 10)
+    padded = np.concatenate([narrow.variances, np.zeros(35)])
+    assert isotropy.isoscore(found.variances, 40) == pytest.approx(isotropy.isoscore(padded), rel=1e-6)
+    assert isotropy.isoscore(found.variances) != pytest.approx(isotropy.isoscore(padded), rel=1e-2)
+    rows = isotropy.compact(wide)
+    assert rows.shape == (10, 10) and not rows[9].any()
+    np.testing.assert_allclose(rows @ rows.T, wide @ wide.T, atol=1e-5)
+    assert isotropy.mean_cosine(rows) == pytest.approx(isotropy.mean_cosine(wide), rel=1e-6)
+
+
 def test_no_variance_is_no_number() -> None:
     same = isotropy.spectrum(np.ones((5, 3), dtype=np.float32)).variances
     for measure in (isotropy.isoscore, isotropy.effective_rank, isotropy.first_share):

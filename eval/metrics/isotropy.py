@@ -23,15 +23,33 @@ class Spectrum:
 
     variances: Float64[np.ndarray, " directions"]
     squares: Float64[np.ndarray, "rows directions"]
+    dimension: int
+    """Of the vectors. There are no more directions than rows: in all others the variance is 0."""
 
 
 def spectrum(vectors: Float[np.ndarray, "rows dim"]) -> Spectrum:
-    """Of the covariance (divisor n), with zeros where there are fewer rows than dimensions."""
+    """Of the covariance (divisor n). Of few rows the matrix of their inner products says the same (19,000 n-grams)."""
     wide = vectors.astype(np.float64)
     centred = wide - wide.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    squares = (centred @ directions[:, ::-1]) ** 2
-    return Spectrum(squares.mean(axis=0), squares)
+    rows, dimension = centred.shape
+    if dimension <= rows:
+        _, directions = np.linalg.eigh(centred.T @ centred)
+        squares = (centred @ directions[:, ::-1]) ** 2
+    else:
+        values, places = np.linalg.eigh(centred @ centred.T)
+        squares = places[:, ::-1] ** 2 * np.maximum(values[::-1], 0)
+    return Spectrum(squares.mean(axis=0), squares, dimension)
+
+
+def compact(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows kept"]:
+    """Rows of the same inner products in no more dimensions than rows: what compares rows needs no more."""
+    wide = vectors.astype(np.float64)
+    if wide.shape[1] <= len(wide):
+        return wide
+    values, places = np.linalg.eigh(wide @ wide.T)
+    rows = places * np.sqrt(np.maximum(values, 0))
+    rows[~wide.any(axis=1)] = 0  # not 1e-17, which would get a direction once it is divided by its norm
+    return np.asarray(rows)
 
 
 def mean_cosine(vectors: Float[np.ndarray, "rows dim"]) -> float:
@@ -39,18 +57,22 @@ def mean_cosine(vectors: Float[np.ndarray, "rows dim"]) -> float:
     return float(mean_cosines(vectors, np.ones((1, len(vectors))))[0])
 
 
-def isoscore(variances: Float64[np.ndarray, "*batch directions"]) -> Float64[np.ndarray, "*batch"]:
+def isoscore(
+    variances: Float64[np.ndarray, "*batch directions"], dimension: int | None = None
+) -> Float64[np.ndarray, "*batch"]:
     """IsoScore (Rudman et al. 2022, ACL Findings): 1 for equal variances, 0 for variance in one direction only.
 
     The defect is the distance of the variances, scaled to norm sqrt(n), from the ones vector, over its largest value;
     the score is the share of directions used, moved from [1/n, 1] to [0, 1]. nan without variance or with n = 1.
+    `dimension` is n where directions without variance were left out.
     """
-    n = variances.shape[-1]
+    n = dimension or variances.shape[-1]
     norms = np.linalg.norm(variances, axis=-1, keepdims=True)
     if n == 1:
         return np.full(variances.shape[:-1], np.nan)
     scaled = np.sqrt(n) * _ratio(variances, norms)
-    defect = np.linalg.norm(scaled - 1, axis=-1) / np.sqrt(2 * (n - np.sqrt(n)))
+    distance = np.sqrt(((scaled - 1) ** 2).sum(axis=-1) + n - variances.shape[-1])
+    defect = distance / np.sqrt(2 * (n - np.sqrt(n)))
     share = (n - defect**2 * (n - np.sqrt(n))) ** 2 / n**2
     return np.asarray((n * share - 1) / (n - 1))
 

@@ -5,7 +5,9 @@ More isotropic is not always better (whitened vectors are perfectly so), which i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,12 @@ from eval.metrics import isotropy
 from eval.metrics.resampling import multiplicities, resampled_means
 from eval.tasks.task import Figure, TaskVectors, Texts
 
+Spectral = Callable[[Float64[np.ndarray, "resamples directions"]], Float64[np.ndarray, " resamples"]]
 LIMIT = 4000
 """Texts compared with each other, a seeded sample of more: every pair of them is met in every resample."""
 CLOSE = 4.0
 """Graded pairs with a score above this mean the same: of 0 to 5, as in Wang & Isola's and SimCSE's plots."""
 METRICS = ("mean cosine", "IsoScore", "effective rank", "first component", "uniformity")
-SPECTRAL = {
-    "IsoScore": isotropy.isoscore,
-    "effective rank": isotropy.effective_rank,
-    "first component": isotropy.first_share,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +126,22 @@ def _means_the_same(table: Table, index: int, close: float) -> bool:
 def _space(vectors: Float32[np.ndarray, "texts dim"], resamples: int, seed: int) -> list[Figure]:
     n = len(vectors)
     spectrum = isotropy.spectrum(vectors)
+    rows = isotropy.compact(vectors)
+    spectral: dict[str, Spectral] = {
+        "IsoScore": partial(isotropy.isoscore, dimension=spectrum.dimension),
+        "effective rank": isotropy.effective_rank,
+        "first component": isotropy.first_share,
+    }
     drawn: dict[str, list[Float64[np.ndarray, " chunk"]]] = {metric: [] for metric in METRICS}
     for counts in multiplicities(n, resamples, seed):
         variances = counts @ spectrum.squares / n
-        drawn["mean cosine"].append(isotropy.mean_cosines(vectors, counts))
-        drawn["uniformity"].append(isotropy.uniformities(vectors, counts))
-        for metric, measure in SPECTRAL.items():
+        drawn["mean cosine"].append(isotropy.mean_cosines(rows, counts))
+        drawn["uniformity"].append(isotropy.uniformities(rows, counts))
+        for metric, measure in spectral.items():
             drawn[metric].append(measure(variances))
     values = {
-        "mean cosine": isotropy.mean_cosine(vectors),
-        "uniformity": isotropy.uniformity(vectors),
-        **{metric: float(measure(spectrum.variances)) for metric, measure in SPECTRAL.items()},
+        "mean cosine": isotropy.mean_cosine(rows),
+        "uniformity": isotropy.uniformity(rows),
+        **{metric: float(measure(spectrum.variances)) for metric, measure in spectral.items()},
     }
     return [Figure(metric, values[metric], np.concatenate(drawn[metric]), n) for metric in METRICS]
