@@ -8,6 +8,7 @@ from dataclasses import replace
 from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.lab import refuse_equal_names
+from eval.leakage.held_out import held_out_texts
 from eval.leakage.training_text import FitText, sample_fit_text
 from eval.postprocess.families import FITTED
 from eval.task_config import IsotropyConfig, RetrievalConfig
@@ -81,10 +82,7 @@ def fit_text(
         raise UserError(
             f"config error: fit: {fitted[0]} needs training-side text (--fit FILE), or --systems.post without it"
         )
-    evaluated = [text for task in tasks for text in task.texts] + [
-        text for task in further for text in (*task.test.queries, *task.test.documents)
-    ]
-    fit = sample_fit_text(sources, evaluated, config.fit_sentences, config.seed)
+    fit = sample_fit_text(sources, held_out_texts(tasks, further), config.fit_sentences, config.seed)
     if len(fit.sentences) < 2:
         raise UserError(
             f"fit: {len(fit.sentences)} sentences are left to fit {fitted[0]} on; name more training-side text"

@@ -30,7 +30,7 @@ from eval.mteb_tasks.rows import mteb_tables
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.fitting import Fitting
 from eval.report.before_after import find_reference, histograms
-from eval.report.notes import notes
+from eval.report.notes import notes, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
 from eval.results.clean import clean_results
@@ -85,6 +85,7 @@ def evaluate(
     for prompt in config.systems.prompts:
         check_prompt(prompt)
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
+    _refuse_equal_runs(config.tuned)
     dev, tests = load_similarity(config)
     similarity = [] if dev is None else [dev, *tests]
     further = load_further(config, similarity)
@@ -96,8 +97,8 @@ def evaluate(
     found = fit_text(config, sources, similarity, further)
     material = _material(config, dev, found, progress)
     outside = Outside.of(config, sources, similarity, further)
-    shown = _shown_in_training(config, sources)
-    seen = overlap.with_train_splits(overlap.measure(shown, overlap.evaluation_sets(similarity, further)), further)
+    trained = training_text.trained_on(*config.tuned)
+    seen = _seen(trained.texts, sources, dev, tests, further)
     setting = _setting(config, material, tests, further, overlap.clean_rows(seen.clean, further))
     folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
     with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
@@ -106,7 +107,7 @@ def evaluate(
         mteb = mteb_tables(config, encoders, setting.judged)
     judged, findings = setting.judged, setting.findings
     outside.judge(findings, further)
-    results, comparison = _similarity_results(setting, seen.clean if shown else None)
+    results, comparison = _similarity_results(setting, seen.clean)
     results += outside.similarity(dev, tests)
     tuned_name = None if comparison is None else comparison.tuned
     reference = find_reference(judged, references, tuned_name) if judged else None
@@ -129,7 +130,12 @@ def evaluate(
         curves=findings.curves(),
         mistakes=findings.mistakes(),
         costs=encoders.costs,
-        notes=notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
+        notes=[
+            *notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
+            *unknown_training(trained.unknown),
+            *encoders.warnings,
+        ],
+        has_unknown_training=bool(trained.unknown) or not (trained.texts or sources),
     )
 
 
@@ -146,27 +152,33 @@ def _material(config: EvalConfig, dev: StsTask | None, found: FitText | None, pr
     )
 
 
-def _similarity_results(
-    setting: Setting, clean: Mapping[str, np.ndarray] | None
-) -> tuple[list[Result], Comparison | None]:
+def _similarity_results(setting: Setting, clean: Mapping[str, np.ndarray]) -> tuple[list[Result], Comparison | None]:
     """Every system on every test, and what the headline rests on; nothing without similarity tasks."""
     judged, tests, dev, bench = setting.judged, setting.tests, setting.material.dev, setting.bench
     if dev is None:
         return [], None
     options = {"resamples": bench.resamples, "seed": bench.seed}
     results, comparison = summarize(judged, dev, tests, progress=bench.progress, **options)
-    if comparison is not None and clean is not None:
+    if comparison is not None:
         results += clean_results(judged, tests, clean, comparison, dev.name, **options)
     if comparison is not None:
         results += similarity_results(judged, tests, comparison, **options)
     return results, comparison
 
 
-def _shown_in_training(config: EvalConfig, sources: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """What post-processings are fitted on, and what the tuned runs were trained on."""
-    trained = training_text.run_sources(*config.tuned)
-    names = dict.fromkeys([*trained, *sources])
-    return {name: list(dict.fromkeys([*trained.get(name, ()), *sources.get(name, ())])) for name in names}
+def _seen(
+    trained: Mapping[str, Sequence[str]],
+    fitted: Mapping[str, Sequence[str]],
+    dev: StsTask | None,
+    tests: Sequence[StsTask],
+    further: Sequence[Task],
+) -> overlap.Seen:
+    """By tuning, by the fit of post-processings, by choices on dev, and by the tasks' own classifiers."""
+    names = dict.fromkeys([*trained, *fitted])
+    shown = {name: list(dict.fromkeys([*trained.get(name, ()), *fitted.get(name, ())])) for name in names}
+    similarity = [] if dev is None else [dev, *tests]
+    seen = overlap.measure(shown, overlap.evaluation_sets(similarity, further))
+    return overlap.with_train_splits(overlap.with_dev(seen, dev, tests), further)
 
 
 def _setting(
@@ -266,6 +278,14 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
         cosines = {name: scores["cosine"] for name, scores in found.items()}
         judged.append(Judged(choice, {material.task.name: choice.cosines, **cosines}, found))
     return judged
+
+
+def _refuse_equal_runs(paths: Sequence[str]) -> None:
+    """A row is called by its folder."""
+    names = [run_name(path) for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two tuned runs are called {twice}; rename one of the folders, or name each once")
 
 
 def _refuse_doubles(judged: Sequence[Judged]) -> None:

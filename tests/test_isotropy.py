@@ -168,6 +168,17 @@ def load_isotropy_of(count: int):  # type: ignore[no-untyped-def]
     return _task("toy", [f"t{i}" for i in range(count)], [])
 
 
+def test_labels_are_numbers_and_no_pair_is_refused(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"sentence1": f"a{i}", "sentence2": f"b{i}", "label": label} for i, label in enumerate([1.0, 0, True, "1", "x"])
+    ]
+    assert len(load_isotropy(write(tmp_path / "t.jsonl", rows)).left) == 3
+    small: list[dict[str, object]] = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": i / 4} for i in range(5)]
+    with pytest.raises(UserError, match="no pair has label 1, or a score above 4; set close"):
+        load_isotropy(write(tmp_path / "t.jsonl", small))
+    assert len(load_isotropy(write(tmp_path / "t.jsonl", small), close=0.6).left) == 2
+
+
 def test_kinds_of_files(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     pairs: list[dict[str, object]] = [{"anchor": "a", "positive": "b"}, {"anchor": "c", "positive": "a"}]

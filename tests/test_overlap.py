@@ -11,14 +11,21 @@ import pytest
 from scipy.stats import spearmanr
 
 from eval.config import EvalConfig, SystemsConfig
+from eval.leakage.held_out import held_out_texts
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
-from eval.leakage.overlap import EvaluationSet, measure, normalized
-from eval.leakage.training_text import TextSource, read_training_texts
+from eval.leakage.overlap import EvaluationSet, Seen, measure, normalized, with_dev
+from eval.leakage.training_text import TextSource, read_training_texts, trained_on
+from eval.report.notes import unknown_training
+from eval.report.report import headline
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.run import evaluate
+from eval.task_config import PairsConfig, TopicsConfig
+from eval.tasks.pairs import load_pairs
 from eval.tasks.sts import StsTask, load_task
+from eval.tasks.topic_config import load_topics
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
+from tests.helpers import write_jsonl
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 STS = ("sts12", "sts13", "sts14", "sts15", "sts16")
@@ -136,7 +143,7 @@ def test_scores_on_the_clean_remainder(tmp_path: Path) -> None:
     gap = report.result(f"{found.tuned} minus {found.untuned}", "average", CLEAN_DIFFERENCE)
     mine, other = (report.result(name, "average", CLEAN).value for name in (found.tuned, found.untuned))
     assert gap.value == pytest.approx(mine - other)
-    counts = {row.evaluation: row for row in report.overlap}
+    counts = {row.evaluation: row for row in report.overlap if row.training != "dev (choices)"}
     assert counts["one"].pairs_clean == len(left) and counts["two"].pairs_clean == 50
 
 
@@ -155,7 +162,8 @@ def test_without_training_text_nothing_is_measured(tmp_path: Path) -> None:
     systems = SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",))
     config = EvalConfig(dev=str(dev), tests=(str(test),), systems=systems, bootstrap=100)
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
-    assert report.overlap == [] and not any(row.metric == CLEAN for row in report.results)
+    assert [row.training for row in report.overlap] == ["dev (choices)"]
+    assert not any(line.startswith("Overlap") for line in headline(report))
     fitted = write_pairs(tmp_path / "fit.jsonl", 10, 5)
     again = evaluate(
         EvalConfig(dev=str(dev), tests=(str(test),), fit=(str(fitted),), systems=systems, bootstrap=100),
@@ -183,3 +191,43 @@ def test_known_contamination_is_found() -> None:
     assert all(counts["mrpc", f"{name}.test"].near == 0 for name in STS[1:])
     expected = {"sts12": (1009, 1908), "sts13": (1148, 1148), "sts14": (3354, 3355), "sts15": (2158, 2159)}
     assert {name: found["stsb", f"{name}.test"] for name in STS} == {**expected, "sts16": (394, 394)}
+
+
+def test_pairs_that_choices_are_made_on_are_counted_and_left_out_of_the_clean_score(tmp_path: Path) -> None:
+    file = write_similarity(tmp_path / "all.jsonl", 40, 5)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    dev = write_jsonl(tmp_path / "dev.jsonl", rows[:20])
+    test = write_jsonl(tmp_path / "test.jsonl", rows[15:])
+    seen = with_dev(Seen([], {"test": np.ones(25, dtype=bool)}), load_task(dev), [load_task(test)])
+    [count] = seen.counts
+    assert (count.training, count.evaluation, count.pairs_with_both) == ("dev (choices)", "test", 5)
+    np.testing.assert_array_equal(np.flatnonzero(~seen.clean["test"]), range(5))
+    assert with_dev(seen, None, []) is seen
+
+
+def test_nothing_is_fitted_on_dev_texts(tmp_path: Path) -> None:
+    """Those of further tasks included; what a classifier learns from is training-side text."""
+    test = write_jsonl(tmp_path / "t.jsonl", [{"sentence1": "a", "sentence2": "b", "label": n % 2} for n in range(4)])
+    dev = write_jsonl(tmp_path / "d.jsonl", [{"sentence1": "c", "sentence2": "d", "label": n % 2} for n in range(4)])
+    topics = {name: write_jsonl(tmp_path / f"{name}.jsonl", topic_rows(name)) for name in ("train", "test", "held")}
+    files = {"train": str(topics["train"]), "test": str(topics["test"]), "dev": str(topics["held"])}
+    tasks = [load_pairs(PairsConfig(test=str(test), dev=str(dev))), load_topics(TopicsConfig(**files, method="knn"))]
+    held = set(held_out_texts([], tasks))
+    assert {"a", "b", "c", "d", "test 0", "held 3"} <= held and not any(text.startswith("train") for text in held)
+
+
+def topic_rows(name: str) -> list[dict[str, object]]:
+    return [{"text": f"{name} {number}", "label": f"class {number % 2}"} for number in range(6)]
+
+
+def test_a_run_whose_training_text_is_unknown_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "config.yaml").write_text("data: [{path: nowhere.jsonl}]")
+    (tmp_path / "config.yaml").write_text("data: [{path: not-mine.jsonl}]")
+    found = trained_on(str(tmp_path / "bare"), str(tmp_path / "gone"))
+    assert found.texts == {} and list(found.unknown) == [str(tmp_path / "bare"), str(tmp_path / "gone")]
+    why = list(found.unknown.values())
+    assert "no config.yaml" in why[0] and "nowhere" in why[1]
+    [first, _] = unknown_training(found.unknown)
+    assert first.startswith("Warning: what ") and "is not measured" in first

@@ -122,6 +122,12 @@ def test_a_threshold_keeps_the_wanted_precision_on_dev(files: dict[str, str]) ->
     assert task.dev_score(impossible) == pytest.approx(1 - task.dev_pairs.labels.mean())
 
 
+def test_rows_of_a_dev_file_that_is_not_named_are_refused(files: dict[str, str]) -> None:
+    for options in ({"dev_only": ("label=1",)}, {"dev_limit": 3}):
+        with pytest.raises(UserError, match="dev_only and dev_limit choose rows of dev; name dev"):
+            load_pairs(PairsConfig(test=files["test"], metric="ap", **options))
+
+
 def test_without_dev_only_rankings_are_measured(files: dict[str, str]) -> None:
     task = load_pairs(PairsConfig(test=files["test"], metric="ap"))
     assert task.dev is None and figures(task).keys() == {"ap", "auc"}

@@ -271,3 +271,16 @@ def test_bad_options(files: dict[str, str], tmp_path: Path) -> None:
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"text": "a", "label": None}])
     with pytest.raises(UserError, match=r"bad.jsonl line 1: label is null"):
         read_labelled(bad, "text", "label")
+
+
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        ({"labels": "labels.yaml"}, "labels is not read by method zero_shot with form word"),
+        ({"method": "knn", "form": "definition"}, "form is not read by method knn"),
+        ({"method": "knn", "calibrated": True}, "calibrated is not read by method knn"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(options: dict[str, Any], unread: str) -> None:
+    with pytest.raises(UserError, match=unread):
+        load_topics(TopicsConfig(test="gone.jsonl", **options))

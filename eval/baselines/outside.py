@@ -19,6 +19,7 @@ from eval.baselines.baseline import Baseline, PairBaseline, VectorBaseline, Vect
 from eval.baselines.cosines import cosines, dense
 from eval.config import EvalConfig
 from eval.lab import Measured
+from eval.leakage.held_out import held_out_texts
 from eval.leakage.training_text import without
 from eval.metrics.correlation import AGGREGATIONS, spearman_over_subsets
 from eval.metrics.statistics import Bootstrap
@@ -53,9 +54,7 @@ class Outside:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"baselines: two are called {twice}; name each once, or rename a folder")
-        evaluated = [text for task in tasks for text in task.texts]
-        evaluated += [text for task in further for text in (*task.test.queries, *task.test.documents)]
-        text = without(sources, evaluated) if baselines else []
+        text = without(sources, held_out_texts(tasks, further)) if baselines else []
         for baseline in baselines:
             if isinstance(baseline, VectorBaseline):
                 baseline.fit(text)

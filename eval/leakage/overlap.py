@@ -27,7 +27,7 @@ RULE = (
     "normalised: equal but for case, punctuation, spacing and Unicode form;"
     f" near: a share of {THRESHOLD:g} of the {SHINGLE}-word shingles is common (Jaccard; candidates by MinHash;"
     " in scripts without spaces a character counts as a word), copies included;"
-    " clean: neither text is even near to a text of any training-side file"
+    " clean: neither text is even near to a text of a training-side file or of the similarity dev file"
 )
 """Stands below the counts wherever they are shown."""
 
@@ -132,6 +132,15 @@ def measure(sources: Mapping[str, Sequence[str]], sets: Sequence[EvaluationSet])
             clean[item.name] &= ~seen.near[item.items].any(axis=1)
             counts.append(_count(name, item, seen))
     return Seen(counts, clean)
+
+
+def with_dev(seen: Seen, dev: StsTask | None, tests: Sequence[StsTask]) -> Seen:
+    """As well the similarity dev file, on which readings and checkpoints are chosen: STS-B's is made of STS12 to 16."""
+    if dev is None:
+        return seen
+    own = measure({f"{dev.name} (choices)": dev.texts}, [EvaluationSet.of_pairs(task) for task in tests])
+    clean = {**seen.clean, **{name: seen.clean[name] & kept for name, kept in own.clean.items()}}
+    return Seen([*seen.counts, *own.counts], clean)
 
 
 def with_train_splits(seen: Seen, further: Sequence[Task]) -> Seen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dec2vec.config_yaml import read_mapping
 from dec2vec.errors import UserError
 from dec2vec.readers import Table, read_table, read_texts
 from eval.leakage.overlap import normalized
+from eval.systems.run_config import run_config
 
 _TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
 _NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
@@ -26,7 +25,6 @@ _COLUMNS = {
     "labelled": ("text",),
 }
 """Options of `data` that name the columns of texts, by the kind of a source's rows."""
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,23 +106,42 @@ def sample_fit_text(sources: Mapping[str, Sequence[str]], evaluated: Iterable[st
     return FitText(chosen, dropped, digest.hexdigest())
 
 
-def run_sources(*runs: str) -> dict[str, list[str]]:
-    """By file the texts that run folders' own `config.yaml` name, as far as they can be read here.
+@dataclass(frozen=True)
+class TrainedOn:
+    """By file the texts that tuned runs were trained on; by run why some of it, or all, is not known."""
+
+    texts: dict[str, list[str]]
+    unknown: dict[str, str]
+
+
+def trained_on(*runs: str) -> TrainedOn:
+    """What run folders' own `config.yaml` name, as far as it can be read here.
 
     What several entries or runs share is read once: seeds of one recipe cost no more than one run.
     """
     found: dict[str, dict[str, None]] = {}
-    for source, run in {source: name for name in runs for source in _run_data(Path(name))}.items():
+    unknown: dict[str, str] = {}
+    sources = {name: _run_data(name) for name in runs}
+    for run in (name for name, named in sources.items() if not named):
+        unknown[run] = "there is no config.yaml that names its data"
+    for source, run in {source: name for name, named in sources.items() for source in named}.items():
         try:
             found.setdefault(source.path, {}).update(dict.fromkeys(read_training_texts(source)))
         except UserError as error:
-            logger.warning("overlap with the training data of %s is not measured: %s", run, error)
-    return {path: list(texts) for path, texts in found.items() if texts}
+            unknown[run] = str(error)
+    return TrainedOn({path: list(texts) for path, texts in found.items() if texts}, unknown)
 
 
-def _run_data(folder: Path) -> list[TextSource]:
-    config = next((file for file in (folder / "config.yaml", folder.parent / "config.yaml") if file.is_file()), None)
-    sources = read_mapping(config).get("data") if config is not None else None
+def run_sources(*runs: str) -> dict[str, list[str]]:
+    """The known texts of `trained_on`."""
+    return trained_on(*runs).texts
+
+
+def _run_data(run: str) -> list[TextSource]:
+    try:
+        sources = (run_config(run) or {}).get("data")
+    except UserError:
+        return []
     if not isinstance(sources, list):
         return []
     return [_source(source) for source in sources if isinstance(source, dict) and "path" in source]

@@ -24,6 +24,14 @@ def notes(
     return found
 
 
+def unknown_training(runs: Mapping[str, str]) -> list[str]:
+    """By run why its training text is not known."""
+    return [
+        f"Warning: what {run} was trained on is not known, so that its overlap with the tests is not measured: {why}."
+        for run, why in runs.items()
+    ]
+
+
 def choice_edge(choice: Choice) -> str | None:
     """Of a system of the similarity tasks, at its own layer."""
     system = choice.system

@@ -60,6 +60,8 @@ class Report:
     """By encoder and prompt, as `untuned: prompteol`."""
     notes: Sequence[str] = ()
     """What a reader of the headline must know: a choice at the edge of its grid, seeds that are none."""
+    has_unknown_training: bool = False
+    """Some tuned run's training text could not be read: nothing is known to be clean."""
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Result]:
@@ -181,12 +183,14 @@ def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
         return []
     ours, rival = (report.result(name, AVERAGE, CLEAN) for name in (found.tuned, found.untuned))
     total = report.result(found.tuned, AVERAGE).n
+    where = f"the training-side text or {report.dev}, on which choices are made"
     if ours.n == total:
-        return ["Overlap: no test pair has a text that is in, or close to, the training-side text."]
+        known = not report.has_unknown_training
+        return [f"Overlap: no test pair has a text that is in, or close to, {where}."] if known else []
     gap = report.result(f"{found.tuned} minus {found.untuned}", AVERAGE, CLEAN_DIFFERENCE)
     return [
-        f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that is in, or close to, the training-side"
-        f" text. On the {ours.n:,} others: tuned {hundred(ours.value)} against {hundred(rival.value)},"
+        f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that is in, or close to, {where}."
+        f" On the {ours.n:,} others: tuned {hundred(ours.value)} against {hundred(rival.value)},"
         f" difference {hundred(gap.value)} ({span(gap.ci_low, gap.ci_high)})."
     ]
 

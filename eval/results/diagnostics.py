@@ -50,7 +50,10 @@ class Scatter:
         norms = np.linalg.norm(sample, axis=1, keepdims=True)
         sample = np.divide(sample, norms, out=np.zeros_like(sample), where=norms > 0)
         pca = PCA(2, svd_solver="full").fit(sample)
-        plane = TSNE(2, perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=seed).fit_transform(sample)
+        start = (
+            "pca" if np.ptp(sample, axis=0).any() else "random"
+        )  # equal rows have no plane: scikit-learn would crash
+        plane = TSNE(2, perplexity=min(30.0, (count - 1) / 3), init=start, random_state=seed).fit_transform(sample)
         return cls(
             title=title,
             labels=[labels[row] for row in rows],

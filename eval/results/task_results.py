@@ -47,7 +47,9 @@ class Findings:
         return [
             Scatter.of(f"{task.name}: {row.name}", row.evidence.vectors, row.evidence.labels)
             for task, row in self._leaders()
-            if row.evidence is not None and isinstance(row.evidence.decisions, TopicEvidence)
+            if row.evidence is not None
+            and isinstance(row.evidence.decisions, TopicEvidence)
+            and row.evidence.decisions.is_finite
         ]
 
     def confusions(self) -> list[Confusion]:
@@ -55,7 +57,7 @@ class Findings:
         found = []
         for task, row in self._leaders():
             decided = None if row.evidence is None else row.evidence.decisions
-            if isinstance(decided, TopicEvidence) and len(decided.classes) <= SHOWN_CLASSES:
+            if isinstance(decided, TopicEvidence) and decided.is_finite and len(decided.classes) <= SHOWN_CLASSES:
                 found.append(Confusion(f"{task.name}: {row.name}", decided.classes, decided.confusion))
         return found
 
@@ -115,6 +117,8 @@ def _differences(ours: Measured, rival: Measured) -> list[TaskRow]:
 def _verdict(ours: Measured, rival: Measured) -> str:
     a, b = ours.figures[0], rival.figures[0]
     gap = interval(a.value - b.value, a.resampled - b.resampled)
+    if not np.isfinite(gap.value):
+        return f"{a.metric}: no difference of {ours.name} and {rival.name}, as a figure is missing. "
     p = p_value(a.resampled - b.resampled)
     tie = "" if gap.low > 0 or gap.high < 0 else " A tie: the interval contains 0."
     one, other = f"{100 * a.value:.2f} tuned ({ours.name})", f"{100 * b.value:.2f} untuned ({rival.name})"

@@ -79,7 +79,7 @@ def _check_options(args: ScoreArgs) -> None:
         raise UserError("score: --criterion and --precision choose a threshold on --dev; remove them or --threshold")
     if args.prompt is not None:
         check_prompt(args.prompt)
-    check_output(args.output, SUFFIXES, inputs=[args.input])
+    check_output(args.output, SUFFIXES, inputs=[args.input, args.dev])
 
 
 def _refuse_added_columns(table: Table) -> None:

@@ -27,6 +27,8 @@ class Encoders:
     cache: VectorCache | None = None
     _passes: dict[str, Counter[str]] = field(default_factory=dict)
     _costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    """Where a tuned run reads texts otherwise than the untuned rows."""
 
     @property
     def passes(self) -> dict[str, dict[str, int]]:
@@ -47,7 +49,9 @@ class Encoders:
             config = replace(self.config.model, name_or_path=path, revision=None)
             name = run_name(path)
             encoder = self._load(f"tuned/{name}", config)
-            _warn_unlike(path, encoder.config, self.config.model)
+            for line in _unlike(path, encoder.config, self.config.model):
+                logger.warning("%s", line)
+                self.warnings.append(f"Warning: {line}.")
             yield name, encoder
 
     def untuned(self, model: ModelConfig | None = None) -> TextEncoder:
@@ -76,9 +80,9 @@ def cache_folder(config: EvalConfig) -> Path | None:
     return Path(config.cache) if config.cache else None
 
 
-def _warn_unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> None:
+def _unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> Iterator[str]:
     """A tuned run is read as it was trained; what the untuned rows should then share is named."""
     for option in ("max_length", "text_normalization", "dtype"):
         mine, other = vars(tuned)[option], vars(untuned)[option]
         if mine != other:
-            logger.warning("%s: %s %s, the untuned rows %s; use --model.%s %s", path, option, mine, other, option, mine)
+            yield f"{path}: {option} {mine}, the untuned rows {other}; use --model.{option} {mine}"

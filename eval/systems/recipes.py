@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from dec2vec.config_yaml import read_mapping
 from dec2vec.errors import UserError
+from eval.systems.run_config import run_config
 
 Recipe = Mapping[str, object]
 """Value by dotted option, such as `optim.lr`."""
@@ -18,13 +17,11 @@ MACHINE = frozenset({"model.device", "model.autocast"})
 
 def read_recipe(run: str) -> Recipe | None:
     """From the `config.yaml` of a run folder, or of the run that an adapter folder lies in; None without one."""
-    place = Path(run)
-    file = next((path for path in (place / "config.yaml", place.parent / "config.yaml") if path.is_file()), None)
-    if file is None:
-        return None
     try:
-        tree = read_mapping(file)
+        tree = run_config(run)
     except UserError:
+        return None
+    if tree is None:
         return None
     options: dict[str, object] = {}
     for section in SECTIONS:

@@ -17,6 +17,7 @@ from dec2vec.errors import UserError
 from dec2vec.readers import Table, read_table, read_texts
 from eval.metrics import isotropy
 from eval.metrics.resampling import multiplicities, resampled_means
+from eval.tasks.pair_files import finite_number
 from eval.tasks.task import Figure, TaskVectors, Texts
 
 Spectral = Callable[[Float64[np.ndarray, "resamples directions"]], Float64[np.ndarray, " resamples"]]
@@ -90,6 +91,8 @@ def load_isotropy(path: str | Path, close: float = CLOSE) -> IsotropyTask:
     table.require(columns)
     left, right = table.texts(columns[0]), table.texts(columns[1])
     same = [pair for index, pair in enumerate(zip(left, right, strict=True)) if _means_the_same(table, index, close)]
+    if not same:
+        raise UserError(f"{table.name}: no pair has label 1, or a score above {close:g}; set close to fit the scores")
     return _task(name, left + right, same)
 
 
@@ -116,11 +119,9 @@ def _means_the_same(table: Table, index: int, close: float) -> bool:
     if "positive" in row:
         return True
     if "label" in row:
-        return str(row["label"]) == "1"
-    try:
-        return float(str(row.get("score"))) > close
-    except ValueError:
-        return False
+        return finite_number(row["label"]) == 1
+    score = finite_number(row.get("score"))
+    return score is not None and score > close
 
 
 def _space(vectors: Float32[np.ndarray, "texts dim"], resamples: int, seed: int) -> list[Figure]:

@@ -129,7 +129,7 @@ def refuse_dev_as_test(dev: LabelledPairs | None, test: LabelledPairs) -> None:
 
 def _label(table: Table, row: int, columns: PairColumns) -> bool:
     value = table.rows[row][columns.label]
-    number = _number(value)
+    number = finite_number(value)
     if columns.positive_from is not None:
         if number is None:
             raise UserError(f"{table.where(row)}: {columns.label} {value!r} is not a number; mend it or remove the row")
@@ -142,7 +142,7 @@ def _label(table: Table, row: int, columns: PairColumns) -> bool:
     return number == 1.0
 
 
-def _number(value: object) -> float | None:
+def finite_number(value: object) -> float | None:
     """true and false are 1 and 0; None for what is no finite number."""
     if not isinstance(value, (bool, int, float, str)):
         return None

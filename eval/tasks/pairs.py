@@ -123,6 +123,8 @@ class PairsTask:
 
 def load_pairs(config: PairsConfig) -> PairsTask:
     """The files of `config`, read and checked."""
+    if not config.dev and (config.dev_only or config.dev_limit is not None):
+        raise UserError(f"{config.test}: dev_only and dev_limit choose rows of dev; name dev, or remove them")
     columns = PairColumns(config.sentence1, config.sentence2, config.label, config.positive_from)
     test = read_pairs(config.test, columns)
     dev = read_pairs(config.dev, columns, only=config.dev_only, limit=config.dev_limit) if config.dev else None

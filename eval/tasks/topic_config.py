@@ -12,6 +12,7 @@ from eval.tasks.topics import TopicData, TrainedTask, ZeroShotTask
 
 def load_topics(config: TopicsConfig) -> ZeroShotTask | TrainedTask:
     """The files of `config`, read and checked."""
+    _refuse_unread(config)
     data = _data(config)
     if config.method == "zero_shot":
         texts = label_texts(data.classes, config.form, config.labels or None)
@@ -33,6 +34,20 @@ def _data(config: TopicsConfig) -> TopicData:
     splits = [split for split in (test, train, dev) if split is not None]
     classes = list(config.classes) or sorted({label for split in splits for label in split.labels})
     return TopicData(test.name, classes, test, train, dev)
+
+
+def _refuse_unread(config: TopicsConfig) -> None:
+    """An option that the method does not read was meant for another one, or for a form that was not named."""
+    is_zero_shot = config.method == "zero_shot"
+    given = {
+        "form": config.form != "word" and not is_zero_shot,
+        "labels": bool(config.labels) and not (is_zero_shot and config.form != "word"),
+        "calibrated": config.calibrated and not is_zero_shot,
+    }
+    unread = next((option for option, is_unread in given.items() if is_unread), None)
+    if unread is not None:
+        found = f"method {config.method}" + (f" with form {config.form}" if is_zero_shot else "")
+        raise UserError(f"config error: topics: {unread} is not read by {found}; remove it, or name what reads it")
 
 
 def _refuse_test_texts(path: str, data: TopicData) -> None:
