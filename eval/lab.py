@@ -23,6 +23,7 @@ from eval.config import PostName
 from eval.postprocess.fitting import Fitting
 from eval.systems.system import System, TextEncoder
 from eval.tasks.both_sides import BothSides
+from eval.tasks.pairs import PairEvidence
 from eval.tasks.task import Figure, Itemised, Task, TaskVectors, Texts, missing
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask
@@ -78,6 +79,8 @@ class Measured:
     evidence: Evidence | None = None
     remarks: tuple[str, ...] = ()
     """Choices at the edge of what was tried."""
+    chosen: str = ""
+    """Threshold, k or C."""
 
     def without_evidence(self) -> Measured:
         """The figures alone: vectors of every system are too much to hold."""
@@ -206,7 +209,16 @@ def _measure(
         figures=figures,
         evidence=None if decisions is None else _evidence(task, decisions, own_test),
         remarks=_remarks(task, reading, decisions),
+        chosen=_chosen(decisions),
     )
+
+
+def _chosen(decisions: object) -> str:
+    if isinstance(decisions, PairEvidence) and decisions.threshold is not None:
+        return f"threshold {decisions.threshold:.4f}"
+    if isinstance(decisions, TopicEvidence):
+        return ", ".join(f"{name} {value:g}" for name, value in decisions.setting.items())
+    return ""
 
 
 def _on_clean(task: Task, decisions: object, dev: TaskVectors | None, test: TaskVectors, bench: Bench) -> Figure:

@@ -120,6 +120,8 @@ def test_every_task_has_a_table(config: EvalConfig) -> None:
         assert any(name.startswith("untuned/bare/") and "+whiten-" in name for name in systems)
         assert any(" minus " in name for name in systems), table.name
         assert table.metrics[0] == table.metric and "95 % interval" in table.note
+        chosen = {row.chosen.split()[0] for row in table.rows if row.chosen}
+        assert chosen == {"p.test": {"threshold"}, "t.test/knn": {"k"}, "t.test/probe": {"C"}}.get(table.name, set())
     assert report.has("baseline/jaccard", "sts", "spearman_all") and report.has(
         "baseline/tfidf", "average", "spearman_all"
     )

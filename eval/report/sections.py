@@ -22,6 +22,8 @@ MAX_LABELS = 20
 MAX_MISTAKES = 20
 MAX_ROWS = 12
 """Rows of a further task's table above its fold."""
+COUNTS = frozenset({"effective rank"})
+"""Metrics that are no shares: shown as they are."""
 TEXT_START = 80
 """Characters of a text that are shown."""
 
@@ -95,16 +97,23 @@ def _task_table(task: TaskTable, duel: Duel | None) -> Table:
     systems.sort(
         key=lambda name: (not is_tuned(name), name == gap, not is_spread(name), -main.get(name, float("-inf")))
     )
+    has_choices = any(row.chosen for row in task.rows)
     lines = []
     for name in systems:
         first = rows.get((name, task.metric))
         low, high = (None, None) if first is None else (first.low, first.high)
-        cells = [hundred(rows[name, m].value) if (name, m) in rows else "–" for m in task.metrics]
+        cells = [_cell(m, rows[name, m].value) if (name, m) in rows else "–" for m in task.metrics]
         interval = "–" if low is None or high is None else span(low, high)
         dev = "–" if first is None or first.dev is None else hundred(first.dev)
-        lines.append([name, cells[0], interval, dev, *cells[1:], "–" if first is None else f"{first.n}"])
-    metrics = [f"{metric} x 100" for metric in task.metrics]
-    return Table(["system", metrics[0], "95 % interval", "dev", *metrics[1:], "n"], lines, rival)
+        chosen = [("" if first is None else first.chosen) or "–"] if has_choices else []
+        lines.append([name, cells[0], interval, dev, *chosen, *cells[1:], "–" if first is None else f"{first.n}"])
+    metrics = [metric if metric in COUNTS else f"{metric} x 100" for metric in task.metrics]
+    chosen = ["chosen on dev"] if has_choices else []
+    return Table(["system", metrics[0], "95 % interval", "dev", *chosen, *metrics[1:], "n"], lines, rival)
+
+
+def _cell(metric: str, value: float) -> str:
+    return f"{value:.1f}" if metric in COUNTS else hundred(value)
 
 
 def mistake_sections(report: Report) -> list[Section]:

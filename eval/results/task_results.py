@@ -89,7 +89,9 @@ class Findings:
     def _table(self, task: Task) -> TaskTable:
         rows = self.rows[task.name]
         made = [
-            _row(row.name, figure, row.dev_score if figure.metric == task.metric else None)
+            _row(row.name, figure, row.dev_score, row.chosen)
+            if figure.metric == task.metric
+            else _row(row.name, figure)
             for row in _ordered(rows)
             for figure in row.figures
         ]
@@ -167,6 +169,6 @@ def _ordered(rows: Sequence[Measured]) -> list[Measured]:
     return sorted(rows, key=lambda row: (not row.is_tuned, -np.nan_to_num(row.figures[0].value, nan=-np.inf)))
 
 
-def _row(name: str, figure: Figure, dev: float | None = None) -> TaskRow:
+def _row(name: str, figure: Figure, dev: float | None = None, chosen: str = "") -> TaskRow:
     found = interval(figure.value, figure.resampled)
-    return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n, dev)
+    return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n, dev, chosen)

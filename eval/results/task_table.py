@@ -19,6 +19,8 @@ class TaskRow:
     dev: float | None = None
     """Of the main metric's row: the score by which the reading was chosen (see the table's note); None where nothing
     was chosen."""
+    chosen: str = ""
+    """Of the main metric's row: the threshold, k or C that dev chose."""
 
 
 @dataclass(frozen=True)
