@@ -25,12 +25,12 @@ from eval.choice.choose import Choice, Material, choose, fit, fixed
 from eval.config import EvalConfig
 from eval.inputs import fit_text, load_further, load_similarity, refuse_undecided
 from eval.leakage import overlap, training_text
-from eval.leakage.training_text import FitText
+from eval.leakage.training_text import FitText, merged_by_file
 from eval.mteb_tasks.rows import mteb_tables
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.fitting import Fitting
 from eval.report.before_after import find_reference, histograms
-from eval.report.notes import notes, unknown_training
+from eval.report.notes import notes, shown_dev, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
 from eval.results.clean import clean_results
@@ -133,6 +133,7 @@ def evaluate(
         notes=[
             *notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
             *unknown_training(trained.unknown),
+            *shown_dev(seen.counts, [*trained.texts, *(training_texts or ())]),
             *encoders.warnings,
         ],
         has_unknown_training=bool(trained.unknown) or not (trained.texts or sources),
@@ -174,8 +175,7 @@ def _seen(
     further: Sequence[Task],
 ) -> overlap.Seen:
     """By tuning, by the fit of post-processings, by choices on dev, and by the tasks' own classifiers."""
-    names = dict.fromkeys([*trained, *fitted])
-    shown = {name: list(dict.fromkeys([*trained.get(name, ()), *fitted.get(name, ())])) for name in names}
+    shown = merged_by_file([trained, fitted])
     similarity = [] if dev is None else [dev, *tests]
     seen = overlap.measure(shown, overlap.evaluation_sets(similarity, further))
     return overlap.with_train_splits(overlap.with_dev(seen, dev, tests), further)

@@ -13,9 +13,9 @@ from scipy.stats import spearmanr
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage.held_out import held_out_texts
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
-from eval.leakage.overlap import EvaluationSet, Seen, measure, normalized, with_dev
-from eval.leakage.training_text import TextSource, read_training_texts, trained_on
-from eval.report.notes import unknown_training
+from eval.leakage.overlap import EvaluationSet, Overlap, Seen, measure, normalized, with_dev
+from eval.leakage.training_text import TextSource, merged_by_file, read_training_texts, trained_on
+from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.run import evaluate
@@ -231,3 +231,18 @@ def test_a_run_whose_training_text_is_unknown_is_named(tmp_path: Path) -> None:
     assert "no config.yaml" in why[0] and "nowhere" in why[1]
     [first, _] = unknown_training(found.unknown)
     assert first.startswith("Warning: what ") and "is not measured" in first
+
+
+def test_a_dev_file_that_tuning_has_shown_is_warned_of() -> None:
+    rows = [Overlap("mine.jsonl", f"{name} dev", 100, 0, 0, near, 50, 0, 40) for name, near in (("a", 5), ("b", 6))]
+    assert [line.split(" are in")[0] for line in shown_dev(rows, ["mine.jsonl"])] == [
+        "Warning: 6 of the 100 texts of b dev"
+    ]
+    assert shown_dev(rows, []) == []
+
+
+def test_two_spellings_of_a_file_are_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    found = merged_by_file([{str(tmp_path / "a.jsonl"): ["one", "two"], "gone": ["x"]}, {"a.jsonl": ["two", "three"]}])
+    assert found == {str(tmp_path / "a.jsonl"): ["one", "two", "three"], "gone": ["x"]}

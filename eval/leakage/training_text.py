@@ -129,7 +129,18 @@ def trained_on(*runs: str) -> TrainedOn:
             found.setdefault(source.path, {}).update(dict.fromkeys(read_training_texts(source)))
         except UserError as error:
             unknown[run] = str(error)
-    return TrainedOn({path: list(texts) for path, texts in found.items() if texts}, unknown)
+    return TrainedOn(merged_by_file([{path: list(texts) for path, texts in found.items() if texts}]), unknown)
+
+
+def merged_by_file(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Texts by name; two spellings of one local file are one, under the first."""
+    found: dict[str, dict[str, None]] = {}
+    names: dict[Path, str] = {}
+    for part in parts:
+        for name, texts in part.items():
+            place = names.setdefault(Path(name).resolve(), name)
+            found.setdefault(place, {}).update(dict.fromkeys(texts))
+    return {name: list(texts) for name, texts in found.items()}
 
 
 def run_sources(*runs: str) -> dict[str, list[str]]:

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from eval.choice.choose import Choice, best
 from eval.choice.edges import dimension_edge
+from eval.leakage.overlap import Overlap
 from eval.results.results import Comparison, Judged
 from eval.systems.recipes import Recipe, unlike
 from eval.systems.seeds import seeds_of, split_name
+
+SHOWN = 0.05
+"""Share of dev texts beyond which a reader is warned."""
 
 
 def notes(
@@ -29,6 +33,17 @@ def unknown_training(runs: Mapping[str, str]) -> list[str]:
     return [
         f"Warning: what {run} was trained on is not known, so that its overlap with the tests is not measured: {why}."
         for run, why in runs.items()
+    ]
+
+
+def shown_dev(counts: Sequence[Overlap], trained: Sequence[str]) -> list[str]:
+    """Where tuning has shown a good part of a task's dev texts: on them a tuned system is surer than on new ones."""
+    found = [row for row in counts if row.training in trained and row.evaluation.endswith(" dev")]
+    return [
+        f"Warning: {row.near:,} of the {row.texts:,} texts of {row.evaluation} are in, or close to, {row.training},"
+        " on which a tuned run was trained: a threshold or reading that it chose there may not fit new text."
+        for row in found
+        if row.near > SHOWN * row.texts
     ]
 
 
