@@ -25,6 +25,7 @@ from eval.choice.choose import Choice, Material, choose, fit, fixed
 from eval.config import EvalConfig
 from eval.inputs import fit_text, load_further, load_similarity, refuse_undecided
 from eval.leakage import overlap, training_text
+from eval.leakage.shown_dev import without_shown_dev
 from eval.leakage.training_text import FitText, merged_by_file
 from eval.mteb_tasks.rows import mteb_tables
 from eval.mteb_tasks.run import find_tasks
@@ -91,13 +92,15 @@ def evaluate(
     further = load_further(config, similarity)
     if dev is None:
         refuse_undecided(further)
+    trained = training_text.trained_on(*config.tuned)
+    fresh = without_shown_dev(further, trained.texts)
+    further = fresh.tasks
     sources = training_texts or {
         path: training_text.read_training_texts(training_text.TextSource(path)) for path in config.fit
     }
     found = fit_text(config, sources, similarity, further)
     material = _material(config, dev, found, progress)
     outside = Outside.of(config, sources, similarity, further)
-    trained = training_text.trained_on(*config.tuned)
     seen = _seen(trained.texts, sources, dev, tests, further)
     setting = _setting(config, material, tests, further, overlap.clean_rows(seen.clean, further))
     folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
@@ -133,7 +136,8 @@ def evaluate(
         notes=[
             *notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
             *unknown_training(trained.unknown),
-            *shown_dev(seen.counts, [*trained.texts, *(training_texts or ())]),
+            *fresh.notes,
+            *shown_dev(seen.counts, list(trained.texts), further),
             *encoders.warnings,
         ],
         has_unknown_training=bool(trained.unknown) or not (trained.texts or sources),
