@@ -215,7 +215,8 @@ def _twins(share: Sequence[_Row]) -> _Plan:
 def _graded(share: Sequence[_Row]) -> _Plan:
     readings = [_Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
     scores = torch.tensor([row.score for row in share], dtype=torch.float32)
-    return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores))
+    keys = [text_keys([row.texts[side] for row in share]) for side in (0, 1)]
+    return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores, *keys))
 
 
 def _once(share: Sequence[_Row]) -> _Plan:

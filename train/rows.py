@@ -36,11 +36,13 @@ class PairRows:
 
 @dataclass(frozen=True)
 class GradedRows:
-    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE)."""
+    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE). Keys as in `PairRows`."""
 
     first: Int[Tensor, pair]
     second: Int[Tensor, pair]
     scores: Float[Tensor, pair]
+    first_keys: Int[Tensor, pair]
+    second_keys: Int[Tensor, pair]
 
     def to(self, device: torch.device) -> GradedRows:
         """The same rows with their tensors on `device`."""
