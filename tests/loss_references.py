@@ -139,7 +139,8 @@ def labelled_rows(texts: int) -> LabelledRows:
 
 def teacher_rows(texts: int, seed: int = 3) -> TeacherRows:
     generator = torch.Generator().manual_seed(seed)
-    return TeacherRows(torch.arange(texts), torch.randn(texts, 9, generator=generator, dtype=torch.float64))
+    places = torch.arange(texts)
+    return TeacherRows(places, torch.randn(texts, 9, generator=generator, dtype=torch.float64), 2**62 - places)
 
 
 @dataclass(frozen=True)

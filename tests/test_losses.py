@@ -20,7 +20,7 @@ from train.losses.against_all import against_all
 from train.losses.dispatch import combined, objective
 from train.losses.ranking import ranking_loss
 from train.objective import Objective
-from train.rows import NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.rows import NO_ID, GradedRows, LabelledRows, PairRows, Rows
 from train.temperature import Temperature
 
 
@@ -139,7 +139,7 @@ def test_correlation_ignores_the_band_of_the_teachers_cosines() -> None:
     """A constant added to all cosines (a common direction) is not taken over; mse would."""
     rows = teacher_rows(6)
     unit = torch.nn.functional.normalize(rows.vectors, dim=1)
-    narrow = TeacherRows(rows.texts, torch.cat([unit, torch.full((6, 1), 3.0, dtype=torch.float64)], dim=1))
+    narrow = replace(rows, vectors=torch.cat([unit, torch.full((6, 1), 3.0, dtype=torch.float64)], dim=1))
     config = LossConfig(kind="distil_vectors", teacher="t", distance="correlation")
     assert float(objective(unit, narrow, config, learned()).loss) == pytest.approx(0, abs=1e-12)
     assert float(objective(unit, narrow, replace(config, distance="mse"), learned()).loss) > 0.1

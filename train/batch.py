@@ -118,7 +118,7 @@ def prepare(
         rows=plan.rows(place).to(encoder.device),
         losses=own,
         teachers={
-            loss.teacher: _taught(plan, place, teachers[loss.teacher]).to(encoder.device)
+            loss.teacher: _taught(plan, unique, place, teachers[loss.teacher]).to(encoder.device)
             for loss in own
             if loss.teacher
         },
@@ -232,12 +232,13 @@ def _once(share: Sequence[_Row]) -> _Plan:
     return _Plan(readings, lambda place: LabelledRows(place, torch.zeros(len(place), dtype=torch.long)))
 
 
-def _taught(plan: _Plan, place: Tensor, teacher: Teacher) -> TeacherRows:
-    """Every different text of the batch once, at its first place."""
+def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Teacher) -> TeacherRows:
+    """Every different reading of the share once, at its first place: what the student reads, and what the teacher."""
     first: dict[str, int] = {}
-    for number, reading in enumerate(plan.readings):
-        first.setdefault(reading.text, number)
-    return TeacherRows(place[list(first.values())], teacher.of(list(first)))
+    for number, (reading, at) in enumerate(zip(plan.readings, place.tolist(), strict=True)):
+        first.setdefault(f"{unique[at]} {reading.text}", number)
+    texts = [plan.readings[number].text for number in first.values()]
+    return TeacherRows(place[list(first.values())], teacher.of(texts), text_keys(list(first)))
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:

@@ -63,10 +63,12 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class TeacherRows:
-    """Texts with the vectors that a teacher gives them (distillation)."""
+    """Texts with the vectors that a teacher gives them (distillation). Equal keys, on any rank: both models read the
+    same, so that the loss counts one of them."""
 
     texts: Int[Tensor, text]
     vectors: Float[Tensor, "text teacher_dim"]
+    keys: Int[Tensor, text]
 
     def to(self, device: torch.device) -> TeacherRows:
         """The same rows with their tensors on `device`."""
