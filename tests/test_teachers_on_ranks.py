@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import Chunk
@@ -19,7 +19,7 @@ from tests.helpers import tiny_model_folder
 from tests.loss_references import CASES
 from tests.processes import run_ranks
 from tests.training_setup import data_of
-from train.batch import LocalBatch, prepare, text_keys
+from train.batch import Asked, LocalBatch, prepare, text_keys
 from train.config import LossConfig
 from train.losses.dispatch import combined
 from train.rows import PairRows
@@ -40,8 +40,11 @@ def random_vector(name: str) -> Tensor:
 class RandomTeacher:
     """A vector of its own for each text."""
 
-    def of(self, texts: Sequence[str]) -> Float[Tensor, "text teacher_dim"]:
-        return torch.stack([random_vector(f"teacher {text}") for text in texts])
+    def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
+        return text_keys([text for text, _ in asked])
+
+    def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
+        return torch.stack([random_vector(f"teacher {text}") for text, _ in asked])
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,18 @@ from train.sampler import Indices, shard
 from train.table import Texts
 
 NO_TEACHERS: Mapping[str, Any] = MappingProxyType({})
+Asked = tuple[str, Side]
+"""What a teacher is asked for: a text, normalised as the student reads it, and its side."""
 
 
 @runtime_checkable
 class Teacher(Protocol):
     """Whose vectors a loss compares with."""
 
-    def of(self, texts: Sequence[str]) -> Float[Tensor, "text teacher_dim"]:
+    def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
+        """Equal where it reads the same."""
+
+    def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
         """Its vectors of these texts."""
 
 
@@ -221,24 +226,31 @@ def _graded(share: Sequence[_Row]) -> _Plan:
 
 def _once(share: Sequence[_Row]) -> _Plan:
     """Texts that are only compared with a teacher's vectors: no second view, no parts to play."""
-    sides: tuple[Side, ...] = ("query", "document")
-    readings = [
-        _Reading(text, (row.source.document_prompt if place else row.source.query_prompt), sides[min(place, 1)])
-        if row.source.kind == "pairs"
-        else _Reading(text, row.source.query_prompt)
-        for row in share
-        for place, text in enumerate(row.texts)
-    ]
+    readings = [_reading(row, place) for row in share for place in range(len(row.texts))]
     return _Plan(readings, lambda place: LabelledRows(place, torch.zeros(len(place), dtype=torch.long)))
+
+
+def _reading(row: _Row, place: int) -> _Reading:
+    side = side_of(row.source.kind, place)
+    prompt = row.source.document_prompt if side == "document" else row.source.query_prompt
+    return _Reading(row.texts[place], prompt, side)
+
+
+def side_of(kind: Kind, place: int) -> Side:
+    """The side of a row's text number `place`: the anchor of a pair asks, and other kinds have one side."""
+    return "document" if kind == "pairs" and place else "query"
 
 
 def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Teacher) -> TeacherRows:
     """Every different reading of the share once, at its first place: what the student reads, and what the teacher."""
-    first: dict[str, int] = {}
-    for number, (reading, at) in enumerate(zip(plan.readings, place.tolist(), strict=True)):
-        first.setdefault(f"{unique[at]} {reading.text}", number)
-    texts = [plan.readings[number].text for number in first.values()]
-    return TeacherRows(place[list(first.values())], teacher.of(texts), text_keys(list(first)))
+    asked = [(reading.text, reading.side) for reading in plan.readings]
+    pairs = zip(place.tolist(), teacher.keys_of(asked).tolist(), strict=True)
+    keys = text_keys([f"{unique[at]} {key}" for at, key in pairs])
+    first: dict[int, int] = {}
+    for number, key in enumerate(keys.tolist()):
+        first.setdefault(key, number)
+    chosen = list(first.values())
+    return TeacherRows(place[chosen], teacher.of([asked[number] for number in chosen]), keys[chosen])
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:

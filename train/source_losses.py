@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dec2vec.prompts import NORMALIZERS
+from train.batch import Asked, side_of
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.losses.checks import check_loss
@@ -42,15 +43,20 @@ def run_temperature(config: TrainConfig) -> Temperature:
 
 
 def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
-    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before."""
+    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before.
+
+    A teacher reads the texts of the data: `model.text_normalization` is the student's. Of several that are one to the
+    student it reads the first.
+    """
     normalize = NORMALIZERS[config.model.text_normalization]
-    taught: dict[str, dict[str, None]] = {}
+    taught: dict[str, dict[Asked, str]] = {}
     for source, table in zip(data.sources, data.tables, strict=True):
         for loss in losses_of(source, config):
             if loss.teacher is not None:
                 texts = taught.setdefault(loss.teacher, {})
-                texts.update((normalize(text), None) for row in table.texts for text in row)
+                for row in table.texts:
+                    for place, text in enumerate(row):
+                        texts.setdefault((normalize(text), side_of(source.kind, place)), text)
     return {
-        teacher: load_teacher(teacher, list(texts), folder, device=config.model.device)
-        for teacher, texts in taught.items()
+        teacher: load_teacher(teacher, texts, folder, device=config.model.device) for teacher, texts in taught.items()
     }
