@@ -10,9 +10,10 @@ import pytest
 from dec2vec.errors import UserError
 from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
-from train.config import LossConfig, OptimConfig
+from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
 from train.losses.checks import ROWS_OF, check_loss, check_rows
 from train.rows import GradedRows, LabelledRows, PairRows, TeacherRows
+from train.source_losses import check_losses, run_temperature
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -50,6 +51,27 @@ def test_the_message_names_what_fits() -> None:
 def test_options_that_would_be_ignored_are_refused(config: LossConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_loss(config, ROWS_OF[config.kind], "data.0")
+
+
+def sources_of(*losses: tuple[LossConfig, ...]) -> tuple[SourceConfig, ...]:
+    return tuple(SourceConfig(kind="graded", losses=own) for own in losses)
+
+
+def test_one_learned_temperature_starts_as_the_losses_in_use_say() -> None:
+    """Not as the run's loss, where every source has losses of its own, and not as the first of several that differ."""
+    learning, fixed = LossConfig(kind="cosent", temperature=0.2, learn_temperature=True), LossConfig(kind="angle")
+    unused = LossConfig(temperature=0.7, learn_temperature=True)
+    found = run_temperature(TrainConfig(loss=unused, data=sources_of((fixed,), (fixed, learning), (learning,))))
+    assert float(found().detach()) == pytest.approx(0.2) and found.log_value.requires_grad
+    assert not run_temperature(TrainConfig(loss=unused, data=sources_of((fixed,)))).log_value.requires_grad
+    check_losses(TrainConfig(data=sources_of((fixed,), (fixed, learning), (learning,))))
+    other = replace(learning, temperature=0.1)
+    for data in (sources_of((learning,), (other,)), sources_of((other, learning))):
+        with pytest.raises(UserError, match=r"share one, which can't start at 0.1 and 0.2; give them the same temperature"):
+            check_losses(TrainConfig(data=data))
+    run = replace(other, kind="infonce")
+    with pytest.raises(UserError, match=r"can't start at 0.1 and 0.2"):
+        check_losses(TrainConfig(loss=run, data=(SourceConfig(), *sources_of((learning,)))))
 
 
 def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

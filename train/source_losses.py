@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS
 from train.batch import Asked, side_of
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
@@ -33,13 +34,24 @@ def check_losses(config: TrainConfig) -> None:
         for loss in losses_of(source, config):
             rows = TeacherRows if loss.kind.startswith("distil") else ROWS[source.kind]
             check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+    starts = sorted({loss.temperature for loss in _used(config) if loss.learn_temperature})
+    if len(starts) > 1:
+        raise UserError(
+            f"loss.temperature: losses that learn it share one, which can't start at {' and '.join(map(str, starts))}; "
+            "give them the same temperature"
+        )
 
 
 def run_temperature(config: TrainConfig) -> Temperature:
-    """The one temperature that a run learns; it starts as the first loss that learns it says."""
-    losses = [config.loss, *(loss for source in config.data for loss in source.losses)]
+    """The one temperature that a run learns: all losses that learn it start alike (`check_losses`)."""
+    losses = _used(config)
     learned = next((loss for loss in losses if loss.learn_temperature), None)
-    return Temperature((learned or config.loss).temperature, learned=learned is not None)
+    return Temperature((learned or losses[0]).temperature, learned=learned is not None)
+
+
+def _used(config: TrainConfig) -> list[LossConfig]:
+    """The losses of all sources; the run's own is none where every source has others."""
+    return [loss for source in config.data for loss in losses_of(source, config)] or [config.loss]
 
 
 def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
