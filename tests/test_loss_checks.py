@@ -74,6 +74,16 @@ def test_one_learned_temperature_starts_as_the_losses_in_use_say() -> None:
         check_losses(TrainConfig(loss=run, data=(SourceConfig(), *sources_of((learning,)))))
 
 
+def test_a_loss_that_no_source_uses_is_refused() -> None:
+    loss = LossConfig(temperature=0.1, matryoshka=(4,))
+    own = (LossConfig(kind="cosent"),)
+    with pytest.raises(UserError, match=r"^loss.matryoshka, loss.temperature: every source has losses of its own"):
+        check_losses(TrainConfig(loss=loss, data=sources_of(own, own)))
+    check_losses(TrainConfig(loss=loss, data=(*sources_of(own), SourceConfig())))
+    check_losses(TrainConfig(data=sources_of(own, own)))
+    check_losses(TrainConfig(loss=loss))  # without data, which `load_data` refuses
+
+
 def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`dec2vec train` with loss.matryoshka: each size adds its own loss, from the options alone."""
     loss, optim = LossConfig(learn_temperature=True), OptimConfig(steps=2, lr=1e-2)

@@ -29,16 +29,28 @@ def losses_of(source: SourceConfig, config: TrainConfig) -> tuple[LossConfig, ..
 
 
 def check_losses(config: TrainConfig) -> None:
-    """UserError where a loss can't compare what a source gives, or has options that it doesn't read."""
+    """UserError where a loss can't compare what a source gives, or has options that it or nobody reads."""
     for number, source in enumerate(config.data):
         for loss in losses_of(source, config):
             rows = TeacherRows if loss.kind.startswith("distil") else ROWS[source.kind]
             check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+    if config.data and all(source.losses for source in config.data):
+        _refuse_unused(config.loss)
     starts = sorted({loss.temperature for loss in _used(config) if loss.learn_temperature})
     if len(starts) > 1:
         raise UserError(
             f"loss.temperature: losses that learn it share one, which can't start at {' and '.join(map(str, starts))}; "
             "give them the same temperature"
+        )
+
+
+def _refuse_unused(loss: LossConfig) -> None:
+    default = LossConfig()
+    changed = [f"loss.{name}" for name, value in vars(loss).items() if value != vars(default)[name]]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: every source has losses of its own, so no batch has the run's; give the options to "
+            "those (data.N.losses), or leave them out"
         )
 
 
