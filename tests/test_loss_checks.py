@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from dec2vec.errors import UserError
 from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
 from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
-from train.losses.checks import ROWS_OF, check_loss, check_rows
+from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_rows
 from train.rows import GradedRows, LabelledRows, PairRows, TeacherRows
 from train.source_losses import check_losses, run_temperature
 
@@ -53,6 +53,18 @@ def test_options_that_would_be_ignored_are_refused(config: LossConfig, message: 
         check_loss(config, ROWS_OF[config.kind], "data.0")
 
 
+def test_every_option_is_read_by_all_losses_or_refused_by_some() -> None:
+    """A new one has to be declared; each of the others is refused with the losses that have no use for it."""
+    assert sorted([*COMMON, *ONLY_FOR]) == sorted(field.name for field in fields(LossConfig))
+    values = {"distance": "kl", "teacher": "t", "margin": 0.1, "hardness": 1.0, "angle_weights": (1.0, 0.0, 1.0)}
+    for name, kinds in ONLY_FOR.items():
+        default = vars(LossConfig())[name]
+        value = values.get(name, (not default) if isinstance(default, bool) else 0.5)
+        for kind in set(ROWS_OF) - set(kinds):
+            with pytest.raises(UserError, match=rf"^loss.{name}: loss.kind {kind} has no use for it"):
+                check_loss(LossConfig(kind=kind, **{name: value}), ROWS_OF[kind], "data.0")
+
+
 def sources_of(*losses: tuple[LossConfig, ...]) -> tuple[SourceConfig, ...]:
     return tuple(SourceConfig(kind="graded", losses=own) for own in losses)
 
@@ -67,7 +79,9 @@ def test_one_learned_temperature_starts_as_the_losses_in_use_say() -> None:
     check_losses(TrainConfig(data=sources_of((fixed,), (fixed, learning), (learning,))))
     other = replace(learning, temperature=0.1)
     for data in (sources_of((learning,), (other,)), sources_of((other, learning))):
-        with pytest.raises(UserError, match=r"share one, which can't start at 0.1 and 0.2; give them the same temperature"):
+        with pytest.raises(
+            UserError, match=r"share one, which can't start at 0.1 and 0.2; give them the same temperature"
+        ):
             check_losses(TrainConfig(data=data))
     run = replace(other, kind="infonce")
     with pytest.raises(UserError, match=r"can't start at 0.1 and 0.2"):
