@@ -48,15 +48,24 @@ def angle(x: Tensor, rows: GradedRows, tau: float) -> Tensor:
 
 
 def in_batch(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
-    texts = [*zip(rows.first.tolist(), rows.second.tolist(), rows.scores.tolist(), strict=True)]
-    sides = [(a, b, score) for a, b, score in texts] + [(b, a, score) for a, b, score in texts]
-    best = max(rows.scores.tolist())
+    """A text's candidates: its partner, and every other text that isn't its copy, a positive or a positive's."""
+    scores, count = rows.scores.tolist(), len(rows.scores)
+    places, keys = (
+        [*rows.first.tolist(), *rows.second.tolist()],
+        [*rows.first_keys.tolist(), *rows.second_keys.tolist()],
+    )
+    best = max(scores)
+    positive = [i for i in range(2 * count) if scores[i % count] == best and min(scores) < best]
+    links = {(keys[i], keys[(i + count) % (2 * count)]) for i in positive}
     total = torch.zeros((), dtype=torch.float64)
-    for i, (own, partner, score) in enumerate(sides):
-        if score == best and min(rows.scores.tolist()) < best:
-            others = [cos(x[own], x[other]) / tau for j, (other, _, _) in enumerate(sides) if j != i]
-            total = total - cos(x[own], x[partner]) / tau + log_sum_exp(others)
-    return total / len(sides)
+    for i in positive:
+        partner = (i + count) % (2 * count)
+        near = {keys[i]} | {b for a, b in links if a == keys[i]}
+        near |= {b for a, b in links if a in near - {keys[i]}}
+        others = [j for j in range(2 * count) if j == partner or keys[j] not in near]
+        values = [cos(x[places[i]], x[places[j]]) / tau for j in others]
+        total = total - cos(x[places[i]], x[places[partner]]) / tau + log_sum_exp(values)
+    return total / (2 * count)
 
 
 def supcon(x: Tensor, rows: LabelledRows, tau: Tensor) -> Tensor:
@@ -113,10 +122,13 @@ def correlation(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
 
 
 def graded_rows(pairs: int) -> GradedRows:
-    """Ties, and a text that is in two pairs."""
-    second = pairs + torch.arange(pairs)
+    """Ties, and texts in two pairs: one with two positives (of which the first stands in another pair, too)."""
+    first, second = torch.arange(pairs) % 4, pairs + torch.arange(pairs)
     second[-1] = 0
-    return GradedRows(torch.arange(pairs), second, torch.tensor([float(i * 7 % 4) for i in range(pairs)]))
+    second[2:3] = second[1:2].clone()
+    return GradedRows(
+        first, second, torch.tensor([float(i * 7 % 4) for i in range(pairs)]), 10**9 + first, 10**9 + second
+    )
 
 
 def labelled_rows(texts: int) -> LabelledRows:
@@ -127,7 +139,8 @@ def labelled_rows(texts: int) -> LabelledRows:
 
 def teacher_rows(texts: int, seed: int = 3) -> TeacherRows:
     generator = torch.Generator().manual_seed(seed)
-    return TeacherRows(torch.arange(texts), torch.randn(texts, 9, generator=generator, dtype=torch.float64))
+    places = torch.arange(texts)
+    return TeacherRows(places, torch.randn(texts, 9, generator=generator, dtype=torch.float64), 2**62 - places)
 
 
 @dataclass(frozen=True)

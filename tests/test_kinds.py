@@ -158,6 +158,7 @@ def test_graded_and_labelled_rows(encoder: Encoder) -> None:
     rows = prepare(graded, np.array([1, 0]), encoder, 64).rows
     assert isinstance(rows, GradedRows)
     assert rows.first.tolist() == [0, 1] and rows.second.tolist() == [1, 2] and rows.scores.tolist() == [3.0, 0.5]
+    assert torch.equal(rows.first_keys, text_keys(["c", "a"])) and torch.equal(rows.second_keys, text_keys(["a", "b"]))
     labelled = data_of(SourceTable("labelled", [("a",), ("b",), ("c",)], labels=["x", "y", "x"]))
     rows = prepare(labelled, np.arange(3), encoder, 64).rows
     assert isinstance(rows, LabelledRows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,10 @@ import pytest
 from dec2vec.errors import UserError
 from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
-from train.config import LossConfig, OptimConfig
-from train.losses.checks import ROWS_OF, check_loss, check_rows
+from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
+from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_rows
 from train.rows import GradedRows, LabelledRows, PairRows, TeacherRows
+from train.source_losses import check_losses, run_temperature
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -50,6 +51,51 @@ def test_the_message_names_what_fits() -> None:
 def test_options_that_would_be_ignored_are_refused(config: LossConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_loss(config, ROWS_OF[config.kind], "data.0")
+
+
+def test_every_option_is_read_by_all_losses_or_refused_by_some() -> None:
+    """A new one has to be declared; each of the others is refused with the losses that have no use for it."""
+    assert sorted([*COMMON, *ONLY_FOR]) == sorted(field.name for field in fields(LossConfig))
+    values = {"distance": "kl", "teacher": "t", "margin": 0.1, "hardness": 1.0, "angle_weights": (1.0, 0.0, 1.0)}
+    for name, kinds in ONLY_FOR.items():
+        default = vars(LossConfig())[name]
+        value = values.get(name, (not default) if isinstance(default, bool) else 0.5)
+        for kind in set(ROWS_OF) - set(kinds):
+            with pytest.raises(UserError, match=rf"^loss.{name}: loss.kind {kind} has no use for it"):
+                check_loss(LossConfig(kind=kind, **{name: value}), ROWS_OF[kind], "data.0")
+
+
+def sources_of(*losses: tuple[LossConfig, ...]) -> tuple[SourceConfig, ...]:
+    return tuple(SourceConfig(kind="graded", losses=own) for own in losses)
+
+
+def test_one_learned_temperature_starts_as_the_losses_in_use_say() -> None:
+    """Not as the run's loss, where every source has losses of its own, and not as the first of several that differ."""
+    learning, fixed = LossConfig(kind="cosent", temperature=0.2, learn_temperature=True), LossConfig(kind="angle")
+    unused = LossConfig(temperature=0.7, learn_temperature=True)
+    found = run_temperature(TrainConfig(loss=unused, data=sources_of((fixed,), (fixed, learning), (learning,))))
+    assert float(found().detach()) == pytest.approx(0.2) and found.log_value.requires_grad
+    assert not run_temperature(TrainConfig(loss=unused, data=sources_of((fixed,)))).log_value.requires_grad
+    check_losses(TrainConfig(data=sources_of((fixed,), (fixed, learning), (learning,))))
+    other = replace(learning, temperature=0.1)
+    for data in (sources_of((learning,), (other,)), sources_of((other, learning))):
+        with pytest.raises(
+            UserError, match=r"share one, which can't start at 0.1 and 0.2; give them the same temperature"
+        ):
+            check_losses(TrainConfig(data=data))
+    run = replace(other, kind="infonce")
+    with pytest.raises(UserError, match=r"can't start at 0.1 and 0.2"):
+        check_losses(TrainConfig(loss=run, data=(SourceConfig(), *sources_of((learning,)))))
+
+
+def test_a_loss_that_no_source_uses_is_refused() -> None:
+    loss = LossConfig(temperature=0.1, matryoshka=(4,))
+    own = (LossConfig(kind="cosent"),)
+    with pytest.raises(UserError, match=r"^loss.matryoshka, loss.temperature: every source has losses of its own"):
+        check_losses(TrainConfig(loss=loss, data=sources_of(own, own)))
+    check_losses(TrainConfig(loss=loss, data=(*sources_of(own), SourceConfig())))
+    check_losses(TrainConfig(data=sources_of(own, own)))
+    check_losses(TrainConfig(loss=loss))  # without data, which `load_data` refuses
 
 
 def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from train.losses.against_all import against_all
 from train.losses.dispatch import combined, objective
 from train.losses.ranking import ranking_loss
 from train.objective import Objective
-from train.rows import NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.rows import NO_ID, GradedRows, LabelledRows, PairRows, Rows
 from train.temperature import Temperature
 
 
@@ -139,7 +139,7 @@ def test_correlation_ignores_the_band_of_the_teachers_cosines() -> None:
     """A constant added to all cosines (a common direction) is not taken over; mse would."""
     rows = teacher_rows(6)
     unit = torch.nn.functional.normalize(rows.vectors, dim=1)
-    narrow = TeacherRows(rows.texts, torch.cat([unit, torch.full((6, 1), 3.0, dtype=torch.float64)], dim=1))
+    narrow = replace(rows, vectors=torch.cat([unit, torch.full((6, 1), 3.0, dtype=torch.float64)], dim=1))
     config = LossConfig(kind="distil_vectors", teacher="t", distance="correlation")
     assert float(objective(unit, narrow, config, learned()).loss) == pytest.approx(0, abs=1e-12)
     assert float(objective(unit, narrow, replace(config, distance="mse"), learned()).loss) > 0.1
@@ -156,10 +156,28 @@ def test_ranking_follows_the_order_of_the_scores() -> None:
 def test_angle_has_a_slope_where_the_cosine_is_flat() -> None:
     """Why AnglE: two all but equal vectors still move each other."""
     x = torch.tensor([[1.0, 0.0], [1.0, 1e-4], [1.0, 0.0], [0.9, 0.1]], dtype=torch.float64)
-    rows = GradedRows(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([1.0, 0.0]))
+    first, second = torch.tensor([0, 2]), torch.tensor([1, 3])
+    rows = GradedRows(first, second, torch.tensor([1.0, 0.0]), first, second)
     flat = objective(x, rows, LossConfig(kind="cosent", temperature=1.0), learned())
     steep = objective(x, rows, LossConfig(kind="angle", angle_weights=(0, 0, 1)), learned())
     assert flat.embedding_gradient[0].norm() < 1e-3 < 1e-1 < steep.embedding_gradient[0].norm()
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    ["AB1 AC0", "AB1 AD1 AC0", "AB1 DB1 AC0", "AB1 AD1 DC0"],
+    ids=["copy", "two positives", "one positive of two", "copy of a positive in another pair"],
+)
+def test_texts_alike_are_no_negatives(pairs: str) -> None:
+    """Vectors of which nothing can be better have no in-batch loss, though a text or its positive comes again."""
+    first, second = (torch.tensor([ord(pair[side]) for pair in pairs.split()]) for side in (0, 1))
+    scores = torch.tensor([float(pair[2]) for pair in pairs.split()])
+    x = torch.ones(90, 2, dtype=torch.float64)
+    x[ord("C")] *= -1
+    config = LossConfig(kind="angle", angle_weights=(0, 1, 0), temperature=0.05)
+    assert float(objective(x, GradedRows(first, second, scores, first, second), config, learned()).loss) < 1e-12
+    apart = GradedRows(first, second, scores, torch.arange(len(first)), 50 + torch.arange(len(first)))
+    assert float(objective(x, apart, config, learned()).loss) > 0.1  # texts that only have equal vectors
 
 
 def test_supcon_is_the_published_outer_sum() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,22 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from tests.helpers import WORDS
-from train.config import LoraConfig
+from tests.training_setup import data_of
+from train.batch import Asked
+from train.config import LoraConfig, LossConfig, TrainConfig
 from train.export import save_adapter
 from train.losses.dropout_views import check_dropout
+from train.source_losses import load_teachers
+from train.table import SourceTable
 from train.teacher import load_teacher
 
 TEXTS = ["red dog", "old cat sleeps", "blue bird sings", "young man eats", "red dog"]
+ASKED: list[Asked] = [(text, "query") for text in TEXTS]
+
+
+def as_queries(texts: Sequence[str]) -> dict[Asked, str]:
+    """Each text asked for as it stands in the data."""
+    return {(text, "query"): text for text in texts}
 
 
 def bag_of_words(folder: Path, weight: float = 1.0) -> str:
@@ -37,7 +48,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(teacher: str, device: str) -> train.teacher.Encode:
         encode = load(teacher, device)
-        return lambda texts: (counts.append(len(texts)), encode(texts))[1]
+        return lambda texts, side: (counts.append(len(texts)), encode(texts, side))[1]
 
     monkeypatch.setattr(train.teacher, "_encoder", counting)
     return counts
@@ -49,24 +60,26 @@ def test_vectors_are_the_librarys_and_computed_once(
     monkeypatch.setattr(train.teacher, "BLOCK", 3)
     path = bag_of_words(tmp_path / "teacher")
     expected = SentenceTransformer(path).encode(TEXTS, normalize_embeddings=True)
-    found = load_teacher(path, TEXTS, tmp_path / "cache", device="cpu")
-    np.testing.assert_allclose(found.of(TEXTS).numpy(), expected, rtol=1e-6)
-    np.testing.assert_allclose(found.of(TEXTS[3:1:-1]).numpy(), expected[3:1:-1], rtol=1e-6)
+    found = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
+    np.testing.assert_allclose(found.of(ASKED).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.of(list(as_queries(TEXTS[3:1:-1]))).numpy(), expected[3:1:-1], rtol=1e-6)
     assert embedded == [3, 1]  # equal texts once, in blocks
-    again = load_teacher(path, TEXTS[::-1], tmp_path / "cache", device="cpu")  # another order, the same texts
-    np.testing.assert_array_equal(again.of(TEXTS), found.of(TEXTS))
+    again = load_teacher(
+        path, as_queries(TEXTS[::-1]), tmp_path / "cache", device="cpu"
+    )  # another order, the same texts
+    np.testing.assert_array_equal(again.of(ASKED), found.of(ASKED))
     assert isinstance(again.vectors, np.memmap)
     assert embedded == [3, 1]
     with pytest.raises(KeyError, match="green"):
-        found.of(["red dog", "green"])
+        found.of([*ASKED, ("green", "query")])
 
 
 def test_another_teacher_or_text_is_computed_anew(tmp_path: Path, embedded: list[int]) -> None:
     path = bag_of_words(tmp_path / "teacher")
-    before = load_teacher(path, TEXTS, tmp_path / "cache", device="cpu").of(TEXTS)
-    load_teacher(path, [*TEXTS, "green"], tmp_path / "cache", device="cpu")
+    before = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu").of(ASKED)
+    load_teacher(path, as_queries([*TEXTS, "green"]), tmp_path / "cache", device="cpu")
     bag_of_words(tmp_path / "teacher", weight=3.0)  # in the same place
-    after = load_teacher(path, TEXTS, tmp_path / "cache", device="cpu").of(TEXTS)
+    after = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu").of(ASKED)
     assert embedded == [4, 5, 4]
     assert not np.allclose(before, after)
 
@@ -77,9 +90,9 @@ def test_a_write_that_broke_off_is_no_cache(
     path = bag_of_words(tmp_path / "teacher")
     with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot keep the teacher's vectors"):
         patch.setattr(train.teacher, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
-        load_teacher(path, TEXTS, tmp_path / "cache", device="cpu")
+        load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    load_teacher(path, TEXTS, tmp_path / "cache", device="cpu")
+    load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
     assert embedded == [4, 4]
 
 
@@ -87,21 +100,57 @@ def test_a_write_that_broke_off_is_no_cache(
 def test_one_of_our_adapters_is_a_teacher(tmp_path: Path, embedded: list[int]) -> None:
     save_adapter(tuned_encoder(tmp_path / "base"), tmp_path / "adapter")
     expected = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "adapter"), device="cpu")).encode(TEXTS)
-    found = load_teacher(str(tmp_path / "adapter"), TEXTS, tmp_path / "cache", device="cpu")
-    np.testing.assert_allclose(found.of(TEXTS).numpy(), expected, rtol=1e-5, atol=1e-6)
+    found = load_teacher(str(tmp_path / "adapter"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
+    np.testing.assert_allclose(found.of(ASKED).numpy(), expected, rtol=1e-5, atol=1e-6)
     (tmp_path / "base" / "config.json").write_text(
         (tmp_path / "base" / "config.json").read_text().replace("{", "{ ", 1), encoding="utf-8"
     )
-    load_teacher(str(tmp_path / "adapter"), TEXTS, tmp_path / "cache", device="cpu")
+    load_teacher(str(tmp_path / "adapter"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
     assert embedded == [4, 4]  # another base under the same adapter
+
+
+@pytest.mark.filterwarnings(PEFT_WARNING)
+def test_a_teacher_reads_the_data_s_own_texts_each_on_its_side(
+    tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student in lower case, a teacher in any: two texts that are one to the student are the first of the two."""
+    monkeypatch.setattr(train.teacher, "BLOCK", 3)
+    save_adapter(tuned_encoder(tmp_path / "base", prompt="instruct"), tmp_path / "adapter")
+    teacher = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "adapter"), device="cpu"))
+    loss = LossConfig(kind="distil_vectors", teacher=str(tmp_path / "adapter"))
+    config = TrainConfig(model=ModelConfig(text_normalization="lower", device="cpu"), loss=loss)
+    rows = [("Red Dog", "a CAT", "Old Man"), ("red dog", "Red Dog"), ("Blue", "a Bird")]
+
+    def vectors_of(*texts: tuple[str, ...]) -> dict[Asked, np.ndarray]:
+        found = load_teachers(config, data_of(SourceTable("pairs", list(texts))), tmp_path / "cache")
+        (vectors,) = found.values()
+        return {one: vectors.of([one])[0].numpy() for one in expected}
+
+    expected: dict[Asked, str] = {
+        ("red dog", "query"): "Red Dog",
+        ("red dog", "document"): "Red Dog",
+        ("a cat", "document"): "a CAT",
+        ("old man", "document"): "Old Man",
+        ("blue", "query"): "Blue",
+        ("a bird", "document"): "a Bird",
+    }
+    for one, vector in vectors_of(*rows).items():
+        np.testing.assert_allclose(vector, teacher.encode([expected[one]], side=one[1])[0], rtol=1e-5, atol=1e-6)
+    as_query, as_document = (teacher.encode(["Red Dog"], side=side)[0] for side in ("query", "document"))
+    lower = teacher.encode(["red dog"])[0]
+    assert min(np.abs(as_query - as_document).max(), np.abs(as_query - lower).max()) > 1e-3  # the comparison can fail
+    assert sum(embedded) == 6
+    other = vectors_of(*rows[1:], rows[0])  # the first of `red dog` is another one
+    np.testing.assert_allclose(other["red dog", "query"], lower, rtol=1e-5, atol=1e-6)
+    assert sum(embedded) == 12
 
 
 def test_a_teacher_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder; download a teacher"):
-        load_teacher(str(tmp_path / "none"), TEXTS, tmp_path / "cache", device="cpu")
+        load_teacher(str(tmp_path / "none"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no encoder can be loaded from there"):
-        load_teacher(str(tmp_path / "empty"), TEXTS, tmp_path / "cache", device="cpu")
+        load_teacher(str(tmp_path / "empty"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
 
 
 NO_DROPOUT = {"attention_dropout": 0.0, "layerdrop": 0.0, "summary_first_dropout": 0.1, "classifier_dropout": 0.1}

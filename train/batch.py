@@ -24,13 +24,18 @@ from train.sampler import Indices, shard
 from train.table import Texts
 
 NO_TEACHERS: Mapping[str, Any] = MappingProxyType({})
+Asked = tuple[str, Side]
+"""What a teacher is asked for: a text, normalised as the student reads it, and its side."""
 
 
 @runtime_checkable
 class Teacher(Protocol):
     """Whose vectors a loss compares with."""
 
-    def of(self, texts: Sequence[str]) -> Float[Tensor, "text teacher_dim"]:
+    def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
+        """Equal where it reads the same."""
+
+    def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
         """Its vectors of these texts."""
 
 
@@ -118,7 +123,7 @@ def prepare(
         rows=plan.rows(place).to(encoder.device),
         losses=own,
         teachers={
-            loss.teacher: _taught(plan, place, teachers[loss.teacher]).to(encoder.device)
+            loss.teacher: _taught(plan, unique, place, teachers[loss.teacher]).to(encoder.device)
             for loss in own
             if loss.teacher
         },
@@ -215,28 +220,37 @@ def _twins(share: Sequence[_Row]) -> _Plan:
 def _graded(share: Sequence[_Row]) -> _Plan:
     readings = [_Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
     scores = torch.tensor([row.score for row in share], dtype=torch.float32)
-    return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores))
+    keys = [text_keys([row.texts[side] for row in share]) for side in (0, 1)]
+    return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores, *keys))
 
 
 def _once(share: Sequence[_Row]) -> _Plan:
     """Texts that are only compared with a teacher's vectors: no second view, no parts to play."""
-    sides: tuple[Side, ...] = ("query", "document")
-    readings = [
-        _Reading(text, (row.source.document_prompt if place else row.source.query_prompt), sides[min(place, 1)])
-        if row.source.kind == "pairs"
-        else _Reading(text, row.source.query_prompt)
-        for row in share
-        for place, text in enumerate(row.texts)
-    ]
+    readings = [_reading(row, place) for row in share for place in range(len(row.texts))]
     return _Plan(readings, lambda place: LabelledRows(place, torch.zeros(len(place), dtype=torch.long)))
 
 
-def _taught(plan: _Plan, place: Tensor, teacher: Teacher) -> TeacherRows:
-    """Every different text of the batch once, at its first place."""
-    first: dict[str, int] = {}
-    for number, reading in enumerate(plan.readings):
-        first.setdefault(reading.text, number)
-    return TeacherRows(place[list(first.values())], teacher.of(list(first)))
+def _reading(row: _Row, place: int) -> _Reading:
+    side = side_of(row.source.kind, place)
+    prompt = row.source.document_prompt if side == "document" else row.source.query_prompt
+    return _Reading(row.texts[place], prompt, side)
+
+
+def side_of(kind: Kind, place: int) -> Side:
+    """The side of a row's text number `place`: the anchor of a pair asks, and other kinds have one side."""
+    return "document" if kind == "pairs" and place else "query"
+
+
+def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Teacher) -> TeacherRows:
+    """Every different reading of the share once, at its first place: what the student reads, and what the teacher."""
+    asked = [(reading.text, reading.side) for reading in plan.readings]
+    pairs = zip(place.tolist(), teacher.keys_of(asked).tolist(), strict=True)
+    keys = text_keys([f"{unique[at]} {key}" for at, key in pairs])
+    first: dict[int, int] = {}
+    for number, key in enumerate(keys.tolist()):
+        first.setdefault(key, number)
+    chosen = list(first.values())
+    return TeacherRows(place[chosen], teacher.of([asked[number] for number in chosen]), keys[chosen])
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:

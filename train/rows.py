@@ -36,11 +36,13 @@ class PairRows:
 
 @dataclass(frozen=True)
 class GradedRows:
-    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE)."""
+    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE). Keys as in `PairRows`."""
 
     first: Int[Tensor, pair]
     second: Int[Tensor, pair]
     scores: Float[Tensor, pair]
+    first_keys: Int[Tensor, pair]
+    second_keys: Int[Tensor, pair]
 
     def to(self, device: torch.device) -> GradedRows:
         """The same rows with their tensors on `device`."""
@@ -61,10 +63,12 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class TeacherRows:
-    """Texts with the vectors that a teacher gives them (distillation)."""
+    """Texts with the vectors that a teacher gives them (distillation). Equal keys, on any rank: both models read the
+    same, so that the loss counts one of them."""
 
     texts: Int[Tensor, text]
     vectors: Float[Tensor, "text teacher_dim"]
+    keys: Int[Tensor, text]
 
     def to(self, device: torch.device) -> TeacherRows:
         """The same rows with their tensors on `device`."""

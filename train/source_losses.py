@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS
+from train.batch import Asked, side_of
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.losses.checks import check_loss
@@ -27,30 +29,58 @@ def losses_of(source: SourceConfig, config: TrainConfig) -> tuple[LossConfig, ..
 
 
 def check_losses(config: TrainConfig) -> None:
-    """UserError where a loss can't compare what a source gives, or has options that it doesn't read."""
+    """UserError where a loss can't compare what a source gives, or has options that it or nobody reads."""
     for number, source in enumerate(config.data):
         for loss in losses_of(source, config):
             rows = TeacherRows if loss.kind.startswith("distil") else ROWS[source.kind]
             check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+    if config.data and all(source.losses for source in config.data):
+        _refuse_unused(config.loss)
+    starts = sorted({loss.temperature for loss in _used(config) if loss.learn_temperature})
+    if len(starts) > 1:
+        raise UserError(
+            f"loss.temperature: losses that learn it share one, which can't start at {' and '.join(map(str, starts))}; "
+            "give them the same temperature"
+        )
+
+
+def _refuse_unused(loss: LossConfig) -> None:
+    default = LossConfig()
+    changed = [f"loss.{name}" for name, value in vars(loss).items() if value != vars(default)[name]]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: every source has losses of its own, so no batch has the run's; give the options to "
+            "those (data.N.losses), or leave them out"
+        )
 
 
 def run_temperature(config: TrainConfig) -> Temperature:
-    """The one temperature that a run learns; it starts as the first loss that learns it says."""
-    losses = [config.loss, *(loss for source in config.data for loss in source.losses)]
+    """The one temperature that a run learns: all losses that learn it start alike (`check_losses`)."""
+    losses = _used(config)
     learned = next((loss for loss in losses if loss.learn_temperature), None)
-    return Temperature((learned or config.loss).temperature, learned=learned is not None)
+    return Temperature((learned or losses[0]).temperature, learned=learned is not None)
+
+
+def _used(config: TrainConfig) -> list[LossConfig]:
+    """The losses of all sources; the run's own is none where every source has others."""
+    return [loss for source in config.data for loss in losses_of(source, config)] or [config.loss]
 
 
 def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
-    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before."""
+    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before.
+
+    A teacher reads the texts of the data: `model.text_normalization` is the student's. Of several that are one to the
+    student it reads the first.
+    """
     normalize = NORMALIZERS[config.model.text_normalization]
-    taught: dict[str, dict[str, None]] = {}
+    taught: dict[str, dict[Asked, str]] = {}
     for source, table in zip(data.sources, data.tables, strict=True):
         for loss in losses_of(source, config):
             if loss.teacher is not None:
                 texts = taught.setdefault(loss.teacher, {})
-                texts.update((normalize(text), None) for row in table.texts for text in row)
+                for row in table.texts:
+                    for place, text in enumerate(row):
+                        texts.setdefault((normalize(text), side_of(source.kind, place)), text)
     return {
-        teacher: load_teacher(teacher, list(texts), folder, device=config.model.device)
-        for teacher, texts in taught.items()
+        teacher: load_teacher(teacher, texts, folder, device=config.model.device) for teacher, texts in taught.items()
     }

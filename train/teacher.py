@@ -1,7 +1,11 @@
 """A teacher's vectors of all training texts: computed once, kept on disk, read by row as they are needed.
 
-    teacher = load_teacher("models/bge-small", texts, run_folder / "teacher", device="cpu")
-    rows = TeacherRows(places, teacher.of(batch_texts))
+    teacher = load_teacher("models/bge-small", {("a dog", "query"): "A dog"}, run_folder / "teacher", device="cpu")
+    vectors = teacher.of([("a dog", "query")])
+
+A text is asked for as the student reads it, and read by the teacher as it stands in the data: a student in lower case
+may have a teacher that tells "Polish" from "polish". A teacher of ours with a prompt for each side reads it in that of
+its side.
 
 The name on disk is a hash of the teacher's files and of the texts, so a resumed run finds what the first one computed
 and a changed teacher or text is never mistaken for it. Processes on a machine (or a shared disk) wait for the first.
@@ -13,25 +17,28 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dec2vec import artifacts
+from dec2vec.ensembles import get_ensemble
 from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
 from dec2vec.model_config import ModelConfig
-from train.batch import text_keys
+from dec2vec.prompts import CHAT_NAMES, Side
+from train.batch import Asked, text_keys
 
 BLOCK = 4096
 """Texts whose vectors are in memory at once."""
-Encode = Callable[[list[str]], NDArray[np.float32]]
+SIDES: tuple[Side, Side] = ("query", "document")
+Encode = Callable[[list[str], Side], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -40,37 +47,63 @@ class TeacherVectors:
 
     keys: NDArray[np.int64]
     vectors: NDArray[np.float32]
+    is_two_sided: bool = False
 
-    def of(self, texts: Sequence[str]) -> Float[Tensor, "text teacher_dim"]:
+    def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
+        """Equal for equal texts, of equal sides where the teacher tells these."""
+        return _keys(asked, self.is_two_sided)
+
+    def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
         """The vectors of these training texts, in their order; KeyError for a text that was not among them."""
-        wanted = text_keys(texts).numpy()
+        wanted = self.keys_of(asked).numpy()
         places = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         unknown = np.flatnonzero(self.keys[places] != wanted)
         if len(unknown):
-            raise KeyError(texts[unknown[0]])
+            raise KeyError(asked[unknown[0]])
         return torch.from_numpy(np.asarray(self.vectors[places]))
 
 
-def load_teacher(teacher: str, texts: Sequence[str], folder: Path, *, device: str) -> TeacherVectors:
+def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, device: str) -> TeacherVectors:
     """Vectors of all `texts` from the model in the folder `teacher`, embedded now or by an earlier call.
 
-    The teacher is a folder of sentence-transformers or one that dec2vec wrote, with its own prompt and pooling.
+    `texts` says how each text that is asked for stands in the data, where the teacher reads it. The teacher is a
+    folder of sentence-transformers or one that dec2vec wrote, with its own prompt and pooling.
     Raises UserError where it can't be read or `folder` can't be written.
     """
-    unique = dict(zip(text_keys(texts).tolist(), texts, strict=True))
-    keys = np.array(sorted(unique), dtype=np.int64)
-    digest = hashlib.sha256(_files_hash(teacher).encode() + keys.tobytes()).hexdigest()[:24]
-    path = folder / f"{digest}.npy"
+    files = _files_hash(teacher)
+    is_two_sided = _is_two_sided(teacher)
+    readings: dict[int, Asked] = {}
+    for key, ((_, side), text) in zip(_keys(list(texts), is_two_sided).tolist(), texts.items(), strict=True):
+        readings.setdefault(key, (text, side if is_two_sided else "query"))
+    keys = np.array(sorted(readings), dtype=np.int64)
+    ordered = [readings[int(key)] for key in keys]
+    digest = hashlib.sha256(files.encode() + keys.tobytes())
+    if any(text != asked for (asked, _), text in texts.items()):
+        digest.update(text_keys([text for text, _ in ordered]).numpy().tobytes())
+    path = folder / f"{digest.hexdigest()[:24]}.npy"
     try:
         with _lock(folder):
             if not path.is_file():
-                _write(path, _encoder(teacher, device), [unique[int(key)] for key in keys])
+                _write(path, _encoder(teacher, device), ordered)
     except OSError as error:
         raise UserError(f"cannot keep the teacher's vectors in {folder}: {why_not_written(error)}") from error
-    return TeacherVectors(keys, np.load(path, mmap_mode="r"))
+    return TeacherVectors(keys, np.load(path, mmap_mode="r"), is_two_sided)
 
 
-def _write(path: Path, encode: Encode, texts: list[str]) -> None:
+def _keys(asked: Sequence[Asked], is_two_sided: bool) -> Int[Tensor, " text"]:
+    return text_keys([f"\0{side}\0{text}" if is_two_sided and side == "document" else text for text, side in asked])
+
+
+def _is_two_sided(teacher: str) -> bool:
+    """Whether queries and documents stand in different prompts."""
+    artifact = artifacts.find(ModelConfig(name_or_path=teacher))
+    if artifact is None or artifact.config.prompt in CHAT_NAMES:
+        return False
+    query, document = (get_ensemble(artifact.config.prompt, artifact.config.task, side) for side in SIDES)
+    return query != document
+
+
+def _write(path: Path, encode: Encode, texts: list[Asked]) -> None:
     """Whole or absent: a killed process leaves a temporary file, which the next one removes."""
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -83,13 +116,22 @@ def _write(path: Path, encode: Encode, texts: list[str]) -> None:
     fsync_directory(path.parent)
 
 
-def _fill(path: Path, encode: Encode, texts: list[str]) -> None:
-    first = encode(texts[:BLOCK])
+def _fill(path: Path, encode: Encode, texts: list[Asked]) -> None:
+    first = _block(encode, texts[:BLOCK])
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(texts), first.shape[1]))
     out[:BLOCK] = first
     for start in range(BLOCK, len(texts), BLOCK):
-        out[start : start + BLOCK] = encode(texts[start : start + BLOCK])
+        out[start : start + BLOCK] = _block(encode, texts[start : start + BLOCK])
     out.flush()
+
+
+def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
+    """The texts of each side together."""
+    of_side = {side: [row for row, (_, own) in enumerate(texts) if own == side] for side in SIDES}
+    vectors = np.concatenate([encode([texts[row][0] for row in rows], side) for side, rows in of_side.items() if rows])
+    found = np.empty_like(vectors)
+    found[[*of_side["query"], *of_side["document"]]] = vectors
+    return found
 
 
 def _encoder(teacher: str, device: str) -> Encode:
@@ -98,14 +140,15 @@ def _encoder(teacher: str, device: str) -> Encode:
     if artifacts.find(config) is not None:
         from dec2vec.encoder import Encoder
 
-        return Encoder.load(config).encode
+        encoder = Encoder.load(config)
+        return lambda texts, side: encoder.encode(texts, side=side)
     from sentence_transformers import SentenceTransformer
 
     try:
         model = SentenceTransformer(teacher, device=device)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"loss.teacher {teacher}: no encoder can be loaded from there: {error}") from None
-    return lambda texts: np.asarray(
+    return lambda texts, side: np.asarray(
         model.encode(texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False), np.float32
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from dec2vec.errors import UserError
 from train.config import Distance, LossConfig, LossKind
 from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
@@ -28,7 +26,9 @@ DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_vectors": ("mse", "correlation"),
 }
 """What each distillation can minimise; the first is its default."""
-_ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
+COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "learn_temperature")
+"""Options of every loss."""
+ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "symmetric": ("infonce",),
     "gather": ("infonce",),
     "margin": ("infonce",),
@@ -42,7 +42,7 @@ _ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "teacher": ("distil_scores", "distil_vectors"),
     "teacher_temperature": ("distil_scores",),
 }
-"""Options that other losses don't read."""
+"""Options that only these losses read; one that is neither here nor in `COMMON` would be ignored without a word."""
 
 
 def check_loss(config: LossConfig, rows: type[Rows], source: str) -> None:
@@ -67,10 +67,10 @@ def distance_of(config: LossConfig) -> Distance:
 
 
 def _check_options(config: LossConfig) -> None:
-    for field in fields(LossConfig):
-        kinds = _ONLY_FOR.get(field.name, (config.kind,))
-        if config.kind not in kinds and getattr(config, field.name) != field.default:
-            raise UserError(f"loss.{field.name}: loss.kind {config.kind} has no use for it (only {', '.join(kinds)})")
+    given, default = vars(config), vars(LossConfig())
+    for name, kinds in ONLY_FOR.items():
+        if config.kind not in kinds and given[name] != default[name]:
+            raise UserError(f"loss.{name}: loss.kind {config.kind} has no use for it (only {', '.join(kinds)})")
     if config.kind in DISTANCES and distance_of(config) not in DISTANCES[config.kind]:
         allowed = " or ".join(DISTANCES[config.kind])
         raise UserError(f"loss.distance {config.distance}: loss.kind {config.kind} takes {allowed}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.config import Distance
@@ -32,8 +33,13 @@ def distil(
     distance: Distance,
     teacher_temperature: float,
 ) -> Objective:
-    """Mean over the texts of the global batch of the distance between both models' cosines with the other texts."""
-    vectors, _ = gather_rows(rows.vectors)
+    """Mean over the texts of the global batch of the distance between both models' cosines with the other texts.
+
+    A text that several ranks hold is the first one's alone, as it counts once in a single process.
+    """
+    keys, mine = gather_rows(rows.keys)
+    kept = is_first(keys)[mine]
+    vectors, _ = gather_rows(rows.vectors[kept])
     teacher = F.normalize(vectors.to(embeddings.dtype), dim=1)
     measure = make_distance(distance, teacher_temperature)
 
@@ -44,7 +50,15 @@ def distil(
         return measure(drop_self(cosines, places), drop_self(wanted, places), tau)
 
     counted = len(teacher) if len(teacher) >= NEEDED[distance] else 0
-    return against_all(embeddings, rows.texts, temperature, row_losses, counted)
+    return against_all(embeddings, rows.texts[kept], temperature, row_losses, counted)
+
+
+def is_first(keys: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
+    """Whether no earlier row has the same key."""
+    distinct, inverse = torch.unique(keys, return_inverse=True)
+    places = torch.arange(len(keys), device=keys.device)
+    first = torch.full_like(distinct, len(keys)).scatter_reduce(0, inverse, places, "amin")
+    return first[inverse] == places
 
 
 def make_distance(name: Distance, teacher_temperature: float) -> Measure:

@@ -37,7 +37,8 @@ def angle_optimized(
 ) -> Objective:
     """AnglE as published (eq. 9): the cosine, in-batch and angle losses, summed with these weights.
 
-    Cosine and in-batch share `temperature`. A weight of 0 leaves a loss out.
+    Cosine and in-batch share `temperature`. A weight of 0 leaves a loss out. In-batch, texts known to be alike are no
+    negatives, as in InfoNCE.
     """
     losses: tuple[Callable[[], Objective], ...] = (
         lambda: cosent(embeddings, rows, temperature),

@@ -1,9 +1,14 @@
-"""AnglE's in-batch loss of graded pairs (Li & Li 2024, eq. 3): a positive pair's texts find each other."""
+"""AnglE's in-batch loss of graded pairs (Li & Li 2024, eq. 3): a positive pair's texts find each other.
+
+Graded data have a text in several pairs, so that not every other text of a batch is a negative: see `_Alike`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.distributed import gather_rows
@@ -26,12 +31,48 @@ def in_batch(embeddings: Float[Tensor, "unique dim"], rows: GradedRows, temperat
     is_positive = (scores == scores.max()) & (scores.max() > scores.min())
     partner = torch.arange(2 * pairs, device=scores.device).roll(pairs)
     partners, _ = gather_rows(mine.start + partner)
+    keys, _ = gather_rows(torch.cat([rows.first_keys, rows.second_keys]))
+    alike = _Alike.of(keys, partners, is_positive)
 
     def row_losses(
         cosines: Float[Tensor, "row all"], places: Int[Tensor, row], tau: Float[Tensor, ""]
     ) -> Float[Tensor, row]:
-        log_shares = mask_self(cosines / tau, places).log_softmax(1)
+        others = alike.to(places).scatter(1, partners[places][:, None], False)
+        log_shares = mask_self(cosines / tau, places).masked_fill(others, -torch.inf).log_softmax(1)
         found = log_shares.gather(1, partners[places][:, None])[:, 0]
         return torch.where(is_positive[places], -found, 0.0)
 
     return against_all(embeddings, torch.cat([rows.first, rows.second]), temperature, row_losses, len(scores))
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Which texts of a batch are as near to a text as its partner, so that none is its negative.
+
+    They are its copies, its positives in other pairs, and texts that share a positive with it: the rules of InfoNCE
+    (`train.false_negatives`). A copy counts wherever it stands, also in a pair that is not positive.
+    """
+
+    texts: Int[Tensor, " all"]
+    """Number of each place's text; equal ones have the same."""
+    owners: Int[Tensor, " positive"]
+    positives: Int[Tensor, " positive"]
+    """Numbers of the texts of each positive pair, both ways round."""
+
+    @classmethod
+    def of(cls, keys: Int[Tensor, " all"], partners: Int[Tensor, " all"], is_positive: Bool[Tensor, " all"]) -> _Alike:
+        """From the key, the partner's place and the pair's kind of each place of the global batch."""
+        texts = torch.unique(keys, return_inverse=True)[1]
+        return cls(texts, texts[is_positive], texts[partners[is_positive]])
+
+    def to(self, places: Int[Tensor, " row"]) -> Bool[Tensor, "row all"]:
+        """Whether each text is alike to those at `places`, these themselves among them."""
+        copies = torch.zeros(len(places), len(self.texts), device=places.device)
+        copies.scatter_(1, self.texts[places][:, None], 1.0)
+        positives = self._positives_of(copies)
+        siblings = self._positives_of((positives > 0).float())
+        return (copies + positives + siblings > 0)[:, self.texts]
+
+    def _positives_of(self, found: Float[Tensor, "row text"]) -> Float[Tensor, "row text"]:
+        """Above 0 at the positives of the texts where `found` is."""
+        return torch.zeros_like(found).index_add_(1, self.positives, found[:, self.owners])
