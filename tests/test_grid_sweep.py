@@ -170,6 +170,22 @@ def test_a_failing_run_is_recorded_and_the_sweep_goes_on(
     assert len(trainings.calls) == 4 and trainings.reports() == ["lr-3e-4"]
 
 
+def test_runs_outside_the_grid_are_kept_and_not_compared(config: Path, trainings: Trainings) -> None:
+    """A failed run and a better score of a grid that is no longer asked for."""
+    trainings.behave = lambda config: Ended(2, "too large") if config.optim.lr == 9e-4 else Ended(0, "")
+    assert sweep(config, "--grid", "optim.lr=9e-4,3e-4") == 2
+    assert sweep(config, "--grid", "optim.lr=1e-4,2e-4") == 0
+    assert state(config)["winner"] == "lr-2e-4" and trainings.reports() == ["lr-2e-4"]
+    statuses = {run["name"]: run["status"] for run in state(config)["runs"]}
+    assert statuses == {"lr-1e-4": "done", "lr-2e-4": "done", "lr-9e-4": "failed", "lr-3e-4": "done"}
+    compared, others = (config.parent / "out" / "sweep.md").read_text(encoding="utf-8").split("## Runs of other")
+    assert "lr-3e-4" not in compared and "lr-3e-4" in others and "lr-9e-4" in others
+    done = len(trainings.calls)
+    assert sweep(config, "--grid", "optim.lr=1e-4,2e-4,3e-4") == 0  # named again: compared, and only reported on
+    assert state(config)["winner"] == "lr-3e-4" and trainings.reports()[1:] == ["lr-3e-4"]
+    assert len(trainings.calls) == done + 1
+
+
 def test_an_interrupted_sweep_goes_on(config: Path, trainings: Trainings) -> None:
     trainings.behave = lambda config: Ended(130, "interrupted") if config.seed == 2 else Ended(0, "")
     assert sweep(config, "--seeds", "1,2,3") == 130

@@ -38,8 +38,8 @@ class Outcome:
     """Whether the run has its report with the tests; the winner's runs alone get one."""
 
 
-def begin(folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
-    """Outcomes in the order of the plan, with what an earlier command left; others it knew stand behind.
+def begin(folder: Path, planned: Sequence[Planned]) -> tuple[list[Outcome], list[Outcome]]:
+    """Outcomes in the order of the plan, with what an earlier command left; then those that are not in the plan.
 
     Raises UserError where a folder belongs to a run with other options.
     """
@@ -51,7 +51,7 @@ def begin(folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
         if known.config_hash != run.config_hash and known.status != "waiting":
             raise UserError(f"{folder / run.name}: was trained with other options; choose another --output")
         found.append(dataclasses.replace(fresh if known.status == "waiting" else known, options=run.options))
-    return found + list(earlier.values())
+    return found, list(earlier.values())
 
 
 def save(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:
