@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from train.data import TrainingData
 from train.duplicate_sampler import NoDuplicates, _epoch, shared_keys
 from train.label_sampler import ByLabel, _label_epoch
 from train.order import left_out, make_sampler
-from train.sampler import Mixed, Sampler, shard
+from train.sampler import Mixed, OneSource, Sampler, shard
 from train.table import SourceTable
 
 profile = settings(max_examples=60, deadline=None, derandomize=True)
@@ -153,6 +154,23 @@ def test_a_mixture_of_kinds_takes_turns() -> None:
         (source,) = {data.place(row)[0] for row in sampler.rows(step).tolist()}
         kinds.add(data.tables[source].kind)
     assert kinds == {"pairs", "texts", "labelled"}
+
+
+def weighted(*weights: float | None) -> OneSource:
+    """Of PAIRS, TEXTS and LABELLED."""
+    data = data_of(PAIRS, TEXTS, LABELLED)
+    sources = tuple(replace(source, weight=weight) for source, weight in zip(data.sources, weights, strict=True))
+    sampler = make_sampler(TrainConfig(data=sources, batch=BatchConfig(size=8, sources="one")), data)
+    assert isinstance(sampler, OneSource)
+    return sampler
+
+
+def test_every_source_has_a_weight_or_none_has() -> None:
+    """A weight beside numbers of rows is surely not what is meant."""
+    assert weighted(None, None, None).weights == (40, 20, 30)
+    assert weighted(2, 1, 0.5).weights == (2, 1, 0.5)
+    with pytest.raises(UserError, match=r"data\.0\.weight: missing, where data\.1 has 2; .* here 40, 20, 30\)"):
+        weighted(None, 2, 3)
 
 
 @pytest.mark.parametrize(
