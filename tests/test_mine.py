@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,14 @@ def test_the_verb_against_brute_force_and_the_trainer(place: Path, capsys: pytes
 def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = place / "kept.jsonl"
     output.write_text("old", encoding="utf-8")
+    (place / "one.txt").write_text("a dog\nA  dog\n", encoding="utf-8")
     model = ["--model", str(place / "decoder"), "--device", "cpu", "--max_length", "64"]
     base = ["mine", str(place / "pairs.jsonl"), *model, "--output", str(output)]
     for options, words in (
         (["--from_rank", "9", "--to_rank", "3"], "--from_rank 9 lies behind"),
         (["--to_rank", "2", "--negatives", "3"], "raise --to_rank"),
-        (["--only", "source=x", "--limit", "1"], "1 different text"),
+        (["--corpus", str(place / "one.txt")], "1 different text"),
+        (["--only", "source=y"], "no row has source=y; mend `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
         (["--output", "x.csv"], "use .jsonl"),
         (["--max_score", "-1"], "no candidate passes the rules"),
@@ -193,3 +196,18 @@ def test_the_corpus_of_a_file_and_what_it_excludes(tmp_path: Path) -> None:
     assert material.corpus == ["A dog", "something else", "red dog RUNS"]
     assert [sorted(places) for places in material.excluded[:3]] == [[0, 2], [0, 2], []]
     assert sorted(material.excluded[4]) == [0, 2]  # anchor "A DOG" is the positive of "red dog runs"
+
+
+@pytest.mark.parametrize("options", [{"only": ("source=x",)}, {"limit": 1}])
+def test_rows_that_are_left_out_still_say_what_belongs_together(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Row 0 alone is mined for: row 1 has its anchor, and with it another text that is no negative."""
+    write_jsonl(tmp_path / "pairs.jsonl", [*ROWS, {"note": "no pair"}, {"anchor": "x", "positive": None}])
+    (tmp_path / "corpus.txt").write_text("small blue cat\nred dog runs FAST\na dog\n", encoding="utf-8")
+    args = MineArgs(pairs=str(tmp_path / "pairs.jsonl"), model="m", output=tmp_path / "o.jsonl", **options)
+    material = read_material(args)
+    assert (material.anchors, material.positives) == (["red dog runs"], ["a dog"])
+    assert material.others == [{"source": "x"}]
+    assert material.corpus == [str(row["positive"]) for row in ROWS]
+    assert [sorted(places) for places in material.excluded] == [[0, 1]]
+    given = read_material(replace(args, corpus=tmp_path / "corpus.txt"))
+    assert [sorted(places) for places in given.excluded] == [[1, 2]]

@@ -30,7 +30,8 @@ class MineArgs:
     positive: str = "positive"
     """Column of the matching texts."""
     only: tuple[str, ...] = ()
-    """Mine only for rows where a column has a value: [source=mrpc]; empty takes all."""
+    """Mine only for rows where a column has a value: [source=mrpc]; empty takes all. Positives of the others stay in
+    the corpus and are never negatives of an anchor that is theirs too."""
     limit: Annotated[int, Ge(1)] | None = None
     """Mine only for the first rows of those."""
     negatives: Annotated[int, Ge(1), Le(1000)] = 4
