@@ -104,6 +104,28 @@ def test_doubtful_rows_are_counted_and_left_out_on_request(tmp_path: Path) -> No
     )
 
 
+def test_rows_are_equal_that_the_decoder_reads_alike(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"anchor": "A cat", "positive": "b", "negative": "C"},
+        {"anchor": "a cat", "positive": "B", "negative": "c"},
+        {"anchor": "Same", "positive": "same"},
+        {"anchor": "d", "positive": "e"},
+    ]
+    found = [
+        load_data([source(tmp_path, rows, clean=True)], normalization=normalization)
+        for normalization in ("none", "lower", "sts")
+    ]
+    assert [len(data) for data in found] == [4, 2, 4]
+    assert found[1].tables[0].texts == [("A cat", "b", "C"), ("d", "e")], "and kept as they were written"
+    assert [(data.counts[0].duplicate, data.counts[0].anchor_is_positive) for data in found] == [(0, 0), (1, 1), (0, 0)]
+    labelled: list[dict[str, object]] = [
+        {"text": text, "label": label}
+        for text, label in (("Cat", "A"), ("cat", "a"), ("CAT", "A"), ("dog", "b"), ("bird", "b"))
+    ]
+    (counts,) = load_data([source(tmp_path, labelled, kind="labelled")], normalization="lower").counts
+    assert (counts.duplicate, counts.lone_label) == (1, 1), "a label has a case"
+
+
 def test_report(tmp_path: Path, encoder: Encoder) -> None:
     long = {"anchor": "dog " * 30, "positive": "e"}
     config = source(tmp_path, [*DIRTY[:3], long, {"anchor": "e", "positive": "dog " * 80, "negative": "x " * 90}])

@@ -1,8 +1,12 @@
-"""What is doubtful in a source's rows: counted always, left out when `clean` asks for it."""
+"""What is doubtful in a source's rows: counted always, left out when `clean` asks for it.
+
+Texts are compared as the decoder reads them, after `model.text_normalization`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +32,12 @@ class Counts:
     """Rows that are not trained on."""
 
 
-def clean(table: SourceTable, empty: int, source: SourceConfig) -> tuple[SourceTable, Counts]:
+def clean(
+    table: SourceTable, empty: int, source: SourceConfig, normalize: Callable[[str], str]
+) -> tuple[SourceTable, Counts]:
     """The rows to train on, and what was found in them; `empty` rows were left out before."""
-    duplicates = _later_copies(table)
-    same = {row for row, texts in enumerate(table.texts) if table.kind == "pairs" and texts[0] == texts[1]}
+    duplicates = _later_copies(table, normalize)
+    same = _equal_pairs(table, normalize) if table.kind == "pairs" else set()
     unwanted = duplicates | same if source.clean else set()
     labels = Counter(label for row, label in enumerate(table.labels) if row not in unwanted)
     lone = {row for row, label in enumerate(table.labels) if row not in unwanted and labels[label] == 1}
@@ -48,9 +54,13 @@ def clean(table: SourceTable, empty: int, source: SourceConfig) -> tuple[SourceT
     return kept, counts
 
 
-def _later_copies(table: SourceTable) -> set[int]:
+def _equal_pairs(table: SourceTable, normalize: Callable[[str], str]) -> set[int]:
+    return {row for row, texts in enumerate(table.texts) if normalize(texts[0]) == normalize(texts[1])}
+
+
+def _later_copies(table: SourceTable, normalize: Callable[[str], str]) -> set[int]:
     """Rows equal to an earlier one, from 16 bytes a row."""
-    digests = np.frombuffer(b"".join(table.digests()), dtype=np.uint64).reshape(-1, 2)
+    digests = np.frombuffer(b"".join(table.digests(normalize)), dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort(digests.T)  # stable: the first of equal rows stays first
     equal = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     return set(order[1:][equal].tolist())

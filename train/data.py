@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 
 from dec2vec.errors import UserError
+from dec2vec.prompts import NORMALIZERS, TextNormalization
 from train.cleaning import Counts, clean
 from train.config import SourceConfig
 from train.rows_of_file import read_source
@@ -58,11 +59,15 @@ def content_hash(tables: Sequence[SourceTable]) -> str:
     return digest.hexdigest()
 
 
-def load_data(sources: Sequence[SourceConfig]) -> TrainingData:
-    """The rows of all sources in order; data that nothing can be learned from are refused."""
+def load_data(sources: Sequence[SourceConfig], *, normalization: TextNormalization = "none") -> TrainingData:
+    """The rows of all sources in order; data that nothing can be learned from are refused.
+
+    Texts are kept as they are; `normalization` is the model's, under which they may be equal.
+    """
     if not sources:
         raise UserError("config error: data: no training pairs; name a file with --data.0.path pairs.jsonl")
-    found = [clean(*read_source(number, source), source) for number, source in enumerate(sources)]
+    normalize = NORMALIZERS[normalization]
+    found = [clean(*read_source(number, source), source, normalize) for number, source in enumerate(sources)]
     data = TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
     for names, tables in _refusable(data):
         _refuse_hopeless(names, tables)

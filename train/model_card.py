@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import get_prompt
+from dec2vec.prompts import TextNormalization, get_prompt
 from train.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
 from train.config import SourceConfig, TrainConfig
 from train.data import load_data
@@ -68,18 +67,18 @@ def is_hub_id(name: str) -> bool:
     return not path.exists() and path.suffix not in _FILES and _HUB_ID.fullmatch(name) is not None
 
 
-def describe_data(sources: Sequence[SourceConfig]) -> tuple[DataFact, ...]:
+def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:
     """Counts and hashes of the sources that are files here; the Hub is not asked again."""
-    return tuple(_describe(source) for source in sources)
+    return tuple(_describe(source, config.model.text_normalization) for source in config.data)
 
 
-def _describe(source: SourceConfig) -> DataFact:
+def _describe(source: SourceConfig, normalization: TextNormalization) -> DataFact:
     selection = _selection(source)
     if is_hub_id(source.path):
         return DataFact(source.path, is_hub_id=True, selection=selection)
     name = Path(source.path).name
     try:
-        data = load_data([source])
+        data = load_data([source], normalization=normalization)
     except UserError:
         return DataFact(name, is_hub_id=False, selection=selection)
     return DataFact(name, is_hub_id=False, pairs=len(data), sha256=data.content_hash, selection=selection)
