@@ -95,6 +95,8 @@ def test_no_two_rows_of_a_batch_share_a_key(
         assert found and sum(len(keys[row]) for row in found) == len(held)
         shares = [shard(np.array(found), rank, world).tolist() for rank in range(world)]
         assert list(itertools.chain(*shares)) == found
+        if len(found) == 1:
+            assert max(map(len, batches)) <= max(2, len(keys[found[0]])), "alone though a batch had a row to spare"
     for row in set(range(len(keys))) - set(seen):
         assert all(held & set(keys[row]) for held in holders), "left out though a batch could have taken it"
 
@@ -111,6 +113,13 @@ def test_a_text_of_too_many_rows_is_left_out_in_turn() -> None:
     assert [len(rows) for rows in epochs] == [80, 80]
     assert epochs[0] != epochs[1]
     assert left_out(sampler) == 20
+
+
+def test_no_row_is_alone_in_a_batch() -> None:
+    """It would have no negatives. Of 30 rows with one text each batch holds one, and the last ones got nothing else."""
+    sampler = NoDuplicates([(0,)] * 30 + [()] * 70, 10, 0)
+    for epoch in range(20):
+        assert min(map(len, sampler.epoch(epoch))) == 2
 
 
 def test_many_duplicates_take_linear_time() -> None:
