@@ -6,8 +6,9 @@ Texts are compared as the decoder reads them, after `model.text_normalization`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Counts:
     anchor_is_positive: int
     """Pairs of one text: nothing to learn from."""
     lone_label: int
-    """Labelled texts whose label no other text has: always left out, for no batch could match them."""
+    """Labelled texts whose label no other text of their batches has: always left out, for nothing could match them."""
     dropped: int
     """Rows that are not trained on."""
 
@@ -35,23 +36,34 @@ class Counts:
 def clean(
     table: SourceTable, empty: int, source: SourceConfig, normalize: Callable[[str], str]
 ) -> tuple[SourceTable, Counts]:
-    """The rows to train on, and what was found in them; `empty` rows were left out before."""
+    """The rows to train on but for lone labels, and what was found in them; `empty` rows were left out before."""
     duplicates = _later_copies(table, normalize)
     same = _equal_pairs(table, normalize) if table.kind == "pairs" else set()
     unwanted = duplicates | same if source.clean else set()
-    labels = Counter(label for row, label in enumerate(table.labels) if row not in unwanted)
-    lone = {row for row, label in enumerate(table.labels) if row not in unwanted and labels[label] == 1}
-    unwanted |= lone
     counts = Counts(
         read=len(table) + empty,
         empty=empty,
         duplicate=len(duplicates),
         anchor_is_positive=len(same),
-        lone_label=len(lone),
+        lone_label=0,
         dropped=len(unwanted) + empty,
     )
-    kept = table.keep([row for row in range(len(table)) if row not in unwanted]) if unwanted else table
-    return kept, counts
+    return _without(table, unwanted), counts
+
+
+def leave_out_lone(found: Sequence[tuple[SourceTable, Counts]]) -> list[tuple[SourceTable, Counts]]:
+    """The same without texts whose label no other text has in these sources, which share their batches."""
+    labels = Counter(chain.from_iterable(table.labels for table, _ in found))
+    result = []
+    for table, counts in found:
+        lone = {row for row, label in enumerate(table.labels) if labels[label] == 1}
+        counts = replace(counts, lone_label=len(lone), dropped=counts.dropped + len(lone))
+        result.append((_without(table, lone), counts))
+    return result
+
+
+def _without(table: SourceTable, unwanted: set[int]) -> SourceTable:
+    return table.keep([row for row in range(len(table)) if row not in unwanted]) if unwanted else table
 
 
 def _equal_pairs(table: SourceTable, normalize: Callable[[str], str]) -> set[int]:
