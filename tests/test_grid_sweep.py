@@ -204,6 +204,47 @@ def test_a_folder_of_other_options_is_refused(
     assert "was trained with other options; choose another --output" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changed", ["pairs.jsonl", "dev.jsonl"])
+def test_scores_of_other_files_stay_out_of_the_table(
+    config: Path,
+    trainings: Trainings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+) -> None:
+    monkeypatch.chdir(config.parent)
+    for name in ("pairs.jsonl", "dev.jsonl"):
+        Path(name).write_text("as it was", encoding="utf-8")
+    trainings.behave = lambda config: Ended(2, "line 5 is blank") if config.seed == 2 else Ended(0, "")
+    assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 2
+    Path(changed).write_text("mended", encoding="utf-8")
+    capsys.readouterr()
+    done = len(trainings.calls)
+    assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 2
+    error = capsys.readouterr().err
+    assert f"{changed}: has changed since " in error and "base-seed1 read it; put it back, or" in error
+    assert len(trainings.calls) == done
+    trainings.behave = lambda config: Ended(0, "")
+    Path(changed).write_text("as it was", encoding="utf-8")
+    assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 0
+    Path(changed).write_text("later", encoding="utf-8")
+    assert sweep(config, "--seeds", "3", "--data.0.path", "pairs.jsonl") == 0, "what is not compared may be of others"
+
+
+def test_a_failed_run_may_have_its_data_mended(
+    config: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    Path("pairs.jsonl").write_text("bad", encoding="utf-8")
+    trainings.behave = lambda config: Ended(2, "line 5 is blank")
+    assert sweep(config, "--seeds", "1", "--data.0.path", "pairs.jsonl") == 2
+    trainings.behave = lambda config: Ended(0, "")
+    Path("pairs.jsonl").write_text("mended", encoding="utf-8")
+    assert sweep(config, "--seeds", "1", "--data.0.path", "pairs.jsonl") == 0
+    Path("pairs.jsonl").write_text("again", encoding="utf-8")
+    assert sweep(config, "--seeds", "1", "--data.0.path", "pairs.jsonl") == 2
+
+
 def _program(path: Path, body: str) -> str:
     path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
     path.chmod(0o755)
