@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.cli import main
 from dec2vec.corpus.faiss_index import build_index, search_index
+from dec2vec.errors import UserError
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
 from train.data import load_data
+from train.mining import encoders
 from train.mining.args import MineArgs
 from train.mining.choice import ABSENT
 from train.mining.cross_encoder import rescore
@@ -211,3 +214,36 @@ def test_rows_that_are_left_out_still_say_what_belongs_together(tmp_path: Path, 
     assert [sorted(places) for places in material.excluded] == [[0, 1]]
     given = read_material(replace(args, corpus=tmp_path / "corpus.txt"))
     assert [sorted(places) for places in given.excluded] == [[1, 2]]
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_a_sentence_transformers_model_is_one_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """By what was downloaded of it: without a network nothing else is known of the Hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def theirs(texts: list[str], *, document: bool) -> Any: ...
+
+    def ours(texts: list[str], *, document: bool) -> Any: ...
+
+    monkeypatch.setattr(encoders, "_sentence_transformer", lambda name, args: theirs)
+    monkeypatch.setattr(encoders, "_encoder", lambda name, args, prompt: ours)
+    contents = {"encoder": ["modules.json"], "export": ["modules.json", "dec2vec.json"], "decoder": []}
+    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"))
+    found = {}
+    for kind, files in contents.items():
+        cached = tmp_path / "hub" / f"models--some--{kind}"
+        snapshot = cached / "snapshots" / ("0" * 40)
+        for file in ["config.json", *files]:
+            snapshot.mkdir(parents=True, exist_ok=True)
+            (snapshot / file).write_text("{}", encoding="utf-8")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+        found[kind] = encoders.load_embed(f"some/{kind}" if place == "hub" else str(snapshot), args)
+    assert found == {"encoder": theirs, "export": ours, "decoder": ours}
+    with pytest.raises(UserError, match="--prompt: some/encoder is a sentence-transformers model, which has its own"):
+        encoders.load_embed("some/encoder", args, prompt="bare")
+    with pytest.raises(UserError, match=r"model \./gone: no such folder"):
+        encoders.load_embed("./gone", args)

@@ -18,7 +18,7 @@ class MineArgs:
     pairs: str
     """Training pairs: a .jsonl, .csv, .tsv or .parquet, a saved data set or a Hub id."""
     model: str
-    """Encoder that searches: run folder, model folder, Hub id, or a sentence-transformers folder."""
+    """Encoder that searches: a run folder, a model folder or sentence-transformers folder, or the Hub id of one."""
     output: Path
     """.jsonl to write: anchor, positive, negative_1 ..., their scores, and the input's other columns."""
     corpus: Path | None = None
