@@ -122,8 +122,15 @@ def _local_folder(config: ModelConfig) -> Path | None:
 
 def _hub_folder(config: ModelConfig) -> Path | None:
     """A whole snapshot if the repository carries our marker. Without a network a base model may still be cached."""
-    try:
-        hf_hub_download(config.name_or_path, MARKER, revision=config.revision)
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+    if not is_on_hub(config.name_or_path, MARKER, config.revision):
         return None
     return Path(snapshot_download(config.name_or_path, revision=config.revision))
+
+
+def is_on_hub(name: str, file: str, revision: str | None = None) -> bool:
+    """Whether a Hub repository has a file; without a network, whether it was downloaded; never for what is no id."""
+    try:
+        hf_hub_download(name, file, revision=revision)
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+        return False
+    return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -116,12 +116,7 @@ def read_table(
     Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
     `streaming` fetches the rows of a Hub data set as they are read, and none behind the last; files are read so anyway.
     """
-    rows = _Rows.open(str(path), split, subset, only, limit, streaming)
-    table = rows.block(None)
-    if not table.rows:
-        raise rows.empty()
-    table.require(columns)
-    return table
+    return _whole(_Rows.open(str(path), split, subset, only, limit, streaming), columns)
 
 
 def read_blocks(
@@ -144,6 +139,13 @@ def read_blocks(
         table.require_in_rows(columns)
         yield table
         table = rows.block(BLOCK)
+
+
+def selected(table: Table, columns: Sequence[str], *, only: Sequence[str] = (), limit: int | None = None) -> Table:
+    """The part of a whole table that `read_table` would have read, under the same checks."""
+    fits = _fits(only)
+    fitting = (numbered for numbered in zip(table.numbers, table.rows, strict=True) if fits(numbered[1]))
+    return _whole(_Rows(table.name, table.unit, only, islice(fitting, limit)), columns)
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> list[Row]:
@@ -224,14 +226,9 @@ class _Rows:
         limit: int | None,
         streaming: bool = False,
     ) -> _Rows:
-        conditions = [_condition(text) for text in only]
+        fits = _fits(only)
         name, unit, numbered = _open(source, split, subset, streaming)
-        fitting = (
-            (number, row)
-            for number, row in numbered
-            if not conditions or any(column in row and str(row[column]) == value for column, value in conditions)
-        )
-        return cls(name, unit, only, islice(fitting, limit))
+        return cls(name, unit, only, islice(((number, row) for number, row in numbered if fits(row)), limit))
 
     def block(self, size: int | None) -> Table:
         """The next rows, all of them where `size` is None."""
@@ -242,6 +239,14 @@ class _Rows:
         """What to say where there is no row at all."""
         reason = f"no row has {' or '.join(self.only)}; mend `only`" if self.only else "it has no rows"
         return UserError(f"{self.name} is empty: {reason}")
+
+
+def _whole(rows: _Rows, columns: Sequence[str]) -> Table:
+    table = rows.block(None)
+    if not table.rows:
+        raise rows.empty()
+    table.require(columns)
+    return table
 
 
 def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple[str, str, Iterator[Numbered]]:
@@ -289,6 +294,14 @@ def _must_be_file(path: Path) -> None:
         raise UserError(f"{path} does not exist")
     if not path.is_file():
         raise UserError(f"{path} is not a file")
+
+
+def _fits(only: Sequence[str]) -> Callable[[Row], bool]:
+    """Whether a row is wanted."""
+    conditions = [_condition(text) for text in only]
+    return lambda row: (
+        not conditions or any(column in row and str(row[column]) == value for column, value in conditions)
+    )
 
 
 def _condition(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from transformers import (
     AutoModel,
+    FalconConfig,
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -67,6 +68,19 @@ def tiny_config(family: str) -> Any:
         "pad_token_id": 1,
     }
     grouped = {**rotary, "num_key_value_heads": 2}
+    opt = {
+        "vocab_size": rotary["vocab_size"],
+        "hidden_size": 16,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "dropout": 0.0,
+    }
     builders: dict[str, Any] = {
         "llama": lambda: LlamaConfig(**grouped),
         "mistral": lambda: MistralConfig(**grouped, sliding_window=None),
@@ -75,19 +89,9 @@ def tiny_config(family: str) -> Any:
         "gemma": lambda: GemmaConfig(**grouped, head_dim=8),
         "phi": lambda: PhiConfig(**rotary),
         "gpt_neox": lambda: GPTNeoXConfig(**rotary),
-        "opt": lambda: OPTConfig(
-            vocab_size=rotary["vocab_size"],
-            hidden_size=16,
-            word_embed_proj_dim=16,
-            ffn_dim=32,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=1,
-            dropout=0.0,
-        ),
+        "opt": lambda: OPTConfig(**opt),
+        "opt_350m": lambda: OPTConfig(**{**opt, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
+        "falcon": lambda: FalconConfig(**rotary),
         "gpt2": lambda: GPT2Config(
             vocab_size=rotary["vocab_size"],
             n_embd=16,

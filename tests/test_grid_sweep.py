@@ -170,6 +170,22 @@ def test_a_failing_run_is_recorded_and_the_sweep_goes_on(
     assert len(trainings.calls) == 4 and trainings.reports() == ["lr-3e-4"]
 
 
+def test_runs_outside_the_grid_are_kept_and_not_compared(config: Path, trainings: Trainings) -> None:
+    """A failed run and a better score of a grid that is no longer asked for."""
+    trainings.behave = lambda config: Ended(2, "too large") if config.optim.lr == 9e-4 else Ended(0, "")
+    assert sweep(config, "--grid", "optim.lr=9e-4,3e-4") == 2
+    assert sweep(config, "--grid", "optim.lr=1e-4,2e-4") == 0
+    assert state(config)["winner"] == "lr-2e-4" and trainings.reports() == ["lr-2e-4"]
+    statuses = {run["name"]: run["status"] for run in state(config)["runs"]}
+    assert statuses == {"lr-1e-4": "done", "lr-2e-4": "done", "lr-9e-4": "failed", "lr-3e-4": "done"}
+    compared, others = (config.parent / "out" / "sweep.md").read_text(encoding="utf-8").split("## Runs of other")
+    assert "lr-3e-4" not in compared and "lr-3e-4" in others and "lr-9e-4" in others
+    done = len(trainings.calls)
+    assert sweep(config, "--grid", "optim.lr=1e-4,2e-4,3e-4") == 0  # named again: compared, and only reported on
+    assert state(config)["winner"] == "lr-3e-4" and trainings.reports()[1:] == ["lr-3e-4"]
+    assert len(trainings.calls) == done + 1
+
+
 def test_an_interrupted_sweep_goes_on(config: Path, trainings: Trainings) -> None:
     trainings.behave = lambda config: Ended(130, "interrupted") if config.seed == 2 else Ended(0, "")
     assert sweep(config, "--seeds", "1,2,3") == 130
@@ -186,6 +202,47 @@ def test_a_folder_of_other_options_is_refused(
     assert sweep(config, "--seeds", "1") == 0
     assert sweep(config, "--seeds", "1", "--optim.lr", "0.1") == 2
     assert "was trained with other options; choose another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["pairs.jsonl", "dev.jsonl"])
+def test_scores_of_other_files_stay_out_of_the_table(
+    config: Path,
+    trainings: Trainings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+) -> None:
+    monkeypatch.chdir(config.parent)
+    for name in ("pairs.jsonl", "dev.jsonl"):
+        Path(name).write_text("as it was", encoding="utf-8")
+    trainings.behave = lambda config: Ended(2, "line 5 is blank") if config.seed == 2 else Ended(0, "")
+    assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 2
+    Path(changed).write_text("mended", encoding="utf-8")
+    capsys.readouterr()
+    done = len(trainings.calls)
+    assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 2
+    error = capsys.readouterr().err
+    assert f"{changed}: has changed since " in error and "base-seed1 read it; put it back, or" in error
+    assert len(trainings.calls) == done
+    trainings.behave = lambda config: Ended(0, "")
+    Path(changed).write_text("as it was", encoding="utf-8")
+    assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 0
+    Path(changed).write_text("later", encoding="utf-8")
+    assert sweep(config, "--seeds", "3", "--data.0.path", "pairs.jsonl") == 0, "what is not compared may be of others"
+
+
+def test_a_failed_run_may_have_its_data_mended(
+    config: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    Path("pairs.jsonl").write_text("bad", encoding="utf-8")
+    trainings.behave = lambda config: Ended(2, "line 5 is blank")
+    assert sweep(config, "--seeds", "1", "--data.0.path", "pairs.jsonl") == 2
+    trainings.behave = lambda config: Ended(0, "")
+    Path("pairs.jsonl").write_text("mended", encoding="utf-8")
+    assert sweep(config, "--seeds", "1", "--data.0.path", "pairs.jsonl") == 0
+    Path("pairs.jsonl").write_text("again", encoding="utf-8")
+    assert sweep(config, "--seeds", "1", "--data.0.path", "pairs.jsonl") == 2
 
 
 def _program(path: Path, body: str) -> str:
@@ -206,6 +263,13 @@ def test_a_process_ends_with_its_error_line(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(sys, "executable", _program(tmp_path / "python", body))
         assert run_training(["a b", "--c"], log) == expected
     assert log.read_text(encoding="utf-8").endswith("-m train a b --c\n")
+
+
+def test_a_train_py_of_the_user_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.py").write_text("print('the user\\'s own')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert run_training(["--help"], tmp_path / "x.log") == Ended(0, "")
+    assert "usage: dec2vec train" in (tmp_path / "x.log").read_text(encoding="utf-8")
 
 
 def test_a_signal_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,8 +307,8 @@ def test_wandb_builds_a_command_that_we_understand(
     _program(tmp_path / "python", """for word in "$@"; do printf '%s\\n' "$word"; done""")
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WANDB_RUN_ID": "ab12"}
     words = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert words[:2] == ["-m", "train"]
-    resolved = load_arguments(TrainConfig, words[2:], prog="x")
+    assert words[:3] == ["-P", "-m", "train"]
+    resolved = load_arguments(TrainConfig, words[3:], prog="x")
     assert (resolved.optim.lr, resolved.loss.symmetric, resolved.model.layer, resolved.seed) == (3e-4, False, -2, 2)
     assert (resolved.optim.steps, resolved.tracking.backend, resolved.eval.after_training) == (5, "wandb", False)
     assert resolved.output_dir == str(config.parent / "out" / "ab12")

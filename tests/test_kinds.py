@@ -16,8 +16,9 @@ from tests.helpers import write_jsonl
 from tests.training_setup import data_of, tiny_encoder
 from train.batch import prepare, text_keys
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
-from train.data import load_data
+from train.data import content_hash, load_data
 from train.data_report import describe, lines
+from train.model_card import describe_data
 from train.order import make_sampler
 from train.rows import NO_ID, GradedRows, LabelledRows, PairRows
 from train.sampler import Mixed
@@ -56,6 +57,32 @@ def test_labels_are_alike_as_text_and_number_and_lone_ones_are_left_out(tmp_path
     data = load_data([source(tmp_path, rows, kind="labelled")])
     assert data.tables[0].labels == ["0", "0", "1", "1", "2", "2", "0"]
     assert (data.counts[0].read, data.counts[0].lone_label, data.counts[0].dropped) == (8, 1, 1)
+
+
+def file_of(path: Path, labels: str) -> SourceConfig:
+    """A text for each label."""
+    rows: list[dict[str, object]] = [{"text": f"{path.stem} {i}", "label": label} for i, label in enumerate(labels)]
+    return SourceConfig(str(write_jsonl(path, rows)), kind="labelled")
+
+
+def test_labels_are_judged_in_all_sources_of_a_batch(tmp_path: Path) -> None:
+    """A label once in each of two files is no lone one, unless each batch is from one file."""
+    sources = [file_of(tmp_path / "one.jsonl", "aaffbc"), file_of(tmp_path / "two.jsonl", "bdddgge")]
+    mixed, apart = (load_data(sources, mixed=mixed) for mixed in (True, False))
+    assert [list(table.labels) for table in mixed.tables] == [list("aaffb"), list("bdddgg")]
+    assert [(counts.lone_label, counts.dropped) for counts in mixed.counts] == [(1, 1), (1, 1)]
+    facts = describe_data(TrainConfig(data=tuple(sources)))
+    assert [(fact.pairs, fact.sha256) for fact in facts] == [(len(t), content_hash([t])) for t in mixed.tables]
+    assert [list(table.labels) for table in apart.tables] == [list("aaff"), list("dddgg")]
+
+
+def test_a_file_of_each_class(tmp_path: Path) -> None:
+    sources = [file_of(tmp_path / "one.jsonl", "aaa"), file_of(tmp_path / "two.jsonl", "bb")]
+    assert load_data(sources).sizes == (3, 2)
+    with pytest.raises(UserError, match=r"one.jsonl: all labels are equal \('a'\)"):
+        load_data(sources, mixed=False)
+    with pytest.raises(UserError, match=r"one.jsonl, .*one.jsonl: all labels are equal \('a'\)"):
+        load_data([sources[0], sources[0]])
 
 
 @pytest.mark.parametrize(
@@ -102,6 +129,28 @@ def test_doubtful_rows_are_counted_and_left_out_on_request(tmp_path: Path) -> No
     assert "line 8: anchor is a number" in complaint(
         source(tmp_path, [*DIRTY, {"anchor": 4, "positive": "b"}], clean=True)
     )
+
+
+def test_rows_are_equal_that_the_decoder_reads_alike(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"anchor": "A cat", "positive": "b", "negative": "C"},
+        {"anchor": "a cat", "positive": "B", "negative": "c"},
+        {"anchor": "Same", "positive": "same"},
+        {"anchor": "d", "positive": "e"},
+    ]
+    found = [
+        load_data([source(tmp_path, rows, clean=True)], normalization=normalization)
+        for normalization in ("none", "lower", "sts")
+    ]
+    assert [len(data) for data in found] == [4, 2, 4]
+    assert found[1].tables[0].texts == [("A cat", "b", "C"), ("d", "e")], "and kept as they were written"
+    assert [(data.counts[0].duplicate, data.counts[0].anchor_is_positive) for data in found] == [(0, 0), (1, 1), (0, 0)]
+    labelled: list[dict[str, object]] = [
+        {"text": text, "label": label}
+        for text, label in (("Cat", "A"), ("cat", "a"), ("CAT", "A"), ("dog", "b"), ("bird", "b"))
+    ]
+    (counts,) = load_data([source(tmp_path, labelled, kind="labelled")], normalization="lower").counts
+    assert (counts.duplicate, counts.lone_label) == (1, 1), "a label has a case"
 
 
 def test_report(tmp_path: Path, encoder: Encoder) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModel
 
 from dec2vec.early_exit import decoder_blocks
 from dec2vec.embedder import Embedder
@@ -38,6 +40,19 @@ def test_full_tuning_of_two_layers_trains_all_that_they_reach(tmp_path: Path) ->
     names = list(trainable_parameters(encoder.embedder))
     assert any(".layers.0." in name for name in names)
     assert not any(".layers.1." in name for name in names)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon", "opt_350m"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_full_tuning_of_an_inner_layer_trains_what_has_a_gradient(tmp_path: Path, family: str, layer: int) -> None:
+    """Word embeddings of any name and what stands behind them, but nothing above; by autograd over all layers."""
+    encoder = tiny_encoder(tmp_path, family, lora=LoraConfig(method="full"), layer=layer)
+    whole = AutoModel.from_pretrained(tmp_path)
+    states = whole(input_ids=torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states
+    states[layer].sum().backward()
+    reached = {name for name, parameter in whole.named_parameters() if parameter.grad is not None}
+    assert set(trainable_parameters(encoder.embedder.backbone)) == reached
+    assert 0 < len(reached) < len(list(whole.parameters()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

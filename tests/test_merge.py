@@ -150,9 +150,9 @@ def test_whole_weights_where_no_low_rank_sum_will_do(tmp_path: Path, options: tu
 
 
 def test_mistakes_are_one_line_and_write_nothing(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = plain / "other"
-    if not other.exists():
-        write_run(plain, "other", 13, lora=PLAIN, pooling="mean")
+    other = write_run(plain, "other", 13, lora=PLAIN, pooling="mean")
+    both_ways = write_run(plain, "both-ways", 14, lora=PLAIN, bidirectional=True)
+    cut = write_run(plain, "cut-off", 15, lora=PLAIN, depth=2)
     (plain / "full-folder").mkdir()
     (plain / "full-folder" / "mine.txt").write_text("x", encoding="utf-8")
     one, two = str(plain / "one"), str(plain / "two")
@@ -163,6 +163,8 @@ def test_mistakes_are_one_line_and_write_nothing(plain: Path, capsys: pytest.Cap
         ([one, two, "--weights", "0", "0"], "all weights are 0"),
         ([one, two, str(other), "--method", "slerp"], "an arc lies between two runs"),
         ([one, str(other)], "model.pooling is mean"),
+        ([one, str(both_ways)], f"model.bidirectional is True, of {one} False"),
+        ([one, str(cut)], f"model.depth is 2, of {one} None"),
         ([one, str(plain / "base")], "not a run folder"),
         ([one, two, "--output", str(plain / "full-folder")], "is no merged run"),
         ([one, two, "--output", one], "is, holds or lies in one of the runs"),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.cli import main
 from dec2vec.corpus.faiss_index import build_index, search_index
+from dec2vec.errors import UserError
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
 from train.data import load_data
+from train.mining import encoders
 from train.mining.args import MineArgs
 from train.mining.choice import ABSENT
 from train.mining.cross_encoder import rescore
@@ -94,12 +98,14 @@ def test_the_verb_against_brute_force_and_the_trainer(place: Path, capsys: pytes
 def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = place / "kept.jsonl"
     output.write_text("old", encoding="utf-8")
+    (place / "one.txt").write_text("a dog\nA  dog\n", encoding="utf-8")
     model = ["--model", str(place / "decoder"), "--device", "cpu", "--max_length", "64"]
     base = ["mine", str(place / "pairs.jsonl"), *model, "--output", str(output)]
     for options, words in (
         (["--from_rank", "9", "--to_rank", "3"], "--from_rank 9 lies behind"),
         (["--to_rank", "2", "--negatives", "3"], "raise --to_rank"),
-        (["--only", "source=x", "--limit", "1"], "1 different text"),
+        (["--corpus", str(place / "one.txt")], "1 different text"),
+        (["--only", "source=y"], "no row has source=y; mend `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
         (["--output", "x.csv"], "use .jsonl"),
         (["--max_score", "-1"], "no candidate passes the rules"),
@@ -193,3 +199,51 @@ def test_the_corpus_of_a_file_and_what_it_excludes(tmp_path: Path) -> None:
     assert material.corpus == ["A dog", "something else", "red dog RUNS"]
     assert [sorted(places) for places in material.excluded[:3]] == [[0, 2], [0, 2], []]
     assert sorted(material.excluded[4]) == [0, 2]  # anchor "A DOG" is the positive of "red dog runs"
+
+
+@pytest.mark.parametrize("options", [{"only": ("source=x",)}, {"limit": 1}])
+def test_rows_that_are_left_out_still_say_what_belongs_together(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Row 0 alone is mined for: row 1 has its anchor, and with it another text that is no negative."""
+    write_jsonl(tmp_path / "pairs.jsonl", [*ROWS, {"note": "no pair"}, {"anchor": "x", "positive": None}])
+    (tmp_path / "corpus.txt").write_text("small blue cat\nred dog runs FAST\na dog\n", encoding="utf-8")
+    args = MineArgs(pairs=str(tmp_path / "pairs.jsonl"), model="m", output=tmp_path / "o.jsonl", **options)
+    material = read_material(args)
+    assert (material.anchors, material.positives) == (["red dog runs"], ["a dog"])
+    assert material.others == [{"source": "x"}]
+    assert material.corpus == [str(row["positive"]) for row in ROWS]
+    assert [sorted(places) for places in material.excluded] == [[0, 1]]
+    given = read_material(replace(args, corpus=tmp_path / "corpus.txt"))
+    assert [sorted(places) for places in given.excluded] == [[1, 2]]
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_a_sentence_transformers_model_is_one_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """By what was downloaded of it: without a network nothing else is known of the Hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def theirs(texts: list[str], *, document: bool) -> Any: ...
+
+    def ours(texts: list[str], *, document: bool) -> Any: ...
+
+    monkeypatch.setattr(encoders, "_sentence_transformer", lambda name, args: theirs)
+    monkeypatch.setattr(encoders, "_encoder", lambda name, args, prompt: ours)
+    contents = {"encoder": ["modules.json"], "export": ["modules.json", "dec2vec.json"], "decoder": []}
+    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"))
+    found = {}
+    for kind, files in contents.items():
+        cached = tmp_path / "hub" / f"models--some--{kind}"
+        snapshot = cached / "snapshots" / ("0" * 40)
+        for file in ["config.json", *files]:
+            snapshot.mkdir(parents=True, exist_ok=True)
+            (snapshot / file).write_text("{}", encoding="utf-8")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+        found[kind] = encoders.load_embed(f"some/{kind}" if place == "hub" else str(snapshot), args)
+    assert found == {"encoder": theirs, "export": ours, "decoder": ours}
+    with pytest.raises(UserError, match="--prompt: some/encoder is a sentence-transformers model, which has its own"):
+        encoders.load_embed("some/encoder", args, prompt="bare")
+    with pytest.raises(UserError, match=r"model \./gone: no such folder"):
+        encoders.load_embed("./gone", args)

@@ -130,7 +130,7 @@ def test_recipe_of_full_tuning_on_weighted_sources() -> None:
     config = dataclasses.replace(
         make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="one")
     )
-    card = build_card(make_card(config=config, data=describe_data(config.data)))
+    card = build_card(make_card(config=config, data=describe_data(config)))
     assert "| pairs.jsonl: only source=qqp or source=mrpc, first 1,000, weight 44 | not counted |" in card
     assert "  method: full\nloss:" in card and "  sources: one" in card
 
@@ -151,7 +151,7 @@ def test_data_facts(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", word_pairs(7))
     source = SourceConfig(path=str(path))
     gone, hub = SourceConfig(path=str(tmp_path / "gone.jsonl")), SourceConfig(path="someone/pairs")
-    assert describe_data([source, gone, hub]) == (
+    assert describe_data(TrainConfig(data=(source, gone, hub))) == (
         DataFact("pairs.jsonl", False, 7, load_data([source]).content_hash),
         DataFact("gone.jsonl", False),
         DataFact("someone/pairs", True),

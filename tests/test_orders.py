@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from train.data import TrainingData
 from train.duplicate_sampler import NoDuplicates, _epoch, shared_keys
 from train.label_sampler import ByLabel, _label_epoch
 from train.order import left_out, make_sampler
-from train.sampler import Mixed, Sampler, shard
+from train.sampler import Mixed, OneSource, Sampler, shard
 from train.table import SourceTable
 
 profile = settings(max_examples=60, deadline=None, derandomize=True)
@@ -94,6 +95,8 @@ def test_no_two_rows_of_a_batch_share_a_key(
         assert found and sum(len(keys[row]) for row in found) == len(held)
         shares = [shard(np.array(found), rank, world).tolist() for rank in range(world)]
         assert list(itertools.chain(*shares)) == found
+        if len(found) == 1:
+            assert max(map(len, batches)) <= max(2, len(keys[found[0]])), "alone though a batch had a row to spare"
     for row in set(range(len(keys))) - set(seen):
         assert all(held & set(keys[row]) for held in holders), "left out though a batch could have taken it"
 
@@ -110,6 +113,13 @@ def test_a_text_of_too_many_rows_is_left_out_in_turn() -> None:
     assert [len(rows) for rows in epochs] == [80, 80]
     assert epochs[0] != epochs[1]
     assert left_out(sampler) == 20
+
+
+def test_no_row_is_alone_in_a_batch() -> None:
+    """It would have no negatives. Of 30 rows with one text each batch holds one, and the last ones got nothing else."""
+    sampler = NoDuplicates([(0,)] * 30 + [()] * 70, 10, 0)
+    for epoch in range(20):
+        assert min(map(len, sampler.epoch(epoch))) == 2
 
 
 def test_many_duplicates_take_linear_time() -> None:
@@ -153,6 +163,23 @@ def test_a_mixture_of_kinds_takes_turns() -> None:
         (source,) = {data.place(row)[0] for row in sampler.rows(step).tolist()}
         kinds.add(data.tables[source].kind)
     assert kinds == {"pairs", "texts", "labelled"}
+
+
+def weighted(*weights: float | None) -> OneSource:
+    """Of PAIRS, TEXTS and LABELLED."""
+    data = data_of(PAIRS, TEXTS, LABELLED)
+    sources = tuple(replace(source, weight=weight) for source, weight in zip(data.sources, weights, strict=True))
+    sampler = make_sampler(TrainConfig(data=sources, batch=BatchConfig(size=8, sources="one")), data)
+    assert isinstance(sampler, OneSource)
+    return sampler
+
+
+def test_every_source_has_a_weight_or_none_has() -> None:
+    """A weight beside numbers of rows is surely not what is meant."""
+    assert weighted(None, None, None).weights == (40, 20, 30)
+    assert weighted(2, 1, 0.5).weights == (2, 1, 0.5)
+    with pytest.raises(UserError, match=r"data\.0\.weight: missing, where data\.1 has 2; .* here 40, 20, 30\)"):
+        weighted(None, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         start_threads_flushed()
     config = session.resolve(config)
     check_push(config)
-    data = load_data(config.data)
+    data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
     make_sampler(config, data)
     dev = _load_tasks(config)
     with in_contact(config) as contact:

@@ -148,8 +148,8 @@ class SourceConfig:
     streaming: bool = False
     """Fetch a Hub data set row by row, no further than `limit`; no copy stays in the cache of `datasets`."""
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
-    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None is its number
-    of rows."""
+    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None for all is
+    their number of rows."""
 
 
 @dataclass(frozen=True, config=STRICT)

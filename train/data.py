@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -11,7 +12,8 @@ from itertools import chain
 import numpy as np
 
 from dec2vec.errors import UserError
-from train.cleaning import Counts, clean
+from dec2vec.prompts import NORMALIZERS, TextNormalization
+from train.cleaning import Counts, clean, leave_out_lone
 from train.config import SourceConfig
 from train.rows_of_file import read_source
 from train.sampler import Indices
@@ -58,26 +60,31 @@ def content_hash(tables: Sequence[SourceTable]) -> str:
     return digest.hexdigest()
 
 
-def load_data(sources: Sequence[SourceConfig]) -> TrainingData:
-    """The rows of all sources in order; data that nothing can be learned from are refused."""
+def load_data(
+    sources: Sequence[SourceConfig], *, normalization: TextNormalization = "none", mixed: bool = True
+) -> TrainingData:
+    """The rows of all sources in order; data that nothing can be learned from are refused.
+
+    Texts are kept as they are; `normalization` is the model's, under which they may be equal. `mixed` batches hold
+    rows of all sources: labels and scores are then judged in all of them together.
+    """
     if not sources:
         raise UserError("config error: data: no training pairs; name a file with --data.0.path pairs.jsonl")
-    found = [clean(*read_source(number, source), source) for number, source in enumerate(sources)]
-    data = TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
-    for names, tables in _refusable(data):
-        _refuse_hopeless(names, tables)
-    return data
+    normalize = NORMALIZERS[normalization]
+    found = [clean(*read_source(number, source), source, normalize) for number, source in enumerate(sources)]
+    for group in _groups(sources, mixed):
+        for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
+            found[number] = cleaned
+        _refuse_hopeless(", ".join(sources[number].path for number in group), [found[number][0] for number in group])
+    return TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
 
 
-def _refusable(data: TrainingData) -> Iterator[tuple[str, list[SourceTable]]]:
-    """Pairs of all sources together, for they may share batches; any other source by itself."""
-    pairs = [number for number, table in enumerate(data.tables) if table.kind == "pairs"]
-    if pairs:
-        names = ", ".join(data.sources[number].path for number in pairs)
-        yield names, [data.tables[number] for number in pairs]
-    for source, table in zip(data.sources, data.tables, strict=True):
-        if table.kind != "pairs":
-            yield source.path, [table]
+def _groups(sources: Sequence[SourceConfig], mixed: bool) -> list[list[int]]:
+    """Numbers of the sources that are judged together: those of a kind that share batches, and pairs in any case."""
+    groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for number, source in enumerate(sources):
+        groups[(source.kind,) if mixed or source.kind == "pairs" else (source.kind, number)].append(number)
+    return list(groups.values())
 
 
 def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
@@ -91,6 +98,9 @@ def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
     for place, name in enumerate(columns):
         if all(texts[place] == first[place] for table in tables for texts in table.texts):
             raise UserError(f"{names}: all {name} are equal ({first[place][:40]!r}); nothing is left to tell apart")
-    for name, values in (("scores", tables[0].scores), ("labels", tables[0].labels)):
+    for name, values in (
+        ("scores", [score for table in tables for score in table.scores]),
+        ("labels", [label for table in tables for label in table.labels]),
+    ):
         if values and all(value == values[0] for value in values):
             raise UserError(f"{names}: all {name} are equal ({values[0]!r}); nothing is left to tell apart")

@@ -5,6 +5,7 @@ The masks of the loss hide equal texts too, but a hidden pair is a negative lost
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,8 +24,8 @@ class NoDuplicates:
 
     `keys[row]` tells the row's texts; those of no other row may be left out. Rows go, in the order of `Mixed`, into the
     first batch after the last one with a key of theirs that has room. What is late at the end of the epoch joins any
-    batch without its keys, past the size. Left out, and others in each epoch, are only rows whose texts all batches
-    hold: those of a text in more rows than an epoch has batches.
+    batch without its keys, past the size. A batch of a single row gets another from a large one. Left out, and others
+    in each epoch, are only rows whose texts all batches hold: those of a text in more rows than an epoch has batches.
     """
 
     keys: Sequence[Keys] = field(repr=False)
@@ -67,8 +68,9 @@ def shared_keys(rows: Indices, keys: Indices, count: int) -> list[Keys]:
 def _epoch(sampler: NoDuplicates, epoch: int) -> list[Indices]:
     order = permutation(len(sampler.keys), sampler.seed, epoch)
     batches, late = _fill(order.tolist(), sampler.keys, sampler.batch, sampler.steps_per_epoch)
-    if late:
-        _squeeze_in(late, sampler.keys, batches)
+    left = _squeeze_in(late, sampler.keys, batches)
+    if _give_company(batches, sampler.keys):
+        _squeeze_in(left, sampler.keys, batches)  # where a row went away there may be a place
     found = [np.array(batch, dtype=np.int64) for batch in batches]
     for batch in found:
         batch.setflags(write=False)
@@ -101,8 +103,14 @@ def _root(forest: list[int], node: int) -> int:
     return node
 
 
-def _squeeze_in(late: list[int], keys: Sequence[Keys], batches: list[list[int]]) -> None:
-    """Put each late row into the smallest batches in turn, past their size, where none of its keys is."""
+def _squeeze_in(late: list[int], keys: Sequence[Keys], batches: list[list[int]]) -> list[int]:
+    """Put each late row into the smallest batches in turn, past their size, where none of its keys is.
+
+    Returns those for which there is no such batch.
+    """
+    left: list[int] = []
+    if not late:
+        return left
     holders: dict[int, set[int]] = {key: set() for row in late for key in keys[row]}
     for number, batch in enumerate(batches):
         for key in (key for row in batch for key in keys[row] if key in holders):
@@ -113,12 +121,39 @@ def _squeeze_in(late: list[int], keys: Sequence[Keys], batches: list[list[int]])
         places = [holders[key] for key in keys[row]]
         turn = next(_free_turns(smallest, begin, places), None)
         if turn is None:
+            left.append(row)
             continue
         number = smallest[turn]
         batches[number].append(row)
         for place in places:
             place.add(number)
         begin = (turn + 1) % len(smallest)
+    return left
+
+
+def _give_company(batches: list[list[int]], keys: Sequence[Keys]) -> bool:
+    """A batch of one row has no negatives: it gets another from the largest batch with one that shares no key.
+
+    True if one was moved. A batch of more rows than the lone one has keys always has such a row.
+    """
+    large = [(-len(batch), number) for number, batch in enumerate(batches) if len(batch) > 2]
+    heapq.heapify(large)
+    moved = False
+    for batch in (batch for batch in batches if len(batch) == 1):
+        tried = []
+        while large and len(batch) == 1:
+            _, number = heapq.heappop(large)
+            rows = batches[number]
+            free = next((row for row in reversed(rows) if set(keys[row]).isdisjoint(keys[batch[0]])), None)
+            if free is not None:
+                rows.remove(free)
+                batch.append(free)
+                moved = True
+            if len(rows) > 2:
+                tried.append((-len(rows), number))
+        for item in tried:
+            heapq.heappush(large, item)
+    return moved
 
 
 def _free_turns(numbers: list[int], begin: int, taken: list[set[int]]) -> Iterator[int]:

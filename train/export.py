@@ -303,7 +303,7 @@ def _readme(
             merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
             whitened=encoder.whitening is not None,
             layer=None if layer == encoder.layer_count else layer,
-            data=describe_data(config.data) if facts is None else facts,
+            data=describe_data(config) if facts is None else facts,
             scores=tuple(read_scores(run / "report" / "report.json")),
             origin=describe_merge(run),
         )

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 
 from dec2vec.artifacts import quiet_peft
-from dec2vec.early_exit import decoder_blocks
+from dec2vec.early_exit import decoder_blocks, inner_states
 from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.pooling import layers_of
@@ -147,11 +148,39 @@ def _top_layer(embedder: Embedder) -> int:
 
 
 def _freeze_above(embedder: Embedder) -> None:
-    """Full fine-tuning of an inner layer: what the loss does not reach must not wait for a gradient under DDP."""
+    """Full fine-tuning of an inner layer: what the loss does not reach must not wait for a gradient under DDP.
+
+    These are the blocks above it and, outside the blocks, whatever a forward pass up to it does not run: the final
+    norm, and what some families have beside it.
+    """
     top = _top_layer(embedder)
     if top == embedder.layer_count:
         return
-    for name, parameter in embedder.backbone.named_parameters():
-        numbers = [int(part) for part in name.split(".") if part.isdigit()]
-        if not name.startswith(("embed", "wte", "wpe", "decoder.embed")) and (not numbers or numbers[0] >= top):
-            parameter.requires_grad_(False)
+    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+    if blocks is None:
+        raise UserError(
+            "lora.method full: this decoder keeps its blocks in no list; train its last layer, model.layer -1"
+        )
+    inside = set(blocks.modules())
+    run = _modules_run(embedder.backbone, blocks, top)
+    for module in embedder.backbone.modules():
+        if module not in inside and module not in run:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    blocks[top:].requires_grad_(False)
+    if not trainable_parameters(embedder.backbone):
+        raise UserError(f"model.layer: layer {top} depends on no weight; choose one above it")
+
+
+@torch.no_grad()
+def _modules_run(backbone: nn.Module, blocks: nn.ModuleList, top: int) -> set[nn.Module]:
+    """The modules that hidden state `top` of two tokens is made by."""
+    run: set[nn.Module] = set()
+    handles = [module.register_forward_pre_hook(lambda module, _: run.add(module)) for module in backbone.modules()]
+    device = next(backbone.parameters()).device
+    try:
+        inner_states(backbone, blocks, {top}, input_ids=torch.tensor([[2, 3]], device=device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return run

@@ -18,8 +18,9 @@ from dec2vec.errors import UserError
 from dec2vec.prompts import get_prompt
 from train.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
 from train.config import SourceConfig, TrainConfig
-from train.data import load_data
+from train.data import content_hash, load_data
 from train.report_table import AVERAGE, Score, exported, markdown_table
+from train.table import SourceTable
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,38 @@ def is_hub_id(name: str) -> bool:
     return not path.exists() and path.suffix not in _FILES and _HUB_ID.fullmatch(name) is not None
 
 
-def describe_data(sources: Sequence[SourceConfig]) -> tuple[DataFact, ...]:
-    """Counts and hashes of the sources that are files here; the Hub is not asked again."""
-    return tuple(_describe(source) for source in sources)
+def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:
+    """Counts and hashes of the sources that are files here; the Hub is not asked again.
+
+    Where all are files here, as trained on: labels may be left out that are alone only in one of them.
+    """
+    if not any(is_hub_id(source.path) for source in config.data):
+        together = _load(config, config.data)
+        if together is not None:
+            return tuple(map(_fact, config.data, together))
+    return tuple(_describe(config, source) for source in config.data)
 
 
-def _describe(source: SourceConfig) -> DataFact:
-    selection = _selection(source)
+def _describe(config: TrainConfig, source: SourceConfig) -> DataFact:
     if is_hub_id(source.path):
-        return DataFact(source.path, is_hub_id=True, selection=selection)
-    name = Path(source.path).name
+        return DataFact(source.path, is_hub_id=True, selection=_selection(source))
+    tables = _load(config, [source])
+    return _fact(source, None if tables is None else tables[0])
+
+
+def _load(config: TrainConfig, sources: Sequence[SourceConfig]) -> tuple[SourceTable, ...] | None:
     try:
-        data = load_data([source])
+        mixed = config.batch.sources == "mixed"
+        return load_data(sources, normalization=config.model.text_normalization, mixed=mixed).tables
     except UserError:
+        return None
+
+
+def _fact(source: SourceConfig, table: SourceTable | None) -> DataFact:
+    name, selection = Path(source.path).name, _selection(source)
+    if table is None:
         return DataFact(name, is_hub_id=False, selection=selection)
-    return DataFact(name, is_hub_id=False, pairs=len(data), sha256=data.content_hash, selection=selection)
+    return DataFact(name, is_hub_id=False, pairs=len(table), sha256=content_hash([table]), selection=selection)
 
 
 def _selection(source: SourceConfig) -> str:

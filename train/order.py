@@ -53,9 +53,24 @@ def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
     for i, (size, source) in enumerate(zip(sizes, config.data, strict=True)):
         if size < 2:
             raise UserError(f"data.{i} ({source.path}): {size} pair; a batch of one source needs at least two")
-    weights = [source.weight or size for source, size in zip(config.data, sizes, strict=True)]
+    weights = _weights(config, sizes)
     parts = [_order(config, data, [i], min(config.batch.size, size)) for i, size in enumerate(sizes)]
-    return OneSource(tuple(parts), sizes, tuple(map(float, weights)), config.seed)
+    return OneSource(tuple(parts), sizes, weights, config.seed)
+
+
+def _weights(config: TrainConfig, sizes: Sequence[int]) -> tuple[float, ...]:
+    """Those of all sources, or their numbers of rows: beside 100,000 rows a weight of 2 would be drawn never."""
+    given = [source.weight for source in config.data]
+    weights = [weight for weight in given if weight is not None]
+    if not weights:
+        return tuple(map(float, sizes))
+    if len(weights) < len(given):
+        one, other = next(i for i, weight in enumerate(given) if weight is not None), given.index(None)
+        raise UserError(
+            f"data.{other}.weight: missing, where data.{one} has {weights[0]:g}; give every source a weight, or none "
+            f"(then each weighs its number of rows, here {', '.join(map(str, sizes))})"
+        )
+    return tuple(weights)
 
 
 def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batch: int) -> Sampler:

@@ -61,7 +61,7 @@ class BestPush:
         self._merge = config.export.merge or needs_merging(encoder)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._waiting: tuple[Future[None], Path] | None = None
-        self._facts = describe_data(config.data)
+        self._facts = describe_data(config)
         for leftover in run.glob(f"{_STAGE}*"):  # of a killed run: the folder is locked, so it is nobody else's
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,15 +34,15 @@ class SourceTable:
         texts = self.texts.take(rows) if isinstance(self.texts, PackedTexts) else _kept(self.texts, rows)
         return SourceTable(self.kind, texts, scores, labels, ids)
 
-    def contents(self) -> Iterator[tuple[str, ...]]:
-        """All that a row says, as strings."""
+    def contents(self, normalize: Callable[[str], str] = str) -> Iterator[tuple[str, ...]]:
+        """All that a row says, as strings; `normalize` is applied to its texts."""
         columns = [list(map(repr, self.scores)), self.labels, self.ids]
         extras = zip(*(column for column in columns if column), strict=True)
-        return (texts + next(extras, ()) for texts in self.texts)
+        return (tuple(map(normalize, texts)) + next(extras, ()) for texts in self.texts)
 
-    def digests(self) -> Iterator[bytes]:
+    def digests(self, normalize: Callable[[str], str] = str) -> Iterator[bytes]:
         """16 bytes a row, equal for equal rows."""
-        return (hashlib.blake2b(encoded_row(row), digest_size=16).digest() for row in self.contents())
+        return (hashlib.blake2b(encoded_row(row), digest_size=16).digest() for row in self.contents(normalize))
 
 
 def _kept(column: Sequence[T], rows: Sequence[int]) -> list[T]:

@@ -29,7 +29,18 @@ from train.merging.args import MergeArgs
 from train.merging.record import RECORD, record_text
 from train.merging.whole import average_whole, slerp_whole
 
-_READING = ("pooling", "pooled_layer", "prompt", "task", "text_normalization", "tokenization", "max_length", "dtype")
+_READING = (
+    "pooling",
+    "pooled_layer",
+    "depth",
+    "bidirectional",
+    "prompt",
+    "task",
+    "text_normalization",
+    "tokenization",
+    "max_length",
+    "dtype",
+)
 
 
 def merge_command(args: MergeArgs) -> None:

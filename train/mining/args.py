@@ -18,7 +18,7 @@ class MineArgs:
     pairs: str
     """Training pairs: a .jsonl, .csv, .tsv or .parquet, a saved data set or a Hub id."""
     model: str
-    """Encoder that searches: run folder, model folder, Hub id, or a sentence-transformers folder."""
+    """Encoder that searches: a run folder, a model folder or sentence-transformers folder, or the Hub id of one."""
     output: Path
     """.jsonl to write: anchor, positive, negative_1 ..., their scores, and the input's other columns."""
     corpus: Path | None = None
@@ -30,7 +30,8 @@ class MineArgs:
     positive: str = "positive"
     """Column of the matching texts."""
     only: tuple[str, ...] = ()
-    """Mine only for rows where a column has a value: [source=mrpc]; empty takes all."""
+    """Mine only for rows where a column has a value: [source=mrpc]; empty takes all. Positives of the others stay in
+    the corpus and are never negatives of an anchor that is theirs too."""
     limit: Annotated[int, Ge(1)] | None = None
     """Mine only for the first rows of those."""
     negatives: Annotated[int, Ge(1), Le(1000)] = 4

@@ -1,4 +1,4 @@
-"""Whatever turns texts into vectors for mining: our encoders, or a sentence-transformers folder of any architecture."""
+"""Whatever turns texts into vectors for mining: our encoders, or a sentence-transformers model of any architecture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.artifacts import MARKER
+from dec2vec.artifacts import MARKER, is_on_hub
 from dec2vec.errors import UserError
+from dec2vec.local_place import refuse_missing_folder
 from dec2vec.model_config import ModelConfig
 from train.mining.args import MineArgs
 
@@ -65,13 +66,21 @@ def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], co
 
 
 def load_embed(name: str, args: MineArgs, *, prompt: str | None = None) -> Embed:
-    """A sentence-transformers folder by that library, unless it is an export of ours; all else by our Encoder."""
-    folder = Path(name)
-    if (folder / "modules.json").is_file() and not (folder / MARKER).is_file():
+    """A sentence-transformers model by that library, unless it is an export of ours; all else by our Encoder.
+
+    What is no folder here is looked for on the Hub. Raises UserError for what can't be loaded, and for a prompt of a
+    model that has its own.
+    """
+    refuse_missing_folder(name)
+    if _has(name, "modules.json") and not _has(name, MARKER):
         if prompt is not None:
-            raise UserError(f"--prompt: {name} is a sentence-transformers folder, which has its own; leave it out")
+            raise UserError(f"--prompt: {name} is a sentence-transformers model, which has its own; leave it out")
         return _sentence_transformer(name, args)
     return _encoder(name, args, prompt)
+
+
+def _has(name: str, file: str) -> bool:
+    return (Path(name) / file).is_file() if Path(name).is_dir() else is_on_hub(name, file)
 
 
 def _encoder(name: str, args: MineArgs, prompt: str | None) -> Embed:

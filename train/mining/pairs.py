@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts
+from dec2vec.readers import Table, read_table, read_texts, selected
 from dec2vec.table_formats import Row
 from train.mining.args import MineArgs
 
@@ -35,31 +35,31 @@ class Material:
 
 
 def read_material(args: MineArgs) -> Material:
-    """Pairs and corpus, checked before any model is loaded."""
-    table = read_table(args.pairs, [args.anchor, args.positive], only=args.only, limit=args.limit)
+    """Pairs and corpus, checked before any model is loaded.
+
+    Pairs that `only` and `limit` leave out get no negatives, but what they say of a text still holds.
+    """
+    whole = read_table(args.pairs)
+    table = selected(whole, [args.anchor, args.positive], only=args.only, limit=args.limit)
     anchors, positives = table.texts(args.anchor), table.texts(args.positive)
-    given = _given_negatives(table)
-    texts = positives if args.corpus is None else read_texts(args.corpus, args.corpus_column)
+    given, known = _given_negatives(table), _whole_pairs(whole, args)
+    texts = [text for _, text in known] if args.corpus is None else read_texts(args.corpus, args.corpus_column)
     corpus = different(texts)
     if len(corpus) < 2:
         source = args.corpus if args.corpus is not None else f"the positives of {table.name}"
         raise UserError(f"{source}: {len(corpus)} different text; negatives need at least two to choose from")
     written = {args.anchor, args.positive, *ADDED}
     others = [{k: v for k, v in row.items() if k not in written and not _NEGATIVE.fullmatch(k)} for row in table.rows]
-    return material_of(table.name, anchors, positives, given, corpus, others)
+    excluded = _excluded(anchors, known, given, corpus)
+    return Material(table.name, anchors, positives, given, others, corpus, excluded)
 
 
 def material_of(
-    name: str,
-    anchors: list[str],
-    positives: list[str],
-    given: list[tuple[str, ...]],
-    corpus: list[str],
-    others: list[Row] | None = None,
+    name: str, anchors: list[str], positives: list[str], given: list[tuple[str, ...]], corpus: list[str]
 ) -> Material:
     """Of these pairs, with what can't be a negative of each."""
-    excluded = _excluded(anchors, positives, given, corpus)
-    return Material(name, anchors, positives, given, others or [{}] * len(anchors), corpus, excluded)
+    excluded = _excluded(anchors, zip(anchors, positives, strict=True), given, corpus)
+    return Material(name, anchors, positives, given, [{}] * len(anchors), corpus, excluded)
 
 
 def same(text: str) -> str:
@@ -86,13 +86,19 @@ def _given_negatives(table: Table) -> list[tuple[str, ...]]:
     ]
 
 
+def _whole_pairs(table: Table, args: MineArgs) -> list[tuple[str, str]]:
+    """Anchor and positive of every row that has both; the rows that get negatives are checked elsewhere."""
+    found = ((row.get(args.anchor), row.get(args.positive)) for row in table.rows)
+    return [(anchor, positive) for anchor, positive in found if isinstance(anchor, str) and isinstance(positive, str)]
+
+
 def _excluded(
-    anchors: Sequence[str], positives: Sequence[str], given: Iterable[Sequence[str]], corpus: Sequence[str]
+    anchors: Sequence[str], pairs: Iterable[tuple[str, str]], given: Iterable[Sequence[str]], corpus: Sequence[str]
 ) -> list[Collection[int]]:
-    """A pair says the same read backwards, so both its texts exclude each other."""
+    """By `pairs`, which say the same read backwards: both texts exclude each other."""
     place = {same(text): position for position, text in enumerate(corpus)}
     partners: defaultdict[str, set[str]] = defaultdict(set)
-    for anchor, positive in zip(map(same, anchors), map(same, positives), strict=True):
+    for anchor, positive in ((same(anchor), same(positive)) for anchor, positive in pairs):
         partners[anchor].add(positive)
         partners[positive].add(anchor)
     return [

@@ -41,14 +41,14 @@ def sweep_command(args: SweepArgs, training: list[str]) -> None:
         )
         return
     with RunFolder.claim(args.output):
-        outcomes = begin(args.output, planned)
-        _train_all(args, outcomes, len(planned))
+        outcomes, others = begin(args.output, planned)
+        _train_all(args, outcomes, others)
         winner = winner_of(outcomes)
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         if winner is not None and not failed and shared.eval.after_training and shared.eval.tests:
-            _report_winner(args, outcomes, winner)
+            _report_winner(args, outcomes, others, winner)
             failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-        _write(args.output, outcomes, winner)
+        _write(args.output, outcomes, others, winner)
     sys.stdout.write("\n".join([*table(outcomes), "", f"winner   {winner}", f"report   {args.output / REPORT}"]) + "\n")
     if failed:
         raise UserError(
@@ -57,17 +57,17 @@ def sweep_command(args: SweepArgs, training: list[str]) -> None:
         )
 
 
-def _train_all(args: SweepArgs, outcomes: list[Outcome], count: int) -> None:
-    """The first `count` outcomes are this command's; those behind were left by others."""
+def _train_all(args: SweepArgs, outcomes: list[Outcome], others: Sequence[Outcome]) -> None:
+    """`others` were left by other commands; they are kept as they are."""
     (args.output / "logs").mkdir(exist_ok=True)
-    for number, outcome in enumerate(outcomes[:count]):
+    for number, outcome in enumerate(outcomes):
         if outcome.status == "done" and _has_weights(args.output / outcome.name):
             continue
-        _say(f"run {number + 1} of {count}: {outcome.name} ({_log(args.output, outcome.name)})")
+        _say(f"run {number + 1} of {len(outcomes)}: {outcome.name} ({_log(args.output, outcome.name)})")
         started = time.monotonic()
         ended = _train(args, outcome, report=False)
         outcomes[number] = _outcome(args.output, outcome, ended, time.monotonic() - started)
-        _write(args.output, outcomes, winner_of(outcomes))
+        _write(args.output, outcomes, others, winner_of(outcomes))
         _say(_result(outcomes[number]))
         if ended.interrupted or ended.stop:
             raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def _best_dev(metrics: Path) -> tuple[int | None, float | None]:
     return max(numbers, key=lambda pair: pair[1], default=(None, None))
 
 
-def _report_winner(args: SweepArgs, outcomes: list[Outcome], winner: str) -> None:
+def _report_winner(args: SweepArgs, outcomes: list[Outcome], others: Sequence[Outcome], winner: str) -> None:
     """The finished runs of the winning recipe once more, with the evaluation after training: no step is repeated."""
     for number, outcome in enumerate(outcomes):
         if outcome.recipe != winner or outcome.reported:
@@ -115,15 +115,16 @@ def _report_winner(args: SweepArgs, outcomes: list[Outcome], winner: str) -> Non
             outcomes[number] = dataclasses.replace(outcome, reported=True)
         elif not ended.interrupted:
             outcomes[number] = dataclasses.replace(outcome, status="failed", error=ended.error)
-        _write(args.output, outcomes, winner)
+        _write(args.output, outcomes, others, winner)
         if ended.interrupted or ended.stop:
             raise KeyboardInterrupt
 
 
-def _write(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:
-    save(folder, outcomes, winner)
+def _write(folder: Path, outcomes: Sequence[Outcome], others: Sequence[Outcome], winner: str | None) -> None:
+    """`sweep.json` has every run, the comparison those of this command: others may differ in more than the grid."""
+    save(folder, [*outcomes, *others], winner)
     try:
-        atomic_write_text(folder / REPORT, report_markdown(outcomes, winner, folder))
+        atomic_write_text(folder / REPORT, report_markdown(outcomes, winner, folder, others))
     except OSError as error:
         raise UserError(f"{folder / REPORT} cannot be written; {why_not_written(error)}") from error
 

@@ -17,6 +17,7 @@ from dec2vec.errors import UserError
 from train.config import TrainConfig
 from train.session import RESUMABLE_CHANGES
 from train.sweep.args import SweepArgs
+from train.sweep.inputs import inputs_of
 
 NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")
 """Options that don't change what is trained, or change what it is measured by."""
@@ -35,13 +36,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Planned:
-    """One training run. `name` is its folder below the sweep's, `options` all that its command line gets."""
+    """One training run. `name` is its folder below the sweep's, `options` all that its command line gets.
+
+    `inputs` are the names of its data and dev files.
+    """
 
     name: str
     recipe: str
     seed: int
     options: Tokens
     config_hash: str
+    inputs: tuple[str, ...]
 
 
 def parse_axis(text: str) -> Axis:
@@ -106,7 +111,7 @@ def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
             typed = (*training, *chosen, *seeded)
             config = load(TrainConfig, args.config, typed)
             hashed = config_hash(config, exclude=RESUMABLE_CHANGES)
-            runs.append(Planned(name, recipe, config.seed, typed, hashed))
+            runs.append(Planned(name, recipe, config.seed, typed, hashed, inputs_of(config)))
     _refuse_equal(runs)
     return runs
 

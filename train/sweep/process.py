@@ -32,14 +32,15 @@ class Ended:
 
 
 def run_training(arguments: Sequence[str], log: Path) -> Ended:
-    """`python -m train ...`; its output is added to `log`. A signal is passed on once, and the run saves and stops.
+    """`python -P -m train ...`; its output is added to `log`. A signal is passed on once, and the run saves and stops.
 
-    The process has a session of its own: Ctrl-C would reach it from the terminal as well.
+    The process has a session of its own: Ctrl-C would reach it from the terminal as well. Without -P a file train.py
+    of the user's in the working folder would be run.
     """
     start = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output, Interrupts() as interrupts:
         process = subprocess.Popen(
-            [sys.executable, "-m", "train", *arguments], stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-P", "-m", "train", *arguments], stdout=output, stderr=output, start_new_session=True
         )
         try:
             _wait(process, interrupts)

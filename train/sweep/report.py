@@ -62,8 +62,10 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def report_markdown(outcomes: Sequence[Outcome], winner: str | None, folder: Path) -> str:
-    """The whole `sweep.md`."""
+def report_markdown(
+    outcomes: Sequence[Outcome], winner: str | None, folder: Path, others: Sequence[Outcome] = ()
+) -> str:
+    """The whole `sweep.md`; `others` are named, not compared."""
     lines = [
         f"# Sweep {folder.name}",
         "",
@@ -84,4 +86,13 @@ def report_markdown(outcomes: Sequence[Outcome], winner: str | None, folder: Pat
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         lines += ["## Failed", "", *(f"- {outcome.name}: {outcome.error}" for outcome in failed), ""]
+    if others:
+        lines += [
+            "## Runs of other commands",
+            "",
+            "Not compared. A grid that names their values too compares them, and trains nothing twice.",
+            "",
+            *(f"- {outcome.name}" for outcome in others),
+            "",
+        ]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
 from train.sweep.grid import Planned
+from train.sweep.inputs import hash_inputs
 
 STATE = "sweep.json"
 FORMAT = 1
@@ -36,22 +37,36 @@ class Outcome:
     error: str = ""
     reported: bool = False
     """Whether the run has its report with the tests; the winner's runs alone get one."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """sha256 of its data and dev files that are here."""
 
 
-def begin(folder: Path, planned: Sequence[Planned]) -> list[Outcome]:
-    """Outcomes in the order of the plan, with what an earlier command left; others it knew stand behind.
+def begin(folder: Path, planned: Sequence[Planned]) -> tuple[list[Outcome], list[Outcome]]:
+    """Outcomes in the order of the plan, with what an earlier command left; then those that are not in the plan.
 
-    Raises UserError where a folder belongs to a run with other options.
+    Raises UserError where a folder belongs to a run with other options, or a file is not what it was trained on.
     """
     earlier = {outcome.name: outcome for outcome in _read(folder / STATE)}
+    hashes = hash_inputs(name for run in planned for name in run.inputs)
     found = []
     for run in planned:
-        fresh = Outcome(run.name, run.recipe, run.seed, run.options, run.config_hash)
+        inputs = {name: hashes[name] for name in run.inputs if name in hashes}
+        fresh = Outcome(run.name, run.recipe, run.seed, run.options, run.config_hash, inputs=inputs)
         known = earlier.pop(run.name, fresh)
         if known.config_hash != run.config_hash and known.status != "waiting":
             raise UserError(f"{folder / run.name}: was trained with other options; choose another --output")
-        found.append(dataclasses.replace(fresh if known.status == "waiting" else known, options=run.options))
-    return found + list(earlier.values())
+        if known.status in ("done", "interrupted"):
+            _refuse_changed(folder / run.name, known.inputs, inputs)
+        kept = fresh if known.status == "waiting" else known
+        found.append(dataclasses.replace(kept, options=run.options, inputs=inputs))
+    return found, list(earlier.values())
+
+
+def _refuse_changed(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    """A failed run may have failed for its data: they are the user's to mend."""
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            raise UserError(f"{name}: has changed since {run} read it; put it back, or choose another --output")
 
 
 def save(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:

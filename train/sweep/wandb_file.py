@@ -20,6 +20,7 @@ def wandb_sweep(args: SweepArgs, training: list[str]) -> dict[str, Any]:
     """W&B's form. Dotted names are our options' own; the agent passes `--optim.lr=0.0001`.
 
     Each run needs a folder of its own. W&B fills `${envvar:...}` before it sets the run's id, so a shell does it.
+    -P keeps the user's own files out: a train.py in the agent's folder would be run instead.
     """
     parameters: dict[str, Any] = {
         axis.option: {"values": [_typed(args, training, axis, tokens) for tokens in axis.values]}
@@ -30,7 +31,7 @@ def wandb_sweep(args: SweepArgs, training: list[str]) -> dict[str, Any]:
         parameters["seed"] = {"values": seeds}
     fixed = shlex.join([*training, "--tracking.backend", "wandb", "--eval.after_training", "false"])
     folder = f'{shlex.quote(str(args.output))}/"$WANDB_RUN_ID"'
-    command = f'exec python -m train {shlex.quote(str(args.config))} {fixed} "$@" --output_dir {folder}'
+    command = f'exec python -P -m train {shlex.quote(str(args.config))} {fixed} "$@" --output_dir {folder}'
     return {
         "program": "train",
         "method": "grid",
