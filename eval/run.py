@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
+from dec2vec.local_place import refuse_missing_folder
 from dec2vec.pooling import View
 from eval import lab
 from eval.baselines.outside import Outside
@@ -86,7 +87,7 @@ def evaluate(
     for prompt in config.systems.prompts:
         check_prompt(prompt)
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
-    _refuse_equal_runs(config.tuned)
+    _check_runs(config.tuned)
     dev, tests = load_similarity(config)
     similarity = [] if dev is None else [dev, *tests]
     further = load_further(config, similarity)
@@ -230,10 +231,12 @@ def _judge_untuned(setting: Setting, encoder: TextEncoder, references: Sequence[
     prompts = usable_prompts(behind, (*config.prompts, *(system.prompt for system in references)))
     views = usable_views(behind, candidate_views(config, encoder.layer_count), prompts[0])
     for prompt in tqdm(prompts, desc="untuned prompts", delay=3.0, disable=not setting.material.progress, leave=False):
-        fitting = fit(encoder, prompt, views, setting.material)
+        own = [system.view for system in references if system.prompt == prompt]
+        wider = list(dict.fromkeys([*views, *own]))  # a further task may choose the tuned reading without its adapter
+        fitting = fit(encoder, prompt, wider, setting.material)
         choices = _untuned_choices(setting, encoder, fitting, views, references)
         setting.judged.extend(_on_tests(setting, encoder, prompt, choices))
-        _on_further(setting, encoder, fitting, [System(prompt, view) for view in views], choices)
+        _on_further(setting, encoder, fitting, [System(prompt, view) for view in wider], choices)
 
 
 def _untuned_choices(
@@ -284,8 +287,10 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
     return judged
 
 
-def _refuse_equal_runs(paths: Sequence[str]) -> None:
-    """A row is called by its folder."""
+def _check_runs(paths: Sequence[str]) -> None:
+    """A row is called by its folder. A misspelt folder is refused as well: now, not when its turn comes."""
+    for path in paths:
+        refuse_missing_folder(path, "tuned run")
     names = [run_name(path) for path in paths]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

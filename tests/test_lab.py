@@ -254,6 +254,15 @@ def test_equal_names_are_refused(config: EvalConfig) -> None:
         evaluated(twice)
 
 
+def test_misspelt_and_equal_runs_are_refused_before_any_work(config: EvalConfig, tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        (tmp_path / part / "run").mkdir(parents=True)
+    with pytest.raises(UserError, match="two tuned runs are called run"):
+        evaluate(replace(config, tuned=(str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"))), progress=False)
+    with pytest.raises(UserError, match=r"tuned run /gone/run: no such folder"):
+        evaluate(replace(config, tuned=("/gone/run",)), progress=False)
+
+
 def test_unknown_baseline(config: EvalConfig) -> None:
     with pytest.raises(UserError, match="baseline 'tfdif': neither"):
         evaluated(replace(config, baselines=("tfdif",)))

@@ -74,6 +74,8 @@ def test_texts_without_spaces_are_compared_by_character() -> None:
     assert NearIndex([text]).found([text + "呢"]) == {text}
     assert NearIndex([text]).found(["花呗分期付款可以提前还款吗我想知道手续费"]) == set()
     assert shingles(normalized("我用 Python 写 code")) == shingles("我 用 python 写 code")
+    assert normalized("你好，世界！") == normalized("你好世界") == "你好世界"
+    assert normalized("我用 Python，写 code") == "我用 python 写 code" and normalized("a，b") == "a b"
 
 
 def test_labelled_texts_count_each_item() -> None:

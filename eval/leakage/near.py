@@ -19,18 +19,16 @@ SHINGLE = 3
 BANDS, ROWS = 32, 4
 """Of the LSH: misses a pair at the threshold once in 20 million, (1 - 0.8^4)^32."""
 
-_UNSPACED = re.compile(
-    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
-)
+UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 """Scripts written without spaces (Thai, Lao, Burmese, Khmer, kana, Han): each character is a word."""
-
+_CHARACTER = re.compile(f"({UNSPACED})")
 
 Shingles = frozenset[tuple[str, ...]]
 
 
 def shingles(key: str) -> Shingles:
     """Runs of three words of a normalised text; a shorter text is one shingle."""
-    words = (key if key.isascii() else _UNSPACED.sub(r" \1 ", key)).split()
+    words = (key if key.isascii() else _CHARACTER.sub(r" \1 ", key)).split()
     if len(words) <= SHINGLE:
         return frozenset([tuple(words)]) if words else frozenset()
     return frozenset(zip(words, words[1:], words[2:], strict=False))

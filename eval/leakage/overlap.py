@@ -15,13 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from eval.leakage.near import SHINGLE, THRESHOLD, NearIndex
+from eval.leakage.near import SHINGLE, THRESHOLD, UNSPACED, NearIndex
 from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Itemised, Task
 from eval.tasks.topics import TrainedTask
 
 _WORD = re.compile(r"\w+")
+_GAP = re.compile(rf"(?<={UNSPACED}) (?={UNSPACED})")
+"""What punctuation leaves between two characters of a script without spaces."""
 
 RULE = (
     "normalised: equal but for case, punctuation, spacing and Unicode form;"
@@ -111,7 +113,8 @@ class Seen:
 
 def normalized(text: str) -> str:
     """Words alone: case, punctuation, spacing and Unicode spelling do not hide a copy."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    words = " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return words if words.isascii() else _GAP.sub("", words)
 
 
 def measure(sources: Mapping[str, Sequence[str]], sets: Sequence[EvaluationSet]) -> Seen:
