@@ -26,7 +26,6 @@ from eval.choice.choose import Choice, Material, choose, fit, fixed
 from eval.config import EvalConfig
 from eval.inputs import fit_text, load_further, load_similarity, refuse_undecided
 from eval.leakage import overlap, training_text
-from eval.leakage.shown_dev import without_shown_dev
 from eval.leakage.training_text import FitText, merged_by_file
 from eval.mteb_tasks.rows import mteb_tables
 from eval.mteb_tasks.run import find_tasks
@@ -94,8 +93,6 @@ def evaluate(
     if dev is None:
         refuse_undecided(further)
     trained = training_text.trained_on(*config.tuned)
-    fresh = without_shown_dev(further, trained.texts)
-    further = fresh.tasks
     sources = training_texts or {
         path: training_text.read_training_texts(training_text.TextSource(path)) for path in config.fit
     }
@@ -137,8 +134,7 @@ def evaluate(
         notes=[
             *notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
             *unknown_training(trained.unknown),
-            *fresh.notes,
-            *shown_dev(seen.counts, list(trained.texts), further),
+            *shown_dev(seen.counts, list(trained.texts)),
             *encoders.warnings,
         ],
         has_unknown_training=bool(trained.unknown) or not (trained.texts or sources),

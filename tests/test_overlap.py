@@ -14,16 +14,14 @@ from eval.config import EvalConfig, SystemsConfig
 from eval.leakage.held_out import held_out_texts
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.overlap import EvaluationSet, Overlap, Seen, measure, normalized, with_dev
-from eval.leakage.shown_dev import without_shown_dev
 from eval.leakage.training_text import TextSource, merged_by_file, read_training_texts, trained_on
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.run import evaluate
 from eval.task_config import PairsConfig, TopicsConfig
-from eval.tasks.pairs import PairsTask, load_pairs
+from eval.tasks.pairs import load_pairs
 from eval.tasks.sts import StsTask, load_task
-from eval.tasks.task import Task
 from eval.tasks.topic_config import load_topics
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
@@ -237,39 +235,11 @@ def test_a_run_whose_training_text_is_unknown_is_named(tmp_path: Path) -> None:
     assert first.startswith("Warning: what ") and "is not measured" in first
 
 
-def test_a_dev_file_that_tuning_has_shown_is_warned_of(tmp_path: Path) -> None:
-    tasks = [topics_of(tmp_path, name) for name in ("a", "b")]
+def test_a_dev_file_that_tuning_has_shown_is_warned_of() -> None:
     rows = [Overlap("mine.jsonl", f"{name} dev", 100, 0, 0, near, 50, 0, 40) for name, near in (("a", 5), ("b", 6))]
-    [line] = shown_dev(rows, ["mine.jsonl"], tasks)
+    [line] = shown_dev(rows, ["mine.jsonl"])
     assert line.startswith("Warning: 6 of the 100 texts of b dev are in, or close to, mine.jsonl")
-    assert shown_dev(rows, [], tasks) == shown_dev(rows, ["mine.jsonl"], tasks[:1]) == []
-
-
-def topics_of(folder: Path, name: str) -> Task:
-    files = {
-        split: str(write_jsonl(folder / f"{split}.jsonl", topic_rows(split))) for split in ("train", "test", "dev")
-    }
-    return load_topics(TopicsConfig(**files, name=name, method="knn"))
-
-
-def test_dev_pairs_that_tuning_has_shown_choose_no_threshold(tmp_path: Path) -> None:
-    """What is left decides for every system; too little, and all pairs do, with a warning."""
-    rows = [{"sentence1": f"left {n}", "sentence2": f"right {n}", "label": n % 2} for n in range(80)]
-    dev = write_jsonl(tmp_path / "dev.jsonl", rows)
-    test = write_jsonl(tmp_path / "test.jsonl", [{"sentence1": "x", "sentence2": "y", "label": n} for n in (0, 1)])
-    task = load_pairs(PairsConfig(test=str(test), dev=str(dev), name="mine"))
-    topics = topics_of(tmp_path, "topics")
-    found = without_shown_dev([task, topics], {"file": ["Left 3!", "right 5", "other"]})
-    [fresh, same] = found.tasks
-    assert same is topics and isinstance(fresh, PairsTask) and fresh.dev_pairs is not None
-    assert fresh.dev_pairs.first == [f"left {n}" for n in range(80) if n not in (3, 5)]
-    assert found.notes == [
-        "Note: 2 of the 80 dev pairs of mine have a text that is in, or close to, the tuned runs' training text;"
-        " nothing is chosen on them."
-    ]
-    most = without_shown_dev([task], {"file": [f"left {n}" for n in range(40)]})
-    assert most.tasks == [task] and most.notes[0].startswith("Warning: 40 of the 80 dev pairs")
-    assert without_shown_dev([task], {}).tasks == [task]
+    assert shown_dev(rows, []) == []
 
 
 def test_two_spellings_of_a_file_are_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

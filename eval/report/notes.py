@@ -10,9 +10,6 @@ from eval.leakage.overlap import Overlap
 from eval.results.results import Comparison, Judged
 from eval.systems.recipes import Recipe, unlike
 from eval.systems.seeds import seeds_of, split_name
-from eval.tasks.gap import GapTask
-from eval.tasks.pairs import PairsTask
-from eval.tasks.task import Task
 
 SHOWN = 0.05
 """Share of dev texts beyond which a reader is warned."""
@@ -39,13 +36,12 @@ def unknown_training(runs: Mapping[str, str]) -> list[str]:
     ]
 
 
-def shown_dev(counts: Sequence[Overlap], trained: Sequence[str], tasks: Sequence[Task]) -> list[str]:
+def shown_dev(counts: Sequence[Overlap], trained: Sequence[str]) -> list[str]:
     """Where tuning has shown a good part of a task's dev texts: on them a tuned system is surer than on new ones.
 
-    Of pairs such ones are left out (`eval.leakage.shown_dev`).
+    They are not left out of choices: training files hold matches alone, and what is left would be of other labels.
     """
-    names = {f"{task.name} dev" for task in tasks if not isinstance(task, PairsTask | GapTask)}
-    found = [row for row in counts if row.training in trained and row.evaluation in names]
+    found = [row for row in counts if row.training in trained and row.evaluation.endswith(" dev")]
     return [
         f"Warning: {row.near:,} of the {row.texts:,} texts of {row.evaluation} are in, or close to, {row.training},"
         " on which a tuned run was trained: a threshold or reading that it chose there may not fit new text."
