@@ -124,7 +124,7 @@ def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.L
     assert main(place.train("--optim.steps", "1", *mapped, *evaluated)) == 0
     assert "knowledge_enhancement is left out: max_length 40" in caplog.text
     report = json.loads((place.run / "report" / "report.json").read_text())
-    assert [source["training"] for source in report["overlap"]] == [pairs] * 2
+    assert [source["training"] for source in report["overlap"]] == [pairs, pairs, "dev (choices)"]
     systems = {result["system"] for result in report["results"]}
     assert "tuned/run" in systems and not any("knowledge_enhancement" in system for system in systems)
 

@@ -282,7 +282,7 @@ def test_evaluation_finds_the_texts_of_every_kind(tmp_path: Path) -> None:
     ):
         entry = {"path": str(path), "kind": kind, **columns}
         (tmp_path / "config.yaml").write_text(f"data: [{entry}]\n".replace("'", '"'))
-        assert read_training_texts(_run_data(tmp_path)[0]) == expected
+        assert read_training_texts(_run_data(str(tmp_path))[0]) == expected
 
 
 def test_labelled_batches_of_a_file(tmp_path: Path, encoder: Encoder) -> None:
