@@ -7,7 +7,7 @@ Each run goes through the real launchers: torchrun for `--launcher torchrun` (th
 processes. Then a run of each engine goes on from what one process wrote at step 3. Gradients are read out of the
 optimiser's first moments, so they are those that AdamW got. Anything that is no option of this script is handed on to
 training (`--model.device cpu`). Dropout must be off, since each process draws masks of its own. Exit code 0 when no
-number exceeds --tolerance, relatively.
+number exceeds --tolerance, relatively. `--engines deepspeed-zero2` wants the deepspeed package.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ ENGINES = {
         "FSDP_RESHARD_AFTER_FORWARD": "true",
         "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
     },
+    "deepspeed-zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
 }
 """What torchrun's environment says; `accelerate launch` reads the same from configs/accelerate/."""
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     """Run all, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="configuration of a training run")
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", default=["ddp", "fsdp2"], choices=list(ENGINES))
     parser.add_argument("--worlds", nargs="+", type=int, default=[2])
     parser.add_argument("--launcher", choices=["torchrun", "accelerate"], default="torchrun")
     parser.add_argument("--batch", type=int, default=16)

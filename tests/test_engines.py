@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch import Tensor
 
 from dec2vec import ModelConfig
@@ -38,6 +38,7 @@ from train.config import (
     TrainConfig,
 )
 from train.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
+from train.engine_deepspeed import check_settings
 from train.engine_sharded import Sharded, is_sharded, whole
 from train.lora import trainable_parameters
 from train.prefix_gradient import why_not_shared
@@ -279,10 +280,15 @@ def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.Monk
     if path.stem.startswith("one"):
         assert not options.multi_gpu and not options.use_fsdp
         return
-    environment = prepare_multi_gpu_env(options)
-    assert options.nproc_per_node == "8"
-    sharded = path.stem.startswith("fsdp2")
-    assert options.use_fsdp == sharded and options.multi_gpu == (not sharded)
+    partitioned, sharded = (path.stem.startswith(engine) for engine in ("deepspeed", "fsdp2"))
+    options.deepspeed_fields_from_accelerate_config = ""  # set by what starts the processes
+    command, environment = prepare_deepspeed_cmd_env(options) if partitioned else (None, prepare_multi_gpu_env(options))
+    assert options.nproc_per_node == "8" and command is None, "torchrun's launcher, on each node"
+    assert options.use_fsdp == sharded and options.use_deepspeed == partitioned
+    assert options.multi_gpu == (not sharded and not partitioned)
+    if partitioned:
+        with unittest.mock.patch.dict(os.environ, environment):
+            check_settings()
     if sharded:
         assert {name: environment[name] for name in FSDP2} == (ONCE if "once" in path.stem else FSDP2)
     if options.num_machines > 1:
@@ -292,7 +298,7 @@ def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.Monk
 
 
 REFUSED = {
-    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "in place of ZeRO-3 take configs/accelerate/fsdp2.yaml"),
+    "DeepSpeed alone": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed: shards need a process group"),
     "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
     "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
     "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),

@@ -1,4 +1,4 @@
-"""The engine that Accelerate was launched with: one process, DDP or FSDP2. No training configuration names it.
+"""The engine that Accelerate was launched with: one process, DDP, FSDP2 or ZeRO-2. No training configuration names it.
 
 Accelerate reads the engine from `accelerate launch --config_file ...` (see configs/accelerate/) or, under torchrun,
 from the environment. Where weights are sharded, what relies on whole ones falls back to the plain way with a line in
@@ -17,15 +17,17 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
 
 from dec2vec.early_exit import decoder_blocks
 from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
+from train.engine_deepspeed import PartitionedAdamW, check_installed, check_settings, partitioned
 from train.engine_sharded import Sharded
 
-Engine = Literal["one", "ddp", "fsdp2"]
+Engine = Literal["one", "ddp", "fsdp2", "zero2"]
 Model = Embedder | DistributedDataParallel | Sharded
 _log = logging.getLogger(__name__)
 _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
@@ -33,6 +35,8 @@ _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
+    if _flag("ACCELERATE_USE_DEEPSPEED"):
+        check_installed()
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked != "no":
         _say("mixed_precision %s of the launcher is not used: model.dtype and model.autocast decide", asked)
@@ -43,10 +47,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def engine_of(accelerator: Accelerator) -> Engine:
     """What the launcher asked for; UserError for what dec2vec does not run under."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError(
-            "use_deepspeed: not supported (it wants one dtype for base and adapters); in place of ZeRO-3 take "
-            "configs/accelerate/fsdp2.yaml, of ZeRO-2 fsdp2-gathered-once.yaml"
-        )
+        check_settings()
+        _check_group("use_deepspeed", accelerator)
+        return "zero2"
     if _flag("ACCELERATE_USE_FSDP"):
         _check_fsdp(accelerator)
         return "fsdp2"
@@ -55,7 +58,7 @@ def engine_of(accelerator: Accelerator) -> Engine:
         return "one"
     if kind in _DDP:
         return "ddp"
-    raise UserError(f"distributed_type {kind.value}: dec2vec runs on one process, under DDP and under FSDP2")
+    raise UserError(f"distributed_type {kind.value}: dec2vec runs on one process, under DDP, FSDP2 and ZeRO-2")
 
 
 def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
@@ -83,13 +86,24 @@ def loading_place(engine: Engine, config: ModelConfig) -> ModelConfig:
 
 
 def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
-    """The module whose backward sums over ranks; the embedder itself in a single process."""
-    if engine_of(accelerator) == "fsdp2":
+    """The module whose backward sums over ranks; the embedder itself in a single process and under ZeRO-2."""
+    engine = engine_of(accelerator)
+    if engine == "zero2":
+        return embedder  # its optimiser sums over ranks
+    if engine == "fsdp2":
         return _shard(embedder, accelerator)
     model: Embedder | DistributedDataParallel = accelerator.prepare_model(embedder)
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
     return model
+
+
+def optimizer_under(engine: Engine, embedder: Embedder, optimizer: AdamW, limit: float) -> AdamW | PartitionedAdamW:
+    """The optimiser of `embedder` as this engine runs it; `limit` is what gradients are clipped to."""
+    if engine != "zero2":
+        return optimizer
+    weights = [weight for weight in embedder.parameters() if weight.requires_grad]
+    return partitioned(embedder, weights, optimizer, limit)
 
 
 def _shard(embedder: Embedder, accelerator: Accelerator) -> Sharded:
@@ -126,10 +140,14 @@ def _check_fsdp(accelerator: Accelerator) -> None:
         raise UserError("fsdp_cpu_ram_efficient_loading: not supported; set it to false (each process reads the files)")
     if _flag("FSDP_ACTIVATION_CHECKPOINTING"):
         raise UserError("fsdp_activation_checkpointing: set it to false, and use --lora.gradient_checkpointing true")
+    _check_group("use_fsdp", accelerator)
+
+
+def _check_group(option: str, accelerator: Accelerator) -> None:
     if not torch.distributed.is_initialized():
-        raise UserError("use_fsdp: shards need a process group; start with accelerate launch or torchrun")
+        raise UserError(f"{option}: shards need a process group; start with accelerate launch or torchrun")
     if accelerator.device.type == "cpu" and torch.cuda.is_available():
-        raise UserError("model.device cpu: FSDP2 takes the GPUs that it sees; hide them with CUDA_VISIBLE_DEVICES=''")
+        raise UserError(f"model.device cpu: {option} takes the GPUs that it sees; hide them: CUDA_VISIBLE_DEVICES=''")
 
 
 def _say(line: str, *values: object) -> None:

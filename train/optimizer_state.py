@@ -11,35 +11,41 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from train.engine_deepspeed import PartitionedAdamW
 from train.engine_sharded import sharded_like
 
 
-def optimizer_tensors(optimizer: Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer | PartitionedAdamW, names: Sequence[str]) -> dict[str, Tensor]:
     """`{"<parameter>.<key>": tensor}`; `names` are the parameters' names in the optimiser's order.
 
-    The tensors are the live ones, not copies. Parameters that were never stepped have no entry.
+    The tensors are the live ones, not copies. Parameters that were never stepped have no entry. What DeepSpeed keeps
+    in parts is gathered by all processes, and the main one's alone to have.
     """
+    if isinstance(optimizer, PartitionedAdamW):
+        own, others = names[: optimizer.count], names[optimizer.count :]
+        moments = dict(enumerate(optimizer.moments()))
+        return _flat(own, moments) | ({} if optimizer.rest is None else optimizer_tensors(optimizer.rest, others))
     _check_count(optimizer, names)
-    return {
-        f"{names[index]}.{key}": value
-        for index, entry in optimizer.state_dict()["state"].items()
-        for key, value in _checked(names[index], entry).items()
-    }
+    return _flat(names, optimizer.state_dict()["state"])
 
 
-def restore_optimizer(optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: Optimizer | PartitionedAdamW, names: Sequence[str], tensors: Mapping[str, Tensor]
+) -> None:
     """Put what `optimizer_tensors` returned into an optimiser of the same parameters.
 
     Every tensor is copied. Devices and dtypes follow the parameters, as `load_state_dict` decides.
     """
+    if isinstance(optimizer, PartitionedAdamW):
+        own, others = names[: optimizer.count], names[optimizer.count :]
+        ends = tuple(f"{name}." for name in others)
+        optimizer.restore(_states(own, {flat: tensor for flat, tensor in tensors.items() if not flat.startswith(ends)}))
+        if optimizer.rest is not None:
+            rest = {flat: tensor for flat, tensor in tensors.items() if flat.startswith(ends)}
+            restore_optimizer(optimizer.rest, others, rest)
+        return
     _check_count(optimizer, names)
-    position = {name: index for index, name in enumerate(names)}
-    state: dict[int, dict[str, Tensor]] = {}
-    for flat, tensor in tensors.items():
-        name, _, key = flat.rpartition(".")
-        if name not in position:
-            raise ValueError(f"optimiser state of unknown parameter {name!r}")
-        state.setdefault(position[name], {})[key] = tensor.clone()
+    state = _states(names, tensors)
     groups = optimizer.state_dict()["param_groups"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, entry in state.items():
@@ -49,6 +55,26 @@ def restore_optimizer(optimizer: Optimizer, names: Sequence[str], tensors: Mappi
             if tensor.ndim:
                 entry[key] = sharded_like(parameters[index], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _flat(names: Sequence[str], state: Mapping[int, Mapping[str, object]]) -> dict[str, Tensor]:
+    return {
+        f"{names[index]}.{key}": value
+        for index, entry in state.items()
+        for key, value in _checked(names[index], entry).items()
+    }
+
+
+def _states(names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Copies, by the parameters' positions."""
+    position = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for flat, tensor in tensors.items():
+        name, _, key = flat.rpartition(".")
+        if name not in position:
+            raise ValueError(f"optimiser state of unknown parameter {name!r}")
+        state.setdefault(position[name], {})[key] = tensor.clone()
+    return state
 
 
 def _check_count(optimizer: Optimizer, names: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
-from train.engine import adapters_under, check_shardable, engine_of, loading_place, wrap
+from train.engine import adapters_under, check_shardable, engine_of, loading_place, optimizer_under, wrap
 from train.export import check_mergeable, check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
@@ -149,11 +149,12 @@ def build(
     model = wrap(encoder.embedder, accelerator)
     temperature = run_temperature(config).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
+    stepped_by = optimizer_under(engine, encoder.embedder, optimizer, config.optim.max_grad_norm)
     run = Run(
         config=config,
         folder=folder,
         encoder=encoder,
-        learner=Learner(model, temperature, optimizer, total_steps(config, sampler)),
+        learner=Learner(model, temperature, stepped_by, total_steps(config, sampler)),
         data=data,
         teachers=load_teachers(config, data, folder.path / "teachers"),
         sampler=sampler,

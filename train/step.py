@@ -14,6 +14,7 @@ from train.batch import LocalBatch
 from train.config import LossConfig, OptimConfig
 from train.distributed import sum_over_ranks, world_size
 from train.engine import Model
+from train.engine_deepspeed import PartitionedAdamW, reduced_once
 from train.engine_sharded import whole
 from train.gradcache import cached_step
 from train.lora import trainable_parameters
@@ -42,7 +43,7 @@ class Learner:
 
     model: Model
     temperature: Temperature
-    optimizer: Optimizer
+    optimizer: Optimizer | PartitionedAdamW
     total_steps: int
 
 
@@ -88,10 +89,11 @@ def train_step(
             temperature=learner.temperature,
         )
     )
-    objective = cached_step(
-        learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix, parallel=parallel
-    )
-    norm = _clip(learner.model, optim.max_grad_norm)
+    with reduced_once(learner.optimizer):
+        objective = cached_step(
+            learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix, parallel=parallel
+        )
+    norm = _clip(learner, optim.max_grad_norm)
     if learner.temperature.log_value.requires_grad:
         learner.temperature.log_value.grad = objective.log_temperature_gradient.clone()
 
@@ -105,9 +107,11 @@ def train_step(
     return StepResult(value, grad_norm, lr, temperature, finite, timed.called)
 
 
-def _clip(model: Model, limit: float) -> Tensor:
+def _clip(learner: Learner, limit: float) -> Tensor:
     """Scale the gradient down to `limit`, and its norm before that; over all shards where it lies in shards."""
-    weights = list(trainable_parameters(model).values())
+    if isinstance(learner.optimizer, PartitionedAdamW):
+        return learner.optimizer.grad_norm()  # clipped as it steps
+    weights = list(trainable_parameters(learner.model).values())
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients))
     torch.nn.utils.clip_grads_with_norm_(weights, limit, norm)
