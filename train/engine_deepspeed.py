@@ -178,7 +178,7 @@ def check_installed() -> None:
         raise UserError("use_deepspeed: the deepspeed package is missing; pip install 'dec2vec[deepspeed]'")
     found = importlib.metadata.version("deepspeed")
     if Version(found) < Version(OLDEST):
-        raise UserError(f"use_deepspeed: needs deepspeed {OLDEST}, this is {found}; pip install -U 'dec2vec[deepspeed]'")
+        raise UserError(f"use_deepspeed: needs deepspeed {OLDEST}, not {found}; pip install -U 'dec2vec[deepspeed]'")
 
 
 def check_settings() -> None:
