@@ -178,8 +178,8 @@ def _seen(
     """By tuning, by the fit of post-processings, by choices on dev, and by the tasks' own classifiers."""
     shown = merged_by_file([trained, fitted])
     similarity = [] if dev is None else [dev, *tests]
-    seen = overlap.measure(shown, overlap.evaluation_sets(similarity, further))
-    return overlap.with_train_splits(overlap.with_dev(seen, dev, tests), further)
+    narrower = [*overlap.dev_source(dev, tests), *overlap.train_splits(further)]
+    return overlap.measure(shown, overlap.evaluation_sets(similarity, further), narrower)
 
 
 def _setting(
