@@ -25,7 +25,7 @@ from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
-from train.engine import adapters_under, check_shardable, engine_of, loading_place, wrap
+from train.engine import Engine, adapters_under, check_shardable, engine_of, loading_place, wrap
 from train.export import check_mergeable, check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
@@ -138,13 +138,7 @@ def build(
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
-    torch.manual_seed(config.seed)
-    encoder = load_base(config.model, loading_place(engine, config.model))
-    if config.export.model:
-        check_export(encoder)
-    make_trainable(encoder.embedder, adapters_under(engine, config.lora))
-    encoder.embedder.train()
-    _check_sources(config, encoder)
+    encoder = _trainable(config, engine)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     model = wrap(encoder.embedder, accelerator)
     temperature = run_temperature(config).to(encoder.device)
@@ -171,6 +165,18 @@ def build(
     if checkpoint is not None:
         restore(run, checkpoint)
     return run
+
+
+def _trainable(config: TrainConfig, engine: Engine) -> Encoder:
+    """The base with weights to tune, in training mode, once nothing about it is left to refuse."""
+    torch.manual_seed(config.seed)
+    encoder = load_base(config.model, loading_place(engine, config.model))
+    if config.export.model:
+        check_export(encoder)
+    make_trainable(encoder.embedder, adapters_under(engine, config.lora))
+    encoder.embedder.train()
+    _check_sources(config, encoder)
+    return encoder
 
 
 def _check_sources(config: TrainConfig, encoder: Encoder) -> None:
