@@ -141,9 +141,11 @@ def _work(folder: Path) -> Work:
 
 
 def _line(row: Row, alone: Row) -> str:
-    speed = alone.seconds * alone.world / row.seconds
+    """Speed-up and efficiency only beside one process."""
+    speed = alone.seconds / row.seconds
+    gain = f"{speed:.2f} | {speed / row.cores:.0%}" if alone.world == 1 else "|"
     shared = f" on {row.cores} core{'s' * (row.cores > 1)}" if row.world > row.cores else ""
-    time_ = f"{row.seconds:.3f} | {speed:.2f} | {speed / row.cores:.0%} | {row.processor:.3f}"
+    time_ = f"{row.seconds:.3f} | {gain} | {row.processor:.3f}"
     shares = f"{row.wire / row.model:.3f} | {row.wire / row.least:.3f}" if row.least else "|"
     return f"| {row.world}{shared} | {time_} | {row.wire:,.0f} | {row.model:,.0f} | {row.least:,.0f} | {shares} |"
 

@@ -62,7 +62,8 @@ def killed() -> Seen:
         ({"codes": (1, -9)}, "a process ended with 1"),
         ({"lines": ()}, "nobody said a word"),
         ({"lines": ("a: x", "a: y")}, "host a said 2 lines"),
-        ({"name": "blink", "ended": None}, "processes ended with"),
+        ({"name": "blink", "ended": None}, "where none had to"),
+        ({"name": "blink", "codes": (), "note": "5 s; processes were started again"}, "where none had to"),
         ({"name": "slow", "ended": None, "codes": (), "note": "slowest rank 0 in 9 of 9"}, "another rank was named"),
     ],
 )

@@ -24,6 +24,7 @@ SLACK = 15.0
 """Seconds beyond the timeout for processes to notice and end on a loaded machine."""
 EXPECTED_CODES = {75, -signal.SIGKILL, -signal.SIGTERM}
 SLOW_SECONDS = 10.0
+ANEW = "processes were started again"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def blink(plan: Plan, draw: random.Random) -> Seen:
         resumed = run.until(lambda: run.steps() > before or run.done(), PATIENCE)
         same = run.workers() == there or run.done()
         run.finish(PATIENCE)
-        note = f"{plan.blink:g} s without a cable" + ("" if same else "; processes were started again")
+        note = f"{plan.blink:g} s without a cable" + ("" if same else f"; {ANEW}")
         return _seen(plan, run, "blink", step, None, resumed - began, note)
 
 
@@ -144,8 +145,8 @@ def faults(plan: Plan, seen: Seen, undisturbed: str) -> list[str]:
             found.append("nobody said a word")
         speakers = Counter(line.split(":")[0] for line in seen.lines)
         found += [f"host {host} said {count} lines" for host, count in speakers.items() if count > 1]
-    elif seen.codes:
-        found.append(f"processes ended with {seen.codes}")
+    elif seen.codes or ANEW in seen.note:
+        found.append(f"processes ended {seen.codes} where none had to")
     if seen.name == "slow" and not seen.note.startswith(f"slowest rank {plan.victim} "):
         found.append("another rank was named the slowest")
     return found
