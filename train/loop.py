@@ -32,6 +32,7 @@ from train.pace import pace
 from train.prefetch import Prefetch
 from train.prefix_gradient import why_not_shared
 from train.progress import Progress
+from train.readings import KnownIds
 from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.step import Learner, StepResult, any_rank, train_step
@@ -79,6 +80,8 @@ class Run:
     rank: int
     world: int
     state: TrainState = field(default_factory=TrainState)
+    known: KnownIds | None = None
+    """Token ids of the training texts, where they were made beforehand."""
     refreshed: Refreshed | None = None
     """The data with negatives that follow the model, where these are asked for."""
 
@@ -215,6 +218,7 @@ def _local_batch(run: Run, step: int) -> LocalBatch:
         share_prefix=options.share_prefix,
         losses=(run.config.loss,),
         teachers=run.teachers,
+        known=run.known,
     )
 
 
