@@ -117,6 +117,7 @@ batch.graph_tokens
 batch.share_prefix
 batch.prefetch
 batch.cache_tokens
+batch.unpadded
 batch.parallel_chunks
 batch.flush_denormals
 checkpoint.every

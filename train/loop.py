@@ -240,7 +240,9 @@ def _record_step(run: Run, batch: LocalBatch, result: StepResult, started: float
     """Log the step; its pairs over all processes."""
     seconds = time.monotonic() - started
     own = [result.embedded_at - started if rank == run.rank else 0.0 for rank in range(run.world)]
-    counts = [batch.pairs, batch.real_tokens, batch.padded_tokens, *own]
+    end_to_end = run.encoder.embedder.unpadded and batch.prefix is None
+    computed = batch.real_tokens if end_to_end else batch.padded_tokens
+    counts = [batch.pairs, batch.real_tokens, computed, *own]
     summed = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=run.encoder.device))
     pairs, real, padded, *ranks = summed.tolist()
     if not run.is_main or run.state.step % run.config.tracking.every:

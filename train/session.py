@@ -42,6 +42,7 @@ from train.source_losses import check_losses, load_teachers, losses_of, run_temp
 from train.step import Learner, make_optimizer
 from train.token_cache import keeps_tokens, load_tokens
 from train.tracking import Tracker, make_tracker
+from train.unpadded import leave_out_padding
 
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
@@ -148,6 +149,8 @@ def build(
     _check_sources(config, encoder)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     model = wrap(encoder.embedder, accelerator)
+    if config.batch.unpadded:
+        leave_out_padding(encoder.embedder)
     temperature = run_temperature(config).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
     steps = total_steps(config, sampler)
