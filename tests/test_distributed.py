@@ -14,13 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
-from train.batch import prepare, text_keys
+from train.batch import prepare
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
 from train.contrast import contrast
 from train.distributed import gather_rows, sum_over_ranks
 from train.engine import make_accelerator, wrap
 from train.lora import trainable_parameters
 from train.objective import Objective
+from train.readings import text_keys
 from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.sampler import batch_indices, shard, steps_per_epoch
 from train.step import Learner, make_optimizer, train_step

@@ -40,7 +40,9 @@ from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.source_losses import check_losses, load_teachers, losses_of, run_temperature
 from train.step import Learner, make_optimizer
+from train.token_cache import keeps_tokens, load_tokens
 from train.tracking import Tracker, make_tracker
+from train.unpadded import leave_out_padding
 
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
@@ -141,13 +143,17 @@ def build(
     encoder = _trainable(config, engine)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     model = wrap(encoder.embedder, accelerator)
+    if config.batch.unpadded:
+        leave_out_padding(encoder.embedder)
     temperature = run_temperature(config).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
+    steps = total_steps(config, sampler)
+    known = load_tokens(data, encoder, folder.tokens) if keeps_tokens(config, data, encoder, steps) else None
     run = Run(
         config=config,
         folder=folder,
         encoder=encoder,
-        learner=Learner(model, temperature, optimizer, total_steps(config, sampler)),
+        learner=Learner(model, temperature, optimizer, steps),
         data=data,
         teachers=load_teachers(config, data, folder.path / "teachers"),
         sampler=sampler,
@@ -157,6 +163,7 @@ def build(
         config_hash=hashed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        known=known,
         refreshed=refreshed,
     )
     if report is not None:
