@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from dec2vec.final_norm import final_norm
 from dec2vec.pooled_rows import can_narrow, narrowed
 from dec2vec.pooling import View, layers_of, pool
 from dec2vec.shared_prefix import SharedPrefix
+from dec2vec.unpadded import EndToEnd, attending_within_rows
 
 
 class Embedder(nn.Module):
@@ -34,6 +36,8 @@ class Embedder(nn.Module):
         self.autocast = autocast
         self.narrow = True
         """Off: the last block needed runs whole at every token, which the narrow one is proved equal to."""
+        self.unpadded = False
+        """On: texts without a common beginning run end to end, where `train.unpadded` finds that they can."""
 
     def forward(
         self,
@@ -51,9 +55,17 @@ class Embedder(nn.Module):
         asked = list(views) or [self.view]
         cache = None if prefix is None else prefix.expanded(len(input_ids))
         block = self._narrowed_block(asked)
-        with contextlib.nullcontext() if block is None else narrowed(block, lengths - 1):
-            full = full_attention(self.backbone, lengths, input_ids.shape[1])
-            states = self._hidden_states(input_ids, asked, cache, full)
+        laid = EndToEnd.of(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
+        ends = lengths - 1 if laid is None else laid.ends
+        with contextlib.nullcontext() if block is None else narrowed(block, ends):
+            if laid is None:
+                full = full_attention(self.backbone, lengths, input_ids.shape[1])
+                states = self._hidden_states(input_ids, asked, cache, full)
+            else:
+                with attending_within_rows(self.backbone):
+                    states = self._hidden_states(laid.ids(input_ids), asked, None, laid.arguments)
+        if laid is not None and block is None:
+            states = {index: laid.padded(own) for index, own in states.items()}
         if block is not None:
             lengths = torch.ones_like(lengths)
         elif prefix is not None:
@@ -96,10 +108,10 @@ class Embedder(nn.Module):
         input_ids: Int[Tensor, "batch time"],
         views: Sequence[View],
         cache: DynamicCache | None,
-        full: Mapping[str, Tensor],
+        more: Mapping[str, Any],
     ) -> Mapping[int, Tensor]:
         """The hidden states that the views read; no block above the highest of them runs."""
-        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **full}
+        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **more}
         wanted = self.wanted_layers(views)
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
             blocks = decoder_blocks(self.backbone, self.layer_count) if max(wanted) < self.layer_count else None

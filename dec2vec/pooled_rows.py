@@ -67,11 +67,11 @@ def places_in(block: nn.Module) -> Int[Tensor, batch] | None:
 
 
 def forward_at(
-    block: Any, places: Int[Tensor, batch], hidden_states: Float[Tensor, "batch time dim"], **kwargs: Any
+    block: Any, places: Int[Tensor, batch], hidden_states: Float[Tensor, "rows time dim"], **kwargs: Any
 ) -> Float[Tensor, "batch 1 dim"]:
-    """The block's output at one place of each row, by its own parts."""
+    """The block's output at one place of each row, by its own parts; of rows end to end (batch 1) at all `places`."""
     attended, _ = block.self_attn(hidden_states=block.input_layernorm(hidden_states), **kwargs)
-    rows = torch.arange(len(places), device=places.device)
+    rows = torch.arange(len(places), device=places.device) if len(hidden_states) > 1 else torch.zeros_like(places)
     kept = (hidden_states[rows, places] + attended[rows, places])[:, None]
     output: Tensor = kept + block.mlp(block.post_attention_layernorm(kept))
     return output

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
+from dec2vec.local_place import refuse_missing_folder
 from eval.config import EvalConfig
 from eval.lab import refuse_equal_names
+from eval.leakage import overlap
 from eval.leakage.held_out import held_out_texts
-from eval.leakage.training_text import FitText, sample_fit_text
+from eval.leakage.training_text import (
+    FitText,
+    TextSource,
+    TrainedOn,
+    merged_by_file,
+    read_training_texts,
+    sample_fit_text,
+    trained_on,
+)
+from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
+from eval.systems.system import run_name
 from eval.task_config import IsotropyConfig, RetrievalConfig
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -22,24 +35,50 @@ from eval.tasks.task import Task
 from eval.tasks.topic_config import load_topics
 
 
-def load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:
-    """Dev and tests; neither in an evaluation of other tasks alone."""
-    others = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
-    if config.dev or config.tests or not any(others):
-        return load_tasks(config)
-    if config.mteb:
-        raise UserError("mteb: the untuned reading is chosen on the similarity dev file; name it, and tests")
-    return None, []
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Tasks and text, checked. `dev` is None, and `tests` empty, in an evaluation without similarity."""
+
+    dev: StsTask | None
+    tests: list[StsTask]
+    further: list[Task]
+    trained: TrainedOn
+    """What the tuned runs were trained on."""
+    sources: Mapping[str, Sequence[str]]
+    """By name the text that post-processings and baselines are fitted on."""
+    fit: FitText | None
+    """The sample of it for post-processings; None where nothing is fitted."""
+
+    @property
+    def similarity(self) -> list[StsTask]:
+        """Dev first."""
+        return [] if self.dev is None else [self.dev, *self.tests]
 
 
-def refuse_undecided(tasks: Sequence[Task]) -> None:
-    """Without a similarity dev file each task must choose its readings itself."""
-    task = next((task for task in tasks if task.dev is None), None)
-    if task is not None:
-        raise UserError(
-            f"{task.name}: has no dev data to choose readings on; name its dev file, or a similarity file to choose "
-            "on (--dev FILE --tests FILE)"
-        )
+def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] | None = None) -> Inputs:
+    """What `config` names; `training_texts` by name stand in for the files of `config.fit`.
+
+    What the configuration or its tasks make impossible is refused (UserError) before the training text is read.
+    """
+    for prompt in config.systems.prompts:
+        check_prompt(prompt)
+    find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
+    _check_runs(config.tuned)
+    dev, tests = _load_similarity(config)
+    similarity = [] if dev is None else [dev, *tests]
+    further = _load_further(config, similarity)
+    if dev is None:
+        _refuse_undecided(further)
+    trained = trained_on(*config.tuned)
+    sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
+    return Inputs(dev, tests, further, trained, sources, _fit_text(config, sources, similarity, further))
+
+
+def measure_overlap(inputs: Inputs) -> overlap.Seen:
+    """What tuning, the fit of post-processings, choices on dev and the tasks' own classifiers have seen."""
+    shown = merged_by_file([inputs.trained.texts, inputs.sources])
+    narrower = [*overlap.dev_source(inputs.dev, inputs.tests), *overlap.train_splits(inputs.further)]
+    return overlap.measure(shown, overlap.evaluation_sets(inputs.similarity, inputs.further), narrower)
 
 
 def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
@@ -57,7 +96,37 @@ def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
     return dev, tests
 
 
-def load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task]:
+def _check_runs(paths: Sequence[str]) -> None:
+    """A row is called by its folder. A misspelt folder is refused as well: now, not when its turn comes."""
+    for path in paths:
+        refuse_missing_folder(path, "tuned run")
+    names = [run_name(path) for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two tuned runs are called {twice}; rename one of the folders, or name each once")
+
+
+def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:
+    """Dev and tests; neither in an evaluation of other tasks alone."""
+    others = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
+    if config.dev or config.tests or not any(others):
+        return load_tasks(config)
+    if config.mteb:
+        raise UserError("mteb: the untuned reading is chosen on the similarity dev file; name it, and tests")
+    return None, []
+
+
+def _refuse_undecided(tasks: Sequence[Task]) -> None:
+    """Without a similarity dev file each task must choose its readings itself."""
+    task = next((task for task in tasks if task.dev is None), None)
+    if task is not None:
+        raise UserError(
+            f"{task.name}: has no dev data to choose readings on; name its dev file, or a similarity file to choose "
+            "on (--dev FILE --tests FILE)"
+        )
+
+
+def _load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task]:
     """The tasks beside similarity, in the order of the sections."""
     tasks: list[Task] = [
         *map(load_pairs, config.pairs),
@@ -71,8 +140,8 @@ def load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task
     return tasks
 
 
-def fit_text(
-    config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask], further: Sequence[Task] = ()
+def _fit_text(
+    config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask], further: Sequence[Task]
 ) -> FitText | None:
     """A sample of training-side text without any evaluation text; None where nothing is fitted."""
     fitted = [post for post in config.systems.post if post in FITTED]

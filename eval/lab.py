@@ -28,7 +28,7 @@ from eval.tasks.task import Figure, Itemised, Task, TaskVectors, Texts, missing
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask
 
-T = TypeVar("T")
+Step = TypeVar("Step")
 
 CLEAN = " (clean)"
 """Ends the name of the main metric where it is measured without the items that training has shown."""
@@ -98,7 +98,7 @@ class Bench:
     clean: Mapping[str, Int64[np.ndarray, " _"]] = field(default_factory=dict)
     """By task the rows of the items that no training text touches; only where others are."""
 
-    def watched(self, steps: Sequence[T], name: str) -> Iterable[T]:
+    def watched(self, steps: Sequence[Step], name: str) -> Iterable[Step]:
         """A bar with the time left, once the steps have taken some seconds."""
         return tqdm(steps, desc=name, delay=3.0, disable=not self.progress, leave=False)
 

@@ -10,25 +10,22 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
 from dec2vec.pooling import View
 from eval import lab
 from eval.baselines.outside import Outside
 from eval.choice import sweep
 from eval.choice.choose import Choice, Material, choose, fit, fixed
 from eval.config import EvalConfig
-from eval.inputs import fit_text, load_further, load_similarity, refuse_undecided
-from eval.leakage import overlap, training_text
-from eval.leakage.training_text import FitText, merged_by_file
+from eval.inputs import Inputs, measure_overlap, read_inputs
+from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
-from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.fitting import Fitting
 from eval.report.before_after import find_reference, histograms
 from eval.report.notes import notes, shown_dev, unknown_training
@@ -38,36 +35,33 @@ from eval.results.clean import clean_results
 from eval.results.results import Comparison, Judged, Result, summarize
 from eval.results.similarities import similarities, similarity_results
 from eval.results.task_results import Findings
+from eval.results.task_table import TaskTable
 from eval.systems.encoders import Encoders, cache_folder
 from eval.systems.recipes import read_recipe
 from eval.systems.system import System, TextEncoder, candidate_views, own_view, run_name
 from eval.systems.usable import usable_prompts, usable_views
-from eval.tasks.sts import StsTask
-from eval.tasks.task import Task
 from eval.vectors.cache import CachedEncoder, VectorCache
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What every system meets: material for choices, and the tests with their texts side by side."""
+    """What every system meets: what was read, material for choices, the texts of the tests side by side."""
 
     config: EvalConfig
+    inputs: Inputs
+    seen: Seen
     material: Material
-    tests: list[StsTask]
     test_texts: list[str]
     rows: list[np.ndarray]
     """Of each test: where its texts are in `test_texts`."""
-    further: list[Task]
-    clean: Mapping[str, np.ndarray]
-    """Of further tasks that training-side text touches: the rows of the items that it leaves clean."""
     judged: list[Judged] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
 
-    @property
+    @cached_property
     def bench(self) -> lab.Bench:
-        """How further tasks are read and resampled."""
-        config = self.config
-        return lab.Bench(config.batch_tokens, config.bootstrap, config.seed, self.material.progress, self.clean)
+        """How further tasks are read and resampled, and which of their items no training-side text touches."""
+        config, clean = self.config, clean_rows(self.seen.clean, self.inputs.further)
+        return lab.Bench(config.batch_tokens, config.bootstrap, config.seed, self.material.progress, clean)
 
 
 def evaluate(
@@ -83,48 +77,64 @@ def evaluate(
     `training_texts` by name stand in for the files of `config.fit`.
     """
     started = time.monotonic()
-    for prompt in config.systems.prompts:
-        check_prompt(prompt)
-    find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
-    _check_runs(config.tuned)
-    dev, tests = load_similarity(config)
-    similarity = [] if dev is None else [dev, *tests]
-    further = load_further(config, similarity)
-    if dev is None:
-        refuse_undecided(further)
-    trained = training_text.trained_on(*config.tuned)
-    sources = training_texts or {
-        path: training_text.read_training_texts(training_text.TextSource(path)) for path in config.fit
-    }
-    found = fit_text(config, sources, similarity, further)
-    material = _material(config, dev, found, progress)
-    outside = Outside.of(config, sources, similarity, further)
-    seen = _seen(trained.texts, sources, dev, tests, further)
-    setting = _setting(config, material, tests, further, overlap.clean_rows(seen.clean, further))
+    inputs = read_inputs(config, training_texts)
+    outside = Outside.of(config, inputs.sources, inputs.similarity, inputs.further)
+    setting = _setting(config, inputs, measure_overlap(inputs), progress)
     folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
     with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
         encoders = Encoders(config, base, tuned, cache)
         references = _judge_all(setting, encoders)
         mteb = mteb_tables(config, encoders, setting.judged)
-    judged, findings = setting.judged, setting.findings
-    outside.judge(findings, further)
-    results, comparison = _similarity_results(setting, seen.clean)
-    results += outside.similarity(dev, tests)
-    tuned_name = None if comparison is None else comparison.tuned
-    reference = find_reference(judged, references, tuned_name) if judged else None
+    outside.judge(setting.findings, inputs.further)
+    results, comparison = _similarity_results(setting)
+    results += outside.similarity(inputs.dev, inputs.tests)
+    return _report(setting, encoders, references, results, comparison, mteb, started)
+
+
+def _setting(config: EvalConfig, inputs: Inputs, seen: Seen, progress: bool) -> Setting:
+    sample, tests = inputs.fit, inputs.tests
+    material = Material(
+        dev=inputs.dev,
+        fit=[] if sample is None else sample.sentences,
+        fit_hash="" if sample is None else sample.sha256,
+        posts=config.systems.post,
+        dimensions=config.systems.dimensions,
+        transductive=config.systems.transductive,
+        batch_tokens=config.batch_tokens,
+        progress=progress,
+    )
+    place = {text: index for index, text in enumerate(dict.fromkeys(text for task in tests for text in task.texts))}
+    rows = [np.array([place[text] for text in task.texts], dtype=np.int64) for task in tests]
+    return Setting(config, inputs, seen, material, list(place), rows)
+
+
+def _report(
+    setting: Setting,
+    encoders: Encoders,
+    references: Sequence[System],
+    results: Sequence[Result],
+    comparison: Comparison | None,
+    mteb: Sequence[TaskTable],
+    started: float,
+) -> Report:
+    """All that was found, with what a reader must know of it. `started` is by `time.monotonic`."""
+    config, inputs, judged, findings = setting.config, setting.inputs, setting.judged, setting.findings
+    tuned = None if comparison is None else comparison.tuned
+    reference = find_reference(judged, references, tuned) if judged else None
     recipes = {run_name(run): recipe for run in config.tuned if (recipe := read_recipe(run)) is not None}
+    seconds = time.monotonic() - started
     return Report(
         provenance=describe(
-            config, similarity, further, found, judged, time.monotonic() - started, encoders.passes, recipes
+            config, inputs.similarity, inputs.further, inputs.fit, judged, seconds, encoders.passes, recipes
         ),
         results=results,
-        overlap=seen.counts,
+        overlap=setting.seen.counts,
         comparison=comparison,
         reference=None if reference is None else reference[1].system.name,
-        dev="" if dev is None else dev.name,
-        tests=[task.name for task in tests],
+        dev="" if inputs.dev is None else inputs.dev.name,
+        tests=[task.name for task in inputs.tests],
         sweep=sweep.points(item.choice for item in judged),
-        histograms=histograms(tests, reference),
+        histograms=histograms(inputs.tests, reference),
         tasks=[*findings.tables(), *mteb],
         scatter=findings.scatter(),
         confusions=findings.confusions(),
@@ -133,65 +143,26 @@ def evaluate(
         costs=encoders.costs,
         notes=[
             *notes(judged, comparison, [run_name(run) for run in config.tuned], recipes),
-            *unknown_training(trained.unknown),
-            *shown_dev(seen.counts, list(trained.texts)),
+            *unknown_training(inputs.trained.unknown),
+            *shown_dev(setting.seen.counts, list(inputs.trained.texts)),
             *encoders.warnings,
         ],
-        has_unknown_training=bool(trained.unknown) or not (trained.texts or sources),
+        has_unknown_training=bool(inputs.trained.unknown) or not (inputs.trained.texts or inputs.sources),
     )
 
 
-def _material(config: EvalConfig, dev: StsTask | None, found: FitText | None, progress: bool) -> Material:
-    return Material(
-        dev=dev,
-        fit=[] if found is None else found.sentences,
-        fit_hash="" if found is None else found.sha256,
-        posts=config.systems.post,
-        dimensions=config.systems.dimensions,
-        transductive=config.systems.transductive,
-        batch_tokens=config.batch_tokens,
-        progress=progress,
-    )
-
-
-def _similarity_results(setting: Setting, clean: Mapping[str, np.ndarray]) -> tuple[list[Result], Comparison | None]:
+def _similarity_results(setting: Setting) -> tuple[list[Result], Comparison | None]:
     """Every system on every test, and what the headline rests on; nothing without similarity tasks."""
-    judged, tests, dev, bench = setting.judged, setting.tests, setting.material.dev, setting.bench
+    judged, tests, dev, bench = setting.judged, setting.inputs.tests, setting.inputs.dev, setting.bench
     if dev is None:
         return [], None
     options = {"resamples": bench.resamples, "seed": bench.seed}
     results, comparison = summarize(judged, dev, tests, progress=bench.progress, **options)
     if comparison is not None:
-        results += clean_results(judged, tests, clean, comparison, dev.name, **options)
+        results += clean_results(judged, tests, setting.seen.clean, comparison, dev.name, **options)
     if comparison is not None:
         results += similarity_results(judged, tests, comparison, **options)
     return results, comparison
-
-
-def _seen(
-    trained: Mapping[str, Sequence[str]],
-    fitted: Mapping[str, Sequence[str]],
-    dev: StsTask | None,
-    tests: Sequence[StsTask],
-    further: Sequence[Task],
-) -> overlap.Seen:
-    """By tuning, by the fit of post-processings, by choices on dev, and by the tasks' own classifiers."""
-    shown = merged_by_file([trained, fitted])
-    similarity = [] if dev is None else [dev, *tests]
-    seen = overlap.measure(shown, overlap.evaluation_sets(similarity, further))
-    return overlap.with_train_splits(overlap.with_dev(seen, dev, tests), further)
-
-
-def _setting(
-    config: EvalConfig,
-    material: Material,
-    tests: list[StsTask],
-    further: list[Task],
-    clean: Mapping[str, np.ndarray],
-) -> Setting:
-    place = {text: index for index, text in enumerate(dict.fromkeys(text for task in tests for text in task.texts))}
-    rows = [np.array([place[text] for text in task.texts], dtype=np.int64) for task in tests]
-    return Setting(config, material, tests, list(place), rows, further, clean)
 
 
 def _judge_all(setting: Setting, encoders: Encoders) -> list[System]:
@@ -253,7 +224,7 @@ def _on_further(
     setting: Setting, encoder: TextEncoder, fitting: Fitting, systems: Sequence[System], choices: Sequence[Choice]
 ) -> None:
     """The same readings on the tasks beside similarity."""
-    for task in setting.further:
+    for task in setting.inputs.further:
         views = [system.view for system in systems]
         setting.findings.add(task, lab.judge(task, encoder, fitting, views, choices, setting.bench))
 
@@ -276,21 +247,11 @@ def _on_tests(setting: Setting, encoder: TextEncoder, prompt: str, choices: Sequ
         vectors = raw[choice.system.view]
         found = {
             task.name: similarities(task, choice.vectors_of(vectors[rows]), choice.ranges)
-            for task, rows in zip(setting.tests, setting.rows, strict=True)
+            for task, rows in zip(setting.inputs.tests, setting.rows, strict=True)
         }
         cosines = {name: scores["cosine"] for name, scores in found.items()}
         judged.append(Judged(choice, {material.task.name: choice.cosines, **cosines}, found))
     return judged
-
-
-def _check_runs(paths: Sequence[str]) -> None:
-    """A row is called by its folder. A misspelt folder is refused as well: now, not when its turn comes."""
-    for path in paths:
-        refuse_missing_folder(path, "tuned run")
-    names = [run_name(path) for path in paths]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"two tuned runs are called {twice}; rename one of the folders, or name each once")
 
 
 def _refuse_doubles(judged: Sequence[Judged]) -> None:

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.batch import text_keys
 from train.config import LossConfig
 from train.contrast import contrast
+from train.readings import text_keys
 from train.rows import NO_ID, PairRows
 from train.temperature import Temperature
 

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, scratch: Path, start: Start) -> dict[str, A
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = make_rows(options.case, (options.repeats + 1) * options.batch, tokenizer)
     prompt = make_prompt(options.case, tokenizer)
-    (scratch / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    Work.write_rows(scratch / "rows.jsonl", rows)
     precision = options.precision if options.precision != "auto" else ("bf16" if bfloat16_units() else "fp32")
     threads = options.threads or torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -56,10 +56,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_config(family: str) -> Any:
     """Configuration of a tiny decoder; grouped queries where the family has them."""
-    rotary = {
+    shared = {
         "vocab_size": len(tiny_tokenizer()),
         "hidden_size": 16,
-        "intermediate_size": 32,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "max_position_embeddings": 256,
@@ -67,20 +66,9 @@ def tiny_config(family: str) -> Any:
         "eos_token_id": 0,
         "pad_token_id": 1,
     }
+    rotary = {**shared, "intermediate_size": 32}
     grouped = {**rotary, "num_key_value_heads": 2}
-    opt = {
-        "vocab_size": rotary["vocab_size"],
-        "hidden_size": 16,
-        "word_embed_proj_dim": 16,
-        "ffn_dim": 32,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 256,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 1,
-        "dropout": 0.0,
-    }
+    opt = {**shared, "word_embed_proj_dim": 16, "ffn_dim": 32, "dropout": 0.0}
     builders: dict[str, Any] = {
         "llama": lambda: LlamaConfig(**grouped),
         "mistral": lambda: MistralConfig(**grouped, sliding_window=None),
@@ -93,7 +81,7 @@ def tiny_config(family: str) -> Any:
         "opt_350m": lambda: OPTConfig(**{**opt, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
         "falcon": lambda: FalconConfig(**rotary),
         "gpt2": lambda: GPT2Config(
-            vocab_size=rotary["vocab_size"],
+            vocab_size=shared["vocab_size"],
             n_embd=16,
             n_layer=LAYERS,
             n_head=4,

@@ -15,6 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -29,6 +30,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 STUCK = 120.0
 """Seconds after which a process says on stderr where it is."""
+IMPORTED_LATE = ("eval.inputs", "train.contact", "train.export", "train.lineage", "train.push_best", "train.session")
+"""What the trainer imports only once it knows that it will run."""
+
+for _name in IMPORTED_LATE:
+    import_module(_name)  # once here, not a second and more in each of hundreds of forked runs
 
 
 def run_ranks(world: int, function: Callable[..., T], *arguments: object, limit: float = 240.0) -> list[T]:
@@ -94,6 +100,7 @@ def _work(
     arguments: Sequence[object],
 ) -> None:
     """In the forked process. The parent's OpenMP threads are gone here: one thread needs none of them."""
+    gc.freeze()  # a collection would touch, and so copy, the memory of everything that the parent has imported
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -64,3 +64,14 @@ def test_lengths_are_as_stated() -> None:
             counts = np.array([len(ids) for ids in tokenizer(rows).input_ids])
             assert counts.mean() == pytest.approx(stated.mean, rel=0.2) and counts.max() <= texts.MAX_TOKENS
     assert len(tokenizer(texts.make_prompt("prompt", tokenizer), add_special_tokens=False).input_ids) >= 38
+
+
+def test_a_profile_leaves_no_second_out() -> None:
+    profile = script("profile_step")
+    named = {"aten::addmm": "matrix products", "aten::mul": "elementwise and the rest", "aten::copy_": "copies"}
+    assert {name: profile.kind_of(name) for name in named} == named
+    lines = profile.table({"aten::addmm": 1.0, "aten::mm": 0.5, "aten::mul": 0.25}, 1.5, 2.0, top=2).splitlines()
+    kinds, operators = lines[1 : lines.index("")], lines[lines.index("") + 1 :]
+    assert kinds[0].split()[-2:] == ["75.0", "%"] and kinds[0].startswith("matrix products")
+    assert sum(float(line.split()[-2]) for line in kinds) == pytest.approx(100.0)
+    assert [line.split()[0] for line in operators] == ["aten::addmm", "aten::mm"]

@@ -14,13 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
-from train.batch import prepare, text_keys
+from train.batch import prepare
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
 from train.contrast import contrast
 from train.distributed import gather_rows, sum_over_ranks
 from train.engine import make_accelerator, wrap
 from train.lora import trainable_parameters
 from train.objective import Objective
+from train.readings import text_keys
 from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.sampler import batch_indices, shard, steps_per_epoch
 from train.step import Learner, make_optimizer, train_step
@@ -195,6 +196,8 @@ class Case:
     """How the three steps are run; the last two are the negative controls."""
 
     graph_tokens: int = 0
+    whole_on: int | None = None
+    """A rank that takes its texts in one chunk, as one with short texts does."""
     gather: bool = True
     wrapped: bool = True
     odd_rank: int | None = None
@@ -224,7 +227,8 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     results, chunks = [], []
     for step in range(3):
         rows = shard(batch_indices(PAIRS, BATCH, 0, step), rank, world)
-        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, 40)
+        chunk_tokens = 10_000 if rank == case.whole_on else 40
+        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, chunk_tokens)
         chunks.append(len(batch.chunks))
         results.append(train_step(learner, batch, step, loss, OPTIM, graph_tokens=case.graph_tokens, seed=0))
     assert all(result.applied for result in results)
@@ -278,6 +282,16 @@ def test_three_steps_equal_one_process(decoder: Path, alone: Outcome, world: int
         assert all(torch.equal(outcome.weights[name], ranks[0].weights[name]) for name in alone.weights)
         assert outcome.reductions == [0, 0, 0]  # one bucket, once a step
     assert max(max(outcome.chunks) for outcome in ranks) > 3
+
+
+def test_ranks_of_one_chunk_and_of_several_meet_in_the_same_order(decoder: Path, alone: Outcome) -> None:
+    """DDP's own meeting in the second step came before the gather on one and after it on the other: both hung."""
+    ranks = run_ranks(2, three_steps, decoder, Case(graph_tokens=10_000, whole_on=0))
+    assert ranks[0].chunks == [1, 1, 1] and min(ranks[1].chunks[:2]) > 1
+    for outcome in ranks:
+        assert outcome.losses == pytest.approx(alone.losses, rel=1e-5)
+        assert distance(outcome.weights, alone.weights) < 1e-5
+        assert outcome.reductions == [0, 0, 0]
 
 
 def test_other_data_on_one_rank_differs(decoder: Path, alone: Outcome) -> None:

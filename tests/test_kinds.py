@@ -14,12 +14,13 @@ from dec2vec.prompts import get_prompt
 from eval.leakage.training_text import _run_data, read_training_texts
 from tests.helpers import write_jsonl
 from tests.training_setup import data_of, tiny_encoder
-from train.batch import prepare, text_keys
+from train.batch import prepare
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
 from train.data import content_hash, load_data
 from train.data_report import describe, lines
 from train.model_card import describe_data
 from train.order import make_sampler
+from train.readings import text_keys
 from train.rows import NO_ID, GradedRows, LabelledRows, PairRows
 from train.sampler import Mixed
 from train.table import SourceTable

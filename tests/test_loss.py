@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from tests.naive_info_nce import Texts, document_ignored, naive_loss, query_ignored
 from train import tiles
-from train.batch import text_keys
 from train.config import LossConfig
 from train.contrast import contrast
 from train.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
 from train.loss import info_nce
 from train.objective import Objective
+from train.readings import text_keys
 from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.temperature import Temperature
 

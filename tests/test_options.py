@@ -116,6 +116,8 @@ batch.chunk_tokens
 batch.graph_tokens
 batch.share_prefix
 batch.prefetch
+batch.cache_tokens
+batch.unpadded
 batch.parallel_chunks
 batch.flush_denormals
 checkpoint.every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.stats import spearmanr
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage.held_out import held_out_texts
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
-from eval.leakage.overlap import EvaluationSet, Overlap, Seen, measure, normalized, with_dev
+from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure, normalized
 from eval.leakage.training_text import TextSource, merged_by_file, read_training_texts, trained_on
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
@@ -200,11 +201,54 @@ def test_pairs_that_choices_are_made_on_are_counted_and_left_out_of_the_clean_sc
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     dev = write_jsonl(tmp_path / "dev.jsonl", rows[:20])
     test = write_jsonl(tmp_path / "test.jsonl", rows[15:])
-    seen = with_dev(Seen([], {"test": np.ones(25, dtype=bool)}), load_task(dev), [load_task(test)])
+    chosen_on, tests = load_task(dev), [load_task(test)]
+    seen = measure({}, evaluation_sets(tests), dev_source(chosen_on, tests))
     [count] = seen.counts
     assert (count.training, count.evaluation, count.pairs_with_both) == ("dev (choices)", "test", 5)
     np.testing.assert_array_equal(np.flatnonzero(~seen.clean["test"]), range(5))
-    assert with_dev(seen, None, []) is seen
+    assert dev_source(None, []) == []
+
+
+def test_one_index_serves_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts are those of an index for each source and set alone; near-duplicates across sets do not mix."""
+    names = ("dev", "one", "two")
+    similar = [write_similarity(tmp_path / f"{name}.jsonl", 30, seed) for seed, name in enumerate(names)]
+    dev, *tests = map(load_task, similar)
+    long = [f"{LONG} {number}" for number in range(10)]
+    learnt = [{"text": text, "label": f"class {n % 2}"} for n, text in enumerate([*long, tests[0].texts[0]])]
+    longer = [{**row, "text": f"{row['text']} again"} for row in learnt[:3]]
+    files = {
+        "train": str(write_jsonl(tmp_path / "train.jsonl", learnt)),
+        "test": str(write_jsonl(tmp_path / "topics.jsonl", [*topic_rows("test"), *longer])),
+    }
+    topics = TopicsConfig(**files, method="knn", name="topics")
+    config = EvalConfig(
+        dev=str(similar[0]),
+        tests=(str(similar[1]), str(similar[2])),
+        topics=(topics,),
+        systems=SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",)),
+        bootstrap=100,
+    )
+    shown = {"a": [*dev.texts[:7], *tests[0].texts[5:9], f"{LONG} today"], "b": tests[1].texts[::2]}
+    built: list[NearIndex] = []
+
+    class Counted(NearIndex):
+        def __init__(self, keys: Iterable[str]) -> None:
+            super().__init__(keys)
+            built.append(self)
+
+    monkeypatch.setattr("eval.leakage.overlap.NearIndex", Counted)
+    report = evaluate(config, base=FakeEncoder(), tuned={}, training_texts=shown, progress=False)
+    assert len(built) == 1
+    task = load_topics(topics)
+    sets = evaluation_sets([dev, *tests], [task])
+    pairs = [(name, texts, item) for name, texts in shown.items() for item in sets]
+    pairs += [("dev (choices)", dev.texts, item) for item in sets if item.name in ("one", "two")]
+    pairs += [("topics train", [str(row["text"]) for row in learnt], item) for item in sets if item.name == "topics"]
+    apart = [row for name, texts, item in pairs for row in measure({name: texts}, [item]).counts]
+    assert report.overlap == apart and len(built) == 1 + len(apart)
+    assert {row.training for row in apart if row.near > row.normalized} == {"a", "topics train"}
+    assert measure({}, sets).counts == [] and len(built) == 1 + len(apart)
 
 
 def test_nothing_is_fitted_on_dev_texts(tmp_path: Path) -> None:

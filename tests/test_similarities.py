@@ -109,7 +109,7 @@ def test_mteb_names_become_tables(config: EvalConfig, monkeypatch: pytest.Monkey
         return {name: 0.5 + len(asked) / 10 for name in tasks}
 
     monkeypatch.setattr(mteb_rows, "run_mteb", run)
-    monkeypatch.setattr("eval.run.find_tasks", list)
+    monkeypatch.setattr("eval.inputs.find_tasks", list)
     both = validate(EvalConfig, {**vars(config), "mteb": ["STS99"], "output_dir": str(tmp_path / "out")})
     report = evaluate(both, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     [table] = report.tasks

@@ -13,7 +13,7 @@ import pytest
 from dec2vec.pooling import View
 from eval.config import EvalConfig, SystemsConfig
 from eval.lab import Bench, Measured, judge
-from eval.leakage.overlap import EvaluationSet, clean_rows, evaluation_sets, measure, with_train_splits
+from eval.leakage.overlap import EvaluationSet, clean_rows, evaluation_sets, measure, train_splits
 from eval.postprocess.fitting import Fitting
 from eval.report.markdown import to_markdown
 from eval.report.report import Report
@@ -230,7 +230,7 @@ def test_train_splits_of_a_task_count_as_training(tmp_path: Path) -> None:
     config = TopicsConfig(**{name: str(tmp_path / f"{name}.jsonl") for name in ("test", "dev", "train")}, method="knn")
     leaky = load_topics(config)
     for found, left in ((task, 30), (leaky, 29)):
-        seen = with_train_splits(measure({}, evaluation_sets([], [found])), [found])
+        seen = measure({}, evaluation_sets([], [found]), train_splits([found]))
         [counts] = seen.counts
         assert (counts.training, counts.evaluation, counts.pairs_clean) == (f"{found.name} train", found.name, left)
         assert set(clean_rows(seen.clean, [found])) == ({found.name} if left < 30 else set())

@@ -19,9 +19,10 @@ from tests.helpers import tiny_model_folder
 from tests.loss_references import CASES
 from tests.processes import run_ranks
 from tests.training_setup import data_of
-from train.batch import Asked, LocalBatch, prepare, text_keys
+from train.batch import Asked, LocalBatch, prepare
 from train.config import LossConfig
 from train.losses.dispatch import combined
+from train.readings import text_keys
 from train.rows import PairRows
 from train.table import SourceTable
 from train.temperature import Temperature

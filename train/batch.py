@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from dec2vec.prompts import NORMALIZERS, Side
 from train.config import Kind, LossConfig, SourceConfig
 from train.data import TrainingData
 from train.prefix_gradient import shared_beginning
+from train.readings import KnownIds, Reading, reading_of, text_keys, tokenized
 from train.rows import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.sampler import Indices, shard
 from train.table import Texts
@@ -74,20 +74,10 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A text to embed. Equal texts of one `view` are embedded once, those of different views each by itself."""
-
-    text: str
-    prompt: str | None
-    side: Side = "query"
-    view: int = 0
-
-
-@dataclass(frozen=True)
 class _Plan:
     """Texts to embed, and how the place of each among the embedded ones makes the rows."""
 
-    readings: list[_Reading]
+    readings: list[Reading]
     rows: Callable[[Tensor], Rows]
 
 
@@ -102,11 +92,12 @@ def prepare(
     share_prefix: bool = False,
     losses: tuple[LossConfig, ...] = (),
     teachers: Mapping[str, Teacher] = NO_TEACHERS,
+    known: KnownIds | None = None,
 ) -> LocalBatch:
     """Tokenise this rank's share of the global `batch`, embed equal texts once, sort all by length into chunks.
 
     A rank without a row (fewer rows than ranks in the last batch) embeds one empty text that no loss reads, so
-    that it still takes part in the reduction of the gradients.
+    that it still takes part in the reduction of the gradients. `known` ids are not made anew.
     """
     normalize = NORMALIZERS[encoder.config.text_normalization]  # texts that are read as equal have equal keys
     first, _ = data.place(int(batch[0]) if len(batch) else 0)
@@ -114,7 +105,7 @@ def prepare(
     share = [_row(data, int(row), normalize) for row in shard(batch, rank, world)]
     own = source.losses or losses
     plan = _once(share) if own and all(loss.teacher for loss in own) else _PLANS[source.kind](share)
-    unique, place = _embedded_once(plan.readings, encoder)
+    unique, place = _embedded_once(plan.readings, encoder, known)
     beginning = shared_beginning(unique, encoder.embedder) if share_prefix else []
     rests = [row[len(beginning) :] for row in unique]
     planned = make_chunks(rests, chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
@@ -146,9 +137,11 @@ def _row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _R
     )
 
 
-def _embedded_once(readings: Sequence[_Reading], encoder: Encoder) -> tuple[list[TokenIds], Tensor]:
+def _embedded_once(
+    readings: Sequence[Reading], encoder: Encoder, known: KnownIds | None
+) -> tuple[list[TokenIds], Tensor]:
     """The different sequences to embed, and each reading's place among them."""
-    ids = _tokenize(readings, encoder)
+    ids = tokenized(readings, encoder, known)
     unique: list[TokenIds] = []
     place = np.empty(len(readings), dtype=np.int64)
     for view in sorted({reading.view for reading in readings}):
@@ -159,25 +152,14 @@ def _embedded_once(readings: Sequence[_Reading], encoder: Encoder) -> tuple[list
     return unique or [encoder.tokenize([""])[0]], torch.from_numpy(place)
 
 
-def _tokenize(readings: Sequence[_Reading], encoder: Encoder) -> list[list[int]]:
-    """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
-    ids: list[list[int]] = [[]] * len(readings)
-    for prompt, side in dict.fromkeys((reading.prompt, reading.side) for reading in readings):
-        mine = [row for row, reading in enumerate(readings) if (reading.prompt, reading.side) == (prompt, side)]
-        found = encoder.tokenize([readings[row].text for row in mine], prompt=prompt, side=side)
-        for row, sequence in zip(mine, found, strict=True):
-            ids[row] = sequence
-    return ids
-
-
 def _pairs(share: Sequence[_Row]) -> _Plan:
     """Documents: the positives in the order of the anchors, then all negatives."""
     anchors = [row.texts[0] for row in share]
     owners = [*share, *(row for row in share for _ in row.texts[2:])]
     documents = [*(row.texts[1] for row in share), *(text for row in share for text in row.texts[2:])]
-    readings = [_Reading(row.texts[0], row.source.query_prompt) for row in share]
+    readings = [Reading(row.texts[0], row.source.query_prompt) for row in share]
     for row, text in zip(owners, documents, strict=True):
-        readings.append(_Reading(text, row.source.document_prompt, side="document"))
+        readings.append(Reading(text, row.source.document_prompt, side="document"))
     negatives = len(documents) - len(anchors)
     keys = text_keys(anchors)
     ids = [_id_key(row) for row in share] + [NO_ID] * negatives
@@ -202,7 +184,7 @@ def _id_key(row: _Row) -> int:
 def _twins(share: Sequence[_Row]) -> _Plan:
     """Each text twice, so that dropout makes two views of it (Gao et al. 2021, SimCSE)."""
     texts = [row.texts[0] for row in share]
-    readings = [_Reading(row.texts[0], row.source.query_prompt, view=view) for view in (0, 1) for row in share]
+    readings = [Reading(row.texts[0], row.source.query_prompt, view=view) for view in (0, 1) for row in share]
     keys = text_keys(texts)
     return _Plan(
         readings,
@@ -218,7 +200,7 @@ def _twins(share: Sequence[_Row]) -> _Plan:
 
 
 def _graded(share: Sequence[_Row]) -> _Plan:
-    readings = [_Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
+    readings = [Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
     scores = torch.tensor([row.score for row in share], dtype=torch.float32)
     keys = [text_keys([row.texts[side] for row in share]) for side in (0, 1)]
     return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores, *keys))
@@ -226,19 +208,8 @@ def _graded(share: Sequence[_Row]) -> _Plan:
 
 def _once(share: Sequence[_Row]) -> _Plan:
     """Texts that are only compared with a teacher's vectors: no second view, no parts to play."""
-    readings = [_reading(row, place) for row in share for place in range(len(row.texts))]
+    readings = [reading_of(row.source, row.texts[place], place) for row in share for place in range(len(row.texts))]
     return _Plan(readings, lambda place: LabelledRows(place, torch.zeros(len(place), dtype=torch.long)))
-
-
-def _reading(row: _Row, place: int) -> _Reading:
-    side = side_of(row.source.kind, place)
-    prompt = row.source.document_prompt if side == "document" else row.source.query_prompt
-    return _Reading(row.texts[place], prompt, side)
-
-
-def side_of(kind: Kind, place: int) -> Side:
-    """The side of a row's text number `place`: the anchor of a pair asks, and other kinds have one side."""
-    return "document" if kind == "pairs" and place else "query"
 
 
 def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Teacher) -> TeacherRows:
@@ -254,7 +225,7 @@ def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Tea
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:
-    readings = [_Reading(row.texts[0], row.source.query_prompt) for row in share]
+    readings = [Reading(row.texts[0], row.source.query_prompt) for row in share]
     labels = text_keys([row.label for row in share])
     return _Plan(readings, lambda place: LabelledRows(place, labels))
 
@@ -265,9 +236,3 @@ _PLANS: dict[Kind, Callable[[Sequence[_Row]], _Plan]] = {
     "texts": _twins,
     "labelled": _labelled,
 }
-
-
-def text_keys(texts: Sequence[str]) -> Tensor:
-    """63-bit hashes that are equal for equal texts in every process (Python's own hash differs between them)."""
-    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8) for text in texts)
-    return torch.tensor([int.from_bytes(digest.digest(), "big") >> 1 for digest in digests], dtype=torch.long)

@@ -216,6 +216,12 @@ class BatchConfig:
     """Run what all texts of a step begin with (an instruction) once, where that gives the same gradient."""
     prefetch: bool = True
     """Tokenise the next step's texts while this step runs."""
+    cache_tokens: Literal["auto", "on", "off"] = "auto"
+    """Tokenise all texts once, before the first step, and keep their ids in output_dir/tokens. auto: where layer 0 is
+    pooled, so that a step takes less time than its texts' ids do, and rows come twice or more."""
+    unpadded: bool = False
+    """On CUDA in 16 bits, run a chunk's texts end to end instead of in padded rows, where torch has the kernel for it
+    and they have no common beginning to share; not measured on a GPU yet."""
     parallel_chunks: bool = True
     """On CPUs, run chunks side by side with one thread each, where that gives the same gradient; off is one after
     another with all threads."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dec2vec.bidirectional import is_bidirectional
 from dec2vec.pooled_rows import can_narrow, forward_at, places_in
+from dec2vec.unpadded import EDGES
 from train.block_attention import BlockAttention
 from train.block_passes import Finish, Heads, Project
 from train.fast_lora import mergeable
@@ -52,7 +53,8 @@ class FastBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's own, up to rounding."""
-        layers, places = None if args else self._layers(hidden_states), places_in(self)
+        plain_way = bool(args) or EDGES in kwargs
+        layers, places = None if plain_way else self._layers(hidden_states), places_in(self)
         if layers is None:
             plain: Tensor
             if places is None:

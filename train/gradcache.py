@@ -81,6 +81,7 @@ def cached_step(
     `chunks` cover this rank's unique texts, each once, without the `prefix` that all begin with (one process only);
     `objective` maps their embeddings to loss and gradients. `parallel` lets chunks run side by side where they can.
     """
+    _settle_buckets(model)
     threads = side_by_side(model, len(chunks)) if parallel and isinstance(model, Embedder) else 1
     beginning = None
     if prefix is not None:
@@ -174,6 +175,16 @@ def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) ->
     for leaf, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
             leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+
+
+def _settle_buckets(model: Model) -> None:
+    """DDP's agreement on the order of its buckets, made by all ranks before a step's first pass.
+
+    DDP itself makes it once, in the first forward with a graph after a backward. With ranks of several chunks that is
+    before the gather of the vectors, with ranks of one chunk after it: each would wait for the other.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model.reducer._rebuild_buckets()
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from train.pace import pace
 from train.prefetch import Prefetch
 from train.prefix_gradient import why_not_shared
 from train.progress import Progress
+from train.readings import KnownIds
 from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.step import Learner, StepResult, any_rank, train_step
@@ -79,6 +80,8 @@ class Run:
     rank: int
     world: int
     state: TrainState = field(default_factory=TrainState)
+    known: KnownIds | None = None
+    """Token ids of the training texts, where they were made beforehand."""
     refreshed: Refreshed | None = None
     """The data with negatives that follow the model, where these are asked for."""
 
@@ -215,6 +218,7 @@ def _local_batch(run: Run, step: int) -> LocalBatch:
         share_prefix=options.share_prefix,
         losses=(run.config.loss,),
         teachers=run.teachers,
+        known=run.known,
     )
 
 
@@ -236,7 +240,9 @@ def _record_step(run: Run, batch: LocalBatch, result: StepResult, started: float
     """Log the step; its pairs over all processes."""
     seconds = time.monotonic() - started
     own = [result.embedded_at - started if rank == run.rank else 0.0 for rank in range(run.world)]
-    counts = [batch.pairs, batch.real_tokens, batch.padded_tokens, *own]
+    end_to_end = run.encoder.embedder.unpadded and batch.prefix is None
+    computed = batch.real_tokens if end_to_end else batch.padded_tokens
+    counts = [batch.pairs, batch.real_tokens, computed, *own]
     summed = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=run.encoder.device))
     pairs, real, padded, *ranks = summed.tolist()
     if not run.is_main or run.state.step % run.config.tracking.every:

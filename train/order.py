@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS
-from train.batch import text_keys
 from train.config import TrainConfig
 from train.data import TrainingData
 from train.duplicate_sampler import NoDuplicates, shared_keys
 from train.label_sampler import ByLabel
+from train.readings import text_keys
 from train.sampler import Mixed, OneSource, Sampler, steps_per_epoch
 from train.table import SourceTable
 

@@ -62,6 +62,10 @@ class RunFolder:
         return self.path / "negatives"
 
     @property
+    def tokens(self) -> Path:
+        return self.path / "tokens"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

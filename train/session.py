@@ -25,7 +25,7 @@ from train.checkpoint import latest_checkpoint, load_checkpoint
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
-from train.engine import adapters_under, check_shardable, engine_of, loading_place, optimizer_under, wrap
+from train.engine import Engine, adapters_under, check_shardable, engine_of, loading_place, optimizer_under, wrap
 from train.export import check_mergeable, check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
@@ -40,7 +40,9 @@ from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.source_losses import check_losses, load_teachers, losses_of, run_temperature
 from train.step import Learner, make_optimizer
+from train.token_cache import keeps_tokens, load_tokens
 from train.tracking import Tracker, make_tracker
+from train.unpadded import leave_out_padding
 
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
@@ -138,23 +140,21 @@ def build(
     resumes = config.checkpoint.resume == "auto"
     checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
     _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
-    torch.manual_seed(config.seed)
-    encoder = load_base(config.model, loading_place(engine, config.model))
-    if config.export.model:
-        check_export(encoder)
-    make_trainable(encoder.embedder, adapters_under(engine, config.lora))
-    encoder.embedder.train()
-    _check_sources(config, encoder)
+    encoder = _trainable(config, engine)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     model = wrap(encoder.embedder, accelerator)
+    if config.batch.unpadded:
+        leave_out_padding(encoder.embedder)
     temperature = run_temperature(config).to(encoder.device)
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
     stepped_by = optimizer_under(engine, encoder.embedder, optimizer, config.optim.max_grad_norm)
+    steps = total_steps(config, sampler)
+    known = load_tokens(data, encoder, folder.tokens) if keeps_tokens(config, data, encoder, steps) else None
     run = Run(
         config=config,
         folder=folder,
         encoder=encoder,
-        learner=Learner(model, temperature, stepped_by, total_steps(config, sampler)),
+        learner=Learner(model, temperature, stepped_by, steps),
         data=data,
         teachers=load_teachers(config, data, folder.path / "teachers"),
         sampler=sampler,
@@ -164,6 +164,7 @@ def build(
         config_hash=hashed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        known=known,
         refreshed=refreshed,
     )
     if report is not None:
@@ -172,6 +173,18 @@ def build(
     if checkpoint is not None:
         restore(run, checkpoint)
     return run
+
+
+def _trainable(config: TrainConfig, engine: Engine) -> Encoder:
+    """The base with weights to tune, in training mode, once nothing about it is left to refuse."""
+    torch.manual_seed(config.seed)
+    encoder = load_base(config.model, loading_place(engine, config.model))
+    if config.export.model:
+        check_export(encoder)
+    make_trainable(encoder.embedder, adapters_under(engine, config.lora))
+    encoder.embedder.train()
+    _check_sources(config, encoder)
+    return encoder
 
 
 def _check_sources(config: TrainConfig, encoder: Encoder) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS
-from train.batch import Asked, side_of
+from train.batch import Asked
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.losses.checks import check_loss
+from train.readings import side_of
 from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.teacher import TeacherVectors, load_teacher
 from train.temperature import Temperature

@@ -13,11 +13,9 @@ and a changed teacher or text is never mistaken for it. Processes on a machine (
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,9 @@ from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
 from dec2vec.model_config import ModelConfig
 from dec2vec.prompts import CHAT_NAMES, Side
-from train.batch import Asked, text_keys
+from train.batch import Asked
+from train.locked_folder import locked
+from train.readings import text_keys
 
 BLOCK = 4096
 """Texts whose vectors are in memory at once."""
@@ -82,7 +82,7 @@ def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, devi
         digest.update(text_keys([text for text, _ in ordered]).numpy().tobytes())
     path = folder / f"{digest.hexdigest()[:24]}.npy"
     try:
-        with _lock(folder):
+        with locked(folder):
             if not path.is_file():
                 _write(path, _encoder(teacher, device), ordered)
     except OSError as error:
@@ -168,12 +168,3 @@ def _files_hash(teacher: str) -> str:
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
             digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One process at a time; the operating system's lock, so a killed one leaves none behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

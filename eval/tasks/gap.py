@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
 from dec2vec.readers import read_table
 from eval.metrics.classification import ranking_metrics, whole
 from eval.task_config import GapConfig
 from eval.tasks.figures import weighted_figures
-from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
-from eval.tasks.task import Figure, TaskVectors, Texts, missing
+from eval.tasks.judges_pairs import JudgesPairs
+from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
+from eval.tasks.task import Figure, TaskVectors
 
 
 @dataclass(frozen=True, eq=False)
-class GapTask:
+class GapTask(JudgesPairs):
     """Two-sided pairs: questions are queries, answers documents."""
-
-    name: str
-    metric: str
-    test_pairs: LabelledPairs
-    dev_pairs: LabelledPairs | None = None
-
-    def __post_init__(self) -> None:
-        refuse_dev_as_test(self.dev_pairs, self.test_pairs)
-
-    @property
-    def dev(self) -> Texts | None:
-        return None if self.dev_pairs is None else self.dev_pairs.texts
-
-    @property
-    def test(self) -> Texts:
-        return self.test_pairs.texts
-
-    @property
-    def content_hash(self) -> str:
-        """sha256 of the test pairs."""
-        return self.test_pairs.content_hash
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev."""
-        if self.dev_pairs is None:
-            raise UserError(f"{self.name}: has no dev pairs; name a file of them")
-        cosines = self.dev_pairs.cosines(vectors)
-        return float(_metrics(cosines, self.dev_pairs.labels, whole(len(cosines)))[self.metric][0])
+        pairs = self.known_dev_pairs
+        cosines = pairs.cosines(vectors)
+        return float(_metrics(cosines, pairs.labels, whole(len(cosines)))[self.metric][0])
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`."""
@@ -64,20 +43,6 @@ class GapTask:
         """The same of similarities that need not be cosines. Nothing is chosen on dev."""
         labels = self.test_pairs.labels
         return weighted_figures(partial(_metrics, test, labels), self.metric, len(labels), resamples, seed)
-
-    @property
-    def items(self) -> list[tuple[str, ...]]:
-        """Both texts of each test pair."""
-        return self.test_pairs.items
-
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """On some of the test pairs; nan where they have one label."""
-        pairs = self.test_pairs.at(rows)
-        if not pairs.is_of_both_kinds:
-            return [missing(self.metric, resamples, len(rows))]
-        return replace(self, test_pairs=pairs).measure(dev, test, resamples, seed)
 
 
 def load_gap(config: GapConfig) -> GapTask:

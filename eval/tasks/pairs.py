@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
 from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
 from eval.task_config import Criterion, PairsConfig, PairsMetric
 from eval.tasks.figures import weighted_figures
-from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs, refuse_dev_as_test
-from eval.tasks.task import Figure, TaskVectors, Texts, missing
+from eval.tasks.judges_pairs import JudgesPairs
+from eval.tasks.pair_files import PairColumns, read_pairs
+from eval.tasks.task import Figure, TaskVectors
 
 RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 """Metrics without a threshold."""
@@ -34,42 +35,25 @@ class PairEvidence:
 
 
 @dataclass(frozen=True, eq=False)
-class PairsTask:
+class PairsTask(JudgesPairs):
     """Test pairs, and perhaps dev pairs to choose the threshold on."""
 
-    name: str
-    metric: str
-    test_pairs: LabelledPairs
-    dev_pairs: LabelledPairs | None = None
     criterion: Criterion = "accuracy"
     precision: float | None = None
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, self.precision)
-        refuse_dev_as_test(self.dev_pairs, self.test_pairs)
+        super().__post_init__()
         if self.dev_pairs is None and self.metric not in RANKING:
             raise UserError(f"{self.name}: {self.metric} needs a threshold; name dev pairs, or take metric ap or auc")
 
-    @property
-    def dev(self) -> Texts | None:
-        return None if self.dev_pairs is None else self.dev_pairs.texts
-
-    @property
-    def test(self) -> Texts:
-        return self.test_pairs.texts
-
-    @property
-    def content_hash(self) -> str:
-        """sha256 of the test pairs."""
-        return self.test_pairs.content_hash
-
     def threshold(self, dev: TaskVectors) -> float:
         """Chosen from dev vectors and dev labels alone; inf (nothing is a match) if no threshold is precise enough."""
-        return self._threshold(self._dev_pairs().cosines(dev))
+        return self._threshold(self.known_dev_pairs.cosines(dev))
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev, at dev's own threshold."""
-        pairs = self._dev_pairs()
+        pairs = self.known_dev_pairs
         cosines = pairs.cosines(vectors)
         found = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
         return float(found[self.metric][0])
@@ -92,33 +76,14 @@ class PairsTask:
         metrics = partial(_metrics, test, labels, threshold=threshold)
         return weighted_figures(metrics, self.metric, len(labels), resamples, seed)
 
-    @property
-    def items(self) -> list[tuple[str, ...]]:
-        """Both texts of each test pair."""
-        return self.test_pairs.items
-
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """On some of the test pairs; nan where they have one label."""
-        pairs = self.test_pairs.at(rows)
-        if not pairs.is_of_both_kinds:
-            return [missing(self.metric, resamples, len(rows))]
-        return replace(self, test_pairs=pairs).measure(dev, test, resamples, seed)
-
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> PairEvidence:
         """Cosines of the test pairs beside the threshold that dev chose."""
         threshold = None if dev is None or self.dev_pairs is None else self.threshold(dev)
         return PairEvidence(self.test_pairs.cosines(test), self.test_pairs.labels, threshold)
 
     def _threshold(self, scores: Float64[np.ndarray, " dev_pairs"]) -> float:
-        found = choose_threshold(scores, self._dev_pairs().labels, self.criterion, self.precision)
+        found = choose_threshold(scores, self.known_dev_pairs.labels, self.criterion, self.precision)
         return float("inf") if found is None else found
-
-    def _dev_pairs(self) -> LabelledPairs:
-        if self.dev_pairs is None:
-            raise UserError(f"{self.name}: has no dev pairs; name a file of them")
-        return self.dev_pairs
 
 
 def load_pairs(config: PairsConfig) -> PairsTask:

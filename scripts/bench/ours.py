@@ -27,6 +27,7 @@ from train.lora import make_trainable, trainable_parameters
 from train.step import Learner, make_optimizer, train_step
 from train.table import SourceTable
 from train.temperature import Temperature
+from train.unpadded import leave_out_padding
 
 
 class Ours:
@@ -43,6 +44,8 @@ class Ours:
         make_trainable(self.encoder.embedder, self.config.lora)
         fill_adapters(self.encoder.embedder)
         self.encoder.embedder.train()
+        if self.config.batch.unpadded:
+            leave_out_padding(self.encoder.embedder)
         temperature = Temperature(TEMPERATURE, learned=False).to(self.encoder.device)
         optimizer = make_optimizer(self.encoder.embedder, temperature, self.config.optim)
         optimizer.register_step_pre_hook(self._keep_gradients)

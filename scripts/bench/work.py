@@ -41,6 +41,11 @@ class Work:
         rows = self.read(number)
         return [[row[name] for row in rows] for name in COLUMNS if name in rows[0]]
 
+    @staticmethod
+    def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+        """The file that `rows` names."""
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
     def dumps(self) -> str:
         """For another process."""
         return json.dumps(asdict(self))
