@@ -152,7 +152,7 @@ class PartitionedAdamW:
         if not parts:
             return []
         sizes = [weight.numel() for weight in self._weights]
-        pieces = torch.cat(parts)[: sum(sizes)].split(sizes)
+        pieces = torch.split_with_sizes(torch.cat(parts)[: sum(sizes)], sizes)
         return [piece.view(weight.shape) for piece, weight in zip(pieces, self._weights, strict=True)]
 
 
