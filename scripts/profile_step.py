@@ -33,13 +33,18 @@ def main() -> int:
     """Make model and texts, warm up with one step, profile the others, and print both tables."""
     options = _parse()
     from bench.ours import Ours
+    from torch._C._profiler import _ExperimentalConfig  # by itself the profiler sees no thread of chunk_threads
     from torch.profiler import ProfilerActivity, profile
 
     with tempfile.TemporaryDirectory() as folder:
         side = Ours(_work(options, Path(folder)))
         side.step(0)
         started, used = time.perf_counter(), time.process_time()
-        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+        with profile(
+            activities=[ProfilerActivity.CPU],
+            acc_events=True,
+            experimental_config=_ExperimentalConfig(profile_all_threads=True),
+        ) as profiler:
             for number in range(1, options.steps + 1):
                 side.step(number)
         wall, processor = (time.perf_counter() - started) / options.steps, (time.process_time() - used) / options.steps
