@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dec2vec.ensembles import check_prompt
@@ -69,6 +69,7 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     further = _load_further(config, similarity)
     if dev is None:
         _refuse_undecided(further)
+    _refuse_unfitted(config, training_texts or config.fit)
     trained = trained_on(*config.tuned)
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
     return Inputs(dev, tests, further, trained, sources, _fit_text(config, sources, similarity, further))
@@ -140,6 +141,15 @@ def _load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Tas
     return tasks
 
 
+def _refuse_unfitted(config: EvalConfig, sources: Collection[str]) -> None:
+    """Before the training data of tuned runs are read."""
+    fitted = [post for post in config.systems.post if post in FITTED]
+    if fitted and not sources:
+        raise UserError(
+            f"config error: fit: {fitted[0]} needs training-side text (--fit FILE), or --systems.post without it"
+        )
+
+
 def _fit_text(
     config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask], further: Sequence[Task]
 ) -> FitText | None:
@@ -147,10 +157,6 @@ def _fit_text(
     fitted = [post for post in config.systems.post if post in FITTED]
     if not fitted:
         return None
-    if not sources:
-        raise UserError(
-            f"config error: fit: {fitted[0]} needs training-side text (--fit FILE), or --systems.post without it"
-        )
     fit = sample_fit_text(sources, held_out_texts(tasks, further), config.fit_sentences, config.seed)
     if len(fit.sentences) < 2:
         raise UserError(

@@ -143,9 +143,9 @@ def test_partitioned_steps_equal_one_process(tmp_path: Path) -> None:
         assert found.reductions == [1, 1, 1], name
 
 
-def whole_run(config: Path, output: Path) -> None:
+def whole_run(config: Path, output: Path, *overrides: str) -> None:
     start_deepspeed()
-    train(config, output)
+    train(config, output, *overrides)
 
 
 @needs_deepspeed
@@ -173,6 +173,9 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.begin_from(two, back)
     run_alone(train, config, back)
     assert script.compare(back, one).worst < 1e-3
+    bests = tmp_path / "bests"  # the main process alone scores, and a best between checkpoints is saved by all
+    run_ranks(2, whole_run, config, bests, "--checkpoint.every", "4", "--eval.every", "1")
+    assert (bests / "adapter").is_dir()
     adapters = [script.load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
     assert distance(adapters[1], adapters[0]) < 1e-3
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from train.config import BatchConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.readings import Reading
 from train.table import SourceTable
-from train.token_cache import keeps_tokens, load_tokens
+from train.token_cache import keeps_tokens, known_tokens, load_tokens
 
 LONG = "The cat sat on the mat and The dog ran " * 9
 ROWS = [("A cat", "a CAT", "dog"), ("A cat", LONG), ("sat \ud800 on", "Query: A cat"), ("", "a cat")]
@@ -119,6 +120,31 @@ def test_another_reading_has_a_file_of_its_own(tmp_path: Path, change: dict[str,
         names.append([path.name for path in folder.glob("*.arrow")])
     assert all(len(found) == 1 for found in names)  # the other one is gone
     assert names[0] == names[2] != names[1]
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    encoder, folder = tiny_encoder(tmp_path / "model"), tmp_path / "tokens"
+    load_tokens(data(), encoder, folder)
+    (path,) = folder.glob("*.arrow")
+    path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(UserError, match=r"\.arrow: damaged.* delete it"):
+        load_tokens(data(), encoder, folder)
+
+
+@pytest.mark.parametrize("asked", ["auto", "on"])
+def test_what_auto_cannot_keep_is_tokenised_in_each_step(
+    tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = tiny_encoder(tmp_path / "model", **READING)
+    config = TrainConfig(batch=BatchConfig(size=8, cache_tokens=asked))
+    monkeypatch.setattr(train.token_cache, "keeps_tokens", lambda *_: True)
+    (tmp_path / "tokens").write_text("a file where the folder should be")
+    known = partial(known_tokens, config, data(), encoder, tmp_path / "tokens", 100)
+    if asked == "auto":
+        assert known() is None
+    else:
+        with pytest.raises(UserError, match=r"cannot keep token ids in .*--batch\.cache_tokens off"):
+            known()
 
 
 def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,8 @@ class BatchConfig:
     """Tokenise the next step's texts while this step runs."""
     cache_tokens: Literal["auto", "on", "off"] = "auto"
     """Tokenise all texts once, before the first step, and keep their ids in output_dir/tokens. auto: where layer 0 is
-    pooled, so that a step takes less time than its texts' ids do, and rows come twice or more."""
+    pooled, so that a step takes less time than its texts' ids do, rows come twice or more, and they
+    are at most 20 million."""
     unpadded: bool = False
     """On CUDA in 16 bits, run a chunk's texts end to end instead of in padded rows, where torch has the kernel for it
     and they have no common beginning to share; not measured on a GPU yet."""

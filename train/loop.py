@@ -21,6 +21,7 @@ from train.config import TrainConfig
 from train.data import TrainingData
 from train.distributed import from_main, sum_over_ranks
 from train.drift import check_drift
+from train.engine_deepspeed import PartitionedAdamW
 from train.engine_sharded import is_sharded, whole_on_main
 from train.graph_memory import affordable_tokens, chunk_budget
 from train.interrupts import Interrupts
@@ -150,6 +151,8 @@ def _refresh_if_due(run: Run, batches: Prefetch) -> None:
 
 def _keep(run: Run, *, improved: bool, stop: bool) -> None:
     """A checkpoint where one is due, and before it a look whether all ranks hold the same."""
+    if isinstance(run.learner.optimizer, PartitionedAdamW):  # its moments are gathered by all, one alone saw the score
+        improved = any_rank(improved, run.encoder.device)
     if _comparison_due(run) or stop:
         check_drift(_trained(run), run.state.step)
     if _checkpoint_due(run) or improved or stop:

@@ -40,12 +40,13 @@ from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.source_losses import check_losses, load_teachers, losses_of, run_temperature
 from train.step import Learner, make_optimizer
-from train.token_cache import keeps_tokens, load_tokens
+from train.token_cache import known_tokens
 from train.tracking import Tracker, make_tracker
 from train.unpadded import leave_out_padding
 
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (
+    "batch.cache_tokens",
     "checkpoint",
     "distributed",
     "tracking",
@@ -149,14 +150,15 @@ def build(
     optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
     stepped_by = optimizer_under(engine, encoder.embedder, optimizer, config.optim.max_grad_norm)
     steps = total_steps(config, sampler)
-    known = load_tokens(data, encoder, folder.tokens) if keeps_tokens(config, data, encoder, steps) else None
+    teachers = load_teachers(config, data, folder.path / "teachers")
+    known = known_tokens(config, data, encoder, folder.tokens, steps)
     run = Run(
         config=config,
         folder=folder,
         encoder=encoder,
         learner=Learner(model, temperature, stepped_by, steps),
         data=data,
-        teachers=load_teachers(config, data, folder.path / "teachers"),
+        teachers=teachers,
         sampler=sampler,
         dev_score=dev_score,
         tracker=_tracker(config, folder, accelerator, 0 if checkpoint is None else checkpoint.step),

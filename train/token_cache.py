@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+import transformers
 from numpy.typing import NDArray
 
 from dec2vec.encoder import Encoder
@@ -35,6 +36,10 @@ from train.readings import Reading, reading_of, text_keys, tokenized
 _log = logging.getLogger(__name__)
 BLOCK = 16_384
 """Texts whose ids are in memory at once."""
+MOST = 20_000_000
+"""Rows beyond which `auto` keeps nothing: one process would tokenise for hours while the others wait."""
+FORMAT = 1
+"""To be raised when the same text may get other ids, or the file another form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +66,31 @@ def keeps_tokens(config: TrainConfig, data: TrainingData, encoder: Encoder, step
     if config.batch.cache_tokens != "auto":
         return config.batch.cache_tokens == "on"
     runs_no_block = max(encoder.embedder.wanted_layers([encoder.embedder.view])) == 0
-    return runs_no_block and steps * config.batch.size >= 2 * len(data)
+    return runs_no_block and len(data) <= MOST and steps * config.batch.size >= 2 * len(data)
+
+
+def known_tokens(
+    config: TrainConfig, data: TrainingData, encoder: Encoder, folder: Path, steps: int
+) -> TokenCache | None:
+    """What a run of so many steps reads its ids from; None where each step tokenises its own texts.
+
+    What `auto` can't keep (no room, no locks on that disk) is tokenised in each step, with a line in the log.
+    """
+    if not keeps_tokens(config, data, encoder, steps):
+        return None
+    try:
+        return load_tokens(data, encoder, folder)
+    except UserError as error:
+        if config.batch.cache_tokens == "on":
+            raise
+        _log.warning("%s; texts are tokenised in each step", error)
+        return None
 
 
 def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCache:
     """The ids of all texts of `data`, made now or by an earlier call; UserError where `folder` can't be written."""
     import datasets
+    import pyarrow
 
     keys = np.concatenate([_keys(block) for block in _blocks(data, encoder)])
     _, first = np.unique(keys, return_index=True)
@@ -78,11 +102,17 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
             if not path.is_file():
                 _log.info("token ids of %s texts are made, and kept in %s", f"{len(first):,}", folder)
                 _write(path, data, encoder, is_first)
+            table = datasets.Dataset.from_file(str(path)).with_format("arrow")
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: damaged; delete it, it is made again") from error
     except OSError as error:
-        raise UserError(f"cannot keep token ids in {folder}: {why_not_written(error)}") from error
+        why = why_not_written(error)
+        raise UserError(f"cannot keep token ids in {folder}: {why} (or use --batch.cache_tokens off)") from error
+    if len(table) != len(first):
+        raise UserError(f"{path}: damaged, {len(table):,} rows of {len(first):,}; delete it, it is made again")
     kept = keys[is_first]
     order = np.argsort(kept)
-    return TokenCache(kept[order], order, datasets.Dataset.from_file(str(path)).with_format("arrow"))
+    return TokenCache(kept[order], order, table)
 
 
 def _keys(readings: Sequence[Reading]) -> NDArray[np.int64]:
@@ -110,7 +140,13 @@ def _name(data: TrainingData, encoder: Encoder, keys: NDArray[np.int64]) -> str:
     asked |= {(source.document_prompt, "document") for source in data.sources}
     prompts = [repr(encoder.ensemble(prompt, side)) for prompt, side in sorted(asked, key=repr)]
     options = [config.prompt, config.task, config.text_normalization, config.tokenization, config.max_length]
-    specials = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizers.__version__]
+    specials = [
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizers.__version__,
+        transformers.__version__,
+        FORMAT,
+    ]
     digest = hashlib.sha256(repr([prompts, options, specials]).encode("utf-8", "surrogatepass"))
     digest.update(tokenizer.backend_tokenizer.to_str().encode("utf-8", "surrogatepass"))
     digest.update(keys.tobytes())
