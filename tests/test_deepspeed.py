@@ -24,11 +24,11 @@ from torch import Tensor
 from dec2vec import ModelConfig
 from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
-from tests.test_engines import BATCHES, LOSS, REPOSITORY, Case, pairs
-from tests.tiny_run import train, write_run
+from tests.test_engines import BATCHES, LOSS, REPOSITORY, Case, pairs, there_and_back
+from tests.tiny_run import train
 from tests.training_setup import distance, tiny_encoder
 from train.batch import prepare
-from train.config import BatchConfig, CheckpointConfig, EvalSection, ExportConfig, LoraConfig, OptimConfig, TrainConfig
+from train.config import LoraConfig, OptimConfig, TrainConfig
 from train.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
 from train.engine_deepspeed import OLDEST, PartitionedAdamW, check_installed, check_settings, partitioned
 from train.lora import trainable_parameters
@@ -154,30 +154,10 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     script = importlib.import_module("check_engines")
     monkeypatch.chdir(tmp_path)
-    sections = {
-        "lora": LoraConfig(rank=4, alpha=8.0),
-        "optim": OptimConfig(steps=5, lr=1e-2),
-        "batch": BatchConfig(size=5, chunk_tokens=64, graph_tokens=128),
-        "checkpoint": CheckpointConfig(every=1, keep=5),
-        "eval": EvalSection(dev="dev.jsonl", every=2, after_training=False),
-        "export": ExportConfig(model=False),
-    }
-    config = write_run(tmp_path, **sections)
-    one, two, gone_on, back = (tmp_path / name for name in ("one", "two", "gone on", "back"))
-    run_alone(train, config, one)
-    run_ranks(2, whole_run, config, two)
-    assert script.compare(two, one).worst < 1e-3
-    script.begin_from(one, gone_on)
-    run_ranks(2, whole_run, config, gone_on)
-    assert script.compare(gone_on, one).worst < 1e-3
-    script.begin_from(two, back)
-    run_alone(train, config, back)
-    assert script.compare(back, one).worst < 1e-3
+    config = there_and_back(tmp_path, whole_run, script)
     bests = tmp_path / "bests"  # the main process alone scores, and a best between checkpoints is saved by all
     run_ranks(2, whole_run, config, bests, "--checkpoint.every", "4", "--eval.every", "1")
     assert (bests / "adapter").is_dir()
-    adapters = [script.load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
-    assert distance(adapters[1], adapters[0]) < 1e-3
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import unittest.mock
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,31 +237,36 @@ def engines_script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("check_engines")
 
 
+def there_and_back(folder: Path, on_ranks: Callable[..., None], script: Any) -> Path:
+    """A run of one process and one of two, each gone on from by the other; the configuration, for further runs."""
+    config = write_run(
+        folder,
+        lora=LoraConfig(rank=4, alpha=8.0),
+        optim=OptimConfig(steps=5, lr=1e-2),
+        batch=BatchConfig(size=5, chunk_tokens=64, graph_tokens=128),
+        checkpoint=CheckpointConfig(every=1, keep=5),
+        eval=EvalSection(dev="dev.jsonl", every=2, after_training=False),
+        export=ExportConfig(model=False),
+    )
+    one, two, gone_on, back = (folder / name for name in ("one", "two", "gone on", "back"))
+    run_alone(train, config, one)
+    run_ranks(2, on_ranks, config, two)
+    assert script.compare(two, one).worst < 1e-3
+    script.begin_from(one, gone_on)
+    run_ranks(2, on_ranks, config, gone_on)
+    assert script.compare(gone_on, one).worst < 1e-3
+    script.begin_from(two, back)
+    run_alone(train, config, back)
+    assert script.compare(back, one).worst < 1e-3
+    adapters = [script.load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
+    assert distance(adapters[1], adapters[0]) < 1e-3
+    return config
+
+
 def test_a_whole_sharded_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_script: Any) -> None:
     """From the command to dev scores, checkpoints and the adapter; then on from what one process wrote, and back."""
     monkeypatch.chdir(tmp_path)
-    sections = {
-        "lora": LoraConfig(rank=4, alpha=8.0),
-        "optim": OptimConfig(steps=5, lr=1e-2),
-        "batch": BatchConfig(size=5, chunk_tokens=64, graph_tokens=128),
-        "checkpoint": CheckpointConfig(every=1, keep=5),
-        "eval": EvalSection(dev="dev.jsonl", every=2, after_training=False),
-        "export": ExportConfig(model=False),
-    }
-    config = write_run(tmp_path, **sections)
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_alone(train, config, one)
-    run_ranks(2, whole_run, config, two)
-    assert engines_script.compare(two, one).worst < 1e-3
-    gone_on, back = tmp_path / "gone on", tmp_path / "back"
-    engines_script.begin_from(one, gone_on)
-    run_ranks(2, whole_run, config, gone_on)
-    assert engines_script.compare(gone_on, one).worst < 1e-3
-    engines_script.begin_from(two, back)
-    run_alone(train, config, back)
-    assert engines_script.compare(back, one).worst < 1e-3
-    adapters = [engines_script.load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
-    assert distance(adapters[1], adapters[0]) < 1e-3
+    there_and_back(tmp_path, whole_run, engines_script)
 
 
 def test_the_comparison_finds_another_run(tmp_path: Path, engines_script: Any) -> None:

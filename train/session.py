@@ -21,7 +21,7 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
 from train import data_report
-from train.checkpoint import latest_checkpoint, load_checkpoint
+from train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
@@ -138,25 +138,18 @@ def build(
     hashed = _run_hash(config, data)
     sampler = make_sampler(config, data)
     refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
-    resumes = config.checkpoint.resume == "auto"
-    checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
-    _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
+    checkpoint = _found_checkpoint(config, hashed, folder, accelerator)
     encoder = _trainable(config, engine)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
-    model = wrap(encoder.embedder, accelerator)
-    if config.batch.unpadded:
-        leave_out_padding(encoder.embedder)
-    temperature = run_temperature(config).to(encoder.device)
-    optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
-    stepped_by = optimizer_under(engine, encoder.embedder, optimizer, config.optim.max_grad_norm)
     steps = total_steps(config, sampler)
+    learner = _learner(config, encoder, accelerator, steps)
     teachers = load_teachers(config, data, folder.path / "teachers")
     known = known_tokens(config, data, encoder, folder.tokens, steps)
     run = Run(
         config=config,
         folder=folder,
         encoder=encoder,
-        learner=Learner(model, temperature, stepped_by, steps),
+        learner=learner,
         data=data,
         teachers=teachers,
         sampler=sampler,
@@ -175,6 +168,27 @@ def build(
     if checkpoint is not None:
         restore(run, checkpoint)
     return run
+
+
+def _found_checkpoint(
+    config: TrainConfig, hashed: str, folder: RunFolder, accelerator: Accelerator
+) -> Checkpoint | None:
+    """What the run goes on from, the same on all ranks; None at its beginning."""
+    resumes = config.checkpoint.resume == "auto"
+    checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
+    _same_on_all_ranks(0 if checkpoint is None else checkpoint.step, folder, accelerator)
+    return checkpoint
+
+
+def _learner(config: TrainConfig, encoder: Encoder, accelerator: Accelerator, steps: int) -> Learner:
+    """The wrapped model with its temperature and what steps both under this engine."""
+    model = wrap(encoder.embedder, accelerator)
+    if config.batch.unpadded:
+        leave_out_padding(encoder.embedder)
+    temperature = run_temperature(config).to(encoder.device)
+    optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
+    engine, limit = engine_of(accelerator), config.optim.max_grad_norm
+    return Learner(model, temperature, optimizer_under(engine, encoder.embedder, optimizer, limit), steps)
 
 
 def _trainable(config: TrainConfig, engine: Engine) -> Encoder:
