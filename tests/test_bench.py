@@ -25,7 +25,8 @@ def script(name: str) -> ModuleType:
 def train(folder: Path, *arguments: str) -> dict[str, Any]:
     """The training bench with both sides in this process."""
     bench = script("bench_train")
-    options = bench.parse(["--model", "llama-tiny", "--batch", "8", "--repeats", "1", "--threads", "1", *arguments])
+    small = ["--model", "llama-tiny", "--batch", "8", "--repeats", "1", "--threads", "1", "--precision", "fp32"]
+    options = bench.parse([*small, *arguments])
     local = script("bench.processes").Local
     result: dict[str, Any] = bench.run(options, folder, lambda kind, work, limited: local(kind, work))
     return result

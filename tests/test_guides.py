@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[1]
 GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production")
 """In an order in which each finds what it needs: the first trains."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SMALLER = "--optim.steps 6 --optim.lr 1e-2 --batch.size 8 --model.max_length 96 --model.dtype float32 --eval.every 3"
+SMALLER = (
+    "--optim.steps 6 --optim.lr 1e-2 --batch.size 8 --model.max_length 96 --model.dtype float32 --model.autocast off "
+    "--eval.every 3"
+)
 MODULES = {
     "langchain-huggingface": "langchain_huggingface",
     "llama-index-embeddings-huggingface": "llama_index.embeddings.huggingface",
