@@ -1,4 +1,4 @@
-"""Under DeepSpeed ZeRO-2 a step gives what one process gives, and checkpoints go from engine to engine."""
+"""Under DeepSpeed ZeRO-2 and ZeRO-3 a step gives what one process gives, and checkpoints go from engine to engine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import sys
 import unittest.mock
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,10 @@ from tests.training_setup import distance, tiny_encoder
 from train.batch import prepare
 from train.config import LoraConfig, OptimConfig, TrainConfig
 from train.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
-from train.engine_deepspeed import OLDEST, PartitionedAdamW, check_installed, check_settings, partitioned
+from train.engine_deepspeed import OLDEST, DeepSpeedAdamW, asked_stage, check_installed
+from train.engine_sharded import is_sharded, whole
+from train.engine_zero2 import PartitionedAdamW
+from train.engine_zero3 import STAGE, divide
 from train.lora import trainable_parameters
 from train.losses.dispatch import combined
 from train.optimizer_state import optimizer_tensors
@@ -41,6 +47,15 @@ needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: pip install 'dec2vec[deepspeed]'"
 )
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
+SHORT_LIVED = {
+    "stage": 3,
+    "stage3_param_persistence_threshold": 0,
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_max_live_parameters": 0,
+}
+"""Each weight is given up after each use, as large ones are."""
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=0.05)
 """The clipping binds in every step."""
 CASES = {
@@ -48,8 +63,11 @@ CASES = {
     "none kept": Case(graph_tokens=0),
     "early exit": Case(model={"layer": -2}),
     "full": Case(lora={"method": "full"}),
-    "bfloat16 base": Case(model={"dtype": "bfloat16"}),
+    "DoRA": Case(lora={"dora": True}),
+    "checkpointed": Case(lora={"gradient_checkpointing": True}),
+    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fast": False}),
 }
+FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
 NEAR = 1e-5
 """Relative difference allowed for losses."""
 
@@ -62,12 +80,14 @@ class Outcome:
     moments: list[dict[str, Tensor]]
     weights: list[dict[str, Tensor]]
     reductions: list[int]
-    """Calls of all_reduce over as many numbers as are trained, of each step."""
+    """Sums over ranks of as many numbers as are trained, in each step."""
+    held: list[int]
+    """Numbers of the model that this rank holds between steps, beside its part."""
 
 
-def start_deepspeed() -> None:
+def start_deepspeed(environment: dict[str, str]) -> None:
     """As torchrun would; without the shared-memory kernels that DeepSpeed compiles on CPUs, which takes minutes."""
-    os.environ.update(ZERO2)
+    os.environ.update(environment)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # which it calls
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,50 +103,98 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     lora = adapters_under(engine, LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
     encoder = tiny_encoder(folder, lora=lora, device="cpu", **case.model)
     encoder.embedder.train()
+    numbers = sum(value.numel() for value in trainable_parameters(encoder.embedder).values())
     model, temperature = wrap(encoder.embedder, accelerator), Temperature(LOSS.temperature, learned=True)
-    whole = make_optimizer(encoder.embedder, temperature, OPTIM)
-    optimizer = optimizer_under(engine, encoder.embedder, whole, OPTIM.max_grad_norm)
-    assert isinstance(optimizer, PartitionedAdamW) == (engine == "zero2")
+    assert is_sharded(model) == (engine == "zero3")
+    adamw = make_optimizer(encoder.embedder, temperature, OPTIM)
+    optimizer = optimizer_under(engine, encoder.embedder, adamw, OPTIM.max_grad_norm)
+    assert isinstance(optimizer, DeepSpeedAdamW) == engine.startswith("zero")
     parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
-    numbers = sum(value.numel() for name, value in parameters.items() if name != "log_temperature")
-    learner, found = Learner(model, temperature, optimizer, total_steps=3), Outcome([], [], [], [])
+    learner, found = Learner(model, temperature, optimizer, total_steps=3), Outcome([], [], [], [], [])
     for step, rows in enumerate(BATCHES):
         rank, world = accelerator.process_index, accelerator.num_processes
         batch = prepare(pairs(), np.array(rows), encoder, 120, rank=rank, world=world)
         loss = unittest.mock.patch("train.step.combined", not_finite if step == 1 else combined)
-        with loss, unittest.mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce:
+        with loss, counted_sums() as summed:
             found.results.append(train_step(learner, batch, step, LOSS, OPTIM, graph_tokens=case.graph_tokens, seed=0))
-        reduced = [call.kwargs["tensor"] if call.kwargs else call.args[0] for call in reduce.call_args_list]
-        found.reductions.append(sum(tensor.numel() >= numbers for tensor in reduced))
+        found.reductions.append(sum(size >= numbers for size in summed))
+        found.held.append(sum(value.numel() for value in encoder.embedder.parameters()))
         found.moments.append({k: v.clone() for k, v in optimizer_tensors(optimizer, list(parameters)).items()})
-        found.weights.append({name: value.detach().clone() for name, value in parameters.items()})
+        found.weights.append({name: whole(value).detach().clone() for name, value in parameters.items()})
     return found
 
 
-def all_cases(folder: Path, names: list[str], zero2: bool) -> dict[str, Outcome]:
-    """In one process group, since starting one costs more than the steps. ZeRO-2 left to itself takes one chunk."""
+@contextlib.contextmanager
+def counted_sums() -> Iterator[list[int]]:
+    """How many numbers each sum over ranks is of."""
+    sizes: list[int] = []
+
+    def counting(call: Any, of: str) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            place = {"tensor": 0, "input": 1}[of]
+            sizes.append((options[of] if of in options else arguments[place]).numel())
+            return call(*arguments, **options)
+
+        return counted
+
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(unittest.mock.patch.object(dist, "all_reduce", counting(dist.all_reduce, "tensor")))
+        if "deepspeed" in sys.modules:
+            comm = sys.modules["deepspeed.comm"]
+            scatter = counting(comm.reduce_scatter_fn, "input")
+            patches.enter_context(unittest.mock.patch.object(comm, "reduce_scatter_fn", scatter))
+        yield sizes
+
+
+def all_cases(folder: Path, names: list[str], environment: dict[str, str], stage: dict[str, Any]) -> dict[str, Outcome]:
+    """In one process group, since starting one costs more than the steps."""
     outcomes = {}
-    for name in names:
-        AcceleratorState._reset_state()
-        if zero2:
-            start_deepspeed()
-        outcomes[name] = three_steps(folder, CASES[name])
-    if zero2:
-        by_itself = unittest.mock.patch("train.step.reduced_once", lambda _: contextlib.nullcontext())
-        with by_itself, pytest.raises(AssertionError, match="has already been reduced"):
-            three_steps(folder, CASES["none kept"])
+    with unittest.mock.patch("train.engine_zero3.STAGE", stage):
+        for name in names:
+            AcceleratorState._reset_state()
+            if environment:
+                start_deepspeed(environment)
+            outcomes[name] = three_steps(folder, CASES[name])
     return outcomes
 
 
+def left_to_itself(folder: Path, environment: dict[str, str]) -> None:
+    """Were DeepSpeed not told that several passes make one step."""
+    start_deepspeed(environment)
+    with unittest.mock.patch("train.step.reduced_once", lambda _: contextlib.nullcontext()):
+        three_steps(folder, CASES["none kept"])
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoder")
+    tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(decoder: Path) -> dict[str, Outcome]:
+    """Of one process; of DDP in 16 bits, where other chunks round far apart."""
+    ddp, _ = run_ranks(2, all_cases, decoder, ["bfloat16 base"], {}, STAGE)
+    return run_alone(all_cases, decoder, FLOAT32, {}, STAGE) | ddp
+
+
 @needs_deepspeed
-def test_partitioned_steps_equal_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("environment", "stage", "names"),
+    [
+        pytest.param(ZERO2, STAGE, list(CASES), id="ZeRO-2"),
+        pytest.param(ZERO3, STAGE, FLOAT32, id="ZeRO-3"),
+        pytest.param(ZERO3, SHORT_LIVED, ["some graphs kept", "full", "checkpointed"], id="ZeRO-3, given up at once"),
+    ],
+)
+def test_divided_steps_equal_one_process(
+    decoder: Path, plain: dict[str, Outcome], environment: dict[str, str], stage: dict[str, Any], names: list[str]
+) -> None:
     """Losses, norms, clipped gradients (in the moments) and weights; a step that is not finite changes nothing."""
-    float32 = [name for name in CASES if name != "bfloat16 base"]
-    alone = run_alone(all_cases, tmp_path, float32, False)
-    ddp, _ = run_ranks(2, all_cases, tmp_path, ["bfloat16 base"], False)  # in 16 bits other chunks round far apart
-    main, other = run_ranks(2, all_cases, tmp_path, list(CASES), True)
-    for name, expected in (alone | ddp).items():
-        found = main[name]
+    main, other = run_ranks(2, all_cases, decoder, names, environment, stage)
+    for name in names:
+        found, expected = main[name], plain[name]
         assert [result.applied for result in found.results] == [True, False, True], name
         for result, theirs in zip(found.results, expected.results, strict=True):
             assert result.loss == pytest.approx(theirs.loss, rel=NEAR), name
@@ -141,22 +209,63 @@ def test_partitioned_steps_equal_one_process(tmp_path: Path) -> None:
         assert all(torch.equal(value, found.weights[1][key]) for key, value in found.weights[0].items()), name
         assert distance(found.weights[2], found.weights[1]) > 1e-4, name
         assert found.reductions == [1, 1, 1], name
+        assert (found.held[::2] == [0, 0]) == (stage is SHORT_LIVED), name  # a skipped step leaves some to the next
 
 
-def whole_run(config: Path, output: Path, *overrides: str) -> None:
-    start_deepspeed()
+@needs_deepspeed
+def test_in_16_bits_sharded_gradients_are_as_near_to_the_truth_as_under_ddp(
+    decoder: Path, plain: dict[str, Outcome]
+) -> None:
+    """The hooks of ZeRO-3 sum gradients in another order, which shows in 16 bits."""
+    name = "bfloat16 base"
+    found, _ = run_ranks(2, all_cases, decoder, [name], ZERO3, STAGE)
+    truth = run_alone(float32_steps, decoder, CASES[name]).moments[0]
+    assert found[name].results[0].loss == plain[name].results[0].loss
+    apart, usual = (distance(outcome[name].moments[0], truth) for outcome in (found, plain))
+    assert 1e-3 < apart < 1.5 * usual
+
+
+def float32_steps(folder: Path, case: Case) -> Outcome:
+    """In float32, with the base's weights as 16 bits hold them."""
+
+    plainly = tiny_encoder
+
+    def rounded(*arguments: Any, **options: Any) -> Any:
+        encoder = plainly(*arguments, **{**options, "dtype": "float32"})
+        for parameter in encoder.embedder.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16().float()
+        return encoder
+
+    with unittest.mock.patch("tests.test_deepspeed.tiny_encoder", rounded):
+        return three_steps(folder, case)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(("environment", "said"), [(ZERO2, "has already been reduced"), (ZERO3, "NoneType")])
+def test_left_to_itself_deepspeed_breaks_at_the_second_pass(
+    decoder: Path, environment: dict[str, str], said: str
+) -> None:
+    """The negative control."""
+    with pytest.raises(AssertionError, match=said):
+        run_ranks(2, left_to_itself, decoder, environment)
+
+
+def whole_run(environment: dict[str, str], config: Path, output: Path, *overrides: str) -> None:
+    start_deepspeed(environment)
     train(config, output, *overrides)
 
 
 @needs_deepspeed
-def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("environment", [pytest.param(ZERO2, id="ZeRO-2"), pytest.param(ZERO3, id="ZeRO-3")])
+def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     """From the command to dev scores, checkpoints and the adapter; then on from what one process wrote, and back."""
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     script = importlib.import_module("check_engines")
     monkeypatch.chdir(tmp_path)
-    config = there_and_back(tmp_path, whole_run, script)
+    config = there_and_back(tmp_path, partial(whole_run, environment), script)
     bests = tmp_path / "bests"  # the main process alone scores, and a best between checkpoints is saved by all
-    run_ranks(2, whole_run, config, bests, "--checkpoint.every", "4", "--eval.every", "1")
+    run_ranks(2, whole_run, environment, config, bests, "--checkpoint.every", "4", "--eval.every", "1")
     assert (bests / "adapter").is_dir()
 
 
@@ -176,7 +285,7 @@ def test_an_older_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 REFUSED = {
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("3", "fsdp2.yaml keeps the weights in the same shards"),
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("1", r"zero_stage 1: not supported; use 2 or 3, or .*ddp\.yaml"),
     "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("zero.json", "put zero_stage: 2 under deepspeed_config"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("cpu", "offload_optimizer_device: not supported"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": ("nvme", "offload_param_device: not supported"),
@@ -185,20 +294,24 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_goes_beyond_is_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_settings()
+    assert asked_stage() == "zero2"
     monkeypatch.setenv(name, REFUSED[name][0])
     with pytest.raises(UserError, match=REFUSED[name][1]) as caught:
-        check_settings()
+        asked_stage()
     assert "\n" not in str(caught.value)
 
 
-def test_stages_that_divide_less_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "1")
-    with pytest.raises(UserError, match=r"zero_stage 1: not supported; use 2, or configs/accelerate/ddp\.yaml"):
-        check_settings()
+def test_dividing_weights_while_they_are_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(UserError, match="zero3_init_flag: not supported; set it to false"):
+        asked_stage()
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "false")
+    assert asked_stage() == "zero3"
 
 
 def test_weights_in_16_bits_are_refused() -> None:
     layer = torch.nn.Linear(2, 2, dtype=torch.bfloat16)
     with pytest.raises(UserError, match=r"model\.dtype bfloat16: .* use float32"):
-        partitioned(layer, list(layer.parameters()), torch.optim.AdamW(layer.parameters()), 1.0)
+        PartitionedAdamW(layer, torch.optim.AdamW(layer.parameters()), 1.0)
+    with pytest.raises(UserError, match=r"model\.dtype bfloat16: .* use float32"):
+        divide(layer, torch.device("cpu"))

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from dec2vec.errors import TryAgain
 from train.distributed import gather_rows, world_size
+from train.engine_zero3 import is_parted
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -25,7 +26,9 @@ def check_drift(tensors: Mapping[str, Tensor], step: int) -> None:
 
     Tensors that are sharded over ranks have no second copy that they could differ from, and are left out.
     """
-    copies = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, DTensor)}
+    copies = {
+        name: tensor for name, tensor in tensors.items() if not (isinstance(tensor, DTensor) or is_parted(tensor))
+    }
     if world_size() == 1 or not copies:
         return
     everyone, _ = gather_rows(checksums(copies)[None])

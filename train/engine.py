@@ -1,8 +1,8 @@
-"""The engine that Accelerate was launched with: one process, DDP, FSDP2 or ZeRO-2. No training configuration names it.
+"""The engine that Accelerate was launched with: one process, DDP, FSDP2, ZeRO-2 or ZeRO-3.
 
-Accelerate reads the engine from `accelerate launch --config_file ...` (see configs/accelerate/) or, under torchrun,
-from the environment. Where weights are sharded, what relies on whole ones falls back to the plain way with a line in
-the log; what can't be right is refused in one line.
+No training configuration names it. Accelerate reads the engine from `accelerate launch --config_file ...` (see
+configs/accelerate/) or, under torchrun, from the environment. Where weights are sharded, what relies on whole ones
+falls back to the plain way with a line in the log; what can't be right is refused in one line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
@@ -24,10 +25,14 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
-from train.engine_deepspeed import PartitionedAdamW, check_installed, check_settings, partitioned
-from train.engine_sharded import Sharded
+from train.engine_deepspeed import DeepSpeedAdamW, asked_stage, check_installed
+from train.engine_sharded import Sharded, ShardedByUnits
+from train.engine_zero2 import PartitionedAdamW
+from train.engine_zero3 import ShardedAdamW, divide
 
-Engine = Literal["one", "ddp", "fsdp2", "zero2"]
+Engine = Literal["one", "ddp", "fsdp2", "zero2", "zero3"]
+SHARDS: Mapping[Engine, str] = {"fsdp2": "FSDP2", "zero3": "ZeRO-3"}
+"""Engines under which no process holds all weights, as messages name them."""
 Model = Embedder | DistributedDataParallel | Sharded
 _log = logging.getLogger(__name__)
 _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
@@ -47,9 +52,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def engine_of(accelerator: Accelerator) -> Engine:
     """What the launcher asked for; UserError for what dec2vec does not run under."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
-        check_settings()
+        stage = asked_stage()
         _check_group("use_deepspeed", accelerator)
-        return "zero2"
+        return stage
     if _flag("ACCELERATE_USE_FSDP"):
         _check_fsdp(accelerator)
         return "fsdp2"
@@ -58,12 +63,12 @@ def engine_of(accelerator: Accelerator) -> Engine:
         return "one"
     if kind in _DDP:
         return "ddp"
-    raise UserError(f"distributed_type {kind.value}: dec2vec runs on one process, under DDP, FSDP2 and ZeRO-2")
+    raise UserError(f"distributed_type {kind.value}: dec2vec runs on one process, under DDP, FSDP2, ZeRO-2 and ZeRO-3")
 
 
 def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
     """The adapters as this engine can run them: merged weights would be as large on each process as unsharded ones."""
-    if engine != "fsdp2" or not config.fast or config.method == "full":
+    if engine not in SHARDS or not config.fast or config.method == "full":
         return config
     _say("lora.fast is off: the weights are sharded, and it needs a whole copy of them")
     return dataclasses.replace(config, fast=False)
@@ -71,18 +76,21 @@ def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
 
 def check_shardable(engine: Engine, config: TrainConfig) -> None:
     """UserError for what one process does with whole weights while the others wait."""
-    if engine != "fsdp2":
+    if engine not in SHARDS:
         return
+    under = f"not under {SHARDS[engine]}"
     if config.mining.every is not None:
-        raise UserError("mining.every: not under FSDP2, where a pass needs all processes; run dec2vec mine before")
+        raise UserError(f"mining.every: {under}, where a pass needs all processes; run dec2vec mine before")
     if config.export.push is not None:
-        raise UserError("export.push: not under FSDP2, where a best lies in shards; dec2vec export pushes the end")
+        raise UserError(f"export.push: {under}, where a best lies in shards; dec2vec export pushes the end")
+    if engine == "zero3" and config.model.load_in_4bit:
+        raise UserError("model.load_in_4bit: not under ZeRO-3; configs/accelerate/fsdp2-4bit.yaml has 4-bit shards")
 
 
 def loading_place(engine: Engine, config: ModelConfig) -> ModelConfig:
     """Where weights are read to before they are sharded: the CPU, so that no device must hold them all."""
     needs_device = config.load_in_4bit or config.attention == "flash_attention_2"
-    return config if engine != "fsdp2" or needs_device else dataclasses.replace(config, device="cpu")
+    return config if engine not in SHARDS or needs_device else dataclasses.replace(config, device="cpu")
 
 
 def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
@@ -92,21 +100,25 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
         return embedder  # its optimiser sums over ranks
     if engine == "fsdp2":
         return _shard(embedder, accelerator)
+    if engine == "zero3":
+        divide(embedder, accelerator.device)
+        return Sharded(embedder)
     model: Embedder | DistributedDataParallel = accelerator.prepare_model(embedder)
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
     return model
 
 
-def optimizer_under(engine: Engine, embedder: Embedder, optimizer: AdamW, limit: float) -> AdamW | PartitionedAdamW:
+def optimizer_under(engine: Engine, embedder: Embedder, optimizer: AdamW, limit: float) -> AdamW | DeepSpeedAdamW:
     """The optimiser of `embedder` as this engine runs it; `limit` is what gradients are clipped to."""
-    if engine != "zero2":
-        return optimizer
-    weights = [weight for weight in embedder.parameters() if weight.requires_grad]
-    return partitioned(embedder, weights, optimizer, limit)
+    if engine == "zero2":
+        return PartitionedAdamW(embedder, optimizer, limit)
+    if engine == "zero3":
+        return ShardedAdamW(embedder, optimizer, limit)
+    return optimizer
 
 
-def _shard(embedder: Embedder, accelerator: Accelerator) -> Sharded:
+def _shard(embedder: Embedder, accelerator: Accelerator) -> ShardedByUnits:
     """FSDP2 as Accelerate's plugin describes it; a unit is a decoder block unless the plugin names others."""
     from accelerate.utils import fsdp2_prepare_model
     from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
@@ -120,7 +132,7 @@ def _shard(embedder: Embedder, accelerator: Accelerator) -> Sharded:
         fsdp2_prepare_model(accelerator, embedder)
     except ValueError as error:
         raise UserError(f"FSDP2: {str(error).splitlines()[0]}") from error
-    return Sharded(embedder, gathered_once=plugin.reshard_after_forward is False)
+    return ShardedByUnits(embedder, gathered_once=plugin.reshard_after_forward is False)
 
 
 def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:

@@ -1,4 +1,4 @@
-"""Weights in shards (FSDP2): what holds them, and whole tensors from shards and back.
+"""Weights in shards (FSDP2, ZeRO-3): what holds them, and whole tensors from shards and back.
 
 A checkpoint holds whole tensors, whatever engine wrote it, so that any engine and any number of processes reads it.
 """
@@ -6,6 +6,7 @@ A checkpoint holds whole tensors, whatever engine wrote it, so that any engine a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,26 +16,40 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dec2vec.embedder import Embedder
+from train.engine_zero3 import is_parted, overwrite_whole, whole_weight
 
 
 class Sharded(nn.Module):
-    """An embedder whose weights lie in shards and are gathered unit by unit (a decoder block, the rest).
+    """An embedder whose weights lie in shards and are gathered as they are needed.
 
-    Every process must make the same passes, since each gathers. With `gathered_once`, weights stay gathered from a
-    step's first pass to its last (`fsdp_reshard_after_forward: false`): one gather a step, at the price of memory.
+    Every process must make the same passes, since each gathers.
     """
 
-    def __init__(self, embedder: Embedder, *, gathered_once: bool) -> None:
+    def __init__(self, embedder: Embedder) -> None:
         super().__init__()
-        assert isinstance(embedder, FSDPModule)
         self.module = embedder
-        self.gathered_once = gathered_once
-        register_fsdp_forward_method(embedder, "read_prefix")
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Float[Tensor, "batch dim"]]:
         """As the embedder's."""
         pooled: list[Tensor] = self.module(*args, **kwargs)
         return pooled
+
+    def begin_backward(self, *, last: bool) -> None:
+        """Told before each backward pass of a step. Under ZeRO-3 the optimiser knows when to reduce gradients."""
+
+
+class ShardedByUnits(Sharded):
+    """Under FSDP2: gathered unit by unit (a decoder block, the rest).
+
+    With `gathered_once`, weights stay gathered from a step's first pass to its last (`fsdp_reshard_after_forward:
+    false`): one gather a step, at the price of memory.
+    """
+
+    def __init__(self, embedder: Embedder, *, gathered_once: bool) -> None:
+        super().__init__(embedder)
+        assert isinstance(embedder, FSDPModule)
+        self.gathered_once = gathered_once
+        register_fsdp_forward_method(embedder, "read_prefix")
 
     def begin_backward(self, *, last: bool) -> None:
         """Only a step's last backward pass reduces the gradients; until then each process sums its own."""
@@ -48,21 +63,24 @@ class Sharded(nn.Module):
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether the weights of an embedder, or of what wraps it, lie in shards."""
-    return isinstance(module, (Sharded, FSDPModule))
+    return isinstance(module, (Sharded, FSDPModule)) or any(map(is_parted, islice(module.parameters(), 1)))
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor that the processes hold shards of, on each of them; others as they are. A collective for shards."""
+    if is_parted(tensor):
+        return whole_weight(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+@torch.no_grad()
 def whole_on_main(tensors: Mapping[str, Tensor], *, is_main: bool) -> dict[str, Tensor]:
     """Whole tensors on the main process, one after the other; nothing on the others, which all must call this."""
     kept: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         found = whole(tensor)
         if is_main:
-            kept[name] = found.cpu() if isinstance(tensor, DTensor) else found
+            kept[name] = found if found is tensor else found.cpu()
     return kept
 
 
@@ -77,4 +95,7 @@ def sharded_like(model: Tensor, tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def overwrite(parameter: Tensor, tensor: Tensor) -> None:
     """Put the whole `tensor` into a parameter, sharded or not."""
-    parameter.copy_(sharded_like(parameter, tensor))
+    if is_parted(parameter):
+        overwrite_whole(parameter, tensor)
+    else:
+        parameter.copy_(sharded_like(parameter, tensor))

@@ -21,7 +21,7 @@ from train.config import TrainConfig
 from train.data import TrainingData
 from train.distributed import from_main, sum_over_ranks
 from train.drift import check_drift
-from train.engine_deepspeed import PartitionedAdamW
+from train.engine_deepspeed import DeepSpeedAdamW
 from train.engine_sharded import is_sharded, whole_on_main
 from train.graph_memory import affordable_tokens, chunk_budget
 from train.interrupts import Interrupts
@@ -151,7 +151,7 @@ def _refresh_if_due(run: Run, batches: Prefetch) -> None:
 
 def _keep(run: Run, *, improved: bool, stop: bool) -> None:
     """A checkpoint where one is due, and before it a look whether all ranks hold the same."""
-    if isinstance(run.learner.optimizer, PartitionedAdamW):  # its moments are gathered by all, one alone saw the score
+    if isinstance(run.learner.optimizer, DeepSpeedAdamW):  # its moments are gathered by all, one alone saw the score
         improved = any_rank(improved, run.encoder.device)
     if _comparison_due(run) or stop:
         check_drift(_trained(run), run.state.step)
@@ -200,10 +200,8 @@ def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None
 
 
 def _trained(run: Run) -> dict[str, torch.Tensor]:
-    """Trained tensors in the optimiser's order."""
-    tensors: dict[str, torch.Tensor] = {
-        name: parameter.detach() for name, parameter in trainable_parameters(run.encoder.embedder).items()
-    }
+    """Trained tensors in the optimiser's order, themselves: a detached one doesn't know its shards under ZeRO-3."""
+    tensors: dict[str, torch.Tensor] = {**trainable_parameters(run.encoder.embedder)}
     if run.learner.temperature.log_value.requires_grad:
         tensors["log_temperature"] = run.learner.temperature.log_value.detach()
     return tensors

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from train.engine_deepspeed import PartitionedAdamW
+from train.engine_deepspeed import DeepSpeedAdamW
 from train.engine_sharded import sharded_like
 
 
-def optimizer_tensors(optimizer: Optimizer | PartitionedAdamW, names: Sequence[str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer | DeepSpeedAdamW, names: Sequence[str]) -> dict[str, Tensor]:
     """`{"<parameter>.<key>": tensor}`; `names` are the parameters' names in the optimiser's order.
 
     The tensors are the live ones, not copies. Parameters that were never stepped have no entry. What DeepSpeed keeps
     in parts is gathered by all processes, and the main one's alone to have.
     """
-    if isinstance(optimizer, PartitionedAdamW):
+    if isinstance(optimizer, DeepSpeedAdamW):
         own, others = names[: optimizer.count], names[optimizer.count :]
         moments = dict(enumerate(optimizer.moments()))
         return _flat(own, moments) | ({} if optimizer.rest is None else optimizer_tensors(optimizer.rest, others))
@@ -30,13 +30,13 @@ def optimizer_tensors(optimizer: Optimizer | PartitionedAdamW, names: Sequence[s
 
 
 def restore_optimizer(
-    optimizer: Optimizer | PartitionedAdamW, names: Sequence[str], tensors: Mapping[str, Tensor]
+    optimizer: Optimizer | DeepSpeedAdamW, names: Sequence[str], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put what `optimizer_tensors` returned into an optimiser of the same parameters.
 
     Every tensor is copied. Devices and dtypes follow the parameters, as `load_state_dict` decides.
     """
-    if isinstance(optimizer, PartitionedAdamW):
+    if isinstance(optimizer, DeepSpeedAdamW):
         own, others = names[: optimizer.count], names[optimizer.count :]
         ends = tuple(f"{name}." for name in others)
         optimizer.restore(_states(own, {flat: tensor for flat, tensor in tensors.items() if not flat.startswith(ends)}))

@@ -14,7 +14,7 @@ from train.batch import LocalBatch
 from train.config import LossConfig, OptimConfig
 from train.distributed import sum_over_ranks, world_size
 from train.engine import Model
-from train.engine_deepspeed import PartitionedAdamW, reduced_once
+from train.engine_deepspeed import DeepSpeedAdamW, reduced_once
 from train.engine_sharded import whole
 from train.gradcache import cached_step
 from train.lora import trainable_parameters
@@ -43,7 +43,7 @@ class Learner:
 
     model: Model
     temperature: Temperature
-    optimizer: Optimizer | PartitionedAdamW
+    optimizer: Optimizer | DeepSpeedAdamW
     total_steps: int
 
 
@@ -109,7 +109,7 @@ def train_step(
 
 def _clip(learner: Learner, limit: float) -> Tensor:
     """Scale the gradient down to `limit`, and its norm before that; over all shards where it lies in shards."""
-    if isinstance(learner.optimizer, PartitionedAdamW):
+    if isinstance(learner.optimizer, DeepSpeedAdamW):
         return learner.optimizer.grad_norm()  # clipped as it steps
     weights = list(trainable_parameters(learner.model).values())
     gradients = [weight.grad for weight in weights if weight.grad is not None]
