@@ -88,7 +88,6 @@ class Outcome:
 def start_deepspeed(environment: dict[str, str]) -> None:
     """As torchrun would; without the shared-memory kernels that DeepSpeed compiles on CPUs, which takes minutes."""
     os.environ.update(environment)
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # which it calls
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None

@@ -25,7 +25,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
-from train.engine_deepspeed import DeepSpeedAdamW, asked_stage, check_installed
+from train.engine_deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence
 from train.engine_sharded import Sharded, ShardedByUnits
 from train.engine_zero2 import PartitionedAdamW
 from train.engine_zero3 import ShardedAdamW, divide
@@ -42,6 +42,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate decides processes and devices; precision stays ours, so that evaluation computes the same."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
         check_installed()
+        silence()
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked != "no":
         _say("mixed_precision %s of the launcher is not used: model.dtype and model.autocast decide", asked)

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -132,6 +133,11 @@ def check_installed() -> None:
     found = importlib.metadata.version("deepspeed")
     if Version(found) < Version(OLDEST):
         raise UserError(f"use_deepspeed: needs deepspeed {OLDEST}, not {found}; pip install -U 'dec2vec[deepspeed]'")
+
+
+def silence() -> None:
+    """Leave out a warning in each step of each process: what torch has renamed, DeepSpeed calls by its old name."""
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
 def asked_stage() -> Literal["zero2", "zero3"]:
