@@ -189,6 +189,8 @@ class Outcome:
     weights: dict[str, Tensor]
     reductions: list[int]
     chunks: list[int]
+    passes: list[int]
+    """Forward passes of each step."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     table = tiny_table(PAIRS)
     rank, world = accelerator.process_index, accelerator.num_processes
     loss = LossConfig(**{**vars(LOSS), "gather": case.gather})
-    results, chunks = [], []
+    results, chunks, passes = [], [], []
+    encoder.embedder.register_forward_pre_hook(lambda *_: passes.append(len(results)))
     for step in range(3):
         rows = shard(batch_indices(PAIRS, BATCH, 0, step), rank, world)
         chunk_tokens = 10_000 if rank == case.whole_on else 40
@@ -240,6 +243,7 @@ def three_steps(folder: Path, case: Case) -> Outcome:
         {name: parameter.detach().clone() for name, parameter in parameters.items()},
         reductions,
         chunks,
+        [passes.count(step) for step in range(3)],
     )
 
 
@@ -281,6 +285,8 @@ def test_three_steps_equal_one_process(decoder: Path, alone: Outcome, world: int
         assert distance(updates(outcome), updates(alone)) < 1e-3  # AdamW divides by the gradient's own size
         assert all(torch.equal(outcome.weights[name], ranks[0].weights[name]) for name in alone.weights)
         assert outcome.reductions == [0, 0, 0]  # one bucket, once a step
+        if graph_tokens != 100:
+            assert outcome.passes == [count * (1 if graph_tokens else 2) for count in outcome.chunks]
     assert max(max(outcome.chunks) for outcome in ranks) > 3
 
 

@@ -7,10 +7,10 @@
 Invariant: loss and every gradient equal those of one plain forward and backward over the whole batch. Dropout included:
 a chunk's second forward replays the random state of its first.
 
-Under DDP all chunks but the last run inside `no_sync`, so gradients are reduced once a step by DDP's own mechanism.
-The last one is always embedded a second time then, because DDP must be armed by a forward after which only that
-chunk's backward runs. FSDP2 is told which backward is the last. Its passes gather weights, so all ranks make the same
-ones (`train.lockstep`): a weight is gathered once for each, and not again between them.
+Under DDP all chunks run inside `no_sync`, and DDP is armed before the last one's backward as a forward outside would
+arm it: its own mechanism reduces the gradients once a step, and the last chunk may keep its graph too. FSDP2 is told
+which backward is the last. Its passes gather weights, so all ranks make the same ones (`train.lockstep`): a weight is
+gathered once for each, and not again between them.
 
 In a single process on a CPU chunks may run side by side (`train.chunk_threads`); their gradients are added in order.
 """
@@ -18,7 +18,7 @@ In a single process on a CPU chunks may run side by side (`train.chunk_threads`)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,8 +102,7 @@ def cached_step(
             _accumulate(leaves, gradients)
     else:
         for item in embedded:
-            with _reduction(model, last=item is embedded[-1]):
-                _backward(model, item, scaled, shared)
+            _backward(model, item, scaled, shared, last=item is embedded[-1])
     if beginning is not None:
         beginning.backward()
     after.restore()
@@ -115,8 +114,6 @@ def _embed_all(
 ) -> list[_Embedded]:
     """All chunks in their order, and after them what keeps this rank in step with the others."""
     keeps = _within(chunks, graph_tokens)
-    if isinstance(model, DistributedDataParallel):
-        keeps[-1] = False
     passes = list(chunks)
     if isinstance(model, Sharded):
         passes, keeps = in_lockstep(chunks, keeps)
@@ -138,15 +135,22 @@ def _within(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:
 def _embed(model: Model, shared: SharedPrefix | None, item: tuple[Chunk, bool, bool], *, draws: bool) -> _Embedded:
     chunk, keep_graph, idle = item
     state = None if keep_graph or not draws else RandomState(chunk.input_ids.device)
-    with _reduction(model, last=False), torch.set_grad_enabled(keep_graph):
-        (pooled,) = model(chunk.input_ids, chunk.lengths, prefix=shared)
+    if isinstance(model, Sharded):
+        model.begin_backward(last=False)
+    with torch.set_grad_enabled(keep_graph):
+        pooled = _pooled(model, chunk, shared)
     return _Embedded(chunk, pooled, state, idle)
 
 
 def _backward(
-    model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"], shared: SharedPrefix | None
+    model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"], shared: SharedPrefix | None, *, last: bool
 ) -> None:
+    """A step's last pass gives the gradients to the ranks' sum."""
+    if isinstance(model, Sharded):
+        model.begin_backward(last=last)
     pooled = _with_graph(model, item, shared)
+    if last and isinstance(model, DistributedDataParallel):
+        _arm(model)
     torch.autograd.backward(pooled, torch.zeros_like(pooled) if item.idle else gradient[item.chunk.rows])
 
 
@@ -167,7 +171,13 @@ def _with_graph(model: Model, item: _Embedded, shared: SharedPrefix | None) -> F
         return item.pooled
     if item.state is not None:
         item.state.restore()
-    pooled: Tensor = model(item.chunk.input_ids, item.chunk.lengths, prefix=shared)[0]
+    return _pooled(model, item.chunk, shared)
+
+
+def _pooled(model: Model, chunk: Chunk, shared: SharedPrefix | None) -> Float[Tensor, "batch dim"]:
+    """A forward pass, for which DDP doesn't arm itself."""
+    with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
+        pooled: Tensor = model(chunk.input_ids, chunk.lengths, prefix=shared)[0]
     return pooled
 
 
@@ -187,10 +197,7 @@ def _settle_buckets(model: Model) -> None:
         model.reducer._rebuild_buckets()
 
 
-@contextlib.contextmanager
-def _reduction(model: Model, *, last: bool) -> Iterator[None]:
-    """Passes within give their gradient to the ranks' sum only if they are the last of the step."""
-    if isinstance(model, Sharded):
-        model.begin_backward(last=last)
-    with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else contextlib.nullcontext():
-        yield
+def _arm(model: DistributedDataParallel) -> None:
+    """The next backward pass reduces the gradients: what DDP's forward does for it outside `no_sync`."""
+    model.reducer.prepare_for_forward()
+    model.reducer.prepare_for_backward([])
