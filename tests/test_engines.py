@@ -94,7 +94,9 @@ CASES = {
     "full": Case(lora={"method": "full"}),
     "DoRA": Case(lora={"dora": True}),
     "embeddings whole": Case(lora={"whole": ("embed_tokens",)}),
+    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fast": False}),
 }
+FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,10 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(decoder: Path) -> dict[str, Outcome]:
-    return run_alone(all_cases, decoder, list(CASES), False)
+    return run_alone(all_cases, decoder, FLOAT32, False)
 
 
-@pytest.mark.parametrize(("world", "names"), [(2, list(CASES)), (4, ["some graphs kept", "early exit"])])
+@pytest.mark.parametrize(("world", "names"), [(2, FLOAT32), (4, ["some graphs kept", "early exit"])])
 def test_sharded_steps_equal_one_process(
     decoder: Path, alone: dict[str, Outcome], world: int, names: list[str]
 ) -> None:
@@ -213,6 +215,16 @@ def test_sharded_steps_equal_one_process(
             assert all(torch.equal(outcome.weights[key], ranks[0][name].weights[key]) for key in expected.weights)
             assert outcome.calls == ranks[0][name].calls, "every rank makes the same passes"
         check_calls(name, ranks[0][name])
+
+
+def test_on_a_bfloat16_base_sharded_steps_equal_those_of_ddp(decoder: Path) -> None:
+    """One process has other chunks, which in 16 bits round apart; DDP has the same ones."""
+    shards, whole_on_each = (run_ranks(2, all_cases, decoder, ["bfloat16 base"], sharded) for sharded in (True, False))
+    for found, expected in zip(shards, whole_on_each, strict=True):
+        for name, tolerance in (("losses", 1e-6), ("norms", 1e-5)):
+            theirs = vars(expected["bfloat16 base"])[name]
+            assert vars(found["bfloat16 base"])[name] == pytest.approx(theirs, rel=tolerance)
+        assert distance(found["bfloat16 base"].weights, expected["bfloat16 base"].weights) < 1e-5
 
 
 def check_calls(name: str, outcome: Outcome) -> None:
