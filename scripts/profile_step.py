@@ -88,7 +88,9 @@ def _work(options: argparse.Namespace, scratch: Path) -> Work:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = make_rows(options.case, (options.steps + 1) * options.batch, tokenizer)
     Work.write_rows(scratch / "rows.jsonl", rows)
-    precision = "bf16" if bfloat16_units() else "fp32"
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if bfloat16_units() else "fp32"
     prompt = make_prompt(options.case, tokenizer)
     threads = torch.get_num_threads()
     return Work(str(folder), str(scratch / "rows.jsonl"), prompt, options.batch, precision, threads, tuple(options.set))
@@ -100,6 +102,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", default="llama-8m", help="a folder, llama-8m, llama-60m or qwen3-600m-shape")
     parser.add_argument("--batch", type=int, default=256, help="pairs in a step")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--top", type=int, default=12, help="operators in the second table")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of the training run")
     return parser.parse_args()

@@ -94,8 +94,9 @@ class Project(torch.autograd.Function):
         ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, stack: Stack, heads: Heads, epsilon: float, *_: Tensor
     ) -> tuple[Tensor, ...]:
         normed, inverse = unit_rms(x.reshape(-1, x.shape[-1]), epsilon)
-        outputs = stack(normed).view(*x.shape[:2], -1, heads.dim)
-        saved: tuple[Tensor, ...] = (normed, inverse, cosine, sine)
+        inputs = stack.inputs(normed)
+        outputs = stack(inputs)[: len(normed)].float().view(*x.shape[:2], -1, heads.dim)
+        saved: tuple[Tensor, ...] = (inputs, normed, inverse, cosine, sine)
         if heads.scales is not None:
             turned, own = unit_rms(outputs[:, :, : heads.rotated], heads.epsilon)
             saved += turned, own
@@ -113,7 +114,7 @@ class Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        normed, inverse, cosine, sine, *of_heads = ctx.saved_tensors
+        inputs, normed, inverse, cosine, sine, *of_heads = ctx.saved_tensors
         stack, heads, (batch, time) = ctx.stack, ctx.heads, ctx.shape
         whole = normed.new_empty(batch, time, heads.rotated + heads.values, heads.dim)
         for number, ((part, group), gradient) in enumerate(zip(heads.split(whole), gradients, strict=True)):
@@ -121,11 +122,10 @@ class Project(torch.autograd.Function):
             rotate(found, (cosine, sine), place, back=True) if number < 2 else place.copy_(found)
         if of_heads:
             unit_rms_backward(whole[:, :, : heads.rotated].mul_(heads.scales), *of_heads)
-        flat = whole.view(len(normed), -1)
-        at_x = None
-        if ctx.needs_input_grad[0]:
-            at_x = unit_rms_backward(flat @ stack.weight, normed, inverse).view(batch, time, -1)
-        return at_x, None, None, None, None, None, *stack.gradients(normed, flat)
+        at_x, at_adapters = stack.backward(inputs, whole.view(len(normed), -1), at_x=ctx.needs_input_grad[0])
+        if at_x is not None:
+            at_x = unit_rms_backward(stack.gradient_at_x(at_x, len(normed)), normed, inverse).view(batch, time, -1)
+        return at_x, None, None, None, None, None, *at_adapters
 
 
 class Finish(torch.autograd.Function):
@@ -135,37 +135,34 @@ class Finish(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, attended: Tensor, out: Stack, gates: Stack, down: Stack, epsilon: float, *_: Tensor
     ) -> Tensor:
-        flat, seen = x.reshape(-1, x.shape[-1]), attended.reshape(-1, out.weight.shape[1])
-        middle = _add_product(flat, seen, out)
+        attended = out.inputs(attended.flatten(0, 1))
+        middle = out.added(x.reshape(-1, x.shape[-1]), attended)
         normed, inverse = unit_rms(middle, epsilon)
-        both = gates(normed)
+        inputs = gates.inputs(normed)
+        both = gates(inputs)
         gate, up = both.chunk(2, dim=1)
         active = F.silu(gate)
-        result = _add_product(middle, active * up, down)
-        ctx.save_for_backward(seen, normed, inverse, both, active)
+        result = down.added(middle, down.inputs(active * up))
+        ctx.save_for_backward(attended, inputs, normed, inverse, both, active)
         ctx.stacks = out, gates, down
         return result.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        seen, normed, inverse, both, active = ctx.saved_tensors
+        attended, inputs, normed, inverse, both, active = ctx.saved_tensors
         out, gates, down = ctx.stacks
         (gradient,) = gradients
         flat = gradient.reshape(len(normed), -1)
         gate, up = both.chunk(2, dim=1)
-        at_down = down.gradients(active * up, flat)
-        at_inner, at_both = flat @ down.weight, torch.empty_like(both)
+        at_inner, at_down = down.backward(down.inputs(active * up), flat, at_x=True)
+        at_both = torch.empty_like(both)
         torch.mul(at_inner, active, out=at_both[:, up.shape[1] :])
         torch.ops.aten.silu_backward.grad_input(at_inner.mul_(up), gate, grad_input=at_both[:, : up.shape[1]])
-        at_gates = gates.gradients(normed, at_both)
-        at_middle = unit_rms_backward(at_both @ gates.weight, normed, inverse).add_(flat)
-        at_out = out.gradients(seen, at_middle)
-        at_attended = (at_middle @ out.weight).view(*gradient.shape[:2], -1) if ctx.needs_input_grad[1] else None
+        at_inputs, at_gates = gates.backward(inputs, at_both, at_x=True)
+        at_middle = unit_rms_backward(gates.gradient_at_x(at_inputs, len(normed)), normed, inverse).add_(flat)
+        at_attended, at_out = out.backward(attended, at_middle, at_x=ctx.needs_input_grad[1])
+        if at_attended is not None:
+            at_attended = out.gradient_at_x(at_attended, len(flat)).view(*gradient.shape[:2], -1)
         at_x = at_middle.view(gradient.shape)
         return at_x, at_attended, None, None, None, None, *at_out, *at_gates, *at_down
-
-
-def _add_product(x: Float[Tensor, "token dim"], inputs: Float[Tensor, "token in"], stack: Stack) -> Tensor:
-    found = torch.addmm(x, inputs, stack.weight.T)
-    return found if stack.bias is None else found.add_(stack.bias)

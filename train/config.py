@@ -39,8 +39,8 @@ class LoraConfig:
     init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
     """How PEFT fills the adapter's matrices; pissa and olora take them out of the base's."""
     fast: bool = True
-    """Add the adapters to a copy of the weights once a step, where that is the same (float32, no dropout), instead of
-    in passes of their own over every token; off is PEFT's own way."""
+    """Multiply by weights and adapters together, where that is the same (no dropout; float32, or autocast on a CPU),
+    instead of in passes of their own over every token; off is PEFT's own way."""
     gradient_checkpointing: bool = False
     """Recompute activations in backward: less memory, about a third more time."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from dec2vec.pooled_rows import can_narrow, forward_at, places_in
 from dec2vec.unpadded import EDGES
 from train.block_attention import BlockAttention
 from train.block_passes import Finish, Heads, Project
-from train.fast_lora import mergeable
+from train.fast_lora import product_dtype
 from train.stacked_linears import Layer, Stack, adapters
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -27,21 +28,34 @@ _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
+@dataclass(frozen=True, eq=False)
+class Products:
+    """A block's linear layers by name, and what they are computed in."""
+
+    layers: Mapping[str, Layer]
+    dtype: torch.dtype
+
+    def named(self, names: Sequence[str]) -> list[Layer]:
+        """Some of them."""
+        return [self.layers[name] for name in names]
+
+
 class _Memory:
     """Stacks, each made anew when a weight that it was made from has changed."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, ...], tuple[tuple[int, ...], Stack]] = {}
+        self._made: dict[tuple[str, ...], tuple[tuple[object, ...], Stack]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._made)
 
-    def stack(self, names: tuple[str, ...], layers: Sequence[Layer], norm: Tensor | None) -> Stack:
+    def stack(self, names: tuple[str, ...], products: Products, norm: Tensor | None) -> Stack:
         """Of the layers of these names, as their weights are now."""
+        layers = products.named(names)
         parts = [part for layer in layers for part in layer.tensors] + ([] if norm is None else [norm])
-        source = tuple(number for part in parts for number in (part.data_ptr(), part._version))
+        source = products.dtype, *(number for part in parts for number in (part.data_ptr(), part._version))
         if names not in self._made or self._made[names][0] != source:
-            self._made[names] = source, Stack(layers, None if norm is None else norm.detach())
+            self._made[names] = source, Stack.of(layers, None if norm is None else norm.detach(), products.dtype)
         return self._made[names][1]
 
 
@@ -54,39 +68,45 @@ class FastBlock(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's own, up to rounding."""
         plain_way = bool(args) or EDGES in kwargs
-        layers, places = None if plain_way else self._layers(hidden_states), places_in(self)
-        if layers is None:
+        products, places = None if plain_way else self._products(hidden_states), places_in(self)
+        if products is None:
             plain: Tensor
             if places is None:
                 plain = super().forward(hidden_states, *args, **kwargs)
             else:
                 plain = forward_at(self, places, hidden_states, **kwargs)
             return plain
-        if places is not None:
-            return self._forward_at(places, layers, hidden_states, **kwargs)
+        with torch.autocast(hidden_states.device.type, enabled=False):  # what is left of it is in `products`
+            if places is not None:
+                return self._forward_at(places, products, hidden_states, **kwargs)
+            return self._forward(products, hidden_states, **kwargs)
+
+    def _forward(self, products: Products, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """The output at every token."""
         attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
         names, angles = ("q_proj", "k_proj", "v_proj"), kwargs["position_embeddings"]
-        heads = self._project(layers, names, hidden_states, angles, short=attention.short)
+        heads = self._project(products, names, hidden_states, angles, short=attention.short)
         attended = attention.of_all(heads, hidden_states.shape[1], kwargs["attention_mask"])
-        return self._finish(layers, hidden_states, attended)
+        return self._finish(products, hidden_states, attended)
 
-    def _forward_at(self, places: Tensor, layers: Mapping[str, Layer], hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def _forward_at(self, places: Tensor, products: Products, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(batch, 1, dim): the output at one place of each row."""
         attention = BlockAttention.of(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
         rows, angles = torch.arange(len(places), device=places.device), kwargs["position_embeddings"]
         kept = hidden_states[rows, places][:, None]
         own = [angle.expand(len(places), -1, -1)[rows, places][:, None] for angle in angles]
-        query, _, _ = self._project(layers, ("q_proj",), kept, own, short=attention.short)
-        _, key, value = self._project(layers, ("k_proj", "v_proj"), hidden_states, angles, short=attention.short)
+        query, _, _ = self._project(products, ("q_proj",), kept, own, short=attention.short)
+        _, key, value = self._project(products, ("k_proj", "v_proj"), hidden_states, angles, short=attention.short)
         attended = attention.at((query, key, value), places, hidden_states.shape[1])
-        return self._finish(layers, kept, attended)
+        return self._finish(products, kept, attended)
 
     def _part(self, name: str) -> Any:
         return self.get_submodule(name)
 
-    def _layers(self, hidden_states: Tensor) -> dict[str, Layer] | None:
-        """The block's products by name; None where one of them, or the activations, are not as they must be."""
-        if not mergeable(hidden_states) or hidden_states.shape[1] > _window(self._part("self_attn").config):
+    def _products(self, hidden_states: Tensor) -> Products | None:
+        """None where one of them, or the activations, are not as they must be."""
+        dtype = product_dtype(hidden_states)
+        if dtype is None or hidden_states.shape[1] > _window(self._part("self_attn").config):
             return None
         norms = (part for name, part in self.named_parameters() if "norm" in name)
         if any(norm.requires_grad or norm.dtype != torch.float32 for norm in norms):
@@ -98,11 +118,11 @@ class FastBlock(nn.Module):
             if name.endswith("_proj")
         }
         whole = {name: layer for name, layer in found.items() if layer is not None}
-        return whole if len(whole) == len(found) else None
+        return Products(whole, dtype) if len(whole) == len(found) else None
 
     def _project(
         self,
-        layers: Mapping[str, Layer],
+        products: Products,
         names: tuple[str, ...],
         x: Tensor,
         angles: Sequence[Tensor],
@@ -111,8 +131,10 @@ class FastBlock(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values by the products of `names`; of the others no heads."""
         attention, norm = self._part("self_attn"), self._part("input_layernorm")
-        dim, used = attention.head_dim, [layers[name] for name in names]
-        counts = [len(layers[name].weight) // dim if name in names else 0 for name in ("q_proj", "k_proj", "v_proj")]
+        dim = attention.head_dim
+        counts = [
+            len(products.layers[name].weight) // dim if name in names else 0 for name in ("q_proj", "k_proj", "v_proj")
+        ]
         scales, epsilon = None, 0.0
         if dict(attention.named_children()).keys() >= _HEAD_NORMS:
             norms = attention.q_norm.weight.expand(counts[0], -1), attention.k_norm.weight.expand(counts[1], -1)
@@ -120,20 +142,19 @@ class FastBlock(nn.Module):
         group = attention.num_key_value_groups
         heads = Heads(counts[0], counts[1], counts[2], dim, group, short, scales, epsilon)
         cosine, sine = (angle[:, :, None, None] for angle in angles)
-        stack = self.memory.stack(names, used, norm.weight)
+        stack, trained = self.memory.stack(names, products, norm.weight), adapters(products.named(names))
         found: tuple[Tensor, Tensor, Tensor] = Project.apply(  # type: ignore[no-untyped-call]
-            x, cosine, sine[..., : dim // 2], stack, heads, norm.variance_epsilon, *adapters(used)
+            x, cosine, sine[..., : dim // 2], stack, heads, norm.variance_epsilon, *trained
         )
         return found
 
-    def _finish(self, layers: Mapping[str, Layer], x: Tensor, attended: Tensor) -> Tensor:
+    def _finish(self, products: Products, x: Tensor, attended: Tensor) -> Tensor:
         norm = self._part("post_attention_layernorm")
         out, gates, down = ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)
         stacks = [
-            self.memory.stack(names, [layers[name] for name in names], norm.weight if names == gates else None)
-            for names in (out, gates, down)
+            self.memory.stack(names, products, norm.weight if names == gates else None) for names in (out, gates, down)
         ]
-        trained = adapters([layers[name] for name in out + gates + down])
+        trained = adapters(products.named(out + gates + down))
         inputs = x, attended, *stacks, norm.variance_epsilon, *trained
         result: Tensor = Finish.apply(*inputs)  # type: ignore[no-untyped-call]
         return result

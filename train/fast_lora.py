@@ -44,7 +44,8 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As PEFT's, up to rounding."""
-        adapter = None if args or kwargs or not mergeable(x) else self.plain_adapter()
+        mergeable = not args and not kwargs and product_dtype(x) == torch.float32
+        adapter = self.plain_adapter() if mergeable else None
         if adapter is None:
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
@@ -82,9 +83,17 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
         return self._merged
 
 
-def mergeable(x: Tensor) -> bool:
-    """Whether activations are float32 and stay so in products."""
-    return x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+def product_dtype(x: Tensor) -> torch.dtype | None:
+    """What float32 activations are multiplied in here; None where that has no fast way.
+
+    bfloat16 under autocast on a CPU; on a GPU autocast's own way has the faster attention.
+    """
+    if x.dtype != torch.float32:
+        return None
+    if not torch.is_autocast_enabled(x.device.type):
+        return torch.float32
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return dtype if x.device.type == "cpu" and dtype == torch.bfloat16 else None
 
 
 def use_fast_linears(backbone: nn.Module) -> None:

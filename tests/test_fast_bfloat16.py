@@ -1,0 +1,98 @@
+"""Under autocast the fast blocks are as near to float32 as the decoder's own blocks with PEFT's layers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dec2vec.early_exit import decoder_blocks
+from dec2vec.encoder import Encoder
+from tests.test_fast_blocks import FAST, encoder_of, ran
+from tests.test_prefix_gradient import PROMPT, step
+from train.fast_lora import product_dtype
+from train.stacked_linears import Appended, Layer, Merged, Stack
+
+SETTINGS = [{}, {"prompt": PROMPT, "max_length": 100}, {"pooling": "mean", "layer": 2}]
+
+
+def gradient(encoder: Encoder, *, share: bool) -> Tensor:
+    """Of all adapters, in one vector."""
+    return torch.cat([value.flatten() for value in step(encoder, share=share)[1].values()])
+
+
+def stacks(encoder: Encoder) -> set[type[Stack]]:
+    blocks = decoder_blocks(encoder.embedder.backbone, encoder.layer_count) or ()
+    return {type(made) for block in blocks for _, made in block.memory._made.values()}
+
+
+def distances(folder: Path, family: str, lora: dict[str, object], model: dict[str, object]) -> tuple[float, float]:
+    """From the float32 gradient, of its length: of autocast's own way, and of the fast one."""
+    found = []
+    for autocast, fast in (("off", False), ("on", False), ("on", True)):
+        encoder = encoder_of(folder, family, fast=fast, lora=lora, autocast=autocast, **model)
+        found.append(gradient(encoder, share="prompt" in model))
+        assert ran(encoder) == fast and (not fast or stacks(encoder) == {Appended})
+    exact, plain, fast_one = found
+    return float((plain - exact).norm() / exact.norm()), float((fast_one - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("family", sorted(FAST))
+@pytest.mark.parametrize("lora", [{}, {"targets": ("k_proj", "up_proj"), "rslora": True}])
+def test_as_near_to_float32_as_autocast(tmp_path: Path, family: str, lora: dict[str, object]) -> None:
+    """A gradient is one draw of rounding errors: the mean over settings is compared, and none may stand out."""
+    plain, fast = torch.tensor([distances(tmp_path, family, lora, model) for model in SETTINGS]).T
+    assert 0.0 < float(fast.mean()) < 1.25 * float(plain.mean())
+    assert bool((fast < 2 * plain).all())
+
+
+@pytest.mark.parametrize("wrong", ["norm", "adapter"])
+def test_the_comparison_sees_a_wrong_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """Without what a norm takes away from the gradient, or without what reaches the input through the adapters."""
+    if wrong == "norm":
+        monkeypatch.setattr("train.block_passes.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
+    else:
+        monkeypatch.setattr(Tensor, "addmm", lambda self, *_: self)
+    plain, fast = distances(tmp_path, "llama", {}, {})
+    assert fast > 4 * plain
+
+
+def test_small_updates_of_bfloat16_weights_are_seen() -> None:
+    """Smaller than half of a weight's last bit; with W' rounded, the negative control, they are all gone."""
+    torch.manual_seed(0)
+    weight = (torch.rand(64, 32) / 2 + 0.5).bfloat16().float()
+    x, down, up = torch.randn(4096, 32), torch.randn(4, 32), torch.randn(64, 4) * 1e-4
+    exact = x @ (up @ down).T
+    layers = [Layer(weight, None, down, up, 1.0), Layer(weight, None, down, torch.zeros_like(up), 1.0)]
+
+    def seen(outputs: list[Tensor]) -> float:
+        change = outputs[0].float() - outputs[1].float()
+        return float((change * exact).sum() / exact.square().sum())
+
+    stacks = [Stack.of([layer], None, torch.bfloat16) for layer in layers]
+    assert seen([stack(stack.inputs(x)) for stack in stacks]) == pytest.approx(1.0, abs=0.1)
+    assert seen([F.linear(x.bfloat16(), layer.merged().bfloat16()) for layer in layers]) == 0.0
+
+
+def test_the_products_decide_and_not_the_order_of_use(tmp_path: Path) -> None:
+    """One model under autocast, then without it, then under it again."""
+    encoder = encoder_of(tmp_path, fast=True, lora={})
+    found = []
+    for autocast in (True, False, True):
+        encoder.embedder.autocast = autocast
+        found.append(gradient(encoder, share=False))
+        assert stacks(encoder) == {Appended if autocast else Merged}
+    assert found[0].equal(found[2]) and not found[0].equal(found[1])
+    assert F.cosine_similarity(found[0], found[1], dim=0) > 0.99
+
+
+def test_in_other_places_autocast_keeps_its_own_way() -> None:
+    """Activations in 16 bits, and autocast to float16."""
+    x = torch.zeros(2, 4)
+    assert product_dtype(x) == torch.float32 and product_dtype(x.bfloat16()) is None
+    for dtype, expected in ((torch.bfloat16, torch.bfloat16), (torch.float16, None)):
+        with torch.autocast("cpu", dtype):
+            assert product_dtype(x) == expected
