@@ -48,7 +48,9 @@ def main() -> int:
     artifact = find(asked)
     if artifact is None:
         raise SystemExit(f"{options.run}: no exported run")
-    ours = Encoder.load(asked).encode(texts)
+    encoder = Encoder.load(asked)
+    encoder.embedder.autocast = False  # plain sentence-transformers does without
+    ours = encoder.encode(texts)
     theirs = plain_vectors((options.run / "model").resolve(), texts)
     untuned = Encoder.from_backbone(artifact.config).encode(texts)
     largest = float(np.abs(ours - theirs).max())

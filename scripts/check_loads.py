@@ -3,7 +3,8 @@
     python scripts/check_loads.py runs/english-8m [--python OTHER/bin/python] [--only langchain llamaindex]
 
 Both forms are exported first, adapter kept and merged. The table has the largest difference to our Encoder on queries
-and documents. A package that is not installed is said to be absent; `--python` names an interpreter that has it. Rows
+and documents, and names the worst text where that is too large. A package that is not installed is said to be absent;
+`--python` names an interpreter that has it. ONNX wants one with transformers 4: scripts/export_onnx.py says how. Rows
 "as it comes" show what a loader does when it is told nothing about prompts: a difference there is no fault of the
 folder, and docs/guides/production.md says what to pass. Exit code 0 when no other row differs by more than 1e-5.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ TEXTS = [
     "word after word " * 400,
 ]
 TOLERANCE = 1e-5
+REPOSITORY = Path(__file__).resolve().parent.parent
 START = """
 import json, os, sys
 import numpy as np
@@ -48,7 +51,10 @@ np.save(job["output"], np.stack([np.asarray(queries, dtype=np.float32), np.asarr
 LIBRARY = """
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(folder, device="cpu"{options})
-queries, documents = model.encode_query(texts), model.encode_document(texts)
+if hasattr(model, "encode_query"):
+    queries, documents = model.encode_query(texts), model.encode_document(texts)
+else:  # before version 5
+    queries, documents = (model.encode(texts, prompt_name=side) for side in ("query", "document"))
 """
 CARD = """
 import re
@@ -84,7 +90,20 @@ queries = [model.get_query_embedding(text) for text in texts]
 documents = model.get_text_embedding_batch(texts)
 """
 LLAMAINDEX_PROMPTS = ', query_instruction=prompts["query"], text_instruction=prompts["document"]'
-ONNX = ', backend="onnx", model_kwargs={"provider": "CPUExecutionProvider", "export": True}'
+TO_ONNX = """
+import os, runpy
+from pathlib import Path
+if not os.path.exists(folder + "/onnx/model.onnx"):
+    runpy.run_path(job["export_onnx"])["export_onnx"](Path(folder))
+"""
+ONNX = TO_ONNX + LIBRARY.format(options=', backend="onnx", model_kwargs={"provider": "CPUExecutionProvider"}')
+RUNTIME = (
+    TO_ONNX
+    + """
+exec(job["runtime"].replace('"merged"', repr(folder)))
+queries, documents = embed(texts, "query"), embed(texts, "document")
+"""
+)
 FINDS = """
 import importlib.metadata, importlib.util, json, sys
 found = {}
@@ -116,7 +135,8 @@ LOADERS = (
     Loader("peft", "adapter", "peft", "peft", CARD),
     Loader("transformers", "merged", "transformers", "transformers", CARD),
     Loader("mteb", "merged", "mteb", "mteb", MTEB),
-    Loader("onnx", "merged", "optimum.onnxruntime", "optimum-onnx", LIBRARY.format(options=ONNX)),
+    Loader("onnx", "merged", "optimum.onnxruntime", "optimum-onnx", ONNX),
+    Loader("onnxruntime", "merged", "onnxruntime", "onnxruntime", RUNTIME),
     Loader(
         "langchain",
         "merged",
@@ -153,6 +173,8 @@ class Result:
     version: str | None
     difference: float | None
     reason: str = ""
+    worst: str = ""
+    """Side and text of the largest difference, and the largest of the others', where that is no rounding."""
 
     @property
     def is_well(self) -> bool:
@@ -176,6 +198,7 @@ def check(run: Path, stage: Path, loaders: Sequence[Loader], python: str = sys.e
     forms = {form: export_command(_export(run, stage / form, form)) for form in {loader.form for loader in loaders}}
     config = ModelConfig(name_or_path=str(run), device="cpu")
     encoder = Encoder.load(config)
+    encoder.embedder.autocast = False  # bfloat16 where processors have units for it: no other library does that
     expected = np.stack([encoder.encode(TEXTS, side=side, progress=False) for side in ("query", "document")])
     artifact = find(config)
     base = str(artifact.base.name_or_path) if artifact is not None else str(run)
@@ -193,6 +216,8 @@ def check(run: Path, stage: Path, loaders: Sequence[Loader], python: str = sys.e
             "base": base,
             "shown_base": Path(base).name if Path(base).is_dir() else base,
             "output": str(stage / f"{number}.npy"),
+            "export_onnx": str(REPOSITORY / "scripts" / "export_onnx.py"),
+            "runtime": _runtime_code(),
         }
         results.append(_load(loader, present[loader.module], job, stage / f"{number}.json", expected, python))
     return results
@@ -216,7 +241,24 @@ def _load(
     found = np.load(str(job["output"]))
     if found.shape != expected.shape:
         return Result(loader, version, None, f"shape {found.shape}, not {expected.shape}")
-    return Result(loader, version, float(np.abs(found - expected).max()))
+    apart = np.abs(found - expected).max(axis=-1)
+    worst = "" if apart.max() <= TOLERANCE else _worst(apart)
+    return Result(loader, version, float(apart.max()), worst=worst)
+
+
+def _worst(apart: np.ndarray) -> str:
+    """(sides, texts) -> which one is furthest off, and how far the others are."""
+    side, text = divmod(int(apart.argmax()), len(TEXTS))
+    others = np.delete(apart, int(apart.argmax())).max()
+    return f"{('query', 'document')[side]} {TEXTS[text][:20]!r}, the others {others:.1e}"
+
+
+def _runtime_code() -> str:
+    """The guide's own lines for ONNX Runtime alone."""
+    guide = (REPOSITORY / "docs" / "guides" / "production.md").read_text(encoding="utf-8")
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (code,) = (block for block in blocks if "import onnxruntime" in block)
+    return code
 
 
 def table(results: Sequence[Result]) -> str:
@@ -227,7 +269,7 @@ def table(results: Sequence[Result]) -> str:
         name = loader.name if loader.is_told else f"{loader.name}, as it comes"
         said = "absent: not run" if result.version is None else f"failed: {result.reason}"
         if result.difference is not None:
-            said = f"{result.difference:.1e}"
+            said = f"{result.difference:.1e}" + (f" ({result.worst})" if result.worst else "")
         lines.append(f"{name:<24}{loader.form:<9}{result.version or '-':<10}{said}")
     return "\n".join(lines) + "\n"
 

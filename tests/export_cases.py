@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
+from dec2vec.config import dump
 from dec2vec.encoder import Encoder
 from dec2vec.model_config import ModelConfig
 from dec2vec.whitening import Moments, fit_whitening
 from tests.helpers import tiny_model_folder
+from train.config import TrainConfig
+from train.export import save_adapter
 
 PEFT_WARNING = "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
 """peft 0.21 asks transformers 5.23 by the old name."""
@@ -54,6 +57,15 @@ def tuned_encoder(
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     encoder.embedder.eval()
     return encoder
+
+
+def finished_run(root: Path, family: str = "llama") -> Path:
+    """A run folder with an adapter, prompt instruct, and its base beside it."""
+    encoder = tuned_encoder(root / "base", family=family, prompt="instruct", lora={"fan_in_fan_out": family == "gpt2"})
+    save_adapter(encoder, root / "run" / "adapter")
+    config = TrainConfig(model=dataclasses.replace(BASE, name_or_path=str(root / "base"), prompt="instruct"))
+    (root / "run" / "config.yaml").write_text(dump(config), encoding="utf-8")
+    return root / "run"
 
 
 def whiten(encoder: Encoder, k: int = 8) -> None:

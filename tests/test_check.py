@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from dec2vec.checks.args import CheckArgs
 from dec2vec.checks.command import check_model
@@ -20,6 +18,7 @@ from dec2vec.checks.place import find_place
 from dec2vec.checks.servers import check_servers
 from dec2vec.checks.subject import open_subject
 from dec2vec.cli import main
+from scripts.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.export import save_adapter, save_sentence_transformer
@@ -53,161 +52,39 @@ def findings(folder: Path) -> dict[str, Finding]:
     return {finding.check: finding for finding in check_model(CheckArgs(model=str(folder), device="cpu"))}
 
 
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
-
-
-def no_eos(folder: Path) -> None:
-    edit(folder / "tokenizer.json", post_processor=None)
-
-
-def eos_twice(folder: Path) -> None:
-    content = json.loads((folder / "tokenizer.json").read_text())
-    entry = content["post_processor"]["special_tokens"]["<tail>"]
-    entry["ids"], entry["tokens"] = entry["ids"] * 2, entry["tokens"] * 2
-    edit(folder / "tokenizer.json", post_processor=content["post_processor"])
-
-
-def left_padding(folder: Path) -> None:
-    edit(folder / "tokenizer_config.json", padding_side="left")
-
-
-def zero_adapter(folder: Path) -> None:
-    weights = load_file(folder / "adapter_model.safetensors")
-    zeroed = {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in weights.items()}
-    save_file(zeroed, folder / "adapter_model.safetensors", {"format": "pt"})
-
-
-def base_weights(folder: Path) -> None:
-    shutil.copy(folder.parent / "base-llama" / "model.safetensors", folder / "model.safetensors")
-
-
-def prompts(**changed: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "config_sentence_transformers.json"
-        edit(path, prompts={**json.loads(path.read_text())["prompts"], **changed})
-
-    return change
-
-
-def doubled_prompt(folder: Path) -> None:
-    prompt = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]["query"]
-    prompts(query=prompt * 2)(folder)
-
-
-def no_default_prompt(folder: Path) -> None:
-    edit(folder / "config_sentence_transformers.json", default_prompt_name=None)
-
-
-def lower_cased(folder: Path) -> None:
-    edit(folder / "tokenizer.json", normalizer={"type": "Lowercase"})
-
-
-def short(folder: Path) -> None:
-    edit(folder / "sentence_bert_config.json", max_seq_length=8)
-    edit(folder / "tokenizer_config.json", model_max_length=8)
-
-
-def unlimited(folder: Path) -> None:
-    edit(folder / "sentence_bert_config.json", max_seq_length=4096)
-    edit(folder / "tokenizer_config.json", model_max_length=4096)
-
-
-def cut_left(folder: Path) -> None:
-    edit(folder / "tokenizer_config.json", truncation_side="left")
-
-
-def pooled(mode: str) -> Callable[[Path], None]:
-    return lambda folder: edit(
-        folder / "1_Pooling" / "config.json", pooling_mode_lasttoken=False, **{f"pooling_mode_{mode}": True}
-    )
-
-
-def without_prompt(folder: Path) -> None:
-    edit(folder / "1_Pooling" / "config.json", include_prompt=False)
-
-
-def no_normalize(folder: Path) -> None:
-    path = folder / "modules.json"
-    path.write_text(json.dumps(json.loads(path.read_text())[:-1]), encoding="utf-8")
-
-
-def spoil(file: str, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
-    def spoilt(folder: Path) -> None:
-        weights = {name: change(name, tensor) for name, tensor in load_file(folder / file).items()}
-        save_file(weights, folder / file, {"format": "pt"})
-
-    return spoilt
-
-
-def _nan(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return torch.where(torch.arange(tensor.numel()).view(tensor.shape) == 3, torch.nan, tensor)
-
-
-def _large(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor * 1e6 if "down_proj" in name else tensor
-
-
-def overflowing(folder: Path) -> None:
-    spoil("model.safetensors", _large)(folder)
-    edit(folder / "sentence_bert_config.json", model_kwargs={"dtype": "float16"})
-
-
-def torn(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def more_tokens(folder: Path) -> None:
-    content = json.loads((folder / "tokenizer.json").read_text())
-    fresh = {**content["added_tokens"][0], "id": len(content["model"]["vocab"]), "content": "<new>", "special": False}
-    edit(folder / "tokenizer.json", added_tokens=[*content["added_tokens"], fresh])
-
-
-def swapped_tokens(folder: Path) -> None:
-    content = json.loads((folder / "tokenizer.json").read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    edit(folder / "tokenizer.json", model=content["model"])
-
-
-def other_dense(folder: Path) -> None:
-    spoil("2_Dense/model.safetensors", lambda name, tensor: tensor.flip(0).contiguous())(folder)
-
-
-def no_modules(folder: Path) -> None:
-    for name in ("modules.json", "dec2vec.json"):
-        (folder / name).unlink()
-
-
-BREAKS: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
-    "EOS off": ("instruct", no_eos, "last token", "does not end texts in '<eos>'"),
-    "EOS off, mean pooling": ("full-mean", no_eos, "last token", "does not end texts in '<eos>'"),
-    "EOS twice": ("instruct", eos_twice, "last token", "stands twice"),
-    "suffix off": ("suffix", no_eos, "last token", "does not end texts in ' it?'"),
-    "padded left": ("gpt2", left_padding, "padding", "changes by"),
-    "zero adapter": ("instruct", zero_adapter, "adapter", "lora_B are zero"),
-    "merged without effect": ("merged", base_weights, "adapter", "weights equal those of"),
-    "prompt missing": ("instruct", prompts(query=""), "prompts", "the query prompt is missing"),
-    "prompt of the other side": ("instruct", prompts(document="Query: "), "prompts", "the document prompt differs"),
-    "prompt twice": ("instruct", doubled_prompt, "prompts", "is written twice"),
-    "prompt by name only": ("instruct", no_default_prompt, "prompts", "default_prompt_name is empty"),
-    "other ids": ("instruct", lower_cased, "prompts", "other token ids"),
-    "cut early": ("merged", short, "truncation", "after 8 tokens, dec2vec after 160"),
-    "cut never": ("gpt2", unlimited, "truncation", "after 4096 tokens; the decoder has 256 positions"),
-    "beginning cut": ("instruct", cut_left, "truncation", "lose their beginning"),
-    "mean for last": ("instruct", pooled("mean_tokens"), "pooling", "pools mean, trained with lasttoken"),
-    "mean without prompt": ("full-mean", without_prompt, "pooling", "leaves the prompt's tokens out"),
-    "not normalised": ("instruct", no_normalize, "unit length", "vectors have lengths"),
-    "nan in the adapter": ("instruct", spoil("adapter_model.safetensors", _nan), "weights", "holds nan"),
-    "nan in the model": ("full-mean", spoil("model.safetensors", _nan), "weights", "holds nan"),
-    "float16 overflow": ("full-mean", overflowing, "overflow", "float16, which ends at 65504"),
-    "torn weights": ("full-mean", torn, "weights", "can't be read"),
-    "token without a row": ("instruct", more_tokens, "vocabulary", "'<new>' has id"),
-    "tokens moved": ("instruct", swapped_tokens, "vocabulary", "2 tokens have other ids"),
-    "another whitening": ("merged", other_dense, "same vectors", "differ by"),
-    "an adapter and no word how": ("instruct", no_modules, "loads", "nothing says how"),
+EOS_OFF = "EOS is no longer appended"
+BROKEN: dict[str, tuple[str, str, str]] = {
+    "EOS off": ("instruct", EOS_OFF, "does not end texts in '<eos>'"),
+    "EOS off, mean pooling": ("full-mean", EOS_OFF, "does not end texts in '<eos>'"),
+    "suffix off": ("suffix", EOS_OFF, "does not end texts in ' it?'"),
+    "EOS twice": ("instruct", "EOS is appended twice", ""),
+    "padded left": ("gpt2", "padding on the left", ""),
+    "zero adapter": ("instruct", "the adapter is zero", ""),
+    "merged without effect": ("merged", "merged weights are the base's", ""),
+    "prompt missing": ("instruct", "the prompt is lost", "the query prompt is missing"),
+    "prompt of the other side": ("instruct", "documents get a prompt, too", ""),
+    "prompt twice": ("instruct", "the prompt stands twice", ""),
+    "prompt by name only": ("instruct", "the prompt has to be asked for", ""),
+    "other ids": ("instruct", "texts are lower-cased", ""),
+    "cut early": ("merged", "texts are cut after 8 tokens", "after 8 tokens, dec2vec after 160"),
+    "cut never": ("merged", "texts are never cut", "after 1024 tokens; the decoder has 256 positions"),
+    "beginning cut": ("instruct", "the beginning is cut off", ""),
+    "mean for last": ("instruct", "mean for last token", "pools mean, trained with lasttoken"),
+    "first for last": ("instruct", "first token for last", ""),
+    "mean without prompt": ("full-mean", "the mean leaves the prompt out", ""),
+    "not normalised": ("instruct", "no normalisation", ""),
+    "nan in the adapter": ("instruct", "nan in the adapter", ""),
+    "nan in the model": ("full-mean", "nan in the model", ""),
+    "float16 overflow": ("full-mean", "float16 overflows", ""),
+    "torn weights": ("full-mean", "the weights' file is torn", ""),
+    "token without a row": ("instruct", "a token without a row", ""),
+    "tokens moved": ("instruct", "two tokens have swapped ids", ""),
+    "another whitening": ("merged", "another run's whitening", ""),
+    "an adapter and no word how": ("instruct", "an adapter and no word how to read it", ""),
 }
+"""(export, breakage, what else its sentence says)"""
+ALSO = {"first token for last": ["distinct texts"]}
+"""A causal decoder's first token sees nothing of the text."""
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -216,15 +93,21 @@ def test_a_good_export_passes(exports: dict[str, Path], name: str) -> None:
     assert {finding.verdict for finding in found.values()} == {"pass"}, table(list(found.values()))
 
 
-@pytest.mark.parametrize("name", BREAKS)
+@pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_named(exports: dict[str, Path], tmp_path: Path, name: str) -> None:
-    export, spoilt, check, what = BREAKS[name]
-    folder = exports[export].parent / f"broken-{name.replace(' ', '-')}"
-    shutil.copytree(exports[export], folder)
-    spoilt(folder)
+    export, broken, what = BROKEN[name]
+    (breakage,) = (one for one in BREAKAGES if one.name == broken)
+    folder = shutil.copytree(exports[export], tmp_path / "broken")
+    assert breakage.applies(folder)
+    breakage.spoil(folder)
     found = findings(folder)
-    assert failed(list(found.values())) == [check], table(list(found.values()))
-    assert what in found[check].what and found[check].fix
+    assert failed(list(found.values())) == [breakage.check, *ALSO.get(broken, ())], table(list(found.values()))
+    finding = found[breakage.check]
+    assert breakage.says in finding.what and what in finding.what and finding.fix
+
+
+def test_each_breakage_is_tested() -> None:
+    assert {broken for _, broken, _ in BROKEN.values()} == {breakage.name for breakage in BREAKAGES}
 
 
 def test_an_adapter_folder_of_ours_and_an_untuned_decoder(tmp_path: Path) -> None:

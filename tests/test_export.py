@@ -255,7 +255,7 @@ def test_a_failed_export_leaves_the_old_folder_whole(
     folder = save_sentence_transformer(encoder, tmp_path / "out" / "model", False, None)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(train.export, "save_modules", fail)
@@ -330,7 +330,10 @@ def test_the_folder_says_what_servers_and_older_loaders_read(tmp_path: Path) -> 
     pooling = _json(folder / "1_Pooling" / "config.json")
     assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_lasttoken", "include_prompt"]
     sentence = _json(folder / "sentence_bert_config.json")
-    assert sentence["max_seq_length"] == MAX_LENGTH and sentence["do_lower_case"] is False
+    assert sentence == {"max_seq_length": MAX_LENGTH, "do_lower_case": False}  # before 5.4 no other key is known
+    tokenizer = _json(folder / "tokenizer_config.json")
+    assert tokenizer["model_input_names"] == ["input_ids", "attention_mask"]  # no token types: GPT-2 would add them
+    assert tokenizer["processor_class"] == tokenizer["tokenizer_class"]
     assert set(_json(folder / "config_sentence_transformers.json")["prompts"]) == {"query", "document"}
     dense = _json(folder / "2_Dense" / "config.json")
     assert dense["activation_function"] == "torch.nn.modules.linear.Identity" and dense["bias"] is True

@@ -67,9 +67,9 @@ def is_absent(module: str) -> bool:
 
 
 def execute(code: str) -> None:
-    """A python block; its first line may name a package that need not be here."""
-    needs = re.match(r"# needs ([\w-]+)\n", code)
-    if needs is None or not is_absent(MODULES[needs[1]]):
+    """A python block; its first line may name a package or a file that need not be here."""
+    needs = re.match(r"# needs ([\w./-]+)\n", code)
+    if needs is None or (Path(needs[1]).is_file() if "/" in needs[1] else not is_absent(MODULES[needs[1]])):
         exec(compile(code, "guide", "exec"), {})
 
 
@@ -98,7 +98,9 @@ def test_every_command_of_the_guides(workspace: Path, capsys: pytest.CaptureFixt
             else:
                 assert language == "sh", language
                 for command, needs in commands(content):
-                    assert needs in ("", "a GPU", "a hub"), f"{guide}: {command} # needs {needs}"
+                    assert needs in ("", "a GPU", "a hub", "a second environment"), (
+                        f"{guide}: {command} # needs {needs}"
+                    )
                     if not needs:
                         run(command)
                         ran.append(command.split()[1])

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from dec2vec.config import dump
-from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder
-from train.config import TrainConfig
-from train.export import save_adapter
+from tests.export_cases import PEFT_WARNING, finished_run
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 ZEROS = "queries = documents = np.zeros((6, 16))"
@@ -26,12 +24,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    encoder = tuned_encoder(tmp_path / "base", prompt="instruct")
-    save_adapter(encoder, tmp_path / "run" / "adapter")
-    config = TrainConfig(model=dataclasses.replace(BASE, name_or_path=str(tmp_path / "base"), prompt="instruct"))
-    (tmp_path / "run" / "config.yaml").write_text(dump(config), encoding="utf-8")
-    return tmp_path / "run"
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Of another family where the test says so."""
+    return finished_run(tmp_path, request.param if hasattr(request, "param") else "llama")
 
 
 def test_mteb_gets_our_vectors_and_what_goes_wrong_is_said(loads: ModuleType, run: Path, tmp_path: Path) -> None:
@@ -51,3 +46,24 @@ def test_mteb_gets_our_vectors_and_what_goes_wrong_is_said(loads: ModuleType, ru
     lines = loads.table(results).splitlines()
     assert "ValueError: no such key" in lines[4] and "absent: not run" in lines[5]
     assert lines[3].startswith("zeros, as it comes")
+
+
+OTHER = "DEC2VEC_OTHER_PYTHON"
+
+
+@pytest.mark.skipif(OTHER not in os.environ, reason=f"{OTHER} names no interpreter (one with transformers 4, say)")
+@pytest.mark.parametrize("run", ["llama", "gpt2"], indirect=True)
+def test_another_environment_gets_our_vectors(loads: ModuleType, run: Path, tmp_path: Path) -> None:
+    """GPT-2 adds an embedding for the token types that tokenizers of transformers 4 return unless told not to."""
+    results = loads.check(run, tmp_path / "stage", loads.LOADERS, os.environ[OTHER])
+    assert [result for result in results if not result.is_well] == [], loads.table(results)
+    assert sum(result.difference is not None for result in results) >= 4, loads.table(results)
+
+
+def test_the_text_that_differs_is_named(loads: ModuleType, run: Path, tmp_path: Path) -> None:
+    """As of sentence-transformers before 5.4, which strips texts: the one that matters is seen at once."""
+    (library,) = [one for one in loads.LOADERS if one.name == "sentence-transformers" and one.form == "merged"]
+    stripped = dataclasses.replace(library, code=library.code + "\nqueries = queries.copy(); queries[1] = 1.0")
+    (result,) = loads.check(run, tmp_path / "stage", [stripped])
+    assert not result.is_well and result.worst.startswith("query '', the others ")
+    assert float(result.worst.split()[-1]) <= 1e-5

@@ -81,7 +81,8 @@ def save_sentence_transformer(
     check_exportable(encoder)
     check_replaceable(folder)
     backbone = encoder.embedder.backbone
-    check_mergeable(encoder.config, merge=merge or not isinstance(backbone, PeftModel))
+    whole = merge or not isinstance(backbone, PeftModel)
+    check_mergeable(encoder.config, merge=whole)
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
     with whole_folder(folder) as temporary:
         if not isinstance(backbone, PeftModel) or merge:
@@ -93,7 +94,7 @@ def save_sentence_transformer(
             _save_peft(encoder, backbone, temporary / "adapter", base)
             _save_reading(encoder, temporary / "adapter", whitening, base)
         save_tokenizer(encoder, temporary)
-        save_modules(encoder, temporary, whitening)
+        save_modules(encoder, temporary, whitening, merged=whole)
         _save_reading(encoder, temporary, whitening, base)
         if readme is not None:
             (temporary / "README.md").write_text(readme, encoding="utf-8")

@@ -1,6 +1,7 @@
 """The files by which sentence-transformers rebuilds an encoder: modules, pooling, whitening, normalisation, prompts.
 
-Written by hand, in the spelling of version 6: sentence-transformers need not be installed here.
+Written by hand, since sentence-transformers need not be installed here, and in the spelling of its older versions where
+the newest still reads it: those refuse a key that they don't know.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def check_exportable(encoder: Encoder) -> None:
     side_prompts(encoder)
 
 
-def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None) -> None:
-    """Everything but the weights and the tokenizer of the first module."""
+def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *, merged: bool) -> None:
+    """Everything but the weights and the tokenizer of the first module; `merged`: the folder has all weights."""
     kinds = ["Transformer", "Pooling", *(["Dense"] if whitening is not None else []), "Normalize"]
     modules = [
         {
@@ -67,7 +68,7 @@ def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None) ->
     for module in modules:
         (folder / str(module["path"])).mkdir(exist_ok=True)
     write_json(folder / "modules.json", modules)
-    write_json(folder / "sentence_bert_config.json", _transformer(encoder))
+    write_json(folder / "sentence_bert_config.json", _transformer(encoder, merged=merged))
     write_json(folder / POOLING_FOLDER / "config.json", _pooling(encoder))
     write_json(folder / "config_sentence_transformers.json", _prompts(encoder))
     write_json(folder / f"{len(kinds) - 1}_Normalize" / "config.json", {})
@@ -80,21 +81,20 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _transformer(encoder: Encoder) -> dict[str, object]:
-    """dtype is written down: the default of transformers 5 is that of the checkpoint, often float16.
-
-    An inner layer is read from the hidden states, so the model stays whole.
-    """
+def _transformer(encoder: Encoder, *, merged: bool) -> dict[str, object]:
+    """An inner layer is read from the hidden states, so the model stays whole; only versions from 5.4 can."""
+    found = {"max_seq_length": encoder.config.max_length, "do_lower_case": False, **_dtype(encoder, merged=merged)}
     layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
-    output = "last_hidden_state" if layer == encoder.layer_count else ["hidden_states", layer]
-    return {
-        "max_seq_length": encoder.config.max_length,
-        "do_lower_case": False,
-        "model_kwargs": {"dtype": encoder.config.dtype},
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
-        "module_output_name": "token_embeddings",
-    }
+    if layer == encoder.layer_count:
+        return found
+    output = {"method": "forward", "method_output_name": ["hidden_states", layer]}
+    return {**found, "modality_config": {"text": output}, "module_output_name": "token_embeddings"}
+
+
+def _dtype(encoder: Encoder, *, merged: bool) -> dict[str, object]:
+    """Merged weights say so themselves; transformers 5 loads an adapter's base as it was saved, often in float16."""
+    dtype = encoder.config.dtype
+    return {} if merged and dtype == "float32" else {"model_args": {"dtype": dtype}}
 
 
 def _pooling(encoder: Encoder) -> dict[str, object]:

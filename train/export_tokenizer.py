@@ -63,11 +63,17 @@ def _edit(path: Path, changes: Mapping[str, object], drop: Sequence[str] = ()) -
 
 
 def _config_changes(encoder: Encoder) -> Json:
-    """The generic class reads tokenizer.json as it is; a model's own class would rebuild parts of it."""
+    """The generic class reads tokenizer.json as it is; a model's own class would rebuild parts of it.
+
+    Two keys are for transformers 4. It looks for a folder's processor in config.json, which an adapter has none of,
+    unless it is named here; and its tokenizers return token types by themselves, for which GPT-2 adds an embedding.
+    """
     tokenizer = encoder.tokenizer
     pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": encoder.config.max_length,
         "padding_side": "right",
         "truncation_side": "right",

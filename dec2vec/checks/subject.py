@@ -164,7 +164,8 @@ def _library(place: Place) -> Any:
 
 def _declared_dtype(place: Place) -> str:
     """What sentence-transformers will load: its own entry, else that of the decoder's configuration."""
-    own = place.json("sentence_bert_config.json").get("model_kwargs") or {}
+    reading = place.json("sentence_bert_config.json")
+    own = reading.get("model_args") or reading.get("model_kwargs") or {}  # as older and newer versions write it
     decoder = place.json("config.json")
     return str(own.get("dtype") or own.get("torch_dtype") or decoder.get("dtype") or decoder.get("torch_dtype") or "")
 

@@ -1,0 +1,1 @@
+"""Exports that are broken on purpose."""
