@@ -23,6 +23,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
+from hosts.engines import ENGINES
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,23 +31,6 @@ from train.metrics_file import read_metrics, step_of
 
 STEPS, RESUMED_AFTER = 5, 3
 BETA1 = 0.9
-ENGINES = {
-    "ddp": {},
-    "fsdp2": {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    },
-    "deepspeed-zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
-    "deepspeed-zero3": {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
-    },
-}
-"""What torchrun's environment says; `accelerate launch` reads the same from configs/accelerate/."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ each experiment is one run of `torchrun -m train` over both hosts, disturbed at 
     cut    the cable is cut for longer than distributed.timeout, then mended
     blink  the cable is cut for a shorter time
     slow   the rank is stopped half of the time for ten seconds
-After the first three all other processes must end in time, with one line on each host that noticed, and torchrun's
-restart must lead to the undisturbed run's adapter, bit for bit; the last two must end nobody. What is no option of this
-script is handed on to training; a small --optim.lr keeps rounding from growing. Exit code 0 when all is as it must be,
-77 where namespaces are not allowed.
+    away   the cable is cut for longer than torchrun waits for a host; both are then started again by hand
+    recipe nothing breaks: the run by scripts/two-hosts as it stands, between hosts that know each other by name
+After `kill`, `hang`, `cut` and `away` all other processes must end in time, with one line on each host that noticed,
+and the restart must lead to the undisturbed run's adapter, bit for bit; the others must end nobody. What is no option
+of this script is handed on to training; a small --optim.lr keeps rounding from growing. Exit code 0 when all is as it
+must be, 77 where namespaces are not allowed.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="configuration of a training run")
     parser.add_argument("--processes", type=int, default=1, help="on each host")
+    parser.add_argument("--engine", choices=["ddp", "fsdp2"], default="ddp")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--timeout", type=float, default=15.0, help="distributed.timeout, seconds")
     parser.add_argument("--blink", type=float, help="seconds of that experiment's cut; a third of the timeout")
@@ -80,6 +83,7 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str], hosts: tuple[Ho
         steps=options.steps,
         timeout=options.timeout,
         blink=options.timeout / 3 if options.blink is None else options.blink,
+        engine=options.engine,
     )
 
 

@@ -170,6 +170,10 @@ def test_a_lost_rank_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("[pair.cc:1] Read error [::1]:7: Connection reset by peer", "lost a process on ::1"),
         ("Timed out waiting 15000ms for recv operation to complete", "no word from another process for 15 s"),
         ("Timed out after 31 seconds waiting for clients. 1/2 clients joined.", "no word from another process"),
+        (
+            "[pair.cc:152] timed out connecting: SO_ERROR: Connection refused, remote=[10.77.0.1]:61327",
+            "a process on 10.77.0.1 refused the connection; if it has ended, its address was still in torchrun's store",
+        ),
         ("The size of tensor a (3) must match the size of tensor b (4)", None),
         ("CUDA out of memory", None),
     ],

@@ -28,18 +28,23 @@ def scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_two_hosts_train_as_one_process_and_survive_a_kill(tmp_path: Path) -> None:
-    """The script runs in a namespace of its own, from which nothing reaches this machine's network."""
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_hosts_train_as_one_process_and_survive_a_kill(tmp_path: Path, engine: str) -> None:
+    """The script runs in a namespace of its own, from which nothing reaches this machine's network.
+
+    `scripts/two-hosts` itself makes the same adapter there.
+    """
     config = write_run(tmp_path, lora=NO_DROPOUT, eval=EvalSection(after_training=False))
     script = [sys.executable, str(REPOSITORY / "scripts" / "check_two_hosts.py"), str(config), "--steps", "30"]
-    command = [*script, "--experiments", "kill", "--folder", "hosts"]
+    command = [*script, "--engine", engine, "--experiments", "kill", "recipe", "--folder", "hosts"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     if done.returncode == 77:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "hosts" / "results.json").read_text())
-    calm, (killed,) = results["undisturbed"], results["experiments"]
+    calm, (killed, recipe) = results["undisturbed"], results["experiments"]
+    assert recipe["sha256"] == calm["sha256"] and recipe["lines"] == []
     assert calm["ranks"] == 2 and calm["losses"] < 1e-5 and calm["adapter"] < 1e-4
     assert killed["sha256"] == calm["sha256"] and -9 in killed["codes"]
     (line,) = killed["lines"]
@@ -62,6 +67,8 @@ def killed() -> Seen:
         ({"codes": (1, -9)}, "a process ended with 1"),
         ({"lines": ()}, "nobody said a word"),
         ({"lines": ("a: x", "a: y")}, "host a said 2 lines"),
+        ({"name": "away"}, None),
+        ({"name": "recipe", "codes": (), "sha256": "bad"}, "the adapter is not the undisturbed run's"),
         ({"name": "blink", "ended": None}, "where none had to"),
         ({"name": "blink", "codes": (), "note": "5 s; processes were started again"}, "where none had to"),
         ({"name": "slow", "ended": None, "codes": (), "note": "slowest rank 0 in 9 of 9"}, "another rank was named"),

@@ -16,7 +16,9 @@ from train.config import TrainConfig
 PATIENCE = 20
 """Seconds that a rank has to end by itself once it has lost another."""
 _CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exit", re.I)
-_SILENT = re.compile(r"timed? ?out|no route to host|unreachable|connection refused|failed to connect", re.I)
+_REFUSED = re.compile(r"connection refused", re.I)
+_SILENT = re.compile(r"timed? ?out|no route to host|unreachable|failed to connect", re.I)
+_OLD_STORE = "torchrun's store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes a new one at each restart)"
 _ADDRESS = re.compile(r"\[([0-9a-f.:]+)\]:\d+")
 
 
@@ -59,6 +61,8 @@ def why_lost(message: str, timeout: float) -> str | None:
     whom = f"a process on {address.group(1)}" if address else "another process"
     if _CLOSED.search(message):
         return f"lost {whom}, which closed the connection (it ended or was killed)"
+    if _REFUSED.search(message):
+        return f"{whom} refused the connection; if it has ended, its address was still in {_OLD_STORE}"
     if _SILENT.search(message):
         return f"no word from {whom} for {timeout:g} s (distributed.timeout): it hangs or its host is cut off"
     return None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hosts.launch import Launch
 from hosts.network import Host
+from hosts.recipe import run_recipe
 from train.metrics_file import read_metrics, step_of
 
 PATIENCE = 500.0
@@ -24,6 +25,8 @@ SLACK = 15.0
 """Seconds beyond the timeout for processes to notice and end on a loaded machine."""
 EXPECTED_CODES = {75, -signal.SIGKILL, -signal.SIGTERM}
 SLOW_SECONDS = 10.0
+SHORT_PATIENCE = 20
+"""Seconds that torchrun waits for the other host in `away`; 600 is its own."""
 ANEW = "processes were started again"
 
 
@@ -41,6 +44,7 @@ class Plan:
     """distributed.timeout, seconds."""
     blink: float
     """Seconds that a cable is cut for without anything being lost."""
+    engine: str = "ddp"
 
     @property
     def options(self) -> list[str]:
@@ -51,7 +55,7 @@ class Plan:
 
     def launch(self, name: str) -> Launch:
         """The run into a folder of its own."""
-        return Launch(self.hosts, self.processes, self.folder / name, self.options)
+        return Launch(self.hosts, self.processes, self.folder / name, self.options, engine=self.engine)
 
     @property
     def victim(self) -> int:
@@ -127,8 +131,36 @@ def slow(plan: Plan, draw: random.Random) -> Seen:
         return _seen(plan, run, "slow", step, None, resumed - began, named_slowest(run.folder, step, last))
 
 
-EXPERIMENTS = {"kill": kill, "hang": hang, "cut": cut, "blink": blink, "slow": slow}
-FATAL = ("kill", "hang", "cut")
+def recipe(plan: Plan, draw: random.Random) -> Seen:
+    """Undisturbed by `scripts/two-hosts` as it stands, between hosts with names."""
+    began = time.monotonic()
+    sha256, lines = run_recipe(plan.hosts, plan.folder, plan.processes, plan.engine, plan.options, PATIENCE)
+    seconds = time.monotonic() - began
+    return Seen("recipe", 0, None, seconds, (), lines, 0, sha256, f"{seconds:.0f} s from start to end")
+
+
+def away(plan: Plan, draw: random.Random) -> Seen:
+    """The cable is cut for longer than torchrun waits; when it has given up, both hosts are started again by hand."""
+    run = plan.launch("away")
+    run.by_hand, run.join_timeout = True, SHORT_PATIENCE
+    with run:
+        step = _some_way_in(plan, run, draw)
+        others, began = set(run.workers().values()), time.monotonic()
+        plan.hosts[1].link("down")
+        ended = run.until(lambda: not others & set(run.workers().values()), PATIENCE)
+        gone = run.until(lambda: run.agents[0].poll() is not None, PATIENCE)
+        plan.hosts[1].link("up")
+        rest = run.end_agents(SLACK)
+        by_hand = time.monotonic()
+        run.start()
+        resumed = run.until(lambda: run.steps() > step or run.done(), PATIENCE)
+        run.finish(PATIENCE)
+        note = f"torchrun gave up on the first host after {gone - began:.0f} s; the other's {rest}; started by hand"
+        return _seen(plan, run, "away", step, ended - began, resumed - by_hand, note)
+
+
+EXPERIMENTS = {"kill": kill, "hang": hang, "cut": cut, "blink": blink, "slow": slow, "away": away, "recipe": recipe}
+FATAL = ("kill", "hang", "cut", "away")
 
 
 def faults(plan: Plan, seen: Seen, undisturbed: str) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from hosts.engines import ENGINES
 from hosts.network import Host
 from train.metrics_file import read_metrics, step_of
 
@@ -40,6 +41,11 @@ class Launch:
     restarts: int = 3
     pinned: bool = False
     """Each process to a core, the ranks in turn."""
+    engine: str = "ddp"
+    join_timeout: int = 300
+    """Seconds that a torchrun waits for the other host."""
+    by_hand: bool = False
+    """A torchrun that gives up is not started again, but by `start`."""
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
     starts: int = 0
     """How often a torchrun was started again because it had given up itself."""
@@ -50,8 +56,25 @@ class Launch:
         self.folder.mkdir(parents=True)
         for host in self.hosts:
             self._logs.append(self.log(host).open("wb"))
-        self.agents = [self._start(position) for position in range(len(self.hosts))]
+        self.start()
         return self
+
+    def start(self) -> None:
+        """torchrun on each host; all earlier ones have ended."""
+        self.agents = [self._start(position) for position in range(len(self.hosts))]
+
+    def end_agents(self, seconds: float) -> str:
+        """Wait for the torchruns that still run, and end those that don't end by themselves; what had to be done."""
+        began = time.monotonic()
+        try:
+            for agent in self.agents:
+                agent.wait(max(0.0, began + seconds - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            for agent in self.agents:
+                agent.terminate()
+                agent.wait()
+            return f"had to be ended by hand {seconds:.0f} s after the cable was mended"
+        return f"ended {time.monotonic() - began:.0f} s after the cable was mended"
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -117,6 +140,8 @@ class Launch:
         return [int(code) for code in _EXIT.findall(self.log(host).read_text(encoding="utf-8", errors="replace"))]
 
     def _start_again(self) -> None:
+        if self.by_hand:
+            return
         for position, agent in enumerate(self.agents):
             if agent.poll() not in (None, 0):
                 self.starts += 1
@@ -129,15 +154,16 @@ class Launch:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(self.processes)]
         meeting = ["--nnodes", str(len(self.hosts)), "--local_addr", host.address, "--rdzv_id", self.folder.name]
         meeting += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"{first.address}:{PORT}"]
-        meeting += ["--rdzv_conf", f"is_host={int(host is first)},join_timeout=300"]
+        meeting += ["--rdzv_conf", f"is_host={int(host is first)},join_timeout={self.join_timeout}"]
         command = [*host.enter, *torchrun, *meeting, "--max_restarts", str(self.restarts)]
         if self.pinned:
             taskset = f'exec taskset --cpu-list $((LOCAL_RANK % {len(os.sched_getaffinity(0))})) "$0" "$@"'
             command += ["--no_python", "bash", "-c", taskset, sys.executable]
         command += ["-m", "train", *self.arguments, "--output_dir", str(self.folder)]
-        environment = {**os.environ, "GLOO_SOCKET_IFNAME": host.interface, "OMP_NUM_THREADS": "1"}
+        ours = {**ENGINES[self.engine], "GLOO_SOCKET_IFNAME": host.interface, "OMP_NUM_THREADS": "1"}
+        ours["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as scripts/two-hosts has it, which says why
         log = self._logs[position]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **ours})
 
 
 def _children(parent: int) -> list[int]:
