@@ -208,6 +208,9 @@ def check(run: Path, stage: Path, loaders: Sequence[Loader], python: str = sys.e
             results.append(Result(loader, None, None))
             continue
         folder = forms[loader.form]
+        if loader.code == RUNTIME and not _is_last_token_alone(folder):
+            results.append(Result(loader, None, None, "the guide's lines are for the last token without whitening"))
+            continue
         stated = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
         job = {
             "folder": str(folder.resolve()),
@@ -221,6 +224,11 @@ def check(run: Path, stage: Path, loaders: Sequence[Loader], python: str = sys.e
         }
         results.append(_load(loader, present[loader.module], job, stage / f"{number}.json", expected, python))
     return results
+
+
+def _is_last_token_alone(folder: Path) -> bool:
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    return bool(pooling["pooling_mode_lasttoken"]) and not (folder / "2_Dense").exists()
 
 
 def _export(run: Path, folder: Path, form: str) -> ExportArgs:
@@ -267,7 +275,9 @@ def table(results: Sequence[Result]) -> str:
     for result in results:
         loader = result.loader
         name = loader.name if loader.is_told else f"{loader.name}, as it comes"
-        said = "absent: not run" if result.version is None else f"failed: {result.reason}"
+        said = f"failed: {result.reason}"
+        if result.version is None:
+            said = f"not run: {result.reason or 'absent'}"
         if result.difference is not None:
             said = f"{result.difference:.1e}" + (f" ({result.worst})" if result.worst else "")
         lines.append(f"{name:<24}{loader.form:<9}{result.version or '-':<10}{said}")

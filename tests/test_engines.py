@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import unittest.mock
 from collections import Counter
 from collections.abc import Callable
@@ -16,14 +15,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch import Tensor
 
 from dec2vec import ModelConfig
 from dec2vec.errors import UserError
-from tests.processes import free_port, run_alone, run_ranks
+from tests.processes import run_alone, run_ranks
 from tests.tiny_run import train, write_run
 from tests.training_setup import data_of, distance, tiny_encoder
 from train.batch import prepare
@@ -39,7 +36,6 @@ from train.config import (
     TrainConfig,
 )
 from train.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
-from train.engine_deepspeed import asked_stage
 from train.engine_sharded import Sharded, is_sharded, whole
 from train.lora import trainable_parameters
 from train.prefix_gradient import why_not_shared
@@ -48,7 +44,6 @@ from train.table import SourceTable
 from train.temperature import Temperature
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = REPOSITORY / "configs" / "accelerate"
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -288,33 +283,6 @@ def test_the_comparison_finds_another_run(tmp_path: Path, engines_script: Any) -
     assert engines_script.Differences(0.0, float("nan"), 0.0, 0.0).worst == float("inf")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate's own parser and launcher take each, and what they put into the environment is the engine meant."""
-    port = str(free_port())
-    arguments = ["--config_file", str(path), "--main_process_port", port, "-m", "train", "run.yaml"]
-    options, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
-    assert options.num_machines == (2 if path.stem.endswith("-nodes") else 1)
-    if path.stem.startswith("one"):
-        assert not options.multi_gpu and not options.use_fsdp
-        return
-    partitioned, sharded = (path.stem.startswith(engine) for engine in ("deepspeed", "fsdp2"))
-    options.deepspeed_fields_from_accelerate_config = ""  # set by what starts the processes
-    command, environment = prepare_deepspeed_cmd_env(options) if partitioned else (None, prepare_multi_gpu_env(options))
-    assert options.nproc_per_node == "8" and command is None, "torchrun's launcher, on each node"
-    assert options.use_fsdp == sharded and options.use_deepspeed == partitioned
-    assert options.multi_gpu == (not sharded and not partitioned)
-    if partitioned:
-        with unittest.mock.patch.dict(os.environ, environment):
-            assert asked_stage() == f"zero{options.zero_stage}"
-    if sharded:
-        assert {name: environment[name] for name in FSDP2} == (ONCE if "once" in path.stem else FSDP2)
-    if options.num_machines > 1:
-        assert options.rdzv_endpoint == f"localhost:{port}" and options.node_rank == 0
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith("# ") and ("Run " in first or "not run" in first)
-
-
 REFUSED = {
     "DeepSpeed alone": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed: shards need a process group"),
     "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
@@ -361,22 +329,6 @@ def test_fast_ways_fall_back_with_a_line_and_encoding_stays_the_same(decoder: Pa
     """Encoding shares the prompt's beginning between texts, whose reading must gather weights too."""
     first, _ = run_ranks(2, falls_back, decoder)
     assert "lora.fast is off" in first[0] and "sharded" in first[1]
-
-
-def test_slurm_script_starts_all_nodes_by_one_line(tmp_path: Path) -> None:
-    """With stand-ins for what SLURM and Accelerate install."""
-    stand_ins = {"scontrol": "printf 'n07\\nn08\\n'", "srun": 'shift; exec "$@"', "accelerate": 'printf "%s\\n" "$@"'}
-    for name, body in stand_ins.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_JOB_NODELIST": "n[07-08]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
-    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = [str(REPOSITORY / "scripts" / "slurm-train"), "run.yaml", "--optim.lr", "1e-4"]
-    started = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert started[0] == "launch" and started[-4:] == ["train", "run.yaml", "--optim.lr", "1e-4"]
-    options = dict(zip(started[1:-5:2], started[2:-5:2], strict=True))
-    assert options["--num_processes"] == "8" and options["--main_process_ip"] == "n07"
-    assert (REPOSITORY / options["--config_file"]).is_file()
 
 
 def test_mining_while_training_is_refused_where_weights_are_sharded() -> None:

@@ -68,9 +68,9 @@ def is_absent(module: str) -> bool:
 
 def execute(code: str) -> None:
     """A python block; its first line may name a package or a file that need not be here."""
-    needs = re.match(r"# needs ([\w./-]+)\n", code)
+    compiled, needs = compile(code, "guide", "exec"), re.match(r"# needs ([\w./-]+)\n", code)
     if needs is None or (Path(needs[1]).is_file() if "/" in needs[1] else not is_absent(MODULES[needs[1]])):
-        exec(compile(code, "guide", "exec"), {})
+        exec(compiled, {})
 
 
 @pytest.fixture

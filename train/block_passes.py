@@ -1,6 +1,6 @@
 """The two halves of a decoder block around attention, each with its backward pass by hand.
 
-q, k and v are one product, gate and up another, with the norms' weights and the adapters merged in
+q, k and v are one product, gate and up another, with the adapters in it and in float32 the norms' weights too
 (`train.stacked_linears`); of the activations no more is kept than the backward pass reads.
 """
 

@@ -26,7 +26,7 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
 from train.engine_deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence
-from train.engine_sharded import Sharded, ShardedByUnits
+from train.engine_sharded import Sharded, ShardedByModules, ShardedByUnits
 from train.engine_zero2 import PartitionedAdamW
 from train.engine_zero3 import ShardedAdamW, divide
 
@@ -103,7 +103,7 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
         return _shard(embedder, accelerator)
     if engine == "zero3":
         divide(embedder, accelerator.device)
-        return Sharded(embedder)
+        return ShardedByModules(embedder)
     model: Embedder | DistributedDataParallel = accelerator.prepare_model(embedder)
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13

@@ -57,7 +57,12 @@ class DeepSpeedAdamW(ABC):
     def reduced_once(self) -> Iterator[None]:
         """Backward passes within add to this process's own gradients; at the end all processes average these."""
         with self._engine.coalesce_grad_reduction():
-            yield
+            try:
+                yield
+            except BaseException:
+                for weight in self._weights:  # else its end would wait for ranks that know of no error
+                    weight.grad = None
+                raise
 
     @abstractmethod
     def grad_norm(self) -> Tensor:

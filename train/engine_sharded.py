@@ -5,6 +5,7 @@ A checkpoint holds whole tensors, whatever engine wrote it, so that any engine a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -18,8 +19,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from dec2vec.embedder import Embedder
 from train.engine_zero3 import is_parted, overwrite_whole, whole_weight
 
+_COUNT = "ds_grads_remaining"
 
-class Sharded(nn.Module):
+
+class Sharded(nn.Module, ABC):
     """An embedder whose weights lie in shards and are gathered as they are needed.
 
     Every process must make the same passes, since each gathers.
@@ -34,8 +37,34 @@ class Sharded(nn.Module):
         pooled: list[Tensor] = self.module(*args, **kwargs)
         return pooled
 
+    @abstractmethod
     def begin_backward(self, *, last: bool) -> None:
-        """Told before each backward pass of a step. Under ZeRO-3 the optimiser knows when to reduce gradients."""
+        """Told before each pass of a step; `last` where only a backward pass follows it."""
+
+
+class ShardedByModules(Sharded):
+    """Under ZeRO-3: gathered for each module by DeepSpeed's hooks, and given up after its backward pass.
+
+    A hook knows its module's backward pass to be over by a count that each forward pass sets and the backward pass runs
+    down to zero. Where the graphs of several chunks are kept, the count is of the last one's; so it is set anew.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__(embedder)
+        self._counts: dict[nn.Module, int] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> list[Float[Tensor, "batch dim"]]:
+        """As the embedder's."""
+        pooled = super().forward(*args, **kwargs)
+        if torch.is_grad_enabled():
+            modules = {module: vars(module) for module in self.module.modules()}
+            self._counts = {module: own[_COUNT] for module, own in modules.items() if _COUNT in own}
+        return pooled
+
+    def begin_backward(self, *, last: bool) -> None:
+        """The same for every chunk; the optimiser knows when to reduce gradients."""
+        for module, count in self._counts.items():
+            vars(module)[_COUNT] = count
 
 
 class ShardedByUnits(Sharded):

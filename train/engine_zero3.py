@@ -7,8 +7,9 @@ tells it, `whole_weight` and `overwrite_whole` go through DeepSpeed.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,14 @@ class ShardedAdamW(DeepSpeedAdamW):
         """As the base class's, of a module that `divide` has seen; gradients are clipped to `limit`."""
         numbers = sum(_shape(weight).numel() for weight in whole.param_groups[0]["params"])
         super().__init__(module, whole, settings(numbers, limit, STAGE))
+
+    @contextlib.contextmanager
+    def reduced_once(self) -> Iterator[None]:
+        """As the base class's; RuntimeError for a weight without a gradient, for which the last step's would stand."""
+        with super().reduced_once():
+            yield
+            if any(weight.grad is None for weight in self._weights):
+                raise RuntimeError("ZeRO-3: a trained weight got no gradient in this step")
 
     def grad_norm(self) -> Tensor:
         """As the base class's."""

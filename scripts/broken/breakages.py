@@ -30,6 +30,8 @@ class Breakage:
     says: str
     applies: Callable[[Path], bool] = lambda folder: True
     """Whether the folder has what is to be broken."""
+    may_be_harmless: bool = False
+    """Whether there are decoders whose vectors it does not move."""
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -224,7 +226,7 @@ def _size(folder: Path) -> int:
 BREAKAGES = (
     Breakage("EOS is no longer appended", "adapter", no_eos, "last token", "does not end texts in"),
     Breakage("EOS is appended twice", "adapter", eos_twice, "last token", "stands twice"),
-    Breakage("padding on the left", "merged", padded_left, "padding", "changes by"),
+    Breakage("padding on the left", "merged", padded_left, "padding", "changes by", may_be_harmless=True),
     Breakage("the adapter is zero", "adapter", zero_adapter, "adapter", "lora_B are zero"),
     Breakage("merged weights are the base's", "merged", base_weights, "adapter", "weights equal those of"),
     Breakage("the prompt is lost", "adapter", prompts(query=""), "prompts", "prompt is missing", _has_prompt),
