@@ -49,13 +49,8 @@ needs_deepspeed = pytest.mark.skipif(
 )
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 ZERO3 = {**ZERO2, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
-SHORT_LIVED = {
-    "stage": 3,
-    "stage3_param_persistence_threshold": 0,
-    "stage3_prefetch_bucket_size": 0,
-    "stage3_max_reuse_distance": 0,
-    "stage3_max_live_parameters": 0,
-}
+_AT_ONCE = ("param_persistence_threshold", "prefetch_bucket_size", "max_reuse_distance", "max_live_parameters")
+SHORT_LIVED = {"stage": 3, **{f"stage3_{name}": 0 for name in _AT_ONCE}}
 """Each weight is given up after each use, as large ones are."""
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=0.05)
 """The clipping binds in every step."""
