@@ -101,7 +101,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
     """Train from `run.state.step` to the end; leaves by KeyboardInterrupt, after a checkpoint, when signalled."""
     config, state = run.config, run.state
     graph_tokens: int | None = None if config.batch.graph_tokens == "auto" else config.batch.graph_tokens
-    if config.batch.share_prefix and (reason := why_not_shared(run.encoder.embedder)) is not None:
+    if run.is_main and config.batch.share_prefix and (reason := why_not_shared(run.encoder.embedder)) is not None:
         _log.info("what all texts of a step begin with is computed anew for each: %s", reason)
     batches = Prefetch(partial(_local_batch, run), run.learner.total_steps, ahead=config.batch.prefetch)
     if run.refreshed is not None:

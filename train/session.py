@@ -167,6 +167,8 @@ def build(
         _log.info("%s", "\n".join(data_report.lines(report)))
     if checkpoint is not None:
         restore(run, checkpoint)
+        if run.is_main:
+            _log.info("goes on from step %d of %d, which %s holds", checkpoint.step, steps, checkpoint.path)
     return run
 
 
