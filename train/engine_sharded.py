@@ -39,7 +39,7 @@ class Sharded(nn.Module, ABC):
 
     @abstractmethod
     def begin_backward(self, *, last: bool) -> None:
-        """Told before each pass of a step; `last` where only a backward pass follows it."""
+        """Told before a chunk's passes; `last` for the step's last backward pass and the forward that it may need."""
 
 
 class ShardedByModules(Sharded):
