@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from train.config import LossConfig
-from train.contrast import contrast
+from train.losses.infonce.infonce import contrast
+from train.losses.inputs import NO_ID, PairRows
+from train.losses.objective import Temperature
 from train.readings import text_keys
-from train.rows import NO_ID, PairRows
-from train.temperature import Temperature
 
 TEMPERATURE = 0.05
 Side = Callable[[], tuple[float, list[Tensor]]]

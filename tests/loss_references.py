@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.config import LossConfig
-from train.rows import GradedRows, LabelledRows, Rows, TeacherRows
+from train.losses.inputs import GradedRows, LabelledRows, Rows, TeacherRows
 
 LEARNED = 0.3
 """Temperature of the cases."""

@@ -17,9 +17,9 @@ from tests.test_prefix_gradient import PROMPT
 from tests.training_setup import gradients, tiny_table
 from train.batch import prepare
 from train.chunk_threads import in_order, side_by_side
-from train.contrast import contrast
 from train.gradcache import cached_step
-from train.temperature import Temperature
+from train.losses.infonce.infonce import contrast
+from train.losses.objective import Temperature
 
 
 @pytest.fixture(autouse=True)

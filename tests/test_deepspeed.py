@@ -39,10 +39,10 @@ from train.engine_sharded import is_sharded, whole
 from train.engine_zero2 import PartitionedAdamW
 from train.engine_zero3 import STAGE, divide
 from train.lora import trainable_parameters
-from train.losses.dispatch import combined
+from train.losses.compute import combined
+from train.losses.objective import Temperature
 from train.optimizer_state import optimizer_tensors
 from train.step import Learner, StepResult, make_optimizer, train_step
-from train.temperature import Temperature
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: pip install 'dec2vec[deepspeed]'"

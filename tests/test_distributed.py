@@ -16,16 +16,15 @@ from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
 from train.batch import prepare
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
-from train.contrast import contrast
 from train.distributed import gather_rows, sum_over_ranks
 from train.engine import make_accelerator, wrap
 from train.lora import trainable_parameters
-from train.objective import Objective
+from train.losses.infonce.infonce import contrast
+from train.losses.inputs import NO_ANCHOR, NO_ID, PairRows
+from train.losses.objective import Objective, Temperature
 from train.readings import text_keys
-from train.rows import NO_ANCHOR, NO_ID, PairRows
 from train.sampler import batch_indices, shard, steps_per_epoch
 from train.step import Learner, make_optimizer, train_step
-from train.temperature import Temperature
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

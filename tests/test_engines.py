@@ -38,10 +38,10 @@ from train.config import (
 from train.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
 from train.engine_sharded import Sharded, is_sharded, whole
 from train.lora import trainable_parameters
+from train.losses.objective import Temperature
 from train.prefix_gradient import why_not_shared
 from train.step import Learner, make_optimizer, train_step
 from train.table import SourceTable
-from train.temperature import Temperature
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FSDP2 = {

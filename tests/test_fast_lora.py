@@ -16,8 +16,8 @@ from tests.training_setup import tiny_encoder
 from train.config import LoraConfig, OptimConfig
 from train.fast_lora import FastLinear
 from train.lora import trainable_parameters
+from train.losses.objective import Temperature
 from train.step import make_optimizer, seed_dropout
-from train.temperature import Temperature
 
 
 def step(folder: Path, family: str, **options: object) -> tuple[float, dict[str, Tensor], Embedder]:

@@ -15,10 +15,10 @@ from tests.helpers import FAMILIES
 from tests.training_setup import gradients, tiny_encoder, tiny_table
 from train.batch import prepare
 from train.config import LoraConfig, LossConfig
-from train.contrast import contrast
 from train.gradcache import cached_step
+from train.losses.infonce.infonce import contrast
+from train.losses.objective import Temperature
 from train.step import seed_dropout
-from train.temperature import Temperature
 
 ROWS = np.arange(12)
 LOSS = LossConfig(temperature=0.05)

@@ -18,10 +18,10 @@ from train.batch import prepare
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
 from train.data import content_hash, load_data
 from train.data_report import describe, lines
+from train.losses.inputs import NO_ID, GradedRows, LabelledRows, PairRows
 from train.model_card import describe_data
 from train.order import make_sampler
 from train.readings import text_keys
-from train.rows import NO_ID, GradedRows, LabelledRows, PairRows
 from train.sampler import Mixed
 from train.table import SourceTable
 

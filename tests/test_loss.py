@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.naive_info_nce import Texts, document_ignored, naive_loss, query_ignored
-from train import tiles
 from train.config import LossConfig
-from train.contrast import contrast
-from train.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
-from train.loss import info_nce
-from train.objective import Objective
+from train.losses.infonce import tiled as tiles
+from train.losses.infonce.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
+from train.losses.infonce.infonce import contrast
+from train.losses.infonce.plain import info_nce
+from train.losses.inputs import NO_ANCHOR, NO_ID, PairRows
+from train.losses.objective import Objective, Temperature
 from train.readings import text_keys
-from train.rows import NO_ANCHOR, NO_ID, PairRows
-from train.temperature import Temperature
 
 TEXTS = Texts(("a", "b", "c", "a", "d"), ("p", "q", "r", "s", "p"), ("x", "c", "q", "y"))
 PLAIN = LossConfig(temperature=0.1, learn_temperature=True)

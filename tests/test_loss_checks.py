@@ -12,8 +12,8 @@ from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
 from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
 from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_rows
-from train.rows import GradedRows, LabelledRows, PairRows, TeacherRows
-from train.source_losses import check_losses, run_temperature
+from train.losses.inputs import GradedRows, LabelledRows, PairRows, TeacherRows
+from train.losses.per_source import check_losses, run_temperature
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from tests.loss_references import CASES, LEARNED, Case, graded_rows, labelled_rows, supcon, teacher_rows, vectors
 from train.config import LossConfig
-from train.contrast import contrast
-from train.losses.against_all import against_all
-from train.losses.dispatch import combined, objective
-from train.losses.ranking import ranking_loss
-from train.objective import Objective
-from train.rows import NO_ID, GradedRows, LabelledRows, PairRows, Rows
-from train.temperature import Temperature
+from train.losses.all_pairs import against_all
+from train.losses.compute import combined, objective
+from train.losses.cosent import ranking_loss
+from train.losses.infonce.infonce import contrast
+from train.losses.inputs import NO_ID, GradedRows, LabelledRows, PairRows, Rows
+from train.losses.objective import Objective, Temperature
 
 
 def learned(value: float = LEARNED) -> Temperature:

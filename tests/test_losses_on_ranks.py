@@ -11,10 +11,9 @@ from torch import Tensor
 
 from tests.loss_references import CASES, Case, vectors
 from tests.processes import run_ranks
-from train.losses.dispatch import objective
-from train.objective import Objective
-from train.rows import Rows
-from train.temperature import Temperature
+from train.losses.compute import objective
+from train.losses.inputs import Rows
+from train.losses.objective import Objective, Temperature
 
 TEXTS = 7
 SHARES = {2: (5, 2), 3: (3, 0, 4)}

@@ -14,10 +14,10 @@ from tests.test_gradcache import LOSS, ROWS, close
 from tests.training_setup import gradients, tiny_encoder, tiny_table
 from train.batch import LocalBatch, prepare
 from train.config import LoraConfig
-from train.contrast import contrast
 from train.gradcache import cached_step
+from train.losses.infonce.infonce import contrast
+from train.losses.objective import Temperature
 from train.prefix_gradient import why_not_shared
-from train.temperature import Temperature
 
 PROMPT = "Instruct: the text that follows means: {text}"
 

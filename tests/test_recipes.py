@@ -11,8 +11,8 @@ from dec2vec.config import load
 from eval.config import EvalConfig
 from eval.tasks.topic_files import label_texts
 from train.config import TrainConfig
+from train.losses.per_source import check_losses
 from train.session import resolve
-from train.source_losses import check_losses
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))

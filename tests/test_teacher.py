@@ -20,8 +20,8 @@ from tests.training_setup import data_of
 from train.batch import Asked
 from train.config import LoraConfig, LossConfig, TrainConfig
 from train.export import save_adapter
-from train.losses.dropout_views import check_dropout
-from train.source_losses import load_teachers
+from train.losses.checks import check_dropout
+from train.losses.per_source import load_teachers
 from train.table import SourceTable
 from train.teacher import load_teacher
 

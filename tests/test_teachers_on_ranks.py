@@ -21,11 +21,11 @@ from tests.processes import run_ranks
 from tests.training_setup import data_of
 from train.batch import Asked, LocalBatch, prepare
 from train.config import LossConfig
-from train.losses.dispatch import combined
+from train.losses.compute import combined
+from train.losses.inputs import PairRows
+from train.losses.objective import Temperature
 from train.readings import text_keys
-from train.rows import PairRows
 from train.table import SourceTable
-from train.temperature import Temperature
 
 ROWS = [("a dog", "a cat"), ("red", "blue"), ("a dog", "a bird"), ("a cat", "a dog"), ("green", "blue")]
 """Two ranks share the text `a dog` as an anchor, and `blue` as a positive; `a dog` and `a cat` stand on both sides."""

@@ -17,9 +17,9 @@ from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS, Side
 from train.config import Kind, LossConfig, SourceConfig
 from train.data import TrainingData
+from train.losses.inputs import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.prefix_gradient import shared_beginning
 from train.readings import KnownIds, Reading, reading_of, text_keys, tokenized
-from train.rows import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.sampler import Indices, shard
 from train.table import Texts
 

@@ -36,7 +36,7 @@ from train.engine import Model
 from train.engine_sharded import Sharded
 from train.lockstep import in_lockstep
 from train.lora import trainable_parameters
-from train.objective import Objective
+from train.losses.objective import Objective
 from train.prefix_gradient import PrefixGradient
 
 

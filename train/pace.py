@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from train.distributed import world_size
-from train.objective import Objective
+from train.losses.objective import Objective
 
 
 class Timed:

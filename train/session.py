@@ -31,14 +31,14 @@ from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
 from train.loop import DevScore, Run, restore
 from train.lora import make_trainable
-from train.losses.dropout_views import check_dropout
+from train.losses.checks import check_dropout
 from train.losses.matryoshka import check_width
+from train.losses.per_source import check_losses, load_teachers, losses_of, run_temperature
 from train.metrics_file import MetricsFile
 from train.mining.refresh import make_refreshed
 from train.order import make_sampler
 from train.run_folder import RunFolder
 from train.sampler import Sampler
-from train.source_losses import check_losses, load_teachers, losses_of, run_temperature
 from train.step import Learner, make_optimizer
 from train.token_cache import known_tokens
 from train.tracking import Tracker, make_tracker

@@ -18,10 +18,10 @@ from train.engine_deepspeed import DeepSpeedAdamW, reduced_once
 from train.engine_sharded import whole
 from train.gradcache import cached_step
 from train.lora import trainable_parameters
-from train.losses.dispatch import combined
+from train.losses.compute import combined
+from train.losses.objective import Temperature
 from train.pace import Timed
 from train.schedule import lr_factor
-from train.temperature import Temperature
 
 
 @dataclass(frozen=True)

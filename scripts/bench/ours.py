@@ -24,9 +24,9 @@ from train.config import SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.graph_memory import affordable_tokens, chunk_budget
 from train.lora import make_trainable, trainable_parameters
+from train.losses.objective import Temperature
 from train.step import Learner, make_optimizer, train_step
 from train.table import SourceTable
-from train.temperature import Temperature
 from train.unpadded import leave_out_padding
 
 

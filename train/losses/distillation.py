@@ -15,10 +15,9 @@ from torch import Tensor
 
 from train.config import Distance
 from train.distributed import gather_rows
-from train.losses.against_all import against_all, drop_self
-from train.objective import Objective
-from train.rows import TeacherRows
-from train.temperature import Temperature
+from train.losses.all_pairs import against_all, drop_self
+from train.losses.inputs import TeacherRows
+from train.losses.objective import Objective, Temperature
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student's cosines [row, others], teacher's, student's temperature) -> [row]."""

@@ -7,10 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.distributed import gather_rows
-from train.losses.against_all import against_all, mask_self
-from train.objective import Objective
-from train.rows import LabelledRows
-from train.temperature import Temperature
+from train.losses.all_pairs import against_all, mask_self
+from train.losses.inputs import LabelledRows
+from train.losses.objective import Objective, Temperature
 
 
 def supcon(embeddings: Float[Tensor, "unique dim"], rows: LabelledRows, temperature: Temperature) -> Objective:

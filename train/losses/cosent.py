@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from train.distributed import gather_rows, sum_over_ranks, world_size
-from train.losses.in_batch import in_batch
-from train.losses.pair_similarity import angle, cosine
-from train.losses.ranking import ranking_loss
-from train.objective import Objective, combine
-from train.rows import GradedRows
-from train.temperature import Temperature
+from train.losses.inputs import GradedRows
+from train.losses.objective import Objective, Temperature
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,27 +23,6 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 def cosent(embeddings: Float[Tensor, "unique dim"], rows: GradedRows, temperature: Temperature) -> Objective:
     """Every pair's cosine shall be above those of the pairs that people found less similar."""
     return _ranked(embeddings, rows, temperature, cosine)
-
-
-def angle_optimized(
-    embeddings: Float[Tensor, "unique dim"],
-    rows: GradedRows,
-    temperature: Temperature,
-    angle_temperature: Temperature,
-    weights: tuple[float, float, float],
-) -> Objective:
-    """AnglE as published (eq. 9): the cosine, in-batch and angle losses, summed with these weights.
-
-    Cosine and in-batch share `temperature`. A weight of 0 leaves a loss out. In-batch, texts known to be alike are no
-    negatives, as in InfoNCE.
-    """
-    losses: tuple[Callable[[], Objective], ...] = (
-        lambda: cosent(embeddings, rows, temperature),
-        lambda: in_batch(embeddings, rows, temperature),
-        lambda: _ranked(embeddings, rows, angle_temperature, angle, learned=False),
-    )
-    used = [(loss(), weight) for loss, weight in zip(losses, weights, strict=True) if weight]
-    return combine([part for part, _ in used], [weight for _, weight in used])
 
 
 def _ranked(
@@ -72,3 +48,22 @@ def _ranked(
         return Objective(loss.detach(), at_leaf, torch.zeros_like(slope))
     # each rank has it whole, but GPUs' scans may differ in the last bit, and temperatures must not (`train.drift`)
     return Objective(loss.detach(), at_leaf, sum_over_ranks(slope) / world_size())
+
+
+def ranking_loss(values: Float[Tensor, pair], scores: Float[Tensor, pair]) -> Float[Tensor, ""]:
+    """Zero where all scores are equal. Sorted by score, it takes n log n time and no n x n matrix.
+
+    Pair j's terms are exp(value_j) times the sum of exp(-value_i) over the pairs from the first with a higher score.
+    """
+    scores, order = scores.sort()
+    values = values[order]
+    higher = torch.searchsorted(scores, scores, right=True)
+    has_higher = higher < len(scores)
+    from_here = torch.logcumsumexp(-values.flip(0), dim=0).flip(0)
+    terms = values[has_higher] + from_here[higher[has_higher]]
+    return torch.cat([values.new_zeros(1), terms]).logsumexp(0)
+
+
+def cosine(first: Float[Tensor, "pair dim"], second: Float[Tensor, "pair dim"]) -> Float[Tensor, pair]:
+    """Cosine of each pair."""
+    return (F.normalize(first, dim=1) * F.normalize(second, dim=1)).sum(1)

@@ -15,15 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.config import LossConfig
-from train.directions import Direction, Term
 from train.distributed import gather_rows, sum_over_ranks, world_size
-from train.false_negatives import PairKeys, as_documents
-from train.loss import plain_info_nce
-from train.objective import Objective
-from train.rows import NO_ANCHOR, PairRows
-from train.temperature import Temperature
-from train.tiles import Form, tiled_info_nce
-from train.unit_rows import Rows, Vectors
+from train.losses.infonce.candidates import Direction, Rows, Term, Vectors
+from train.losses.infonce.false_negatives import PairKeys, as_documents
+from train.losses.infonce.plain import plain_info_nce
+from train.losses.infonce.tiled import Form, tiled_info_nce
+from train.losses.inputs import NO_ANCHOR, PairRows
+from train.losses.objective import Objective, Temperature
 
 
 def contrast(

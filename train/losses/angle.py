@@ -5,17 +5,19 @@ Graded data have a text in several pairs, so that not every other text of a batc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.distributed import gather_rows
-from train.losses.against_all import against_all, mask_self
-from train.objective import Objective, nothing
-from train.rows import GradedRows
-from train.temperature import Temperature
+from train.losses.all_pairs import against_all, mask_self
+from train.losses.cosent import _ranked, cosent
+from train.losses.inputs import GradedRows
+from train.losses.objective import Objective, Temperature, combine, nothing
 
 
 def in_batch(embeddings: Float[Tensor, "unique dim"], rows: GradedRows, temperature: Temperature) -> Objective:
@@ -50,7 +52,7 @@ class _Alike:
     """Which texts of a batch are as near to a text as its partner, so that none is its negative.
 
     They are its copies, its positives in other pairs, and texts that share a positive with it: the rules of InfoNCE
-    (`train.false_negatives`). A copy counts wherever it stands, also in a pair that is not positive.
+    (`train.losses.infonce.false_negatives`). A copy counts wherever it stands, also in a pair that is not positive.
     """
 
     texts: Int[Tensor, " all"]
@@ -76,3 +78,35 @@ class _Alike:
     def _positives_of(self, found: Float[Tensor, "row text"]) -> Float[Tensor, "row text"]:
         """Above 0 at the positives of the texts where `found` is."""
         return torch.zeros_like(found).index_add_(1, self.positives, found[:, self.owners])
+
+
+def angle_optimized(
+    embeddings: Float[Tensor, "unique dim"],
+    rows: GradedRows,
+    temperature: Temperature,
+    angle_temperature: Temperature,
+    weights: tuple[float, float, float],
+) -> Objective:
+    """AnglE as published (eq. 9): the cosine, in-batch and angle losses, summed with these weights.
+
+    Cosine and in-batch share `temperature`. A weight of 0 leaves a loss out. In-batch, texts known to be alike are no
+    negatives, as in InfoNCE.
+    """
+    losses: tuple[Callable[[], Objective], ...] = (
+        lambda: cosent(embeddings, rows, temperature),
+        lambda: in_batch(embeddings, rows, temperature),
+        lambda: _ranked(embeddings, rows, angle_temperature, angle, learned=False),
+    )
+    used = [(loss(), weight) for loss, weight in zip(losses, weights, strict=True) if weight]
+    return combine([part for part, _ in used], [weight for _, weight in used])
+
+
+def angle(first: Float[Tensor, "pair dim"], second: Float[Tensor, "pair dim"]) -> Float[Tensor, pair]:
+    """AnglE's similarity (Li & Li 2024, eq. 5 to 7): |sum of real and imaginary parts| of first / second.
+
+    The halves of a unit vector are the real and imaginary parts of d/2 complex numbers. Unlike the cosine, it still
+    has a slope where two vectors all but agree. A vector of odd length gets a zero at its end.
+    """
+    padded = (F.pad(F.normalize(side, dim=1), (0, side.shape[1] % 2)) for side in (first, second))
+    (a, b), (c, d) = (side.chunk(2, dim=1) for side in padded)
+    return (a * c + b * d + b * c - a * d).sum(1).abs()

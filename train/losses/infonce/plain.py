@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from train.directions import Direction
-from train.false_negatives import false_negatives
+from train.losses.infonce.candidates import Direction
+from train.losses.infonce.false_negatives import false_negatives
 
 
 def info_nce(

@@ -10,10 +10,10 @@ from train.batch import Asked
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.losses.checks import check_loss
+from train.losses.inputs import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.losses.objective import Temperature
 from train.readings import side_of
-from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.teacher import TeacherVectors, load_teacher
-from train.temperature import Temperature
 
 ROWS: dict[Kind, type[Rows]] = {
     "pairs": PairRows,

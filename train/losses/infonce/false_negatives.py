@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from train.rows import NO_ID
+from train.losses.inputs import NO_ID
 
 _NEVER = -2  # equal to no candidate's key: those are 63-bit hashes, NO_ANCHOR or NO_ID
 _DENSE = 8  # once one entry in so many is ignored, comparing all keys takes less memory than listing the equal ones

@@ -1,6 +1,6 @@
 """Losses in which each text meets all texts of the global batch, and their gradient at the local embeddings.
 
-Every rank computes the rows of its own texts against the texts of all ranks. As in `train.contrast`, gathering needs
+Every rank computes the rows of its own texts against the texts of all ranks. As in `train.losses.infonce.infonce`, gathering needs
 no autograd: gather values, differentiate, sum over ranks what others ask of a text, keep one's own. Rows are taken
 in tiles, so that memory does not grow with the square of the batch.
 """
@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.distributed import gather_rows, sum_over_ranks
-from train.objective import Objective, nothing
-from train.temperature import Temperature
+from train.losses.objective import Objective, Temperature, nothing
 
 TILE = 1 << 22
 """Cosines held at once."""

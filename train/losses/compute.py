@@ -11,15 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from train.config import LossConfig
-from train.contrast import contrast
+from train.losses.angle import angle_optimized
 from train.losses.checks import check_rows, distance_of
+from train.losses.cosent import cosent
 from train.losses.distillation import distil
-from train.losses.graded import angle_optimized, cosent
+from train.losses.infonce.infonce import contrast
+from train.losses.inputs import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
 from train.losses.matryoshka import dimension_weights, nested
+from train.losses.objective import Objective, Temperature, combine
 from train.losses.supcon import supcon
-from train.objective import Objective, combine
-from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
-from train.temperature import Temperature
 
 NO_TEACHERS: Mapping[str, TeacherRows] = MappingProxyType({})
 

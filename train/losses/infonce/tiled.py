@@ -19,9 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.directions import Direction, Term
-from train.false_negatives import SortedKeys
-from train.unit_rows import Rows
+from train.losses.infonce.candidates import Direction, Rows, Term
+from train.losses.infonce.false_negatives import SortedKeys
 
 BUDGET_BYTES = 32 << 20
 """Working memory of a strip."""
@@ -34,7 +33,7 @@ _VECTORS = 5  # matrices of a strip's rows by dimensions in a workspace, beside 
 
 @dataclass(frozen=True)
 class Form:
-    """The numbers of the loss, as in `train.loss.info_nce`."""
+    """The numbers of the loss, as in `train.losses.infonce.plain.info_nce`."""
 
     temperature: float
     margin: float | None
@@ -191,7 +190,7 @@ class _Strip:
 
 @torch.no_grad()
 def tiled_info_nce(direction: Direction, form: Form, sizes: Sizes | None = None) -> Float[Tensor, ""]:
-    """Summed loss; adds the gradient at the unit rows to theirs. As `train.loss.plain_info_nce`."""
+    """Summed loss; adds the gradient at the unit rows to theirs. As `train.losses.infonce.plain.plain_info_nce`."""
     loss = direction.queries.vectors.values.new_zeros(())
     if not len(direction.queries):
         return loss
