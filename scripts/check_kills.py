@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 UNTIMED = ("step", "loss", "lr", "grad_norm", "temperature", "dev_spearman")
 MAX_STARTS = 5

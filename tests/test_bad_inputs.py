@@ -19,7 +19,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-import train.checkpoint
+import train.checkpointing.checkpoint
 from dec2vec.cli import main
 from tests.bad_input_cases import CASES
 from tests.bad_input_place import STEPS, Place, halve, shelved
@@ -154,7 +154,7 @@ def test_disk_full_during_a_checkpoint(
         raise OSError(number, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.checkpoint, "save_file", full)
+        patch.setattr(train.checkpointing.checkpoint, "save_file", full)
         assert main(place.resume()) == 2
     *progress, last = capsys.readouterr().err.splitlines()
     assert last.startswith("dec2vec: error: cannot write checkpoint") and "the disk is full; free some space" in last

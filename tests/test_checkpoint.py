@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dec2vec.files
-import train.checkpoint
+import train.checkpointing.checkpoint
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, refuse_pickle
 from tests.helpers import same_bits
-from train.checkpoint import (
+from train.checkpointing.checkpoint import (
     discard_checkpoints,
     latest_checkpoint,
     load_checkpoint,
@@ -184,7 +184,7 @@ def test_file_size_limit_hit_inside_safetensors(tmp_path: Path) -> None:
 import resource, sys, torch
 from pathlib import Path
 from dec2vec.errors import UserError
-from train.checkpoint import save_checkpoint
+from train.checkpointing.checkpoint import save_checkpoint
 root = Path({str(tmp_path)!r})
 save_checkpoint(root, 1, {{"a": torch.zeros(4)}}, {{}}, {{}}, "h")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -255,7 +255,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 KILLED_WRITER = """
 import itertools, sys, torch
 from pathlib import Path
-from train.checkpoint import prune, save_checkpoint
+from train.checkpointing.checkpoint import prune, save_checkpoint
 root = Path(sys.argv[1])
 for step in itertools.count(1):
     tensors = {"a": torch.full((50_000,), float(step))}
@@ -298,7 +298,7 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch:
 
 
 def test_step_zero_is_a_checkpoint_too(tmp_path: Path) -> None:
-    train.checkpoint.save_checkpoint(tmp_path, 0, {}, {}, {}, HASH)
+    train.checkpointing.checkpoint.save_checkpoint(tmp_path, 0, {}, {}, {}, HASH)
     found = latest_checkpoint(tmp_path, HASH)
     assert found is not None
     assert found.tensors == {}

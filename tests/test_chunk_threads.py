@@ -18,7 +18,7 @@ from tests.training_setup import gradients, tiny_table
 from train.batch import prepare
 from train.chunk_threads import in_order, side_by_side
 from train.gradcache import cached_step
-from train.losses.infonce.infonce import contrast
+from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 
 
@@ -34,7 +34,7 @@ def step(encoder: Encoder, *, parallel: bool, graph_tokens: int) -> tuple[float,
     torch.set_num_threads(1 + parallel)
     batch = prepare(tiny_table(24), ROWS, encoder, 40, share_prefix=True)
     assert not parallel or side_by_side(encoder.embedder, len(batch.chunks)) == 2
-    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
+    objective = partial(infonce, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
     result = cached_step(
         encoder.embedder,
         batch.chunks,

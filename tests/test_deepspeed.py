@@ -32,6 +32,7 @@ from tests.test_engines import BATCHES, LOSS, REPOSITORY, Case, pairs, there_and
 from tests.tiny_run import train
 from tests.training_setup import distance, tiny_encoder
 from train.batch import prepare
+from train.checkpointing.optimizer_state import optimizer_tensors
 from train.config import LoraConfig, OptimConfig, TrainConfig
 from train.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
 from train.engine_deepspeed import OLDEST, DeepSpeedAdamW, asked_stage, check_installed
@@ -39,9 +40,8 @@ from train.engine_sharded import is_sharded, whole
 from train.engine_zero2 import PartitionedAdamW
 from train.engine_zero3 import STAGE, divide
 from train.lora import trainable_parameters
-from train.losses.compute import combined
+from train.losses.compute import compute_loss
 from train.losses.objective import Temperature
-from train.optimizer_state import optimizer_tensors
 from train.step import Learner, StepResult, make_optimizer, train_step
 
 needs_deepspeed = pytest.mark.skipif(
@@ -94,7 +94,7 @@ def start_deepspeed(environment: dict[str, str]) -> None:
 
 
 def not_finite(*arguments: Any, **options: Any) -> Any:
-    return dataclasses.replace(combined(*arguments, **options), loss=torch.tensor(float("inf")))
+    return dataclasses.replace(compute_loss(*arguments, **options), loss=torch.tensor(float("inf")))
 
 
 def three_steps(folder: Path, case: Case) -> Outcome:
@@ -115,7 +115,7 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     for step, rows in enumerate(BATCHES):
         rank, world = accelerator.process_index, accelerator.num_processes
         batch = prepare(pairs(), np.array(rows), encoder, 120, rank=rank, world=world)
-        loss = unittest.mock.patch("train.step.combined", not_finite if step == 1 else combined)
+        loss = unittest.mock.patch("train.step.combined", not_finite if step == 1 else compute_loss)
         held: list[int] = []
 
         def backward(*arguments: Any, call: Any = torch.autograd.backward, held: list[int] = held) -> None:

@@ -19,8 +19,8 @@ from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
 from train.distributed import gather_rows, sum_over_ranks
 from train.engine import make_accelerator, wrap
 from train.lora import trainable_parameters
-from train.losses.infonce.infonce import contrast
-from train.losses.inputs import NO_ANCHOR, NO_ID, PairRows
+from train.losses.infonce.infonce import infonce
+from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
 from train.readings import text_keys
 from train.sampler import batch_indices, shard, steps_per_epoch
@@ -64,9 +64,9 @@ class Share:
     negatives: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> PairRows:
+    def rows(self) -> PairInputs:
         pairs, documents = len(self.anchors), self.positives + self.negatives
-        return PairRows(
+        return PairInputs(
             anchors=torch.arange(pairs),
             documents=pairs + torch.arange(len(documents)),
             anchor_keys=text_keys(self.anchors),
@@ -113,7 +113,7 @@ def joined(per_rank: list[Tensor], shares: tuple[Share, ...]) -> Tensor:
 
 def objective_of(share: Share, vectors: Tensor, config: LossConfig) -> Objective:
     temperature = Temperature(config.temperature, learned=True).double()
-    return contrast(vectors, share.rows, config, temperature)
+    return infonce(vectors, share.rows, config, temperature)
 
 
 def objective_of_rank(shares: tuple[Share, ...], config: LossConfig) -> Objective:

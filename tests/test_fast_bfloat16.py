@@ -13,8 +13,8 @@ from dec2vec.early_exit import decoder_blocks
 from dec2vec.encoder import Encoder
 from tests.test_fast_blocks import FAST, encoder_of, ran
 from tests.test_prefix_gradient import PROMPT, step
-from train.fast_lora import product_dtype
-from train.stacked_linears import Appended, Layer, Merged, Stack
+from train.kernels.lora_linear import product_dtype
+from train.kernels.lora_stack import Appended, Layer, Merged, Stack
 
 SETTINGS = [{}, {"prompt": PROMPT, "max_length": 100}, {"pooling": "mean", "layer": 2}]
 
@@ -53,7 +53,7 @@ def test_as_near_to_float32_as_autocast(tmp_path: Path, family: str, lora: dict[
 def test_the_comparison_sees_a_wrong_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Without what a norm takes away from the gradient, or without what reaches the input through the adapters."""
     if wrong == "norm":
-        monkeypatch.setattr("train.block_passes.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
+        monkeypatch.setattr("train.kernels.block_autograd.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
     else:
         monkeypatch.setattr(Tensor, "addmm", lambda self, *_: self)
     plain, fast = distances(tmp_path, "llama", {}, {})

@@ -16,7 +16,7 @@ from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
-from train.fast_blocks import FastBlock
+from train.kernels.decoder_block import FastBlock
 from train.step import seed_dropout
 
 FAST = {"llama", "mistral", "qwen2", "qwen3"}
@@ -84,7 +84,7 @@ def test_the_comparison_sees_a_wrong_gradient(tmp_path: Path, monkeypatch: pytes
     _, expected, _ = step(encoder_of(tmp_path, fast=False, lora={}), share=False)
     fast = encoder_of(tmp_path, fast=True, lora={})
     with monkeypatch.context() as patch:
-        patch.setattr("train.block_passes.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
+        patch.setattr("train.kernels.block_autograd.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
         assert not close(step(fast, share=False)[1], expected)
     assert close(step(fast, share=False)[1], expected)
 

@@ -14,7 +14,7 @@ from dec2vec.embedder import Embedder
 from tests.test_gradcache import ROWS, cached, close
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig, OptimConfig
-from train.fast_lora import FastLinear
+from train.kernels.lora_linear import FastLinear
 from train.lora import trainable_parameters
 from train.losses.objective import Temperature
 from train.step import make_optimizer, seed_dropout
@@ -33,7 +33,9 @@ def test_equals_peft(tmp_path: Path, family: str, options: dict[str, object]) ->
     loss, expected, _ = step(tmp_path, family, fast=False, **options)
     found_loss, found, embedder = step(tmp_path, family, fast=True, **options)
     fast = [module for module in embedder.modules() if isinstance(module, FastLinear)]
-    merges = {"phi"} if not {"dropout", "dora"} & options.keys() else set()  # Llama and Qwen3: train.fast_blocks
+    merges = (
+        {"phi"} if not {"dropout", "dora"} & options.keys() else set()
+    )  # Llama and Qwen3: train.kernels.decoder_block
     assert fast and any(module._merged is not None for module in fast) == (family in merges)
     assert found_loss == pytest.approx(loss, rel=1e-5)
     assert close(found, expected)

@@ -16,7 +16,7 @@ from tests.training_setup import gradients, tiny_encoder, tiny_table
 from train.batch import prepare
 from train.config import LoraConfig, LossConfig
 from train.gradcache import cached_step
-from train.losses.infonce.infonce import contrast
+from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 from train.step import seed_dropout
 
@@ -47,7 +47,7 @@ def cached(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     batch = prepare(tiny_table(24), rows, encoder, chunk_tokens)
     temperature = Temperature(LOSS.temperature, learned=False)
-    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=temperature)
+    objective = partial(infonce, rows=batch.rows, config=LOSS, temperature=temperature)
     result = cached_step(encoder.embedder, batch.chunks, objective, graph_tokens=graph_tokens)
     return float(result.loss), gradients(encoder.embedder)
 

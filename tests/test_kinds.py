@@ -18,7 +18,7 @@ from train.batch import prepare
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
 from train.data import content_hash, load_data
 from train.data_report import describe, lines
-from train.losses.inputs import NO_ID, GradedRows, LabelledRows, PairRows
+from train.losses.inputs import NO_ID, GradedInputs, LabelledInputs, PairInputs
 from train.model_card import describe_data
 from train.order import make_sampler
 from train.readings import text_keys
@@ -189,7 +189,7 @@ def test_a_text_is_cut_just_when_it_is_said_to_be(
 def test_twins_are_embedded_apart(encoder: Encoder) -> None:
     data = data_of(SourceTable("texts", [("a dog",), ("a cat",), ("a dog",)]))
     batch = prepare(data, np.arange(3), encoder, 64)
-    assert isinstance(batch.rows, PairRows)
+    assert isinstance(batch.rows, PairInputs)
     assert batch.rows.anchors.tolist() == [0, 1, 0] and batch.rows.documents.tolist() == [2, 3, 2]
     assert torch.equal(batch.rows.anchor_keys, batch.rows.document_keys)
     rows = torch.cat([chunk.rows for chunk in batch.chunks])
@@ -206,12 +206,12 @@ def test_twins_are_embedded_apart(encoder: Encoder) -> None:
 def test_graded_and_labelled_rows(encoder: Encoder) -> None:
     graded = data_of(SourceTable("graded", [("a", "b"), ("c", "a")], scores=[0.5, 3.0]))
     rows = prepare(graded, np.array([1, 0]), encoder, 64).rows
-    assert isinstance(rows, GradedRows)
+    assert isinstance(rows, GradedInputs)
     assert rows.first.tolist() == [0, 1] and rows.second.tolist() == [1, 2] and rows.scores.tolist() == [3.0, 0.5]
     assert torch.equal(rows.first_keys, text_keys(["c", "a"])) and torch.equal(rows.second_keys, text_keys(["a", "b"]))
     labelled = data_of(SourceTable("labelled", [("a",), ("b",), ("c",)], labels=["x", "y", "x"]))
     rows = prepare(labelled, np.arange(3), encoder, 64).rows
-    assert isinstance(rows, LabelledRows)
+    assert isinstance(rows, LabelledInputs)
     assert rows.texts.tolist() == [0, 1, 2] and torch.equal(rows.labels, text_keys(["x", "y", "x"]))
 
 
@@ -239,7 +239,7 @@ def test_prompts_of_sources_and_sides(encoder: Encoder) -> None:
     data = data_of(*tables)
     sources = (SourceConfig(query_prompt="Query: {text}", document_prompt="prompteol"), SourceConfig())
     batch = prepare(type(data)(sources, tables, data.counts), np.array([1, 0]), encoder, 1)
-    assert isinstance(batch.rows, PairRows)
+    assert isinstance(batch.rows, PairInputs)
     ids = {int(row): chunk.input_ids[0].tolist() for chunk in batch.chunks for row in chunk.rows}
     found = [ids[int(row)] for row in torch.cat([batch.rows.anchors, batch.rows.documents])]
 
@@ -265,12 +265,12 @@ def test_ids_of_documents_are_a_source_s_own(tmp_path: Path, encoder: Encoder) -
     ]
     config = source(tmp_path, rows, document_id="id")
     found = prepare(load_data([config, config]), np.arange(6), encoder, 64).rows
-    assert isinstance(found, PairRows)
+    assert isinstance(found, PairInputs)
     first, second, third, other, *_ = found.document_ids.tolist()
     assert first == second and len({first, third, other, NO_ID}) == 4
     assert found.document_ids.tolist()[6:] == [NO_ID] * 2
     without = prepare(load_data([source(tmp_path, rows)]), np.arange(3), encoder, 64).rows
-    assert isinstance(without, PairRows) and set(without.document_ids.tolist()) == {NO_ID}
+    assert isinstance(without, PairInputs) and set(without.document_ids.tolist()) == {NO_ID}
 
 
 def test_evaluation_finds_the_texts_of_every_kind(tmp_path: Path) -> None:
@@ -291,6 +291,6 @@ def test_labelled_batches_of_a_file(tmp_path: Path, encoder: Encoder) -> None:
     config = TrainConfig(data=(source(tmp_path, rows, kind="labelled"),), batch=BatchConfig(size=8))
     data = load_data(config.data)
     found = prepare(data, make_sampler(config, data).rows(3), encoder, 64).rows
-    assert isinstance(found, LabelledRows)
+    assert isinstance(found, LabelledInputs)
     _, counts = found.labels.unique(return_counts=True)
     assert counts.min() >= 2 and len(counts) >= 2

@@ -15,9 +15,9 @@ from tests.naive_info_nce import Texts, document_ignored, naive_loss, query_igno
 from train.config import LossConfig
 from train.losses.infonce import tiled as tiles
 from train.losses.infonce.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
-from train.losses.infonce.infonce import contrast
+from train.losses.infonce.infonce import infonce
 from train.losses.infonce.plain import info_nce
-from train.losses.inputs import NO_ANCHOR, NO_ID, PairRows
+from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
 from train.readings import text_keys
 
@@ -34,10 +34,10 @@ def unlike(pairs: int, negatives: int = 0) -> Texts:
     return Texts(*(tuple(f"{side}{row}" for row in range(count)) for side, count in counts.items()))
 
 
-def rows_of(texts: Texts) -> PairRows:
+def rows_of(texts: Texts) -> PairInputs:
     count, documents = len(texts.anchors), len(texts.documents)
     ids = [NO_ID if texts.id_of(row) is None else int(texts.id_of(row) or 0) for row in range(documents)]
-    return PairRows(
+    return PairInputs(
         anchors=torch.arange(count),
         documents=torch.arange(count, count + documents),
         anchor_keys=text_keys(texts.anchors),
@@ -52,12 +52,12 @@ def vectors_of(texts: Texts, seed: int, dim: int = 6) -> torch.Tensor:
     return torch.randn(len(texts.anchors) + len(texts.documents), dim, generator=generator, dtype=torch.float64)
 
 
-def found(vectors: torch.Tensor, rows: PairRows, config: LossConfig, sizes: tiles.Sizes | None = None) -> Objective:
+def found(vectors: torch.Tensor, rows: PairInputs, config: LossConfig, sizes: tiles.Sizes | None = None) -> Objective:
     """With strips and tiles of the given sizes."""
     temperature = Temperature(config.temperature, learned=True).to(vectors.dtype)
     choose = (lambda _: sizes) if sizes else tiles.choose_sizes
     with patch.object(tiles, "choose_sizes", choose):
-        return contrast(vectors, rows, config, temperature)
+        return infonce(vectors, rows, config, temperature)
 
 
 def naive(vectors: torch.Tensor, texts: Texts, config: LossConfig) -> Objective:
@@ -127,7 +127,7 @@ def test_a_wrong_mask_differs(tiled: bool) -> None:
     assert difference(expected, naive(vectors, texts, config)) < 1e-10
     for name, keys in vars(rows).items():
         if name not in ("anchors", "documents"):
-            others = PairRows(**{**vars(rows), name: torch.arange(len(keys)) + (0 if name == "document_ids" else 10)})
+            others = PairInputs(**{**vars(rows), name: torch.arange(len(keys)) + (0 if name == "document_ids" else 10)})
             assert difference(found(vectors, others, config), expected) > 1e-4, name
     for name, value in (("symmetric", False), ("margin", None), ("query_negatives", False), ("hardness", 0.0)):
         other = LossConfig(**{**vars(config), name: value})
@@ -139,7 +139,7 @@ def test_rows_that_share_vectors_or_have_none(length: float) -> None:
     """Equal token ids are embedded once. A vector of zeros has no direction: its gradient is divided by 1e-12."""
     texts = Texts(("a", "b", "c"), ("p", "q", "r"), ("x",))
     shared = {"anchors": torch.tensor([4, 0, 4]), "documents": torch.tensor([1, 3, 1, 0])}
-    rows, vectors = PairRows(**{**vars(rows_of(texts)), **shared}), vectors_of(texts, 1)
+    rows, vectors = PairInputs(**{**vars(rows_of(texts)), **shared}), vectors_of(texts, 1)
     vectors[3] *= length / vectors[3].norm()
     for config in (PLAIN, EVERYTHING):
         expected = found(vectors, rows, LossConfig(**{**vars(config), "tiles": False}))

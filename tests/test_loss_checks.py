@@ -12,7 +12,7 @@ from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
 from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
 from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_rows
-from train.losses.inputs import GradedRows, LabelledRows, PairRows, TeacherRows
+from train.losses.inputs import GradedInputs, LabelledInputs, PairInputs, TeacherInputs
 from train.losses.per_source import check_losses, run_temperature
 
 
@@ -22,7 +22,7 @@ def test_a_loss_takes_its_own_rows_only(case: Case) -> None:
     if config.kind == "distil_vectors":
         config = replace(config, learn_temperature=False)
     check_loss(config, ROWS_OF[config.kind], "data.0")
-    for other in {PairRows, GradedRows, LabelledRows, TeacherRows} - {ROWS_OF[config.kind]}:
+    for other in {PairInputs, GradedInputs, LabelledInputs, TeacherInputs} - {ROWS_OF[config.kind]}:
         with pytest.raises(UserError, match=rf"loss.kind {config.kind} needs .* but data.0 has .*; use \w+"):
             check_loss(config, other, "data.0")
 
@@ -30,7 +30,7 @@ def test_a_loss_takes_its_own_rows_only(case: Case) -> None:
 def test_the_message_names_what_fits() -> None:
     expected = "loss.kind cosent needs pairs with a score, but a.jsonl has pairs of anchor and positive; use infonce"
     with pytest.raises(UserError, match=expected):
-        check_rows("cosent", PairRows, "a.jsonl")
+        check_rows("cosent", PairInputs, "a.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,8 @@ import torch
 from torch import nn
 
 from tests.helpers import same_bits
-from train.checkpoint import (
-    latest_checkpoint,
-    save_checkpoint,
-)
-from train.optimizer_state import optimizer_tensors, restore_optimizer
+from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
+from train.checkpointing.optimizer_state import optimizer_tensors, restore_optimizer
 
 
 def trained(steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -15,7 +15,7 @@ from tests.training_setup import gradients, tiny_encoder, tiny_table
 from train.batch import LocalBatch, prepare
 from train.config import LoraConfig
 from train.gradcache import cached_step
-from train.losses.infonce.infonce import contrast
+from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 from train.prefix_gradient import why_not_shared
 
@@ -24,7 +24,7 @@ PROMPT = "Instruct: the text that follows means: {text}"
 
 def step(encoder: Encoder, *, share: bool, graph_tokens: int = 100) -> tuple[float, dict[str, Tensor], LocalBatch]:
     batch = prepare(tiny_table(24), ROWS, encoder, 60, share_prefix=share)
-    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
+    objective = partial(infonce, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
     result = cached_step(encoder.embedder, batch.chunks, objective, graph_tokens=graph_tokens, prefix=batch.prefix)
     return float(result.loss), gradients(encoder.embedder), batch
 

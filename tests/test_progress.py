@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from train.progress import BarProgress, LineProgress, NullProgress, Rate, make_progress
+from train.tracking.progress import BarProgress, LineProgress, NullProgress, Rate, make_progress
 
 
 class Terminal(io.StringIO):

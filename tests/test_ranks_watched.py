@@ -27,8 +27,8 @@ from tests.tiny_run import write_run
 from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
 from train.contact import in_contact, why_lost
 from train.drift import check_drift, checksums
-from train.metrics_file import read_metrics
 from train.pace import pace
+from train.tracking.metrics_file import read_metrics
 
 NO_DEV = EvalSection(after_training=False)
 

@@ -18,9 +18,9 @@ from tests.processes import run_alone, run_ranks
 from tests.tiny_run import metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
+from train.checkpointing.run_folder import RunFolder
 from train.config import BatchConfig, CheckpointConfig, MiningConfig, OptimConfig, SourceConfig, TrainConfig
 from train.mining.refresh import NONE, WithNegatives, make_refreshed, refreshed
-from train.run_folder import RunFolder
 from train.table import SourceTable
 
 TEXTS = [

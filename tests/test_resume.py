@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import train.checkpoint
+import train.checkpointing.checkpoint
 import train.loop
 from tests.processes import exit_code_alone, run_alone, run_ranks
 from tests.tiny_run import (
@@ -175,8 +175,8 @@ def broken(config: Path, output: Path, module: Any, name: str, call: int) -> Non
         (train.loop, "train_step", 8, 6),
         (train.loop, "save", 2, 3),  # the step is logged, its checkpoint is missing
         (train.loop, "save_checkpoint", 1, None),
-        (train.checkpoint, "_write_files", 2, 3),
-        (train.checkpoint, "_put_in_place", 3, 4),
+        (train.checkpointing.checkpoint, "_write_files", 2, 3),
+        (train.checkpointing.checkpoint, "_put_in_place", 3, 4),
         (train.loop, "prune", 3, 6),
     ],
 )

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import dec2vec.files
-import train.run_folder
+import train.checkpointing.run_folder
 from dec2vec.errors import UserError
-from train.checkpoint import latest_checkpoint, save_checkpoint
-from train.run_folder import RunFolder
+from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
+from train.checkpointing.run_folder import RunFolder
 
 HOLDER = """
 import sys, time
-from train.run_folder import RunFolder
+from train.checkpointing.run_folder import RunFolder
 folder = RunFolder.claim(sys.argv[1])
 print("claimed", flush=True)
 time.sleep(60)
@@ -119,7 +119,7 @@ def test_file_system_without_locks_warns(
     def unsupported(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(train.run_folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr(train.checkpointing.run_folder.fcntl, "flock", unsupported)
     RunFolder.claim(tmp_path).release()
     assert "can't be locked" in caplog.text
 

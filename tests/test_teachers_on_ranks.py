@@ -21,8 +21,8 @@ from tests.processes import run_ranks
 from tests.training_setup import data_of
 from train.batch import Asked, LocalBatch, prepare
 from train.config import LossConfig
-from train.losses.compute import combined
-from train.losses.inputs import PairRows
+from train.losses.compute import compute_loss
+from train.losses.inputs import PairInputs
 from train.losses.objective import Temperature
 from train.readings import text_keys
 from train.table import SourceTable
@@ -61,7 +61,7 @@ def found_of(batch: LocalBatch) -> Found:
     ids = {int(row): str(one) for chunk in batch.chunks for row, one in zip(chunk.rows, ids_of(chunk), strict=True)}
     x = torch.stack([random_vector(ids[row]) for row in range(len(ids))])
     temperature = Temperature(0.3, learned=True).double()
-    result = combined(x, batch.rows, batch.losses, temperature, batch.teachers)
+    result = compute_loss(x, batch.rows, batch.losses, temperature, batch.teachers)
     gradients = {ids[row]: gradient for row, gradient in enumerate(result.embedding_gradient)}
     return Found(result.loss, result.log_temperature_gradient, gradients)
 
@@ -100,7 +100,7 @@ def test_a_text_on_two_ranks_counts_once(encoder: Encoder, world: int) -> None:
         for ids, gradient in expected.gradients.items():
             total = sum(part.gradients[ids] for part in parts if ids in part.gradients)
             torch.testing.assert_close(total, gradient, rtol=1e-9, atol=1e-12)
-        assert isinstance(whole.rows, PairRows) == (own[0] is INFO_NCE)
+        assert isinstance(whole.rows, PairInputs) == (own[0] is INFO_NCE)
 
 
 def test_each_reading_is_taught_once(encoder: Encoder) -> None:
@@ -113,5 +113,5 @@ def test_each_reading_is_taught_once(encoder: Encoder) -> None:
     twice = replace(taught, **{name: torch.cat([rows, rows[:1]]) for name, rows in vars(taught).items()})
     apart = replace(twice, keys=torch.arange(9))
     x, temperature = torch.stack([random_vector(str(row)) for row in range(8)]), Temperature(0.3, learned=True).double()
-    values = [combined(x, batch.rows, losses, temperature, {"t": rows}).loss for rows in (taught, twice, apart)]
+    values = [compute_loss(x, batch.rows, losses, temperature, {"t": rows}).loss for rows in (taught, twice, apart)]
     assert values[0] == values[1] and abs(float(values[2] - values[0])) > 1e-3 and loss.teacher == "t"

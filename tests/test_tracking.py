@@ -25,8 +25,10 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import SourceConfig, TrackingConfig, TrainConfig
 from train.lineage import describe_inputs
-from train.metrics_file import MetricsFile, read_metrics
-from train.tracking import NullTracker, Tracker, WandbTracker, make_tracker
+from train.tracking.make_tracker import make_tracker
+from train.tracking.metrics_file import MetricsFile, read_metrics
+from train.tracking.tracker import NullTracker, Tracker
+from train.tracking.wandb_tracker import WandbTracker
 
 FAKE_KEY = "f4ke5ecret0123456789abcdef0123456789abcd"
 FAKE_TOKEN = "hf_f4keTokenOfNobody"
@@ -117,10 +119,10 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(
     (run_dir / "report").mkdir(parents=True)
     (run_dir / "report" / "report.md").write_text("# report\n")
     config = TrackingConfig(backend="wandb", project="unit", upload=True)
-    with caplog.at_level(logging.INFO, logger="train.tracking"):
+    with caplog.at_level(logging.INFO, logger="train.tracking.make_tracker"):
         tracker = make_tracker(config, run_dir, RESOLVED, is_main=True)
     assert isinstance(tracker, WandbTracker)
-    (record,) = [record for record in caplog.records if record.name == "train.tracking"]
+    (record,) = [record for record in caplog.records if record.name == "train.tracking.make_tracker"]
     assert record.levelname == "WARNING"
     assert "no W&B login found" in record.message
     assert "logging offline" in record.message
@@ -184,8 +186,8 @@ import os, signal, sys
 from pathlib import Path
 from tests.test_tracking import RESOLVED, run_steps
 from train.config import TrackingConfig
-from train.metrics_file import MetricsFile
-from train.tracking import make_tracker
+from train.tracking.metrics_file import MetricsFile
+from train.tracking.make_tracker import make_tracker
 run_dir = Path(sys.argv[1])
 tracker = make_tracker(TrackingConfig(backend=sys.argv[2]), run_dir, RESOLVED, is_main=True)
 run_steps(tracker, MetricsFile(run_dir / "metrics.jsonl"), 1, 5)
@@ -264,7 +266,7 @@ def test_disabled_by_the_environment(clean_wandb: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "elsewhere.example"])
 def test_netrc_counts_as_login_for_its_host_only(clean_wandb: pytest.MonkeyPatch, tmp_path: Path, host: str) -> None:
-    from train.tracking import _wandb_mode
+    from train.tracking.wandb_tracker import _wandb_mode
 
     (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {FAKE_KEY}\n")
     (tmp_path / "netrc").chmod(0o600)

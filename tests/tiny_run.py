@@ -21,7 +21,7 @@ from train.config import (
     SourceConfig,
     TrainConfig,
 )
-from train.metrics_file import read_metrics
+from train.tracking.metrics_file import read_metrics
 
 STEPS = 10
 STEPS_PER_EPOCH = 3

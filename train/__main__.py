@@ -60,7 +60,7 @@ def _train(
     from eval.tasks.sts import dev_score
     from train import session
     from train.loop import fit
-    from train.progress import make_progress
+    from train.tracking.progress import make_progress
 
     with session.open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)

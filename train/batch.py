@@ -17,7 +17,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS, Side
 from train.config import Kind, LossConfig, SourceConfig
 from train.data import TrainingData
-from train.losses.inputs import NO_ANCHOR, NO_ID, GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 from train.prefix_gradient import shared_beginning
 from train.readings import KnownIds, Reading, reading_of, text_keys, tokenized
 from train.sampler import Indices, shard
@@ -48,12 +48,12 @@ class LocalBatch:
     """
 
     chunks: list[Chunk]
-    rows: Rows
+    rows: LossInputs
     losses: tuple[LossConfig, ...]
     pairs: int
     real_tokens: int
     prefix: Int[Tensor, " prefix"] | None = None
-    teachers: Mapping[str, TeacherRows] = field(default_factory=dict)
+    teachers: Mapping[str, TeacherInputs] = field(default_factory=dict)
 
     @property
     def padded_tokens(self) -> int:
@@ -78,7 +78,7 @@ class _Plan:
     """Texts to embed, and how the place of each among the embedded ones makes the rows."""
 
     readings: list[Reading]
-    rows: Callable[[Tensor], Rows]
+    rows: Callable[[Tensor], LossInputs]
 
 
 def prepare(
@@ -165,7 +165,7 @@ def _pairs(share: Sequence[_Row]) -> _Plan:
     ids = [_id_key(row) for row in share] + [NO_ID] * negatives
     return _Plan(
         readings,
-        lambda place: PairRows(
+        lambda place: PairInputs(
             anchors=place[: len(anchors)],
             documents=place[len(anchors) :],
             anchor_keys=keys,
@@ -188,7 +188,7 @@ def _twins(share: Sequence[_Row]) -> _Plan:
     keys = text_keys(texts)
     return _Plan(
         readings,
-        lambda place: PairRows(
+        lambda place: PairInputs(
             anchors=place[: len(texts)],
             documents=place[len(texts) :],
             anchor_keys=keys,
@@ -203,16 +203,16 @@ def _graded(share: Sequence[_Row]) -> _Plan:
     readings = [Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
     scores = torch.tensor([row.score for row in share], dtype=torch.float32)
     keys = [text_keys([row.texts[side] for row in share]) for side in (0, 1)]
-    return _Plan(readings, lambda place: GradedRows(place[: len(share)], place[len(share) :], scores, *keys))
+    return _Plan(readings, lambda place: GradedInputs(place[: len(share)], place[len(share) :], scores, *keys))
 
 
 def _once(share: Sequence[_Row]) -> _Plan:
     """Texts that are only compared with a teacher's vectors: no second view, no parts to play."""
     readings = [reading_of(row.source, row.texts[place], place) for row in share for place in range(len(row.texts))]
-    return _Plan(readings, lambda place: LabelledRows(place, torch.zeros(len(place), dtype=torch.long)))
+    return _Plan(readings, lambda place: LabelledInputs(place, torch.zeros(len(place), dtype=torch.long)))
 
 
-def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Teacher) -> TeacherRows:
+def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Teacher) -> TeacherInputs:
     """Every different reading of the share once, at its first place: what the student reads, and what the teacher."""
     asked = [(reading.text, reading.side) for reading in plan.readings]
     pairs = zip(place.tolist(), teacher.keys_of(asked).tolist(), strict=True)
@@ -221,13 +221,13 @@ def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Tea
     for number, key in enumerate(keys.tolist()):
         first.setdefault(key, number)
     chosen = list(first.values())
-    return TeacherRows(place[chosen], teacher.of([asked[number] for number in chosen]), keys[chosen])
+    return TeacherInputs(place[chosen], teacher.of([asked[number] for number in chosen]), keys[chosen])
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:
     readings = [Reading(row.texts[0], row.source.query_prompt) for row in share]
     labels = text_keys([row.label for row in share])
-    return _Plan(readings, lambda place: LabelledRows(place, labels))
+    return _Plan(readings, lambda place: LabelledInputs(place, labels))
 
 
 _PLANS: dict[Kind, Callable[[Sequence[_Row]], _Plan]] = {

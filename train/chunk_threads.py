@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from dec2vec.denormals import flushed, is_flushed
 from dec2vec.early_exit import decoder_blocks
 from dec2vec.embedder import Embedder
-from train.fast_blocks import FastBlock
+from train.kernels.decoder_block import FastBlock
 from train.prefix_gradient import drops
 
 MOST = 8

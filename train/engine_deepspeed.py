@@ -73,7 +73,9 @@ class DeepSpeedAdamW(ABC):
         self._engine.step()
         if self.rest is not None:
             self.rest.step()
-        torch.autograd.graph.increment_version(self._weights)  # DeepSpeed writes past it; train.fast_lora goes by it
+        torch.autograd.graph.increment_version(
+            self._weights
+        )  # DeepSpeed writes past it; train.kernels.lora_linear goes by it
 
     def zero_grad(self, *, set_to_none: bool = True) -> None:
         """Drop the gradients, also averaged ones that were not stepped (as DeepSpeed does after an overflow)."""

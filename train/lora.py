@@ -19,8 +19,8 @@ from dec2vec.errors import UserError
 from dec2vec.pooling import layers_of
 from train.config import LoraConfig
 from train.engine_sharded import overwrite
-from train.fast_blocks import use_fast_blocks
-from train.fast_lora import use_fast_linears
+from train.kernels.decoder_block import use_fast_blocks
+from train.kernels.lora_linear import use_fast_linears
 
 
 def make_trainable(embedder: Embedder, config: LoraConfig) -> None:

@@ -21,7 +21,8 @@ from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
 from train import data_report
-from train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from train.checkpointing.run_folder import RunFolder
 from train.config import LossConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import gather_rows
@@ -34,14 +35,14 @@ from train.lora import make_trainable
 from train.losses.checks import check_dropout
 from train.losses.matryoshka import check_width
 from train.losses.per_source import check_losses, load_teachers, losses_of, run_temperature
-from train.metrics_file import MetricsFile
 from train.mining.refresh import make_refreshed
 from train.order import make_sampler
-from train.run_folder import RunFolder
 from train.sampler import Sampler
 from train.step import Learner, make_optimizer
 from train.token_cache import known_tokens
-from train.tracking import Tracker, make_tracker
+from train.tracking.make_tracker import make_tracker
+from train.tracking.metrics_file import MetricsFile
+from train.tracking.tracker import Tracker
 from train.unpadded import leave_out_padding
 
 _log = logging.getLogger(__name__)

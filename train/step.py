@@ -18,7 +18,7 @@ from train.engine_deepspeed import DeepSpeedAdamW, reduced_once
 from train.engine_sharded import whole
 from train.gradcache import cached_step
 from train.lora import trainable_parameters
-from train.losses.compute import combined
+from train.losses.compute import compute_loss
 from train.losses.objective import Temperature
 from train.pace import Timed
 from train.schedule import lr_factor
@@ -58,7 +58,7 @@ def make_optimizer(model: Model, temperature: Temperature, config: OptimConfig) 
 
 
 def _mark_changed(optimizer: Optimizer, *_: object) -> None:
-    """The fused kernel writes without counting the parameters' versions up, which `train.fast_lora` goes by."""
+    """The fused optimizer doesn't increment the versions of parameters, which `train.kernels.lora_linear` reads."""
     for group in optimizer.param_groups:
         torch.autograd.graph.increment_version(group["params"])
 
@@ -82,7 +82,7 @@ def train_step(
 
     timed = Timed(
         partial(
-            combined,
+            compute_loss,
             rows=batch.rows,
             teachers=batch.teachers,
             losses=batch.losses or (loss,),

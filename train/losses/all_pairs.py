@@ -1,8 +1,8 @@
 """Losses in which each text meets all texts of the global batch, and their gradient at the local embeddings.
 
-Every rank computes the rows of its own texts against the texts of all ranks. As in `train.losses.infonce.infonce`, gathering needs
-no autograd: gather values, differentiate, sum over ranks what others ask of a text, keep one's own. Rows are taken
-in tiles, so that memory does not grow with the square of the batch.
+Every rank computes the rows of its own texts against the texts of all ranks. As in `train.losses.infonce.infonce`,
+gathering needs no autograd: gather values, differentiate, sum over ranks what others ask of a text, keep one's own.
+Rows are taken in tiles, so that memory does not grow with the square of the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RowLosses = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(cosines of some texts with all texts [row, all], places of these texts among all [row], temperature) -> [row]."""
 
 
-def against_all(
+def all_pairs(
     embeddings: Float[Tensor, "unique dim"],
     texts: Int[Tensor, text],
     temperature: Temperature,

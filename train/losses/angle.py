@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.distributed import gather_rows
-from train.losses.all_pairs import against_all, mask_self
-from train.losses.cosent import _ranked, cosent
-from train.losses.inputs import GradedRows
+from train.losses.all_pairs import all_pairs, mask_self
+from train.losses.cosent import cosent, ranked_pairs
+from train.losses.inputs import GradedInputs
 from train.losses.objective import Objective, Temperature, combine, nothing
 
 
-def in_batch(embeddings: Float[Tensor, "unique dim"], rows: GradedRows, temperature: Temperature) -> Objective:
+def in_batch(embeddings: Float[Tensor, "unique dim"], rows: GradedInputs, temperature: Temperature) -> Objective:
     """Mean over all texts of the batch of -log softmax at their partner, 0 for texts of pairs that aren't positive.
 
     Positive are the pairs with the highest score of the global batch (label 1 of binary data, as published); none
@@ -44,7 +44,7 @@ def in_batch(embeddings: Float[Tensor, "unique dim"], rows: GradedRows, temperat
         found = log_shares.gather(1, partners[places][:, None])[:, 0]
         return torch.where(is_positive[places], -found, 0.0)
 
-    return against_all(embeddings, torch.cat([rows.first, rows.second]), temperature, row_losses, len(scores))
+    return all_pairs(embeddings, torch.cat([rows.first, rows.second]), temperature, row_losses, len(scores))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class _Alike:
 
 def angle_optimized(
     embeddings: Float[Tensor, "unique dim"],
-    rows: GradedRows,
+    rows: GradedInputs,
     temperature: Temperature,
     angle_temperature: Temperature,
     weights: tuple[float, float, float],
@@ -95,7 +95,7 @@ def angle_optimized(
     losses: tuple[Callable[[], Objective], ...] = (
         lambda: cosent(embeddings, rows, temperature),
         lambda: in_batch(embeddings, rows, temperature),
-        lambda: _ranked(embeddings, rows, angle_temperature, angle, learned=False),
+        lambda: ranked_pairs(embeddings, rows, angle_temperature, angle, learned=False),
     )
     used = [(loss(), weight) for loss, weight in zip(losses, weights, strict=True) if weight]
     return combine([part for part, _ in used], [weight for _, weight in used])

@@ -6,22 +6,22 @@ from collections.abc import Mapping
 
 from dec2vec.errors import UserError
 from train.config import Distance, LoraConfig, LossConfig, LossKind
-from train.losses.inputs import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 
-ROWS_OF: dict[LossKind, type[Rows]] = {
-    "infonce": PairRows,
-    "cosent": GradedRows,
-    "angle": GradedRows,
-    "supcon": LabelledRows,
-    "distil_scores": TeacherRows,
-    "distil_vectors": TeacherRows,
+ROWS_OF: dict[LossKind, type[LossInputs]] = {
+    "infonce": PairInputs,
+    "cosent": GradedInputs,
+    "angle": GradedInputs,
+    "supcon": LabelledInputs,
+    "distil_scores": TeacherInputs,
+    "distil_vectors": TeacherInputs,
 }
 """What each loss compares."""
-WORDS: dict[type[Rows], str] = {
-    PairRows: "pairs of anchor and positive",
-    GradedRows: "pairs with a score",
-    LabelledRows: "texts with a label",
-    TeacherRows: "texts with a teacher's vectors",
+WORDS: dict[type[LossInputs], str] = {
+    PairInputs: "pairs of anchor and positive",
+    GradedInputs: "pairs with a score",
+    LabelledInputs: "texts with a label",
+    TeacherInputs: "texts with a teacher's vectors",
 }
 DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_scores": ("kl", "margin"),
@@ -47,14 +47,14 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
 """Options that only these losses read; one that is neither here nor in `COMMON` would be ignored without a word."""
 
 
-def check_loss(config: LossConfig, rows: type[Rows], source: str) -> None:
+def check_loss(config: LossConfig, rows: type[LossInputs], source: str) -> None:
     """Refuse a loss that doesn't fit what `source` (its name, for the message) gives, or whose options don't fit."""
     check_rows(config.kind, rows, source)
     _check_options(config)
     _check_matryoshka(config)
 
 
-def check_rows(kind: LossKind, rows: type[Rows], source: str) -> None:
+def check_rows(kind: LossKind, rows: type[LossInputs], source: str) -> None:
     """Refuse a kind of loss that compares something else than `source` gives."""
     if not issubclass(rows, ROWS_OF[kind]):
         fitting = " or ".join(name for name, wanted in ROWS_OF.items() if issubclass(rows, wanted))

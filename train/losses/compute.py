@@ -15,32 +15,32 @@ from train.losses.angle import angle_optimized
 from train.losses.checks import check_rows, distance_of
 from train.losses.cosent import cosent
 from train.losses.distillation import distil
-from train.losses.infonce.infonce import contrast
-from train.losses.inputs import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.losses.infonce.infonce import infonce
+from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 from train.losses.matryoshka import dimension_weights, nested
 from train.losses.objective import Objective, Temperature, combine
 from train.losses.supcon import supcon
 
-NO_TEACHERS: Mapping[str, TeacherRows] = MappingProxyType({})
+NO_TEACHERS: Mapping[str, TeacherInputs] = MappingProxyType({})
 
 
-def combined(
+def compute_loss(
     embeddings: Float[Tensor, "unique dim"],
-    rows: Rows,
+    rows: LossInputs,
     losses: Sequence[LossConfig],
     temperature: Temperature,
-    teachers: Mapping[str, TeacherRows] = NO_TEACHERS,
+    teachers: Mapping[str, TeacherInputs] = NO_TEACHERS,
 ) -> Objective:
     """The sum of a batch's losses, each times its `weight`; one with a teacher compares with that teacher's rows."""
     parts = [
-        objective(embeddings, rows if loss.teacher is None else teachers[loss.teacher], loss, temperature)
+        one_loss(embeddings, rows if loss.teacher is None else teachers[loss.teacher], loss, temperature)
         for loss in losses
     ]
     return combine(parts, [loss.weight for loss in losses])
 
 
-def objective(
-    embeddings: Float[Tensor, "unique dim"], rows: Rows, config: LossConfig, temperature: Temperature
+def one_loss(
+    embeddings: Float[Tensor, "unique dim"], rows: LossInputs, config: LossConfig, temperature: Temperature
 ) -> Objective:
     """One loss over the global batch, at every nested size where it is a Matryoshka; its weight is not applied.
 
@@ -58,19 +58,19 @@ def objective(
 
 
 def _at_one_size(
-    embeddings: Float[Tensor, "unique dim"], rows: Rows, config: LossConfig, temperature: Temperature
+    embeddings: Float[Tensor, "unique dim"], rows: LossInputs, config: LossConfig, temperature: Temperature
 ) -> Objective:
     match config.kind, rows:
-        case "infonce", PairRows():
-            return contrast(embeddings, rows, config, temperature)
-        case "cosent", GradedRows():
+        case "infonce", PairInputs():
+            return infonce(embeddings, rows, config, temperature)
+        case "cosent", GradedInputs():
             return cosent(embeddings, rows, temperature)
-        case "angle", GradedRows():
+        case "angle", GradedInputs():
             own = _constant(config.angle_temperature, embeddings)
             return angle_optimized(embeddings, rows, temperature, own, config.angle_weights)
-        case "supcon", LabelledRows():
+        case "supcon", LabelledInputs():
             return supcon(embeddings, rows, temperature)
-        case "distil_scores" | "distil_vectors", TeacherRows():
+        case "distil_scores" | "distil_vectors", TeacherInputs():
             return distil(embeddings, rows, temperature, distance_of(config), config.teacher_temperature)
     check_rows(config.kind, type(rows), "this batch")
     raise AssertionError(config.kind)

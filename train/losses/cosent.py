@@ -14,20 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from train.distributed import gather_rows, sum_over_ranks, world_size
-from train.losses.inputs import GradedRows
+from train.losses.inputs import GradedInputs
 from train.losses.objective import Objective, Temperature
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
-def cosent(embeddings: Float[Tensor, "unique dim"], rows: GradedRows, temperature: Temperature) -> Objective:
+def cosent(embeddings: Float[Tensor, "unique dim"], rows: GradedInputs, temperature: Temperature) -> Objective:
     """Every pair's cosine shall be above those of the pairs that people found less similar."""
-    return _ranked(embeddings, rows, temperature, cosine)
+    return ranked_pairs(embeddings, rows, temperature, cosine)
 
 
-def _ranked(
+def ranked_pairs(
     embeddings: Float[Tensor, "unique dim"],
-    rows: GradedRows,
+    rows: GradedInputs,
     temperature: Temperature,
     similarity: Similarity,
     *,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from train.config import Distance
 from train.distributed import gather_rows
-from train.losses.all_pairs import against_all, drop_self
-from train.losses.inputs import TeacherRows
+from train.losses.all_pairs import all_pairs, drop_self
+from train.losses.inputs import TeacherInputs
 from train.losses.objective import Objective, Temperature
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -27,7 +27,7 @@ NEEDED: dict[Distance, int] = {"kl": 3, "margin": 3, "mse": 2, "correlation": 3}
 
 def distil(
     embeddings: Float[Tensor, "unique dim"],
-    rows: TeacherRows,
+    rows: TeacherInputs,
     temperature: Temperature,
     distance: Distance,
     teacher_temperature: float,
@@ -49,7 +49,7 @@ def distil(
         return measure(drop_self(cosines, places), drop_self(wanted, places), tau)
 
     counted = len(teacher) if len(teacher) >= NEEDED[distance] else 0
-    return against_all(embeddings, rows.texts[kept], temperature, row_losses, counted)
+    return all_pairs(embeddings, rows.texts[kept], temperature, row_losses, counted)
 
 
 def is_first(keys: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:

@@ -13,7 +13,7 @@ NO_ID = -1
 
 
 @dataclass(frozen=True)
-class PairRows:
+class PairInputs:
     """Which of the unique embedded texts are anchors and documents, and the keys that tell equal texts.
 
     Documents are the positives in the order of the anchors, then the hard negatives. Keys are 63-bit hashes of the
@@ -29,14 +29,14 @@ class PairRows:
     document_anchors: Int[Tensor, doc]
     document_ids: Int[Tensor, doc]
 
-    def to(self, device: torch.device) -> PairRows:
+    def to(self, device: torch.device) -> PairInputs:
         """The same rows with their tensors on `device`."""
-        return PairRows(*(tensor.to(device) for tensor in vars(self).values()))
+        return PairInputs(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
-class GradedRows:
-    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE). Keys as in `PairRows`."""
+class GradedInputs:
+    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE). Keys as in `PairInputs`."""
 
     first: Int[Tensor, pair]
     second: Int[Tensor, pair]
@@ -44,25 +44,25 @@ class GradedRows:
     first_keys: Int[Tensor, pair]
     second_keys: Int[Tensor, pair]
 
-    def to(self, device: torch.device) -> GradedRows:
+    def to(self, device: torch.device) -> GradedInputs:
         """The same rows with their tensors on `device`."""
-        return GradedRows(*(tensor.to(device) for tensor in vars(self).values()))
+        return GradedInputs(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabelledInputs:
     """Texts with a label (supervised contrast). Labels are 63-bit keys, equal on every rank."""
 
     texts: Int[Tensor, text]
     labels: Int[Tensor, text]
 
-    def to(self, device: torch.device) -> LabelledRows:
+    def to(self, device: torch.device) -> LabelledInputs:
         """The same rows with their tensors on `device`."""
-        return LabelledRows(*(tensor.to(device) for tensor in vars(self).values()))
+        return LabelledInputs(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
-class TeacherRows:
+class TeacherInputs:
     """Texts with the vectors that a teacher gives them (distillation). Equal keys, on any rank: both models read the
     same, so that the loss counts one of them."""
 
@@ -70,9 +70,9 @@ class TeacherRows:
     vectors: Float[Tensor, "text teacher_dim"]
     keys: Int[Tensor, text]
 
-    def to(self, device: torch.device) -> TeacherRows:
+    def to(self, device: torch.device) -> TeacherInputs:
         """The same rows with their tensors on `device`."""
-        return TeacherRows(*(tensor.to(device) for tensor in vars(self).values()))
+        return TeacherInputs(*(tensor.to(device) for tensor in vars(self).values()))
 
 
-Rows = PairRows | GradedRows | LabelledRows | TeacherRows
+LossInputs = PairInputs | GradedInputs | LabelledInputs | TeacherInputs

@@ -10,16 +10,16 @@ from train.batch import Asked
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.losses.checks import check_loss
-from train.losses.inputs import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 from train.losses.objective import Temperature
 from train.readings import side_of
 from train.teacher import TeacherVectors, load_teacher
 
-ROWS: dict[Kind, type[Rows]] = {
-    "pairs": PairRows,
-    "texts": PairRows,
-    "graded": GradedRows,
-    "labelled": LabelledRows,
+ROWS: dict[Kind, type[LossInputs]] = {
+    "pairs": PairInputs,
+    "texts": PairInputs,
+    "graded": GradedInputs,
+    "labelled": LabelledInputs,
 }
 """What a batch of a source gives a loss to compare."""
 
@@ -33,7 +33,7 @@ def check_losses(config: TrainConfig) -> None:
     """UserError where a loss can't compare what a source gives, or has options that it or nobody reads."""
     for number, source in enumerate(config.data):
         for loss in losses_of(source, config):
-            rows = TeacherRows if loss.kind.startswith("distil") else ROWS[source.kind]
+            rows = TeacherInputs if loss.kind.startswith("distil") else ROWS[source.kind]
             check_loss(loss, rows, f"data.{number} (kind {source.kind})")
     if config.data and all(source.losses for source in config.data):
         _refuse_unused(config.loss)

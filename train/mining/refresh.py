@@ -24,6 +24,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes, why_not_written
 from dec2vec.prompts import Side
+from train.checkpointing.run_folder import RunFolder
 from train.config import MiningConfig, SourceConfig, TrainConfig
 from train.data import TrainingData
 from train.distributed import sum_over_ranks
@@ -31,7 +32,6 @@ from train.mining.args import MineArgs
 from train.mining.encoders import embed_all
 from train.mining.mine import Judges, mine
 from train.mining.pairs import different, material_of, same
-from train.run_folder import RunFolder
 from train.table import SourceTable, Texts
 
 _log = logging.getLogger(__name__)

@@ -12,16 +12,16 @@ from dec2vec.artifacts import MARKER
 from dec2vec.config import load
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
+from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
 from train.loop import DEV_METRIC
-from train.metrics_file import read_metrics, step_of
-from train.run_folder import RunFolder
 from train.sweep.args import SweepArgs
 from train.sweep.grid import plan
 from train.sweep.process import Ended, run_training
 from train.sweep.report import report_markdown, table, winner_of
 from train.sweep.state import Outcome, Status, begin, save
 from train.sweep.wandb_file import write_wandb_sweep
+from train.tracking.metrics_file import read_metrics, step_of
 
 REPORT = "sweep.md"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.exit_codes import INTERRUPTED
-from train.interrupts import Interrupts
+from train.checkpointing.interrupts import Interrupts
 
 POLL_SECONDS = 0.5
 _ERROR = "dec2vec: error: "

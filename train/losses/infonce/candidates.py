@@ -18,7 +18,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Vectors:
+class NormalizedMatrix:
     """A matrix, 1 / length of its rows (None: they are unit vectors), and the gradient at the unit rows, summed up."""
 
     values: Float[Tensor, "vector dim"]
@@ -26,7 +26,7 @@ class Vectors:
     gradient: Float[Tensor, "vector dim"]
 
     @classmethod
-    def of(cls, values: Float[Tensor, "vector dim"], *, unit: bool = False) -> Vectors:
+    def of(cls, values: Float[Tensor, "vector dim"], *, unit: bool = False) -> NormalizedMatrix:
         """With a zero gradient; `unit` says that the rows are unit vectors already."""
         lengths = None if unit else torch.linalg.vector_norm(values, dim=1).clamp_min_(EPSILON)
         return cls(values, None if lengths is None else lengths.reciprocal_(), torch.zeros_like(values))
@@ -51,10 +51,10 @@ class Vectors:
         return self.gradient, total.mul_(factor / 2)
 
 
-class Rows:
+class UnitRows:
     """Some rows of a matrix, in an order of their own; a row may come more than once."""
 
-    def __init__(self, vectors: Vectors, index: Int[Tensor, " row"]) -> None:
+    def __init__(self, vectors: NormalizedMatrix, index: Int[Tensor, " row"]) -> None:
         self.vectors, self.index = vectors, index
         consecutive = torch.arange(len(index), device=index.device)
         self._start: int | None = None  # of rows that follow each other, which need no copying
@@ -126,12 +126,12 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Term:
+class NegativePool:
     """Candidates that `left` is scored against: the queries' side of a pair, or the positives'. Keys as in
     train/false_negatives.py; a pair's own positive is among the equal keys, so that it is no negative."""
 
-    left: Rows
-    pool: Rows
+    left: UnitRows
+    pool: UnitRows
     row_keys: Int[Tensor, "rule pair"]
     column_keys: Int[Tensor, "rule candidate"]
 
@@ -140,6 +140,6 @@ class Term:
 class Direction:
     """Each query must find its positive, at the same place in `positives`, among the candidates of all terms."""
 
-    queries: Rows
-    positives: Rows
-    terms: tuple[Term, ...]
+    queries: UnitRows
+    positives: UnitRows
+    terms: tuple[NegativePool, ...]

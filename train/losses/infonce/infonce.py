@@ -16,16 +16,16 @@ from torch import Tensor
 
 from train.config import LossConfig
 from train.distributed import gather_rows, sum_over_ranks, world_size
-from train.losses.infonce.candidates import Direction, Rows, Term, Vectors
+from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, UnitRows
 from train.losses.infonce.false_negatives import PairKeys, as_documents
 from train.losses.infonce.plain import plain_info_nce
-from train.losses.infonce.tiled import Form, tiled_info_nce
-from train.losses.inputs import NO_ANCHOR, PairRows
+from train.losses.infonce.tiled import LossConstants, tiled_info_nce
+from train.losses.inputs import NO_ANCHOR, PairInputs
 from train.losses.objective import Objective, Temperature
 
 
-def contrast(
-    embeddings: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, temperature: Temperature
+def infonce(
+    embeddings: Float[Tensor, "unique dim"], rows: PairInputs, config: LossConfig, temperature: Temperature
 ) -> Objective:
     """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings."""
     values = embeddings.detach()
@@ -42,11 +42,11 @@ Found = tuple[Tensor, Tensor, Tensor]
 
 
 def _in_tiles(
-    values: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, log_temperature: Tensor, total: int
+    values: Float[Tensor, "unique dim"], rows: PairInputs, config: LossConfig, log_temperature: Tensor, total: int
 ) -> Found:
-    local = Vectors.of(values)
+    local = NormalizedMatrix.of(values)
     directions, pools = _directions(local, rows, config)
-    form = Form(float(log_temperature.exp()), config.margin, config.hardness)
+    form = LossConstants(float(log_temperature.exp()), config.margin, config.hardness)
     losses = [tiled_info_nce(direction, form) for direction in directions]
     _hand_back(pools)
     gradient, products = local.through_normalisation(1 / total)
@@ -54,12 +54,12 @@ def _in_tiles(
 
 
 def _plainly(
-    values: Float[Tensor, "unique dim"], rows: PairRows, config: LossConfig, log_temperature: Tensor, total: int
+    values: Float[Tensor, "unique dim"], rows: PairInputs, config: LossConfig, log_temperature: Tensor, total: int
 ) -> Found:
     leaf = values.clone().requires_grad_()
     with torch.enable_grad():
         unit = F.normalize(leaf, dim=1)
-    local = Vectors.of(unit.detach(), unit=True)
+    local = NormalizedMatrix.of(unit.detach(), unit=True)
     directions, pools = _directions(local, rows, config)
     parts = [
         plain_info_nce(direction, log_temperature, margin=config.margin, hardness=config.hardness)
@@ -75,17 +75,21 @@ def _plainly(
 class _Pool:
     """Candidates of all ranks (or of this one only), this rank's own, and where those stand among all."""
 
-    everyone: Rows
-    own: Rows
+    everyone: UnitRows
+    own: UnitRows
     place: slice
 
     @classmethod
-    def of(cls, own: Rows, *, gather: bool) -> _Pool:
+    def of(cls, own: UnitRows, *, gather: bool) -> _Pool:
         """The local rows themselves where there are no others: no copy."""
         if not gather:
             return cls(own, own, slice(0, len(own)))
         values, place = gather_rows(own.all_units())
-        return cls(Rows(Vectors.of(values, unit=True), torch.arange(len(values), device=values.device)), own, place)
+        return cls(
+            UnitRows(NormalizedMatrix.of(values, unit=True), torch.arange(len(values), device=values.device)),
+            own,
+            place,
+        )
 
 
 def _hand_back(pools: list[_Pool]) -> None:
@@ -95,27 +99,27 @@ def _hand_back(pools: list[_Pool]) -> None:
             pool.own.add(0, sum_over_ranks(pool.everyone.vectors.gradient)[pool.place])
 
 
-def _directions(local: Vectors, rows: PairRows, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
+def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
     """Queries to documents, with the further negatives asked for; and back, when symmetric."""
     gather, pairs = config.gather and world_size() > 1, len(rows.anchors)
-    queries, positives = Rows(local, rows.anchors), Rows(local, rows.documents[:pairs])
+    queries, positives = UnitRows(local, rows.anchors), UnitRows(local, rows.documents[:pairs])
     keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs])
-    documents = _Pool.of(Rows(local, rows.documents), gather=gather)
+    documents = _Pool.of(UnitRows(local, rows.documents), gather=gather)
     pools = [documents]
     columns = _all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids), gather)
-    terms = [Term(queries, documents.everyone, keys.against_documents(), columns)]
+    terms = [NegativePool(queries, documents.everyone, keys.against_documents(), columns)]
     if config.document_negatives:
         others = (columns[2] != NO_ANCHOR).nonzero()[:, 0]
-        pool = Rows(documents.everyone.vectors, documents.everyone.index[others])
-        terms.append(Term(positives, pool, keys.against_documents(), columns[:, others]))
-    back: list[Term] = []
+        pool = UnitRows(documents.everyone.vectors, documents.everyone.index[others])
+        terms.append(NegativePool(positives, pool, keys.against_documents(), columns[:, others]))
+    back: list[NegativePool] = []
     if config.query_negatives or config.symmetric:
         anchors = _Pool.of(queries, gather=gather)
         pools.append(anchors)
         sides = [(queries, terms)] * config.query_negatives + [(positives, back)] * config.symmetric
         query_columns = _all(keys.as_queries(), gather)
         for left, found in sides:
-            found.append(Term(left, anchors.everyone, keys.against_queries(), query_columns))
+            found.append(NegativePool(left, anchors.everyone, keys.against_queries(), query_columns))
     directions = [Direction(queries, positives, tuple(terms))]
     if back:
         directions.append(Direction(positives, queries, tuple(back)))

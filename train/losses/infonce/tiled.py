@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.losses.infonce.candidates import Direction, Rows, Term
+from train.losses.infonce.candidates import Direction, NegativePool, UnitRows
 from train.losses.infonce.false_negatives import SortedKeys
 
 BUDGET_BYTES = 32 << 20
@@ -32,7 +32,7 @@ _VECTORS = 5  # matrices of a strip's rows by dimensions in a workspace, beside 
 
 
 @dataclass(frozen=True)
-class Form:
+class LossConstants:
     """The numbers of the loss, as in `train.losses.infonce.plain.info_nce`."""
 
     temperature: float
@@ -75,7 +75,7 @@ class _Workspace:
         values = direction.queries.vectors.values
         dim, columns = values.shape[1], sum(len(term.pool) for term in direction.terms)
         self.exponentials = values.new_empty(sizes.rows * columns)
-        self.queries, self.positives, self.query_pulls, self.positive_pulls, self.spare = values.new_empty(
+        self.queries, self.positives, self.query_pulls, self.positive_pulls, self.scratch = values.new_empty(
             _VECTORS, sizes.rows, dim
         )
         self.tile = values.new_empty(min(sizes.width, max(len(term.pool) for term in direction.terms)), dim)
@@ -86,9 +86,9 @@ class _Left:
     """One side of a strip: `scale` times its unit vectors, and the sum of the candidates that it was scored against,
     weighted by their exponentials."""
 
-    side: Rows
+    side: UnitRows
     vectors: Float[Tensor, "query dim"]
-    pulls: Float[Tensor, "query dim"]
+    weighted_sums: Float[Tensor, "query dim"]
 
 
 @dataclass(frozen=True)
@@ -96,31 +96,31 @@ class _Scored:
     """Exponentials of one tile's logits, less `highest`."""
 
     left: _Left
-    pool: Rows
+    pool: UnitRows
     begin: int
     exponentials: Float[Tensor, "query tile"]
     highest: Float[Tensor, " query"]
 
 
-class _Strip:
+class _QueryBlock:
     """Queries `begin` to `end` of a direction against everything."""
 
     def __init__(
-        self, direction: Direction, begin: int, end: int, space: _Workspace, form: Form, keys: list[SortedKeys]
+        self, direction: Direction, begin: int, end: int, space: _Workspace, form: LossConstants, keys: list[SortedKeys]
     ) -> None:
         rows, self.begin, self.end = end - begin, begin, end
         self.direction, self.space, self.form, self.keys = direction, space, form, keys
         self.queries, self.positives = (
-            _Left(side, side.units(begin, end, vectors[:rows], form.scale), pulls[:rows])
-            for side, vectors, pulls in (
+            _Left(side, side.units(begin, end, vectors[:rows], form.scale), weighted_sums[:rows])
+            for side, vectors, weighted_sums in (
                 (direction.queries, space.queries, space.query_pulls),
                 (direction.positives, space.positives, space.positive_pulls),
             )
         )
         self.scored = [self._left(term) for term in direction.terms]
         for left in self.scored:
-            left.pulls.zero_()
-        products = torch.mul(self.queries.vectors, self.positives.vectors, out=space.spare[:rows])
+            left.weighted_sums.zero_()
+        products = torch.mul(self.queries.vectors, self.positives.vectors, out=space.scratch[:rows])
         self.cosine = products.sum(1).div_(form.scale**2)
         self.own = self.cosine / form.temperature
         self.limit = None if form.margin is None else ((self.cosine - form.margin) * form.scale)[:, None]
@@ -128,7 +128,7 @@ class _Strip:
         self.total = torch.zeros_like(self.own)  # of the negatives' exponentials
         self.tiles: list[_Scored] = []
 
-    def _left(self, term: Term) -> _Left:
+    def _left(self, term: NegativePool) -> _Left:
         return self.queries if term.left is self.direction.queries else self.positives
 
     def run(self, width: int) -> Float[Tensor, ""]:
@@ -147,7 +147,7 @@ class _Strip:
                 keys.ignore(logits, row_keys, number)
                 exponentials = self._exponentials(logits)
                 self.total += exponentials.sum(1)
-                left.pulls.addmm_(exponentials, tile)
+                left.weighted_sums.addmm_(exponentials, tile)
                 self.tiles.append(_Scored(left, term.pool, begin, exponentials, self.highest))
         return self._finish()
 
@@ -163,23 +163,23 @@ class _Strip:
         self.highest = highest
         self.total *= fade
         for left in {id(left): left for left in self.scored}.values():
-            left.pulls.mul_(fade[:, None])
+            left.weighted_sums.mul_(fade[:, None])
         return logits.sub_(highest[:, None]).exp_()
 
     def _finish(self) -> Float[Tensor, ""]:
         share = 1 / (self.form.temperature * (self.total + torch.exp(self.own - self.highest)))
         missed = share * self.total / self.form.scale  # what the positive lacks of probability 1
-        spare = self.space.spare[: len(share)]
+        scratch = self.space.scratch[: len(share)]
         for left, other in ((self.queries, self.positives), (self.positives, self.queries)):
-            left.side.add_scaled(self.begin, other.vectors, -missed, spare)
+            left.side.add_scaled(self.begin, other.vectors, -missed, scratch)
         for left in {id(left): left for left in self.scored}.values():
-            left.side.add_scaled(self.begin, left.pulls, share, spare)
+            left.side.add_scaled(self.begin, left.weighted_sums, share, scratch)
         self._give_candidates(share / self.form.scale)
         ratio = self.total.log() + self.highest - self.own  # log of negatives over positive
         return torch.logaddexp(ratio, torch.zeros_like(ratio)).sum()
 
     def _give_candidates(self, share: Float[Tensor, " query"]) -> None:
-        weighted, made_for = self.space.spare[: len(share)], None
+        weighted, made_for = self.space.scratch[: len(share)], None
         for tile in self.tiles:
             if made_for is None or made_for.left is not tile.left or made_for.highest is not tile.highest:
                 factors = torch.exp(tile.highest - self.highest) * share
@@ -189,7 +189,7 @@ class _Strip:
 
 
 @torch.no_grad()
-def tiled_info_nce(direction: Direction, form: Form, sizes: Sizes | None = None) -> Float[Tensor, ""]:
+def tiled_info_nce(direction: Direction, form: LossConstants, sizes: Sizes | None = None) -> Float[Tensor, ""]:
     """Summed loss; adds the gradient at the unit rows to theirs. As `train.losses.infonce.plain.plain_info_nce`."""
     loss = direction.queries.vectors.values.new_zeros(())
     if not len(direction.queries):
@@ -199,5 +199,5 @@ def tiled_info_nce(direction: Direction, form: Form, sizes: Sizes | None = None)
     keys = [SortedKeys(term.column_keys, sizes.width) for term in direction.terms]
     for begin in range(0, len(direction.queries), sizes.rows):
         end = min(begin + sizes.rows, len(direction.queries))
-        loss += _Strip(direction, begin, end, space, form, keys).run(sizes.width)
+        loss += _QueryBlock(direction, begin, end, space, form, keys).run(sizes.width)
     return loss

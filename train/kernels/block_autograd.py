@@ -1,7 +1,7 @@
 """The two halves of a decoder block around attention, each with its backward pass by hand.
 
 q, k and v are one product, gate and up another, with the adapters in it and in float32 the norms' weights too
-(`train.stacked_linears`); of the activations no more is kept than the backward pass reads.
+(`train.kernels.lora_stack`); of the activations no more is kept than the backward pass reads.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from train.short_attention import by_token, grouped, heads_first
-from train.stacked_linears import Stack
+from train.kernels.lora_stack import Stack
+from train.kernels.short_attention import by_token, grouped, heads_first
 
 
 def unit_rms(x: Float[Tensor, "... dim"], epsilon: float) -> tuple[Float[Tensor, "... dim"], Float[Tensor, "... 1"]]:
@@ -59,7 +59,7 @@ class Heads:
     group: int
     """Queries that share a key."""
     first: bool
-    """Queries, keys and values come as `train.short_attention` wants them; else (batch, time, head, dim)."""
+    """Queries, keys and values come as `train.kernels.short_attention` wants them; else (batch, time, head, dim)."""
     scales: Float[Tensor, "rotated dim"] | None
     """Weights of the norms over the components of a query or key, where the family has them."""
     epsilon: float

@@ -1,77 +1,29 @@
-"""Where metrics go besides `metrics.jsonl`: W&B, TensorBoard or nowhere, behind one small protocol."""
+"""Weights & Biases: metrics, tables and artifacts of a run."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import netrc
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text
 from train.config import TrackingConfig
-from train.metrics_file import Value, read_metrics, step_of
+from train.tracking.tracker import WANDB_ID, Cell, Earlier, Facts, Tracker
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
     from wandb.sdk.wandb_run import Run
 
-Cell = str | int | float | None
+
 Mode = Literal["online", "offline", "disabled", "shared"]
-
-Facts = Mapping[str, object]
-Earlier = list[tuple[int, dict[str, float]]]
-
-METRICS = "metrics.jsonl"
-WANDB_ID = "wandb_id"
 _log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """What the loop and the report tell a tracking service."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers after `step` finished steps."""
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """The comparison at the end."""
-
-    def uses(self, name: str, kind: str, facts: Facts) -> None:
-        """Something the run was made from; the data and the base stay where they are, facts say which they are."""
-
-    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
-        """A file or folder worth keeping; sent only where the configuration asks for it."""
-
-    def finish(self) -> None:
-        """Everything is on the disk, or on the server, when this returns."""
-
-
-class NullTracker:
-    """Tracks nothing: the `none` backend, and every process but the main one."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        pass
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        pass
-
-    def uses(self, name: str, kind: str, facts: Facts) -> None:
-        pass
-
-    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 class WandbTracker:
@@ -126,79 +78,6 @@ class WandbTracker:
 
         self._run.finish()
         wandb.teardown()
-
-
-class TensorBoardTracker:
-    """TensorBoard event files below `tensorboard/`; artifacts stay where they are, in the run folder."""
-
-    def __init__(self, writer: SummaryWriter) -> None:
-        self._writer = writer
-        self._step = 0
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._step = step
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        self._writer.add_text(name, _markdown(columns, rows), self._step)
-
-    def uses(self, name: str, kind: str, facts: Facts) -> None:
-        pass
-
-    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
-        pass
-
-    def finish(self) -> None:
-        self._writer.close()
-
-
-def make_tracker(
-    config: TrackingConfig,
-    run_dir: Path,
-    resolved: Mapping[str, object],
-    is_main: bool,
-) -> Tracker:
-    """The tracker the configuration asks for; only the main process gets a real one.
-
-    `resolved` is the resolved configuration as plain data: nothing of the environment is handed over.
-    A resumed run cuts `metrics.jsonl` to its checkpoint first: the lines left there are logged again, so
-    that what a killed run had buffered is not missing.
-    """
-    if not is_main or config.backend == "none":
-        return NullTracker()
-    earlier = _earlier_metrics(run_dir)
-    if config.backend == "tensorboard":
-        return _tensorboard(run_dir, resolved, earlier)
-    return _wandb(config, run_dir, resolved, earlier)
-
-
-def _earlier_metrics(run_dir: Path) -> Earlier:
-    """(step, numbers) of every line; null stands for a number that JSON can't spell."""
-    path = run_dir / METRICS
-    lines = read_metrics(path) if path.is_file() else []
-    return [(step_of(line), _numbers(line)) for line in lines]
-
-
-def _numbers(line: Mapping[str, Value]) -> dict[str, float]:
-    numbers = {key: math.nan if value is None else value for key, value in line.items() if key != "step"}
-    return {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-
-
-def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "--tracking.backend tensorboard needs the tensorboard package; pip install tensorboard"
-        ) from error
-    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)  # all of it comes again from `earlier`
-    writer = SummaryWriter(str(run_dir / "tensorboard"))
-    writer.add_text("config", f"```\n{json.dumps(resolved, indent=1, default=str)}\n```")
-    tracker = TensorBoardTracker(writer)
-    for step, metrics in earlier:
-        tracker.log(metrics, step)
-    return tracker
 
 
 def _wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
@@ -296,14 +175,3 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Cell) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
-    return "" if value is None else str(value).replace("|", "\\|")

@@ -15,8 +15,8 @@ from typing import IO
 from dec2vec.artifacts import MARKER
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, remove_leftovers, why_not_written
-from train.checkpoint import discard_checkpoints
-from train.tracking import METRICS, WANDB_ID
+from train.checkpointing.checkpoint import discard_checkpoints
+from train.tracking.tracker import METRICS, WANDB_ID
 
 LOCK = ".lock"
 _log = logging.getLogger(__name__)

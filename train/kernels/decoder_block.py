@@ -1,8 +1,8 @@
 """Decoder blocks with LoRA in few passes over the activations.
 
 A block is x + attention(norm(x)), then x + mlp(norm(x)), as in Llama, Mistral, Qwen2 and Qwen3. What stands around
-attention is `train.block_passes`; attention itself stays the decoder's own. The modules, their parameters and what is
-saved of them stay as they are.
+attention is `train.kernels.block_autograd`; attention itself stays the decoder's own. The modules, their parameters and
+what is saved of them stay as they are.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from dec2vec.bidirectional import is_bidirectional
 from dec2vec.pooled_rows import can_narrow, forward_at, places_in
 from dec2vec.unpadded import EDGES
-from train.block_attention import BlockAttention
-from train.block_passes import Finish, Heads, Project
-from train.fast_lora import product_dtype
-from train.stacked_linears import Layer, Stack, adapters
+from train.kernels.block_autograd import Finish, Heads, Project
+from train.kernels.lora_linear import product_dtype
+from train.kernels.lora_stack import Layer, Stack, adapters
+from train.kernels.short_attention import BlockAttention
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from train.fast_lora import FastLinear
+from train.kernels.lora_linear import FastLinear
 
 _ROWS = 64
 """Rows of products in 16 bits are a multiple of this. Their kernels are made for one shape, in the time that a product

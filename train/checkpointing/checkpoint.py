@@ -42,7 +42,6 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 MANIFEST = "manifest.json"
 FILES = (TENSORS, OPTIMIZER, STATE)
-
 _NAME = re.compile(r"step-(\d+)")
 _TEMPORARY = ".tmp-"
 _log = logging.getLogger(__name__)

@@ -1,0 +1,90 @@
+"""Where metrics go besides `metrics.jsonl`: W&B, TensorBoard or nowhere, behind one small protocol."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dec2vec.errors import UserError
+from train.config import TrackingConfig
+from train.tracking.tracker import Cell, Earlier, Facts, NullTracker, Tracker, _earlier_metrics
+from train.tracking.wandb_tracker import _wandb
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoardTracker:
+    """TensorBoard event files below `tensorboard/`; artifacts stay where they are, in the run folder."""
+
+    def __init__(self, writer: SummaryWriter) -> None:
+        self._writer = writer
+        self._step = 0
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._step = step
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        self._writer.add_text(name, _markdown(columns, rows), self._step)
+
+    def uses(self, name: str, kind: str, facts: Facts) -> None:
+        pass
+
+    def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
+        pass
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+def make_tracker(
+    config: TrackingConfig,
+    run_dir: Path,
+    resolved: Mapping[str, object],
+    is_main: bool,
+) -> Tracker:
+    """The tracker the configuration asks for; only the main process gets a real one.
+
+    `resolved` is the resolved configuration as plain data: nothing of the environment is handed over.
+    A resumed run cuts `metrics.jsonl` to its checkpoint first: the lines left there are logged again, so
+    that what a killed run had buffered is not missing.
+    """
+    if not is_main or config.backend == "none":
+        return NullTracker()
+    earlier = _earlier_metrics(run_dir)
+    if config.backend == "tensorboard":
+        return _tensorboard(run_dir, resolved, earlier)
+    return _wandb(config, run_dir, resolved, earlier)
+
+
+def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tracking.backend tensorboard needs the tensorboard package; pip install tensorboard"
+        ) from error
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)  # all of it comes again from `earlier`
+    writer = SummaryWriter(str(run_dir / "tensorboard"))
+    writer.add_text("config", f"```\n{json.dumps(resolved, indent=1, default=str)}\n```")
+    tracker = TensorBoardTracker(writer)
+    for step, metrics in earlier:
+        tracker.log(metrics, step)
+    return tracker
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return "" if value is None else str(value).replace("|", "\\|")
