@@ -37,7 +37,8 @@ class Embedder(nn.Module):
         self.narrow = True
         """Off: the last block needed runs whole at every token, which the narrow one is proved equal to."""
         self.unpadded = False
-        """On: texts without a common beginning run end to end, where `train.unpadded` finds that they can."""
+        """On: texts without a common beginning run end to end, where `train.adapters.capabilities` finds that they can.
+        """
 
     def forward(
         self,

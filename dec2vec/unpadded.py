@@ -1,8 +1,8 @@
 """A chunk's texts end to end instead of in padded rows, for the CUDA kernel that attends within rows of any lengths.
 
 Products, norms and MLPs then run at real tokens alone. The kernel is torch's `varlen_attn` (16 bits, no dropout);
-decoders of transformers hand it the rows' edges as they would to flash-attn. `train.unpadded` says where it may be
-used.
+decoders of transformers hand it the rows' edges as they would to flash-attn. `train.adapters.capabilities` says where
+it may be used.
 """
 
 from __future__ import annotations

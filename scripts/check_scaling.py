@@ -130,7 +130,7 @@ def _work(folder: Path) -> Work:
 
     from dec2vec.config import load
     from train.config import TrainConfig
-    from train.data import load_data
+    from train.data.dataset import load_data
     from train.session import load_base
 
     config = load(TrainConfig, folder / "config.yaml", [])

@@ -30,7 +30,14 @@ from tqdm import tqdm
 T = TypeVar("T")
 STUCK = 120.0
 """Seconds after which a process says on stderr where it is."""
-IMPORTED_LATE = ("eval.inputs", "train.contact", "train.export", "train.lineage", "train.push_best", "train.session")
+IMPORTED_LATE = (
+    "eval.inputs",
+    "train.distributed.lost_ranks",
+    "train.export",
+    "train.lineage",
+    "train.push_best",
+    "train.session",
+)
 """What the trainer imports only once it knows that it will run."""
 
 for _name in IMPORTED_LATE:

@@ -15,9 +15,9 @@ from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import LOSS, ROWS, close
 from tests.test_prefix_gradient import PROMPT
 from tests.training_setup import gradients, tiny_table
-from train.batch import prepare
-from train.chunk_threads import in_order, side_by_side
-from train.gradcache import cached_step
+from train.data.batch import prepare
+from train.gradcache.cached_step import cached_step
+from train.gradcache.threads import in_order, side_by_side
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 

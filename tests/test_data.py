@@ -10,8 +10,8 @@ import pytest
 
 from dec2vec.errors import UserError
 from train.config import SourceConfig
-from train.data import content_hash, load_data
-from train.table import SourceTable
+from train.data.dataset import content_hash, load_data
+from train.data.table import SourceTable
 
 PAIRS: list[dict[str, object]] = [
     {"anchor": "a0", "positive": "p0"},

@@ -31,15 +31,15 @@ from tests.processes import run_alone, run_ranks
 from tests.test_engines import BATCHES, LOSS, REPOSITORY, Case, pairs, there_and_back
 from tests.tiny_run import train
 from tests.training_setup import distance, tiny_encoder
-from train.batch import prepare
+from train.adapters.lora import trainable_parameters
 from train.checkpointing.optimizer_state import optimizer_tensors
 from train.config import LoraConfig, OptimConfig, TrainConfig
-from train.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
-from train.engine_deepspeed import OLDEST, DeepSpeedAdamW, asked_stage, check_installed
-from train.engine_sharded import is_sharded, whole
-from train.engine_zero2 import PartitionedAdamW
-from train.engine_zero3 import STAGE, divide
-from train.lora import trainable_parameters
+from train.data.batch import prepare
+from train.distributed.deepspeed import OLDEST, DeepSpeedAdamW, asked_stage, check_installed
+from train.distributed.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
+from train.distributed.sharded import is_sharded, whole
+from train.distributed.zero2 import PartitionedAdamW
+from train.distributed.zero3 import STAGE, divide
 from train.losses.compute import compute_loss
 from train.losses.objective import Temperature
 from train.step import Learner, StepResult, make_optimizer, train_step
@@ -157,7 +157,7 @@ def counted_sums() -> Iterator[list[int]]:
 def all_cases(folder: Path, names: list[str], environment: dict[str, str], stage: dict[str, Any]) -> dict[str, Outcome]:
     """In one process group, since starting one costs more than the steps."""
     outcomes = {}
-    with unittest.mock.patch("train.engine_zero3.STAGE", stage):
+    with unittest.mock.patch("train.distributed.zero3.STAGE", stage):
         for name in names:
             AcceleratorState._reset_state()
             if environment:

@@ -14,16 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
-from train.batch import prepare
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
-from train.distributed import gather_rows, sum_over_ranks
-from train.engine import make_accelerator, wrap
-from train.lora import trainable_parameters
+from train.data.batch import prepare
+from train.data.prompted_input import text_keys
+from train.data.sampler import batch_indices, shard, steps_per_epoch
+from train.distributed.collectives import gather_rows, sum_over_ranks
+from train.distributed.engine import make_accelerator, wrap
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
-from train.readings import text_keys
-from train.sampler import batch_indices, shard, steps_per_epoch
 from train.step import Learner, make_optimizer, train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent

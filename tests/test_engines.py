@@ -23,7 +23,8 @@ from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
 from tests.tiny_run import train, write_run
 from tests.training_setup import data_of, distance, tiny_encoder
-from train.batch import prepare
+from train.adapters.capabilities import why_not_shared
+from train.adapters.lora import trainable_parameters
 from train.config import (
     BatchConfig,
     CheckpointConfig,
@@ -35,13 +36,12 @@ from train.config import (
     OptimConfig,
     TrainConfig,
 )
-from train.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
-from train.engine_sharded import Sharded, is_sharded, whole
-from train.lora import trainable_parameters
+from train.data.batch import prepare
+from train.data.table import SourceTable
+from train.distributed.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
+from train.distributed.sharded import Sharded, is_sharded, whole
 from train.losses.objective import Temperature
-from train.prefix_gradient import why_not_shared
 from train.step import Learner, make_optimizer, train_step
-from train.table import SourceTable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FSDP2 = {
@@ -312,7 +312,7 @@ def falls_back(folder: Path) -> list[str]:
     lines: list[str] = []
     os.environ.update(FSDP2)
     accelerator = make_accelerator(TrainConfig(model=ModelConfig(device="cpu")))
-    with unittest.mock.patch("train.engine._log.info", lambda line, *values: lines.append(line % values)):
+    with unittest.mock.patch("train.distributed.engine._log.info", lambda line, *values: lines.append(line % values)):
         lora = adapters_under("fsdp2", LoraConfig(rank=4, alpha=8.0))
     encoder = tiny_encoder(folder, lora=lora, device="cpu")
     texts, prompt = ["a", "a man rides a horse " * 9], "What somebody does: {text}"

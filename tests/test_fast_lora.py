@@ -13,9 +13,9 @@ from torch import Tensor
 from dec2vec.embedder import Embedder
 from tests.test_gradcache import ROWS, cached, close
 from tests.training_setup import tiny_encoder
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, OptimConfig
 from train.kernels.lora_linear import FastLinear
-from train.lora import trainable_parameters
 from train.losses.objective import Temperature
 from train.step import make_optimizer, seed_dropout
 

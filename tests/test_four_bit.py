@@ -21,8 +21,8 @@ from tests.processes import run_alone, run_ranks
 from tests.test_engines import Case, Outcome, all_cases
 from tests.test_prefix_gradient import step
 from tests.training_setup import distance, tiny_encoder
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig
-from train.lora import trainable_parameters
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install bitsandbytes"

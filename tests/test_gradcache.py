@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from dec2vec.encoder import Encoder
 from tests.helpers import FAMILIES
 from tests.training_setup import gradients, tiny_encoder, tiny_table
-from train.batch import prepare
 from train.config import LoraConfig, LossConfig
-from train.gradcache import cached_step
+from train.data.batch import prepare
+from train.gradcache.cached_step import cached_step
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 from train.step import seed_dropout

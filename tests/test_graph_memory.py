@@ -12,7 +12,7 @@ from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
-from train.graph_memory import affordable_tokens, chunk_budget, free_bytes, graph_bytes
+from train.gradcache.memory import affordable_tokens, chunk_budget, free_bytes, graph_bytes
 
 CPU = torch.device("cpu")
 
@@ -46,14 +46,14 @@ def test_counts_activations_not_weights() -> None:
 def test_free_memory_sets_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = tiny_encoder(tmp_path).embedder
     held = graph_bytes(embedder, chunk(50, 20))
-    monkeypatch.setattr("train.graph_memory.free_bytes", lambda device: 4 * held)
+    monkeypatch.setattr("train.gradcache.memory.free_bytes", lambda device: 4 * held)
     assert affordable_tokens(embedder, chunk(50, 20)) == 2 * 50 * 20
-    monkeypatch.setattr("train.graph_memory.free_bytes", lambda device: 0)
+    monkeypatch.setattr("train.gradcache.memory.free_bytes", lambda device: 0)
     assert affordable_tokens(embedder, chunk(50, 20)) == 0
 
 
 def test_a_container_has_less_than_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.graph_memory._CGROUP", tmp_path)
+    monkeypatch.setattr("train.gradcache.memory._CGROUP", tmp_path)
     machine = free_bytes(CPU)
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")

@@ -14,16 +14,16 @@ from dec2vec.prompts import get_prompt
 from eval.leakage.training_text import _run_data, read_training_texts
 from tests.helpers import write_jsonl
 from tests.training_setup import data_of, tiny_encoder
-from train.batch import prepare
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
-from train.data import content_hash, load_data
-from train.data_report import describe, lines
+from train.data.batch import prepare
+from train.data.dataset import content_hash, load_data
+from train.data.make_sampler import make_sampler
+from train.data.prompted_input import text_keys
+from train.data.report import describe, lines
+from train.data.sampler import Mixed
+from train.data.table import SourceTable
 from train.losses.inputs import NO_ID, GradedInputs, LabelledInputs, PairInputs
 from train.model_card import describe_data
-from train.order import make_sampler
-from train.readings import text_keys
-from train.sampler import Mixed
-from train.table import SourceTable
 
 GRADED = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": i / 2} for i in range(4)]
 LABELLED = [{"text": f"s{i}", "label": i // 2} for i in range(6)]

@@ -13,7 +13,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 from tests.processes import free_port
 from tests.test_engines import FSDP2, ONCE, REPOSITORY
-from train.engine_deepspeed import asked_stage
+from train.distributed.deepspeed import asked_stage
 
 CONFIGS = REPOSITORY / "configs" / "accelerate"
 

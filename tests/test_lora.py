@@ -13,8 +13,8 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from tests.helpers import FAMILIES
 from tests.training_setup import tiny_encoder
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig
-from train.lora import trainable_parameters
 
 
 def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:

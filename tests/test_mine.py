@@ -17,7 +17,7 @@ from dec2vec.corpus.faiss_index import build_index, search_index
 from dec2vec.errors import UserError
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
-from train.data import load_data
+from train.data.dataset import load_data
 from train.mining import encoders
 from train.mining.args import MineArgs
 from train.mining.choice import ABSENT

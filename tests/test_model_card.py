@@ -21,7 +21,7 @@ from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
 from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
-from train.data import load_data
+from train.data.dataset import load_data
 from train.export import export_command, save_adapter
 from train.export_args import ExportArgs
 from train.model_card import Card, DataFact, build_card, describe_data, is_hub_id

@@ -10,7 +10,7 @@ import torch
 from tests.test_fast_blocks import encoder_of
 from tests.test_prefix_gradient import PROMPT, step
 from tests.training_setup import distance
-from train.unpadded import leave_out_padding
+from train.adapters.capabilities import leave_out_padding
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from dec2vec.errors import UserError
 from tests.training_setup import data_of
 from train.config import BatchConfig, TrainConfig
-from train.data import TrainingData
-from train.duplicate_sampler import NoDuplicates, _epoch, shared_keys
-from train.label_sampler import ByLabel, _label_epoch
-from train.order import left_out, make_sampler
-from train.sampler import Mixed, OneSource, Sampler, shard
-from train.table import SourceTable
+from train.data.dataset import TrainingData
+from train.data.make_sampler import left_out, make_sampler
+from train.data.sampler import ByLabel, Mixed, OneSource, Sampler, _label_epoch, shard
+from train.data.table import SourceTable
+from train.data.unique_sampler import NoDuplicates, _epoch, shared_keys
 
 profile = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from dec2vec import readers
 from dec2vec.errors import UserError
 from tests.helpers import word_pairs, write_jsonl
-from train import packed_texts
 from train.config import SourceConfig
-from train.data import load_data
-from train.packed_texts import PackedTexts, Packer
+from train.data import table as packed_texts
+from train.data.dataset import load_data
+from train.data.table import PackedTexts, Packer
 
 ROWS = [("naïve café", "東京 😀"), ("", "\ud800 alone", "a\nb"), ("x",)]
 

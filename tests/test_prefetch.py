@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.training_setup import tiny_encoder, tiny_table
-from train.batch import LocalBatch, prepare
-from train.prefetch import Prefetch
+from train.data.batch import LocalBatch, prepare
+from train.data.prefetch import Prefetch
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from dec2vec.encoder import Encoder
 from tests.helpers import FAMILIES
 from tests.test_gradcache import LOSS, ROWS, close
 from tests.training_setup import gradients, tiny_encoder, tiny_table
-from train.batch import LocalBatch, prepare
+from train.adapters.capabilities import why_not_shared
 from train.config import LoraConfig
-from train.gradcache import cached_step
+from train.data.batch import LocalBatch, prepare
+from train.gradcache.cached_step import cached_step
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
-from train.prefix_gradient import why_not_shared
 
 PROMPT = "Instruct: the text that follows means: {text}"
 
@@ -53,7 +53,7 @@ def test_poolings_and_layers_and_full_tuning(tmp_path: Path, reading: dict[str, 
 def test_without_the_gradient_at_the_beginning_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100)
     _, expected, _ = step(encoder, share=False)
-    monkeypatch.setattr("train.prefix_gradient.PrefixGradient.backward", lambda self: None)
+    monkeypatch.setattr("train.gradcache.prefix.PrefixGradient.backward", lambda self: None)
     _, found, _ = step(encoder, share=True)
     assert not close(found, expected)
 

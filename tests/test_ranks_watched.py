@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-import train.engine
+import train.distributed.engine
 import train.loop
 import train.step
 from dec2vec.errors import TryAgain
@@ -25,8 +25,8 @@ from tests.test_whole_run_on_ranks import NO_DROPOUT
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run
 from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
-from train.contact import in_contact, why_lost
-from train.drift import check_drift, checksums
+from train.distributed.diverged_ranks import check_drift, checksums
+from train.distributed.lost_ranks import in_contact, why_lost
 from train.pace import pace
 from train.tracking.metrics_file import read_metrics
 
@@ -212,8 +212,8 @@ def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             found.update(options)
 
-    monkeypatch.setattr(train.engine, "Accelerator", Noted)
-    train.engine.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
+    monkeypatch.setattr(train.distributed.engine, "Accelerator", Noted)
+    train.distributed.engine.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
     (handler,) = found["kwargs_handlers"]
     assert isinstance(handler, InitProcessGroupKwargs)
     assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)

@@ -20,8 +20,8 @@ from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
 from train.checkpointing.run_folder import RunFolder
 from train.config import BatchConfig, CheckpointConfig, MiningConfig, OptimConfig, SourceConfig, TrainConfig
+from train.data.table import SourceTable
 from train.mining.refresh import NONE, WithNegatives, make_refreshed, refreshed
-from train.table import SourceTable
 
 TEXTS = [
     (f"a {word}", f"the {word} of {other}", f"no {word}") for word, other in zip("abcdefgh", "hgfedcba", strict=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.token_cache
+import train.data.token_cache
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from tests.helpers import word_pairs
@@ -22,12 +22,12 @@ from tests.processes import run_alone, run_ranks
 from tests.tiny_run import MIXTURE, STEPS, fingerprint, metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
-from train.batch import LocalBatch, prepare
 from train.config import BatchConfig, SourceConfig, TrainConfig
-from train.data import TrainingData
-from train.readings import Reading
-from train.table import SourceTable
-from train.token_cache import keeps_tokens, known_tokens, load_tokens
+from train.data.batch import LocalBatch, prepare
+from train.data.dataset import TrainingData
+from train.data.prompted_input import Reading
+from train.data.table import SourceTable
+from train.data.token_cache import keeps_tokens, known_tokens, load_tokens
 
 LONG = "The cat sat on the mat and The dog ran " * 9
 ROWS = [("A cat", "a CAT", "dog"), ("A cat", LONG), ("sat \ud800 on", "Query: A cat"), ("", "a cat")]
@@ -62,7 +62,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_batches_are_the_same(tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.token_cache, "BLOCK", 3)
+    monkeypatch.setattr(train.data.token_cache, "BLOCK", 3)
     encoder = tiny_encoder(tmp_path / "model", **READING)
     known = load_tokens(data(), encoder, tmp_path / "tokens")
     for rows in ([0, 1, 2, 3], [3, 1], [4, 5], [7, 6], []):
@@ -137,7 +137,7 @@ def test_what_auto_cannot_keep_is_tokenised_in_each_step(
 ) -> None:
     encoder = tiny_encoder(tmp_path / "model", **READING)
     config = TrainConfig(batch=BatchConfig(size=8, cache_tokens=asked))
-    monkeypatch.setattr(train.token_cache, "keeps_tokens", lambda *_: True)
+    monkeypatch.setattr(train.data.token_cache, "keeps_tokens", lambda *_: True)
     (tmp_path / "tokens").write_text("a file where the folder should be")
     known = partial(known_tokens, config, data(), encoder, tmp_path / "tokens", 100)
     if asked == "auto":
@@ -150,7 +150,7 @@ def test_what_auto_cannot_keep_is_tokenised_in_each_step(
 def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, folder = tiny_encoder(tmp_path / "model"), tmp_path / "tokens"
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot keep token ids in .*disk is full"):
-        patch.setattr(train.token_cache, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(train.data.token_cache, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_tokens(data(), encoder, folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
     assert load_tokens(data(), encoder, folder).of([Reading("", "Q: {text}")]) is not None

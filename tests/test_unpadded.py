@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 import dec2vec.unpadded
-import train.unpadded
+import train.adapters.capabilities
 from dec2vec.pooled_rows import FAMILIES
 from dec2vec.unpadded import NAME, EndToEnd
 from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
-from train.unpadded import leave_out_padding, why_padded
+from train.adapters.capabilities import leave_out_padding, why_padded
 
 
 def kernel(
@@ -179,7 +179,7 @@ def test_why_padded(
 ) -> None:
     embedder = encoder_of(tmp_path, family, fast=True, lora={}, device="cpu", **model).embedder
     assert "CUDA" in str(why_padded(embedder))
-    monkeypatch.setattr("train.unpadded.why_padded", train.unpadded._why_not_here)
+    monkeypatch.setattr("train.adapters.capabilities.why_padded", train.adapters.capabilities._why_not_here)
     with caplog.at_level("INFO", logger="train"):
         leave_out_padding(embedder)
     assert embedder.unpadded == (reason is None)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
-    from train.contact import Contact
-    from train.data import TrainingData
+    from train.data.dataset import TrainingData
+    from train.distributed.lost_ranks import Contact
     from train.loop import OnBest, Run
 
 
@@ -32,10 +32,10 @@ def main(argv: Sequence[str]) -> None:
     from dec2vec.denormals import start_threads_flushed
     from dec2vec.memory import keep_freed_memory
     from train import session
-    from train.contact import in_contact
-    from train.data import load_data
-    from train.engine import make_accelerator
-    from train.order import make_sampler
+    from train.data.dataset import load_data
+    from train.data.make_sampler import make_sampler
+    from train.distributed.engine import make_accelerator
+    from train.distributed.lost_ranks import in_contact
     from train.push_best import check_push
 
     logging.basicConfig(format="%(message)s")

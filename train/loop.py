@@ -15,27 +15,27 @@ import torch
 from dec2vec.denormals import flushed
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from train.batch import LocalBatch, prepare
+from train.adapters.capabilities import why_not_shared
+from train.adapters.lora import load_trainable, trainable_parameters
 from train.checkpointing.checkpoint import Checkpoint, prune, save_checkpoint
 from train.checkpointing.interrupts import Interrupts
 from train.checkpointing.optimizer_state import optimizer_tensors, restore_optimizer
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
-from train.data import TrainingData
-from train.distributed import from_main, sum_over_ranks
-from train.drift import check_drift
-from train.engine_deepspeed import DeepSpeedAdamW
-from train.engine_sharded import is_sharded, whole_on_main
-from train.graph_memory import affordable_tokens, chunk_budget
-from train.lora import load_trainable, trainable_parameters
+from train.data.batch import LocalBatch, prepare
+from train.data.dataset import TrainingData
+from train.data.prefetch import Prefetch
+from train.data.prompted_input import KnownIds
+from train.data.sampler import Sampler
+from train.distributed.collectives import from_main, sum_over_ranks
+from train.distributed.deepspeed import DeepSpeedAdamW
+from train.distributed.diverged_ranks import check_drift
+from train.distributed.sharded import is_sharded, whole_on_main
+from train.gradcache.memory import affordable_tokens, chunk_budget
 from train.mining.refresh import Refreshed
 from train.pace import pace
-from train.prefetch import Prefetch
-from train.prefix_gradient import why_not_shared
-from train.readings import KnownIds
-from train.sampler import Sampler
 from train.step import Learner, StepResult, any_rank, train_step
-from train.teacher import TeacherVectors
+from train.teachers.teacher_vectors import TeacherVectors
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.progress import Progress
 from train.tracking.tracker import Tracker

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.distributed import world_size
+from train.distributed.collectives import world_size
 from train.losses.objective import Objective
 
 

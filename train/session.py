@@ -20,30 +20,39 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
 from dec2vec.prompts import get_prompt
-from train import data_report
+from train.adapters.capabilities import leave_out_padding
+from train.adapters.lora import make_trainable
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from train.checkpointing.run_folder import RunFolder
 from train.config import LossConfig, TrainConfig
-from train.data import TrainingData
-from train.distributed import gather_rows
-from train.engine import Engine, adapters_under, check_shardable, engine_of, loading_place, optimizer_under, wrap
+from train.data import report as data_report
+from train.data.dataset import TrainingData
+from train.data.make_sampler import make_sampler
+from train.data.sampler import Sampler
+from train.data.token_cache import known_tokens
+from train.distributed.collectives import gather_rows
+from train.distributed.engine import (
+    Engine,
+    adapters_under,
+    check_shardable,
+    engine_of,
+    loading_place,
+    optimizer_under,
+    wrap,
+)
 from train.export import check_mergeable, check_replaceable
 from train.export_modules import check_exportable
 from train.export_tokenizer import save_tokenizer
 from train.loop import DevScore, Run, restore
-from train.lora import make_trainable
 from train.losses.checks import check_dropout
 from train.losses.matryoshka import check_width
-from train.losses.per_source import check_losses, load_teachers, losses_of, run_temperature
+from train.losses.per_source import check_losses, losses_of, run_temperature
 from train.mining.refresh import make_refreshed
-from train.order import make_sampler
-from train.sampler import Sampler
 from train.step import Learner, make_optimizer
-from train.token_cache import known_tokens
+from train.teachers.teacher_vectors import load_teachers
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
-from train.unpadded import leave_out_padding
 
 _log = logging.getLogger(__name__)
 RESUMABLE_CHANGES = (

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from train.batch import LocalBatch
+from train.adapters.lora import trainable_parameters
 from train.config import LossConfig, OptimConfig
-from train.distributed import sum_over_ranks, world_size
-from train.engine import Model
-from train.engine_deepspeed import DeepSpeedAdamW, reduced_once
-from train.engine_sharded import whole
-from train.gradcache import cached_step
-from train.lora import trainable_parameters
+from train.data.batch import LocalBatch
+from train.distributed.collectives import sum_over_ranks, world_size
+from train.distributed.deepspeed import DeepSpeedAdamW, reduced_once
+from train.distributed.engine import Model
+from train.distributed.sharded import whole
+from train.gradcache.cached_step import cached_step
 from train.losses.compute import compute_loss
 from train.losses.objective import Temperature
 from train.pace import Timed

@@ -18,16 +18,16 @@ from dec2vec import Encoder
 from dec2vec.denormals import flushed, start_threads_flushed
 from dec2vec.memory import keep_freed_memory
 from dec2vec.prompts import SLOT
-from train.batch import prepare
-from train.cleaning import Counts
+from train.adapters.capabilities import leave_out_padding
+from train.adapters.lora import make_trainable, trainable_parameters
 from train.config import SourceConfig, TrainConfig
-from train.data import TrainingData
-from train.graph_memory import affordable_tokens, chunk_budget
-from train.lora import make_trainable, trainable_parameters
+from train.data.batch import prepare
+from train.data.clean import Counts
+from train.data.dataset import TrainingData
+from train.data.table import SourceTable
+from train.gradcache.memory import affordable_tokens, chunk_budget
 from train.losses.objective import Temperature
 from train.step import Learner, make_optimizer, train_step
-from train.table import SourceTable
-from train.unpadded import leave_out_padding
 
 
 class Ours:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from train.engine_deepspeed import DeepSpeedAdamW
-from train.engine_sharded import sharded_like
+from train.distributed.deepspeed import DeepSpeedAdamW
+from train.distributed.sharded import sharded_like
 
 
 def optimizer_tensors(optimizer: Optimizer | DeepSpeedAdamW, names: Sequence[str]) -> dict[str, Tensor]:

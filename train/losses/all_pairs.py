@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from train.distributed import gather_rows, sum_over_ranks
+from train.distributed.collectives import gather_rows, sum_over_ranks
 from train.losses.objective import Objective, Temperature, nothing
 
 TILE = 1 << 22

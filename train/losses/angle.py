@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from train.distributed import gather_rows
+from train.distributed.collectives import gather_rows
 from train.losses.all_pairs import all_pairs, mask_self
 from train.losses.cosent import cosent, ranked_pairs
 from train.losses.inputs import GradedInputs

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from train.distributed import gather_rows, sum_over_ranks, world_size
+from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
 from train.losses.inputs import GradedInputs
 from train.losses.objective import Objective, Temperature
 
@@ -46,7 +46,8 @@ def ranked_pairs(
     (at_leaf,) = torch.autograd.grad(local, leaf, at_values[mine])
     if not learned:
         return Objective(loss.detach(), at_leaf, torch.zeros_like(slope))
-    # each rank has it whole, but GPUs' scans may differ in the last bit, and temperatures must not (`train.drift`)
+    # each rank has it whole, but GPUs' scans may differ in the last bit, and temperatures must not
+    # (`train.distributed.diverged_ranks`)
     return Objective(loss.detach(), at_leaf, sum_over_ranks(slope) / world_size())
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.config import Distance
-from train.distributed import gather_rows
+from train.distributed.collectives import gather_rows
 from train.losses.all_pairs import all_pairs, drop_self
 from train.losses.inputs import TeacherInputs
 from train.losses.objective import Objective, Temperature

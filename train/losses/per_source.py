@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dec2vec.errors import UserError
-from dec2vec.prompts import NORMALIZERS
-from train.batch import Asked
 from train.config import Kind, LossConfig, SourceConfig, TrainConfig
-from train.data import TrainingData
 from train.losses.checks import check_loss
 from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 from train.losses.objective import Temperature
-from train.readings import side_of
-from train.teacher import TeacherVectors, load_teacher
 
 ROWS: dict[Kind, type[LossInputs]] = {
     "pairs": PairInputs,
@@ -65,23 +58,3 @@ def run_temperature(config: TrainConfig) -> Temperature:
 def _used(config: TrainConfig) -> list[LossConfig]:
     """The losses of all sources; the run's own is none where every source has others."""
     return [loss for source in config.data for loss in losses_of(source, config)] or [config.loss]
-
-
-def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
-    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before.
-
-    A teacher reads the texts of the data: `model.text_normalization` is the student's. Of several that are one to the
-    student it reads the first.
-    """
-    normalize = NORMALIZERS[config.model.text_normalization]
-    taught: dict[str, dict[Asked, str]] = {}
-    for source, table in zip(data.sources, data.tables, strict=True):
-        for loss in losses_of(source, config):
-            if loss.teacher is not None:
-                texts = taught.setdefault(loss.teacher, {})
-                for row in table.texts:
-                    for place, text in enumerate(row):
-                        texts.setdefault((normalize(text), side_of(source.kind, place)), text)
-    return {
-        teacher: load_teacher(teacher, texts, folder, device=config.model.device) for teacher, texts in taught.items()
-    }

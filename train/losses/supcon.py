@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from train.distributed import gather_rows
+from train.distributed.collectives import gather_rows
 from train.losses.all_pairs import all_pairs, mask_self
 from train.losses.inputs import LabelledInputs
 from train.losses.objective import Objective, Temperature

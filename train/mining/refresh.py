@@ -26,13 +26,13 @@ from dec2vec.files import atomic_write_bytes, why_not_written
 from dec2vec.prompts import Side
 from train.checkpointing.run_folder import RunFolder
 from train.config import MiningConfig, SourceConfig, TrainConfig
-from train.data import TrainingData
-from train.distributed import sum_over_ranks
+from train.data.dataset import TrainingData
+from train.data.table import SourceTable, Texts
+from train.distributed.collectives import sum_over_ranks
 from train.mining.args import MineArgs
 from train.mining.encoders import embed_all
 from train.mining.mine import Judges, mine
 from train.mining.pairs import different, material_of, same
-from train.table import SourceTable, Texts
 
 _log = logging.getLogger(__name__)
 NONE = -1

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.config import LossConfig
-from train.distributed import gather_rows, sum_over_ranks, world_size
+from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
 from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, UnitRows
 from train.losses.infonce.false_negatives import PairKeys, as_documents
 from train.losses.infonce.plain import plain_info_nce

@@ -29,9 +29,9 @@ from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, why_not_written
 from dec2vec.prompts import NORMALIZERS, Side
 from train.config import TrainConfig
-from train.data import TrainingData
+from train.data.dataset import TrainingData
+from train.data.prompted_input import Reading, reading_of, text_keys, tokenized
 from train.locked_folder import locked
-from train.readings import Reading, reading_of, text_keys, tokenized
 
 _log = logging.getLogger(__name__)
 BLOCK = 16_384

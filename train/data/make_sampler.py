@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS
 from train.config import TrainConfig
-from train.data import TrainingData
-from train.duplicate_sampler import NoDuplicates, shared_keys
-from train.label_sampler import ByLabel
-from train.readings import text_keys
-from train.sampler import Mixed, OneSource, Sampler, steps_per_epoch
-from train.table import SourceTable
+from train.data.dataset import TrainingData
+from train.data.prompted_input import text_keys
+from train.data.sampler import ByLabel, Mixed, OneSource, Sampler, steps_per_epoch
+from train.data.table import SourceTable
+from train.data.unique_sampler import NoDuplicates, shared_keys
 
 _BLOCK = 8192
 """Rows whose texts are in memory at once."""

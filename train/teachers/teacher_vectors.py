@@ -30,10 +30,13 @@ from dec2vec.ensembles import get_ensemble
 from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
 from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import CHAT_NAMES, Side
-from train.batch import Asked
+from dec2vec.prompts import CHAT_NAMES, NORMALIZERS, Side
+from train.config import TrainConfig
+from train.data.batch import Asked
+from train.data.dataset import TrainingData
+from train.data.prompted_input import side_of, text_keys
 from train.locked_folder import locked
-from train.readings import text_keys
+from train.losses.per_source import losses_of
 
 BLOCK = 4096
 """Texts whose vectors are in memory at once."""
@@ -168,3 +171,23 @@ def _files_hash(teacher: str) -> str:
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
             digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
+    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before.
+
+    A teacher reads the texts of the data: `model.text_normalization` is the student's. Of several that are one to the
+    student it reads the first.
+    """
+    normalize = NORMALIZERS[config.model.text_normalization]
+    taught: dict[str, dict[Asked, str]] = {}
+    for source, table in zip(data.sources, data.tables, strict=True):
+        for loss in losses_of(source, config):
+            if loss.teacher is not None:
+                texts = taught.setdefault(loss.teacher, {})
+                for row in table.texts:
+                    for place, text in enumerate(row):
+                        texts.setdefault((normalize(text), side_of(source.kind, place)), text)
+    return {
+        teacher: load_teacher(teacher, texts, folder, device=config.model.device) for teacher, texts in taught.items()
+    }

@@ -1,28 +1,67 @@
-"""Rows of texts in one block of bytes: a fifth of the memory that Python strings take, and on disk where they are many.
-
-    packer = Packer()
-    packer.extend([("a question", "its answer")])
-    rows = packer.done()            # rows[0] == ("a question", "its answer")
-
-Python keeps 49 bytes beside every text and 40 and more beside every row; here it is 8 for each. Beyond `SPILL` bytes
-the block is a temporary file, mapped into memory, whose pages the operating system drops when it needs the room.
-"""
+"""The rows of one training source, in columns."""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
 from dec2vec.files import why_not_written
+from train.config import Kind
+
+T = TypeVar("T")
+Texts = tuple[str, ...]
+"""A row's texts: anchor, positive and negatives of a pair; both of a graded pair; the one of the other kinds."""
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """`texts` of every row, and beside them what its kind has: a score, a label or perhaps a document's id."""
+
+    kind: Kind
+    texts: Sequence[Texts]
+    scores: Sequence[float] = ()
+    labels: Sequence[str] = ()
+    ids: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def keep(self, rows: Sequence[int]) -> SourceTable:
+        """Only these rows."""
+        scores, labels, ids = _kept(self.scores, rows), _kept(self.labels, rows), _kept(self.ids, rows)
+        texts = self.texts.take(rows) if isinstance(self.texts, PackedTexts) else _kept(self.texts, rows)
+        return SourceTable(self.kind, texts, scores, labels, ids)
+
+    def contents(self, normalize: Callable[[str], str] = str) -> Iterator[tuple[str, ...]]:
+        """All that a row says, as strings; `normalize` is applied to its texts."""
+        columns = [list(map(repr, self.scores)), self.labels, self.ids]
+        extras = zip(*(column for column in columns if column), strict=True)
+        return (tuple(map(normalize, texts)) + next(extras, ()) for texts in self.texts)
+
+    def digests(self, normalize: Callable[[str], str] = str) -> Iterator[bytes]:
+        """16 bytes a row, equal for equal rows."""
+        return (hashlib.blake2b(encoded_row(row), digest_size=16).digest() for row in self.contents(normalize))
+
+
+def _kept(column: Sequence[T], rows: Sequence[int]) -> list[T]:
+    return [column[row] for row in rows] if column else []
+
+
+def encoded_row(row: Sequence[str]) -> bytes:
+    """Bytes that no other row has."""
+    texts = [text.encode("utf-8", "surrogatepass") for text in row]
+    return len(texts).to_bytes(8, "little") + b"".join(len(text).to_bytes(8, "little") + text for text in texts)
+
 
 SPILL = 64 << 20
 """Bytes of text that stay in memory."""

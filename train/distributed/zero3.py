@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO-3: all weights in equal parts, one for each process, and AdamW's moments of the trained ones too.
 
 DeepSpeed hooks every module: its weights are gathered before it runs and given up after it, forward and backward. So
-each pass needs all processes (`train.lockstep`), as under FSDP2. A parameter in parts is empty in between; `is_parted`
-tells it, `whole_weight` and `overwrite_whole` go through DeepSpeed.
+each pass needs all processes (`train.distributed.sharded`), as under FSDP2. A parameter in parts is empty in between;
+`is_parted` tells it, `whole_weight` and `overwrite_whole` go through DeepSpeed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from train.engine_deepspeed import MOMENTS, DeepSpeedAdamW, check_moments, check_trained, settings
+from train.distributed.deepspeed import MOMENTS, DeepSpeedAdamW, check_moments, check_trained, settings
 
 STAGE: Mapping[str, Any] = {"stage": 3}
 """Which weights stay gathered for how long is left to DeepSpeed (small ones always, others up to 1e9 numbers)."""

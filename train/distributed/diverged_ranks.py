@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dec2vec.errors import TryAgain
-from train.distributed import gather_rows, world_size
-from train.engine_zero3 import is_parted
+from train.distributed.collectives import gather_rows, world_size
+from train.distributed.zero3 import is_parted
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -8,8 +8,8 @@ Every rank computes the global batch and takes its share: the order doesn't depe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -119,3 +119,54 @@ def _drawn_sources(weights: tuple[float, ...], seed: int, steps: int) -> tuple[I
         mine = sources == source
         turns[mine] = np.arange(mine.sum())
     return sources, turns
+
+
+@dataclass(frozen=True, eq=False)
+class ByLabel:
+    """Each row once an epoch, `group` rows of its label together (all of them where the label has fewer).
+
+    Groups of up to 2 `group` - 1 rows, for none is left over; a batch holds whole groups, hence a few rows more or
+    less than `batch`. A label's groups are spread evenly over the epoch, so that batches hold many labels.
+    """
+
+    labels: Indices = field(repr=False)
+    batch: int
+    group: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every row once."""
+        return steps_per_epoch(len(self.labels), self.batch)
+
+    def rows(self, step: int) -> Indices:
+        """Rows of the global batch at `step` (from 0)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order, edges = _label_epoch(self, epoch)
+        return order[edges[position] : edges[position + 1]]
+
+    @cached_property
+    def members(self) -> list[Indices]:
+        """Rows of each label."""
+        order = np.argsort(self.labels, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.labels[order])) + 1)
+
+
+@lru_cache(maxsize=16)
+def _label_epoch(sampler: ByLabel, epoch: int) -> tuple[Indices, Indices]:
+    """All rows in their order, and where each batch begins and ends in it; read-only."""
+    generator = np.random.default_rng([sampler.seed, epoch, 2])
+    groups: list[Indices] = []
+    places: list[np.ndarray] = []
+    for members in sampler.members:
+        count = max(1, len(members) // sampler.group)
+        groups.extend(np.array_split(generator.permutation(members), count))
+        places.append((np.arange(count) + generator.random(count)) / count)
+    sequence = [groups[place] for place in np.argsort(np.concatenate(places), kind="stable")]
+    order = np.concatenate(sequence)
+    starts = np.cumsum([0, *map(len, sequence)])
+    steps = sampler.steps_per_epoch
+    quotas = -(np.arange(steps + 1) * -len(order) // steps)  # rounded up
+    edges = starts[np.searchsorted(starts, quotas)]
+    order.setflags(write=False)
+    return order, edges

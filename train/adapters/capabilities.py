@@ -1,4 +1,4 @@
-"""Whether a run's chunks go through the decoder without padding (`dec2vec.unpadded`), and why not."""
+"""What a decoder and its dropout allow: a shared prompt, packed sequences."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from dec2vec.embedder import Embedder
 from dec2vec.pooled_rows import FAMILIES, checkpoints
 from dec2vec.shared_prefix import can_share
 from dec2vec.unpadded import find_kernel
-from train.engine_sharded import is_sharded
+from train.distributed.collectives import world_size
+from train.distributed.sharded import is_sharded
 
 _log = logging.getLogger(__name__)
 LARGEST_HEAD = 256
@@ -54,3 +57,32 @@ def _why_not_here(embedder: Embedder) -> str | None:
     if is_sharded(embedder):
         return "the weights are sharded, for which it isn't proved equal"
     return None
+
+
+def why_not_shared(embedder: Embedder) -> str | None:
+    """What keeps this run from sharing a prompt between texts; None when nothing does."""
+    if max(embedder.wanted_layers([embedder.view])) == 0:
+        return "the input embeddings are pooled"
+    if not can_share(embedder.backbone):
+        return "sharing isn't proved equal for this decoder family"
+    if is_sharded(embedder):
+        return "the weights are sharded, and gathered for whole passes only"
+    if world_size() > 1:
+        return "gradients are reduced with the last chunk's"
+    if drops(embedder.backbone):
+        return "dropout draws a mask of its own for each text"
+    if checkpoints(embedder.backbone):
+        return "checkpointed blocks keep no keys and values"
+    return None
+
+
+_RATES = ("dropout", "attention_dropout", "attn_pdrop", "activation_dropout", "layerdrop", "hidden_dropout")
+"""What decoders drop by functions, without a module that shows it."""
+
+
+def drops(backbone: nn.Module) -> bool:
+    """Whether a forward pass draws random numbers in training."""
+    model = next(module for module in backbone.modules() if isinstance(module, PreTrainedModel))
+    config = model.config.get_text_config().to_dict()
+    in_config = any(isinstance(config.get(name), float) and config[name] > 0 for name in _RATES)
+    return in_config or any(isinstance(module, nn.Dropout) and module.p > 0 for module in backbone.modules())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from train.batch import LocalBatch
+from train.data.batch import LocalBatch
 
 
 class Prefetch:

@@ -25,10 +25,11 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
-from train.engine_deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence
-from train.engine_sharded import Sharded, ShardedByModules, ShardedByUnits
-from train.engine_zero2 import PartitionedAdamW
-from train.engine_zero3 import ShardedAdamW, divide
+from train.distributed.ddp import _learn_order
+from train.distributed.deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence
+from train.distributed.sharded import Sharded, ShardedByModules, ShardedByUnits
+from train.distributed.zero2 import PartitionedAdamW
+from train.distributed.zero3 import ShardedAdamW, divide
 
 Engine = Literal["one", "ddp", "fsdp2", "zero2", "zero3"]
 SHARDS: Mapping[Engine, str] = {"fsdp2": "FSDP2", "zero3": "ZeRO-3"}
@@ -109,20 +110,6 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
         model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
         _learn_order(model, embedder)
     return model
-
-
-def _learn_order(model: DistributedDataParallel, embedder: Embedder) -> None:
-    """Show DDP the order in which gradients come, by a pass that leaves none and draws nothing.
-
-    It arranges its buckets by the first backward; from three ranks on a sum's rounding depends on a number's place in
-    them. Learned from the first step, the step after a restart would be summed in another order than it was before.
-    """
-    device = next(embedder.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        ids = torch.zeros((1, 2), dtype=torch.long, device=device)
-        (pooled,) = model(ids, torch.tensor([2], device=device))
-        (pooled.sum() * 0.0).backward()
-    model.zero_grad(set_to_none=True)
 
 
 def optimizer_under(engine: Engine, embedder: Embedder, optimizer: AdamW, limit: float) -> AdamW | DeepSpeedAdamW:

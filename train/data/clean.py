@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 
 from train.config import SourceConfig
-from train.table import SourceTable
+from train.data.table import SourceTable
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from dec2vec.errors import UserError
-from train.engine_deepspeed import MOMENTS, OLDEST, DeepSpeedAdamW, check_moments, check_trained, settings
+from train.distributed.deepspeed import MOMENTS, OLDEST, DeepSpeedAdamW, check_moments, check_trained, settings
 
 
 class PartitionedAdamW(DeepSpeedAdamW):

@@ -9,10 +9,11 @@ a chunk's second forward replays the random state of its first.
 
 Under DDP all chunks run inside `no_sync`, and DDP is armed before the last one's backward as a forward outside would
 arm it: its own mechanism reduces the gradients once a step, and the last chunk may keep its graph too. FSDP2 is told
-which backward is the last. Its passes gather weights, so all ranks make the same ones (`train.lockstep`): a weight is
-gathered once for each, and not again between them.
+which backward is the last. Its passes gather weights, so all ranks make the same ones (`train.distributed.sharded`): a
+weight is gathered once for each, and not again between them.
 
-In a single process on a CPU chunks may run side by side (`train.chunk_threads`); their gradients are added in order.
+In a single process on a CPU chunks may run side by side (`train.gradcache.threads`); their gradients are added in
+order.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from torch.nn.parallel import DistributedDataParallel
 from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
 from dec2vec.shared_prefix import SharedPrefix
-from train.chunk_threads import in_order, side_by_side
-from train.distributed import world_size
-from train.engine import Model
-from train.engine_sharded import Sharded
-from train.lockstep import in_lockstep
-from train.lora import trainable_parameters
+from train.adapters.lora import trainable_parameters
+from train.distributed.collectives import world_size
+from train.distributed.ddp import _arm, _settle_buckets
+from train.distributed.engine import Model
+from train.distributed.sharded import Sharded, in_lockstep
+from train.gradcache.prefix import PrefixGradient
+from train.gradcache.threads import in_order, side_by_side
 from train.losses.objective import Objective
-from train.prefix_gradient import PrefixGradient
 
 
 class RandomState:
@@ -185,19 +186,3 @@ def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) ->
     for leaf, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
             leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
-
-
-def _settle_buckets(model: Model) -> None:
-    """DDP's agreement on the order of its buckets, made by all ranks before a step's first pass.
-
-    DDP itself makes it once, in the first forward with a graph after a backward. With ranks of several chunks that is
-    before the gather of the vectors, with ranks of one chunk after it: each would wait for the other.
-    """
-    if isinstance(model, DistributedDataParallel):
-        model.reducer._rebuild_buckets()
-
-
-def _arm(model: DistributedDataParallel) -> None:
-    """The next backward pass reduces the gradients: what DDP's forward does for it outside `no_sync`."""
-    model.reducer.prepare_for_forward()
-    model.reducer.prepare_for_backward([])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
-from train.distributed import world_size
-from train.engine_sharded import is_sharded
+from train.distributed.collectives import world_size
+from train.distributed.sharded import is_sharded
 
 SHARE = 0.5
 """Of the free memory. The rest is for the backward pass, the loss, evaluations, and what else runs on the machine."""

@@ -10,8 +10,7 @@ from contextlib import closing
 from dec2vec.errors import UserError
 from dec2vec.readers import Table, holds_only_numbers, only_numbers, read_blocks
 from train.config import SourceConfig
-from train.packed_texts import Packer
-from train.table import SourceTable, Texts
+from train.data.table import Packer, SourceTable, Texts
 
 _NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
 

@@ -14,10 +14,10 @@ from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
 from dec2vec.prompts import Side
 from train.config import SourceConfig
-from train.data import TrainingData, content_hash
-from train.order import left_out
-from train.sampler import Sampler
-from train.table import SourceTable
+from train.data.dataset import TrainingData, content_hash
+from train.data.make_sampler import left_out
+from train.data.sampler import Sampler
+from train.data.table import SourceTable
 
 _BLOCK = 16_384
 """Texts whose ids are in memory at once."""

@@ -18,7 +18,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.pooling import layers_of
 from train.config import LoraConfig
-from train.engine_sharded import overwrite
+from train.distributed.sharded import overwrite
 from train.kernels.decoder_block import use_fast_blocks
 from train.kernels.lora_linear import use_fast_linears
 

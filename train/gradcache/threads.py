@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from dec2vec.denormals import flushed, is_flushed
 from dec2vec.early_exit import decoder_blocks
 from dec2vec.embedder import Embedder
+from train.adapters.capabilities import drops
 from train.kernels.decoder_block import FastBlock
-from train.prefix_gradient import drops
 
 MOST = 8
 """Threads of chunks: Python itself runs in one of them at a time."""

@@ -13,15 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_chunks
+from dec2vec.embedder import Embedder
 from dec2vec.encoder import Encoder
 from dec2vec.prompts import NORMALIZERS, Side
+from dec2vec.shared_prefix import WORTHWHILE, common_prefix
+from train.adapters.capabilities import why_not_shared
 from train.config import Kind, LossConfig, SourceConfig
-from train.data import TrainingData
+from train.data.dataset import TrainingData
+from train.data.prompted_input import KnownIds, Reading, reading_of, text_keys, tokenized
+from train.data.sampler import Indices, shard
+from train.data.table import Texts
 from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
-from train.prefix_gradient import shared_beginning
-from train.readings import KnownIds, Reading, reading_of, text_keys, tokenized
-from train.sampler import Indices, shard
-from train.table import Texts
 
 NO_TEACHERS: Mapping[str, Any] = MappingProxyType({})
 Asked = tuple[str, Side]
@@ -236,3 +238,10 @@ _PLANS: dict[Kind, Callable[[Sequence[_Row]], _Plan]] = {
     "texts": _twins,
     "labelled": _labelled,
 }
+
+
+def shared_beginning(ids: Sequence[Sequence[int]], embedder: Embedder) -> list[int]:
+    """The tokens that all texts begin with, where running them once is worth it and gives the same gradient."""
+    if len(ids) < 2 or len(shared := common_prefix(ids)) < WORTHWHILE or why_not_shared(embedder) is not None:
+        return []
+    return shared

@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from train.sampler import Indices, permutation, steps_per_epoch
+from train.data.sampler import Indices, permutation, steps_per_epoch
 
 Keys = tuple[int, ...]
 

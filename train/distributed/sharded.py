@@ -6,18 +6,21 @@ A checkpoint holds whole tensors, whatever engine wrote it, so that any engine a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from dec2vec.batching import Chunk
 from dec2vec.embedder import Embedder
-from train.engine_zero3 import is_parted, overwrite_whole, whole_weight
+from train.distributed.collectives import world_size
+from train.distributed.zero3 import is_parted, overwrite_whole, whole_weight
 
 _COUNT = "ds_grads_remaining"
 
@@ -128,3 +131,18 @@ def overwrite(parameter: Tensor, tensor: Tensor) -> None:
         overwrite_whole(parameter, tensor)
     else:
         parameter.copy_(sharded_like(parameter, tensor))
+
+
+def in_lockstep(chunks: Sequence[Chunk], keeps: Sequence[bool]) -> tuple[list[Chunk], list[bool]]:
+    """The chunks, followed by idle ones up to the largest number of any rank, and which keep their graph everywhere."""
+    if world_size() == 1:
+        return list(chunks), list(keeps)
+    device = chunks[0].input_ids.device
+    most = torch.tensor(len(chunks), device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    idle = int(most) - len(chunks)
+    kept = torch.tensor([*keeps, *[True] * idle], dtype=torch.int32, device=device)
+    dist.all_reduce(kept, dist.ReduceOp.MIN)
+    shortest = chunks[0]
+    spare = Chunk(shortest.rows[:1], shortest.input_ids[:1], shortest.lengths[:1])
+    return [*chunks, *[spare] * idle], kept.bool().tolist()

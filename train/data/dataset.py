@@ -13,11 +13,11 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import NORMALIZERS, TextNormalization
-from train.cleaning import Counts, clean, leave_out_lone
 from train.config import SourceConfig
-from train.rows_of_file import read_source
-from train.sampler import Indices
-from train.table import SourceTable, encoded_row
+from train.data.clean import Counts, clean, leave_out_lone
+from train.data.read import read_source
+from train.data.sampler import Indices
+from train.data.table import SourceTable, encoded_row
 
 
 @dataclass(frozen=True)
