@@ -101,14 +101,14 @@ def _score(argv: Sequence[str]) -> None:
 def _export(argv: Sequence[str]) -> None:
     """Write a finished run as a sentence-transformers folder, and push it to the Hub if asked."""
     from dec2vec.config import load
-    from train.export_args import ExportArgs
+    from train.export.args import ExportArgs
 
     has_run = bool(argv) and not argv[0].startswith("-")
     options = ["--run", *argv] if has_run else list(argv)
     args = load(ExportArgs, None, options, prog="dec2vec export RUN")
     if not has_run and not any(option.startswith("--run") for option in options):
         raise UserError("export: name the run folder: dec2vec export RUN --to DIR")
-    from train.export import export_command
+    from train.export.export import export_command
 
     export_command(args)
 
@@ -119,7 +119,7 @@ def _mine(argv: Sequence[str]) -> None:
     from train.mining.args import MineArgs
 
     args = load(MineArgs, None, _first_as("pairs", argv), prog="dec2vec mine PAIRS")
-    from train.mining.command import mine_command
+    from train.mining.mine import mine_command
 
     mine_command(args)
 
@@ -130,7 +130,7 @@ def _merge(argv: Sequence[str]) -> None:
     from train.merging.args import MergeArgs
 
     args = load(MergeArgs, None, _first_as("runs", argv), prog="dec2vec merge RUN RUN ...")
-    from train.merging.command import merge_command
+    from train.merging.merge import merge_command
 
     merge_command(args)
 
@@ -140,7 +140,7 @@ def _sweep(argv: Sequence[str]) -> None:
     from train.sweep.args import parse
 
     args, training = parse(argv)
-    from train.sweep.command import sweep_command
+    from train.sweep.sweep import sweep_command
 
     sweep_command(args, training)
 

@@ -28,8 +28,8 @@ from broken.breakages import BREAKAGES, Breakage, Form
 from dec2vec.checks.args import CheckArgs
 from dec2vec.checks.command import check_model
 from dec2vec.checks.finding import Finding, failed, table
-from train.export import export_command
-from train.export_args import ExportArgs
+from train.export.args import ExportArgs
+from train.export.export import export_command
 
 TEXTS = ["A man plays a guitar.", "", "a b", "<new>", "Ünïcödé 猫", "The cat sleeps on the warm roof.", "word " * 2000]
 ROUNDING = 1e-5

@@ -26,8 +26,8 @@ import numpy as np
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.artifacts import find
-from train.export import export_command
-from train.export_args import ExportArgs
+from train.export.args import ExportArgs
+from train.export.export import export_command
 
 TEXTS = [
     "A man plays a guitar.",

@@ -16,7 +16,7 @@ from dec2vec.model_config import ModelConfig
 from dec2vec.whitening import Moments, fit_whitening
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
-from train.export import save_adapter
+from train.export.save import save_adapter
 
 PEFT_WARNING = "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
 """peft 0.21 asks transformers 5.23 by the old name."""

@@ -33,9 +33,9 @@ STUCK = 120.0
 IMPORTED_LATE = (
     "eval.inputs",
     "train.distributed.lost_ranks",
-    "train.export",
+    "train.export.save",
     "train.lineage",
-    "train.push_best",
+    "train.export.push_best",
     "train.session",
 )
 """What the trainer imports only once it knows that it will run."""

@@ -13,8 +13,8 @@ from dec2vec import Encoder, ModelConfig
 from dec2vec.whitening import Whitening
 from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import STEPS, metrics_of, train, write_run
-from train.export import export_command
-from train.export_args import ExportArgs
+from train.export.args import ExportArgs
+from train.export.export import export_command
 from train.loop import TrainState
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)

@@ -18,7 +18,7 @@ from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokeniz
 from tests.tiny_run import train, write_run
 from tests.training_setup import distance, gradients, tiny_encoder
 from train.config import LoraConfig
-from train.export import save_adapter, save_sentence_transformer
+from train.export.save import save_adapter, save_sentence_transformer
 
 TEXTS = ["a man is riding a horse", "the cat sat", "a", "the cat sat on the mat."]
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean", "weighted_mean", "max") for layer in (0, 2, -1)]

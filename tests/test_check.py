@@ -21,7 +21,7 @@ from dec2vec.cli import main
 from scripts.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
-from train.export import save_adapter, save_sentence_transformer
+from train.export.save import save_adapter, save_sentence_transformer
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 SUFFIX = {"prompt": "Is {text} it?", "tokenization": "separate"}

@@ -18,7 +18,7 @@ from tests.helpers import FAMILIES, LAYERS, graded_pairs, tiny_model_folder, wri
 from tests.tiny_run import train, write_run
 from tests.training_setup import tiny_encoder
 from train.config import ExportConfig, LoraConfig, TrainConfig
-from train.export import save_adapter, save_sentence_transformer
+from train.export.save import save_adapter, save_sentence_transformer
 from train.session import resolve
 
 TEXTS = ["the cat sat", "a man is riding a horse", "a"]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-import train.export
+import train.export.save
 from dec2vec.cli import main
 from dec2vec.config import dump
 from dec2vec.encoder import Encoder
@@ -29,9 +29,10 @@ from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, MAX_LENGTH, PEFT_WARNING, TEXTS, both_sides, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
-from train.export import export_command, save_adapter, save_sentence_transformer
-from train.export_args import ExportArgs
-from train.export_config import older_rotary_keys
+from train.export.args import ExportArgs
+from train.export.export import export_command
+from train.export.save import save_adapter, save_sentence_transformer
+from train.export.sentence_transformers import older_rotary_keys
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TOLERANCE = 1e-5
@@ -258,7 +259,7 @@ def test_a_failed_export_leaves_the_old_folder_whole(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(train.export, "save_modules", fail)
+    monkeypatch.setattr(train.export.save, "save_modules", fail)
     expected = (UserError, "disk is full") if isinstance(error, OSError) else (RuntimeError, "bug")
     with pytest.raises(expected[0], match=expected[1]):
         save_sentence_transformer(encoder, folder, True, None)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-import train.sweep.command
+import train.sweep.sweep
 from dec2vec.cli import main
 from dec2vec.config import dump, load, load_arguments
 from dec2vec.errors import UserError
@@ -72,7 +72,7 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     stand_in = Trainings()
-    monkeypatch.setattr(train.sweep.command, "run_training", stand_in)
+    monkeypatch.setattr(train.sweep.sweep, "run_training", stand_in)
     return stand_in
 
 
@@ -334,7 +334,7 @@ def test_a_real_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         train_main(arguments)
         return Ended(0, "")
 
-    monkeypatch.setattr(train.sweep.command, "run_training", in_process)
+    monkeypatch.setattr(train.sweep.sweep, "run_training", in_process)
     assert main(["sweep", "run.yaml", "--grid", "optim.lr=1e-5,1e-2", "--output", "out", "--optim.steps", "4"]) == 0
     for run in state(config)["runs"]:
         folder = tmp_path / "out" / run["name"]

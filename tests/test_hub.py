@@ -29,8 +29,8 @@ from dec2vec.errors import UserError
 from tests.export_cases import BASE, PEFT_WARNING, TEXTS, both_sides, tuned_encoder
 from tests.hub_server import INLINE_BYTES, Hub, running_hub
 from train.config import TrainConfig
-from train.export import save_adapter
-from train.hub import push_folder
+from train.export.push import push_folder
+from train.export.save import save_adapter
 
 pytestmark = [
     pytest.mark.filterwarnings(PEFT_WARNING),

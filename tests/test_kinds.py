@@ -22,8 +22,8 @@ from train.data.prompted_input import text_keys
 from train.data.report import describe, lines
 from train.data.sampler import Mixed
 from train.data.table import SourceTable
+from train.export.model_card import describe_data
 from train.losses.inputs import NO_ID, GradedInputs, LabelledInputs, PairInputs
-from train.model_card import describe_data
 
 GRADED = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": i / 2} for i in range(4)]
 LABELLED = [{"text": f"s{i}", "label": i // 2} for i in range(6)]

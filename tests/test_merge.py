@@ -18,10 +18,11 @@ from dec2vec.cli import main
 from dec2vec.config import dump, load
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from train.config import LoraConfig, SourceConfig, TrainConfig
-from train.export import export_command, save_adapter
-from train.export_args import ExportArgs
+from train.export.args import ExportArgs
+from train.export.export import export_command
+from train.export.save import save_adapter
+from train.merging.full_weights import load_folded, slerp_whole
 from train.merging.low_rank import LowRank, inner, slerp_weights, truncate, weighted_sum
-from train.merging.whole import load_folded, slerp_whole
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TEXTS = ["red green", "a small blue cat", "", "the old man sings to a horse"]

@@ -20,11 +20,11 @@ from train.config import SourceConfig
 from train.data.dataset import load_data
 from train.mining import encoders
 from train.mining.args import MineArgs
-from train.mining.choice import ABSENT
 from train.mining.cross_encoder import rescore
 from train.mining.encoders import Vectors, embed_all
-from train.mining.mine import Judges, mine
 from train.mining.pairs import Material, read_material, same
+from train.mining.search import Judges, mine
+from train.mining.selection import ABSENT
 
 ROWS: list[dict[str, object]] = [
     {"anchor": "red dog runs", "positive": "a dog", "source": "x"},

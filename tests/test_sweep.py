@@ -31,7 +31,7 @@ from eval.tasks.sts import load_task
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import WIDTH, FakeEncoder
 from tests.helpers import tiny_model_folder
-from train.report_table import Score, exported, markdown_table
+from train.export.card_scores import Score, exported, markdown_table
 
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1, 2)]
 EVERY: tuple[PostName, ...] = get_args(PostName)

@@ -20,7 +20,7 @@ from tests.training_setup import data_of
 from train.config import LoraConfig, LossConfig, TrainConfig
 from train.data.batch import Asked
 from train.data.table import SourceTable
-from train.export import save_adapter
+from train.export.save import save_adapter
 from train.losses.checks import check_dropout
 from train.teachers.teacher_vectors import load_teacher, load_teachers
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from train.data.make_sampler import make_sampler
     from train.distributed.engine import make_accelerator
     from train.distributed.lost_ranks import in_contact
-    from train.push_best import check_push
+    from train.export.push_best import check_push
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
@@ -80,7 +80,7 @@ def _train(
 
 def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
     """What uploads each best checkpoint, on the main process of a run that wants that."""
-    from train.push_best import BestPush
+    from train.export.push_best import BestPush
 
     if run.config.export.push is None or not run.is_main:
         return contextlib.nullcontext()
@@ -106,9 +106,10 @@ def _load_tasks(config: TrainConfig) -> StsTask | None:
 
 def _finish(run: Run) -> None:
     """Adapter, report and model folder, and where they are."""
-    from train.export import export_model, save_adapter
+    from train.export.push_best import push_finished
+    from train.export.save import save_adapter
+    from train.export.staging import export_model
     from train.lineage import describe_inputs
-    from train.push_best import push_finished
 
     config, folder = run.config, run.folder
     if config.export.whiten:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import TrainConfig
-from train.export import shown_name
+from train.export.save import shown_name
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ from train.distributed.engine import (
     optimizer_under,
     wrap,
 )
-from train.export import check_mergeable, check_replaceable
-from train.export_modules import check_exportable
-from train.export_tokenizer import save_tokenizer
+from train.export.save import check_mergeable, check_replaceable
+from train.export.sentence_transformers import check_exportable
+from train.export.tokenizer import save_tokenizer
 from train.loop import DevScore, Run, restore
 from train.losses.checks import check_dropout
 from train.losses.matryoshka import check_width

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 
 from dec2vec.errors import UserError
 from train.mining.args import MineArgs
-from train.mining.choice import ABSENT
+from train.mining.selection import ABSENT
 
 PairScores = Callable[[list[tuple[str, str]]], Float64[np.ndarray, " pairs"]]
 BATCH = 64

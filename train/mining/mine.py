@@ -1,132 +1,97 @@
-"""From vectors to negatives, a batch of rows at a time: search, window, rules, choice."""
+"""`dec2vec mine`: pairs -> the same pairs with hard negatives, and a report beside them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float64, Int64
-from tqdm import tqdm
-
-from dec2vec.corpus.faiss_index import build_index, search_index
+from dec2vec.ensembles import check_prompt
+from dec2vec.errors import UserError
+from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.output_file import check_output
+from dec2vec.table_formats import Row
+from dec2vec.tokenization import clean_surrogates
 from train.mining.args import MineArgs
-from train.mining.choice import ABSENT, Candidates, Rules, choose, rank_window, refusals
-from train.mining.cross_encoder import PairScores, rescore
-from train.mining.encoders import Vectors
-from train.mining.pairs import Material
-
-BATCH = 512
-"""Rows searched together: bounds the memory of found positions and scores."""
-RECALL_SAMPLE = 200
-"""Rows whose window is compared with the exact one."""
-PROGRESS_DELAY = 3.0
+from train.mining.cross_encoder import load_cross_encoder
+from train.mining.encoders import embed_all, load_embed
+from train.mining.pairs import Material, read_material
+from train.mining.report import build_report, report_json, report_markdown
+from train.mining.search import Judges, Mined, mine
 
 
-@dataclass(frozen=True)
-class Negative:
-    """A chosen text: its place in the corpus, its score, and its rank by cosine."""
+def mine_command(args: MineArgs) -> None:
+    """Refuse what can be refused before a model is loaded; the output appears whole or not at all."""
+    _check_options(args)
+    material = read_material(args)
 
-    position: int
-    score: float
-    rank: int
+    from dec2vec.memory import keep_freed_memory
 
-
-@dataclass(frozen=True)
-class Mined:
-    """What was found for one row."""
-
-    positive_score: float
-    negatives: tuple[Negative, ...]
-
-
-@dataclass
-class Tally:
-    """Candidates seen, and how many of them each rule refuses, alone or with others."""
-
-    candidates: int = 0
-    equal_or_positive: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    keep_freed_memory()
+    texts = material.anchors, material.positives, material.corpus
+    cross_encoder = None if args.cross_encoder is None else load_cross_encoder(args.cross_encoder, args)
+    vectors = embed_all(load_embed(args.model, args, prompt=args.prompt), *texts)
+    teacher = None if args.teacher is None else embed_all(load_embed(args.teacher, args), *texts)
+    mined, tally, recall = mine(material, vectors, Judges(cross_encoder, teacher), args)
+    report = build_report(material, mined, tally, recall, args)
+    if not any(row.negatives for row in mined):
+        raise UserError(f"mine: no candidate passes the rules ({_most(report['refused'])}); loosen them")
+    paths = report_paths(args.output)
+    _write(paths[0], report_json(report))
+    _write(paths[1], report_markdown(report))
+    _write(args.output, "".join(_line(row) for row in output_rows(material, mined)))
+    full = sum(len(row.negatives) == args.negatives for row in mined)
+    sys.stderr.write(f"{len(mined)} pairs, {full} with all {args.negatives} negatives: {args.output}, {paths[1]}\n")
 
 
-@dataclass(frozen=True, eq=False)
-class Judges:
-    """Who scores the candidates besides the encoder that found them."""
-
-    cross_encoder: PairScores | None = None
-    teacher: Vectors | None = None
+def report_paths(output: Path) -> tuple[Path, Path]:
+    """mined.jsonl -> mined.report.json, mined.report.md."""
+    return output.with_suffix(".report.json"), output.with_suffix(".report.md")
 
 
-def mine(material: Material, vectors: Vectors, judges: Judges, args: MineArgs) -> tuple[list[Mined], Tally, float]:
-    """Negatives of every row, the tally, and the index's recall of the exact window (1 for flat)."""
-    index = build_index(np.ascontiguousarray(vectors.corpus), args.index)
-    tally = Tally()
-    mined: list[Mined] = []
-    with tqdm(total=len(material), desc="mine", unit="pair", delay=PROGRESS_DELAY, leave=False) as bar:
-        for start in range(0, len(material), BATCH):
-            rows = slice(start, min(start + BATCH, len(material)))
-            mined.extend(_mine_rows(index, rows, material, vectors, judges, args, tally))
-            bar.update(rows.stop - rows.start)
-    return mined, tally, _recall(index, vectors, args)
+def output_rows(material: Material, mined: Sequence[Mined]) -> list[Row]:
+    """What the trainer reads: given negatives first, then the mined ones; given ones have no score."""
+    return [_output_row(material, row, found) for row, found in enumerate(mined)]
 
 
-def _mine_rows(
-    index: object,
-    rows: slice,
-    material: Material,
-    vectors: Vectors,
-    judges: Judges,
-    args: MineArgs,
-    tally: Tally,
-) -> Iterator[Mined]:
-    excluded = material.excluded[rows]
-    anchors = vectors.of_rows(rows)
-    k = min(vectors.corpus_size, args.to_rank + max(map(len, excluded)))
-    scores, positions = search_index(index, anchors, k)
-    window, passed_over = rank_window(positions, scores, excluded, args.from_rank, args.to_rank)
-    best = np.einsum("ij,ij->i", anchors, vectors.positives(rows)).astype(np.float64)
-    if judges.cross_encoder is not None:
-        texts = material.anchors[rows], material.positives[rows], material.corpus
-        rescored, best = rescore(judges.cross_encoder, *texts, window.positions)
-        window = Candidates(window.positions, rescored)
-    refused = refusals(window.scores, best, Rules(args.margin, args.ratio, args.max_score, args.min_score))
-    if judges.teacher is not None:
-        judged = _cosines(judges.teacher, rows, window.positions)
-        refused["teacher"] = np.any([*refusals(*judged, Rules(args.margin, args.ratio)).values()], axis=0)
-    present = window.positions != ABSENT
-    tally.candidates += int(present.sum())
-    tally.equal_or_positive += passed_over
-    tally.refused.update({rule: int((mask & present).sum()) for rule, mask in refused.items()})
-    allowed = present & ~np.any([*refused.values()], axis=0)
-    chosen = choose(window, allowed, args.negatives, args.choice, seed=args.seed, first_row=rows.start)
-    for row, columns in enumerate(chosen):
-        yield Mined(float(best[row]), tuple(_negative(window, row, int(column), args) for column in columns))
+def _output_row(material: Material, row: int, found: Mined) -> Row:
+    given = material.given[row]
+    negatives = [*given, *(material.corpus[negative.position] for negative in found.negatives)]
+    return {
+        "anchor": material.anchors[row],
+        "positive": material.positives[row],
+        **{f"negative_{number}": text for number, text in enumerate(negatives, start=1)},
+        "positive_score": found.positive_score,
+        "negative_scores": [*(None for _ in given), *(negative.score for negative in found.negatives)],
+        **material.others[row],
+    }
 
 
-def _negative(window: Candidates, row: int, column: int, args: MineArgs) -> Negative:
-    return Negative(int(window.positions[row, column]), float(window.scores[row, column]), args.from_rank + column)
+def _check_options(args: MineArgs) -> None:
+    if args.from_rank > args.to_rank:
+        raise UserError(f"mine: --from_rank {args.from_rank} lies behind --to_rank {args.to_rank}")
+    width = args.to_rank - args.from_rank + 1
+    if args.negatives > width:
+        raise UserError(f"mine: --negatives {args.negatives} of a window of {width} ranks; raise --to_rank")
+    if args.max_score is not None and args.min_score is not None and args.min_score > args.max_score:
+        raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}")
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    check_output(args.output, [".jsonl"], inputs=[args.pairs, args.corpus])
 
 
-def _cosines(
-    vectors: Vectors, rows: slice, positions: Int64[np.ndarray, "rows window"]
-) -> tuple[Float64[np.ndarray, "rows window"], Float64[np.ndarray, " rows"]]:
-    """Of the candidates (nan where there is none) and of the positives, by another encoder."""
-    anchors, positives = vectors.of_rows(rows), vectors.positives(rows)
-    cosines = np.full(positions.shape, np.nan, dtype=np.float64)
-    for row, found in enumerate(positions):
-        present = found != ABSENT
-        cosines[row, present] = vectors.documents[found[present]] @ anchors[row]
-    return cosines, np.einsum("ij,ij->i", anchors, positives).astype(np.float64)
+def _most(refused: dict[str, float]) -> str:
+    shares = sorted(refused.items(), key=lambda item: -item[1])
+    return ", ".join(f"{rule} refuses {100 * share:.0f} %" for rule, share in shares if share) or "an empty window"
 
 
-def _recall(index: object, vectors: Vectors, args: MineArgs) -> float:
-    """Share of the exact first `to_rank` that the index finds, over an even sample of the anchors."""
-    if args.index == "flat":
-        return 1.0
-    sample = np.unique(np.linspace(0, len(vectors.anchors) - 1, RECALL_SAMPLE, dtype=np.int64))
-    queries = np.ascontiguousarray(vectors.anchors[sample])
-    k = min(vectors.corpus_size, args.to_rank)
-    _, found = search_index(index, queries, k)
-    _, exact = search_index(build_index(np.ascontiguousarray(vectors.corpus), "flat"), queries, k)
-    return float(np.mean([np.isin(wanted, got).mean() for wanted, got in zip(exact, found, strict=True)]))
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        atomic_write_text(path, clean_surrogates(text))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written; {why_not_written(error)}") from error

@@ -31,8 +31,8 @@ from train.data.table import SourceTable, Texts
 from train.distributed.collectives import sum_over_ranks
 from train.mining.args import MineArgs
 from train.mining.encoders import embed_all
-from train.mining.mine import Judges, mine
 from train.mining.pairs import different, material_of, same
+from train.mining.search import Judges, mine
 
 _log = logging.getLogger(__name__)
 NONE = -1

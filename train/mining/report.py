@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from train.mining.args import MineArgs
-from train.mining.mine import Mined, Tally
 from train.mining.pairs import Material
+from train.mining.search import Mined, Tally
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 EXAMPLES = 10

@@ -6,23 +6,23 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
 from dec2vec.config import config_hash, load
 from dec2vec.config_overrides import options, suggest
 from dec2vec.errors import UserError
+from dec2vec.files import sha256_file
 from train.config import TrainConfig
 from train.session import RESUMABLE_CHANGES
 from train.sweep.args import SweepArgs
-from train.sweep.inputs import inputs_of
 
 NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")
 """Options that don't change what is trained, or change what it is measured by."""
 LONGEST_NAME = 120
-
 Tokens = tuple[str, ...]
 
 
@@ -152,3 +152,26 @@ def _refuse_equal(runs: Sequence[Planned]) -> None:
         other = seen.setdefault(run.config_hash, run)
         if other is not run:
             raise UserError(f"--grid: {other.name} and {run.name} are the same run; leave one value out")
+
+
+def inputs_of(config: TrainConfig) -> tuple[str, ...]:
+    """What a run learns from, and what it is chosen on, as the configuration names it."""
+    dev = () if config.eval.dev is None else (config.eval.dev,)
+    return tuple(dict.fromkeys([*(source.path for source in config.data), *dev]))
+
+
+def hash_inputs(names: Iterable[str]) -> dict[str, str]:
+    """sha256 of the bytes of those that are files or folders here; the Hub is not asked, and the trainer complains."""
+    found = {}
+    for name in dict.fromkeys(names):
+        place = next((path for path in (Path(name), Path(name.partition("@")[0])) if name and path.exists()), None)
+        if place is not None:
+            found[name] = _hash(place)
+    return found
+
+
+def _hash(place: Path) -> str:
+    if place.is_file():
+        return sha256_file(place)
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

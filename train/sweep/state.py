@@ -13,8 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
-from train.sweep.grid import Planned
-from train.sweep.inputs import hash_inputs
+from train.sweep.grid import Planned, hash_inputs
 
 STATE = "sweep.json"
 FORMAT = 1

@@ -14,7 +14,8 @@ from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
-from train.export import save_adapter
+from train.export.merge_record import RECORD, record_text
+from train.export.save import save_adapter
 from train.folders import whole_folder
 from train.merging.adapters import (
     Adapter,
@@ -26,8 +27,7 @@ from train.merging.adapters import (
     write_adapter,
 )
 from train.merging.args import MergeArgs
-from train.merging.record import RECORD, record_text
-from train.merging.whole import average_whole, slerp_whole
+from train.merging.full_weights import average_whole, slerp_whole
 
 _READING = (
     "pooling",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dec2vec.model_config import ModelConfig
 from dec2vec.prompts import get_prompt
-from train.export_modules import WHITENING_FOLDER
+from train.export.sentence_transformers import WHITENING_FOLDER
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class Reading:
 _TEXTS = (
     'queries = ["How do plants make food?"]\ndocuments = ["Photosynthesis turns light into sugar.", "A cat sleeps."]\n'
 )
-
 _POOLING = {
     "last": "states[torch.arange(len(texts)), mask.sum(1).long() - 1]",
     "mean": "(states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",

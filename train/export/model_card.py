@@ -16,11 +16,11 @@ import yaml
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import get_prompt
-from train.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
 from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
 from train.data.table import SourceTable
-from train.report_table import AVERAGE, Score, exported, markdown_table
+from train.export.card_scores import AVERAGE, Score, exported, markdown_table
+from train.export.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from train.sweep.grid import plan
 from train.sweep.process import Ended, run_training
 from train.sweep.report import report_markdown, table, winner_of
 from train.sweep.state import Outcome, Status, begin, save
-from train.sweep.wandb_file import write_wandb_sweep
+from train.sweep.wandb_sweep import write_wandb_sweep
 from train.tracking.metrics_file import read_metrics, step_of
 
 REPORT = "sweep.md"

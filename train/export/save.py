@@ -12,8 +12,6 @@ import copy
 import dataclasses
 import logging
 import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,22 +21,13 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dec2vec.artifacts import FORMAT, MARKER
-from dec2vec.config import load
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import resolve_layer
 from dec2vec.whitening import Whitening
-from train.config import TrainConfig
-from train.export_args import ExportArgs
-from train.export_config import spell_for_all
-from train.export_modules import check_exportable, save_modules, write_json
-from train.export_tokenizer import save_tokenizer
+from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
+from train.export.tokenizer import save_tokenizer
 from train.folders import whole_folder
-from train.hub import check_reference, check_repository_name, check_token, push_folder
-from train.merging.record import describe_merge
-from train.model_card import Card, DataFact, build_card, describe_data
-from train.report_table import read_scores
 
 _log = logging.getLogger(__name__)
 
@@ -182,130 +171,3 @@ def check_replaceable(folder: Path) -> None:
     """Only an empty folder or one of our own is replaced."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file()):
         raise UserError(f"{folder}: exists and is not an export of dec2vec; give another folder or move it away")
-
-
-def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
-    """`save_sentence_transformer` with its model card, for the run at `run`; the whitening is the encoder's own."""
-    readme = _readme(run, config, encoder, merge=merge, repo_id=None)
-    return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
-
-
-def export_command(args: ExportArgs) -> Path:
-    """`dec2vec export`: a finished run's model/ again, elsewhere, merged or on the Hub. Returns what was written.
-
-    What goes up is the sentence-transformers folder as the repository's root, so that both
-    `SentenceTransformer("user/name")` and, with the adapter kept, `PeftModel.from_pretrained(base, "user/name")` work;
-    of merged weights the adapter lies in `adapter/`. An adapter on a local base would be of no use to others, so there
-    the weights are merged whatever `merge` says.
-    """
-    _check_push(args)
-    config = _finished(args.run)
-    if args.to is not None and args.to.resolve() == (args.run / "adapter").resolve():
-        raise UserError(f"--to {args.to}: that is the run's own adapter; give another folder")
-    encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), device="auto"))
-    merge = args.merge or config.export.merge
-    target = args.to or args.run / "model"
-    if args.to is not None or args.push is None:
-        _say("model", export_model(args.run, config, encoder, target, merge=merge))
-    if args.push is not None:
-        _push(args, config, encoder, merge)
-    return target
-
-
-def _check_push(args: ExportArgs) -> None:
-    """What can be refused before the model is loaded."""
-    if args.push is None:
-        for name, value in (("revision", args.revision), ("tag", args.tag)):
-            if value is not None:
-                raise UserError(f"--{name} {value}: belongs to a push; add --push user/name")
-        return
-    check_repository_name(args.push)
-    for name, value in (("revision", args.revision), ("tag", args.tag)):
-        if value is not None:
-            check_reference(value, name)
-    check_token()
-
-
-def _say(what: str, where: object) -> None:
-    sys.stdout.write(f"{what:<8} {where}\n")
-
-
-def _finished(run: Path) -> TrainConfig:
-    """The configuration of a run that has something to export."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: not a run folder (no config.yaml); give the output_dir of a training run")
-    if not any((run / name / MARKER).is_file() for name in ("adapter", "model")):
-        raise UserError(f"{run}: nothing to export yet (no adapter/); let the training run finish first")
-    return load(TrainConfig, run / "config.yaml", [])
-
-
-def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) -> None:
-    assert args.push is not None
-    with staged(args.run, config, encoder, args.push, merge=merge) as folder:
-        url = push_folder(folder, args.push, private=args.private, revision=args.revision, tag=args.tag)
-    _say("pushed", url)
-
-
-def needs_merging(encoder: Encoder) -> bool:
-    """Whether an adapter alone would be of no use to others: its base is a folder on this machine."""
-    return isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
-
-
-@contextlib.contextmanager
-def staged(
-    run: Path,
-    config: TrainConfig,
-    encoder: Encoder,
-    repo_id: str,
-    *,
-    merge: bool,
-    facts: tuple[DataFact, ...] | None = None,
-) -> Iterator[Path]:
-    """What a push uploads, in a folder that goes away: public, with its card, and merged where the base is local.
-
-    `facts` about the data are looked up if they are not given.
-    """
-    if not merge and needs_merging(encoder):
-        _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
-        merge = True
-    with _stage(run) as stage:
-        readme = _readme(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
-        yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
-
-
-@contextlib.contextmanager
-def _stage(run: Path) -> Iterator[Path]:
-    """A folder for what is uploaded, on the run's own disk: temporary ones are often small."""
-    try:
-        stage = tempfile.TemporaryDirectory(prefix=".hub-", dir=run)
-    except OSError as error:
-        raise UserError(f"{run} cannot be written ({error.strerror}); make it writable, or push a copy of it") from None
-    with stage as name:
-        yield Path(name)
-
-
-def _readme(
-    run: Path,
-    config: TrainConfig,
-    encoder: Encoder,
-    *,
-    merge: bool,
-    repo_id: str | None,
-    facts: tuple[DataFact, ...] | None = None,
-) -> str:
-    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
-    model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
-    return build_card(
-        Card(
-            config=dataclasses.replace(config, model=model),
-            name=run.resolve().name if repo_id is None else Path(repo_id).name,
-            repo_id=repo_id,
-            dimension=encoder.dimension,
-            merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
-            whitened=encoder.whitening is not None,
-            layer=None if layer == encoder.layer_count else layer,
-            data=describe_data(config) if facts is None else facts,
-            scores=tuple(read_scores(run / "report" / "report.json")),
-            origin=describe_merge(run),
-        )
-    )

@@ -17,9 +17,9 @@ from types import TracebackType
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.config import TrainConfig
-from train.export import needs_merging, staged
-from train.hub import check_repository_name, check_token, push_folder
-from train.model_card import describe_data
+from train.export.model_card import describe_data
+from train.export.push import check_repository_name, check_token, push_folder
+from train.export.staging import needs_merging, staged
 
 _STAGE = ".hub-best-"
 _log = logging.getLogger(__name__)

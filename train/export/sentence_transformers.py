@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.model_config import PoolingName
 from dec2vec.pooling import resolve_layer
+from dec2vec.tokenization import eos_id
 from dec2vec.whitening import Whitening
-from train.export_tokenizer import side_prompts
+from train.export.tokenizer import side_prompts
 
 _MODES: dict[PoolingName, str] = {
     "last": "lasttoken",
@@ -125,3 +127,25 @@ def _save_whitening(whitening: Whitening, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config = {"in_features": rows, "out_features": columns, "bias": True}
     write_json(folder / "config.json", {**config, "activation_function": "torch.nn.modules.linear.Identity"})
+
+
+_PLAIN = ("rope_theta", "partial_rotary_factor")
+
+
+def spell_for_all(encoder: Encoder, path: Path) -> None:
+    """Add the older spelling to a config.json that transformers has written."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    changes = older_rotary_keys(content.get("rope_parameters"))
+    if encoder.tokenizer.eos_token is not None:
+        changes["eos_token_id"] = eos_id(encoder.tokenizer)
+    write_json(path, {**content, **changes})
+
+
+def older_rotary_keys(parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """What transformers 4 calls `rope_parameters`; nothing for decoders without, or with one for each kind of layer."""
+    if not parameters or "rope_theta" not in parameters:
+        return {}
+    keys: dict[str, Any] = {name: parameters[name] for name in _PLAIN if name in parameters}
+    if parameters.get("rope_type", "default") != "default":
+        keys["rope_scaling"] = {name: value for name, value in parameters.items() if name not in keys}
+    return keys

@@ -1,0 +1,91 @@
+"""The model folder of a run with its card, and what a push uploads."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from peft import PeftModel
+
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.pooling import resolve_layer
+from train.config import TrainConfig
+from train.export.card_scores import read_scores
+from train.export.merge_record import describe_merge
+from train.export.model_card import Card, DataFact, build_card, describe_data
+from train.export.save import _log, base_name, save_sentence_transformer
+
+
+def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
+    """`save_sentence_transformer` with its model card, for the run at `run`; the whitening is the encoder's own."""
+    readme = _readme(run, config, encoder, merge=merge, repo_id=None)
+    return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
+
+
+def needs_merging(encoder: Encoder) -> bool:
+    """Whether an adapter alone would be of no use to others: its base is a folder on this machine."""
+    return isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
+
+
+@contextlib.contextmanager
+def staged(
+    run: Path,
+    config: TrainConfig,
+    encoder: Encoder,
+    repo_id: str,
+    *,
+    merge: bool,
+    facts: tuple[DataFact, ...] | None = None,
+) -> Iterator[Path]:
+    """What a push uploads, in a folder that goes away: public, with its card, and merged where the base is local.
+
+    `facts` about the data are looked up if they are not given.
+    """
+    if not merge and needs_merging(encoder):
+        _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
+        merge = True
+    with _stage(run) as stage:
+        readme = _readme(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
+        yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
+
+
+@contextlib.contextmanager
+def _stage(run: Path) -> Iterator[Path]:
+    """A folder for what is uploaded, on the run's own disk: temporary ones are often small."""
+    try:
+        stage = tempfile.TemporaryDirectory(prefix=".hub-", dir=run)
+    except OSError as error:
+        raise UserError(f"{run} cannot be written ({error.strerror}); make it writable, or push a copy of it") from None
+    with stage as name:
+        yield Path(name)
+
+
+def _readme(
+    run: Path,
+    config: TrainConfig,
+    encoder: Encoder,
+    *,
+    merge: bool,
+    repo_id: str | None,
+    facts: tuple[DataFact, ...] | None = None,
+) -> str:
+    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
+    model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
+    return build_card(
+        Card(
+            config=dataclasses.replace(config, model=model),
+            name=run.resolve().name if repo_id is None else Path(repo_id).name,
+            repo_id=repo_id,
+            dimension=encoder.dimension,
+            merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
+            whitened=encoder.whitening is not None,
+            layer=None if layer == encoder.layer_count else layer,
+            data=describe_data(config) if facts is None else facts,
+            scores=tuple(read_scores(run / "report" / "report.json")),
+            origin=describe_merge(run),
+        )
+    )
