@@ -129,9 +129,9 @@ def _work(folder: Path) -> Work:
     from safetensors.numpy import load_file
 
     from dec2vec.config import load
+    from train.build import load_base
     from train.config import TrainConfig
     from train.data.dataset import load_data
-    from train.session import load_base
 
     config = load(TrainConfig, folder / "config.yaml", [])
     texts = [row for table in load_data(config.data).tables for row in table.texts]

@@ -34,9 +34,9 @@ IMPORTED_LATE = (
     "eval.inputs",
     "train.distributed.lost_ranks",
     "train.export.save",
-    "train.lineage",
+    "train.finish",
     "train.export.push_best",
-    "train.session",
+    "train.build",
 )
 """What the trainer imports only once it knows that it will run."""
 
@@ -124,7 +124,7 @@ def _work(
         end.send_bytes(pickle.dumps((False, traceback.format_exc())))
     finally:
         if dist.is_initialized():
-            gc.collect()  # a DDP model must not outlive its group: train.session.leave
+            gc.collect()  # a DDP model must not outlive its group: train.finish.leave
             dist.destroy_process_group()
         faulthandler.cancel_dump_traceback_later()
 

@@ -15,7 +15,7 @@ from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import STEPS, metrics_of, train, write_run
 from train.export.args import ExportArgs
 from train.export.export import export_command
-from train.loop import TrainState
+from train.state import TrainState
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TEXTS = ["red green", "a small blue cat", ""]

@@ -42,7 +42,8 @@ from train.distributed.zero2 import PartitionedAdamW
 from train.distributed.zero3 import STAGE, divide
 from train.losses.compute import compute_loss
 from train.losses.objective import Temperature
-from train.step import Learner, StepResult, make_optimizer, train_step
+from train.optim import Learner, make_optimizer
+from train.step import StepResult, train_step
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: pip install 'dec2vec[deepspeed]'"
@@ -115,7 +116,7 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     for step, rows in enumerate(BATCHES):
         rank, world = accelerator.process_index, accelerator.num_processes
         batch = prepare(pairs(), np.array(rows), encoder, 120, rank=rank, world=world)
-        loss = unittest.mock.patch("train.step.combined", not_finite if step == 1 else compute_loss)
+        loss = unittest.mock.patch("train.step.compute_loss", not_finite if step == 1 else compute_loss)
         held: list[int] = []
 
         def backward(*arguments: Any, call: Any = torch.autograd.backward, held: list[int] = held) -> None:

@@ -19,7 +19,7 @@ from tests.tiny_run import train, write_run
 from tests.training_setup import tiny_encoder
 from train.config import ExportConfig, LoraConfig, TrainConfig
 from train.export.save import save_adapter, save_sentence_transformer
-from train.session import resolve
+from train.resolve import resolve
 
 TEXTS = ["the cat sat", "a man is riding a horse", "a"]
 

@@ -24,7 +24,8 @@ from train.distributed.engine import make_accelerator, wrap
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
-from train.step import Learner, make_optimizer, train_step
+from train.optim import Learner, make_optimizer
+from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

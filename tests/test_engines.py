@@ -38,10 +38,12 @@ from train.config import (
 )
 from train.data.batch import prepare
 from train.data.table import SourceTable
-from train.distributed.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
+from train.distributed.engine import adapters_under, engine_of, make_accelerator, wrap
 from train.distributed.sharded import Sharded, is_sharded, whole
 from train.losses.objective import Temperature
-from train.step import Learner, make_optimizer, train_step
+from train.optim import Learner, make_optimizer
+from train.preflight import check_shardable
+from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FSDP2 = {

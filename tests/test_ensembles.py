@@ -17,7 +17,7 @@ from dec2vec.prompts import get_prompt
 from dec2vec.templates import METAEOL
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
-from train.session import resolve
+from train.resolve import resolve
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "a man?", "Ünïcödé 猫"]
 VIEWS = [View("last", -1), View("mean", 1), View("first_last", -2)]

@@ -17,7 +17,8 @@ from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, OptimConfig
 from train.kernels.lora_linear import FastLinear
 from train.losses.objective import Temperature
-from train.step import make_optimizer, seed_dropout
+from train.optim import make_optimizer
+from train.step import seed_dropout
 
 
 def step(folder: Path, family: str, **options: object) -> tuple[float, dict[str, Tensor], Embedder]:

@@ -15,7 +15,7 @@ from dec2vec.lm_head import load_lm_head
 from dec2vec.pooling import View, layers_of
 from tests.helpers import FAMILIES, LAYERS, tiny_config, tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
-from train.session import resolve
+from train.resolve import resolve
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "a man?"]
 VIEWS = [View("logits", -1), View("sparse_logits", -1), View("last", -1), View("logits", 1, norm=True)]

@@ -18,7 +18,7 @@ from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out, make_sampler
 from train.data.sampler import ByLabel, Mixed, OneSource, Sampler, _label_epoch, shard
 from train.data.table import SourceTable
-from train.data.unique_sampler import NoDuplicates, _epoch, shared_keys
+from train.data.unique_sampler import UniqueTexts, _epoch, shared_keys
 
 profile = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -64,7 +64,7 @@ def test_labels_are_spread_over_the_epoch() -> None:
 def test_orders_depend_on_seed_and_epoch_and_not_on_the_calls_before() -> None:
     labels = np.arange(60) % 5
     keys = [(row % 20,) for row in range(60)]
-    for make in (lambda seed: ByLabel(labels, 12, 2, seed), lambda seed: NoDuplicates(keys, 12, seed)):
+    for make in (lambda seed: ByLabel(labels, 12, 2, seed), lambda seed: UniqueTexts(keys, 12, seed)):
         late = make(0).rows(17).tolist()
         sampler = make(0)
         assert [sampler.rows(step).tolist() for step in range(18)][17] == late
@@ -74,7 +74,7 @@ def test_orders_depend_on_seed_and_epoch_and_not_on_the_calls_before() -> None:
 def test_the_orders_are_pinned() -> None:
     """A checkpoint stores no order: changing it would break every resumed run."""
     assert ByLabel(np.arange(12) % 3, 8, 2, 0).rows(1).tolist() == [4, 7, 8, 2, 9, 0]
-    assert NoDuplicates([(row % 3,) for row in range(9)], 3, 0).rows(1).tolist() == [2, 3, 7]
+    assert UniqueTexts([(row % 3,) for row in range(9)], 3, 0).rows(1).tolist() == [2, 3, 7]
 
 
 keyed = st.lists(st.sets(st.integers(0, 40), max_size=3).map(tuple), min_size=2, max_size=90)
@@ -85,7 +85,7 @@ keyed = st.lists(st.sets(st.integers(0, 40), max_size=3).map(tuple), min_size=2,
 def test_no_two_rows_of_a_batch_share_a_key(
     keys: list[tuple[int, ...]], batch: int, seed: int, epoch: int, world: int
 ) -> None:
-    sampler = NoDuplicates(keys, min(batch, len(keys)), seed)
+    sampler = UniqueTexts(keys, min(batch, len(keys)), seed)
     batches = epoch_of(sampler, epoch)
     seen = list(itertools.chain(*batches))
     assert len(set(seen)) == len(seen)
@@ -101,13 +101,13 @@ def test_no_two_rows_of_a_batch_share_a_key(
 
 
 def test_without_shared_texts_the_order_is_that_of_mixed() -> None:
-    found, plain = NoDuplicates([()] * 50, 8, 3), Mixed(50, 8, 3)
+    found, plain = UniqueTexts([()] * 50, 8, 3), Mixed(50, 8, 3)
     assert epoch_of(found, 1) == epoch_of(plain, 1)
 
 
 def test_a_text_of_too_many_rows_is_left_out_in_turn() -> None:
     """Ten batches hold ten of thirty rows with one text; others come in the next epoch."""
-    sampler = NoDuplicates([(0,)] * 30 + [()] * 70, 10, 0)
+    sampler = UniqueTexts([(0,)] * 30 + [()] * 70, 10, 0)
     epochs = [set(itertools.chain(*epoch_of(sampler, epoch))) for epoch in (0, 1)]
     assert [len(rows) for rows in epochs] == [80, 80]
     assert epochs[0] != epochs[1]
@@ -116,14 +116,14 @@ def test_a_text_of_too_many_rows_is_left_out_in_turn() -> None:
 
 def test_no_row_is_alone_in_a_batch() -> None:
     """It would have no negatives. Of 30 rows with one text each batch holds one, and the last ones got nothing else."""
-    sampler = NoDuplicates([(0,)] * 30 + [()] * 70, 10, 0)
+    sampler = UniqueTexts([(0,)] * 30 + [()] * 70, 10, 0)
     for epoch in range(20):
         assert min(map(len, sampler.epoch(epoch))) == 2
 
 
 def test_many_duplicates_take_linear_time() -> None:
     """A fifth of the rows has one text: the rest fills the batches, and no row tries all of them."""
-    sampler = NoDuplicates([(row % 5,) if row % 5 == 0 else () for row in range(50_000)], 16, 0)
+    sampler = UniqueTexts([(row % 5,) if row % 5 == 0 else () for row in range(50_000)], 16, 0)
     assert sum(map(len, sampler.epoch(0))) == 40_000 + sampler.steps_per_epoch
 
 
@@ -148,10 +148,10 @@ LABELLED = SourceTable("labelled", [(f"t{i}",) for i in range(30)], labels=[str(
 def test_no_duplicates_reads_the_texts_as_they_are_embedded() -> None:
     data = data_of(SourceTable("pairs", [("A dog", "x"), ("a dog", "y"), ("cat", "z"), ("bird", "cat")]))
     plain = make_sampler(config_of(data, size=2, no_duplicates=True), data)
-    assert isinstance(plain, NoDuplicates) and [len(keys) for keys in plain.keys] == [0, 0, 1, 1]
+    assert isinstance(plain, UniqueTexts) and [len(keys) for keys in plain.keys] == [0, 0, 1, 1]
     config = TrainConfig(data=data.sources, batch=BatchConfig(size=2, no_duplicates=True))
     lower = make_sampler(TrainConfig(**{**vars(config), "model": {"text_normalization": "lower"}}), data)
-    assert isinstance(lower, NoDuplicates) and [len(keys) for keys in lower.keys] == [1, 1, 1, 1]
+    assert isinstance(lower, UniqueTexts) and [len(keys) for keys in lower.keys] == [1, 1, 1, 1]
 
 
 def test_a_mixture_of_kinds_takes_turns() -> None:
@@ -204,7 +204,7 @@ def test_what_no_batch_can_hold(tables: tuple[SourceTable, ...], batch: dict[str
 def test_caches_are_only_caches() -> None:
     samplers: list[Sampler] = [
         ByLabel(np.arange(60) % 5, 12, 2, 0),
-        NoDuplicates([(row % 7,) for row in range(60)], 6, 0),
+        UniqueTexts([(row % 7,) for row in range(60)], 6, 0),
     ]
     first = [sampler.rows(9).tolist() for sampler in samplers]
     _epoch.cache_clear()

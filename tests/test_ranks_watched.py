@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+import train.adapters.lora
 import train.distributed.engine
 import train.loop
 import train.step
@@ -25,10 +26,10 @@ from tests.test_whole_run_on_ranks import NO_DROPOUT
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run
 from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
-from train.distributed.diverged_ranks import check_drift, checksums
-from train.distributed.lost_ranks import in_contact, why_lost
-from train.pace import pace
+from train.distributed.diverged_ranks import check_replicas_equal, checksums
+from train.distributed.lost_ranks import lost_rank_message, why_lost
 from train.tracking.metrics_file import read_metrics
+from train.tracking.step_metrics import rank_seconds
 
 NO_DEV = EvalSection(after_training=False)
 
@@ -40,15 +41,15 @@ def drifted(dtype: torch.dtype) -> tuple[str, str]:
     """Nothing while the weights are equal; then what ranks say when rank 2's differ in a single last bit."""
     torch.manual_seed(0)
     weights = {"first": torch.randn(3, 5).to(dtype), "second": torch.randn(4).to(dtype), "empty": torch.empty(0)}
-    check_drift(weights, 1)
+    check_replicas_equal(weights, 1)
     if dist.get_rank() == 2:
         weights["second"][1] = torch.nextafter(weights["second"][1], torch.tensor(math.inf, dtype=dtype))
     with pytest.raises(TryAgain) as several:
-        check_drift(weights, 7)
+        check_replicas_equal(weights, 7)
     if dist.get_rank() != 0:
         weights["first"] += 1
     with pytest.raises(TryAgain) as most:
-        check_drift({"first": weights["first"]}, 8)
+        check_replicas_equal({"first": weights["first"]}, 8)
     return str(several.value), str(most.value)
 
 
@@ -75,7 +76,7 @@ def drifting_run(config: Path, output: Path) -> str:
         result = step(learner, batch, number, *arguments, **options)
         if number == 4 and dist.get_rank() == 1:
             with torch.no_grad():
-                next(iter(train.loop.trainable_parameters(learner.model).values())).mul_(1.001)
+                next(iter(train.adapters.lora.trainable_parameters(learner.model).values())).mul_(1.001)
         return result
 
     train.loop.train_step = faulty
@@ -121,8 +122,8 @@ def test_a_slow_rank_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_pace() -> None:
-    assert pace([0.5]) == {}
-    assert pace([1.0, 4.0, 2.0]) == {"rank_seconds_median": 2.0, "rank_seconds_max": 4.0, "slowest_rank": 1.0}
+    assert rank_seconds([0.5]) == {}
+    assert rank_seconds([1.0, 4.0, 2.0]) == {"rank_seconds_median": 2.0, "rank_seconds_max": 4.0, "slowest_rank": 1.0}
 
 
 # lost processes
@@ -182,7 +183,7 @@ def test_what_errors_mean(error: str, expected: str | None, monkeypatch: pytest.
     found = why_lost(error, 15.0)
     assert found is None if expected is None else found is not None and expected in found
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RuntimeError), in_contact(TrainConfig()):  # one process alone has nobody to lose
+    with pytest.raises(RuntimeError), lost_rank_message(TrainConfig()):  # one process alone has nobody to lose
         raise RuntimeError(error)
 
 

@@ -12,7 +12,7 @@ from eval.config import EvalConfig
 from eval.tasks.topic_files import label_texts
 from train.config import TrainConfig
 from train.losses.per_source import check_losses
-from train.session import resolve
+from train.resolve import resolve
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))

@@ -16,6 +16,7 @@ import pytest
 
 import train.checkpointing.checkpoint
 import train.loop
+import train.state
 from tests.processes import exit_code_alone, run_alone, run_ranks
 from tests.tiny_run import (
     MIXTURE,
@@ -174,10 +175,10 @@ def broken(config: Path, output: Path, module: Any, name: str, call: int) -> Non
         (train.loop, "train_step", 1, None),
         (train.loop, "train_step", 8, 6),
         (train.loop, "save", 2, 3),  # the step is logged, its checkpoint is missing
-        (train.loop, "save_checkpoint", 1, None),
+        (train.state, "save_checkpoint", 1, None),
         (train.checkpointing.checkpoint, "_write_files", 2, 3),
         (train.checkpointing.checkpoint, "_put_in_place", 3, 4),
-        (train.loop, "prune", 3, 6),
+        (train.state, "prune", 3, 6),
     ],
 )
 def test_exception(
@@ -335,7 +336,7 @@ def test_another_configuration_differs(config: Path, whole: Path, tmp_path: Path
 
 
 def without_moments(config: Path, output: Path) -> None:
-    train.loop.restore_optimizer = lambda *_: None
+    train.state.restore_optimizer = lambda *_: None
     in_folder(config, output)
 
 

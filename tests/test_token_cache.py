@@ -25,7 +25,7 @@ from tests.training_setup import data_of, tiny_encoder
 from train.config import BatchConfig, SourceConfig, TrainConfig
 from train.data.batch import LocalBatch, prepare
 from train.data.dataset import TrainingData
-from train.data.prompted_input import Reading
+from train.data.prompted_input import PromptedInput
 from train.data.table import SourceTable
 from train.data.token_cache import keeps_tokens, known_tokens, load_tokens
 
@@ -81,16 +81,22 @@ def test_equal_readings_are_made_once_and_found_again(tmp_path: Path, made: list
     assert sum(made) == len(first.keys) == 3 + 4 + 4 + 1
     made.clear()
     again = load_tokens(data(), tiny_encoder(tmp_path / "model", **READING), tmp_path / "tokens")
-    readings = [Reading("a cat", "Q: {text}"), Reading("a cat", "{text} means", "document"), Reading("dog", None)]
+    readings = [
+        PromptedInput("a cat", "Q: {text}"),
+        PromptedInput("a cat", "{text} means", "document"),
+        PromptedInput("dog", None),
+    ]
     assert not made and again.of(readings) == first.of(readings)
     assert len({tuple(ids) for ids in again.of(readings) or ()}) == 3
 
 
-@pytest.mark.parametrize("asked", [Reading("a bird", None), Reading("dog", "{text}"), Reading("dog", None, "document")])
-def test_what_was_not_made_is_tokenised(tmp_path: Path, made: list[int], asked: Reading) -> None:
+@pytest.mark.parametrize(
+    "asked", [PromptedInput("a bird", None), PromptedInput("dog", "{text}"), PromptedInput("dog", None, "document")]
+)
+def test_what_was_not_made_is_tokenised(tmp_path: Path, made: list[int], asked: PromptedInput) -> None:
     encoder = tiny_encoder(tmp_path / "model", **READING)
     known = load_tokens(data(), encoder, tmp_path / "tokens")
-    assert known.of([Reading("dog", None), asked]) is None
+    assert known.of([PromptedInput("dog", None), asked]) is None
     other = data_of(SourceTable("texts", [("a bird",), ("dog",)]))
     rows = np.array([0, 1])
     pair = prepare(other, rows, encoder, 60, known=known), prepare(other, rows, encoder, 60)
@@ -153,7 +159,7 @@ def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         patch.setattr(train.data.token_cache, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_tokens(data(), encoder, folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert load_tokens(data(), encoder, folder).of([Reading("", "Q: {text}")]) is not None
+    assert load_tokens(data(), encoder, folder).of([PromptedInput("", "Q: {text}")]) is not None
 
 
 def test_one_of_several_processes_writes(tmp_path: Path, made: list[int]) -> None:

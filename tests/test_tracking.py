@@ -24,7 +24,7 @@ from wandb.proto import wandb_internal_pb2
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import SourceConfig, TrackingConfig, TrainConfig
-from train.lineage import describe_inputs
+from train.finish import describe_inputs
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile, read_metrics
 from train.tracking.tracker import NullTracker, Tracker

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eval.tasks.sts import StsTask
     from train.data.dataset import TrainingData
     from train.distributed.lost_ranks import Contact
-    from train.loop import OnBest, Run
+    from train.state import OnBest, Run
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,40 +31,42 @@ def main(argv: Sequence[str]) -> None:
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.denormals import start_threads_flushed
     from dec2vec.memory import keep_freed_memory
-    from train import session
     from train.data.dataset import load_data
     from train.data.make_sampler import make_sampler
     from train.distributed.engine import make_accelerator
-    from train.distributed.lost_ranks import in_contact
-    from train.export.push_best import check_push
+    from train.distributed.lost_ranks import lost_rank_message
+    from train.finish import leave
+    from train.preflight import check_push
+    from train.resolve import resolve
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
     if config.batch.flush_denormals:
         start_threads_flushed()
-    config = session.resolve(config)
+    config = resolve(config)
     check_push(config)
     data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
     make_sampler(config, data)
     dev = _load_tasks(config)
-    with in_contact(config) as contact:
+    with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
         _train(config, data, dev, accelerator, contact)
-        session.leave(accelerator)
+        leave(accelerator)
 
 
 def _train(
     config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator, contact: Contact
 ) -> None:
     from eval.tasks.sts import dev_score
-    from train import session
+    from train.build import build, open_folder
+    from train.finish import take_best
     from train.loop import fit
     from train.tracking.progress import make_progress
 
-    with session.open_folder(config, accelerator) as folder:
+    with open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
-        run = session.build(config, data, accelerator, folder, score)
+        run = build(config, data, accelerator, folder, score)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
         bar = make_progress(run.learner.total_steps, run.state.step, run.is_main)
@@ -73,7 +75,7 @@ def _train(
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
             fit(run, progress, on_best)
         if run.is_main:
-            run = session.take_best(run)
+            run = take_best(run)
             _finish(run)
             run.tracker.finish()
 
@@ -109,7 +111,7 @@ def _finish(run: Run) -> None:
     from train.export.push_best import push_finished
     from train.export.save import save_adapter
     from train.export.staging import export_model
-    from train.lineage import describe_inputs
+    from train.finish import describe_inputs
 
     config, folder = run.config, run.folder
     if config.export.whiten:
@@ -140,7 +142,7 @@ def _compare(run: Run) -> list[str]:
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
     from eval.run import evaluate
-    from train.session import load_base
+    from train.build import load_base
 
     config = _eval_config(run.config)
     untuned = load_base(run.config.model.untuned)

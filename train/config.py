@@ -328,3 +328,18 @@ class TrainConfig:
     """Decides data order, adapter init and dropout."""
     output_dir: str = "runs/default"
     """Run folder."""
+
+
+RESUMABLE_CHANGES = (
+    "batch.cache_tokens",
+    "checkpoint",
+    "distributed",
+    "tracking",
+    "eval.tests",
+    "eval.every",
+    "eval.after_training",
+    "eval.fit_sentences",
+    "export",
+    "output_dir",
+)
+"""Sections and options that may differ between a run and its resumption."""

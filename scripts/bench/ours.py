@@ -27,7 +27,8 @@ from train.data.dataset import TrainingData
 from train.data.table import SourceTable
 from train.gradcache.memory import affordable_tokens, chunk_budget
 from train.losses.objective import Temperature
-from train.step import Learner, make_optimizer, train_step
+from train.optim import Learner, make_optimizer
+from train.step import train_step
 
 
 class Ours:

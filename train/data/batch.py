@@ -20,7 +20,7 @@ from dec2vec.shared_prefix import WORTHWHILE, common_prefix
 from train.adapters.capabilities import why_not_shared
 from train.config import Kind, LossConfig, SourceConfig
 from train.data.dataset import TrainingData
-from train.data.prompted_input import KnownIds, Reading, reading_of, text_keys, tokenized
+from train.data.prompted_input import PromptedInput, TokenSource, prompted_input, text_keys, tokenized
 from train.data.sampler import Indices, shard
 from train.data.table import Texts
 from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
@@ -79,7 +79,7 @@ class _Row:
 class _Plan:
     """Texts to embed, and how the place of each among the embedded ones makes the rows."""
 
-    readings: list[Reading]
+    readings: list[PromptedInput]
     rows: Callable[[Tensor], LossInputs]
 
 
@@ -94,7 +94,7 @@ def prepare(
     share_prefix: bool = False,
     losses: tuple[LossConfig, ...] = (),
     teachers: Mapping[str, Teacher] = NO_TEACHERS,
-    known: KnownIds | None = None,
+    known: TokenSource | None = None,
 ) -> LocalBatch:
     """Tokenise this rank's share of the global `batch`, embed equal texts once, sort all by length into chunks.
 
@@ -140,7 +140,7 @@ def _row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _R
 
 
 def _embedded_once(
-    readings: Sequence[Reading], encoder: Encoder, known: KnownIds | None
+    readings: Sequence[PromptedInput], encoder: Encoder, known: TokenSource | None
 ) -> tuple[list[TokenIds], Tensor]:
     """The different sequences to embed, and each reading's place among them."""
     ids = tokenized(readings, encoder, known)
@@ -159,9 +159,9 @@ def _pairs(share: Sequence[_Row]) -> _Plan:
     anchors = [row.texts[0] for row in share]
     owners = [*share, *(row for row in share for _ in row.texts[2:])]
     documents = [*(row.texts[1] for row in share), *(text for row in share for text in row.texts[2:])]
-    readings = [Reading(row.texts[0], row.source.query_prompt) for row in share]
+    readings = [PromptedInput(row.texts[0], row.source.query_prompt) for row in share]
     for row, text in zip(owners, documents, strict=True):
-        readings.append(Reading(text, row.source.document_prompt, side="document"))
+        readings.append(PromptedInput(text, row.source.document_prompt, side="document"))
     negatives = len(documents) - len(anchors)
     keys = text_keys(anchors)
     ids = [_id_key(row) for row in share] + [NO_ID] * negatives
@@ -186,7 +186,7 @@ def _id_key(row: _Row) -> int:
 def _twins(share: Sequence[_Row]) -> _Plan:
     """Each text twice, so that dropout makes two views of it (Gao et al. 2021, SimCSE)."""
     texts = [row.texts[0] for row in share]
-    readings = [Reading(row.texts[0], row.source.query_prompt, view=view) for view in (0, 1) for row in share]
+    readings = [PromptedInput(row.texts[0], row.source.query_prompt, view=view) for view in (0, 1) for row in share]
     keys = text_keys(texts)
     return _Plan(
         readings,
@@ -202,7 +202,7 @@ def _twins(share: Sequence[_Row]) -> _Plan:
 
 
 def _graded(share: Sequence[_Row]) -> _Plan:
-    readings = [Reading(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
+    readings = [PromptedInput(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in share]
     scores = torch.tensor([row.score for row in share], dtype=torch.float32)
     keys = [text_keys([row.texts[side] for row in share]) for side in (0, 1)]
     return _Plan(readings, lambda place: GradedInputs(place[: len(share)], place[len(share) :], scores, *keys))
@@ -210,7 +210,7 @@ def _graded(share: Sequence[_Row]) -> _Plan:
 
 def _once(share: Sequence[_Row]) -> _Plan:
     """Texts that are only compared with a teacher's vectors: no second view, no parts to play."""
-    readings = [reading_of(row.source, row.texts[place], place) for row in share for place in range(len(row.texts))]
+    readings = [prompted_input(row.source, row.texts[place], place) for row in share for place in range(len(row.texts))]
     return _Plan(readings, lambda place: LabelledInputs(place, torch.zeros(len(place), dtype=torch.long)))
 
 
@@ -227,7 +227,7 @@ def _taught(plan: _Plan, unique: Sequence[TokenIds], place: Tensor, teacher: Tea
 
 
 def _labelled(share: Sequence[_Row]) -> _Plan:
-    readings = [Reading(row.texts[0], row.source.query_prompt) for row in share]
+    readings = [PromptedInput(row.texts[0], row.source.query_prompt) for row in share]
     labels = text_keys([row.label for row in share])
     return _Plan(readings, lambda place: LabelledInputs(place, labels))
 

@@ -15,7 +15,7 @@ from train.data.dataset import TrainingData
 from train.data.prompted_input import text_keys
 from train.data.sampler import ByLabel, Mixed, OneSource, Sampler, steps_per_epoch
 from train.data.table import SourceTable
-from train.data.unique_sampler import NoDuplicates, shared_keys
+from train.data.unique_sampler import UniqueTexts, shared_keys
 
 _BLOCK = 8192
 """Rows whose texts are in memory at once."""
@@ -102,7 +102,7 @@ def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, ba
     return ByLabel(labels.astype(np.int64), batch, group, config.seed)
 
 
-def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: int) -> NoDuplicates:
+def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: int) -> UniqueTexts:
     normalize = NORMALIZERS[config.model.text_normalization]
     counts: list[int] = []
     keys: list[NDArray[np.int64]] = []
@@ -111,7 +111,7 @@ def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: in
         counts += map(len, rows)
         keys.append(text_keys([normalize(text) for texts in rows for text in texts]).numpy())
     numbers = np.repeat(np.arange(len(counts)), counts)
-    sampler = NoDuplicates(shared_keys(numbers, np.concatenate(keys), len(counts)), batch, config.seed)
+    sampler = UniqueTexts(shared_keys(numbers, np.concatenate(keys), len(counts)), batch, config.seed)
     if len(counts) >= batch and min(map(len, sampler.epoch(0))) < 2:
         raise UserError("batch.no_duplicates: too few different texts, some batches hold a single row; leave it out")
     return sampler
@@ -121,6 +121,6 @@ def left_out(sampler: Sampler) -> int:
     """Rows that the first epoch leaves out, for their texts are in each of its batches already; others in the next."""
     if isinstance(sampler, OneSource):
         return sum(map(left_out, sampler.parts))
-    if isinstance(sampler, NoDuplicates):
+    if isinstance(sampler, UniqueTexts):
         return len(sampler.keys) - sum(map(len, sampler.epoch(0)))
     return 0

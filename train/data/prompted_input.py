@@ -16,7 +16,7 @@ from train.config import Kind, SourceConfig
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptedInput:
     """A text to embed. Equal texts of one `view` are embedded once, those of different views each by itself."""
 
     text: str
@@ -26,17 +26,17 @@ class Reading:
 
 
 @runtime_checkable
-class KnownIds(Protocol):
+class TokenSource(Protocol):
     """Token ids that were made before."""
 
-    def of(self, readings: Sequence[Reading]) -> list[list[int]] | None:
+    def of(self, readings: Sequence[PromptedInput]) -> list[list[int]] | None:
         """Of these readings; None where some are not known."""
 
 
-def reading_of(source: SourceConfig, text: str, place: int) -> Reading:
+def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput:
     """How text number `place` of a row is read."""
     side = side_of(source.kind, place)
-    return Reading(text, source.document_prompt if side == "document" else source.query_prompt, side)
+    return PromptedInput(text, source.document_prompt if side == "document" else source.query_prompt, side)
 
 
 def side_of(kind: Kind, place: int) -> Side:
@@ -44,7 +44,7 @@ def side_of(kind: Kind, place: int) -> Side:
     return "document" if kind == "pairs" and place else "query"
 
 
-def tokenized(readings: Sequence[Reading], encoder: Encoder, known: KnownIds | None = None) -> list[list[int]]:
+def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenSource | None = None) -> list[list[int]]:
     """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
     found = None if known is None else known.of(readings)
     if found is not None:

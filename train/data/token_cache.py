@@ -30,7 +30,7 @@ from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, why_not
 from dec2vec.prompts import NORMALIZERS, Side
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
-from train.data.prompted_input import Reading, reading_of, text_keys, tokenized
+from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
 from train.locked_folder import locked
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class TokenCache:
     rows: NDArray[np.int64]
     table: Any
 
-    def of(self, readings: Sequence[Reading]) -> list[list[int]] | None:
+    def of(self, readings: Sequence[PromptedInput]) -> list[list[int]] | None:
         """Their ids; None where some were not among the training texts."""
         wanted = _keys(readings)
         places = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
@@ -115,16 +115,16 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
     return TokenCache(kept[order], order, table)
 
 
-def _keys(readings: Sequence[Reading]) -> NDArray[np.int64]:
+def _keys(readings: Sequence[PromptedInput]) -> NDArray[np.int64]:
     """Equal for readings of equal ids; a view has none of its own."""
     keys: NDArray[np.int64] = text_keys([f"{item.prompt!r} {item.side} {item.text}" for item in readings]).numpy()
     return keys
 
 
-def _blocks(data: TrainingData, encoder: Encoder) -> Iterator[list[Reading]]:
+def _blocks(data: TrainingData, encoder: Encoder) -> Iterator[list[PromptedInput]]:
     normalize = NORMALIZERS[encoder.config.text_normalization]
     readings = (
-        reading_of(source, normalize(text), place)
+        prompted_input(source, normalize(text), place)
         for source, table in zip(data.sources, data.tables, strict=True)
         for row in table.texts
         for place, text in enumerate(row)

@@ -19,7 +19,7 @@ Keys = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class NoDuplicates:
+class UniqueTexts:
     """Each row once an epoch, in batches of which no two rows share a key.
 
     `keys[row]` tells the row's texts; those of no other row may be left out. Rows go, in the order of `Mixed`, into the
@@ -65,7 +65,7 @@ def shared_keys(rows: Indices, keys: Indices, count: int) -> list[Keys]:
 
 
 @lru_cache(maxsize=16)
-def _epoch(sampler: NoDuplicates, epoch: int) -> list[Indices]:
+def _epoch(sampler: UniqueTexts, epoch: int) -> list[Indices]:
     order = permutation(len(sampler.keys), sampler.seed, epoch)
     batches, late = _fill(order.tolist(), sampler.keys, sampler.batch, sampler.steps_per_epoch)
     left = _squeeze_in(late, sampler.keys, batches)

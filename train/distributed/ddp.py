@@ -9,7 +9,7 @@ from dec2vec.embedder import Embedder
 from train.distributed.engine import Model
 
 
-def _settle_buckets(model: Model) -> None:
+def settle_buckets(model: Model) -> None:
     """DDP's agreement on the order of its buckets, made by all ranks before a step's first pass.
 
     DDP itself makes it once, in the first forward with a graph after a backward. With ranks of several chunks that is
@@ -19,13 +19,13 @@ def _settle_buckets(model: Model) -> None:
         model.reducer._rebuild_buckets()
 
 
-def _arm(model: DistributedDataParallel) -> None:
+def arm(model: DistributedDataParallel) -> None:
     """The next backward pass reduces the gradients: what DDP's forward does for it outside `no_sync`."""
     model.reducer.prepare_for_forward()
     model.reducer.prepare_for_backward([])
 
 
-def _learn_order(model: DistributedDataParallel, embedder: Embedder) -> None:
+def learn_order(model: DistributedDataParallel, embedder: Embedder) -> None:
     """Show DDP the order in which gradients come, by a pass that leaves none and draws nothing.
 
     It arranges its buckets by the first backward; from three ranks on a sum's rounding depends on a number's place in

@@ -21,7 +21,7 @@ from train.distributed.zero3 import is_parted
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def check_drift(tensors: Mapping[str, Tensor], step: int) -> None:
+def check_replicas_equal(tensors: Mapping[str, Tensor], step: int) -> None:
     """Compare all ranks' trained tensors by checksum; when they differ, TryAgain on every rank names step and ranks.
 
     Tensors that are sharded over ranks have no second copy that they could differ from, and are left out.

@@ -25,7 +25,7 @@ from dec2vec.embedder import Embedder
 from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
-from train.distributed.ddp import _learn_order
+from train.distributed.ddp import learn_order
 from train.distributed.deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence
 from train.distributed.sharded import Sharded, ShardedByModules, ShardedByUnits
 from train.distributed.zero2 import PartitionedAdamW
@@ -76,19 +76,6 @@ def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
     return dataclasses.replace(config, fast=False)
 
 
-def check_shardable(engine: Engine, config: TrainConfig) -> None:
-    """UserError for what one process does with whole weights while the others wait."""
-    if engine not in SHARDS:
-        return
-    under = f"not under {SHARDS[engine]}"
-    if config.mining.every is not None:
-        raise UserError(f"mining.every: {under}, where a pass needs all processes; run dec2vec mine before")
-    if config.export.push is not None:
-        raise UserError(f"export.push: {under}, where a best lies in shards; dec2vec export pushes the end")
-    if engine == "zero3" and config.model.load_in_4bit:
-        raise UserError("model.load_in_4bit: not under ZeRO-3; configs/accelerate/fsdp2-4bit.yaml has 4-bit shards")
-
-
 def loading_place(engine: Engine, config: ModelConfig) -> ModelConfig:
     """Where weights are read to before they are sharded: the CPU, so that no device must hold them all."""
     needs_device = config.load_in_4bit or config.attention == "flash_attention_2"
@@ -108,7 +95,7 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Model:
     model: Embedder | DistributedDataParallel = accelerator.prepare_model(embedder)
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False  # the same on every rank; as an argument it is deprecated since torch 2.13
-        _learn_order(model, embedder)
+        learn_order(model, embedder)
     return model
 
 

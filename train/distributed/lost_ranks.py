@@ -35,7 +35,7 @@ class Contact:
 
 
 @contextlib.contextmanager
-def in_contact(config: TrainConfig) -> Iterator[Contact]:
+def lost_rank_message(config: TrainConfig) -> Iterator[Contact]:
     """Within it, a collective that fails because a process or host is gone raises TryAgain.
 
     Under NCCL the watchdog may abort the process first; its own message stands in the line's place.

@@ -133,7 +133,7 @@ def overwrite(parameter: Tensor, tensor: Tensor) -> None:
         parameter.copy_(sharded_like(parameter, tensor))
 
 
-def in_lockstep(chunks: Sequence[Chunk], keeps: Sequence[bool]) -> tuple[list[Chunk], list[bool]]:
+def pad_passes(chunks: Sequence[Chunk], keeps: Sequence[bool]) -> tuple[list[Chunk], list[bool]]:
     """The chunks, followed by idle ones up to the largest number of any rank, and which keep their graph everywhere."""
     if world_size() == 1:
         return list(chunks), list(keeps)

@@ -7,7 +7,6 @@ being uploaded only the newest is kept. A push that fails is a warning: the run,
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,27 +17,11 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.config import TrainConfig
 from train.export.model_card import describe_data
-from train.export.push import check_repository_name, check_token, push_folder
+from train.export.push import push_folder
 from train.export.staging import needs_merging, staged
 
 _STAGE = ".hub-best-"
 _log = logging.getLogger(__name__)
-
-
-def check_push(config: TrainConfig) -> None:
-    """Refuse before training what can't be pushed after it."""
-    if config.export.push is None:
-        return
-    if not config.export.model:
-        raise UserError("export.push: pushes model/, which --export.model false leaves out; drop one of the two")
-    if config.model.load_in_4bit and Path(config.model.name_or_path).is_dir():
-        raise UserError(
-            "export.push: others can't read a base that is a folder here, and an adapter can't be merged into 4-bit "
-            "weights; name the base by its Hub id, or leave out export.push"
-        )
-    check_repository_name(config.export.push)
-    if os.environ.get("RANK", "0") == "0":
-        check_token()  # the other processes push nothing, perhaps on hosts without a login
 
 
 def push_finished(config: TrainConfig, run: Path, encoder: Encoder) -> str:

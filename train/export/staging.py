@@ -22,7 +22,7 @@ from train.export.save import _log, base_name, save_sentence_transformer
 
 def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
     """`save_sentence_transformer` with its model card, for the run at `run`; the whitening is the encoder's own."""
-    readme = _readme(run, config, encoder, merge=merge, repo_id=None)
+    readme = model_card_text(run, config, encoder, merge=merge, repo_id=None)
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
 
 
@@ -49,7 +49,7 @@ def staged(
         _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
         merge = True
     with _stage(run) as stage:
-        readme = _readme(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
+        readme = model_card_text(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
         yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
 
 
@@ -64,7 +64,7 @@ def _stage(run: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _readme(
+def model_card_text(
     run: Path,
     config: TrainConfig,
     encoder: Encoder,

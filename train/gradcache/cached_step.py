@@ -33,9 +33,9 @@ from dec2vec.embedder import Embedder
 from dec2vec.shared_prefix import SharedPrefix
 from train.adapters.lora import trainable_parameters
 from train.distributed.collectives import world_size
-from train.distributed.ddp import _arm, _settle_buckets
+from train.distributed.ddp import arm, settle_buckets
 from train.distributed.engine import Model
-from train.distributed.sharded import Sharded, in_lockstep
+from train.distributed.sharded import Sharded, pad_passes
 from train.gradcache.prefix import PrefixGradient
 from train.gradcache.threads import in_order, side_by_side
 from train.losses.objective import Objective
@@ -82,7 +82,7 @@ def cached_step(
     `chunks` cover this rank's unique texts, each once, without the `prefix` that all begin with (one process only);
     `objective` maps their embeddings to loss and gradients. `parallel` lets chunks run side by side where they can.
     """
-    _settle_buckets(model)
+    settle_buckets(model)
     threads = side_by_side(model, len(chunks)) if parallel and isinstance(model, Embedder) else 1
     beginning = None
     if prefix is not None:
@@ -117,7 +117,7 @@ def _embed_all(
     keeps = _within(chunks, graph_tokens)
     passes = list(chunks)
     if isinstance(model, Sharded):
-        passes, keeps = in_lockstep(chunks, keeps)
+        passes, keeps = pad_passes(chunks, keeps)
     items = [
         (chunk, keep, position >= len(chunks)) for position, (chunk, keep) in enumerate(zip(passes, keeps, strict=True))
     ]
@@ -151,7 +151,7 @@ def _backward(
         model.begin_backward(last=last)
     pooled = _with_graph(model, item, shared)
     if last and isinstance(model, DistributedDataParallel):
-        _arm(model)
+        arm(model)
     torch.autograd.backward(pooled, torch.zeros_like(pooled) if item.idle else gradient[item.chunk.rows])
 
 

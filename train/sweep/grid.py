@@ -16,8 +16,7 @@ from dec2vec.config import config_hash, load
 from dec2vec.config_overrides import options, suggest
 from dec2vec.errors import UserError
 from dec2vec.files import sha256_file
-from train.config import TrainConfig
-from train.session import RESUMABLE_CHANGES
+from train.config import RESUMABLE_CHANGES, TrainConfig
 from train.sweep.args import SweepArgs
 
 NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")

@@ -14,7 +14,7 @@ from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
-from train.loop import DEV_METRIC
+from train.state import DEV_METRIC
 from train.sweep.args import SweepArgs
 from train.sweep.grid import plan
 from train.sweep.process import Ended, run_training
