@@ -6,18 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dec2vec.config.model import ModelConfig as ModelConfig
     from dec2vec.encoder import Encoder as Encoder
     from dec2vec.errors import UserError as UserError
-    from dec2vec.model_config import ModelConfig as ModelConfig
-    from dec2vec.whitening import Whitening as Whitening
+    from dec2vec.vectors.whitening import Whitening as Whitening
 
 __version__ = "0.1.0"
 __all__ = ["Encoder", "ModelConfig", "UserError", "Whitening"]
 _HOMES = {
     "Encoder": "dec2vec.encoder",
-    "ModelConfig": "dec2vec.model_config",
+    "ModelConfig": "dec2vec.config.model",
     "UserError": "dec2vec.errors",
-    "Whitening": "dec2vec.whitening",
+    "Whitening": "dec2vec.vectors.whitening",
 }
 
 

@@ -24,8 +24,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from dec2vec.errors import UserError
-from dec2vec.exit_codes import run
+from dec2vec.errors import UserError, run
 
 Verb = Callable[[Sequence[str]], None]
 
@@ -66,7 +65,7 @@ def _eval(argv: Sequence[str]) -> None:
 
 def _compare(argv: Sequence[str]) -> None:
     """Set the reports of several runs side by side."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from eval.compare.args import CompareArgs
 
     has_runs = bool(argv) and not argv[0].startswith("-")
@@ -78,7 +77,7 @@ def _compare(argv: Sequence[str]) -> None:
 
 def _encode(argv: Sequence[str]) -> None:
     """Write the vectors of a file of texts."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from dec2vec.encode_args import EncodeArgs
 
     args = load(EncodeArgs, None, argv, prog="dec2vec encode")
@@ -89,7 +88,7 @@ def _encode(argv: Sequence[str]) -> None:
 
 def _score(argv: Sequence[str]) -> None:
     """Say of each pair of a file whether its texts mean the same."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from eval.score.args import ScoreArgs
 
     args = load(ScoreArgs, None, argv, prog="dec2vec score")
@@ -100,7 +99,7 @@ def _score(argv: Sequence[str]) -> None:
 
 def _export(argv: Sequence[str]) -> None:
     """Write a finished run as a sentence-transformers folder, and push it to the Hub if asked."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from train.export.args import ExportArgs
 
     has_run = bool(argv) and not argv[0].startswith("-")
@@ -115,7 +114,7 @@ def _export(argv: Sequence[str]) -> None:
 
 def _mine(argv: Sequence[str]) -> None:
     """Find hard negatives for training pairs."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from train.mining.args import MineArgs
 
     args = load(MineArgs, None, _first_as("pairs", argv), prog="dec2vec mine PAIRS")
@@ -126,7 +125,7 @@ def _mine(argv: Sequence[str]) -> None:
 
 def _merge(argv: Sequence[str]) -> None:
     """Average or interpolate the weights of several runs."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from train.merging.args import MergeArgs
 
     args = load(MergeArgs, None, _first_as("runs", argv), prog="dec2vec merge RUN RUN ...")
@@ -148,7 +147,7 @@ def _sweep(argv: Sequence[str]) -> None:
 def _check(argv: Sequence[str]) -> None:
     """Say what is wrong with a model as an embedder, and the fix."""
     from dec2vec.checks.args import CheckArgs
-    from dec2vec.config import load
+    from dec2vec.config.load import load
 
     args = load(CheckArgs, None, _first_as("model", argv), prog="dec2vec check MODEL")
     from dec2vec.checks.command import check_command
@@ -158,7 +157,7 @@ def _check(argv: Sequence[str]) -> None:
 
 def _index(argv: Sequence[str]) -> None:
     """Build a FAISS index over vectors, and measure its recall."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from dec2vec.corpus.args import IndexArgs
 
     args = load(IndexArgs, None, _first_as("vectors", argv), prog="dec2vec index VECTORS")
@@ -169,7 +168,7 @@ def _index(argv: Sequence[str]) -> None:
 
 def _search(argv: Sequence[str]) -> None:
     """Search an index for the texts of a file."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from dec2vec.corpus.args import SearchArgs
 
     args = load(SearchArgs, None, _first_as("index", argv), prog="dec2vec search INDEX")
@@ -180,7 +179,7 @@ def _search(argv: Sequence[str]) -> None:
 
 def _dedup(argv: Sequence[str]) -> None:
     """Find near-duplicates among texts or vectors."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from dec2vec.corpus.args import DedupArgs
 
     args = load(DedupArgs, None, _first_as("input", argv), prog="dec2vec dedup INPUT")
@@ -191,7 +190,7 @@ def _dedup(argv: Sequence[str]) -> None:
 
 def _outliers(argv: Sequence[str]) -> None:
     """Order texts or vectors by how far their neighbours are."""
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from dec2vec.corpus.args import OutliersArgs
 
     args = load(OutliersArgs, None, _first_as("input", argv), prog="dec2vec outliers INPUT")

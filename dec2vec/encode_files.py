@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.corpus.stream import block_texts, iter_tables
 from dec2vec.encode_args import EncodeArgs
-from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file
-from dec2vec.model_config import ModelConfig
 from dec2vec.output_file import check_output
+from dec2vec.prompts.ensembles import check_prompt
 from dec2vec.readers import read_texts
 
 
@@ -58,7 +58,7 @@ def load_encoder(args: EncodeArgs) -> Any:
     import torch
 
     from dec2vec.encoder import Encoder
-    from dec2vec.memory import keep_freed_memory
+    from dec2vec.runtime import keep_freed_memory
 
     keep_freed_memory()
     if "LOCAL_RANK" in os.environ and args.device != "cpu" and torch.cuda.is_available():
@@ -99,7 +99,7 @@ def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -
     import pyarrow
     import pyarrow.parquet
 
-    from dec2vec.tokenization import clean_surrogates
+    from dec2vec.prompts.tokenizer import clean_surrogates
 
     texts = [clean_surrogates(text) for text in texts]
     flat = pyarrow.array(vectors.ravel(), type=pyarrow.float32())

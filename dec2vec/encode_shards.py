@@ -27,7 +27,7 @@ from dec2vec.corpus.stream import block_texts, count_rows, iter_tables
 from dec2vec.encode_args import EncodeArgs
 from dec2vec.errors import UserError
 from dec2vec.files import remove_leftovers, sha256_file
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 
 PIECE = 16_384
 """Texts between two moves of the progress bar."""

@@ -17,22 +17,20 @@ from tqdm import tqdm
 from transformers import PretrainedConfig as HubConfig
 from transformers import PreTrainedTokenizerBase
 
-from dec2vec import artifacts
-from dec2vec.averaging import Part, Vectors, mean_over_members, unit_rows
-from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
-from dec2vec.chat import encoder_prompts
-from dec2vec.chunked_forward import ChunkedForward
-from dec2vec.echo import EchoTokenizer
-from dec2vec.embedder import Embedder
-from dec2vec.ensembles import Ensemble, check_prompt
+from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.decoder import model_folders
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
+from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, use_autocast
+from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.errors import UserError
-from dec2vec.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
-from dec2vec.pooling import View, layers_of, resolve_layer
-from dec2vec.prompts import NORMALIZERS, Prompt, Side
-from dec2vec.tally import Tally
-from dec2vec.tokenization import PromptTokenizer
-from dec2vec.whitening import Whitening
+from dec2vec.inference import ChunkedForward, Tally
+from dec2vec.prompts.chat import encoder_prompts
+from dec2vec.prompts.ensembles import Ensemble, check_prompt
+from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
+from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer
+from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
+from dec2vec.vectors.whitening import Whitening
 
 WINDOW = 65_536
 """Texts tokenised and length-sorted together: bounds the ids held in memory."""
@@ -73,12 +71,12 @@ class Encoder:
 
         A folder of ours brings its own reading (prompt, pooling, layer ...); of `config` only the device then counts.
         """
-        artifact = artifacts.find(config)
+        artifact = model_folders.find(config)
         if artifact is None:
             return cls.from_backbone(config)
         encoder = cls.from_backbone(artifact.config, base=artifact.base)
         if artifact.adapter is not None:
-            encoder.embedder.backbone = artifacts.attach_adapter(encoder.embedder.backbone, artifact.adapter)
+            encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
         return encoder
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake the user can mend: one line naming the value and the fix; the CLI exits with 2."""
@@ -12,3 +17,40 @@ class UserError(Exception):
 
 class TryAgain(UserError):
     """Nobody's mistake: another process or host was lost. The same command goes on; the CLI exits with 75."""
+
+
+USER_ERROR = 2
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+INTERRUPTED = 130
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Run a command; a UserError becomes one line on stderr, anything unforeseen keeps its traceback."""
+    try:
+        main(argv)
+    except UserError as error:
+        if _speaks():
+            sys.stderr.write(f"dec2vec: error: {error}\n")
+        return TRY_AGAIN if isinstance(error, TryAgain) else USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("dec2vec: interrupted\n")
+        return INTERRUPTED
+    return 0
+
+
+def _speaks() -> bool:
+    """One process of each machine says what went wrong: the first to meet it, which may be the only one left.
+
+    torchrun gives each of its attempts a folder, where that process leaves a mark; elsewhere local rank 0 speaks.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if error_file:
+        try:
+            (Path(error_file).parent.parent / "told").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:
+            pass
+        else:
+            return True
+    return os.environ.get("LOCAL_RANK", "0") == "0"

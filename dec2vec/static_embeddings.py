@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.prompts import NORMALIZERS
-from dec2vec.tokenization import clean_surrogates, plain_ids
+from dec2vec.prompts.prompt import NORMALIZERS
+from dec2vec.prompts.tokenizer import clean_surrogates, plain_ids
 
 TokenIds = Sequence[int]
 SMOOTHING = 1e-3

@@ -8,8 +8,8 @@ from annotated_types import Ge, MinLen
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
-from dec2vec.model_config import ModelConfig, PoolingName
+from dec2vec.config.load import STRICT
+from dec2vec.config.model import ModelConfig, PoolingName
 from eval.task_config import ClusteringConfig, GapConfig, IsotropyConfig, PairsConfig, RetrievalConfig, TopicsConfig
 
 PostName = Literal[

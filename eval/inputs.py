@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
+from dec2vec.hub import refuse_missing_folder
+from dec2vec.prompts.ensembles import check_prompt
 from eval.config import EvalConfig
 from eval.lab import refuse_equal_names
 from eval.leakage import overlap

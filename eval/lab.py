@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from tqdm import tqdm
 
-from dec2vec.affine import Affine
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.pooling import View
+from dec2vec.vectors.affine import Affine
 from eval.choice.choose import Choice, best
 from eval.choice.edges import dimension_edge
 from eval.config import PostName

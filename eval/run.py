@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.pooling import View
 from eval import lab
 from eval.baselines.outside import Outside
 from eval.choice import sweep

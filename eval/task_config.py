@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Len
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
+from dec2vec.config.load import STRICT
 
 PairsMetric = Literal["accuracy", "f1", "ap", "auc"]
 Criterion = Literal["accuracy", "f1", "precision"]

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.artifacts import find
+from dec2vec.decoder.model_folders import find
 from train.export.args import ExportArgs
 from train.export.export import export_command
 

@@ -128,7 +128,7 @@ def _work(folder: Path) -> Work:
     """Of the run that was made: from its configuration, its data and what it saved."""
     from safetensors.numpy import load_file
 
-    from dec2vec.config import load
+    from dec2vec.config.load import load
     from train.build import load_base
     from train.config import TrainConfig
     from train.data.dataset import load_data

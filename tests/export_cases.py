@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from dec2vec.config import dump
+from dec2vec.config.load import dump
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
-from dec2vec.model_config import ModelConfig
-from dec2vec.whitening import Moments, fit_whitening
+from dec2vec.vectors.whitening import Moments, fit_whitening
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
 from train.export.save import save_adapter

@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View, resolve_layer
-from dec2vec.prompts import Side
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.prompts.prompt import Side
 
 WIDTH = 16
 

@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.whitening import Whitening
+from dec2vec.vectors.whitening import Whitening
 from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import STEPS, metrics_of, train, write_run
 from train.export.args import ExportArgs

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from transformers import AutoModel
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval.baselines import BASELINES, make_baseline, table_name
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModel, MistralConfig
 
 from dec2vec import Encoder, ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.pooling import View
 from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokenizer
 from tests.tiny_run import train, write_run
 from tests.training_setup import distance, gradients, tiny_encoder
@@ -69,14 +69,14 @@ def test_equals_attention_written_out(
 def load_without_checks(folder: Path) -> Encoder:
     """A plain decoder: what would refuse one that is not causal runs before attention is replaced."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dec2vec.backbone._check_attention", lambda *_: None)
+        patch.setattr("dec2vec.decoder.load._check_attention", lambda *_: None)
         return load(folder, bidirectional=False)
 
 
 def test_a_prompt_is_not_shared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its states depend on the text that follows."""
     encoder = load(tiny_model_folder(tmp_path), max_length=160)
-    with caplog.at_level(logging.INFO, "dec2vec.chunked_forward"):
+    with caplog.at_level(logging.INFO, "dec2vec.inference"):
         together = encoder.encode(TEXTS, prompt="knowledge_enhancement")
     assert "computed anew for each text" in caplog.text
     alone = np.concatenate([encoder.encode([text], prompt="knowledge_enhancement") for text in TEXTS])
@@ -143,10 +143,10 @@ def test_windows_do_not_narrow_it(tmp_path: Path) -> None:
 
 def test_other_families_and_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model_folder(tmp_path)
-    monkeypatch.setattr("dec2vec.bidirectional.FAMILIES", frozenset({"qwen2"}))
+    monkeypatch.setattr("dec2vec.decoder.bidirectional.FAMILIES", frozenset({"qwen2"}))
     with pytest.raises(UserError, match=r"model.bidirectional: not for llama; leave it out"):
         load(tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("dec2vec.backbone._check_kernels", lambda *_: None)
+    monkeypatch.setattr("dec2vec.decoder.load._check_kernels", lambda *_: None)
     with pytest.raises(UserError, match=r"model.bidirectional: flash_attention_2 takes no mask"):
         load(tmp_path, attention="flash_attention_2")

@@ -12,10 +12,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.chat import chat_prompt
-from dec2vec.ensembles import check_prompt, default_layer
-from dec2vec.pooling import View
-from dec2vec.prompts import get_prompt
+from dec2vec.decoder.pooling import View
+from dec2vec.prompts.chat import chat_prompt
+from dec2vec.prompts.ensembles import check_prompt, default_layer
+from dec2vec.prompts.prompt import get_prompt
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
 CHATML = (

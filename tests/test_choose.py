@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dec2vec.config import validate
+from dec2vec.config.load import validate
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View
-from dec2vec.whitening import Moments, fit_whitening
+from dec2vec.vectors.whitening import Moments, fit_whitening
 from eval.choice.choose import Material, choose, fixed
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage.training_text import TextSource, read_training_texts

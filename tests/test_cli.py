@@ -14,9 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dec2vec import cli, encode_files
-from dec2vec.errors import UserError
-from dec2vec.exit_codes import run
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.model import ModelConfig
+from dec2vec.errors import UserError, run
 
 
 class LengthEncoder:
@@ -65,7 +64,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bug_exits_with_1_and_a_traceback() -> None:
-    code = "import sys; from dec2vec.exit_codes import run; sys.exit(run(lambda argv: 1 / 0, []))"
+    code = "import sys; from dec2vec.errors import run; sys.exit(run(lambda argv: 1 / 0, []))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr
 

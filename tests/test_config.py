@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dec2vec.config import config_hash, dump, load, load_arguments
-from dec2vec.config_overrides import merge_overrides
+from dec2vec.config.load import config_hash, dump, load, load_arguments
+from dec2vec.config.model import ModelConfig
+from dec2vec.config.overrides import merge_overrides
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval.config import EvalConfig, SystemsConfig
 from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, SourceConfig, TrainConfig
 
@@ -165,7 +165,7 @@ def test_load_arguments(tmp_path: Path) -> None:
 def test_help_has_a_sentence_for_every_option_and_the_present_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dec2vec.config_overrides import options
+    from dec2vec.config.overrides import options
 
     path = written(tmp_path, "optim: {lr: 0.125}")
     for config in (TrainConfig, EvalConfig):

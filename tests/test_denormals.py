@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dec2vec.denormals import flushed
+from dec2vec.runtime import flushed
 from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import step

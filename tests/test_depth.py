@@ -11,8 +11,8 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig
+from dec2vec.decoder.layers import final_norm
 from dec2vec.errors import UserError
-from dec2vec.final_norm import final_norm
 from eval.config import EvalConfig
 from tests.helpers import FAMILIES, LAYERS, graded_pairs, tiny_model_folder, write_jsonl
 from tests.tiny_run import train, write_run

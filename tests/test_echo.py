@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.pooling import View, pool
-from dec2vec.prompts import get_prompt
+from dec2vec.decoder.pooling import View, pool
+from dec2vec.prompts.prompt import get_prompt
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "Ünïcödé 猫", "Query again:", "x " * 200]

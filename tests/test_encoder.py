@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.pooling import View
-from dec2vec.prompts import PROMPT_NAMES, get_prompt
+from dec2vec.decoder.pooling import View
+from dec2vec.prompts.prompt import PROMPT_NAMES, get_prompt
 from tests.helpers import FAMILIES, LAYERS, tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a", "the cat sat on the mat.", "", "Ünïcödé 猫", "x " * 40, "the cat sat on the mat.", "a man?"]

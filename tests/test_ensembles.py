@@ -11,10 +11,10 @@ from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
 from dec2vec import encoder as encoder_module
-from dec2vec.ensembles import default_layer, get_ensemble
-from dec2vec.pooling import View
-from dec2vec.prompts import get_prompt
-from dec2vec.templates import METAEOL
+from dec2vec.decoder.pooling import View
+from dec2vec.prompts.ensembles import default_layer, get_ensemble
+from dec2vec.prompts.prompt import get_prompt
+from dec2vec.prompts.templates import METAEOL
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
 from train.resolve import resolve

@@ -22,10 +22,10 @@ from transformers import AutoConfig
 
 import train.export.save
 from dec2vec.cli import main
-from dec2vec.config import dump
+from dec2vec.config.load import dump
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, MAX_LENGTH, PEFT_WARNING, TEXTS, both_sides, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dec2vec.early_exit import decoder_blocks
+from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.encoder import Encoder
 from tests.test_fast_blocks import FAST, encoder_of, ran
 from tests.test_prefix_gradient import PROMPT, step

@@ -8,9 +8,8 @@ import pytest
 import torch
 from transformers import MistralConfig
 
-from dec2vec.early_exit import decoder_blocks
+from dec2vec.decoder.layers import decoder_blocks, final_norm
 from dec2vec.encoder import Encoder
-from dec2vec.final_norm import final_norm
 from tests.helpers import FAMILIES, tiny_model_folder
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step

@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from tests.test_gradcache import ROWS, cached, close
 from tests.training_setup import tiny_encoder
 from train.adapters.lora import trainable_parameters

@@ -35,7 +35,7 @@ def four_bits_on_a_cpu() -> Iterator[None]:
     """Without the kernel for inference alone, which bitsandbytes packs the weights anew for."""
     modules = importlib.import_module("bitsandbytes.nn.modules")
     with (
-        unittest.mock.patch("dec2vec.backbone._check_kernels"),
+        unittest.mock.patch("dec2vec.decoder.load._check_kernels"),
         unittest.mock.patch.object(modules, "has_avx512bf16", lambda: False),
     ):
         yield

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dec2vec.batching import Chunk
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
 from train.gradcache.memory import affordable_tokens, chunk_budget, free_bytes, graph_bytes

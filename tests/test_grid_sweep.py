@@ -20,7 +20,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 import train.sweep.sweep
 from dec2vec.cli import main
-from dec2vec.config import dump, load, load_arguments
+from dec2vec.config.load import dump, load, load_arguments
 from dec2vec.errors import UserError
 from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import metrics_of, steps_of, write_run

@@ -17,7 +17,7 @@ import pytest
 from dec2vec.checks.args import CheckArgs
 from dec2vec.checks.command import check_model
 from dec2vec.cli import main
-from dec2vec.config import load
+from dec2vec.config.load import load
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
 from train.config import TrainConfig

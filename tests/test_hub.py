@@ -23,7 +23,7 @@ from huggingface_hub.utils._http import close_session
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from transformers import PreTrainedModel
 
-from dec2vec.config import dump
+from dec2vec.config.load import dump
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from tests.export_cases import BASE, PEFT_WARNING, TEXTS, both_sides, tuned_encoder

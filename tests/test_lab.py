@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dec2vec.config import validate
+from dec2vec.config.load import validate
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.pooling import View
 from eval.config import EvalConfig
 from eval.report.markdown import to_markdown
 from eval.report.report import Report, format_table, hundred, table_rows

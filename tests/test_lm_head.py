@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from dec2vec import Encoder, ModelConfig, UserError, lm_head
-from dec2vec.lm_head import load_lm_head
-from dec2vec.pooling import View, layers_of
+from dec2vec import Encoder, ModelConfig, UserError
+from dec2vec.decoder import lm_head
+from dec2vec.decoder.lm_head import load_lm_head
+from dec2vec.decoder.pooling import View, layers_of
 from tests.helpers import FAMILIES, LAYERS, tiny_config, tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
 from train.resolve import resolve

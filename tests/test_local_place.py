@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dec2vec import artifacts, backbone, local_place
+from dec2vec import hub
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder import load, model_folders
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.model_config import ModelConfig
+from dec2vec.hub import refuse_missing_folder
 from eval.baselines import make_baseline
 
 
@@ -33,10 +34,10 @@ def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def ask(*_: object, **__: object) -> str:
         raise AssertionError("asked")
 
-    for module in (artifacts, backbone):
+    for module in (model_folders, load):
         monkeypatch.setattr(module, "hf_hub_download", ask)
     config = ModelConfig(name_or_path="runs/nosuch")
-    for read in (artifacts.find, backbone.load_architecture, backbone.pinned_revision):
+    for read in (model_folders.find, load.load_architecture, load.pinned_revision):
         with pytest.raises(UserError, match=r"model runs/nosuch: no such folder in runs/; check the path"):
             read(config)
     with pytest.raises(UserError, match="baseline runs/nosuch: no such folder in runs/"):
@@ -46,5 +47,5 @@ def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_hub_ids_and_folders_pass(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gpt2", "owner/name", "runs/mine", ""):
         refuse_missing_folder(name)
-    monkeypatch.setattr(local_place, "try_to_load_from_cache", lambda *_: "/cache/config.json")
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: "/cache/config.json")
     refuse_missing_folder("runs/downloaded")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from dec2vec.early_exit import decoder_blocks
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.errors import UserError
 from tests.helpers import FAMILIES
 from tests.training_setup import tiny_encoder

@@ -13,9 +13,9 @@ from peft import PeftModel
 from scipy.spatial import geometric_slerp
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.artifacts import find
 from dec2vec.cli import main
-from dec2vec.config import dump, load
+from dec2vec.config.load import dump, load
+from dec2vec.decoder.model_folders import find
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from train.config import LoraConfig, SourceConfig, TrainConfig
 from train.export.args import ExportArgs

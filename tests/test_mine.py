@@ -13,7 +13,7 @@ import pytest
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.cli import main
-from dec2vec.corpus.faiss_index import build_index, search_index
+from dec2vec.corpus.faiss_index import index_array, search_array
 from dec2vec.errors import UserError
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
@@ -179,7 +179,7 @@ def test_a_cross_encoder_replaces_the_cosines() -> None:
 
 def test_the_index_gives_cosines() -> None:
     _, vectors = plain_vectors(count=50)
-    scores, positions = search_index(build_index(vectors.corpus, "flat"), vectors.anchors[:5], 3)
+    scores, positions = search_array(index_array(vectors.corpus, "flat"), vectors.anchors[:5], 3)
     np.testing.assert_allclose(
         scores, np.take_along_axis(vectors.anchors[:5] @ vectors.corpus.T, positions, axis=1), atol=1e-6
     )

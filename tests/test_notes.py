@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dec2vec.pooling import View
-from dec2vec.quantization import Ranges
-from dec2vec.whitening import Moments, Spectrum
+from dec2vec.decoder.pooling import View
+from dec2vec.vectors.quantization import Ranges
+from dec2vec.vectors.whitening import Moments, Spectrum
 from eval.choice.choose import Choice, Contender
 from eval.choice.edges import dimension_edge, edge
 from eval.postprocess.fitted import Fitted

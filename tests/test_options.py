@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dec2vec.config_overrides import options
+from dec2vec.config.overrides import options
 from eval.config import EvalConfig
 from train.config import TrainConfig
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.model import ModelConfig
 from eval.baselines import make_baseline, outside
 from eval.baselines.baseline import PairBaseline, VectorBaseline
 from eval.baselines.outside import Outside

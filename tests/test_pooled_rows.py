@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dec2vec.early_exit import decoder_blocks
-from dec2vec.embedder import Embedder
-from dec2vec.pooling import View
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks
+from dec2vec.decoder.pooling import View
 from tests.helpers import FAMILIES
 from tests.test_early_exit import IDS, LENGTHS, gradients, same_gradients
 from tests.training_setup import tiny_encoder

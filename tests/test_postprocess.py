@@ -10,9 +10,9 @@ from sklearn.covariance import OAS
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from dec2vec.affine import Basis
 from dec2vec.errors import UserError
-from dec2vec.whitening import Spectrum, Whitening, fit_whitening, soft_scales
+from dec2vec.vectors.affine import Basis
+from dec2vec.vectors.whitening import Spectrum, Whitening, fit_whitening, soft_scales
 from eval.config import PostName
 from eval.metrics.correlation import spearman
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular

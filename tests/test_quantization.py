@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-from dec2vec.quantization import Ranges, hamming, to_bits
+from dec2vec.vectors.quantization import Ranges, hamming, to_bits
 
 
 @given(st.integers(1, 33), st.integers(2, 50), st.integers(0, 2**32 - 1))

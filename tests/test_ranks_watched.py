@@ -19,8 +19,7 @@ import train.adapters.lora
 import train.distributed.engine
 import train.loop
 import train.step
-from dec2vec.errors import TryAgain
-from dec2vec.exit_codes import run
+from dec2vec.errors import TryAgain, run
 from tests.processes import run_ranks
 from tests.test_whole_run_on_ranks import NO_DROPOUT
 from tests.tiny_run import train as train_run

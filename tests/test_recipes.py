@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dec2vec.config import load
+from dec2vec.config.load import load
 from eval.config import EvalConfig
 from eval.tasks.topic_files import label_texts
 from train.config import TrainConfig

@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval import __main__ as command_line
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage import training_text
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_command_line(
     config: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dec2vec.config import dump
+    from dec2vec.config.load import dump
 
     path = tmp_path / "eval.yaml"
     path.write_text(dump(config))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dec2vec import cli
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.model import ModelConfig
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
 

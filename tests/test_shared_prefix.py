@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from transformers import AutoModel, MistralConfig
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.pooling import View
-from dec2vec.shared_prefix import common_prefix
-from dec2vec.tally import Tally
+from dec2vec.decoder.pooling import View
+from dec2vec.decoder.shared_prefix import common_prefix
+from dec2vec.inference import Tally
 from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a", "the cat sat on the mat.", "", "x " * 40, "a man?"]
@@ -86,7 +86,7 @@ def test_sliding_windows_fall_back(tmp_path: Path, caplog: pytest.LogCaptureFixt
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     encoder = load(tmp_path)
-    with caplog.at_level(logging.INFO, "dec2vec.chunked_forward"):
+    with caplog.at_level(logging.INFO, "dec2vec.inference"):
         whole = encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
     assert "computed anew for each text" in caplog.text
     encoder.share_prefix = False

@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from dec2vec.config import validate
+from dec2vec.config.load import validate
 from dec2vec.errors import UserError
-from dec2vec.quantization import Ranges
+from dec2vec.vectors.quantization import Ranges
 from eval.config import EvalConfig
 from eval.mteb_tasks import rows as mteb_rows
 from eval.mteb_tasks.encoder import MtebEncoder

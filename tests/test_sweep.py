@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from dec2vec.config import validate
+from dec2vec.config.load import validate
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View
 from eval.choice.choose import Contender, Material, best, choose
 from eval.config import EvalConfig, PostName, SystemsConfig
 from eval.leakage.training_text import TextSource, read_training_texts

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dec2vec.pooling import View
+from dec2vec.decoder.pooling import View
 from eval.config import EvalConfig, SystemsConfig
 from eval.lab import Bench, Measured, judge
 from eval.leakage.overlap import EvaluationSet, clean_rows, evaluation_sets, measure, train_splits

@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW
 
 import train.teachers.teacher_vectors
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from tests.helpers import WORDS
 from tests.training_setup import data_of

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import Chunk
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
-from dec2vec.model_config import ModelConfig
 from tests.helpers import tiny_model_folder
 from tests.loss_references import CASES
 from tests.processes import run_ranks

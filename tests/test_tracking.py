@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from wandb.proto import wandb_internal_pb2
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from train.config import SourceConfig, TrackingConfig, TrainConfig
 from train.finish import describe_inputs
 from train.tracking.make_tracker import make_tracker

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-import dec2vec.unpadded
+import dec2vec.decoder.varlen
 import train.adapters.capabilities
-from dec2vec.pooled_rows import FAMILIES
-from dec2vec.unpadded import NAME, EndToEnd
+from dec2vec.decoder.last_token_block import FAMILIES
+from dec2vec.decoder.varlen import NAME, EndToEnd
 from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
@@ -57,7 +57,7 @@ def kernel(
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], None]:
-    return lambda chosen: monkeypatch.setattr(dec2vec.unpadded, "find_kernel", lambda: chosen)
+    return lambda chosen: monkeypatch.setattr(dec2vec.decoder.varlen, "find_kernel", lambda: chosen)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from dec2vec import Encoder
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.fingerprint import fingerprint
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from eval.systems.system import TextEncoder
 from eval.vectors.cache import CachedEncoder, VectorCache
 from eval.vectors.file import KEY_BYTES, VectorFile

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import OpenAIGPTConfig, OpenAIGPTModel
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.final_norm import final_norm
-from dec2vec.pooling import View, layers_of, pool
+from dec2vec.decoder.layers import final_norm
+from dec2vec.decoder.pooling import View, layers_of, pool
 from tests.helpers import FAMILIES, LAYERS, tiny_model_folder
 from tests.training_setup import tiny_encoder
 

@@ -13,7 +13,7 @@ from sklearn.covariance import OAS
 from sklearn.decomposition import PCA
 
 from dec2vec.errors import UserError
-from dec2vec.whitening import Moments, Whitening, fit_whitening
+from dec2vec.vectors.whitening import Moments, Whitening, fit_whitening
 
 
 def sample(n: int, d: int, seed: int = 0, offset: float = 5.0) -> np.ndarray:

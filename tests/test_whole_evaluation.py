@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dec2vec import Encoder
-from dec2vec.config import validate
+from dec2vec.config.load import validate
 from eval.config import EvalConfig
 from eval.leakage.training_text import TextSource, read_training_texts
 from eval.report.report import Report

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from tests.helpers import tiny_model_folder, word_pairs
 from train.adapters.lora import make_trainable, trainable_parameters
 from train.config import LoraConfig, SourceConfig

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dec2vec.config import load_arguments
+from dec2vec.config.load import load_arguments
 from dec2vec.errors import UserError
-from dec2vec.exit_codes import run as run_command
+from dec2vec.errors import run as run_command
 from train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
-    from dec2vec.denormals import start_threads_flushed
-    from dec2vec.memory import keep_freed_memory
+    from dec2vec.runtime import keep_freed_memory, start_threads_flushed
     from train.data.dataset import load_data
     from train.data.make_sampler import make_sampler
     from train.distributed.engine import make_accelerator
@@ -172,7 +171,7 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
 
 def _whiten(run: Run) -> None:
     """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
-    from dec2vec.whitening import Whitening
+    from dec2vec.vectors.whitening import Whitening
     from eval.choice.choose import Material, choose
     from eval.inputs import load_tasks
     from eval.leakage.training_text import run_sources, sample_fit_text

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dec2vec.artifacts import find
-from dec2vec.config import config_hash, dump
+from dec2vec.config.load import config_hash, dump
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint

@@ -8,8 +8,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.load import STRICT
+from dec2vec.config.model import ModelConfig
 
 Fraction = Annotated[float, Ge(0.0), Lt(1.0)]
 

@@ -6,8 +6,8 @@ import logging
 import time
 from functools import partial
 
-from dec2vec.denormals import flushed
 from dec2vec.errors import UserError
+from dec2vec.runtime import flushed
 from train.adapters.capabilities import why_not_shared
 from train.checkpointing.interrupts import Interrupts
 from train.data.batch import LocalBatch, prepare

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from dec2vec.artifacts import find
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import get_prompt
+from dec2vec.prompts.prompt import get_prompt
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
 from train.data import report as data_report

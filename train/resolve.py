@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from dec2vec.backbone import pinned_revision, resolve_device, use_autocast
+from dec2vec.config.model import LOGIT_POOLINGS
+from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS
-from dec2vec.prompts import get_prompt
+from dec2vec.hub import pinned_revision
+from dec2vec.prompts.prompt import get_prompt
 from train.config import LossConfig, TrainConfig
 from train.export.save import check_mergeable
 from train.losses.per_source import check_losses

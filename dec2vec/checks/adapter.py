@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from dec2vec.averaging import unit_rows
-from dec2vec.backbone import checkpoint_tensors
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.subject import PROBES, Subject
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.load import checkpoint_tensors
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
+from dec2vec.vectors.averaging import unit_rows
 
 NAME = "adapter"
 BARELY = 1e-4

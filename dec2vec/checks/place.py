@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dec2vec import artifacts
-from dec2vec.artifacts import Artifact
 from dec2vec.checks.args import CheckArgs
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder import model_folders
+from dec2vec.decoder.model_folders import Artifact
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 
 MODULES = "modules.json"
 _UNREAD = ("*.bin", "*.pt", "*.onnx", "*.msgpack", "*.h5", "*.gguf", "onnx/*", "openvino/*")
@@ -54,7 +54,7 @@ def find_place(args: CheckArgs) -> Place:
     config = ModelConfig(name_or_path=str(folder), device=args.device, trust_remote_code=args.trust_remote_code)
     candidates = (folder, folder / "model")
     library = next((path for path in candidates if (path / MODULES).is_file()), None)
-    return Place(config, folder, artifacts.find(config), library)
+    return Place(config, folder, model_folders.find(config), library)
 
 
 def _snapshot(args: CheckArgs) -> Path:

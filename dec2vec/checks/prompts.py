@@ -7,8 +7,8 @@ from typing import Any
 from dec2vec.checks.finding import Finding, worst
 from dec2vec.checks.subject import PROBES, Subject
 from dec2vec.checks.tokens import ends_with, expected_tail, library_ids
-from dec2vec.prompts import SLOT, Side
-from dec2vec.tokenization import leading_specials
+from dec2vec.prompts.prompt import SLOT, Side
+from dec2vec.prompts.tokenizer import leading_specials
 
 NAME = "prompts"
 _FILE = "config_sentence_transformers.json"

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dec2vec import artifacts
 from dec2vec.checks.place import Place
+from dec2vec.decoder import model_folders
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.prompts import Prompt, Side
-from dec2vec.whitening import Whitening
+from dec2vec.prompts.prompt import Prompt, Side
+from dec2vec.vectors.whitening import Whitening
 
 Vectors = NDArray[np.float32]
 Route = Callable[[Sequence[str]], Vectors]
@@ -130,7 +130,7 @@ def _encoder(place: Place) -> Encoder:
         return Encoder.from_backbone(place.config)
     encoder = Encoder.from_backbone(_wide(artifact.config), base=_wide(artifact.base))
     if artifact.adapter is not None:
-        encoder.embedder.backbone = artifacts.attach_adapter(encoder.embedder.backbone, artifact.adapter)
+        encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
     encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
     return encoder
 
@@ -195,7 +195,7 @@ def _quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     theirs.setLevel(logging.ERROR)
     try:
-        with artifacts.quiet_peft(), warnings.catch_warnings():
+        with model_folders.quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:

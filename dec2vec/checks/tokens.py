@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dec2vec.checks.subject import Subject
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 
 
 def library_prompt(subject: Subject, side: Side = "query") -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.subject import PROBES, Subject
 
-NAME = "unit length"
+UNIT_LENGTH = "unit length"
 
 
 def check_unit_length(subject: Subject) -> Finding:
@@ -17,5 +17,5 @@ def check_unit_length(subject: Subject) -> Finding:
         if float(np.abs(lengths - 1).max()) > subject.tolerance:
             what = f"{route}: vectors have lengths from {lengths.min():.3g} to {lengths.max():.3g}"
             fix = "add the Normalize module to modules.json (or export again); else compare by cosine only"
-            return Finding(NAME, "fail" if subject.is_marked else "warn", what, fix)
-    return Finding(NAME, "pass", "every vector has length 1")
+            return Finding(UNIT_LENGTH, "fail" if subject.is_marked else "warn", what, fix)
+    return Finding(UNIT_LENGTH, "pass", "every vector has length 1")

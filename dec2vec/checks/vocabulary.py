@@ -8,8 +8,8 @@ from typing import Any
 from dec2vec.checks.finding import Finding, worst
 from dec2vec.checks.subject import Subject
 
-NAME = "vocabulary"
-_FIX = "put the tokenizer files of the base beside the weights, or resize the embeddings before training"
+VOCABULARY = "vocabulary"
+_FIX_VOCABULARY = "put the tokenizer files of the base beside the weights, or resize the embeddings before training"
 
 
 def check_vocabulary(subject: Subject) -> Finding:
@@ -17,16 +17,16 @@ def check_vocabulary(subject: Subject) -> Finding:
     sizes = {route: int(model.get_input_embeddings().weight.shape[0]) for route, model in subject.backbones.items()}
     found = [_ids_beyond(route, tokenizer, sizes[route]) for route, tokenizer in subject.tokenizers.items()]
     found += [_moved_tokens(subject)]
-    return worst(NAME, found, f"every token has one of the {min(sizes.values())} rows of the embeddings")
+    return worst(VOCABULARY, found, f"every token has one of the {min(sizes.values())} rows of the embeddings")
 
 
 def _ids_beyond(route: str, tokenizer: Any, rows: int) -> Finding:
     largest = max(tokenizer.get_vocab().values())
     if largest < rows:
-        return Finding(NAME, "pass", "")
+        return Finding(VOCABULARY, "pass", "")
     token = tokenizer.convert_ids_to_tokens(largest)
     what = f"{route}: token {token!r} has id {largest}, but the embeddings have {rows} rows"
-    return Finding(NAME, "fail", what, _FIX)
+    return Finding(VOCABULARY, "fail", what, _FIX_VOCABULARY)
 
 
 def _moved_tokens(subject: Subject) -> Finding:
@@ -34,9 +34,9 @@ def _moved_tokens(subject: Subject) -> Finding:
     artifact = subject.place.artifact
     base = None if artifact is None else Path(artifact.config.name_or_path)
     if base is None or not base.is_dir() or base in subject.place.folders or not (base / "tokenizer.json").is_file():
-        return Finding(NAME, "pass", "")
-    from dec2vec.backbone import load_tokenizer
-    from dec2vec.model_config import ModelConfig
+        return Finding(VOCABULARY, "pass", "")
+    from dec2vec.config.model import ModelConfig
+    from dec2vec.decoder.load import load_tokenizer
 
     original = load_tokenizer(ModelConfig(name_or_path=str(base))).get_vocab()
     for route, tokenizer in subject.tokenizers.items():
@@ -44,5 +44,5 @@ def _moved_tokens(subject: Subject) -> Finding:
         moved = [token for token, id in original.items() if ours.get(token) != id]
         if moved:
             what = f"{route}: {len(moved)} tokens have other ids than in the base (such as {moved[0]!r})"
-            return Finding(NAME, "fail", what, _FIX)
-    return Finding(NAME, "pass", "")
+            return Finding(VOCABULARY, "fail", what, _FIX_VOCABULARY)
+    return Finding(VOCABULARY, "pass", "")

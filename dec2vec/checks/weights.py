@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.place import Place
 
-NAME = "weights"
+WEIGHTS = "weights"
 
 
 def check_weights(place: Place) -> Finding:
@@ -23,14 +23,14 @@ def check_weights(place: Place) -> Finding:
                 count += 1
                 if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
                     what = f"{file.name}: {name} holds nan or inf"
-                    return Finding(NAME, "fail", what, "take an earlier checkpoint: training had gone wrong by then")
+                    return Finding(WEIGHTS, "fail", what, "take an earlier checkpoint: training had gone wrong by then")
         except (SafetensorError, OSError) as error:
             what = f"{file}: can't be read ({error})"
-            return Finding(NAME, "fail", what, "copy the file again, or export the run again")
+            return Finding(WEIGHTS, "fail", what, "copy the file again, or export the run again")
     if not count:
         fix = "save it as safetensors: pickles can run code, and dec2vec does not read them"
-        return Finding(NAME, "warn", f"no .safetensors in {place.folder}", fix)
-    return Finding(NAME, "pass", f"{count} tensors, all finite")
+        return Finding(WEIGHTS, "warn", f"no .safetensors in {place.folder}", fix)
+    return Finding(WEIGHTS, "pass", f"{count} tensors, all finite")
 
 
 def _files(place: Place) -> list[Path]:

@@ -14,7 +14,7 @@ IVF_SHARE = 2
 """A query visits one in so many cells."""
 
 
-def build_index(documents: Float32[np.ndarray, "documents dim"], kind: IndexKind) -> Any:
+def index_array(documents: Float32[np.ndarray, "documents dim"], kind: IndexKind) -> Any:
     """An inner-product index that holds `documents`. FAISS warns below 39 documents a cell, so cells are fewer.
 
     The graph of hnsw depends on the number of threads that build it: the same every time with OMP_NUM_THREADS=1.
@@ -38,7 +38,7 @@ def build_index(documents: Float32[np.ndarray, "documents dim"], kind: IndexKind
     return index
 
 
-def search_index(
+def search_array(
     index: Any, queries: Float32[np.ndarray, "queries dim"], k: int
 ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
     """Scores and positions of the k best of each query; -1 where an approximate index found fewer."""

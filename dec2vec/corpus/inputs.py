@@ -37,7 +37,7 @@ def embed(args: DedupArgs | OutliersArgs | SearchArgs, model: str, texts: Sequen
     """(texts, d) of unit length. UserError for vectors with inf or nan."""
     from dec2vec.encode_args import EncodeArgs
     from dec2vec.encode_files import load_encoder
-    from dec2vec.ensembles import check_prompt
+    from dec2vec.prompts.ensembles import check_prompt
 
     if args.prompt is not None:
         check_prompt(args.prompt)
@@ -62,7 +62,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """JSON lines, whole or not at all."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not text.isascii():
-        from dec2vec.tokenization import clean_surrogates
+        from dec2vec.prompts.tokenizer import clean_surrogates
 
         text = clean_surrogates(text)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from dec2vec.corpus.faiss_index import IndexKind, build_index, search_index
+from dec2vec.corpus.faiss_index import IndexKind, index_array, search_array
 from dec2vec.errors import UserError
 
 RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
@@ -56,7 +56,7 @@ def faiss_top(
 ) -> Ranking:
     """The same through FAISS; -1 stands where an approximate index found fewer than k."""
     k = _usable(k, len(documents))
-    scores, positions = search_index(build_index(unit_rows(documents), kind), unit_rows(queries), k)
+    scores, positions = search_array(index_array(unit_rows(documents), kind), unit_rows(queries), k)
     return Ranking(positions, scores)
 
 

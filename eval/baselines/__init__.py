@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval.baselines.baseline import Baseline
 from eval.baselines.characters import CharacterVectors
 from eval.baselines.counts import bag_of_words, tfidf

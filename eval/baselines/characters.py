@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 
 LENGTHS = (1, 4)
 """From 1, so that a Chinese text of two characters has some."""

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from eval.baselines.words import words
 
 

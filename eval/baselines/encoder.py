@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.prompts import Side
+from dec2vec.hub import refuse_missing_folder
+from dec2vec.prompts.prompt import Side
 from eval.systems.system import run_name
 
 BATCH = 32

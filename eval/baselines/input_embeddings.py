@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 
 SAMPLE = 20_000
 """Training-side texts that the common component is taken from."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from eval.baselines.words import words
 
 DIMENSION = 200

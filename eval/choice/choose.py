@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from dec2vec.affine import Affine, Provenance
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.pooling import View
-from dec2vec.quantization import Ranges
+from dec2vec.vectors.affine import Affine, Provenance
+from dec2vec.vectors.quantization import Ranges
 from eval.config import PostName
 from eval.metrics.correlation import spearman
 from eval.postprocess.families import Candidate

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from eval.systems.system import TextEncoder
 
 REVISION = "local"

@@ -25,16 +25,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float64
 
-from dec2vec.affine import Affine, Basis, Provenance
 from dec2vec.errors import UserError
-from dec2vec.whitening import (
-    CONSTANT_TOLERANCE,
-    Shrinkage,
-    Spectrum,
-    Whitening,
-    soft_scales,
-    whitening_scales,
-)
+from dec2vec.vectors.affine import Affine, Basis, Provenance
+from dec2vec.vectors.whitening import CONSTANT_TOLERANCE, Shrinkage, Spectrum, Whitening, soft_scales, whitening_scales
 from eval.config import PostName
 from eval.postprocess.fitted import Fitted
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
-from dec2vec.whitening import Moments, Spectrum, refuse_constant
+from dec2vec.vectors.whitening import Moments, Spectrum, refuse_constant
 
 
 class Fitted:

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dec2vec.affine import Basis
+from dec2vec.config.model import LOGIT_POOLINGS
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS
-from dec2vec.pooling import View
+from dec2vec.vectors.affine import Basis
 from eval.config import PostName
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
 from eval.postprocess.fitted import Fitted

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dec2vec.errors import UserError
-from dec2vec.whitening import Moments, fit_whitening
+from dec2vec.vectors.whitening import Moments, fit_whitening
 
 
 def whitened_by_itself(vectors: Float32[np.ndarray, "texts dim"], k: int) -> Float32[np.ndarray, "texts directions"]:

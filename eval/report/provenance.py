@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dec2vec.config import config_hash
+from dec2vec.config.load import config_hash
 from eval.config import EvalConfig
 from eval.leakage.training_text import FitText
 from eval.results.results import Judged

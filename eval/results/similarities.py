@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-from dec2vec.quantization import Ranges, hamming, to_bits
+from dec2vec.vectors.quantization import Ranges, hamming, to_bits
 from eval.metrics.correlation import cosine_pairs, spearman
 from eval.metrics.resampling import multiplicities
 from eval.metrics.statistics import Bootstrap

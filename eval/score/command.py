@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from dec2vec.ensembles import check_prompt
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes
-from dec2vec.model_config import ModelConfig
 from dec2vec.output_file import check_output
+from dec2vec.prompts.ensembles import check_prompt
 from dec2vec.readers import Table, read_table
 from dec2vec.table_formats import Row
 from eval.metrics.classification import choose_threshold, decision_metrics, precision_recall, whole
@@ -95,7 +95,7 @@ def _texts(table: Table, column: str) -> list[str]:
 
 def _load(args: ScoreArgs) -> TextEncoder:
     from dec2vec.encoder import Encoder
-    from dec2vec.memory import keep_freed_memory
+    from dec2vec.runtime import keep_freed_memory
 
     keep_freed_memory()
     encoder = Encoder.load(
@@ -147,7 +147,7 @@ def _cosines(
 
 
 def _write(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    from dec2vec.tokenization import clean_surrogates
+    from dec2vec.prompts.tokenizer import clean_surrogates
 
     text = _csv(rows, [*columns, *ADDED]) if path.suffix == ".csv" else _jsonl(rows)
     try:

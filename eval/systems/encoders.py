@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.model import ModelConfig
 from eval.config import EvalConfig
 from eval.systems.system import TextEncoder, run_name
 from eval.vectors.cache import VectorCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dec2vec.config_yaml import read_mapping
+from dec2vec.config.yaml_file import read_mapping
 
 PARTS = frozenset({"adapter", "model"})
 """Folders within a run."""

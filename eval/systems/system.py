@@ -10,11 +10,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.ensembles import Ensemble
+from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
+from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig, PoolingName
-from dec2vec.pooling import View, resolve_layer
-from dec2vec.prompts import Side
+from dec2vec.prompts.ensembles import Ensemble
+from dec2vec.prompts.prompt import Side
 from eval.config import SystemsConfig
 
 LAYERS = 12

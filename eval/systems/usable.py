@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from dec2vec.config.model import LOGIT_POOLINGS, PoolingName
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS, PoolingName
-from dec2vec.pooling import View
 from eval.systems.system import TextEncoder
 
 PARTICULAR: tuple[PoolingName, ...] = ("first_last", "first_last_static", *LOGIT_POOLINGS)

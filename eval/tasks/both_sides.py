@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.pooling import View
+from dec2vec.decoder.pooling import View
 from eval.tasks.task import TaskVectors
 
 Vectors = Mapping[View, NDArray[np.float32]]

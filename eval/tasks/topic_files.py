@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from dec2vec.config_yaml import read_mapping
+from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
 from eval.task_config import Form
 

@@ -21,11 +21,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files import why_not_written
-from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
-from dec2vec.pooling import View
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from eval.systems.system import HasEnsemble, HasOutputEmbeddings, TextEncoder
 from eval.vectors.cost import Cost
 from eval.vectors.file import KEY_BYTES, VectorFile

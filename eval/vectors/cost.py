@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from dec2vec.tally import Tally
+from dec2vec.inference import Tally
 
 T = TypeVar("T")
 

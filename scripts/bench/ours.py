@@ -15,9 +15,8 @@ from bench.models import adapter_key, fill_adapters
 from bench.texts import MAX_TOKENS
 from bench.work import ALPHA, LEARNING_RATE, RANK, TEMPERATURE, Work
 from dec2vec import Encoder
-from dec2vec.denormals import flushed, start_threads_flushed
-from dec2vec.memory import keep_freed_memory
-from dec2vec.prompts import SLOT
+from dec2vec.prompts.prompt import SLOT
+from dec2vec.runtime import flushed, keep_freed_memory, start_threads_flushed
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable, trainable_parameters
 from train.config import SourceConfig, TrainConfig

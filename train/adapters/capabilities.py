@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from dec2vec.embedder import Embedder
-from dec2vec.pooled_rows import FAMILIES, checkpoints
-from dec2vec.shared_prefix import can_share
-from dec2vec.unpadded import find_kernel
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.last_token_block import FAMILIES, checkpoints
+from dec2vec.decoder.shared_prefix import can_share
+from dec2vec.decoder.varlen import find_kernel
 from train.distributed.collectives import world_size
 from train.distributed.sharded import is_sharded
 

@@ -12,11 +12,11 @@ from peft import LoraConfig as PeftLora
 from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 
-from dec2vec.artifacts import quiet_peft
-from dec2vec.early_exit import decoder_blocks, inner_states
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks, inner_states
+from dec2vec.decoder.model_folders import quiet_peft
+from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
-from dec2vec.pooling import layers_of
 from train.config import LoraConfig
 from train.distributed.sharded import overwrite
 from train.kernels.decoder_block import use_fast_blocks

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from dec2vec.artifacts import MARKER
+from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, remove_leftovers, why_not_written
 from train.checkpointing.checkpoint import discard_checkpoints

@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_chunks
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
 from dec2vec.encoder import Encoder
-from dec2vec.prompts import NORMALIZERS, Side
-from dec2vec.shared_prefix import WORTHWHILE, common_prefix
+from dec2vec.prompts.prompt import NORMALIZERS, Side
 from train.adapters.capabilities import why_not_shared
 from train.config import Kind, LossConfig, SourceConfig
 from train.data.dataset import TrainingData

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import NORMALIZERS, TextNormalization
+from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
 from train.config import SourceConfig
 from train.data.clean import Counts, clean, leave_out_lone
 from train.data.read import read_source

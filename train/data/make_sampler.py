@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import NORMALIZERS
+from dec2vec.prompts.prompt import NORMALIZERS
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.prompted_input import text_keys

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dec2vec.encoder import Encoder
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from train.config import Kind, SourceConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from train.distributed.engine import Model
 
 

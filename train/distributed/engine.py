@@ -20,10 +20,10 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from dec2vec.early_exit import decoder_blocks
-from dec2vec.embedder import Embedder
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
 from train.distributed.ddp import learn_order
 from train.distributed.deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence

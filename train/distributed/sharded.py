@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dec2vec.batching import Chunk
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from train.distributed.collectives import world_size
 from train.distributed.zero3 import is_parted, overwrite_whole, whole_weight
 

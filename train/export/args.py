@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
+from dec2vec.config.load import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import get_prompt
+from dec2vec.config.model import ModelConfig
+from dec2vec.prompts.prompt import get_prompt
 from train.export.sentence_transformers import WHITENING_FOLDER
 
 
@@ -46,7 +46,7 @@ def sentence_transformers_snippet(reading: Reading) -> str:
 
 def dec2vec_snippet(reading: Reading) -> str:
     return (
-        "from dec2vec.encoder import Encoder\nfrom dec2vec.model_config import ModelConfig\n\n"
+        "from dec2vec.encoder import Encoder\nfrom dec2vec.config.model import ModelConfig\n\n"
         f"encoder = Encoder.load(ModelConfig(name_or_path={reading.where!r}{_trust(reading)}))\n{_TEXTS}"
         'query_vectors = encoder.encode(queries, side="query")\n'
         'document_vectors = encoder.encode(documents, side="document")\n'

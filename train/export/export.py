@@ -6,8 +6,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from dec2vec.artifacts import MARKER
-from dec2vec.config import load
+from dec2vec.config.load import load
+from dec2vec.decoder.model_folders import MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.config import TrainConfig

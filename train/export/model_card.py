@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import get_prompt
+from dec2vec.prompts.prompt import get_prompt
 from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
 from train.data.table import SourceTable

@@ -20,11 +20,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from dec2vec.artifacts import FORMAT, MARKER
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import FORMAT, MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.whitening import Whitening
+from dec2vec.vectors.whitening import Whitening
 from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
 from train.export.tokenizer import save_tokenizer
 from train.folders import whole_folder

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from dec2vec.config.model import PoolingName
+from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import PoolingName
-from dec2vec.pooling import resolve_layer
-from dec2vec.tokenization import eos_id
-from dec2vec.whitening import Whitening
+from dec2vec.prompts.tokenizer import eos_id
+from dec2vec.vectors.whitening import Whitening
 from train.export.tokenizer import side_prompts
 
 _MODES: dict[PoolingName, str] = {

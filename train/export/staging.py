@@ -10,9 +10,9 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.pooling import resolve_layer
 from train.config import TrainConfig
 from train.export.card_scores import read_scores
 from train.export.merge_record import describe_merge

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.prompts import Prompt, Side, TextNormalization, get_prompt, lower_case
-from dec2vec.tokenization import eos_id, leading_specials
+from dec2vec.prompts.prompt import Prompt, Side, TextNormalization, get_prompt, lower_case
+from dec2vec.prompts.tokenizer import eos_id, leading_specials
 
 Json = dict[str, object]
 _PROBES = (

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dec2vec.batching import Chunk
-from dec2vec.embedder import Embedder
-from dec2vec.shared_prefix import SharedPrefix
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.shared_prefix import SharedPrefix
 from train.adapters.lora import trainable_parameters
 from train.distributed.collectives import world_size
 from train.distributed.ddp import arm, settle_buckets

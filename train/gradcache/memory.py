@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dec2vec.batching import Chunk
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from train.distributed.collectives import world_size
 from train.distributed.sharded import is_sharded
 

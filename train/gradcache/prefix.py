@@ -14,8 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from dec2vec.embedder import Embedder
-from dec2vec.shared_prefix import SharedPrefix
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True, eq=False)

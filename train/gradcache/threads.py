@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from dec2vec.denormals import flushed, is_flushed
-from dec2vec.early_exit import decoder_blocks
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks
+from dec2vec.runtime import flushed, is_flushed
 from train.adapters.capabilities import drops
 from train.kernels.decoder_block import FastBlock
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dec2vec.bidirectional import is_bidirectional
-from dec2vec.pooled_rows import can_narrow, forward_at, places_in
-from dec2vec.unpadded import EDGES
+from dec2vec.decoder.bidirectional import is_bidirectional
+from dec2vec.decoder.last_token_block import can_narrow, forward_at, places_in
+from dec2vec.decoder.varlen import EDGES
 from train.kernels.block_autograd import Finish, Heads, Project
 from train.kernels.lora_linear import product_dtype
 from train.kernels.lora_stack import Layer, Stack, adapters

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from dec2vec.shared_prefix import SharedLayer
+from dec2vec.decoder.shared_prefix import SharedLayer
 
 LONGEST = 64
 """Tokens of a row, and LONGEST_PREFIX of a common beginning: with longer ones the flash kernel is as fast."""

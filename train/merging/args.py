@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
+from dec2vec.config.load import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from dec2vec.artifacts import Artifact
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import Artifact
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from train.merging.low_rank import slerp_weights
 
 State = dict[str, Tensor]

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dec2vec.artifacts import MARKER, Artifact, find
-from dec2vec.config import dump, load
+from dec2vec.config.load import dump, load
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text
-from dec2vec.model_config import ModelConfig
 from train.config import LoraConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter

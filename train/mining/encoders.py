@@ -10,10 +10,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.artifacts import MARKER, is_on_hub
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.model_config import ModelConfig
+from dec2vec.hub import is_on_hub, refuse_missing_folder
 from train.mining.args import MineArgs
 
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dec2vec.ensembles import check_prompt
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
 from dec2vec.output_file import check_output
+from dec2vec.prompts.ensembles import check_prompt
+from dec2vec.prompts.tokenizer import clean_surrogates
 from dec2vec.table_formats import Row
-from dec2vec.tokenization import clean_surrogates
 from train.mining.args import MineArgs
 from train.mining.cross_encoder import load_cross_encoder
 from train.mining.encoders import embed_all, load_embed
@@ -26,7 +26,7 @@ def mine_command(args: MineArgs) -> None:
     _check_options(args)
     material = read_material(args)
 
-    from dec2vec.memory import keep_freed_memory
+    from dec2vec.runtime import keep_freed_memory
 
     keep_freed_memory()
     texts = material.anchors, material.positives, material.corpus

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from dec2vec.averaging import unit_rows
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes, why_not_written
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
+from dec2vec.vectors.averaging import unit_rows
 from train.checkpointing.run_folder import RunFolder
 from train.config import MiningConfig, SourceConfig, TrainConfig
 from train.data.dataset import TrainingData

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from tqdm import tqdm
 
-from dec2vec.corpus.faiss_index import build_index, search_index
+from dec2vec.corpus.faiss_index import index_array, search_array
 from train.mining.args import MineArgs
 from train.mining.cross_encoder import PairScores, rescore
 from train.mining.encoders import Vectors
@@ -60,7 +60,7 @@ class Judges:
 
 def mine(material: Material, vectors: Vectors, judges: Judges, args: MineArgs) -> tuple[list[Mined], Tally, float]:
     """Negatives of every row, the tally, and the index's recall of the exact window (1 for flat)."""
-    index = build_index(np.ascontiguousarray(vectors.corpus), args.index)
+    index = index_array(np.ascontiguousarray(vectors.corpus), args.index)
     tally = Tally()
     mined: list[Mined] = []
     with tqdm(total=len(material), desc="mine", unit="pair", delay=PROGRESS_DELAY, leave=False) as bar:
@@ -83,7 +83,7 @@ def _mine_rows(
     excluded = material.excluded[rows]
     anchors = vectors.of_rows(rows)
     k = min(vectors.corpus_size, args.to_rank + max(map(len, excluded)))
-    scores, positions = search_index(index, anchors, k)
+    scores, positions = search_array(index, anchors, k)
     window, passed_over = rank_window(positions, scores, excluded, args.from_rank, args.to_rank)
     best = np.einsum("ij,ij->i", anchors, vectors.positives(rows)).astype(np.float64)
     if judges.cross_encoder is not None:
@@ -127,6 +127,6 @@ def _recall(index: object, vectors: Vectors, args: MineArgs) -> float:
     sample = np.unique(np.linspace(0, len(vectors.anchors) - 1, RECALL_SAMPLE, dtype=np.int64))
     queries = np.ascontiguousarray(vectors.anchors[sample])
     k = min(vectors.corpus_size, args.to_rank)
-    _, found = search_index(index, queries, k)
-    _, exact = search_index(build_index(np.ascontiguousarray(vectors.corpus), "flat"), queries, k)
+    _, found = search_array(index, queries, k)
+    _, exact = search_array(index_array(np.ascontiguousarray(vectors.corpus), "flat"), queries, k)
     return float(np.mean([np.isin(wanted, got).mean() for wanted, got in zip(exact, found, strict=True)]))

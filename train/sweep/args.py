@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT, load
+from dec2vec.config.load import STRICT, load
 
 
 @dataclass(frozen=True, config=STRICT)

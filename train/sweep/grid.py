@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from dec2vec.config import config_hash, load
-from dec2vec.config_overrides import options, suggest
+from dec2vec.config.load import config_hash, load
+from dec2vec.config.overrides import options, suggest
 from dec2vec.errors import UserError
 from dec2vec.files import sha256_file
 from train.config import RESUMABLE_CHANGES, TrainConfig

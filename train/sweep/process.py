@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dec2vec.exit_codes import INTERRUPTED
+from dec2vec.errors import INTERRUPTED
 from train.checkpointing.interrupts import Interrupts
 
 POLL_SECONDS = 0.5

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dec2vec.artifacts import MARKER
-from dec2vec.config import load
+from dec2vec.config.load import load
+from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
 from train.checkpointing.run_folder import RunFolder

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dec2vec.config import load
+from dec2vec.config.load import load
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_text, why_not_written
 from train.config import TrainConfig

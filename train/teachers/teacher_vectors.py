@@ -25,12 +25,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dec2vec import artifacts
-from dec2vec.ensembles import get_ensemble
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder import model_folders
 from dec2vec.errors import UserError
 from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
-from dec2vec.model_config import ModelConfig
-from dec2vec.prompts import CHAT_NAMES, NORMALIZERS, Side
+from dec2vec.prompts.ensembles import get_ensemble
+from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, Side
 from train.config import TrainConfig
 from train.data.batch import Asked
 from train.data.dataset import TrainingData
@@ -99,7 +99,7 @@ def _keys(asked: Sequence[Asked], is_two_sided: bool) -> Int[Tensor, " text"]:
 
 def _is_two_sided(teacher: str) -> bool:
     """Whether queries and documents stand in different prompts."""
-    artifact = artifacts.find(ModelConfig(name_or_path=teacher))
+    artifact = model_folders.find(ModelConfig(name_or_path=teacher))
     if artifact is None or artifact.config.prompt in CHAT_NAMES:
         return False
     query, document = (get_ensemble(artifact.config.prompt, artifact.config.task, side) for side in SIDES)
@@ -140,7 +140,7 @@ def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
 def _encoder(teacher: str, device: str) -> Encode:
     """One of our folders is read by our encoder (it may be an adapter alone), others by sentence-transformers."""
     config = ModelConfig(name_or_path=teacher, device="cuda" if device == "cuda" else "cpu")
-    if artifacts.find(config) is not None:
+    if model_folders.find(config) is not None:
         from dec2vec.encoder import Encoder
 
         encoder = Encoder.load(config)
@@ -162,7 +162,7 @@ def _files_hash(teacher: str) -> str:
     if not root.is_dir():
         raise UserError(f"loss.teacher {teacher}: no such folder; download a teacher of the Hub into one first")
     folders, digest = [root], hashlib.sha256()
-    artifact = artifacts.find(ModelConfig(name_or_path=teacher))
+    artifact = model_folders.find(ModelConfig(name_or_path=teacher))
     if artifact is not None:
         digest.update(f"{artifact.config} {artifact.base.revision}".encode())
         folders = [path for path in (artifact.adapter, Path(artifact.base.name_or_path)) if path is not None]

@@ -11,8 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import CHAT_NAMES, ENSEMBLE_NAMES, SLOT, Prompt, Side, echo_prompt, get_prompt, template_prompt
-from dec2vec.templates import METAEOL, PUBLISHED
+from dec2vec.prompts.prompt import (
+    CHAT_NAMES,
+    ENSEMBLE_NAMES,
+    SLOT,
+    Prompt,
+    Side,
+    echo_prompt,
+    get_prompt,
+    template_prompt,
+)
+from dec2vec.prompts.templates import METAEOL, PUBLISHED
 
 UNIT = "+unit"
 

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.averaging import Part, Vectors
 from dec2vec.batching import CHUNK_OVERHEAD, Chunk, deduplicate, pad, plan
-from dec2vec.embedder import Embedder
-from dec2vec.pooling import Lengths, View
-from dec2vec.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
-from dec2vec.tally import Tally
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.pooling import Lengths, View
+from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+from dec2vec.vectors.averaging import Part, Vectors
 
 Starts = Callable[[Lengths], Lengths | None]
 """First pooled position of rows of the given lengths; None where pooling reads them from their first token."""
@@ -107,3 +106,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+@dataclass
+class Tally:
+    """Tokens that went through a decoder, equal texts once and padding apart."""
+
+    tokens: int = 0
+    prefix: int = 0
+    """Of `tokens`: beginnings that texts have in common, read once for all of them."""
+    spared: int = 0
+    """Not among `tokens`: the same beginnings, had each text brought its own."""
+
+    def add(self, own: Sequence[Sequence[int]], prefix: int) -> None:
+        """Texts behind a common beginning of `prefix` tokens (0: none)."""
+        self.tokens += prefix + sum(map(len, own))
+        self.prefix += prefix
+        self.spared += prefix * max(0, len(own) - 1)

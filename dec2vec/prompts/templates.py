@@ -11,7 +11,6 @@ _KNOWLEDGE = (
     "The essence of a sentence is often captured by its main subjects and actions, while descriptive terms provide "
     "additional but less central details. With this in mind , "
 )
-
 PUBLISHED: dict[str, tuple[str, int]] = {
     "prompteol": ('This sentence : "{text}" means in one word:"', -1),
     "pretended_cot": ('After thinking step by step , this sentence : "{text}" means in one word:"', -2),
@@ -27,7 +26,6 @@ PUBLISHED: dict[str, tuple[str, int]] = {
     ),
 }
 """Name -> (template, layer). All are pooled at the template's own last token."""
-
 METAEOL: tuple[str, ...] = (
     "In this task, you're presented with a text excerpt. Your task is to categorize the excerpt into a broad category "
     "such as 'Education', 'Technology', 'Health', 'Business', 'Environment', 'Politics', or 'Culture'. These "

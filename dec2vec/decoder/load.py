@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported for mypy
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -18,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,12 +26,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
-from dec2vec.bidirectional import full_attention, set_attention
-from dec2vec.depth import cut
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.bidirectional import full_attention, set_attention
 from dec2vec.errors import UserError
 from dec2vec.files import refuse_pickle
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.model_config import ModelConfig
+from dec2vec.hub import refuse_missing_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -96,23 +95,6 @@ def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel
     backbone.eval()
     _check_attention(backbone, config)
     return backbone
-
-
-def pinned_revision(config: ModelConfig) -> str | None:
-    """The commit that a Hub id means today, so that a run can be repeated when its branch has moved.
-
-    Of a folder, or where the Hub does not answer, what `config` says: the loader is the one to complain. UserError for
-    the path of no folder.
-    """
-    if not config.name_or_path or Path(config.name_or_path).exists():
-        return config.revision
-    refuse_missing_folder(config.name_or_path)
-    try:
-        file = hf_hub_download(config.name_or_path, "config.json", revision=config.revision)
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-        return config.revision
-    commit = Path(file).parent.name
-    return commit if re.fullmatch("[0-9a-f]{40}", commit) else config.revision
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -241,3 +223,19 @@ def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
         raise UserError(
             f"{what} {name}: no such folder here, and not from the Hub ({reason}); check the name"
         ) from error
+
+
+_BY_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layers")
+"""Lists with an entry for each block, where a family has them."""
+
+
+def cut(architecture: PretrainedConfig, depth: int, name: str) -> None:
+    """Leave the first `depth` blocks in the decoder's own configuration; UserError where it has fewer."""
+    decoder: Any = architecture
+    count = int(decoder.num_hidden_layers)
+    if depth > count:
+        raise UserError(f"model.depth {depth}: {name} has {count} blocks; use that many or fewer")
+    for entry in _BY_BLOCK:
+        if isinstance(kinds := vars(decoder).get(entry), list):
+            setattr(decoder, entry, kinds[:depth])
+    decoder.num_hidden_layers = depth

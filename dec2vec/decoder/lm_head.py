@@ -16,11 +16,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from dec2vec.averaging import Part, Vectors
-from dec2vec.backbone import checkpoint_tensors, load_architecture, resolve_device
+from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
+from dec2vec.decoder.load import checkpoint_tensors, load_architecture, resolve_device
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig, PoolingName
-from dec2vec.pooling import View
+from dec2vec.vectors.averaging import Part, Vectors
 
 LOGITS_BYTES = 2 << 30
 """Most that the logits of one call may take together."""

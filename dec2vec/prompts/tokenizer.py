@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dec2vec.errors import UserError
-from dec2vec.prompts import Prompt
+from dec2vec.prompts.prompt import Prompt
 
 Tokenization = Literal["joint", "separate"]
 
@@ -136,3 +136,30 @@ def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if special[start : start + len(plain)] == plain:
             return special[:start]
     raise UserError(f"tokenizer of {tokenizer.name_or_path}: adds special tokens inside the text; it can't be used")
+
+
+class EchoTokenizer:
+    """BOS where the tokenizer adds one, prefix, text, `repeat`, text, EOS."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int) -> None:
+        prefix, self._between = plain_ids(tokenizer, [prompt.prefix, prompt.repeat or ""])
+        self._tokenizer = tokenizer
+        self._before = leading_specials(tokenizer) + prefix
+        self._after = [eos_id(tokenizer)]
+        fixed = len(self._before) + len(self._between) + len(self._after)
+        self._room = (max_length - fixed) // 2
+        if self._room < 1:
+            raise UserError(
+                f"max_length {max_length}: the prompt {prompt.name!r} alone takes {fixed} tokens, and the text stands "
+                f"in it twice; set --model.max_length to {fixed + 2} or more"
+            )
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text within its prompt, at most `max_length` long; both copies are cut alike."""
+        copies = [ids[: self._room] for ids in plain_ids(self._tokenizer, [clean_surrogates(text) for text in texts])]
+        return [self._before + copy + self._between + copy + self._after for copy in copies]
+
+    def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch]:
+        """Where the second copy begins in rows of these lengths; at the EOS if the text is empty."""
+        copy = (lengths - len(self._before) - len(self._between) - len(self._after)) // 2
+        return lengths - len(self._after) - copy

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dec2vec.config_overrides import section_types, union_members
+from dec2vec.config.overrides import section_types, union_members
 
 _KINDS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false", NoneType: "none"}
 

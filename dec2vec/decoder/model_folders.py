@@ -13,21 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub import snapshot_download
 from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import nn
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.model_config import ModelConfig
+from dec2vec.hub import is_on_hub, refuse_missing_folder
 
 MARKER = "dec2vec.json"
 FORMAT = 1
@@ -125,12 +119,3 @@ def _hub_folder(config: ModelConfig) -> Path | None:
     if not is_on_hub(config.name_or_path, MARKER, config.revision):
         return None
     return Path(snapshot_download(config.name_or_path, revision=config.revision))
-
-
-def is_on_hub(name: str, file: str, revision: str | None = None) -> bool:
-    """Whether a Hub repository has a file; without a network, whether it was downloaded; never for what is no id."""
-    try:
-        hf_hub_download(name, file, revision=revision)
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-        return False
-    return True

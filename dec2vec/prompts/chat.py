@@ -5,9 +5,9 @@ from __future__ import annotations
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from dec2vec.ensembles import Ensemble, get_ensemble
 from dec2vec.errors import UserError
-from dec2vec.prompts import CHAT_NAMES, Prompt, Side
+from dec2vec.prompts.ensembles import Ensemble, get_ensemble
+from dec2vec.prompts.prompt import CHAT_NAMES, Prompt, Side
 
 _TEXT = "dec2vec-writes-the-text-here"
 

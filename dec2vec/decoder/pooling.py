@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dec2vec.config.model import LOGIT_POOLINGS, PoolingName
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS, PoolingName
 
 States = Float[Tensor, "batch time dim"]
 Lengths = Int[Tensor, "batch"]

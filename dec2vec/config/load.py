@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dec2vec.config_errors import explain, number_given_as_bool
-from dec2vec.config_help import help_text
-from dec2vec.config_overrides import merge_overrides
-from dec2vec.config_yaml import read_mapping
+from dec2vec.config.help import help_text
+from dec2vec.config.messages import explain, number_given_as_bool
+from dec2vec.config.overrides import merge_overrides
+from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
 
 
@@ -35,7 +35,6 @@ class Config(Protocol):
 
 
 T = TypeVar("T")
-
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 """Every section refuses unknown keys, nan and infinity. Schemas are built when first used, not at import."""
 

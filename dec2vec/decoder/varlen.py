@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from dec2vec.pooling import real_tokens
+from dec2vec.decoder.pooling import real_tokens
 
 NAME = "dec2vec_unpadded"
 EDGES = "cu_seq_lens_q"

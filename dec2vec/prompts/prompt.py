@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dec2vec.errors import UserError
-from dec2vec.templates import PUBLISHED
+from dec2vec.prompts.templates import PUBLISHED
 
 Side = Literal["query", "document"]
 TextNormalization = Literal["none", "sts", "lower"]

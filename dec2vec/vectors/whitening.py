@@ -17,15 +17,14 @@ from jaxtyping import Float, Float64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from dec2vec.affine import Affine, Basis, Facts, Provenance
 from dec2vec.errors import UserError
 from dec2vec.files import atomic_write_bytes, refuse_pickle
+from dec2vec.vectors.affine import Affine, Basis, Facts, Provenance
 
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue: below it a "variance" is rounding noise
 CONSTANT_TOLERANCE = 1e-10  # total standard deviation over the norm of the mean: float32 states hold no less
 WELL_ABOVE = 10  # n >= 10 d needs no shrinkage
 FORMAT = "dec2vec-whitening-1"
-
 Shrinkage = Literal["auto", "oas"] | float
 
 

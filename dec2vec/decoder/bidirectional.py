@@ -13,8 +13,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt_neox", "opt", "gpt2"})
 """Each is proved equal to attention written out in the tests."""

@@ -11,13 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from dec2vec.bidirectional import full_attention, is_bidirectional
-from dec2vec.early_exit import decoder_blocks, inner_states
-from dec2vec.final_norm import final_norm
-from dec2vec.pooled_rows import can_narrow, narrowed
-from dec2vec.pooling import View, layers_of, pool
-from dec2vec.shared_prefix import SharedPrefix
-from dec2vec.unpadded import EndToEnd, attending_within_rows
+from dec2vec.decoder.bidirectional import full_attention, is_bidirectional
+from dec2vec.decoder.last_token_block import can_narrow, narrowed
+from dec2vec.decoder.layers import decoder_blocks, final_norm, inner_states
+from dec2vec.decoder.pooling import View, layers_of, pool
+from dec2vec.decoder.shared_prefix import SharedPrefix
+from dec2vec.decoder.varlen import EndToEnd, attending_within_rows
 
 
 class Embedder(nn.Module):

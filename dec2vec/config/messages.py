@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from dec2vec.config_overrides import section_types, suggest
+from dec2vec.config.overrides import section_types, suggest
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
+
 
 _PLAIN_WORDS = {
     "int_parsing": "must be a whole number",

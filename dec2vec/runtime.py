@@ -1,15 +1,31 @@
-"""Numbers too small for a float's full precision (below 1e-38) as zero: CPUs take 50 times as long for them.
-
-They are common where it matters: a trained decoder attends to few tokens, and the gradient of the pooled vector at all
-the others falls by orders of magnitude a layer. Nothing that small is seen in a sum with gradients of usual size.
-"""
+"""Keep freed memory in the process: on CPUs the page faults of fresh memory cost more than the arithmetic on it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import platform
 from collections.abc import Iterator
 
 import torch
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_LARGE = 1 << 30
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to serve large blocks from its heap and not to give them back; False with another C library.
+
+    A training step frees and asks for the same few hundred MiB again and again. By default each of these blocks is a
+    mapping of its own, which the kernel must fill with zeros anew.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    options = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
+    accepted = [libc.mallopt(option, value) == 1 for option, value in options]
+    return all(accepted)
+
 
 _ENOUGH_FOR_ALL_THREADS = 1 << 17
 """Elements a thread, so that torch gives each of its threads a part."""

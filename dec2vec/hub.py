@@ -1,0 +1,67 @@
+"""A misspelt folder must not be looked up at the Hub: without a network that is a minute of retries."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+
+from dec2vec.config.model import ModelConfig
+from dec2vec.errors import UserError
+
+
+def refuse_missing_folder(name: str, what: str = "model") -> None:
+    """UserError where `name` can only be meant as a folder, and there is none.
+
+    That is a path (./x, ../x, /x, ~/x, x/y/z), or x/y beside other things in a folder x that is here, unless the Hub
+    id x/y was downloaded before.
+    """
+    path = Path(name)
+    if not name or path.exists():
+        return
+    if name.startswith((".", "/", "~")) or len(path.parts) > 2:
+        raise UserError(f"{what} {name}: no such folder; check the path, or give a Hub id (owner/name)")
+    if len(path.parts) == 2 and path.parent.is_dir() and not _is_downloaded(name):
+        raise UserError(
+            f"{what} {name}: no such folder in {path.parent}/; check the path (or, for the Hub id, start elsewhere)"
+        )
+
+
+def _is_downloaded(name: str) -> bool:
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "dec2vec.json"))
+    except HFValidationError:
+        return False
+
+
+def is_on_hub(name: str, file: str, revision: str | None = None) -> bool:
+    """Whether a Hub repository has a file; without a network, whether it was downloaded; never for what is no id."""
+    try:
+        hf_hub_download(name, file, revision=revision)
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+        return False
+    return True
+
+
+def pinned_revision(config: ModelConfig) -> str | None:
+    """The commit that a Hub id means today, so that a run can be repeated when its branch has moved.
+
+    Of a folder, or where the Hub does not answer, what `config` says: the loader is the one to complain. UserError for
+    the path of no folder.
+    """
+    if not config.name_or_path or Path(config.name_or_path).exists():
+        return config.revision
+    refuse_missing_folder(config.name_or_path)
+    try:
+        file = hf_hub_download(config.name_or_path, "config.json", revision=config.revision)
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+        return config.revision
+    commit = Path(file).parent.name
+    return commit if re.fullmatch("[0-9a-f]{40}", commit) else config.revision
