@@ -78,10 +78,10 @@ def _compare(argv: Sequence[str]) -> None:
 def _encode(argv: Sequence[str]) -> None:
     """Write the vectors of a file of texts."""
     from dec2vec.config.load import load
-    from dec2vec.encode_args import EncodeArgs
+    from dec2vec.corpus.args import EncodeArgs
 
     args = load(EncodeArgs, None, argv, prog="dec2vec encode")
-    from dec2vec.encode_files import encode_file
+    from dec2vec.corpus.encode import encode_file
 
     encode_file(args)
 
@@ -150,7 +150,7 @@ def _check(argv: Sequence[str]) -> None:
     from dec2vec.config.load import load
 
     args = load(CheckArgs, None, _first_as("model", argv), prog="dec2vec check MODEL")
-    from dec2vec.checks.command import check_command
+    from dec2vec.checks.check import check_command
 
     check_command(args)
 

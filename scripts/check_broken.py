@@ -26,7 +26,7 @@ import numpy as np
 from broken.breakages import BREAKAGES, Breakage, Form
 
 from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.command import check_model
+from dec2vec.checks.check import check_model
 from dec2vec.checks.finding import Finding, failed, table
 from train.export.args import ExportArgs
 from train.export.export import export_command

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dec2vec.corpus.vectors import open_vectors
+from dec2vec.corpus.vector_files import open_vectors
 
 WORLD = 2
 SAMPLE = 500

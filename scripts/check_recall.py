@@ -18,8 +18,8 @@ from typing import get_args
 
 import numpy as np
 
-from dec2vec.corpus.index import Kind, build_index, sample_recall, search_index, write_index
-from dec2vec.corpus.vectors import Vectors, open_vectors
+from dec2vec.corpus.faiss_index import Kind, build_index, sample_recall, search_index, write_index
+from dec2vec.corpus.vector_files import Vectors, open_vectors
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.command import check_model
+from dec2vec.checks.check import check_model
 from dec2vec.checks.finding import Finding, failed, table
-from dec2vec.checks.place import find_place
-from dec2vec.checks.servers import check_servers
-from dec2vec.checks.subject import open_subject
+from dec2vec.checks.loaded_model import open_subject
+from dec2vec.checks.model_files import find_place
+from dec2vec.checks.serving_files import check_servers
 from dec2vec.cli import main
 from scripts.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten

@@ -17,10 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dec2vec.files
+import dec2vec.files.atomic
 import train.checkpointing.checkpoint
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, refuse_pickle
+from dec2vec.files.atomic import atomic_write_text, refuse_pickle
 from tests.helpers import same_bits
 from train.checkpointing.checkpoint import (
     discard_checkpoints,
@@ -171,7 +171,7 @@ def test_disk_full_while_flushing(tmp_path: Path, number: int, monkeypatch: pyte
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(dec2vec.files.os, "fsync", full)
+        patch.setattr(dec2vec.files.atomic.os, "fsync", full)
         with pytest.raises(UserError, match=r"step-000200.*disk is full.*earlier checkpoints are intact"):
             save(tmp_path, 200)
     assert names(tmp_path) == ["step-000100"]
@@ -287,7 +287,7 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch:
     atomic_write_text(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(
-            dec2vec.files.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+            dec2vec.files.atomic.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
         )
         with pytest.raises(OSError, match="full"):
             atomic_write_text(path, "new")

@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
-from dec2vec import cli, encode_files
+from dec2vec import cli
 from dec2vec.config.model import ModelConfig
+from dec2vec.corpus import encode as encode_files
 from dec2vec.errors import UserError, run
 
 

@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.neighbors import NearestNeighbors
 
-from dec2vec import cli, encode_files
-from dec2vec.corpus.duplicates import BLOCK, group_duplicates, near_pairs
-from dec2vec.corpus.index import build_index, exact_over_blocks, read_index, sample_recall, search_index, write_index
-from dec2vec.corpus.neighbours import mean_distances, nearest_others
-from dec2vec.corpus.search import exact_top, unit_rows
+from dec2vec import cli
+from dec2vec.corpus import encode as encode_files
+from dec2vec.corpus.exact_search import exact_top, unit_rows
+from dec2vec.corpus.faiss_index import (
+    build_index,
+    exact_over_blocks,
+    read_index,
+    sample_recall,
+    search_index,
+    write_index,
+)
+from dec2vec.corpus.neighbours import BLOCK, group_duplicates, mean_distances, near_pairs, nearest_others
 from dec2vec.corpus.shards import Index, Shard
-from dec2vec.corpus.vectors import Part, Vectors, open_vectors
+from dec2vec.corpus.vector_files import Part, Vectors, open_vectors
 from dec2vec.errors import UserError
 
 LEAST = {"flat": 1.0, "hnsw": 0.95, "ivf-pq": 0.4}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import AutoModel
 
-from dec2vec.readers import read_similarity
 from eval.leakage.overlap import normalized
+from eval.tasks.sts import read_similarity
 from train.config import SourceConfig
 from train.data.dataset import load_data
 

@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dec2vec import cli, encode_files
+from dec2vec import cli
 from dec2vec.config.model import ModelConfig
+from dec2vec.corpus import encode as encode_files
+from dec2vec.corpus.args import EncodeArgs
+from dec2vec.corpus.encode_shards import encode_shards, plan_work
 from dec2vec.corpus.shards import read_index
-from dec2vec.corpus.stream import block_texts, iter_tables
-from dec2vec.corpus.vectors import open_vectors
-from dec2vec.encode_args import EncodeArgs
-from dec2vec.encode_shards import encode_shards, plan_work
+from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
+from dec2vec.files.tables import block_texts, iter_tables
 
 ROWS, SHARD = 47, 8
 TEXTS = [f"text {number} " + "na\u00efve " * (number % 3) for number in range(ROWS)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.command import check_model
+from dec2vec.checks.check import check_model
 from dec2vec.cli import main
 from dec2vec.config.load import load
 from tests.export_cases import PEFT_WARNING
@@ -124,7 +124,7 @@ def test_marked_commands_have_options_that_exist() -> None:
                 if needs and words[:2] == ["dec2vec", "train"]:
                     load(TrainConfig, None, words[3:])
                 if needs and "-m" in words and "encode" in words:
-                    from dec2vec.encode_args import EncodeArgs
+                    from dec2vec.corpus.args import EncodeArgs
 
                     load(EncodeArgs, None, words[words.index("encode") + 1 :])
 

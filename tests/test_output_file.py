@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dec2vec.errors import UserError
-from dec2vec.output_file import check_output
+from dec2vec.files.atomic import check_output
 
 
 def test_what_can_be_written_is_not_refused(tmp_path: Path) -> None:

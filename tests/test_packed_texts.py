@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dec2vec import readers
 from dec2vec.errors import UserError
+from dec2vec.files import tables as readers
 from tests.helpers import word_pairs, write_jsonl
 from train.config import SourceConfig
 from train.data import table as packed_texts

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
-from dec2vec.readers import read_blocks, read_rows, read_similarity, read_table, read_texts
+from dec2vec.files.tables import read_blocks, read_rows, read_table, read_texts
+from eval.tasks.sts import read_similarity
 from tests.helpers import write_jsonl
 
 ROWS = [{"a": "one, two", "b": 'say "x"'}, {"a": "line\u2028separator", "b": "Ärger 北京"}]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import dec2vec.files
+import dec2vec.files.atomic
 import train.checkpointing.run_folder
 from dec2vec.errors import UserError
 from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
@@ -91,7 +91,7 @@ def test_config_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(dec2vec.files.os, "fsync", full)
+            patch.setattr(dec2vec.files.atomic.os, "fsync", full)
             with pytest.raises(UserError, match=r"config\.yaml: the disk is full"):
                 folder.write_config("seed: 1\n")
         assert folder.config.read_text() == "seed: 0\n"

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dec2vec.corpus.search import RECALL, Ranking, exact_top, faiss_top, recall_against, unit_rows
+from dec2vec.corpus.exact_search import Ranking, exact_top, recall_against, unit_rows
+from dec2vec.corpus.faiss_index import RECALL, faiss_top
 from dec2vec.errors import UserError
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.subject import PROBES, Subject
+from dec2vec.checks.loaded_model import PROBES, Subject
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.load import checkpoint_tensors
 from dec2vec.errors import UserError

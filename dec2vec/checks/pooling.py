@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.subject import PROBES, Subject
+from dec2vec.checks.loaded_model import PROBES, Subject
 
 NAME = "pooling"
 MODES = {"last": "lasttoken", "mean": "mean", "weighted_mean": "weightedmean", "max": "max"}

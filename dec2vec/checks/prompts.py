@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dec2vec.checks.finding import Finding, worst
-from dec2vec.checks.subject import PROBES, Subject
-from dec2vec.checks.tokens import ends_with, expected_tail, library_ids
+from dec2vec.checks.library_tokens import ends_with, expected_tail, library_ids
+from dec2vec.checks.loaded_model import PROBES, Subject
 from dec2vec.prompts.prompt import SLOT, Side
 from dec2vec.prompts.tokenizer import leading_specials
 

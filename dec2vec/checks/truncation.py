@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dec2vec.checks.finding import Finding, worst
-from dec2vec.checks.subject import Subject
-from dec2vec.checks.tokens import cut_ids, ends_with, expected_tail, library_ids
+from dec2vec.checks.library_tokens import cut_ids, ends_with, expected_tail, library_ids
+from dec2vec.checks.loaded_model import Subject
 
 NAME = "truncation"
 LEAST_ROOM = 16

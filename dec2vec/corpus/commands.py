@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from dec2vec.corpus.args import DedupArgs, IndexArgs, OutliersArgs, SearchArgs
-from dec2vec.corpus.duplicates import Group, group_duplicates
-from dec2vec.corpus.index import build_index, read_index, sample_recall, search_index, write_index
+from dec2vec.corpus.exact_search import Ranking
+from dec2vec.corpus.faiss_index import build_index, read_index, sample_recall, search_index, write_index
 from dec2vec.corpus.inputs import embed, read_corpus, short, table, write_rows
-from dec2vec.corpus.neighbours import mean_distances, nearest_others
-from dec2vec.corpus.search import Ranking
-from dec2vec.corpus.stream import block_texts, iter_tables
-from dec2vec.corpus.vectors import open_vectors
+from dec2vec.corpus.neighbours import Group, group_duplicates, mean_distances, nearest_others
+from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
-from dec2vec.output_file import check_output
-from dec2vec.readers import read_texts
+from dec2vec.files.atomic import check_output
+from dec2vec.files.tables import block_texts, iter_tables, read_texts
 
 LINES = 10
 """Rows of a table on the terminal."""

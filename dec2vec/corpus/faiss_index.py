@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
+
+from dec2vec.corpus.exact_search import Ranking, _usable, exact_top, unit_rows
+from dec2vec.corpus.vector_files import Vectors
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import fsync_directory, fsync_file
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
 HNSW_LINKS = 32
@@ -48,3 +55,162 @@ def search_array(
         index.hnsw.efSearch = max(HNSW_BREADTH, 2 * k)
     scores, positions = index.search(queries, k)
     return scores, positions
+
+
+RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
+"""Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""
+
+
+def faiss_top(
+    queries: Float32[np.ndarray, "queries dim"],
+    documents: Float32[np.ndarray, "documents dim"],
+    k: int,
+    kind: IndexKind = "flat",
+) -> Ranking:
+    """The same through FAISS; -1 stands where an approximate index found fewer than k."""
+    k = _usable(k, len(documents))
+    scores, positions = search_array(index_array(unit_rows(documents), kind), unit_rows(queries), k)
+    return Ranking(positions, scores)
+
+
+Kind = Literal["flat", "hnsw", "ivf-pq"]
+PER_CENTRE = 39
+"""Vectors a centre of k-means wants, by FAISS."""
+FEWEST = PER_CENTRE * 16
+TRAINED_ON = 256
+"""Vectors a cell that k-means sees at most."""
+CODE_BYTES = 64
+"""Of a vector in ivf-pq, at most; 4 dimensions share a byte where there are fewer than 256."""
+
+
+def build_index(vectors: Vectors, kind: Kind, *, code_bytes: int | None = None, seed: int = 0) -> Any:
+    """A FAISS index of inner products over unit vectors, filled block by block. UserError for too few vectors."""
+    import faiss
+
+    if kind == "flat":
+        index: Any = faiss.IndexFlatIP(vectors.dimension)
+    elif kind == "hnsw":
+        index = faiss.IndexHNSWFlat(vectors.dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = index.hnsw.efSearch = HNSW_BREADTH
+    else:
+        index = _trained(vectors, code_bytes, seed)
+    for _, block in vectors.blocks():
+        index.add(unit_rows(block))
+    return index
+
+
+def search_index(index: Any, queries: Float32[np.ndarray, "queries dim"], k: int) -> Ranking:
+    """The k best rows of each query; -1 where an approximate index finds fewer. ivf-pq's cosines are approximate."""
+    scores, positions = index.search(unit_rows(queries), min(k, index.ntotal))
+    return Ranking(positions, scores)
+
+
+def sample_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 100, seed: int = 0) -> float:
+    """Share of the exact k nearest others that the index finds, for `sample` rows drawn from the corpus.
+
+    A row is not its own neighbour. Of equal vectors that compete for the last places any one counts.
+    """
+    rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:sample]).astype(np.int64)
+    queries, depth = vectors.take(rows), min(k + 1, len(vectors))
+    exact = others(exact_over_blocks(queries, vectors, depth), rows)
+    found = others(search_index(index, queries, depth), rows)
+    if not exact.scores.shape[1]:
+        return 1.0
+    reached = _cosines_of(found.positions, queries, vectors) >= exact.scores[:, -1:] - 1e-6
+    return float(reached.mean())
+
+
+def others(ranking: Ranking, rows: Int64[np.ndarray, " queries"]) -> Ranking:
+    """Neighbours without the row itself, or, where equals have pushed it out, without the last one."""
+    own = ranking.positions == rows[:, None]
+    own[~own.any(axis=1), -1] = True
+    shape = (len(rows), ranking.positions.shape[1] - 1)
+    return Ranking(ranking.positions[~own].reshape(shape), ranking.scores[~own].reshape(shape))
+
+
+def exact_over_blocks(queries: Float32[np.ndarray, "queries dim"], vectors: Vectors, k: int) -> Ranking:
+    """`exact_top` with one block of documents in memory."""
+    positions = np.empty((len(queries), 0), dtype=np.int64)
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    for first, block in vectors.blocks():
+        fresh = exact_top(queries, block, k)
+        positions = np.concatenate([positions, fresh.positions + first], axis=1)
+        scores = np.concatenate([scores, fresh.scores], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        positions, scores = np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
+    return Ranking(positions, scores)
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Under a temporary name, fsync, rename."""
+    import faiss
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        faiss.write_index(index, str(temporary))
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except (OSError, RuntimeError) as error:  # FAISS reports a full disk as the latter
+        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0][:200]}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_index(path: Path) -> Any:
+    """UserError for what is no index."""
+    import faiss
+
+    if not path.is_file():
+        raise UserError(f"{path}: {'a folder' if path.is_dir() else 'does not exist'}; write it with `dec2vec index`")
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError:
+        raise UserError(f"{path}: not a readable FAISS index; write it with `dec2vec index`") from None
+
+
+def _trained(vectors: Vectors, code_bytes: int | None, seed: int) -> Any:
+    """ivf-pq, its cells and codes learnt on a sample."""
+    import faiss
+
+    n, dimension = len(vectors), vectors.dimension
+    if n < FEWEST:
+        raise UserError(f"{vectors.name}: ivf-pq wants {FEWEST} vectors or more, here are {n}; use --kind flat or hnsw")
+    cells = max(1, min(round(4 * n**0.5), n // PER_CENTRE))
+    bits = min(8, int(np.log2(n / PER_CENTRE)))
+    index: Any = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(dimension),
+        dimension,
+        cells,
+        _code_size(dimension, code_bytes),
+        bits,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    index.nprobe = min(cells, max(8, cells // 8))
+    wanted = min(n, TRAINED_ON * max(cells, 256))
+    rows = np.random.default_rng(seed).permutation(n)[:wanted].astype(np.int64)
+    index.train(unit_rows(vectors.take(rows)))
+    return index
+
+
+def _code_size(dimension: int, wanted: int | None) -> int:
+    """The largest number of parts that divides the dimension; UserError for a wish that does not."""
+    if wanted is not None:
+        if dimension % wanted:
+            fitting = ", ".join(str(m) for m in range(1, dimension + 1) if dimension % m == 0)
+            raise UserError(f"code_bytes {wanted}: does not divide the dimension {dimension}; use one of {fitting}")
+        return wanted
+    limit = min(CODE_BYTES, max(1, dimension // 2))
+    return max(m for m in range(1, limit + 1) if dimension % m == 0)
+
+
+def _cosines_of(
+    positions: Int64[np.ndarray, "queries k"], queries: Float32[np.ndarray, "queries dim"], vectors: Vectors
+) -> Float32[np.ndarray, "queries k"]:
+    """True cosines of found rows; -1 where none was found."""
+    known = np.unique(positions[positions >= 0])
+    if not len(known):
+        return np.full(positions.shape, -1, dtype=np.float32)
+    rows = unit_rows(vectors.take(known))
+    cosines = np.einsum("qd,qkd->qk", unit_rows(queries), rows[np.searchsorted(known, positions.clip(known[0]))])
+    return np.where(positions >= 0, cosines, -1).astype(np.float32)

@@ -1,8 +1,9 @@
-"""What the corpus verbs start from: vectors that lie there, or texts that are embedded now; and where they end."""
+"""The encoder and the texts or vectors that the verbs on collections read."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.corpus.args import DedupArgs, OutliersArgs, SearchArgs
-from dec2vec.corpus.vectors import holds_vectors, open_vectors
+from dec2vec.config.model import ModelConfig
+from dec2vec.corpus.args import DedupArgs, EncodeArgs, OutliersArgs, SearchArgs
+from dec2vec.corpus.vector_files import holds_vectors, open_vectors
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text
-from dec2vec.readers import read_texts
+from dec2vec.files.atomic import atomic_write_text
+from dec2vec.files.tables import read_texts
+from dec2vec.prompts.ensembles import check_prompt
 
 Rows = Float32[np.ndarray, "rows dim"]
 SHOWN = 60
@@ -35,9 +38,7 @@ def read_corpus(args: DedupArgs | OutliersArgs) -> tuple[Rows, list[str] | None]
 
 def embed(args: DedupArgs | OutliersArgs | SearchArgs, model: str, texts: Sequence[str]) -> Rows:
     """(texts, d) of unit length. UserError for vectors with inf or nan."""
-    from dec2vec.encode_args import EncodeArgs
-    from dec2vec.encode_files import load_encoder
-    from dec2vec.prompts.ensembles import check_prompt
+    from dec2vec.corpus.args import EncodeArgs
 
     if args.prompt is not None:
         check_prompt(args.prompt)
@@ -85,3 +86,28 @@ def short(text: str) -> str:
     """One line of a text."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "\u2026"
+
+
+def load_encoder(args: EncodeArgs) -> Any:
+    """The `Encoder` of the options, whose module is imported only now, on this process's own device."""
+    import torch
+
+    from dec2vec.encoder import Encoder
+    from dec2vec.runtime import keep_freed_memory
+
+    keep_freed_memory()
+    if "LOCAL_RANK" in os.environ and args.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    encoder = Encoder.load(_model(args))
+    if args.max_length is not None:
+        encoder.set_max_length(args.max_length)
+    return encoder
+
+
+def _model(args: EncodeArgs) -> ModelConfig:
+    return ModelConfig(
+        name_or_path=args.model,
+        revision=args.revision,
+        device=args.device,
+        trust_remote_code=args.trust_remote_code,
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 
-from dec2vec.corpus.index import others
-from dec2vec.corpus.search import Ranking, exact_top, faiss_top
+from dec2vec.corpus.exact_search import Ranking, exact_top, unit_rows
+from dec2vec.corpus.faiss_index import faiss_top, others
 
 Method = Literal["exact", "hnsw"]
 
@@ -29,3 +31,71 @@ def mean_distances(ranking: Ranking) -> Float[np.ndarray, " rows"]:
     total = np.where(is_found, 1.0 - ranking.scores.astype(np.float64), 0.0).sum(axis=1)
     counts = is_found.sum(axis=1)
     return np.where(counts > 0, total / np.maximum(counts, 1), 2.0)
+
+
+BLOCK = 1024
+"""Rows compared together with all later ones, as many at a time."""
+HNSW_NEIGHBOURS = 32
+Pairs = Int64[np.ndarray, "pairs 2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Two or more rows, ascending; `kept` is the first. Cosines are to the kept one, which may be below the threshold
+    where only a chain joins the two."""
+
+    kept: int
+    members: list[int]
+    cosines: list[float]
+
+
+def near_pairs(vectors: Float32[np.ndarray, "rows dim"], threshold: float, method: Method = "exact") -> Pairs:
+    """Pairs of rows with a cosine of `threshold` or more, the earlier first.
+
+    exact compares all with all, a block at a time; hnsw looks among each row's 32 nearest. Zero vectors are like none.
+    """
+    if method == "hnsw":
+        return _pairs_of_graph(vectors, threshold)
+    found = [np.empty((0, 2), dtype=np.int64), *_exact_pairs(unit_rows(vectors), threshold)]
+    return np.concatenate(found)
+
+
+def group_duplicates(
+    vectors: Float32[np.ndarray, "rows dim"], threshold: float, method: Method = "exact"
+) -> list[Group]:
+    """Groups of two and more, in the order of their first rows."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n, pairs = len(vectors), near_pairs(vectors, threshold, method)
+    if not len(pairs):
+        return []
+    links = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    labels = connected_components(links, directed=False)[1]
+    paired = np.unique(pairs)
+    by_label: dict[int, list[int]] = {}
+    for row in paired.tolist():
+        by_label.setdefault(int(labels[row]), []).append(row)
+    return [_group(vectors, members) for members in by_label.values()]
+
+
+def _group(vectors: Float32[np.ndarray, "rows dim"], members: list[int]) -> Group:
+    unit = unit_rows(vectors[members])
+    return Group(members[0], members, [float(cosine) for cosine in unit @ unit[0]])
+
+
+def _exact_pairs(unit: Float32[np.ndarray, "rows dim"], threshold: float) -> Iterator[Pairs]:
+    for top in range(0, len(unit), BLOCK):
+        for left in range(top, len(unit), BLOCK):
+            cosines = unit[top : top + BLOCK] @ unit[left : left + BLOCK].T
+            one, two = np.nonzero(cosines >= threshold)
+            later = one + top < two + left
+            yield np.stack([one[later] + top, two[later] + left], axis=1).astype(np.int64)
+
+
+def _pairs_of_graph(vectors: Float32[np.ndarray, "rows dim"], threshold: float) -> Pairs:
+    found = nearest_others(vectors, HNSW_NEIGHBOURS, "hnsw")
+    one, column = np.nonzero((found.scores >= threshold) & (found.positions >= 0))
+    two = found.positions[one, column]
+    pairs: Pairs = np.unique(np.sort(np.stack([one, two], axis=1), axis=1), axis=0).astype(np.int64)
+    return pairs

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, sha256_file
+from dec2vec.files.atomic import atomic_write_text, sha256_file
 
 INDEX = "index.json"
 FORMAT = 1

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.bidirectional import full_attention, set_attention
 from dec2vec.errors import UserError
-from dec2vec.files import refuse_pickle
+from dec2vec.files.atomic import refuse_pickle
 from dec2vec.hub import refuse_missing_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

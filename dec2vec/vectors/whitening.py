@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, refuse_pickle
+from dec2vec.files.atomic import atomic_write_bytes, refuse_pickle
 from dec2vec.vectors.affine import Affine, Basis, Facts, Provenance
 
 RANK_TOLERANCE = 1e-7  # of the largest eigenvalue: below it a "variance" is rounding noise

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from eval.compare.args import CompareArgs
 from eval.compare.saved_report import SavedReport, read_report
 from eval.report.blocks import Table

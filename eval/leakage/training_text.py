@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts
+from dec2vec.files.tables import Table, read_table, read_texts
 from eval.leakage.overlap import normalized
 from eval.systems.run_config import run_config
 

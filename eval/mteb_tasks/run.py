@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from eval.mteb_tasks.encoder import MtebEncoder
 
 BATCH = 1024

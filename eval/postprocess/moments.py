@@ -13,7 +13,7 @@ from safetensors.numpy import save as serialize
 
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes
+from dec2vec.files.atomic import atomic_write_bytes
 from dec2vec.vectors.whitening import Moments
 from eval.systems.system import System, TextEncoder
 from eval.vectors.cache import CachedEncoder, writing

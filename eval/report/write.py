@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from eval.plots.draw import draw
 from eval.report.html import to_html
 from eval.report.markdown import to_markdown

@@ -15,11 +15,10 @@ from jaxtyping import Float64
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes
-from dec2vec.output_file import check_output
+from dec2vec.files.atomic import atomic_write_bytes, check_output
+from dec2vec.files.formats import Row
+from dec2vec.files.tables import Table, read_table
 from dec2vec.prompts.ensembles import check_prompt
-from dec2vec.readers import Table, read_table
-from dec2vec.table_formats import Row
 from eval.metrics.classification import choose_threshold, decision_metrics, precision_recall, whole
 from eval.metrics.correlation import cosine_pairs
 from eval.score.args import ScoreArgs

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.sparse import csr_matrix
 
-from dec2vec.corpus.search import unit_rows
+from dec2vec.corpus.exact_search import unit_rows
 from dec2vec.errors import UserError
 from eval.metrics.resampling import multiplicities
 from eval.task_config import ClusteringConfig

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import read_table
+from dec2vec.files.tables import read_table
 from eval.metrics.classification import ranking_metrics, whole
 from eval.task_config import GapConfig
 from eval.tasks.figures import weighted_figures

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts
+from dec2vec.files.tables import Table, read_table, read_texts
 from eval.metrics import isotropy
 from eval.metrics.resampling import multiplicities, resampled_means
 from eval.tasks.pair_files import finite_number

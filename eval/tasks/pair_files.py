@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
+from dec2vec.files.tables import Table, read_table
 from eval.metrics.correlation import cosine_pairs
 from eval.tasks.task import TaskVectors, Texts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from dec2vec.corpus.search import Ranking, exact_top
+from dec2vec.corpus.exact_search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged

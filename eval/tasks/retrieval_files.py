@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, hub_splits, is_hub_id, read_table
-from dec2vec.table_formats import FORMATS, Row
+from dec2vec.files.formats import FORMATS, Row
+from dec2vec.files.hub_datasets import hub_splits
+from dec2vec.files.tables import Table, is_hub_id, read_table
 
 NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
 """Columns of BEIR, and what they are called here."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
+from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.readers import SimilarityData, read_similarity
+from dec2vec.files.tables import Table, _is_number, read_table
 from eval.metrics.correlation import cosine_pairs, spearman
 from eval.systems.system import TextEncoder
 
@@ -71,3 +72,39 @@ def dev_score(encoder: TextEncoder, data: StsTask, *, batch_tokens: int = 16_384
     """Spearman over all pairs of the encoder as it is: the figure a training run is steered by."""
     vectors = encoder.encode(data.texts, batch_tokens=batch_tokens, normalize=False, progress=False)
     return spearman(data.cosines(vectors), data.gold)
+
+
+@dataclass(frozen=True)
+class SimilarityData:
+    """Graded sentence pairs; `subsets` names the part of the file each pair belongs to ("" for none)."""
+
+    name: str
+    sentences1: list[str]
+    sentences2: list[str]
+    scores: NDArray[np.float64]
+    subsets: list[str]
+
+    def __len__(self) -> int:
+        return len(self.sentences1)
+
+
+def read_similarity(path: str | Path) -> SimilarityData:
+    """Columns sentence1, sentence2, score, perhaps subset; pairs without a score are dropped (SentEval)."""
+    table = read_table(path, ["sentence1", "sentence2", "score"])
+    graded = [i for i, row in enumerate(table.rows) if row["score"] not in (None, "")]
+    if len(graded) < 2:
+        raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs two")
+    return SimilarityData(
+        name=Path(table.name).stem,
+        sentences1=[table.text(i, "sentence1") for i in graded],
+        sentences2=[table.text(i, "sentence2") for i in graded],
+        scores=np.array([_score(table, i) for i in graded], dtype=np.float64),
+        subsets=[str(table.rows[i].get("subset") or "") for i in graded],
+    )
+
+
+def _score(table: Table, index: int) -> float:
+    value = table.rows[index]["score"]
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
+        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; mend it or empty it")
+    return float(value)

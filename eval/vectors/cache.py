@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.files import why_not_written
+from dec2vec.files.atomic import why_not_written
 from dec2vec.prompts.prompt import Side
 from eval.systems.system import HasEnsemble, HasOutputEmbeddings, TextEncoder
 from eval.vectors.cost import Cost

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dec2vec.errors import UserError
-from dec2vec.files import (
+from dec2vec.files.atomic import (
     PICKLE_SUFFIXES,
     atomic_write_bytes,
     fsync_directory,

@@ -14,7 +14,7 @@ from typing import IO
 
 from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, remove_leftovers, why_not_written
+from dec2vec.files.atomic import atomic_write_text, remove_leftovers, why_not_written
 from train.checkpointing.checkpoint import discard_checkpoints
 from train.tracking.tracker import METRICS, WANDB_ID
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, holds_only_numbers, only_numbers, read_blocks
+from dec2vec.files.tables import Table, holds_only_numbers, only_numbers, read_blocks
 from train.config import SourceConfig
 from train.data.table import Packer, SourceTable, Texts
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.files.atomic import atomic_write_text, why_not_written
 from dec2vec.prompts.prompt import Side
 from train.config import SourceConfig
 from train.data.dataset import TrainingData, content_hash

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.files import why_not_written
+from dec2vec.files.atomic import why_not_written
 from train.config import Kind
 
 T = TypeVar("T")

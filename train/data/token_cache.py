@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, why_not_written
+from dec2vec.files.atomic import fsync_directory, fsync_file, remove_leftovers, why_not_written
+from dec2vec.files.lock import locked
 from dec2vec.prompts.prompt import NORMALIZERS, Side
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
-from train.locked_folder import locked
 
 _log = logging.getLogger(__name__)
 BLOCK = 16_384

@@ -24,10 +24,10 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import FORMAT, MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.files.atomic import whole_folder
 from dec2vec.vectors.whitening import Whitening
 from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
 from train.export.tokenizer import save_tokenizer
-from train.folders import whole_folder
 
 _log = logging.getLogger(__name__)
 

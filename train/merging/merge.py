@@ -12,11 +12,10 @@ from dec2vec.config.load import dump, load
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text
+from dec2vec.files.atomic import atomic_write_text, whole_folder
 from train.config import LoraConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
-from train.folders import whole_folder
 from train.merging.adapters import (
     Adapter,
     check_modules,

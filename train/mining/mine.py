@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
-from dec2vec.output_file import check_output
+from dec2vec.files.atomic import atomic_write_text, check_output, why_not_written
+from dec2vec.files.formats import Row
 from dec2vec.prompts.ensembles import check_prompt
 from dec2vec.prompts.tokenizer import clean_surrogates
-from dec2vec.table_formats import Row
 from train.mining.args import MineArgs
 from train.mining.cross_encoder import load_cross_encoder
 from train.mining.encoders import embed_all, load_embed

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts, selected
-from dec2vec.table_formats import Row
+from dec2vec.files.formats import Row
+from dec2vec.files.tables import Table, read_table, read_texts, selected
 from train.mining.args import MineArgs
 
 _NEGATIVE = re.compile(r"negative(?:_\d+)?")

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int64
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.averaging import unit_rows
 from train.checkpointing.run_folder import RunFolder

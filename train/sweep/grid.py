@@ -15,7 +15,7 @@ import yaml
 from dec2vec.config.load import config_hash, load
 from dec2vec.config.overrides import options, suggest
 from dec2vec.errors import UserError
-from dec2vec.files import sha256_file
+from dec2vec.files.atomic import sha256_file
 from train.config import RESUMABLE_CHANGES, TrainConfig
 from train.sweep.args import SweepArgs
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.sweep.grid import Planned, hash_inputs
 
 STATE = "sweep.json"

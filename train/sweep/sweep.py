@@ -11,7 +11,7 @@ from pathlib import Path
 from dec2vec.config.load import load
 from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
 from train.state import DEV_METRIC

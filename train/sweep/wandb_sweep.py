@@ -10,7 +10,7 @@ import yaml
 
 from dec2vec.config.load import load
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
+from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.config import TrainConfig
 from train.sweep.args import SweepArgs
 from train.sweep.grid import Axis, parse_axes, parse_seeds

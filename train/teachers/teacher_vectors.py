@@ -28,14 +28,14 @@ from torch import Tensor
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder import model_folders
 from dec2vec.errors import UserError
-from dec2vec.files import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
+from dec2vec.files.atomic import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
+from dec2vec.files.lock import locked
 from dec2vec.prompts.ensembles import get_ensemble
 from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, Side
 from train.config import TrainConfig
 from train.data.batch import Asked
 from train.data.dataset import TrainingData
 from train.data.prompted_input import side_of, text_keys
-from train.locked_folder import locked
 from train.losses.per_source import losses_of
 
 BLOCK = 4096

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 
 Value = str | int | float | bool | None
 

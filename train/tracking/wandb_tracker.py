@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text
+from dec2vec.files.atomic import atomic_write_text
 from train.config import TrackingConfig
 from train.tracking.tracker import WANDB_ID, Cell, Earlier, Facts, Tracker
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dec2vec.corpus.shards import INDEX, read_index
 from dec2vec.errors import UserError
+from dec2vec.files.atomic import fsync_directory, fsync_file
 
 BLOCK = 65_536
 """Rows in memory at a time."""
@@ -117,3 +119,32 @@ def _read_parquet(path: Path) -> NDArray[Any]:
     except (pyarrow.ArrowException, OSError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: no vectors in a column embedding ({error}); write it with encode") from None
     return flat.reshape(-1, width)
+
+
+def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+    """Under a temporary name, fsync, rename: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        if path.suffix == ".npy":
+            np.save(temporary, vectors)
+        else:
+            _write_parquet(temporary, texts, vectors)
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    from dec2vec.prompts.tokenizer import clean_surrogates
+
+    texts = [clean_surrogates(text) for text in texts]
+    flat = pyarrow.array(vectors.ravel(), type=pyarrow.float32())
+    embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "embedding": embedding}), path)

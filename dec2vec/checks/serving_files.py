@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.place import Place
-from dec2vec.checks.subject import Subject
+from dec2vec.checks.loaded_model import Subject
+from dec2vec.checks.model_files import Place
 
 NAME = "servers"
 POOLED = frozenset({"lasttoken", "mean", "cls"})

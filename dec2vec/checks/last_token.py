@@ -7,8 +7,8 @@ plausible and worse.
 from __future__ import annotations
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.subject import PROBES, Subject
-from dec2vec.checks.tokens import ends_with, expected_tail, library_ids
+from dec2vec.checks.library_tokens import ends_with, expected_tail, library_ids
+from dec2vec.checks.loaded_model import PROBES, Subject
 
 NAME = "last token"
 _FIX = "let the post_processor of tokenizer.json write it (`dec2vec export` does); add_eos_token is not honoured"

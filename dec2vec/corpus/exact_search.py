@@ -7,11 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from dec2vec.corpus.faiss_index import IndexKind, index_array, search_array
 from dec2vec.errors import UserError
 
-RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
-"""Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""
 BLOCK = 256
 """Queries scored together."""
 DOCUMENT_BLOCK = 65_536
@@ -45,18 +42,6 @@ def exact_top(
     for start in range(0, len(left), block):
         rows = slice(start, start + block)
         positions[rows], scores[rows] = _top_of_block(left[rows], right, k, document_block)
-    return Ranking(positions, scores)
-
-
-def faiss_top(
-    queries: Float32[np.ndarray, "queries dim"],
-    documents: Float32[np.ndarray, "documents dim"],
-    k: int,
-    kind: IndexKind = "flat",
-) -> Ranking:
-    """The same through FAISS; -1 stands where an approximate index found fewer than k."""
-    k = _usable(k, len(documents))
-    scores, positions = search_array(index_array(unit_rows(documents), kind), unit_rows(queries), k)
     return Ranking(positions, scores)
 
 

@@ -1,4 +1,4 @@
-"""Rows of one file, by its format. Nothing is believed about the rows yet; `dec2vec.readers` checks them."""
+"""Rows of one file, by its format. Nothing is believed about the rows yet; `dec2vec.files.tables` checks them."""
 
 from __future__ import annotations
 

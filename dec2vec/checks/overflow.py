@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dec2vec.checks.finding import Finding, worst
-from dec2vec.checks.subject import PROBES, Route, Subject
+from dec2vec.checks.loaded_model import PROBES, Route, Subject
 
 NAME = "overflow"
 FLOAT16_MAX = 65_504.0

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dec2vec.checks.place import Place
+from dec2vec.checks.model_files import Place
 from dec2vec.decoder import model_folders
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dec2vec.errors import UserError
-from dec2vec.table_formats import FORMATS, Numbered, Row, text_lines
+from dec2vec.files.formats import FORMATS, Numbered, Row, text_lines
+from dec2vec.files.hub_datasets import _hub_rows, _saved_rows
 
 DEFAULT_SPLIT = "train"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -84,20 +82,6 @@ class Table:
         """Refuse a column of which all `texts` are numbers."""
         if only_numbers(texts):
             raise holds_only_numbers(self.name, column)
-
-
-@dataclass(frozen=True)
-class SimilarityData:
-    """Graded sentence pairs; `subsets` names the part of the file each pair belongs to ("" for none)."""
-
-    name: str
-    sentences1: list[str]
-    sentences2: list[str]
-    scores: NDArray[np.float64]
-    subsets: list[str]
-
-    def __len__(self) -> int:
-        return len(self.sentences1)
 
 
 def read_table(
@@ -168,21 +152,6 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     return [table.text(index, column, may_be_blank=True) for index in range(len(table))]
 
 
-def read_similarity(path: str | Path) -> SimilarityData:
-    """Columns sentence1, sentence2, score, perhaps subset; pairs without a score are dropped (SentEval)."""
-    table = read_table(path, ["sentence1", "sentence2", "score"])
-    graded = [i for i, row in enumerate(table.rows) if row["score"] not in (None, "")]
-    if len(graded) < 2:
-        raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs two")
-    return SimilarityData(
-        name=Path(table.name).stem,
-        sentences1=[table.text(i, "sentence1") for i in graded],
-        sentences2=[table.text(i, "sentence2") for i in graded],
-        scores=np.array([_score(table, i) for i in graded], dtype=np.float64),
-        subsets=[str(table.rows[i].get("subset") or "") for i in graded],
-    )
-
-
 def only_numbers(texts: Sequence[str]) -> bool:
     """Whether there are texts, and all are numbers."""
     return bool(texts) and all(map(_is_number, texts))
@@ -191,13 +160,6 @@ def only_numbers(texts: Sequence[str]) -> bool:
 def holds_only_numbers(name: str, column: str) -> UserError:
     """What to say of such a column."""
     return UserError(f"{name}: column {column!r} holds only numbers; name a column of texts")
-
-
-def _score(table: Table, index: int) -> float:
-    value = table.rows[index]["score"]
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
-        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; mend it or empty it")
-    return float(value)
 
 
 def _is_number(value: str | int | float) -> bool:
@@ -311,35 +273,39 @@ def _condition(text: str) -> tuple[str, str]:
     return column, value
 
 
-def _saved_rows(path: Path, split: str) -> Iterator[Numbered]:
-    import datasets
+def iter_tables(path: Path, size: int) -> Iterator[Table]:
+    """The file's rows in tables of `size`, the last one shorter; lines of a .txt are in the column `text`.
 
-    try:
-        saved = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"folder {path} is no data set written by datasets.save_to_disk: {error}") from None
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved:
-            raise UserError(f"{path} has no split {split!r}; it has {', '.join(map(str, saved))}")
-        saved = saved[split]
-    return enumerate(saved, start=1)
+    UserError for a file that is missing, of unknown format or damaged, when its place is reached.
+    """
+    rows = _rows(path)
+    unit = "line" if path.suffix.lower() in (".txt", ".jsonl") else "row"
+    while block := list(islice(rows, size)):
+        yield Table(str(path), unit, [row for _, row in block], [number for number, _ in block])
 
 
-def hub_splits(name: str, subset: str | None = None) -> list[str]:
-    """Splits of a subset of a Hub data set."""
-    import datasets
-
-    try:
-        return list(map(str, datasets.get_dataset_split_names(name, subset)))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
+def count_rows(path: Path) -> int:
+    """Rows of the file; UserError for none."""
+    count = sum(1 for _ in _rows(path))
+    if not count:
+        raise UserError(f"{path} is empty: it has no rows")
+    return count
 
 
-def _hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
-    """A stream meets a file that is gone, or a lost connection, only when it comes to it."""
-    import datasets
+def block_texts(path: Path, table: Table, column: str) -> list[str]:
+    """Texts of a block as `readers.read_texts` has them: blank ones are kept."""
+    name = "text" if path.suffix.lower() == ".txt" else column
+    table.require([name])
+    return [table.text(index, name, may_be_blank=True) for index in range(len(table))]
 
-    try:
-        yield from enumerate(datasets.load_dataset(name, subset, split=split, streaming=streaming), start=1)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
+
+def _rows(path: Path) -> Iterator[Numbered]:
+    suffix = path.suffix.lower()
+    if suffix != ".txt" and suffix not in FORMATS:
+        known = ", ".join((".txt", *FORMATS))
+        raise UserError(f"{path}: a file that is read in blocks is one of {known}")
+    if not path.is_file():
+        raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+    if suffix == ".txt":
+        return ((number, {"text": line}) for number, line in text_lines(path))
+    return FORMATS[suffix](path)

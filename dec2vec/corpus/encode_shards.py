@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dec2vec.corpus.args import EncodeArgs
 from dec2vec.corpus.shards import INDEX, Index, Shard, is_done, shard_path, texts_digest, write_index, write_note
-from dec2vec.corpus.stream import block_texts, count_rows, iter_tables
-from dec2vec.encode_args import EncodeArgs
 from dec2vec.errors import UserError
-from dec2vec.files import remove_leftovers, sha256_file
+from dec2vec.files.atomic import remove_leftovers, sha256_file
+from dec2vec.files.tables import block_texts, count_rows, iter_tables
 from dec2vec.prompts.prompt import Side
 
 PIECE = 16_384
@@ -128,7 +128,7 @@ def _encode_shard(
     work: Work, encoder: ShardEncoder, path: Path, wanted: Shard, texts: list[str], bar: tqdm[Any]
 ) -> None:
     """Vectors, then the note. What an earlier attempt left half written is removed first."""
-    from dec2vec.encode_files import write_vectors
+    from dec2vec.corpus.vector_files import write_vectors
 
     for leftover in path.parent.glob(f".{path.stem}.*.tmp*"):
         with contextlib.suppress(OSError):

@@ -8,7 +8,10 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from dec2vec.errors import UserError
 
@@ -126,3 +129,52 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output(
+    path: Path, suffixes: Sequence[str] = (), *, inputs: Iterable[Path | str | None] = (), option: str = "output"
+) -> None:
+    """Raise UserError where `path` can't be written, has none of `suffixes` (any, if empty) or is one of `inputs`."""
+    if suffixes and path.suffix not in suffixes:
+        known = " or ".join(suffixes)
+        raise UserError(f"{option} {path}: unknown format {path.suffix or 'without a suffix'}; use {known}")
+    if path.resolve() in {Path(name).resolve() for name in inputs if name is not None}:
+        raise UserError(f"{option} {path} is an input; name another file")
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{option} {path}: the folder {path.parent} is not writable")
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary sibling to write into. It takes the place of `target` when the block ends, and vanishes if it fails.
+
+    A folder that stands there already stays readable until the new one is complete on the disk.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _replace(target, temporary)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        raise UserError(f"{target}: can't be written; {why_not_written(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(target: Path, temporary: Path) -> None:
+    for path in temporary.rglob("*"):
+        (fsync_directory if path.is_dir() else fsync_file)(path)
+    fsync_directory(temporary)
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.rename(old)
+    temporary.rename(target)
+    fsync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -9,23 +9,19 @@ from dataclasses import asdict
 
 from dec2vec.checks.adapter import check_adapter
 from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.ending import check_ending
 from dec2vec.checks.finding import Finding, failed, table
-from dec2vec.checks.numbers import check_numbers
-from dec2vec.checks.padding import check_padding
-from dec2vec.checks.place import find_place
+from dec2vec.checks.last_token import check_ending
+from dec2vec.checks.loaded_model import Subject, open_subject
+from dec2vec.checks.model_files import find_place
+from dec2vec.checks.overflow import check_numbers
 from dec2vec.checks.pooling import check_pooling, check_spread
 from dec2vec.checks.prompts import check_prompts
-from dec2vec.checks.routes import check_routes
-from dec2vec.checks.servers import check_servers
-from dec2vec.checks.subject import Subject, open_subject
+from dec2vec.checks.saved_files import check_vocabulary, check_weights
+from dec2vec.checks.serving_files import check_servers
 from dec2vec.checks.truncation import check_truncation
-from dec2vec.checks.unit_length import check_unit_length
-from dec2vec.checks.vocabulary import check_vocabulary
-from dec2vec.checks.weights import check_weights
+from dec2vec.checks.vectors import check_padding, check_routes, check_unit_length
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text
-from dec2vec.output_file import check_output
+from dec2vec.files.atomic import atomic_write_text, check_output
 
 Check = Callable[[Subject], Finding]
 OF_TOKENS: tuple[Check, ...] = (check_ending, check_prompts, check_truncation, check_pooling, check_servers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dec2vec.checks.subject import Subject
+from dec2vec.checks.loaded_model import Subject
 from dec2vec.prompts.prompt import Side
 
 

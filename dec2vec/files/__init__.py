@@ -1,0 +1,1 @@
+"""Reading tables and writing files that are whole or not there."""
