@@ -17,6 +17,24 @@ from dec2vec.decoder.pooling import Lengths, View
 from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from dec2vec.vectors.averaging import Part, Vectors
 
+
+@dataclass
+class Tally:
+    """Tokens that went through a decoder, equal texts once and padding apart."""
+
+    tokens: int = 0
+    prefix: int = 0
+    """Of `tokens`: beginnings that texts have in common, read once for all of them."""
+    spared: int = 0
+    """Not among `tokens`: the same beginnings, had each text brought its own."""
+
+    def add(self, own: Sequence[Sequence[int]], prefix: int) -> None:
+        """Texts behind a common beginning of `prefix` tokens (0: none)."""
+        self.tokens += prefix + sum(map(len, own))
+        self.prefix += prefix
+        self.spared += prefix * max(0, len(own) - 1)
+
+
 Starts = Callable[[Lengths], Lengths | None]
 """First pooled position of rows of the given lengths; None where pooling reads them from their first token."""
 logger = logging.getLogger(__name__)
@@ -106,20 +124,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-@dataclass
-class Tally:
-    """Tokens that went through a decoder, equal texts once and padding apart."""
-
-    tokens: int = 0
-    prefix: int = 0
-    """Of `tokens`: beginnings that texts have in common, read once for all of them."""
-    spared: int = 0
-    """Not among `tokens`: the same beginnings, had each text brought its own."""
-
-    def add(self, own: Sequence[Sequence[int]], prefix: int) -> None:
-        """Texts behind a common beginning of `prefix` tokens (0: none)."""
-        self.tokens += prefix + sum(map(len, own))
-        self.prefix += prefix
-        self.spared += prefix * max(0, len(own) - 1)

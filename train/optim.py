@@ -12,8 +12,8 @@ from torch.optim import AdamW, Optimizer
 
 from train.adapters.lora import trainable_parameters
 from train.config import OptimConfig
+from train.distributed.ddp import Model
 from train.distributed.deepspeed import DeepSpeedAdamW
-from train.distributed.engine import Model
 from train.distributed.sharded import whole
 from train.losses.objective import Temperature
 

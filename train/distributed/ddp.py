@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-
 from dec2vec.decoder.embedder import Embedder
-from train.distributed.engine import Model
+from train.distributed.sharded import Sharded
+
+
+Model = Embedder | DistributedDataParallel | Sharded
 
 
 def settle_buckets(model: Model) -> None:

@@ -25,16 +25,15 @@ from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.errors import UserError
 from train.config import LoraConfig, TrainConfig
-from train.distributed.ddp import learn_order
+from train.distributed.ddp import Model, learn_order
 from train.distributed.deepspeed import DeepSpeedAdamW, asked_stage, check_installed, silence
-from train.distributed.sharded import Sharded, ShardedByModules, ShardedByUnits
+from train.distributed.sharded import ShardedByModules, ShardedByUnits
 from train.distributed.zero2 import PartitionedAdamW
 from train.distributed.zero3 import ShardedAdamW, divide
 
 Engine = Literal["one", "ddp", "fsdp2", "zero2", "zero3"]
 SHARDS: Mapping[Engine, str] = {"fsdp2": "FSDP2", "zero3": "ZeRO-3"}
 """Engines under which no process holds all weights, as messages name them."""
-Model = Embedder | DistributedDataParallel | Sharded
 _log = logging.getLogger(__name__)
 _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 

@@ -33,8 +33,7 @@ from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.shared_prefix import SharedPrefix
 from train.adapters.lora import trainable_parameters
 from train.distributed.collectives import world_size
-from train.distributed.ddp import arm, settle_buckets
-from train.distributed.engine import Model
+from train.distributed.ddp import Model, arm, settle_buckets
 from train.distributed.sharded import Sharded, pad_passes
 from train.gradcache.prefix import PrefixGradient
 from train.gradcache.threads import in_order, side_by_side
