@@ -70,7 +70,7 @@ def _compare(argv: Sequence[str]) -> None:
 
     has_runs = bool(argv) and not argv[0].startswith("-")
     args = load(CompareArgs, None, ["--runs", *argv] if has_runs else argv, prog="dec2vec compare RUN RUN ...")
-    from eval.compare.command import compare_command
+    from eval.compare.compare import compare_command
 
     compare_command(args)
 
@@ -92,7 +92,7 @@ def _score(argv: Sequence[str]) -> None:
     from eval.score.args import ScoreArgs
 
     args = load(ScoreArgs, None, argv, prog="dec2vec score")
-    from eval.score.command import score_file
+    from eval.score.score import score_file
 
     score_file(args)
 

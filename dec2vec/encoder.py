@@ -24,7 +24,7 @@ from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view
 from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, use_autocast
 from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.errors import UserError
-from dec2vec.inference import ChunkedForward, Tally
+from dec2vec.inference import ChunkedForward, TokenCounts
 from dec2vec.prompts.chat import encoder_prompts
 from dec2vec.prompts.ensembles import Ensemble, check_prompt
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
@@ -59,7 +59,7 @@ class Encoder:
         self.whitening = whitening
         self.share_prefix = True
         """Off: every token of every text runs, the plain way that sharing is proved equal to."""
-        self.tally = Tally()
+        self.tally = TokenCounts()
         """Of all texts so far."""
         self.base = base or config
         """Where the decoder's files are, which an adapter is put upon."""

@@ -17,7 +17,7 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 
 
-def refuse_missing_folder(name: str, what: str = "model") -> None:
+def check_path_exists(name: str, what: str = "model") -> None:
     """UserError where `name` can only be meant as a folder, and there is none.
 
     That is a path (./x, ../x, /x, ~/x, x/y/z), or x/y beside other things in a folder x that is here, unless the Hub
@@ -58,7 +58,7 @@ def pinned_revision(config: ModelConfig) -> str | None:
     """
     if not config.name_or_path or Path(config.name_or_path).exists():
         return config.revision
-    refuse_missing_folder(config.name_or_path)
+    check_path_exists(config.name_or_path)
     try:
         file = hf_hub_download(config.name_or_path, "config.json", revision=config.revision)
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):

@@ -19,7 +19,7 @@ from dec2vec.vectors.averaging import Part, Vectors
 
 
 @dataclass
-class Tally:
+class TokenCounts:
     """Tokens that went through a decoder, equal texts once and padding apart."""
 
     tokens: int = 0
@@ -49,7 +49,7 @@ class ChunkedForward:
     starts: Starts
     batch_tokens: int
     share_prefix: bool = True
-    tally: Tally = field(default_factory=Tally)
+    tally: TokenCounts = field(default_factory=TokenCounts)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
         """(rows, vectors of each view), in no particular order; every row comes once."""

@@ -6,16 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dec2vec.errors import UserError
-from dec2vec.hub import refuse_missing_folder
+from dec2vec.hub import check_path_exists
 from dec2vec.prompts.ensembles import check_prompt
-from eval.config import EvalConfig
-from eval.lab import refuse_equal_names
+from eval.config import EvalConfig, IsotropyConfig, RetrievalConfig
 from eval.leakage import overlap
-from eval.leakage.held_out import held_out_texts
 from eval.leakage.training_text import (
     FitText,
     TextSource,
     TrainedOn,
+    held_out_texts,
     merged_by_file,
     read_training_texts,
     sample_fit_text,
@@ -23,8 +22,8 @@ from eval.leakage.training_text import (
 )
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
+from eval.selection.judge import refuse_equal_names
 from eval.systems.system import run_name
-from eval.task_config import IsotropyConfig, RetrievalConfig
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
 from eval.tasks.isotropy import IsotropyTask, load_isotropy
@@ -32,7 +31,7 @@ from eval.tasks.pairs import load_pairs
 from eval.tasks.retrieval import RetrievalTask, load_retrieval
 from eval.tasks.sts import StsTask, load_task
 from eval.tasks.task import Task
-from eval.tasks.topic_config import load_topics
+from eval.tasks.topic_files import load_topics
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +99,7 @@ def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
 def _check_runs(paths: Sequence[str]) -> None:
     """A row is called by its folder. A misspelt folder is refused as well: now, not when its turn comes."""
     for path in paths:
-        refuse_missing_folder(path, "tuned run")
+        check_path_exists(path, "tuned run")
     names = [run_name(path) for path in paths]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -18,29 +18,27 @@ from tqdm import tqdm
 
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from eval import lab
-from eval.baselines.outside import Outside
-from eval.choice import sweep
-from eval.choice.choose import Choice, Material, choose, fit, fixed
+from eval.baselines.evaluate import Outside
+from eval.cache.encoders import Encoders, cache_folder
+from eval.cache.vector_cache import CachedEncoder, VectorCache
 from eval.config import EvalConfig
 from eval.inputs import Inputs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
 from eval.postprocess.fitting import Fitting
-from eval.report.before_after import find_reference, histograms
 from eval.report.notes import notes, shown_dev, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
 from eval.results.clean import clean_results
+from eval.results.diagnostics import find_reference, histograms
 from eval.results.results import Comparison, Judged, Result, summarize
 from eval.results.similarities import similarities, similarity_results
-from eval.results.task_results import Findings
-from eval.results.task_table import TaskTable
-from eval.systems.encoders import Encoders, cache_folder
+from eval.results.task_results import Findings, TaskTable
+from eval.selection import dev_curves as sweep
+from eval.selection import judge as lab
+from eval.selection.choose import Choice, Material, choose, fit, fixed
 from eval.systems.recipes import read_recipe
-from eval.systems.system import System, TextEncoder, candidate_views, own_view, run_name
-from eval.systems.usable import usable_prompts, usable_views
-from eval.vectors.cache import CachedEncoder, VectorCache
+from eval.systems.system import System, TextEncoder, candidate_views, own_view, run_name, usable_prompts, usable_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +56,10 @@ class Setting:
     findings: Findings = field(default_factory=Findings)
 
     @cached_property
-    def bench(self) -> lab.Bench:
+    def bench(self) -> lab.EvaluationOptions:
         """How further tasks are read and resampled, and which of their items no training-side text touches."""
         config, clean = self.config, clean_rows(self.seen.clean, self.inputs.further)
-        return lab.Bench(config.batch_tokens, config.bootstrap, config.seed, self.material.progress, clean)
+        return lab.EvaluationOptions(config.batch_tokens, config.bootstrap, config.seed, self.material.progress, clean)
 
 
 def evaluate(

@@ -6,15 +6,15 @@ from functools import cache
 
 import numpy as np
 
-from eval.choice.sweep import SweepPoint
+from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
 from eval.metrics.statistics import Interval
-from eval.report.report import Histogram, Report
+from eval.report.report import Report
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
+from eval.results.diagnostics import Confusion, Histogram, PrecisionRecall, Scatter
 from eval.results.results import AVERAGE, Comparison, Result
-from eval.results.task_table import TaskRow, TaskTable
-from eval.vectors.cost import Cost
+from eval.results.task_results import TaskRow, TaskTable
+from eval.selection.dev_curves import SweepPoint
 
 TESTS = ("sts12", "sts13", "sts14")
 TUNED, RIVAL = "tuned/english-8m-seed1", "untuned/prompteol/last@5+whiten-64"

@@ -15,11 +15,10 @@ from dec2vec.errors import UserError
 from eval.baselines import BASELINES, make_baseline, table_name
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline
-from eval.baselines.characters import CharacterVectors
 from eval.baselines.cosines import cosines, dense
 from eval.baselines.encoder import OutsideEncoder
+from eval.baselines.sparse import CharacterVectors, words
 from eval.baselines.word_vectors import WordVectors
-from eval.baselines.words import words
 from tests.eval_data import sentences
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 

@@ -14,12 +14,12 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.vectors.whitening import Moments, fit_whitening
-from eval.choice.choose import Material, choose, fixed
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage.training_text import TextSource, read_training_texts
 from eval.metrics.correlation import spearman
 from eval.postprocess import moments as moments_file
 from eval.run import evaluate
+from eval.selection.choose import Material, choose, fixed
 from eval.systems.system import System, candidate_dimensions, candidate_layers, candidate_views, run_name
 from eval.tasks.sts import StsTask, load_task
 from tests.eval_data import write_pairs, write_similarity

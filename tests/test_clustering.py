@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import v_measure_score
 
 from dec2vec.errors import UserError
-from eval.task_config import ClusteringConfig
+from eval.config import ClusteringConfig
 from eval.tasks import clustering
 from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
 from eval.tasks.task import Task, TaskVectors

@@ -12,7 +12,7 @@ import pytest
 from dec2vec import cli
 from dec2vec.errors import UserError
 from eval.compare.args import CompareArgs
-from eval.compare.command import comparison_tables, seed_warnings
+from eval.compare.compare import comparison_tables, seed_warnings
 from eval.compare.saved_report import read_report
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE

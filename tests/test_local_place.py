@@ -10,7 +10,7 @@ from dec2vec import hub
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder import load, model_folders
 from dec2vec.errors import UserError
-from dec2vec.hub import refuse_missing_folder
+from dec2vec.hub import check_path_exists
 from eval.baselines import make_baseline
 
 
@@ -24,10 +24,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["./x", "../x", "/nowhere/x", "~/x", ".", "runs/a/adapter"])
 def test_paths(here: Path, name: str) -> None:
     if name == ".":
-        refuse_missing_folder(name)
+        check_path_exists(name)
         return
     with pytest.raises(UserError, match="no such folder; check the path"):
-        refuse_missing_folder(name)
+        check_path_exists(name)
 
 
 def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +46,6 @@ def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_hub_ids_and_folders_pass(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gpt2", "owner/name", "runs/mine", ""):
-        refuse_missing_folder(name)
+        check_path_exists(name)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: "/cache/config.json")
-    refuse_missing_folder("runs/downloaded")
+    check_path_exists("runs/downloaded")

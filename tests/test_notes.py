@@ -10,11 +10,12 @@ import pytest
 from dec2vec.decoder.pooling import View
 from dec2vec.vectors.quantization import Ranges
 from dec2vec.vectors.whitening import Moments, Spectrum
-from eval.choice.choose import Choice, Contender
-from eval.choice.edges import dimension_edge, edge
-from eval.postprocess.fitted import Fitted
+from eval.metrics.grid_edge import edge
 from eval.postprocess.fitting import Fitting
+from eval.postprocess.text_statistics import Fitted
 from eval.report.notes import choice_edge
+from eval.selection.choose import Choice, Contender
+from eval.selection.judge import dimension_edge
 from eval.systems.recipes import read_recipe, unlike
 from eval.systems.seeds import by_recipe, mean_and_sd, seeds_of, split_name
 from eval.systems.system import System

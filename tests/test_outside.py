@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from dec2vec.config.model import ModelConfig
-from eval.baselines import make_baseline, outside
+from eval.baselines import evaluate as outside
+from eval.baselines import make_baseline
 from eval.baselines.baseline import PairBaseline, VectorBaseline
-from eval.baselines.outside import Outside
+from eval.baselines.evaluate import Outside
+from eval.config import GapConfig, PairsConfig, TopicsConfig
 from eval.results.task_results import Findings
-from eval.task_config import GapConfig, PairsConfig, TopicsConfig
 from eval.tasks.gap import load_gap
-from eval.tasks.judges_pairs import JudgesPairs
+from eval.tasks.pair_task import PairTask
 from eval.tasks.pairs import load_pairs
 from eval.tasks.task import Figure, Task
-from eval.tasks.topic_config import load_topics
+from eval.tasks.topic_files import load_topics
 from tests.eval_data import sentences
 from tests.helpers import write_jsonl
 
@@ -85,7 +86,7 @@ def test_similarities_without_vectors_judge_pairs(name: str, tasks: list[Task], 
     baseline = make_baseline(name, ModelConfig())
     assert isinstance(baseline, PairBaseline)
     [pairs, _] = tasks
-    assert isinstance(pairs, JudgesPairs) and pairs.dev_pairs is not None
+    assert isinstance(pairs, PairTask) and pairs.dev_pairs is not None
     dev, test = (baseline.similarities(part.first, part.second) for part in (pairs.dev_pairs, pairs.test_pairs))
     levels = np.unique(dev)
     right = [float(((dev >= level) == pairs.dev_pairs.labels).mean()) for level in levels]

@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.config import EvalConfig, SystemsConfig
-from eval.leakage.held_out import held_out_texts
+from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure, normalized
-from eval.leakage.training_text import TextSource, merged_by_file, read_training_texts, trained_on
+from eval.leakage.training_text import TextSource, held_out_texts, merged_by_file, read_training_texts, trained_on
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.run import evaluate
-from eval.task_config import PairsConfig, TopicsConfig
 from eval.tasks.pairs import load_pairs
 from eval.tasks.sts import StsTask, load_task
-from eval.tasks.topic_config import load_topics
+from eval.tasks.topic_files import load_topics
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl

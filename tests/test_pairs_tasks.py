@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as sk
 
 from dec2vec.errors import UserError
-from eval.task_config import GapConfig, PairsConfig
+from eval.config import GapConfig, PairsConfig
 from eval.tasks.gap import GapTask, load_gap, with_dealt_answers
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pairs import PairsTask, load_pairs

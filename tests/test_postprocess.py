@@ -16,8 +16,8 @@ from dec2vec.vectors.whitening import Spectrum, Whitening, fit_whitening, soft_s
 from eval.config import PostName
 from eval.metrics.correlation import spearman
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
-from eval.postprocess.fitted import Fitted
 from eval.postprocess.scores import dev_scores, shared_cosines
+from eval.postprocess.text_statistics import Fitted
 from eval.tasks.sts import StsTask
 from tests.test_whitening import cosines, moments_of, sample
 

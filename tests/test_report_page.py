@@ -15,17 +15,17 @@ import pytest
 from matplotlib.font_manager import findfont, get_font
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score
 
-from eval.choice.sweep import by_dimension, by_layer
-from eval.plots import style as plots_style
 from eval.report.blocks import Picture, Table
 from eval.report.markdown import to_markdown
 from eval.report.overview import duels, overview_rows
+from eval.report.plots import style as plots_style
 from eval.report.report import headline, hundred
 from eval.report.report_json import to_json
 from eval.report.sections import sections
 from eval.report.write import write_report
 from eval.results.diagnostics import MAX_CURVE, Confusion, PrecisionRecall, Scatter
-from eval.results.task_table import TaskRow, TaskTable
+from eval.results.task_results import TaskRow, TaskTable
+from eval.selection.dev_curves import by_dimension, by_layer
 from tests.report_data import LABELS, OTHERS, RIVAL, TUNED, full_report
 
 REPORT = full_report()

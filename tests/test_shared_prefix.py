@@ -15,7 +15,7 @@ from transformers import AutoModel, MistralConfig
 from dec2vec import Encoder, ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.decoder.shared_prefix import common_prefix
-from dec2vec.inference import Tally
+from dec2vec.inference import TokenCounts
 from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a", "the cat sat on the mat.", "", "x " * 40, "a man?"]
@@ -60,10 +60,10 @@ def test_what_was_read_is_counted(tmp_path: Path) -> None:
     whole, prefix = sum(map(len, ids)), len(common_prefix(ids))
     encoder.encode_views([*TEXTS, TEXTS[0]], VIEWS, prompt="knowledge_enhancement")
     spared = prefix * (len(TEXTS) - 1)
-    assert prefix > 20 and encoder.tally == Tally(tokens=whole - spared, prefix=prefix, spared=spared)
+    assert prefix > 20 and encoder.tally == TokenCounts(tokens=whole - spared, prefix=prefix, spared=spared)
     encoder.share_prefix = False
     encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
-    assert encoder.tally == Tally(tokens=2 * whole - spared, prefix=prefix, spared=spared)
+    assert encoder.tally == TokenCounts(tokens=2 * whole - spared, prefix=prefix, spared=spared)
 
 
 def test_another_prefix_gives_other_vectors(tmp_path: Path) -> None:

@@ -17,15 +17,15 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from eval.choice.choose import Contender, Material, best, choose
 from eval.config import EvalConfig, PostName, SystemsConfig
 from eval.leakage.training_text import TextSource, read_training_texts
 from eval.metrics.correlation import spearman
 from eval.postprocess.families import FITTED
-from eval.postprocess.transductive import whitened_by_itself
+from eval.postprocess.text_statistics import whitened_by_itself
 from eval.report.report import format_table, headline
 from eval.report.report_json import to_json
 from eval.run import evaluate
+from eval.selection.choose import Contender, Material, best, choose
 from eval.systems.system import HasOutputEmbeddings, System
 from eval.tasks.sts import load_task
 from tests.eval_data import write_pairs, write_similarity
@@ -173,7 +173,7 @@ def test_a_transductive_row_that_is_far_ahead_is_not_best(tmp_path: Path, monkey
         found: np.ndarray = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
         return found
 
-    monkeypatch.setattr("eval.choice.choose.whitened_by_itself", cheat)
+    monkeypatch.setattr("eval.selection.choose.whitened_by_itself", cheat)
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     ahead = next(name for name in report.systems if name.startswith("untuned") and name.endswith("(transductive)"))
     assert report.result(ahead, "average").value > 0.9

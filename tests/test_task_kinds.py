@@ -11,21 +11,20 @@ import numpy as np
 import pytest
 
 from dec2vec.decoder.pooling import View
-from eval.config import EvalConfig, SystemsConfig
-from eval.lab import Bench, Measured, judge
+from eval.config import ClusteringConfig, EvalConfig, GapConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.overlap import EvaluationSet, clean_rows, evaluation_sets, measure, train_splits
 from eval.postprocess.fitting import Fitting
 from eval.report.markdown import to_markdown
 from eval.report.report import Report
 from eval.run import evaluate
-from eval.task_config import ClusteringConfig, GapConfig, PairsConfig, TopicsConfig
+from eval.selection.judge import EvaluationOptions, Measured, judge
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
 from eval.tasks.pairs import PairEvidence, load_pairs
 from eval.tasks.retrieval import load_retrieval
 from eval.tasks.task import Itemised, Task, TaskVectors, Texts
-from eval.tasks.topic_config import load_topics
 from eval.tasks.topic_evidence import TopicEvidence
+from eval.tasks.topic_files import load_topics
 from tests.eval_data import write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
@@ -33,7 +32,7 @@ from tests.helpers import write_jsonl
 Rows = list[dict[str, Any]]
 KINDS = ("pairs", "pairs-precision", "gap", "word", "calibrated", "knn", "probe", "clustering", "retrieval")
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in range(3)]  # type: ignore[arg-type]
-BENCH = Bench(batch_tokens=1024, resamples=100, seed=0, progress=False)
+BENCH = EvaluationOptions(batch_tokens=1024, resamples=100, seed=0, progress=False)
 
 
 def text_of(topic: int, generator: np.random.Generator) -> str:

@@ -16,13 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dec2vec.errors import UserError
+from eval.config import TopicsConfig
 from eval.metrics.correlation import cosine_pairs
-from eval.task_config import TopicsConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours, label_cosines
-from eval.tasks.topic_config import load_topics
-from eval.tasks.topic_files import label_texts
+from eval.tasks.topic_files import label_texts, load_topics
 from eval.tasks.topics import TrainedTask, ZeroShotTask, split
 from tests.helpers import write_jsonl
 

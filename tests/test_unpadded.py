@@ -17,7 +17,7 @@ from torch.nn.attention.varlen import varlen_attn
 import dec2vec.decoder.varlen
 import train.adapters.capabilities
 from dec2vec.decoder.last_token_block import FAMILIES
-from dec2vec.decoder.varlen import NAME, EndToEnd
+from dec2vec.decoder.varlen import NAME, PackedSequences
 from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
@@ -150,7 +150,7 @@ def test_a_common_beginning_goes_the_padded_way(tmp_path: Path, use: Callable[[C
 
 
 def test_rows_and_back() -> None:
-    laid = EndToEnd.of(torch.tensor([2, 1, 3]), 3)
+    laid = PackedSequences.of(torch.tensor([2, 1, 3]), 3)
     ids = torch.tensor([[1, 2, 0], [3, 0, 0], [4, 5, 6]])
     assert laid.ids(ids).tolist() == [[1, 2, 3, 4, 5, 6]] and laid.edges.tolist() == [0, 2, 3, 6]
     assert laid.ends.tolist() == [1, 2, 5] and laid.arguments["position_ids"].tolist() == [[0, 1, 0, 0, 1, 2]]

@@ -18,9 +18,9 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.fingerprint import fingerprint
 from dec2vec.prompts.prompt import Side
+from eval.cache.vector_cache import CachedEncoder, VectorCache
+from eval.cache.vector_file import KEY_BYTES, VectorFile
 from eval.systems.system import TextEncoder
-from eval.vectors.cache import CachedEncoder, VectorCache
-from eval.vectors.file import KEY_BYTES, VectorFile
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import tiny_model_folder
 
@@ -93,7 +93,7 @@ def test_rows_reach_the_disk_before_their_keys(tmp_path: Path, monkeypatch: pyte
     """Killed before the commit: the rows are there, no key says so, and the next process writes over them."""
     synced: list[str] = []
     monkeypatch.setattr(
-        "eval.vectors.file.os.fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        "eval.cache.vector_file.os.fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name)
     )
     file = VectorFile(tmp_path, "mean@0")
     keys, rows = [bytes([index]) * KEY_BYTES for index in range(3)], np.arange(48, dtype=np.float32).reshape(3, 16)

@@ -172,9 +172,9 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
 def _whiten(run: Run) -> None:
     """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
     from dec2vec.vectors.whitening import Whitening
-    from eval.choice.choose import Material, choose
     from eval.inputs import load_tasks
     from eval.leakage.training_text import run_sources, sample_fit_text
+    from eval.selection.choose import Material, choose
     from eval.systems.system import own_view
     from eval.tasks.sts import load_task
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from dec2vec.decoder.bidirectional import full_attention, is_bidirectional
-from dec2vec.decoder.last_token_block import can_narrow, narrowed
+from dec2vec.decoder.last_token_block import can_skip_tokens, only_at
 from dec2vec.decoder.layers import decoder_blocks, final_norm, inner_states
 from dec2vec.decoder.pooling import View, layers_of, pool
 from dec2vec.decoder.shared_prefix import SharedPrefix
-from dec2vec.decoder.varlen import EndToEnd, attending_within_rows
+from dec2vec.decoder.varlen import PackedSequences, attending_within_rows
 
 
 class Embedder(nn.Module):
@@ -55,9 +55,9 @@ class Embedder(nn.Module):
         asked = list(views) or [self.view]
         cache = None if prefix is None else prefix.expanded(len(input_ids))
         block = self._narrowed_block(asked)
-        laid = EndToEnd.of(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
+        laid = PackedSequences.of(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
         ends = lengths - 1 if laid is None else laid.ends
-        with contextlib.nullcontext() if block is None else narrowed(block, ends):
+        with contextlib.nullcontext() if block is None else only_at(block, ends):
             if laid is None:
                 full = full_attention(self.backbone, lengths, input_ids.shape[1])
                 states = self._hidden_states(input_ids, asked, cache, full)
@@ -82,7 +82,7 @@ class Embedder(nn.Module):
             return None
         blocks = decoder_blocks(self.backbone, self.layer_count)
         block = None if blocks is None else blocks[max(wanted) - 1]
-        return block if block is not None and can_narrow(self.backbone, block) else None
+        return block if block is not None and can_skip_tokens(self.backbone, block) else None
 
     def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
         """The states with the final norm applied to the inner ones that views ask it for."""

@@ -29,8 +29,8 @@ class KnowsPlaces(Protocol):
     asks_for_places: bool
 
 
-def can_narrow(backbone: nn.Module, block: nn.Module) -> bool:
-    """Whether the block is of the form that `narrowed` repeats and runs once (not again, as checkpointed ones do)."""
+def can_skip_tokens(backbone: nn.Module, block: nn.Module) -> bool:
+    """Whether the block is of the form that `only_at` repeats and runs once (not again, as checkpointed ones do)."""
     model = next((module for module in backbone.modules() if isinstance(module, PreTrainedModel)), None)
     if model is None or checkpoints(backbone):
         return False
@@ -44,7 +44,7 @@ def checkpoints(backbone: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def narrowed(block: nn.Module, places: Int[Tensor, batch]) -> Iterator[None]:
+def only_at(block: nn.Module, places: Int[Tensor, batch]) -> Iterator[None]:
     """Within, the block returns (batch, 1, dim): its output at one place of each row."""
     if isinstance(block, KnowsPlaces):
         token = _PLACES.set((block, places))
@@ -61,7 +61,7 @@ def narrowed(block: nn.Module, places: Int[Tensor, batch]) -> Iterator[None]:
 
 
 def places_in(block: nn.Module) -> Int[Tensor, batch] | None:
-    """Where this thread wants the block's output alone; None outside of `narrowed`."""
+    """Where this thread wants the block's output alone; None outside of `only_at`."""
     found = _PLACES.get()
     return None if found is None or found[0] is not block else found[1]
 

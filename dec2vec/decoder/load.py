@@ -30,7 +30,7 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.bidirectional import full_attention, set_attention
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import refuse_pickle
-from dec2vec.hub import refuse_missing_folder
+from dec2vec.hub import check_path_exists
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -144,7 +144,7 @@ def _check_place(name: str) -> None:
         if pickles and not any(path.glob("*.safetensors")):
             refuse_pickle(pickles[0])
         return
-    refuse_missing_folder(name)
+    check_path_exists(name)
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -21,7 +21,7 @@ from torch import nn
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.hub import is_on_hub, refuse_missing_folder
+from dec2vec.hub import check_path_exists, is_on_hub
 
 MARKER = "dec2vec.json"
 FORMAT = 1
@@ -42,7 +42,7 @@ def find(config: ModelConfig) -> Artifact | None:
 
     UserError at once where that is the path of no folder.
     """
-    refuse_missing_folder(config.name_or_path)
+    check_path_exists(config.name_or_path)
     folder = _local_folder(config)
     if folder is None:
         return None

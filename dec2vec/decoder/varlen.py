@@ -28,7 +28,7 @@ Kernel = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
-class EndToEnd:
+class PackedSequences:
     """Where the real tokens of a padded chunk stand, in the order of its rows."""
 
     rows: Int64[Tensor, " token"]
@@ -38,7 +38,7 @@ class EndToEnd:
     time: int
 
     @classmethod
-    def of(cls, lengths: Int[Tensor, batch], time: int) -> EndToEnd:
+    def of(cls, lengths: Int[Tensor, batch], time: int) -> PackedSequences:
         """Of rows padded to `time`. The host waits for the device: it must know how many tokens there are."""
         rows, places = real_tokens(lengths, time).nonzero(as_tuple=True)
         return cls(rows, places, F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), time)

@@ -9,13 +9,10 @@ from pathlib import Path
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 from eval.baselines.baseline import Baseline
-from eval.baselines.characters import CharacterVectors
-from eval.baselines.counts import bag_of_words, tfidf
 from eval.baselines.encoder import OutsideEncoder
-from eval.baselines.generation import bleu, chrf, rouge_l
-from eval.baselines.input_embeddings import InputEmbeddings
-from eval.baselines.overlap import dice, jaccard
-from eval.baselines.word_vectors import WordVectors
+from eval.baselines.sparse import CharacterVectors, bag_of_words, tfidf
+from eval.baselines.text_overlap import bleu, chrf, dice, jaccard, rouge_l
+from eval.baselines.word_vectors import InputEmbeddings, WordVectors
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "bag-of-words": bag_of_words,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dec2vec.errors import UserError
-from dec2vec.hub import refuse_missing_folder
+from dec2vec.hub import check_path_exists
 from dec2vec.prompts.prompt import Side
 from eval.systems.system import run_name
 
@@ -21,7 +21,7 @@ class OutsideEncoder:
 
     def __init__(self, path: str, device: str | None = None) -> None:
         """UserError for the path of no folder."""
-        refuse_missing_folder(path, "baseline")
+        check_path_exists(path, "baseline")
         self.name = run_name(path)
         self.path = path
         self.device = device

@@ -14,7 +14,10 @@ import numpy as np
 from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, read_table, read_texts
 from eval.leakage.overlap import normalized
-from eval.systems.run_config import run_config
+from eval.systems.recipes import run_config
+from eval.tasks.sts import StsTask
+from eval.tasks.task import Task
+from eval.tasks.topics import TrainedTask
 
 _TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
 _NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
@@ -171,3 +174,18 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         limit=None if limit is None else int(limit),
         streaming=data.get("streaming") is True,
     )
+
+
+def held_out_texts(similarity: Sequence[StsTask], further: Sequence[Task]) -> list[str]:
+    """Of every task's test and dev. A whitening fitted on dev texts looks better there than it is, and dev prefers it.
+
+    What a task's own classifier learns from is training-side text.
+    """
+    found = [text for task in similarity for text in task.texts]
+    for task in further:
+        found += [*task.test.queries, *task.test.documents]
+        if isinstance(task, TrainedTask):
+            found += [] if task.data.dev is None else task.data.dev.texts
+        elif task.dev is not None:
+            found += [*task.dev.queries, *task.dev.documents]
+    return found

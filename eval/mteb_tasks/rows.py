@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from eval.choice.choose import best
+from eval.cache.encoders import Encoders
 from eval.config import EvalConfig
 from eval.mteb_tasks.encoder import MtebEncoder
 from eval.mteb_tasks.run import run_mteb
 from eval.results.results import Judged
-from eval.results.task_table import TaskRow, TaskTable
-from eval.systems.encoders import Encoders
+from eval.results.task_results import TaskRow, TaskTable
+from eval.selection.choose import best
 from eval.systems.system import TextEncoder
 
 

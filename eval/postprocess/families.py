@@ -29,7 +29,7 @@ from dec2vec.errors import UserError
 from dec2vec.vectors.affine import Affine, Basis, Provenance
 from dec2vec.vectors.whitening import CONSTANT_TOLERANCE, Shrinkage, Spectrum, Whitening, soft_scales, whitening_scales
 from eval.config import PostName
-from eval.postprocess.fitted import Fitted
+from eval.postprocess.text_statistics import Fitted
 
 FITTED: frozenset[PostName] = frozenset(
     {"centre", "standardise", "abtt", "pca", "whiten", "shrunk_whiten", "soft_whiten"}

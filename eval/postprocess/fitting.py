@@ -12,8 +12,8 @@ from dec2vec.errors import UserError
 from dec2vec.vectors.affine import Basis
 from eval.config import PostName
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
-from eval.postprocess.fitted import Fitted
 from eval.postprocess.moments import stream_moments
+from eval.postprocess.text_statistics import Fitted
 from eval.systems.system import HasOutputEmbeddings, System, TextEncoder, candidate_dimensions
 
 NARROW: tuple[PostName, ...] = ("raw",)

@@ -15,8 +15,8 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_bytes
 from dec2vec.vectors.whitening import Moments
+from eval.cache.vector_cache import CachedEncoder, writing
 from eval.systems.system import System, TextEncoder
-from eval.vectors.cache import CachedEncoder, writing
 
 MEMORY_WARNING = 4 * 2**30
 logger = logging.getLogger(__name__)

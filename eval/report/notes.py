@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eval.choice.choose import Choice, best
-from eval.choice.edges import dimension_edge
 from eval.leakage.overlap import Overlap
 from eval.results.results import Comparison, Judged
+from eval.selection.choose import Choice, best
+from eval.selection.judge import dimension_edge
 from eval.systems.recipes import Recipe, unlike
 from eval.systems.seeds import seeds_of, split_name
 

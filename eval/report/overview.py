@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from eval.report.report import Report, hundred
 from eval.results.results import AVERAGE
-from eval.results.task_table import TaskRow, TaskTable
+from eval.results.task_results import TaskRow, TaskTable
 
 HEADER = ("task", "difference", "95 % interval", "tuned is", "tuned", "best untuned", "figure x 100")
 

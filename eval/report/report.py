@@ -8,30 +8,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
 
-from eval.choice.sweep import SweepPoint
+from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.results.mistakes import Mistakes
+from eval.results.diagnostics import Confusion, Histogram, Mistakes, PrecisionRecall, Scatter
 from eval.results.results import AVERAGE, Comparison, Result
-from eval.results.task_table import TaskTable
+from eval.results.task_results import TaskTable
+from eval.selection.dev_curves import SweepPoint
 from eval.systems.seeds import Seeds, mean_and_sd, seeds_of
 from eval.systems.system import TRANSDUCTIVE
-from eval.vectors.cost import Cost
-
-SIMILAR, DISSIMILAR = 0.8, 0.2
-"""Shares of a task's score range from which on, and up to which, a pair is similar and dissimilar."""
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """Cosines of a system's similar and dissimilar test pairs."""
-
-    title: str
-    similar: Float64[np.ndarray, " similar"]
-    dissimilar: Float64[np.ndarray, " dissimilar"]
 
 
 @dataclass(frozen=True, eq=False)

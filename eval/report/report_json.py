@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from eval.choice.sweep import SweepPoint
 from eval.report.report import Report
 from eval.results.diagnostics import Confusion, PrecisionRecall
 from eval.results.results import AVERAGE, Comparison
+from eval.selection.dev_curves import SweepPoint
 from eval.systems.seeds import Seeds, mean_and_sd, seeds_of
 
 

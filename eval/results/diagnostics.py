@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
+
+from eval.results.results import Judged
+from eval.systems.system import System
+from eval.tasks.sts import StsTask
+from eval.tasks.topic_evidence import TopicEvidence, Wrong
 
 MAX_SCATTER = 1500
 """Points of a scatter: t-SNE of more takes minutes, and hides what it shows."""
@@ -123,3 +128,66 @@ class PrecisionRecall:
             threshold=threshold,
             at_threshold=(hits / int(said.sum()) if said.any() else 1.0, hits / int(labels.sum())),
         )
+
+
+SIMILAR, DISSIMILAR = 0.8, 0.2
+"""Shares of a task's score range from which on, and up to which, a pair is similar and dissimilar."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Cosines of a system's similar and dissimilar test pairs."""
+
+    title: str
+    similar: Float64[np.ndarray, " similar"]
+    dissimilar: Float64[np.ndarray, " dissimilar"]
+
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Of one system on one task: `total` of `n` test texts were taken for another class, the surest are `shown`."""
+
+    task: str
+    system: str
+    n: int
+    total: int
+    shown: Sequence[Wrong]
+
+    @classmethod
+    def of(cls, task: str, system: str, decided: TopicEvidence, limit: int = SHOWN) -> Mistakes:
+        """By how far the wrong class led."""
+        wrong = decided.wrong()
+        return cls(task, system, len(decided.texts), len(wrong), wrong[:limit])
+
+
+def find_reference(
+    judged: Sequence[Judged], references: Sequence[System], tuned: str | None
+) -> tuple[Judged, Judged] | None:
+    """The raw tuned system of the headline's run, and the same reading of the untuned decoder, if that could be had."""
+    runs = list(dict.fromkeys(item.system.run for item in judged if item.system.is_tuned))
+    by_system = {item.system: item for item in judged}
+    for run, reference in zip(runs, references, strict=True):
+        names = {item.system.name for item in judged if item.system.run == run}
+        after, before = by_system.get(replace(reference, run=run)), by_system.get(reference)
+        if tuned in names and after is not None and before is not None:
+            return after, before
+    return None
+
+
+def histograms(tests: Sequence[StsTask], reference: tuple[Judged, Judged] | None) -> list[Histogram]:
+    """Before and after, unless no pair is similar or none is dissimilar."""
+    panels = [_histogram(tests, item) for item in reversed(reference)] if reference is not None else []
+    return panels if all(len(panel.similar) and len(panel.dissimilar) for panel in panels) else []
+
+
+def _histogram(tests: Sequence[StsTask], item: Judged) -> Histogram:
+    """Pairs of all tests whose gold score is in the top or bottom fifth of its test's range."""
+    cosines = np.concatenate([item.cosines[task.name] for task in tests])
+    shares = np.concatenate([(task.gold - task.gold.min()) / np.ptp(task.gold) for task in tests])
+    moment = "after" if item.system.is_tuned else "before"
+    finite = np.isfinite(cosines)
+    similar, dissimilar = cosines[finite & (shares >= SIMILAR)], cosines[finite & (shares <= DISSIMILAR)]
+    return Histogram(f"{moment} tuning: {item.system.name}", similar, dissimilar)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 from tqdm import tqdm
 
-from eval.choice.choose import Choice, best
 from eval.metrics.correlation import AGGREGATIONS, Aggregation, spearman_over_subsets
 from eval.metrics.statistics import Bootstrap, Interval, interval, p_value
+from eval.selection.choose import Choice, best
 from eval.systems.system import System
 from eval.tasks.sts import StsTask
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eval.lab import CLEAN, Measured
 from eval.metrics.statistics import interval, p_value
-from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.results.mistakes import Mistakes
-from eval.results.task_table import TaskRow, TaskTable
+from eval.results.diagnostics import Confusion, Mistakes, PrecisionRecall, Scatter
+from eval.selection.judge import CLEAN, Measured
 from eval.systems.seeds import mean_and_sd, seeds_of
 from eval.tasks.pairs import PairEvidence
 from eval.tasks.task import Figure, Task
@@ -172,3 +170,35 @@ def _ordered(rows: Sequence[Measured]) -> list[Measured]:
 def _row(name: str, figure: Figure, dev: float | None = None, chosen: str = "") -> TaskRow:
     found = interval(figure.value, figure.resampled)
     return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n, dev, chosen)
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One figure of one system. `low` and `high` bound its 95 % interval; None where there is none."""
+
+    system: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    dev: float | None = None
+    """Of the main metric's row: the score by which the reading was chosen (see the table's note); None where nothing
+    was chosen."""
+    chosen: str = ""
+    """Of the main metric's row: the threshold, k or C that dev chose."""
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """A task's figures. `metric` is its main one: systems are ranked by it. `note` says what a reader must know."""
+
+    name: str
+    metric: str
+    rows: Sequence[TaskRow]
+    note: str = ""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The main one first."""
+        return list(dict.fromkeys([self.metric, *(row.metric for row in self.rows)]))

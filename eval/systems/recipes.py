@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
-from eval.systems.run_config import run_config
 
 Recipe = Mapping[str, object]
 """Value by dotted option, such as `optim.lr`."""
@@ -51,3 +52,18 @@ def _flat(name: str, value: Any) -> dict[str, object]:
     else:
         return {} if value is None else {name: value}
     return {key: item for part in parts for key, item in part.items()}
+
+
+PARTS = frozenset({"adapter", "model"})
+"""Folders within a run."""
+
+
+def run_config(run: str) -> dict[str, Any] | None:
+    """`config.yaml` of a run folder, or of the run that an adapter or model folder lies in; None without one.
+
+    UserError for a file that is no YAML mapping.
+    """
+    folder = Path(run)
+    places = [folder, folder.resolve().parent] if folder.resolve().name in PARTS else [folder]
+    file = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+    return None if file is None else dict(read_mapping(file))

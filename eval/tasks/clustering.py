@@ -14,8 +14,8 @@ from scipy.sparse import csr_matrix
 
 from dec2vec.corpus.exact_search import unit_rows
 from dec2vec.errors import UserError
+from eval.config import ClusteringConfig
 from eval.metrics.resampling import multiplicities
-from eval.task_config import ClusteringConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Figure, TaskVectors, Texts, missing
 

@@ -11,16 +11,15 @@ from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
 from dec2vec.files.tables import read_table
+from eval.config import GapConfig
 from eval.metrics.classification import ranking_metrics, whole
-from eval.task_config import GapConfig
-from eval.tasks.figures import weighted_figures
-from eval.tasks.judges_pairs import JudgesPairs
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
-from eval.tasks.task import Figure, TaskVectors
+from eval.tasks.pair_task import PairTask
+from eval.tasks.task import Figure, TaskVectors, weighted_figures
 
 
 @dataclass(frozen=True, eq=False)
-class GapTask(JudgesPairs):
+class GapTask(PairTask):
     """Two-sided pairs: questions are queries, answers documents."""
 
     def dev_score(self, vectors: TaskVectors) -> float:

@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
+from eval.config import Criterion, PairsConfig, PairsMetric
 from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
-from eval.task_config import Criterion, PairsConfig, PairsMetric
-from eval.tasks.figures import weighted_figures
-from eval.tasks.judges_pairs import JudgesPairs
 from eval.tasks.pair_files import PairColumns, read_pairs
-from eval.tasks.task import Figure, TaskVectors
+from eval.tasks.pair_task import PairTask
+from eval.tasks.task import Figure, TaskVectors, weighted_figures
 
 RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 """Metrics without a threshold."""
@@ -35,7 +34,7 @@ class PairEvidence:
 
 
 @dataclass(frozen=True, eq=False)
-class PairsTask(JudgesPairs):
+class PairsTask(PairTask):
     """Test pairs, and perhaps dev pairs to choose the threshold on."""
 
     criterion: Criterion = "accuracy"

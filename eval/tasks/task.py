@@ -5,11 +5,17 @@ A task never sees an encoder: it names its texts, whoever runs it brings one vec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+from numpy.typing import NDArray
+
+from dec2vec.decoder.pooling import View
+from eval.metrics.classification import Values, Weights, whole
+from eval.metrics.resampling import multiplicities
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,3 +94,33 @@ class Itemised(Protocol):
 def missing(metric: str, resamples: int, n: int) -> Figure:
     """A figure that `n` items do not allow."""
     return Figure(metric, float("nan"), np.full(resamples, np.nan), n)
+
+
+Vectors = Mapping[View, NDArray[np.float32]]
+
+
+class BothSides(Mapping[View, TaskVectors]):
+    """Put together when a view is asked for, as the sides may be read from disk; one-sided without `documents`."""
+
+    def __init__(self, queries: Vectors, documents: Vectors | None = None) -> None:
+        self._queries, self._documents = queries, documents
+
+    def __getitem__(self, view: View) -> TaskVectors:
+        queries = self._queries[view]
+        return TaskVectors(queries, queries[:0] if self._documents is None else self._documents[view])
+
+    def __iter__(self) -> Iterator[View]:
+        return iter(self._queries)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+
+def weighted_figures(
+    metrics: Callable[[Weights], dict[str, Values]], main: str, n: int, resamples: int, seed: int
+) -> list[Figure]:
+    """`metrics` by name on all `n` units and on every resample of them; `main` is the first."""
+    values = metrics(whole(n))
+    parts = [metrics(counts) for counts in multiplicities(n, resamples, seed)]
+    names = sorted(values, key=lambda name: name != main)
+    return [Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names]

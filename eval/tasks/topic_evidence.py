@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from eval.metrics.classification import baselines, class_metrics, confusion
-from eval.tasks.figures import weighted_figures
 from eval.tasks.labelled import LabelledTexts
-from eval.tasks.task import Figure
+from eval.tasks.task import Figure, weighted_figures
 
 
 @dataclass(frozen=True)

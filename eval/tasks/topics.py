@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.errors import UserError
-from eval.choice.edges import edge
 from eval.metrics.classification import class_metrics, whole
+from eval.metrics.grid_edge import edge
 from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Figure, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines

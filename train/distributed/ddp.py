@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+
 from dec2vec.decoder.embedder import Embedder
 from train.distributed.sharded import Sharded
-
 
 Model = Embedder | DistributedDataParallel | Sharded
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dec2vec.decoder.bidirectional import is_bidirectional
-from dec2vec.decoder.last_token_block import can_narrow, forward_at, places_in
+from dec2vec.decoder.last_token_block import can_skip_tokens, forward_at, places_in
 from dec2vec.decoder.varlen import EDGES
 from train.kernels.block_autograd import Finish, Heads, Project
 from train.kernels.lora_linear import product_dtype
@@ -168,7 +168,7 @@ def use_fast_blocks(backbone: nn.Module, blocks: nn.ModuleList) -> None:
     if is_bidirectional(backbone):
         return
     for block in blocks:
-        if can_narrow(backbone, block) and _is_plain(block):
+        if can_skip_tokens(backbone, block) and _is_plain(block):
             block.__class__ = type(f"Fast{type(block).__name__}", (FastBlock, type(block)), {})
             vars(block)["memory"] = _Memory()
 

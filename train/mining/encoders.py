@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
-from dec2vec.hub import is_on_hub, refuse_missing_folder
+from dec2vec.hub import check_path_exists, is_on_hub
 from train.mining.args import MineArgs
 
 
@@ -71,7 +71,7 @@ def load_embed(name: str, args: MineArgs, *, prompt: str | None = None) -> Embed
     What is no folder here is looked for on the Hub. Raises UserError for what can't be loaded, and for a prompt of a
     model that has its own.
     """
-    refuse_missing_folder(name)
+    check_path_exists(name)
     if _has(name, "modules.json") and not _has(name, MARKER):
         if prompt is not None:
             raise UserError(f"--prompt: {name} is a sentence-transformers model, which has its own; leave it out")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eval.choice.choose import Choice, Contender
 from eval.postprocess.families import SIZED
+from eval.selection.choose import Choice, Contender
 
 RAW = "raw"
 """`SweepPoint.post` of vectors as they are."""

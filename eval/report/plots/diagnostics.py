@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval.plots.style import FONT, GRID, canvas, colour, dash, legend_below, numbered, short
+from eval.report.plots.style import FONT, GRID, canvas, colour, dash, legend_below, numbered, short
 from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
 
 MAX_NAMES = 20

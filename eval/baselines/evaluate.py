@@ -18,15 +18,14 @@ from eval.baselines import make_baseline, table_name
 from eval.baselines.baseline import Baseline, PairBaseline, VectorBaseline, Vectors
 from eval.baselines.cosines import cosines, dense
 from eval.config import EvalConfig
-from eval.lab import Measured
-from eval.leakage.held_out import held_out_texts
-from eval.leakage.training_text import without
+from eval.leakage.training_text import held_out_texts, without
 from eval.metrics.correlation import AGGREGATIONS, spearman_over_subsets
 from eval.metrics.statistics import Bootstrap
 from eval.results.results import AVERAGE, Figure, Result, to_result
 from eval.results.task_results import Findings
-from eval.tasks.judges_pairs import JudgesPairs
+from eval.selection.judge import Measured
 from eval.tasks.pair_files import LabelledPairs
+from eval.tasks.pair_task import PairTask
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Figure as TaskFigure
 from eval.tasks.task import Task, TaskVectors, Texts
@@ -88,7 +87,7 @@ class Outside:
                     findings.add(task, [Measured(table_name(baseline), False, None, "", figures, is_baseline=True)])
 
     def _figures(self, baseline: Baseline, task: Task) -> list[TaskFigure]:
-        if isinstance(task, JudgesPairs):  # sparse vectors of tens of thousands of texts are never spread out
+        if isinstance(task, PairTask):  # sparse vectors of tens of thousands of texts are never spread out
             dev = None if task.dev_pairs is None else _pair_scores(baseline, task.dev_pairs)
             return task.measure_scores(dev, _pair_scores(baseline, task.test_pairs), self.resamples, self.seed)
         if isinstance(baseline, PairBaseline):

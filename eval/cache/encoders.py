@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dec2vec.config.model import ModelConfig
+from eval.cache.cost import Cost
+from eval.cache.vector_cache import VectorCache
 from eval.config import EvalConfig
 from eval.systems.system import TextEncoder, run_name
-from eval.vectors.cache import VectorCache
-from eval.vectors.cost import Cost
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from eval.metrics.correlation import spearman
 from eval.postprocess.families import Candidate
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.scores import dev_scores
-from eval.postprocess.transductive import whitened_by_itself
+from eval.postprocess.text_statistics import whitened_by_itself
 from eval.systems.system import TRANSDUCTIVE, System, TextEncoder
 from eval.tasks.sts import StsTask
 
@@ -113,7 +113,7 @@ def choose(
         batch_tokens=material.batch_tokens,
         progress=material.progress,
     )
-    race = _Race(encoder, material, dev, found)
+    race = _Candidates(encoder, material, dev, found)
     poolings = dict.fromkeys(view.pooling for view in views)
     return [choice for pooling in poolings for choice in race.winners([v for v in views if v.pooling == pooling])]
 
@@ -156,7 +156,7 @@ def best(choices: Sequence[Choice]) -> Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class _Race:
+class _Candidates:
     """The candidates of one prompt, with what they have in common."""
 
     encoder: TextEncoder

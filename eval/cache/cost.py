@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from dec2vec.inference import Tally
+from dec2vec.inference import TokenCounts
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class HasTally(Protocol):
     """An encoder that counts what its decoder reads."""
 
-    tally: Tally
+    tally: TokenCounts
 
 
 @dataclass
@@ -50,6 +50,6 @@ class Cost:
             self.spared_tokens += after.spared - before.spared
 
 
-def _read(encoder: object) -> Tally:
+def _read(encoder: object) -> TokenCounts:
     """A copy."""
-    return Tally(**vars(encoder.tally)) if isinstance(encoder, HasTally) else Tally()
+    return TokenCounts(**vars(encoder.tally)) if isinstance(encoder, HasTally) else TokenCounts()

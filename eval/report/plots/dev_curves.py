@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eval.choice.sweep import Curve, SweepPoint, best_raw, by_dimension, by_layer, has_posts
-from eval.plots.style import GRID, canvas, colour, dash, legend_below, short
+from eval.report.plots.style import GRID, canvas, colour, dash, legend_below, short
+from eval.selection.dev_curves import Curve, SweepPoint, best_raw, by_dimension, by_layer, has_posts
 
 MAX_LINES = 10
 """As many as there are colours: more lines than that can't be followed."""

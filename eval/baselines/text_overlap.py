@@ -1,18 +1,19 @@
 """BLEU, chrF and ROUGE-L, made to judge generated text, as similarities of two texts.
 
 They tell a hypothesis from a reference, and similarity doesn't: each value is the mean of both directions, in 0..1.
-All but chrF see the words of `eval.baselines.words`, as rouge-score's own tokenizer drops all but a-z and 0-9.
+All but chrF see the words of `eval.baselines.sparse`, as rouge-score's own tokenizer drops all but a-z and 0-9.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from eval.baselines.words import words
+from eval.baselines.sparse import words
 
 Score = Callable[[str, str], float]
 """Of a hypothesis against a reference, in 0..1."""
@@ -88,3 +89,35 @@ class _Words:
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
+
+
+class WordOverlap:
+    """Two texts without words have nothing in common: 0."""
+
+    def __init__(self, name: str, measure: Callable[[list[str], list[str]], float]) -> None:
+        self.name = name
+        self._measure = measure
+
+    def similarities(self, left: Sequence[str], right: Sequence[str]) -> Float64[np.ndarray, " pairs"]:
+        """Of each pair, in order."""
+        return np.array([self._measure(words(a), words(b)) for a, b in zip(left, right, strict=True)], dtype=np.float64)
+
+
+def jaccard() -> WordOverlap:
+    """Distinct shared words over distinct words."""
+    return WordOverlap("jaccard", _jaccard)
+
+
+def dice() -> WordOverlap:
+    """Twice the shared words, repeats counted, over the words of both: the F1 of unigrams."""
+    return WordOverlap("dice", _dice)
+
+
+def _jaccard(left: list[str], right: list[str]) -> float:
+    one, other = set(left), set(right)
+    return len(one & other) / max(1, len(one | other))
+
+
+def _dice(left: list[str], right: list[str]) -> float:
+    shared = sum((Counter(left) & Counter(right)).values())
+    return 2 * shared / max(1, len(left) + len(right))

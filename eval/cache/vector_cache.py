@@ -26,9 +26,9 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import why_not_written
 from dec2vec.prompts.prompt import Side
+from eval.cache.cost import Cost
+from eval.cache.vector_file import KEY_BYTES, VectorFile
 from eval.systems.system import HasEnsemble, HasOutputEmbeddings, TextEncoder
-from eval.vectors.cost import Cost
-from eval.vectors.file import KEY_BYTES, VectorFile
 
 Vectors = NDArray[np.float32]
 Stream = Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]

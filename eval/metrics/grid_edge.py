@@ -1,13 +1,8 @@
-"""A choice at the edge of what was searched: a better one may lie beyond, and the report says so."""
+"""Whether a choice lies at the edge of what was tried."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from eval.postprocess.families import SIZED
-
-NARROWEST = 2
-"""Vectors of one dimension have no cosine but 1 and -1."""
 
 
 def edge(
@@ -30,11 +25,3 @@ def edge(
     if chosen == largest and (high is None or chosen < high):
         return f"{what} = {chosen:g} is the largest that was tried"
     return None
-
-
-def dimension_edge(post: str, k: int, tried: Sequence[int], width: int) -> str | None:
-    """Of a post-processing (`whiten-64`) that comes in several k."""
-    if post.partition("-")[0] not in SIZED:
-        return None
-    found = edge("k", k, tried, low=NARROWEST, high=width)
-    return None if found is None else f"{found} (systems.dimensions)"

@@ -17,19 +17,18 @@ from tqdm import tqdm
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.vectors.affine import Affine
-from eval.choice.choose import Choice, best
-from eval.choice.edges import dimension_edge
 from eval.config import PostName
+from eval.metrics.grid_edge import edge
+from eval.postprocess.families import SIZED
 from eval.postprocess.fitting import Fitting
+from eval.selection.choose import Choice, best
 from eval.systems.system import System, TextEncoder
-from eval.tasks.both_sides import BothSides
 from eval.tasks.pairs import PairEvidence
-from eval.tasks.task import Figure, Itemised, Task, TaskVectors, Texts, missing
+from eval.tasks.task import BothSides, Figure, Itemised, Task, TaskVectors, Texts, missing
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 from eval.tasks.topics import TrainedTask
 
 Step = TypeVar("Step")
-
 CLEAN = " (clean)"
 """Ends the name of the main metric where it is measured without the items that training has shown."""
 FEWEST = 2
@@ -88,7 +87,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationOptions:
     """How vectors are made and figures resampled: the same for every task."""
 
     batch_tokens: int
@@ -104,7 +103,12 @@ class Bench:
 
 
 def judge(
-    task: Task, encoder: TextEncoder, fitting: Fitting, views: Sequence[View], chosen: Sequence[Choice], bench: Bench
+    task: Task,
+    encoder: TextEncoder,
+    fitting: Fitting,
+    views: Sequence[View],
+    chosen: Sequence[Choice],
+    bench: EvaluationOptions,
 ) -> list[Measured]:
     """Every post-processing's best reading. `chosen` are the similarity task's choices for the same prompt."""
     dev = None if task.dev is None else read(encoder, task.dev, fitting.prompt, views, bench)
@@ -117,7 +121,7 @@ def judge(
 
 
 def read(
-    encoder: TextEncoder, texts: Texts, prompt: str, views: Sequence[View], bench: Bench
+    encoder: TextEncoder, texts: Texts, prompt: str, views: Sequence[View], bench: EvaluationOptions
 ) -> Mapping[View, TaskVectors]:
     """Raw vectors of both sides, one forward pass a text."""
     queries = encoder.encode_views(
@@ -158,7 +162,7 @@ def _family(post: str | None) -> str:
 
 
 def _choose(
-    task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View], bench: Bench
+    task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View], bench: EvaluationOptions
 ) -> list[Reading]:
     """Of equal dev scores the first: the shallower layer, the larger k."""
     leaders: dict[PostName, tuple[float, Reading]] = {}
@@ -190,7 +194,7 @@ def _measure(
     reading: Reading,
     dev: Mapping[View, TaskVectors] | None,
     test: Mapping[View, TaskVectors],
-    bench: Bench,
+    bench: EvaluationOptions,
 ) -> Measured:
     view, post = reading.system.view, reading.post
     own_dev, own_test = None if dev is None else applied(post, dev[view]), applied(post, test[view])
@@ -221,7 +225,9 @@ def _chosen(decisions: object) -> str:
     return ""
 
 
-def _on_clean(task: Task, decisions: object, dev: TaskVectors | None, test: TaskVectors, bench: Bench) -> Figure:
+def _on_clean(
+    task: Task, decisions: object, dev: TaskVectors | None, test: TaskVectors, bench: EvaluationOptions
+) -> Figure:
     """The main metric on what training has not shown; what dev chose stays as it was."""
     rows = bench.clean[task.name]
     found = missing(task.metric, bench.resamples, len(rows))
@@ -255,3 +261,15 @@ def refuse_equal_names(tasks: Sequence[Task], others: Sequence[str]) -> None:
         if task.name in seen:
             raise UserError(f"two tasks are called {task.name}; give one of them a name of its own (option name)")
         seen.add(task.name)
+
+
+NARROWEST = 2
+"""Vectors of one dimension have no cosine but 1 and -1."""
+
+
+def dimension_edge(post: str, k: int, tried: Sequence[int], width: int) -> str | None:
+    """Of a post-processing (`whiten-64`) that comes in several k."""
+    if post.partition("-")[0] not in SIZED:
+        return None
+    found = edge("k", k, tried, low=NARROWEST, high=width)
+    return None if found is None else f"{found} (systems.dimensions)"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
-from dec2vec.vectors.whitening import Moments, Spectrum, refuse_constant
+from dec2vec.errors import UserError
+from dec2vec.vectors.whitening import Moments, Spectrum, fit_whitening, refuse_constant
 
 
 class Fitted:
@@ -46,3 +47,13 @@ class Fitted:
     def _scatter(self) -> Moments:
         assert self._moments is not None
         return self._moments
+
+
+def whitened_by_itself(vectors: Float32[np.ndarray, "texts dim"], k: int) -> Float32[np.ndarray, "texts directions"]:
+    """At most k directions, shrunk where the texts are few; nan where nothing can be fitted."""
+    moments = Moments(vectors.shape[1])
+    try:
+        moments.update(vectors)
+        return fit_whitening(moments, k).apply(vectors)
+    except UserError:
+        return np.full((len(vectors), k), np.nan, dtype=np.float32)

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from eval.choice.sweep import by_dimension, by_layer
-from eval.plots.diagnostics import confusion, precision_recall, scatter
-from eval.plots.style import DPI, FONT, GRID, canvas, legend_below, settings, short
-from eval.plots.sweep import dimensions, layers
+from eval.report.plots.dev_curves import dimensions, layers
+from eval.report.plots.diagnostics import confusion, precision_recall, scatter
+from eval.report.plots.style import DPI, FONT, GRID, canvas, legend_below, settings, short
 from eval.report.report import Report, is_baseline, is_tuned
 from eval.results.results import AVERAGE, Result
+from eval.selection.dev_curves import by_dimension, by_layer
 
 TUNED, PROCESSED, RAW, OUTSIDE = "#c2571a", "#3d6fa5", "#9db4c8", "#8a8a8a"
 LEGEND = (

@@ -14,7 +14,7 @@ from eval.tasks.task import Figure, TaskVectors, Texts, missing
 
 
 @dataclass(frozen=True, eq=False)
-class JudgesPairs(ABC):
+class PairTask(ABC):
     """Pair matching and the relevance gap: a `Task`, and for baselines that compare texts directly."""
 
     name: str
