@@ -18,7 +18,7 @@ from dec2vec.checks.place import find_place
 from dec2vec.checks.servers import check_servers
 from dec2vec.checks.subject import open_subject
 from dec2vec.cli import main
-from scripts.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
+from scripts.checks.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.export import save_adapter, save_sentence_transformer
