@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts/benchmarks"
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from dec2vec.checks.loaded_model import open_subject
 from dec2vec.checks.model_files import find_place
 from dec2vec.checks.serving_files import check_servers
 from dec2vec.cli import main
-from scripts.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
+from scripts.checks.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.export.save import save_adapter, save_sentence_transformer

@@ -1,4 +1,4 @@
-"""`scripts/check_broken.py`: what it says of a breakage that is found, one without effect, and one that is missed."""
+"""`check_broken.py`: what it says of a breakage that is found, one without effect, and one that is missed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts/checks")
     monkeypatch.setattr("logging.disable", lambda level: None)
     return importlib.import_module("check_broken")
 

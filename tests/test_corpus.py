@@ -234,7 +234,7 @@ def test_a_shard_that_is_not_as_its_index_says(tmp_path: Path) -> None:
 def test_the_table_of_recalls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts/checks")
     np.save(tmp_path / "v.npy", clustered(1500))
     assert importlib.import_module("check_recall").main([str(tmp_path / "v.npy"), "--sample", "50"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()

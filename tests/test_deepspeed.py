@@ -292,7 +292,7 @@ def whole_run(environment: dict[str, str], config: Path, output: Path, *override
 @pytest.mark.parametrize("environment", [pytest.param(ZERO2, id="ZeRO-2"), pytest.param(ZERO3, id="ZeRO-3")])
 def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     """From the command to dev scores, checkpoints and the adapter; then on from what one process wrote, and back."""
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts/checks")
     script = importlib.import_module("check_engines")
     monkeypatch.chdir(tmp_path)
     config = there_and_back(tmp_path, partial(whole_run, environment), script)

@@ -243,7 +243,7 @@ def test_a_block_at_a_time_is_in_memory(tmp_path: Path) -> None:
 
 def test_the_script_of_a_million_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its texts are all different, and its digest sees a changed vector; the script itself runs for minutes."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts/checks")
     script = importlib.import_module("check_million")
     texts = list(script.generated(2500))
     assert len(set(texts)) == len(texts) == 2500

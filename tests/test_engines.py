@@ -242,7 +242,7 @@ def whole_run(config: Path, output: Path, *overrides: str) -> None:
 
 @pytest.fixture
 def engines_script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts/checks")
     return importlib.import_module("check_engines")
 
 

@@ -1,4 +1,4 @@
-"""`scripts/check_loads.py`: another library in a fresh process gives our vectors; what differs, fails or is absent is
+"""`check_loads.py`: another library in a fresh process gives our vectors; what differs, fails or is absent is
 said. Plain sentence-transformers and PEFT are in tests/test_export.py."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ZEROS = "queries = documents = np.zeros((6, 16))"
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts/checks")
     return importlib.import_module("check_loads")
 
 

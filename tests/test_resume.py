@@ -296,7 +296,7 @@ def test_killed_and_resumed_with_batches_of_one_source(
 @pytest.mark.slow
 def test_sigkill_at_random_moments(config: Path, tmp_path: Path) -> None:
     """Real processes, through the script that does it ten times."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / "check_kills.py"), str(config), "--kills", "2"]
+    command = [sys.executable, str(REPOSITORY / "scripts/checks/check_kills.py"), str(config), "--kills", "2"]
     result = subprocess.run(
         [*command, "--steps", "20", "--folder", str(tmp_path)],
         cwd=config.parent,

@@ -17,14 +17,14 @@ from tests.tiny_run import write_run
 from train.config import EvalSection
 
 if TYPE_CHECKING:
-    from scripts.hosts.breakages import Seen
+    from scripts.checks.hosts.breakages import Seen
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
 def scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts/checks")
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_two_hosts_train_as_one_process_and_survive_a_kill(tmp_path: Path, engin
     `scripts/two-hosts` itself makes the same adapter there.
     """
     config = write_run(tmp_path, lora=NO_DROPOUT, eval=EvalSection(after_training=False))
-    script = [sys.executable, str(REPOSITORY / "scripts" / "check_two_hosts.py"), str(config), "--steps", "30"]
+    script = [sys.executable, str(REPOSITORY / "scripts/checks/check_two_hosts.py"), str(config), "--steps", "30"]
     command = [*script, "--engine", engine, "--experiments", "kill", "recipe", "--folder", "hosts"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)

@@ -103,7 +103,7 @@ def test_ranks_that_see_different_checkpoints_are_refused(tmp_path: Path, monkey
 def test_torchrun(tmp_path: Path) -> None:
     """The real launcher, through the script that shows the losses side by side."""
     config = write_run(tmp_path, lora=NO_DROPOUT)
-    command = [sys.executable, str(REPOSITORY / "scripts" / "check_ranks.py"), str(config), "--steps", str(STEPS)]
+    command = [sys.executable, str(REPOSITORY / "scripts/checks/check_ranks.py"), str(config), "--steps", str(STEPS)]
     options = ["--folder", "ranks", "--tolerance", "1e-5"]
     result = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr

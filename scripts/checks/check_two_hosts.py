@@ -1,6 +1,6 @@
 """Train on two hosts (network namespaces with a cable between them), and break what may break.
 
-    python scripts/check_two_hosts.py configs/train/quickstart.yaml --batch.size 16 --optim.lr 2e-4
+    python scripts/checks/check_two_hosts.py configs/train/quickstart.yaml --batch.size 16 --optim.lr 2e-4
 
 First the run is made undisturbed, and by one process alone: losses and adapter must be the same up to rounding. Then
 each experiment is one run of `torchrun -m train` over both hosts, disturbed at a random step:

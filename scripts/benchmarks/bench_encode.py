@@ -1,6 +1,6 @@
 """Time `encode` of our encoder and of sentence-transformers on the same texts and prompts; prints JSON.
 
-    python scripts/bench_encode.py --prompt knowledge_enhancement --model llama-60m --texts 1024 --peer st-best
+    python scripts/benchmarks/bench_encode.py --prompt knowledge_enhancement --model llama-60m --peer st-best
 
 Prompts: bare, prompteol, knowledge_enhancement, or a template with {text}. Both sides have the same weights and strings
 and read the last token of the last layer, so that their vectors can be compared: the run is void (exit code 1) where

@@ -1,4 +1,4 @@
-"""What may happen to a run on two hosts, and what is seen of it: the experiments of scripts/check_two_hosts.py.
+"""What may happen to a run on two hosts, and what is seen of it: the experiments of scripts/checks/check_two_hosts.py.
 
 Each is one run into a folder of its own, disturbed while a step is under way. The disturbed rank is the last one, on
 the second host, and never the main process.

@@ -1,10 +1,10 @@
 """Load a run's export with everything that users load it with, each in a fresh process, and compare the vectors.
 
-    python scripts/check_loads.py runs/english-8m [--python OTHER/bin/python] [--only langchain llamaindex]
+    python scripts/checks/check_loads.py runs/english-8m [--python OTHER/bin/python] [--only langchain llamaindex]
 
 Both forms are exported first, adapter kept and merged. The table has the largest difference to our Encoder on queries
 and documents, and names the worst text where that is too large. A package that is not installed is said to be absent;
-`--python` names an interpreter that has it. ONNX wants one with transformers 4: scripts/export_onnx.py says how. Rows
+`--python` names an interpreter that has it. ONNX wants one with transformers 4: export_onnx.py says how. Rows
 "as it comes" show what a loader does when it is told nothing about prompts: a difference there is no fault of the
 folder, and docs/guides/production.md says what to pass. Exit code 0 when no other row differs by more than 1e-5.
 """
@@ -38,7 +38,7 @@ TEXTS = [
     "word after word " * 400,
 ]
 TOLERANCE = 1e-5
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 START = """
 import json, os, sys
 import numpy as np
@@ -219,7 +219,7 @@ def check(run: Path, stage: Path, loaders: Sequence[Loader], python: str = sys.e
             "base": base,
             "shown_base": Path(base).name if Path(base).is_dir() else base,
             "output": str(stage / f"{number}.npy"),
-            "export_onnx": str(REPOSITORY / "scripts" / "export_onnx.py"),
+            "export_onnx": str(REPOSITORY / "scripts" / "checks" / "export_onnx.py"),
             "runtime": _runtime_code(),
         }
         results.append(_load(loader, present[loader.module], job, stage / f"{number}.json", expected, python))

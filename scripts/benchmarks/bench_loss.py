@@ -1,6 +1,6 @@
 """Time and memory of the loss stage alone, forward and backward: ours against sentence-transformers' two losses.
 
-    OMP_NUM_THREADS=2 python scripts/bench_loss.py --batch 1024 4096 --repeats 5
+    OMP_NUM_THREADS=2 python scripts/benchmarks/bench_loss.py --batch 1024 4096 --repeats 5
 
 `plain` is MultipleNegativesRankingLoss, `cached` is what CachedMultipleNegativesRankingLoss does between its two passes
 over the texts (`calculate_loss` with its backward, over mini-batches of --mini-batch). All get the same embeddings of

@@ -1,6 +1,6 @@
 """Show that two processes train as one: the losses of both runs side by side.
 
-    python scripts/check_ranks.py configs/train/quickstart.yaml --steps 20
+    python scripts/checks/check_ranks.py configs/train/quickstart.yaml --steps 20
 
 Anything that is no option of this script is handed on to training (`--batch.size 32`). Dropout is off, since each
 process draws masks of its own. Exit code 0 when no loss differs by more than --tolerance, relatively.

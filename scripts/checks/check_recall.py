@@ -1,6 +1,6 @@
 """Flat, HNSW and IVF-PQ indexes over the same vectors: recall against exact search, size, time to build and to search.
 
-    python scripts/check_recall.py vectors/ --sample 500
+    python scripts/checks/check_recall.py vectors/ --sample 500
 
 VECTORS is what `dec2vec encode` wrote. Neighbours of rows of the corpus, the row itself left out, as `dec2vec index`
 measures them; k is 10.

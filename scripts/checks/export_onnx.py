@@ -2,7 +2,7 @@
 
     python -m venv onnx
     onnx/bin/pip install "optimum-onnx[onnxruntime]==0.1.0" sentence-transformers
-    onnx/bin/python scripts/export_onnx.py merged
+    onnx/bin/python scripts/checks/export_onnx.py merged
 
 optimum-onnx wants transformers 4, so it needs an environment of its own; nothing of dec2vec is needed there.
 

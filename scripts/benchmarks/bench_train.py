@@ -1,6 +1,6 @@
 """Time whole optimiser steps of our trainer and of sentence-transformers on the same work; prints JSON.
 
-    python scripts/bench_train.py --case short --model llama-60m --batch 256 --peer st --repeats 5
+    python scripts/benchmarks/bench_train.py --case short --model llama-60m --batch 256 --peer st --repeats 5
 
 Cases: short (NLI-like pairs), long (lognormal, mean 60 tokens, up to 512), prompt (short behind 40 tokens of
 instruction), triplets (short with a hard negative). Peers: st (CachedMultipleNegativesRankingLoss with its default

@@ -1,6 +1,6 @@
 """What goes wrong with an exported folder, each as a change of its files and the check that must find it.
 
-`scripts/check_broken.py` shows them on a run; tests/test_check.py does on tiny decoders of several kinds.
+`scripts/checks/check_broken.py` shows them on a run; tests/test_check.py does on tiny decoders of several kinds.
 """
 
 from __future__ import annotations

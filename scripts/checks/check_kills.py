@@ -1,6 +1,6 @@
 """Kill a training run again and again, resume it each time, and compare its weights with an undisturbed run's.
 
-    python scripts/check_kills.py configs/train/quickstart.yaml --kills 10 --steps 60
+    python scripts/checks/check_kills.py configs/train/quickstart.yaml --kills 10 --steps 60
 
 A kill is a SIGKILL at a moment drawn at random between the start of the process and about the end of its fair share
 of the run; one of three waits for the next checkpoint and comes while that is being written. Anything that is no

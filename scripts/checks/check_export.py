@@ -1,6 +1,6 @@
 """Load RUN/model with plain sentence-transformers in a fresh process and print the largest difference of the vectors.
 
-    python scripts/check_export.py runs/english-8m [--texts file.txt]
+    python scripts/checks/check_export.py runs/english-8m [--texts file.txt]
 
 Exit code 0 when it is at most 1e-5. The untuned decoder's distance is printed too: it must be large.
 """

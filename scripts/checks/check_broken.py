@@ -1,6 +1,6 @@
 """Break a good export in every way we know, and see whether `dec2vec check` names each one.
 
-    python scripts/check_broken.py runs/mine
+    python scripts/checks/check_broken.py runs/mine
 
 For each breakage: the largest difference of plain sentence-transformers' vectors to the good ones (so silent ones are
 seen: no error, another vector), the check that found it and its sentence. The vectors are of seven texts by

@@ -1,6 +1,6 @@
 """Show that every engine trains as one process does: losses, gradients and weights of five steps, side by side.
 
-    python scripts/check_engines.py configs/train/quickstart.yaml --worlds 2 4
+    python scripts/checks/check_engines.py configs/train/quickstart.yaml --worlds 2 4
 
 Each run goes through the real launchers: torchrun for `--launcher torchrun` (the engine in the environment), or
 `accelerate launch --config_file configs/accelerate/ENGINE.yaml`. The fifth batch is uneven: two rows, fewer than four
@@ -120,7 +120,7 @@ def _launch(launcher: str, engine: str, world: int) -> tuple[list[str], dict[str
     if launcher == "torchrun":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
         return command, ENGINES[engine]
-    config = Path(__file__).parents[1] / "configs" / "accelerate" / f"{engine}.yaml"
+    config = Path(__file__).resolve().parents[2] / "configs" / "accelerate" / f"{engine}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     return [*command, "--num_processes", str(world), "--main_process_port", "0"], {}
 

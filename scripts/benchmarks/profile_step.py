@@ -1,6 +1,6 @@
 """Where the time of our training step goes: processor time by kind of operator and by operator, over the timed steps.
 
-    OMP_NUM_THREADS=2 python scripts/profile_step.py --case short --model llama-8m --batch 256 --steps 3
+    OMP_NUM_THREADS=2 python scripts/benchmarks/profile_step.py --case short --model llama-8m --batch 256 --steps 3
 
 Cases and models are those of bench_train.py. Times are self times of torch's operators in all threads, by
 torch.profiler, and their shares of each other. The step itself is timed before, since the profiler slows it down; what

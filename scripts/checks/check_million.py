@@ -1,6 +1,6 @@
 """Encode many generated texts with workers that are killed again and again, and compare with an undisturbed run.
 
-    python scripts/check_million.py --rows 1000000 --kills 6 --folder runs/check_million
+    python scripts/checks/check_million.py --rows 1000000 --kills 6 --folder runs/check_million
 
 Two processes under torchrun encode into shards with a tiny random decoder. The disturbed encode gets a SIGKILL at
 random moments, by turns for one worker and for the whole group, and is started again with the same command. Then rows
@@ -33,7 +33,7 @@ from dec2vec.corpus.vector_files import open_vectors
 
 WORLD = 2
 SAMPLE = 500
-TOKENIZER = Path(__file__).parents[1] / "dec2vec" / "demo" / "decoder"
+TOKENIZER = Path(__file__).resolve().parents[2] / "dec2vec" / "demo" / "decoder"
 SUBJECTS = "man woman child dog cat horse bird farmer teacher doctor singer pilot"
 VERBS = "sees feeds paints follows carries visits finds draws thanks calls remembers misses"
 OBJECTS = "house river apple letter guitar garden ladder mountain lamp bridge boat window"

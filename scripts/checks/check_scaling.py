@@ -1,10 +1,10 @@
 """One run on 1, 2 and 4 processes, each pinned to a core: seconds, processor seconds and bytes on the wire of a step.
 
-    python scripts/check_scaling.py configs/train/quickstart.yaml --batch.size 128
+    python scripts/checks/check_scaling.py configs/train/quickstart.yaml --batch.size 128
 
 Runs in a network namespace, so that all that its loopback counts is this run's (headers, acknowledgements and the
 launcher's heartbeats included); with --hosts 2 in two, one process each, and the cable between them counts. The bytes
-stand beside those of the paper model (scripts/scaling/cost.py) and the least possible. More processes than cores say
+stand beside those of the paper model (scaling/cost.py) and the least possible. More processes than cores say
 nothing about scaling in time, and are marked; their bytes and processor seconds count all the same. What is no option
 of this script is handed on to training. Exit code 0 when the wire has within 5 % what the model says, 77 where
 namespaces are not allowed.

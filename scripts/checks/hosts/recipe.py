@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hosts.network import Host
 
-RECIPE = Path(__file__).resolve().parent.parent / "two-hosts"
+RECIPE = Path(__file__).resolve().parents[2] / "two-hosts"
 NAMED = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 
 

@@ -1,6 +1,6 @@
-"""The tables of docs/scaling.md: what a step costs on 8 to 1,024 GPUs, by `scripts/scaling/cost.py`.
+"""The tables of docs/scaling.md: what a step costs on 8 to 1,024 GPUs, by `scripts/checks/scaling/cost.py`.
 
-python scripts/scaling_on_paper.py
+python scripts/checks/scaling_on_paper.py
 """
 
 from __future__ import annotations
