@@ -19,7 +19,7 @@ from train.config import LoraConfig
 
 def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:
     lora, whole = (
-        set(trainable_parameters(tiny_encoder(tmp_path, lora=LoraConfig(rank=4, whole=names)).embedder))
+        set(trainable_parameters(tiny_encoder(tmp_path, lora=LoraConfig(rank=4, modules_to_save=names)).embedder))
         for names in ((), ("embed_tokens",))
     )
     assert lora and all(".lora_" in name for name in lora)
@@ -65,7 +65,7 @@ def test_adapters_in_chosen_blocks(tmp_path: Path, family: str) -> None:
 
 
 def test_chosen_blocks_of_chosen_targets(tmp_path: Path) -> None:
-    lora = LoraConfig(rank=4, layers=(1,), targets=("q_proj",), whole=("embed_tokens",))
+    lora = LoraConfig(rank=4, layers=(1,), targets=("q_proj",), modules_to_save=("embed_tokens",))
     names = list(trainable_parameters(tiny_encoder(tmp_path, lora=lora).embedder))
     assert [name.split(".layers.")[1] for name in names if "lora_" in name] == [
         "1.self_attn.q_proj.lora_A.default.weight",
