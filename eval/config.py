@@ -62,7 +62,7 @@ class EvalConfig:
     """Similarity files that are reported on."""
     fit: tuple[str, ...] = ()
     """Training-side text that post-processings are fitted on: pair files or plain .txt."""
-    fit_sentences: Annotated[int, Ge(2)] = 8000
+    whitening_sentences: Annotated[int, Ge(2)] = 8000
     """Sentences taken from `fit`."""
     systems: SystemsConfig = Field(default_factory=SystemsConfig)
     pairs: tuple[PairsConfig, ...] = ()

@@ -156,7 +156,7 @@ def _fit_text(
     fitted = [post for post in config.systems.post if post in FITTED]
     if not fitted:
         return None
-    fit = sample_fit_text(sources, held_out_texts(tasks, further), config.fit_sentences, config.seed)
+    fit = sample_fit_text(sources, held_out_texts(tasks, further), config.whitening_sentences, config.seed)
     if len(fit.sentences) < 2:
         raise UserError(
             f"fit: {len(fit.sentences)} sentences are left to fit {fitted[0]} on; name more training-side text"

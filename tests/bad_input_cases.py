@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train(
             "--data.1.path", p.file("texts.jsonl", '{"text": "a"}\n{"text": "b"}\n'), "--data.1.kind", "texts"
         ),
-        ("data.1.kind: not that of data.0", "add --batch.sources one"),
+        ("data.1.kind: not that of data.0", "add --batch.sources single"),
     ),
     "prompt of a source that is none": (
         lambda p: p.train("--data.0.query_prompt", "promteol"),
@@ -121,18 +121,18 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "weight without batches of one source": (
         lambda p: p.train("--data.0.weight", "2"),
-        ("data.0.weight: only batches of one source have weights", "add --batch.sources one"),
+        ("data.0.weight: only batches of one source have weights", "add --batch.sources single"),
     ),
     "batch larger than every source": (
-        lambda p: p.train("--batch.sources", "one", "--batch.size", "400"),
+        lambda p: p.train("--batch.sources", "single", "--batch.size", "400"),
         ("batch.size 400 is larger than every source (the largest has 12 pairs)", "use --batch.size 12 or less"),
     ),
     "enormous weight": (
-        lambda p: p.train("--batch.sources", "one", "--data.0.weight", "1e308"),
+        lambda p: p.train("--batch.sources", "single", "--data.0.weight", "1e308"),
         ("data.0.weight: '1e308'", "less than or equal to 1000000"),
     ),
     "one of two sources with one pair": (
-        lambda p: p.train("--batch.sources", "one", "--data.1.path", p.file("lone.jsonl", PAIR)),
+        lambda p: p.train("--batch.sources", "single", "--data.1.path", p.file("lone.jsonl", PAIR)),
         ("data.1 (", "lone.jsonl): 1 pair; a batch of one source needs at least two"),
     ),
     # similarity files
@@ -281,7 +281,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "checkpoint of another configuration": (
         lambda p: p.resume("--optim.lr", "0.1"),
-        ("step-000004 belongs to another configuration", "--checkpoint.resume never"),
+        ("step-000004 belongs to another configuration", "--checkpoint.resume fresh"),
     ),
     "checkpoint as pickle": (
         pickled_checkpoint,

@@ -157,12 +157,12 @@ def _config(kind: str, **options: object) -> LossConfig:
 
 
 def _angle_sum(x: Tensor, rows: GradedInputs, tau: Tensor) -> Tensor:
-    return 0.5 * cosent(x, rows, tau) + 2 * in_batch(x, rows, tau) + 3 * angle(x, rows, 0.5)
+    return 0.5 * cosent(x, rows, tau) + 2 * in_batch(x, rows, tau) + 3 * angle(x, rows, 1.0)
 
 
 CASES = {
     "cosent": Case(_config("cosent"), graded_rows, cosent),
-    "angle": Case(_config("angle", angle_weights=(0.5, 2.0, 3.0), angle_temperature=0.5), graded_rows, _angle_sum),
+    "angle": Case(_config("angle", angle_weights=(0.5, 2.0, 3.0)), graded_rows, _angle_sum),
     "supcon": Case(_config("supcon"), labelled_rows, supcon),
     "kl": Case(_config("distil_scores", teacher="t", teacher_temperature=0.1), teacher_rows, kl),
     "margin": Case(_config("distil_scores", teacher="t", distance="margin"), teacher_rows, margin),

@@ -1,6 +1,6 @@
 """Bad inputs through the real command: one line that names the culprit and the fix, exit code 2, nothing damaged.
 
-Every case aims at a folder that holds an earlier finished run, with `--checkpoint.resume never`: the most that a
+Every case aims at a folder that holds an earlier finished run, with `--checkpoint.resume fresh`: the most that a
 mistake could destroy.
 """
 
@@ -50,7 +50,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": [{"path": str(shelf / "pairs.jsonl")}],
         "optim": {"steps": STEPS},
         "batch": {"size": 4},
-        "checkpoint": {"every": 2, "resume": "never"},
+        "checkpoint": {"every": 2, "resume": "fresh"},
         "eval": {"dev": str(shelf / "dev.jsonl"), "every": 2, "after_training": False},
     }
     evaluation = {

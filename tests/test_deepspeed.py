@@ -63,7 +63,7 @@ CASES = {
     "full": Case(lora={"method": "full"}),
     "DoRA": Case(lora={"dora": True}),
     "checkpointed": Case(lora={"gradient_checkpointing": True}),
-    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fast": False}),
+    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fused": False}),
 }
 FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
 RELEASED = ["some graphs kept", "all kept", "early exit", "checkpointed"]

@@ -91,7 +91,7 @@ CASES = {
     "full": Case(lora={"method": "full"}),
     "DoRA": Case(lora={"dora": True}),
     "embeddings whole": Case(lora={"whole": ("embed_tokens",)}),
-    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fast": False}),
+    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fused": False}),
 }
 FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
 
@@ -320,7 +320,7 @@ def falls_back(folder: Path) -> list[str]:
     texts, prompt = ["a", "a man rides a horse " * 9], "What somebody does: {text}"
     before = encoder.encode(texts, prompt=prompt)
     model = wrap(encoder.embedder, accelerator)
-    assert isinstance(model, Sharded) and not lora.fast
+    assert isinstance(model, Sharded) and not lora.fused
     with unittest.mock.patch.object(encoder.embedder, "read_prefix", wraps=encoder.embedder.read_prefix) as read:
         np.testing.assert_allclose(encoder.encode(texts, prompt=prompt), before, atol=1e-6)
     read.assert_called_once()
@@ -330,7 +330,7 @@ def falls_back(folder: Path) -> list[str]:
 def test_fast_ways_fall_back_with_a_line_and_encoding_stays_the_same(decoder: Path) -> None:
     """Encoding shares the prompt's beginning between texts, whose reading must gather weights too."""
     first, _ = run_ranks(2, falls_back, decoder)
-    assert "lora.fast is off" in first[0] and "sharded" in first[1]
+    assert "lora.fused is off" in first[0] and "sharded" in first[1]
 
 
 def test_mining_while_training_is_refused_where_weights_are_sharded() -> None:

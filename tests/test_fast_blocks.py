@@ -23,7 +23,7 @@ FAST = {"llama", "mistral", "qwen2", "qwen3"}
 
 def encoder_of(folder: Path, family: str = "llama", *, fast: bool, lora: dict[str, object], **model: object) -> Encoder:
     """With weights of the norms that are not all one, as they are in new models."""
-    encoder = tiny_encoder(folder, family, lora=LoraConfig(**{"rank": 4, "alpha": 4.0, "fast": fast, **lora}), **model)
+    encoder = tiny_encoder(folder, family, lora=LoraConfig(**{"rank": 4, "alpha": 4.0, "fused": fast, **lora}), **model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in encoder.embedder.named_parameters():
@@ -99,7 +99,7 @@ def test_a_sliding_window_that_a_text_is_longer_than(tmp_path: Path, window: int
         config = MistralConfig.from_pretrained(folder)
         config.sliding_window = sliding
         config.save_pretrained(folder)
-        encoder = tiny_encoder(folder, "mistral", lora=LoraConfig(rank=4, alpha=4.0, fast=fast))
+        encoder = tiny_encoder(folder, "mistral", lora=LoraConfig(rank=4, alpha=4.0, fused=fast))
         encoder.embedder.train()
         results.append(step(encoder, share=False))
         if fast:
@@ -126,7 +126,7 @@ def test_follows_the_weights(tmp_path: Path) -> None:
                 if part in name:
                     parameter *= 1.5
         losses.append(step(encoder, share=False)[0])
-        plain = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, alpha=4.0, fast=False))
+        plain = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, alpha=4.0, fused=False))
         plain.embedder.load_state_dict(encoder.embedder.state_dict())
         assert losses[-1] == pytest.approx(step(plain, share=False)[0], rel=1e-5)
     assert len({round(loss, 4) for loss in losses}) == len(losses)

@@ -10,7 +10,7 @@ from dec2vec import ModelConfig
 from tests.tiny_run import metrics_of, train, write_run
 from train.config import BatchConfig, LoraConfig
 
-PLAIN = {"fast": False}, {"graph_tokens": 0, "chunk_tokens": 64, "share_prefix": False, "prefetch": False}
+PLAIN = {"fused": False}, {"graph_tokens": 0, "chunk_tokens": 64, "share_prefix": False}
 
 
 def losses(folder: Path, lora: dict[str, object], batch: dict[str, object]) -> list[float]:

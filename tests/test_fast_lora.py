@@ -68,7 +68,7 @@ def change(optimizer: torch.optim.Optimizer) -> None:
 def test_saves_and_merges_as_peft(tmp_path: Path) -> None:
     files = []
     for fast in (True, False):
-        embedder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, fast=fast)).embedder
+        embedder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, fused=fast)).embedder
         embedder.backbone.save_pretrained(tmp_path / str(fast))
         files.append(load_file(tmp_path / str(fast) / "adapter_model.safetensors"))
     assert files[0].keys() == files[1].keys()

@@ -27,7 +27,7 @@ from train.config import LoraConfig
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install bitsandbytes"
 )
-CASES = {"4-bit base": Case(model={"load_in_4bit": True, "dtype": "bfloat16"}, lora={"fast": False})}
+CASES = {"4-bit base": Case(model={"load_in_4bit": True, "dtype": "bfloat16"}, lora={"fused": False})}
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def gradient(encoder: Encoder) -> dict[str, Tensor]:
 def three_gradients(folder: Path) -> list[dict[str, Tensor]]:
     """With 4-bit weights, with what they stand for in float32, and with the weights as they were."""
     functional = importlib.import_module("bitsandbytes.functional")
-    lora = LoraConfig(rank=4, alpha=8, fast=False)
+    lora = LoraConfig(rank=4, alpha=8, fused=False)
     with four_bits_on_a_cpu():
         packed = tiny_encoder(folder, lora=lora, device="cpu", load_in_4bit=True)
     for module in packed.embedder.modules():

@@ -36,10 +36,10 @@ def test_the_message_names_what_fits() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LossConfig(angle_temperature=0.5), "loss.angle_temperature: loss.kind infonce has no use for it"),
+        (LossConfig(angle_weights=(1, 0, 0)), "loss.angle_weights: loss.kind infonce has no use for it"),
         (LossConfig(distance="kl"), r"only distil_scores, distil_vectors\)"),
         (LossConfig(kind="supcon", symmetric=True), "loss.symmetric: loss.kind supcon has no use"),
-        (LossConfig(kind="cosent", gather=False), "loss.gather: loss.kind cosent has no use"),
+        (LossConfig(kind="cosent", hardness=1.0), "loss.hardness: loss.kind cosent has no use"),
         (LossConfig(kind="distil_scores", teacher="t", distance="mse"), "takes kl or margin"),
         (LossConfig(kind="distil_vectors"), "name the folder of a teacher"),
         (LossConfig(kind="distil_vectors", teacher="t", learn_temperature=True), "distance mse has no temperature"),

@@ -156,7 +156,7 @@ def test_no_duplicates_reads_the_texts_as_they_are_embedded() -> None:
 
 def test_a_mixture_of_kinds_takes_turns() -> None:
     data = data_of(PAIRS, TEXTS, LABELLED)
-    sampler = make_sampler(config_of(data, sources="one"), data)
+    sampler = make_sampler(config_of(data, sources="single"), data)
     kinds = set()
     for step in range(40):
         (source,) = {data.place(row)[0] for row in sampler.rows(step).tolist()}
@@ -168,7 +168,7 @@ def weighted(*weights: float | None) -> OneSource:
     """Of PAIRS, TEXTS and LABELLED."""
     data = data_of(PAIRS, TEXTS, LABELLED)
     sources = tuple(replace(source, weight=weight) for source, weight in zip(data.sources, weights, strict=True))
-    sampler = make_sampler(TrainConfig(data=sources, batch=BatchConfig(size=8, sources="one")), data)
+    sampler = make_sampler(TrainConfig(data=sources, batch=BatchConfig(size=8, sources="single")), data)
     assert isinstance(sampler, OneSource)
     return sampler
 
@@ -184,7 +184,7 @@ def test_every_source_has_a_weight_or_none_has() -> None:
 @pytest.mark.parametrize(
     ("tables", "batch", "words"),
     [
-        ((PAIRS, TEXTS), {}, "data.1.kind: not that of data.0, so no batch can hold both; add --batch.sources one"),
+        ((PAIRS, TEXTS), {}, "data.1.kind: not that of data.0, so no batch can hold both; add --batch.sources single"),
         ((LABELLED,), {"no_duplicates": True}, "batch.no_duplicates: data.0 is labelled"),
         ((LABELLED,), {"size": 6}, "texts_per_label 2: a batch of 6 holds too few labels; use --batch.size 8 or more"),
         (

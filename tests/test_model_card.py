@@ -129,11 +129,11 @@ def test_body_names_base_data_recipe_licence_and_limits() -> None:
 def test_recipe_of_full_tuning_on_weighted_sources() -> None:
     source = SourceConfig(path="pairs.jsonl", only=("source=qqp", "source=mrpc"), limit=1000, weight=44.0)
     config = dataclasses.replace(
-        make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="one")
+        make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="single")
     )
     card = build_card(make_card(config=config, data=describe_data(config)))
     assert "| pairs.jsonl: only source=qqp or source=mrpc, first 1,000, weight 44 | not counted |" in card
-    assert "  method: full\nloss:" in card and "  sources: one" in card
+    assert "  method: full\nloss:" in card and "  sources: single" in card
 
 
 def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:

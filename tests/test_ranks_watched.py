@@ -87,7 +87,7 @@ def drifting_run(config: Path, output: Path) -> str:
 def test_no_checkpoint_holds_drifted_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the next comparison by itself would be far away."""
     monkeypatch.chdir(tmp_path)
-    sections = {"checkpoint": CheckpointConfig(every=3), "distributed": DistributedConfig(check_every=1000)}
+    sections = {"checkpoint": CheckpointConfig(every=3), "distributed": DistributedConfig(compare_every=1000)}
     config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV, **sections)
     for message in run_ranks(2, drifting_run, config, tmp_path / "out"):
         assert message.startswith("step 6: the trained weights of rank 1 of 2 differ")

@@ -135,7 +135,7 @@ def refused(config: Path, output: Path, words: str) -> None:
 def test_negatives_that_are_gone(config: Path, tmp_path: Path) -> None:
     run_alone(stopped, config, tmp_path, 4)
     (tmp_path / "negatives" / "step-000003.npz").unlink()
-    run_alone(refused, config, tmp_path, "step-000003.npz: .*--checkpoint.resume never")
+    run_alone(refused, config, tmp_path, "step-000003.npz: .*--checkpoint.resume fresh")
 
 
 def ranks_in_folder(config: Path, output: Path) -> None:
@@ -160,7 +160,7 @@ def test_refusals(tmp_path: Path) -> None:
         (pairs, {}, "one positive only"),
         (
             data_of(SourceTable("pairs", TEXTS)),
-            {"mining": MiningConfig(every=1, negatives=9, to_rank=8)},
+            {"mining": MiningConfig(every=1, negatives=9, max_rank=8)},
             "mining.negatives 9: more than the window of ranks 1 to 8",
         ),
     ):

@@ -89,9 +89,9 @@ def test_a_finished_run_has_nothing_left_to_do(config: Path, whole: Path, tmp_pa
     same(tmp_path, whole)
 
 
-def test_resume_never_starts_anew(config: Path, whole: Path, tmp_path: Path) -> None:
+def test_resume_fresh_starts_anew(config: Path, whole: Path, tmp_path: Path) -> None:
     run_alone(in_folder, config, tmp_path, "--optim.lr", "1e-3")
-    assert run_alone(counted_steps, config, tmp_path, "--checkpoint.resume", "never") == STEPS
+    assert run_alone(counted_steps, config, tmp_path, "--checkpoint.resume", "fresh") == STEPS
     same(tmp_path, whole)
 
 
@@ -281,7 +281,7 @@ def test_killed_inside_a_write(config: Path, whole: Path, tmp_path: Path, event:
 def test_killed_and_resumed_with_batches_of_one_source(
     tmp_path: Path, data: tuple[SourceConfig, ...], no_duplicates: bool
 ) -> None:
-    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one", no_duplicates=no_duplicates)
+    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="single", no_duplicates=no_duplicates)
     config = write_run(tmp_path / "run", data=data, batch=batch)
     run_alone(in_folder, config, tmp_path / "whole")
     torn = "checkpoints/.tmp-step-000006"

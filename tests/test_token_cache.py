@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import unittest.mock
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,20 +137,15 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
         load_tokens(data(), encoder, folder)
 
 
-@pytest.mark.parametrize("asked", ["auto", "on"])
-def test_what_auto_cannot_keep_is_tokenised_in_each_step(
-    tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_kept_is_tokenised_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = tiny_encoder(tmp_path / "model", **READING)
-    config = TrainConfig(batch=BatchConfig(size=8, cache_tokens=asked))
+    config = TrainConfig(batch=BatchConfig(size=8))
     monkeypatch.setattr(train.data.token_cache, "keeps_tokens", lambda *_: True)
     (tmp_path / "tokens").write_text("a file where the folder should be")
-    known = partial(known_tokens, config, data(), encoder, tmp_path / "tokens", 100)
-    if asked == "auto":
-        assert known() is None
-    else:
-        with pytest.raises(UserError, match=r"cannot keep token ids in .*--batch\.cache_tokens off"):
-            known()
+    assert known_tokens(config, data(), encoder, tmp_path / "tokens", 100) is None
+    assert "cannot keep token ids in" in caplog.text and "tokenized in each step" in caplog.text
 
 
 def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +170,12 @@ def test_one_of_several_processes_writes(tmp_path: Path, made: list[int]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("setting", "layer", "steps", "kept"),
-    [("auto", 0, 8, True), ("auto", 0, 7, False), ("auto", 1, 8, False), ("on", 1, 1, True), ("off", 0, 8, False)],
+    ("layer", "steps", "kept"),
+    [(0, 8, True), (0, 7, False), (1, 8, False)],
 )
-def test_when_ids_are_kept(tmp_path: Path, setting: str, layer: int, steps: int, kept: bool) -> None:
+def test_when_ids_are_kept(tmp_path: Path, layer: int, steps: int, kept: bool) -> None:
     """Two epochs of 8 rows are 8 steps of 2."""
-    config = TrainConfig(batch=BatchConfig(size=2, cache_tokens=setting))
+    config = TrainConfig(batch=BatchConfig(size=2))
     encoder = tiny_encoder(tmp_path)
     encoder.embedder.view = type(encoder.embedder.view)("mean", layer)
     pairs = data_of(SourceTable("pairs", [(str(row["anchor"]), str(row["positive"])) for row in word_pairs(8)]))
@@ -189,7 +184,8 @@ def test_when_ids_are_kept(tmp_path: Path, setting: str, layer: int, steps: int,
 
 def run(config: Path, output: Path, setting: str) -> None:
     os.chdir(config.parent)
-    train_run(config, output, "--batch.cache_tokens", setting)
+    with unittest.mock.patch("train.data.token_cache.keeps_tokens", lambda *_: setting == "on"):
+        train_run(config, output)
 
 
 def weights(output: Path) -> dict[str, str]:
@@ -197,7 +193,7 @@ def weights(output: Path) -> dict[str, str]:
 
 
 def test_a_run_is_the_same_also_resumed(tmp_path: Path) -> None:
-    config = write_run(tmp_path / "run", data=MIXTURE[:3], batch=BatchConfig(size=8, chunk_tokens=64, sources="one"))
+    config = write_run(tmp_path / "run", data=MIXTURE[:3], batch=BatchConfig(size=8, chunk_tokens=64, sources="single"))
     plain, kept = tmp_path / "plain", tmp_path / "kept"
     run_alone(run, config, plain, "off")
     run_alone(run, config, kept, "on")
@@ -212,7 +208,7 @@ def test_a_run_is_the_same_also_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_on_ranks_is_the_same(tmp_path: Path) -> None:
-    config = write_run(tmp_path / "run", data=MIXTURE[:1])
+    config = write_run(tmp_path / "run", data=MIXTURE[:1], batch=BatchConfig(size=8, chunk_tokens=64, sources="single"))
     for setting in ("off", "on"):
         run_ranks(2, run, config, tmp_path / setting, setting)
     assert metrics_of(tmp_path / "on") == metrics_of(tmp_path / "off")

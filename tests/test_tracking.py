@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import create_autospec
+from unittest.mock import create_autospec, patch
 
 import pytest
 import wandb
@@ -239,6 +239,26 @@ def test_no_secret_reaches_the_run_folder(
         assert FAKE_TOKEN.encode() not in content, path
     assert FAKE_KEY not in caplog.text
     assert "no W&B login" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("project", "name", "started"),
+    [
+        ("unit", None, {"entity": None, "project": "unit", "name": "my run"}),
+        ("team/unit", "mine", {"entity": "team", "project": "unit", "name": "mine"}),
+    ],
+)
+def test_the_project_may_name_a_team_and_the_environment_the_run(
+    clean_wandb: pytest.MonkeyPatch, tmp_path: Path, project: str, name: str | None, started: dict[str, str | None]
+) -> None:
+    if name is not None:
+        clean_wandb.setenv("WANDB_NAME", name)
+    run = create_autospec(wandb.Run, instance=True)
+    run.step, run.url = 0, None
+    (tmp_path / "my run").mkdir()
+    with patch.object(wandb, "init", return_value=run) as init:
+        make_tracker(TrackingConfig(backend="wandb", project=project), tmp_path / "my run", RESOLVED, is_main=True)
+    assert {key: init.call_args.kwargs[key] for key in started} == started
 
 
 def test_refused_key_is_one_line_without_the_key(clean_wandb: pytest.MonkeyPatch, tmp_path: Path) -> None:

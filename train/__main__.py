@@ -41,8 +41,7 @@ def main(argv: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
-    if config.batch.flush_denormals:
-        start_threads_flushed()
+    start_threads_flushed()
     config = resolve(config)
     check_push(config)
     data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
@@ -162,7 +161,7 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
         dev=config.eval.dev or "",
         tests=config.eval.tests,
         fit=tuple(dict.fromkeys(source.path for source in config.data)),
-        fit_sentences=config.eval.fit_sentences,
+        whitening_sentences=config.eval.whitening_sentences,
         seed=config.seed,
         output_dir=config.output_dir,
         cache="",
@@ -184,7 +183,7 @@ def _whiten(run: Run) -> None:
     dev, tests = load_tasks(_eval_config(config)) if is_compared else (load_task(config.eval.dev), [])
     sources = run_sources(str(run.folder.path))
     evaluated = [text for task in (dev, *tests) for text in task.texts]
-    fit = sample_fit_text(sources, evaluated, config.eval.fit_sentences, config.seed)
+    fit = sample_fit_text(sources, evaluated, config.eval.whitening_sentences, config.seed)
     material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256, posts=("whiten",))
     choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
     fitted = [choice.post for choice in choices if isinstance(choice.post, Whitening)]

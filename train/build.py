@@ -153,7 +153,7 @@ def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:
 def _tracker(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, step: int) -> Tracker:
     """Metrics beyond `step` were logged by a run that died before its next checkpoint: they come again."""
     if accelerator.is_main_process:
-        if config.checkpoint.resume == "never":
+        if config.checkpoint.resume == "fresh":
             folder.start_anew()
         folder.write_config(dump(config))
         MetricsFile(folder.metrics).truncate_after(step)

@@ -30,7 +30,7 @@ class LoraConfig:
     """all-linear, or a list of module names such as [q_proj, v_proj]."""
     layers: tuple[Annotated[int, Ge(0)], ...] = ()
     """Blocks that get adapters, numbered from 0; empty takes all that the pooled layer depends on."""
-    whole: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
     """Modules trained in full beside the adapters and kept with them (PEFT's modules_to_save): [embed_tokens]."""
     rslora: bool = False
     """Rank-stabilised scale (Kalajdzievski 2023)."""
@@ -38,7 +38,7 @@ class LoraConfig:
     """Weight-decomposed update (Liu et al. 2024)."""
     init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
     """How PEFT fills the adapter's matrices; pissa and olora take them out of the base's."""
-    fast: bool = True
+    fused: bool = True
     """Multiply by weights and adapters together, where that is the same (no dropout; float32, or autocast on a CPU),
     instead of in passes of their own over every token; off is PEFT's own way."""
     gradient_checkpointing: bool = False
@@ -68,8 +68,6 @@ class LossConfig:
         1.0,
     )
     """AnglE's sum of the cosine, in-batch and angle losses; 0 leaves one out."""
-    angle_temperature: Annotated[float, Gt(0.0)] = 1.0
-    """AnglE's angle loss divides by it; the other two by `temperature`."""
     distance: Distance | None = None
     """Between the student's and the teacher's cosines. distil_scores: kl (default) or margin; distil_vectors: mse
     (default) or correlation."""
@@ -83,8 +81,6 @@ class LossConfig:
     """Train log(temperature) with the adapters."""
     symmetric: bool = False
     """Also rank anchors for each positive, and average both directions."""
-    gather: bool = True
-    """Negatives from every process, with gradient."""
     margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None
     """Cosines above the positive's minus this are no negatives (Qwen3-Embedding: -0.1); None turns it off."""
     query_negatives: bool = False
@@ -93,8 +89,6 @@ class LossConfig:
     """The other positives also push a positive away from themselves (their document-to-document term)."""
     hardness: Annotated[float, Ge(0.0), Le(100.0)] = 0.0
     """A negative weighs e^(hardness * cosine), a constant to the gradient (Lan et al. 2025); 0 weighs all alike."""
-    tiles: bool = True
-    """Score a tile of the batch at a time, in flat memory; false holds all cosines and differentiates by autograd."""
 
 
 Kind = Literal["pairs", "graded", "texts", "labelled"]
@@ -148,7 +142,7 @@ class SourceConfig:
     streaming: bool = False
     """Fetch a Hub data set row by row, no further than `limit`; no copy stays in the cache of `datasets`."""
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
-    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None for all is
+    """With `batch.sources single`: a step's chance to come from this source, relative to the others'; None for all is
     their number of rows."""
 
 
@@ -160,9 +154,9 @@ class MiningConfig:
     """Steps between two searches among the positives of a source, the first after so many; None searches never."""
     negatives: Annotated[int, Ge(1), Le(100)] = 1
     """Wanted for each pair, beside those of the data."""
-    from_rank: Annotated[int, Ge(1)] = 1
+    min_rank: Annotated[int, Ge(1)] = 1
     """First place of the window, by cosine; texts equal to anchor or positives don't count."""
-    to_rank: Annotated[int, Ge(1)] = 100
+    max_rank: Annotated[int, Ge(1)] = 100
     """Last place of the window."""
     choice: Literal["top", "random"] = "top"
     """Which of those that pass: the highest scores, or a seeded draw."""
@@ -192,8 +186,6 @@ class OptimConfig:
     """AdamW's second-moment decay."""
     max_grad_norm: Annotated[float, Gt(0.0)] = 1.0
     """Gradients are clipped to this global norm."""
-    max_bad_steps: Annotated[int, Ge(1)] = 5
-    """Stop after so many non-finite steps in a row."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -202,8 +194,8 @@ class BatchConfig:
 
     size: Annotated[int, Ge(2)] = 256
     """Pairs in a step over all processes: each sees the others as negatives."""
-    sources: Literal["mixed", "one"] = "mixed"
-    """mixed draws each batch from all sources; one fills it from a single source: negatives of the same kind."""
+    sources: Literal["mixed", "single"] = "mixed"
+    """mixed draws each batch from all sources; single fills it from a single source: negatives of the same kind."""
     no_duplicates: bool = False
     """No text comes twice in a batch, as anchor, positive or negative of two rows."""
     chunk_tokens: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
@@ -214,21 +206,9 @@ class BatchConfig:
     of the memory that is free at the first step."""
     share_prefix: bool = True
     """Run what all texts of a step begin with (an instruction) once, where that gives the same gradient."""
-    prefetch: bool = True
-    """Tokenise the next step's texts while this step runs."""
-    cache_tokens: Literal["auto", "on", "off"] = "auto"
-    """Tokenise all texts once, before the first step, and keep their ids in output_dir/tokens. auto: where layer 0 is
-    pooled, so that a step takes less time than its texts' ids do, rows come twice or more, and they
-    are at most 20 million."""
     unpadded: bool = False
     """On CUDA in 16 bits, run a chunk's texts end to end instead of in padded rows, where torch has the kernel for it
     and they have no common beginning to share; not measured on a GPU yet."""
-    parallel_chunks: bool = True
-    """On CPUs, run chunks side by side with one thread each, where that gives the same gradient; off is one after
-    another with all threads."""
-    flush_denormals: bool = True
-    """CPUs take numbers below 1e-38 as zero in a step, for which they need 50 times as long otherwise. Gradients are
-    full of them where a decoder attends to few tokens."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -239,7 +219,7 @@ class CheckpointConfig:
     """Steps between checkpoints; one is always written at the end and on SIGTERM or SIGINT."""
     keep: Annotated[int, Ge(1)] = 2
     """Newest checkpoints kept, beside the best one."""
-    resume: Literal["auto", "never"] = "auto"
+    resume: Literal["auto", "fresh"] = "auto"
     """auto goes on from the newest whole checkpoint of the same configuration."""
 
 
@@ -249,7 +229,7 @@ class DistributedConfig:
 
     timeout: Annotated[float, Gt(0.0), Le(1e7)] = 1800.0
     """Seconds that a process waits for the others before it ends; they wait while the main one evaluates on dev."""
-    check_every: Annotated[int, Ge(1)] = 100
+    compare_every: Annotated[int, Ge(1)] = 100
     """Steps between comparisons of all processes' trained weights; they are also compared before every checkpoint."""
 
 
@@ -260,11 +240,7 @@ class TrackingConfig:
     backend: Literal["wandb", "tensorboard", "none"] = "none"
     """wandb logs offline when there is no login."""
     project: str = "dec2vec"
-    """W&B project."""
-    entity: str | None = None
-    """W&B team or user."""
-    name: str | None = None
-    """W&B run name; None takes the run folder's name."""
+    """W&B project, or entity/project for that of a team or another user."""
     upload: bool = False
     """Also send the report and the adapter as artifacts."""
     every: Annotated[int, Ge(1)] = 1
@@ -283,7 +259,7 @@ class EvalSection:
     """Steps between dev evaluations."""
     after_training: bool = True
     """Compare the tuned model with every untuned system when training ends."""
-    fit_sentences: Annotated[int, Ge(2)] = 8000
+    whitening_sentences: Annotated[int, Ge(2)] = 8000
     """Training-side sentences that whitening is fitted on."""
 
 
@@ -331,14 +307,13 @@ class TrainConfig:
 
 
 RESUMABLE_CHANGES = (
-    "batch.cache_tokens",
     "checkpoint",
     "distributed",
     "tracking",
     "eval.tests",
     "eval.every",
     "eval.after_training",
-    "eval.fit_sentences",
+    "eval.whitening_sentences",
     "export",
     "output_dir",
 )

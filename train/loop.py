@@ -21,6 +21,8 @@ from train.step import StepResult, any_rank, train_step
 from train.tracking.progress import Progress
 from train.tracking.step_metrics import record_step
 
+MAX_BAD_STEPS = 5
+"""A run stops after this many consecutive steps without a finite loss and gradient."""
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
     graph_tokens: int | None = None if config.batch.graph_tokens == "auto" else config.batch.graph_tokens
     if run.is_main and config.batch.share_prefix and (reason := why_not_shared(run.encoder.embedder)) is not None:
         _log.info("what all texts of a step begin with is computed anew for each: %s", reason)
-    batches = Prefetch(partial(_local_batch, run), run.learner.total_steps, ahead=config.batch.prefetch)
+    batches = Prefetch(partial(_local_batch, run), run.learner.total_steps)
     if run.refreshed is not None:
         run.refreshed.resume(state.step)
     with Interrupts() as interrupts, batches:
@@ -40,7 +42,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
             batch = batches.batch(state.step)
             if graph_tokens is None:
                 graph_tokens = affordable_tokens(run.encoder.embedder, batch.chunks[-1])
-            with flushed(on=config.batch.flush_denormals):
+            with flushed():
                 result = train_step(
                     run.learner,
                     batch,
@@ -49,7 +51,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None) -> TrainSta
                     config.optim,
                     graph_tokens=graph_tokens,
                     seed=config.seed,
-                    parallel=config.batch.parallel_chunks,
+                    parallel=True,
                 )
             state.step += 1
             _count_bad_steps(run, result)
@@ -109,7 +111,7 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
         return
     state.skipped_steps += 1
     _log.warning("step %d: loss %s, gradient norm %s; skipped", state.step, result.loss, result.grad_norm)
-    if state.bad_steps >= run.config.optim.max_bad_steps:
+    if state.bad_steps >= MAX_BAD_STEPS:
         raise UserError(
             f"{state.bad_steps} steps in a row gave no finite gradient (loss {result.loss}); lower --optim.lr or use "
             f"--model.dtype float32; checkpoints up to the last good one are in {run.folder.checkpoints}"
@@ -150,4 +152,4 @@ def _comparison_due(run: Run) -> bool:
     """Also wherever the main process may save, so that no checkpoint holds weights that other ranks don't have."""
     step, config = run.state.step, run.config
     may_be_best = config.eval.dev is not None and step % config.eval.every == 0
-    return step % config.distributed.check_every == 0 or may_be_best or _checkpoint_due(run)
+    return step % config.distributed.compare_every == 0 or may_be_best or _checkpoint_due(run)

@@ -64,7 +64,7 @@ def check_same_step(step: int, folder: RunFolder, accelerator: Accelerator) -> N
     if steps.min() != steps.max():
         raise UserError(
             f"output_dir {folder.path}: processes find different checkpoints (steps {steps.tolist()}); put it on a "
-            "disk that all nodes share, or use --checkpoint.resume never"
+            "disk that all nodes share, or use --checkpoint.resume fresh"
         )
 
 

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dec2vec.config.help import help_text
 from dec2vec.config.messages import explain, number_given_as_bool
 from dec2vec.config.overrides import merge_overrides
+from dec2vec.config.renames import former, is_run_config, translated
 from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
 
@@ -48,8 +49,14 @@ def load(cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str
     if len(wanted) != len(overrides):
         sys.stdout.write(help_text(cls, _valid_or_none(cls, path, wanted), prog))
         raise SystemExit(0)
-    raw = read_mapping(path) if path is not None else {}
+    raw = {} if path is None else read_config(path)
     return validate(cls, merge_overrides(cls, raw, wanted))
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """The mapping in a YAML file. Former names of options are translated if a run wrote it into its folder."""
+    raw = read_mapping(path)
+    return translated(raw) if is_run_config(path) else raw
 
 
 def load_arguments(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
@@ -85,7 +92,7 @@ def dump(config: Config) -> str:
 
 
 def config_hash(config: Config, *, exclude: Collection[str] = ()) -> str:
-    """sha256 of the options, so that a checkpoint knows whose it is.
+    """sha256 of the options as the first version named them, by which a checkpoint belongs to a configuration.
 
     `exclude` names sections or options (`tracking`, `optim.steps`) that may differ within one run.
     """
@@ -96,7 +103,7 @@ def config_hash(config: Config, *, exclude: Collection[str] = ()) -> str:
         for section in sections:
             node = node[section]
         del node[key]
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(former(tree), sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

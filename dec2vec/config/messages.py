@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from dec2vec.config.overrides import section_types, suggest
+from dec2vec.config.overrides import section_types, unknown_option
+from dec2vec.config.renames import renamed_value
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -65,9 +66,12 @@ def _option_name(cls: type, location: tuple[int | str, ...]) -> str:
 def _problem(cls: type, name: str, detail: ErrorDetails) -> str:
     kind = detail["type"]
     if kind == "unexpected_keyword_argument":
-        return "unknown option" + suggest(name, cls)
+        return unknown_option(name, cls)
     if kind == "missing":
         return "must be given"
+    present = renamed_value(name, detail["input"])
+    if present is not None:
+        return f"the value {detail['input']} is now called {present}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     words = _PLAIN_WORDS.get(kind, message.replace("input should be", "must be"))
     return f"{_shown(detail['input'])} {words}"

@@ -11,6 +11,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from dec2vec.config.renames import why_refused
 from dec2vec.errors import UserError
 
 
@@ -19,8 +20,12 @@ def options(cls: type) -> list[str]:
     return list(_option_types(cls))
 
 
-def suggest(name: str, cls: type) -> str:
-    """`; did you mean optim.lr?`, or nothing when no option looks like `name`."""
+def unknown_option(name: str, cls: type) -> str:
+    """What is wrong with the option `name`, which `cls` does not have: its present name, or a similar one."""
+    return why_refused(name, options(cls)) or f"unknown option{_suggestion(name, cls)}"
+
+
+def _suggestion(name: str, cls: type) -> str:
     known = options(cls)
     pattern = re.sub(r"\.\d+(?=\.|$)", ".N", name)
     close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6)
@@ -49,7 +54,8 @@ def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str])
             annotation = bool if union_members(_lookup(types, name)) == (bool,) else None
             values = ["false"]
         if annotation is None:
-            raise UserError(f"config error: --{typed}: unknown option{suggest(typed, cls)}")
+            problem = why_refused(name, types) or unknown_option(typed, cls)
+            raise UserError(f"config error: --{typed}: {problem}")
         value = _value(name, annotation, values)
         if isinstance(value, list):
             value = lists[name] = [*lists.get(name, []), *value]

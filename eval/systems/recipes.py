@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dec2vec.config.renames import translated
 from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
 
@@ -66,4 +67,4 @@ def run_config(run: str) -> dict[str, Any] | None:
     folder = Path(run)
     places = [folder, folder.resolve().parent] if folder.resolve().name in PARTS else [folder]
     file = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
-    return None if file is None else dict(read_mapping(file))
+    return None if file is None else translated(read_mapping(file))

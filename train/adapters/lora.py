@@ -48,7 +48,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
     except (ValueError, TypeError) as error:
         raise UserError(f"lora: {str(error).splitlines()[0]}") from error
-    if config.fast:
+    if config.fused:
         use_fast_linears(embedder.backbone)
         blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
         if blocks is not None:
@@ -58,7 +58,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
 def _refuse_adapter_options(config: LoraConfig) -> None:
     """Options that shape adapters, of which full tuning has none, must not be ignored without a word."""
     default = LoraConfig()
-    for option in ("dropout", "targets", "layers", "whole", "rslora", "dora", "init"):
+    for option in ("dropout", "targets", "layers", "modules_to_save", "rslora", "dora", "init"):
         if vars(config)[option] != vars(default)[option]:
             raise UserError(f"lora.{option}: lora.method full trains every weight and has no adapters; leave it out")
 
@@ -73,7 +73,7 @@ def load_trainable(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     parameters = trainable_parameters(module)
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
-        raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume never or another output_dir")
+        raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume fresh or another output_dir")
     for name, parameter in parameters.items():
         overwrite(parameter, tensors[name])
 
@@ -87,7 +87,9 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=_targets(config.targets, embedder.backbone),
-        modules_to_save=_known_modules("whole", config.whole, embedder.backbone) if config.whole else None,
+        modules_to_save=_known_modules("modules_to_save", config.modules_to_save, embedder.backbone)
+        if config.modules_to_save
+        else None,
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if config.init == "default" else config.init,

@@ -116,7 +116,7 @@ def load_checkpoint(path: Path, config_hash: str) -> Checkpoint:
     try:
         return _read(path, config_hash)
     except _Torn as reason:
-        raise UserError(f"checkpoint {path} is damaged ({reason}); train anew with --checkpoint.resume never") from None
+        raise UserError(f"checkpoint {path} is damaged ({reason}); train anew with --checkpoint.resume fresh") from None
 
 
 def prune(root: Path, keep: int, protect: Path | None) -> None:
@@ -201,7 +201,7 @@ def _read(path: Path, config_hash: str) -> Checkpoint:
         raise _Torn(f"{MANIFEST} says step {step}")
     if manifest["config_hash"] != config_hash:
         raise UserError(
-            f"checkpoint {path} belongs to another configuration; start anew with --checkpoint.resume never, "
+            f"checkpoint {path} belongs to another configuration; start anew with --checkpoint.resume fresh, "
             "or choose another --output_dir"
         )
     try:

@@ -23,7 +23,7 @@ _BLOCK = 8192
 
 def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
     """The order of the data; batches that cannot be drawn are refused."""
-    sampler = _one_source(config, data) if config.batch.sources == "one" else _mixed(config, data)
+    sampler = _one_source(config, data) if config.batch.sources == "single" else _mixed(config, data)
     sampler.rows(0)  # refuses a batch larger than the data
     return sampler
 
@@ -31,13 +31,13 @@ def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
 def _mixed(config: TrainConfig, data: TrainingData) -> Sampler:
     weighted = next((i for i, source in enumerate(config.data) if source.weight is not None), None)
     if weighted is not None:
-        raise UserError(f"data.{weighted}.weight: only batches of one source have weights; add --batch.sources one")
+        raise UserError(f"data.{weighted}.weight: only batches of one source have weights; add --batch.sources single")
     for option in ("kind", "losses", "texts_per_label"):
         values = [vars(source)[option] for source in config.data]
         other = next((i for i, value in enumerate(values) if value != values[0]), None)
         if other is not None:
             raise UserError(
-                f"data.{other}.{option}: not that of data.0, so no batch can hold both; add --batch.sources one"
+                f"data.{other}.{option}: not that of data.0, so no batch can hold both; add --batch.sources single"
             )
     return _order(config, data, range(len(data.tables)), config.batch.size)
 

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 BLOCK = 16_384
 """Texts whose ids are in memory at once."""
 MOST = 20_000_000
-"""Rows beyond which `auto` keeps nothing: one process would tokenise for hours while the others wait."""
+"""With more rows nothing is kept: one process would tokenize for hours while the others wait."""
 FORMAT = 1
 """To be raised when the same text may get other ids, or the file another form."""
 
@@ -62,9 +62,10 @@ class TokenCache:
 
 
 def keeps_tokens(config: TrainConfig, data: TrainingData, encoder: Encoder, steps: int) -> bool:
-    """Whether a run of so many steps has its texts tokenised beforehand."""
-    if config.batch.cache_tokens != "auto":
-        return config.batch.cache_tokens == "on"
+    """Whether a run of this many steps tokenizes its texts in advance.
+
+    It does where layer 0 is pooled, so that a step is faster than the tokenizer, and where rows are used twice or more.
+    """
     runs_no_block = max(encoder.embedder.wanted_layers([encoder.embedder.view])) == 0
     return runs_no_block and len(data) <= MOST and steps * config.batch.size >= 2 * len(data)
 
@@ -72,18 +73,16 @@ def keeps_tokens(config: TrainConfig, data: TrainingData, encoder: Encoder, step
 def known_tokens(
     config: TrainConfig, data: TrainingData, encoder: Encoder, folder: Path, steps: int
 ) -> TokenCache | None:
-    """What a run of so many steps reads its ids from; None where each step tokenises its own texts.
+    """The token ids for a run of this many steps; None if each step tokenizes its own texts.
 
-    What `auto` can't keep (no room, no locks on that disk) is tokenised in each step, with a line in the log.
+    If the ids cannot be kept (a full disk, or one without locks), a warning is logged and each step tokenizes.
     """
     if not keeps_tokens(config, data, encoder, steps):
         return None
     try:
         return load_tokens(data, encoder, folder)
     except UserError as error:
-        if config.batch.cache_tokens == "on":
-            raise
-        _log.warning("%s; texts are tokenised in each step", error)
+        _log.warning("%s; texts are tokenized in each step", error)
         return None
 
 
@@ -107,7 +106,7 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
         raise UserError(f"{path}: damaged; delete it, it is made again") from error
     except OSError as error:
         why = why_not_written(error)
-        raise UserError(f"cannot keep token ids in {folder}: {why} (or use --batch.cache_tokens off)") from error
+        raise UserError(f"cannot keep token ids in {folder}: {why}") from error
     if len(table) != len(first):
         raise UserError(f"{path}: damaged, {len(table):,} rows of {len(first):,}; delete it, it is made again")
     kept = keys[is_first]

@@ -69,10 +69,10 @@ def engine_of(accelerator: Accelerator) -> Engine:
 
 def adapters_under(engine: Engine, config: LoraConfig) -> LoraConfig:
     """The adapters as this engine can run them: merged weights would be as large on each process as unsharded ones."""
-    if engine not in SHARDS or not config.fast or config.method == "full":
+    if engine not in SHARDS or not config.fused or config.method == "full":
         return config
-    _say("lora.fast is off: the weights are sharded, and it needs a whole copy of them")
-    return dataclasses.replace(config, fast=False)
+    _say("lora.fused is off: the weights are sharded, and it needs a whole copy of them")
+    return dataclasses.replace(config, fused=False)
 
 
 def loading_place(engine: Engine, config: ModelConfig) -> ModelConfig:

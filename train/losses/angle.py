@@ -84,18 +84,19 @@ def angle_optimized(
     embeddings: Float[Tensor, "unique dim"],
     rows: GradedInputs,
     temperature: Temperature,
-    angle_temperature: Temperature,
     weights: tuple[float, float, float],
 ) -> Objective:
-    """AnglE as published (eq. 9): the cosine, in-batch and angle losses, summed with these weights.
+    """AnglE as published (eq. 9): the sum of the cosine, in-batch and angle losses with these weights.
 
-    Cosine and in-batch share `temperature`. A weight of 0 leaves a loss out. In-batch, texts known to be alike are no
-    negatives, as in InfoNCE.
+    The cosine and in-batch losses use `temperature`, the angle loss 1 as in the paper. A weight of 0 leaves a loss
+    out. The in-batch loss does not use texts known to be alike as negatives; neither does InfoNCE.
     """
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    unscaled = Temperature(1.0, learned=False).to(embeddings.device, dtype)
     losses: tuple[Callable[[], Objective], ...] = (
         lambda: cosent(embeddings, rows, temperature),
         lambda: in_batch(embeddings, rows, temperature),
-        lambda: ranked_pairs(embeddings, rows, angle_temperature, angle, learned=False),
+        lambda: ranked_pairs(embeddings, rows, unscaled, angle, learned=False),
     )
     used = [(loss(), weight) for loss, weight in zip(losses, weights, strict=True) if weight]
     return combine([part for part, _ in used], [weight for _, weight in used])

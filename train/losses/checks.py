@@ -32,14 +32,11 @@ COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "
 """Options of every loss."""
 ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "symmetric": ("infonce",),
-    "gather": ("infonce",),
     "margin": ("infonce",),
     "query_negatives": ("infonce",),
     "document_negatives": ("infonce",),
     "hardness": ("infonce",),
-    "tiles": ("infonce",),
     "angle_weights": ("angle",),
-    "angle_temperature": ("angle",),
     "distance": ("distil_scores", "distil_vectors"),
     "teacher": ("distil_scores", "distil_vectors"),
     "teacher_temperature": ("distil_scores",),

@@ -66,8 +66,7 @@ def _at_one_size(
         case "cosent", GradedInputs():
             return cosent(embeddings, rows, temperature)
         case "angle", GradedInputs():
-            own = _constant(config.angle_temperature, embeddings)
-            return angle_optimized(embeddings, rows, temperature, own, config.angle_weights)
+            return angle_optimized(embeddings, rows, temperature, config.angle_weights)
         case "supcon", LabelledInputs():
             return supcon(embeddings, rows, temperature)
         case "distil_scores" | "distil_vectors", TeacherInputs():

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from dec2vec.config.load import config_hash, load
-from dec2vec.config.overrides import options, suggest
+from dec2vec.config.overrides import options, unknown_option
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import sha256_file
 from train.config import RESUMABLE_CHANGES, TrainConfig
@@ -55,7 +55,7 @@ def parse_axis(text: str) -> Axis:
     if not (option and sign and values.strip()):
         raise UserError(f"--grid {text!r}: not of the form option=value,value such as optim.lr=1e-4,3e-4")
     if re.sub(r"\.\d+(?=\.|$)", ".N", option) not in options(TrainConfig):
-        raise UserError(f"--grid {option}: unknown option{suggest(option, TrainConfig)}")
+        raise UserError(f"--grid {option}: {unknown_option(option, TrainConfig)}")
     if option.startswith(NOT_TRAINED):
         raise UserError(f"--grid {option}: runs that differ in it can't be compared on dev; give it once, outside")
     try:

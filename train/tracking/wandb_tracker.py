@@ -91,11 +91,12 @@ def _wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object]
     except ImportError as error:
         raise UserError("--tracking.backend wandb needs the wandb package; pip install wandb") from error
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, save_code=False)
+    entity, _, project = config.project.rpartition("/")
     try:
         run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            name=config.name or run_dir.resolve().name,
+            project=project,
+            entity=entity or None,
+            name=os.environ.get("WANDB_NAME") or run_dir.resolve().name,
             dir=str(run_dir),
             id=_run_id(run_dir),
             resume="allow",

@@ -38,8 +38,7 @@ class Ours:
         torch.set_num_threads(work.threads)
         self._work = work
         self.config = _config(work)
-        if self.config.batch.flush_denormals:
-            start_threads_flushed()
+        start_threads_flushed()
         self.encoder = Encoder.from_backbone(self.config.model)
         make_trainable(self.encoder.embedder, self.config.lora)
         fill_adapters(self.encoder.embedder)
@@ -67,7 +66,7 @@ class Ours:
         batch = prepare(data, rows, self.encoder, budget, share_prefix=options.share_prefix)
         if self._graph_tokens is None:
             self._graph_tokens = affordable_tokens(self.encoder.embedder, batch.chunks[-1])
-        with flushed(on=options.flush_denormals):
+        with flushed():
             result = train_step(
                 self._learner,
                 batch,
@@ -76,7 +75,7 @@ class Ours:
                 self.config.optim,
                 graph_tokens=self._graph_tokens,
                 seed=0,
-                parallel=options.parallel_chunks,
+                parallel=True,
             )
         assert result.applied
 

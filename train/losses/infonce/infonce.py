@@ -25,13 +25,21 @@ from train.losses.objective import Objective, Temperature
 
 
 def infonce(
-    embeddings: Float[Tensor, "unique dim"], rows: PairInputs, config: LossConfig, temperature: Temperature
+    embeddings: Float[Tensor, "unique dim"],
+    rows: PairInputs,
+    config: LossConfig,
+    temperature: Temperature,
+    *,
+    tiles: bool = True,
 ) -> Objective:
-    """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings."""
+    """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings.
+
+    `tiles=False` keeps all cosines in memory and uses autograd, as the reference for tests.
+    """
     values = embeddings.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     total = int(sum_over_ranks(torch.tensor(len(rows.anchors) * (1 + config.symmetric), device=values.device)))
-    compute = _in_tiles if config.tiles else _plainly
+    compute = _in_tiles if tiles else _plainly
     loss, slope, gradient = compute(values, rows, config, temperature.log_value.detach().to(values.dtype), total)
     slope = sum_over_ranks(slope).to(temperature.log_value.dtype)
     return Objective(sum_over_ranks(loss), gradient.to(embeddings.dtype), slope)
@@ -73,7 +81,7 @@ def _plainly(
 
 @dataclass(frozen=True)
 class _Pool:
-    """Candidates of all ranks (or of this one only), this rank's own, and where those stand among all."""
+    """Candidates of all ranks, this rank's own, and where those stand among all."""
 
     everyone: UnitRows
     own: UnitRows
@@ -101,7 +109,7 @@ def _hand_back(pools: list[_Pool]) -> None:
 
 def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
     """Queries to documents, with the further negatives asked for; and back, when symmetric."""
-    gather, pairs = config.gather and world_size() > 1, len(rows.anchors)
+    gather, pairs = world_size() > 1, len(rows.anchors)
     queries, positives = UnitRows(local, rows.anchors), UnitRows(local, rows.documents[:pairs])
     keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs])
     documents = _Pool.of(UnitRows(local, rows.documents), gather=gather)

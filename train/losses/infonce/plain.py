@@ -1,7 +1,7 @@
 """InfoNCE (van den Oord et al. 2018) the plain way: every cosine at once, differentiated by autograd.
 
-train/tiles.py computes the same without ever holding the matrix of cosines; this is what it is tested against, and
-what `loss.tiles false` runs.
+tiled.py computes the same without ever holding the matrix of cosines; this is what it is tested against, and
+what `infonce(..., tiles=False)` runs.
 """
 
 from __future__ import annotations
