@@ -13,11 +13,8 @@ def test_plain_columns_are_aligned_and_lines_end_in_no_space() -> None:
         "bare        7.25  none",
         "prompteol  61.06",
     ]
-    assert plain_table([row[:2] for row in ROWS], left=()) == [
-        "   system  score",
-        "     bare   7.25",
-        "prompteol  61.06",
-    ]
+    numbers = plain_table([row[:2] for row in ROWS], left=())
+    assert numbers == ["   system  score", "     bare   7.25", "prompteol  61.06"]
 
 
 def test_the_last_column_is_wrapped_in_place() -> None:
