@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 from dec2vec.corpus.args import DedupArgs, IndexArgs, OutliersArgs, SearchArgs
 from dec2vec.corpus.exact_search import Ranking
 from dec2vec.corpus.faiss_index import build_index, read_index, sample_recall, search_index, write_index
-from dec2vec.corpus.inputs import embed, read_corpus, short, table, write_rows
+from dec2vec.corpus.inputs import embed, read_corpus, short, write_rows
 from dec2vec.corpus.neighbours import Group, group_duplicates, mean_distances, nearest_others
 from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import check_output
 from dec2vec.files.tables import block_texts, iter_tables, read_texts
+from dec2vec.text_tables import plain_table
 
 LINES = 10
 """Rows of a table on the terminal."""
@@ -33,7 +35,7 @@ def index_command(args: IndexArgs) -> None:
     header = ("kind", "rows", "dimensions", "MB", "recall@10", "file")
     size = f"{args.output.stat().st_size / 1e6:.1f}"
     row = (args.kind, str(len(vectors)), str(vectors.dimension), size, f"{recall:.4f}", str(args.output))
-    sys.stdout.write(table(header, [row]))
+    _print_table([header, row], left=(0, 5))
 
 
 def search_command(args: SearchArgs) -> None:
@@ -61,7 +63,7 @@ def search_command(args: SearchArgs) -> None:
         (f"{row['cosine']:.4f}", str(row["row"]), short(str(row["text"])), short(str(row.get("hit", ""))))
         for row in best
     ]
-    sys.stdout.write(table(("cosine", "row", "query", "best hit"), lines))
+    _print_table([("cosine", "row", "query", "best hit"), *lines], left=(2, 3))
     sys.stderr.write(f"{len(queries)} queries, {len(rows)} hits: {args.output}\n")
 
 
@@ -73,7 +75,7 @@ def dedup_command(args: DedupArgs) -> None:
     write_rows(args.output, [_group_row(group, texts) for group in groups])
     largest = sorted(groups, key=lambda group: -len(group.members))[:LINES]
     lines = [(str(len(group.members)), str(group.kept), short(texts[group.kept]) if texts else "") for group in largest]
-    sys.stdout.write(table(("rows", "kept", "text"), lines))
+    _print_table([("rows", "kept", "text"), *lines], left=(2,))
     dropped = sum(len(group.members) - 1 for group in groups)
     sys.stderr.write(
         f"{len(vectors)} rows, {len(groups)} groups; {dropped} rows repeat an earlier one: {args.output}\n"
@@ -96,8 +98,12 @@ def outliers_command(args: OutliersArgs) -> None:
     ]
     write_rows(args.output, rows)
     lines = [(f"{row['distance']:.4f}", str(row["row"]), short(str(row.get("text", "")))) for row in rows[:LINES]]
-    sys.stdout.write(table(("distance", "row", "text"), lines))
+    _print_table([("distance", "row", "text"), *lines], left=(2,))
     sys.stderr.write(f"{len(rows)} rows by their mean distance to {ranking.positions.shape[1]} others: {args.output}\n")
+
+
+def _print_table(rows: Sequence[Sequence[str]], left: Collection[int]) -> None:
+    sys.stdout.write("\n".join(plain_table(rows, left=left)) + "\n")
 
 
 def _group_row(group: Group, texts: list[str] | None) -> dict[str, Any]:

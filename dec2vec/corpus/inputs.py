@@ -72,16 +72,6 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain columns; the last one is left as it is."""
-    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header) - 1)]
-    lines = [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in (header, *rows)
-    ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
 def short(text: str) -> str:
     """One line of a text."""
     line = " ".join(text.split())

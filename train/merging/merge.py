@@ -12,7 +12,7 @@ from dec2vec.config.load import dump, load
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, whole_folder
+from dec2vec.files.atomic import atomic_folder, atomic_write_text
 from train.config import LoraConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
@@ -51,7 +51,7 @@ def merge_command(args: MergeArgs) -> None:
     for run, artifact in zip(args.runs[1:], artifacts[1:], strict=True):
         _check_same_reading(args.runs[0], artifacts[0], run, artifact)
     adapters = _adapters(args, artifacts)
-    with whole_folder(args.output) as folder:
+    with atomic_folder(args.output) as folder:
         if adapters is not None:
             rank, form = _write_low_rank(adapters, artifacts[0], args, shares, folder)
             lora = LoraConfig(rank=rank, alpha=float(rank), targets=configs[0].lora.targets)
