@@ -95,8 +95,8 @@ loss.hardness
 loss.tiles
 mining.every
 mining.negatives
-mining.from_rank
-mining.to_rank
+mining.min_rank
+mining.max_rank
 mining.choice
 mining.margin
 mining.ratio

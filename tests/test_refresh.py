@@ -160,7 +160,7 @@ def test_refusals(tmp_path: Path) -> None:
         (pairs, {}, "one positive only"),
         (
             data_of(SourceTable("pairs", TEXTS)),
-            {"mining": MiningConfig(every=1, negatives=9, to_rank=8)},
+            {"mining": MiningConfig(every=1, negatives=9, max_rank=8)},
             "mining.negatives 9: more than the window of ranks 1 to 8",
         ),
     ):

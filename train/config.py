@@ -160,9 +160,9 @@ class MiningConfig:
     """Steps between two searches among the positives of a source, the first after so many; None searches never."""
     negatives: Annotated[int, Ge(1), Le(100)] = 1
     """Wanted for each pair, beside those of the data."""
-    from_rank: Annotated[int, Ge(1)] = 1
+    min_rank: Annotated[int, Ge(1)] = 1
     """First place of the window, by cosine; texts equal to anchor or positives don't count."""
-    to_rank: Annotated[int, Ge(1)] = 100
+    max_rank: Annotated[int, Ge(1)] = 100
     """Last place of the window."""
     choice: Literal["top", "random"] = "top"
     """Which of those that pass: the highest scores, or a seeded draw."""

@@ -156,8 +156,8 @@ def refreshed(table: SourceTable, source: SourceConfig, encoder: Encoder, config
         model="",
         output=Path(),
         negatives=config.negatives,
-        from_rank=config.from_rank,
-        to_rank=config.to_rank,
+        min_rank=config.min_rank,
+        max_rank=config.max_rank,
         choice=config.choice,
         margin=config.margin,
         ratio=config.ratio,
@@ -187,10 +187,10 @@ def make_refreshed(config: TrainConfig, data: TrainingData, folder: RunFolder, *
     )
     if small is not None:
         raise UserError("mining.every: a source has one positive only, and no negative for it; leave it out")
-    if config.mining.from_rank + config.mining.negatives > config.mining.to_rank + 1:
+    if config.mining.min_rank + config.mining.negatives > config.mining.max_rank + 1:
         raise UserError(
-            f"mining.negatives {config.mining.negatives}: more than the window of ranks {config.mining.from_rank} to "
-            f"{config.mining.to_rank} holds; raise --mining.to_rank"
+            f"mining.negatives {config.mining.negatives}: more than the window of ranks {config.mining.min_rank} to "
+            f"{config.mining.max_rank} holds; raise --mining.max_rank"
         )
     return Refreshed(data, config, folder, is_main=is_main)
 
