@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dec2vec.errors import UserError
 from dec2vec.files.formats import Row
-from dec2vec.files.tables import Table, read_table, read_texts, selected
+from dec2vec.files.tables import Table, is_negative_column, negative_columns, read_table, read_texts, selected
 from train.mining.args import MineArgs
 
-_NEGATIVE = re.compile(r"negative(?:_\d+)?")
 ADDED = ("anchor", "positive", "positive_score", "negative_scores")
 
 
@@ -49,7 +47,7 @@ def read_material(args: MineArgs) -> Material:
         source = args.corpus if args.corpus is not None else f"the positives of {table.name}"
         raise UserError(f"{source}: {len(corpus)} different text; negatives need at least two to choose from")
     written = {args.anchor, args.positive, *ADDED}
-    others = [{k: v for k, v in row.items() if k not in written and not _NEGATIVE.fullmatch(k)} for row in table.rows]
+    others = [{k: v for k, v in row.items() if k not in written and not is_negative_column(k)} for row in table.rows]
     excluded = _excluded(anchors, known, given, corpus)
     return Material(table.name, anchors, positives, given, others, corpus, excluded)
 
@@ -78,12 +76,8 @@ def different(texts: Iterable[str]) -> list[str]:
 
 def _given_negatives(table: Table) -> list[tuple[str, ...]]:
     """Negatives of the input, in the order of their columns; they stay in front of the mined ones."""
-    columns = [column for column in table.columns if _NEGATIVE.fullmatch(column)]
-    columns.sort(key=lambda column: int(column.partition("_")[2] or -1))
-    return [
-        tuple(table.text(i, column) for column in columns if table.rows[i].get(column) not in (None, ""))
-        for i in range(len(table))
-    ]
+    columns = negative_columns(table.columns)
+    return [tuple(table.filled(row, columns)) for row in range(len(table))]
 
 
 def _whole_pairs(table: Table, args: MineArgs) -> list[tuple[str, str]]:
