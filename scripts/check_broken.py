@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from broken.breakages import BREAKAGES, Breakage, Form
 
-from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.check import check_model
+from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
+from dec2vec.config.model import ModelConfig
 from train.export.args import ExportArgs
 from train.export.export import export_command
 
@@ -91,7 +91,7 @@ def break_in(good: Path, breakage: Breakage, stage: Path) -> Row:
 
 
 def _check(folder: Path) -> list[Finding]:
-    return check_model(CheckArgs(model=str(folder), device="cpu"))
+    return check_model(ModelConfig(name_or_path=str(folder), device="cpu"))
 
 
 def _moved(folder: Path, good: Path) -> float | None:

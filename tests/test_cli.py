@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dec2vec import cli
 from dec2vec.config.model import ModelConfig
-from dec2vec.corpus import encode as encode_files
+from dec2vec.corpus import vector_files
 from dec2vec.errors import UserError, run
 
 
@@ -205,7 +205,7 @@ def test_a_failed_write_leaves_the_old_file(
         path.write_bytes(b"part")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encode_files.np, "save", full)
+    monkeypatch.setattr(vector_files.np, "save", full)
     capsys.readouterr()
     assert encode(tmp_path, "v.npy", text="other\n") == 2
     assert "v.npy cannot be written: No space left on device" in capsys.readouterr().err
