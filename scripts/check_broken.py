@@ -28,8 +28,7 @@ from broken.breakages import BREAKAGES, Breakage, Form
 from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
 from dec2vec.config.model import ModelConfig
-from train.export.args import ExportArgs
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 
 TEXTS = ["A man plays a guitar.", "", "a b", "<new>", "Ünïcödé 猫", "The cat sleeps on the warm roof.", "word " * 2000]
 ROUNDING = 1e-5
