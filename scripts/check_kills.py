@@ -63,7 +63,7 @@ class Attempt:
     def is_saving(self, since: float) -> bool:
         """Whether a checkpoint is being written; an earlier kill may have left the beginning of one."""
         with contextlib.suppress(FileNotFoundError):
-            found = (self.folder / "checkpoints").glob(".tmp-step-*")
+            found = (self.folder / "checkpoints").glob(".step-*.tmp")
             return any(path.stat().st_mtime > since for path in found)
         return False
 

@@ -31,7 +31,7 @@ from eval.tasks.sts import load_task
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import WIDTH, FakeEncoder
 from tests.helpers import tiny_model_folder
-from train.export.card_scores import Score, exported, markdown_table
+from train.export.card_scores import Score, exported, scores_table
 
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1, 2)]
 EVERY: tuple[PostName, ...] = get_args(PostName)
@@ -211,7 +211,7 @@ def test_a_card_shows_the_raw_or_the_whitened_row_alone() -> None:
     scores = [Score(name, "t", "spearman_all", 0.5, 0.4, 0.6, 9, "dev") for name in names]
     assert [score.system for score in exported(scores, whitened=False)] == names[:1]
     assert [score.system for score in exported(scores, whitened=True)] == names[1:2]
-    assert "transductive" not in markdown_table(scores)
+    assert "transductive" not in scores_table(scores)
 
 
 def test_the_lm_head_is_shown_where_it_is_the_input_embeddings(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
 from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
 from train.data.dataset import load_data
-from train.export.card_scores import Score, markdown_table, read_scores
+from train.export.card_scores import Score, read_scores, scores_table
 from train.export.export import ExportArgs, export_command
 from train.export.model_card import Card, DataFact, build_card, describe_data, is_hub_id
 from train.export.save import save_adapter
@@ -92,7 +92,7 @@ def test_model_index_holds_the_tests_of_the_exported_form() -> None:
 
 
 def test_table_has_tuned_rows_first_and_untuned_by_average() -> None:
-    lines = markdown_table(SCORES).splitlines()
+    lines = scores_table(SCORES).splitlines()
     assert lines[0] == "| system | sts12 | sts13 | stsb-dev (dev) | average |"
     assert [line.split(" |")[0].strip("| ") for line in lines[2:]] == [
         "tuned/demo",
@@ -106,7 +106,7 @@ def test_table_has_tuned_rows_first_and_untuned_by_average() -> None:
 
 def test_table_of_one_test_and_many_untuned_rows() -> None:
     many = [score(f"untuned/p{i}", task, i / 100) for i in range(14) for task in ("sts12", "average")]
-    text = markdown_table([*many, score("tuned/x", "sts12", 0.5), score("tuned/x", "average", 0.5)])
+    text = scores_table([*many, score("tuned/x", "sts12", 0.5), score("tuned/x", "average", 0.5)])
     assert text.splitlines()[0] == "| system | sts12 |"
     assert text.count("untuned/") == 10 and "untuned/p13" in text and "untuned/p3 " not in text
     assert text.endswith("4 lower untuned rows are left out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +14,6 @@ import pytest
 import torch
 
 import dec2vec.files.atomic
-import train.checkpointing.run_folder
 from dec2vec.errors import UserError
 from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
 from train.checkpointing.run_folder import RunFolder
@@ -119,7 +119,7 @@ def test_file_system_without_locks_warns(
     def unsupported(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(train.checkpointing.run_folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     RunFolder.claim(tmp_path).release()
     assert "can't be locked" in caplog.text
 

@@ -10,6 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW
 
+import dec2vec.files.atomic
 import train.teachers.teacher_vectors
 from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
@@ -88,9 +89,7 @@ def test_a_write_that_broke_off_is_no_cache(
 ) -> None:
     path = bag_of_words(tmp_path / "teacher")
     with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot keep the teacher's vectors"):
-        patch.setattr(
-            train.teachers.teacher_vectors, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full"))
-        )
+        patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
     load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")

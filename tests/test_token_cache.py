@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import dec2vec.files.atomic
 import train.data.token_cache
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -156,7 +157,7 @@ def test_what_auto_cannot_keep_is_tokenised_in_each_step(
 def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, folder = tiny_encoder(tmp_path / "model"), tmp_path / "tokens"
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot keep token ids in .*disk is full"):
-        patch.setattr(train.data.token_cache, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_tokens(data(), encoder, folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
     assert load_tokens(data(), encoder, folder).of([PromptedInput("", "Q: {text}")]) is not None

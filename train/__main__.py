@@ -61,14 +61,14 @@ def _train(
     from train.build import build, open_folder
     from train.finish import take_best
     from train.loop import fit
-    from train.tracking.progress import make_progress
+    from train.tracking.progress import Progress
 
     with open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         run = build(config, data, accelerator, folder, score)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
-        bar = make_progress(run.learner.total_steps, run.state.step, run.is_main)
+        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only

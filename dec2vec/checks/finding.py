@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from dec2vec.text_tables import plain_table
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
 WIDTH = 110
@@ -36,17 +37,10 @@ def failed(findings: Sequence[Finding]) -> list[str]:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Plain text: check, verdict, what was seen; the fix on a line of its own."""
-    width = max(len(finding.check) for finding in findings) + 2
-    lines: list[str] = []
+    """Check, verdict and what was seen; the fix is on a line of its own."""
+    rows: list[tuple[str, str, str]] = []
     for finding in findings:
-        lines += _wrapped(f"{finding.check:<{width}}{finding.verdict:<6}", finding.what)
+        rows.append((finding.check, finding.verdict, finding.what))
         if finding.fix:
-            lines += _wrapped(f"{'':<{width + 6}}", f"fix: {finding.fix}")
-    return "\n".join(lines) + "\n"
-
-
-def _wrapped(start: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False
-    ) or [start]
+            rows.append(("", "", f"fix: {finding.fix}"))
+    return "\n".join(plain_table(rows, left=(0, 1, 2), width=WIDTH)) + "\n"

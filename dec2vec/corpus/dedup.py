@@ -35,7 +35,7 @@ class DedupArgs(SidedEncoderArgs):
 def dedup_command(args: DedupArgs) -> None:
     """Write a line for each group, and print the largest ones."""
     check_output(args.output, [".jsonl"], inputs=[args.input])
-    from dec2vec.corpus.inputs import PRINTED_ROWS, read_corpus, short, table, write_rows
+    from dec2vec.corpus.inputs import PRINTED_ROWS, print_table, read_corpus, short, write_rows
     from dec2vec.corpus.neighbours import group_duplicates
 
     vectors, texts = read_corpus(args.input, args.column, args.model, args)
@@ -43,7 +43,7 @@ def dedup_command(args: DedupArgs) -> None:
     write_rows(args.output, [group.as_row(texts) for group in groups])
     largest = sorted(groups, key=lambda group: -len(group.members))[:PRINTED_ROWS]
     lines = [(str(len(group.members)), str(group.kept), short(texts[group.kept]) if texts else "") for group in largest]
-    sys.stdout.write(table(("rows", "kept", "text"), lines))
+    print_table([("rows", "kept", "text"), *lines], left=(2,))
     dropped = sum(len(group.members) - 1 for group in groups)
     sys.stderr.write(
         f"{len(vectors)} rows, {len(groups)} groups; {dropped} rows repeat an earlier one: {args.output}\n"

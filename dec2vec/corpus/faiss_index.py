@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from jaxtyping import Float32, Int64
 from dec2vec.corpus.exact_search import Ranking, _usable, exact_top, unit_rows
 from dec2vec.corpus.vector_files import Vectors
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import fsync_directory, fsync_file
+from dec2vec.files.atomic import atomic_path
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
 HNSW_LINKS = 32
@@ -142,19 +141,14 @@ def exact_over_blocks(queries: Float32[np.ndarray, "queries dim"], vectors: Vect
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Under a temporary name, fsync, rename."""
+    """After a crash the file is the old one or the new one."""
     import faiss
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        faiss.write_index(index, str(temporary))
-        fsync_file(temporary)
-        temporary.replace(path)
-        fsync_directory(path.parent)
+        with atomic_path(path) as temporary:
+            faiss.write_index(index, str(temporary))
     except (OSError, RuntimeError) as error:  # FAISS reports a full disk as the latter
         raise UserError(f"{path} cannot be written: {str(error).splitlines()[0][:200]}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_index(path: Path) -> Any:

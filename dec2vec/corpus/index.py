@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +34,7 @@ def index_command(args: IndexArgs) -> None:
     """Build the index, measure its recall on a sample, write it and print one line about it."""
     check_output(args.output, inputs=[args.vectors])
     from dec2vec.corpus.faiss_index import build_index, sample_recall, write_index
-    from dec2vec.corpus.inputs import table
+    from dec2vec.corpus.inputs import print_table
     from dec2vec.corpus.vector_files import open_vectors
 
     vectors = open_vectors(args.vectors)
@@ -45,4 +44,4 @@ def index_command(args: IndexArgs) -> None:
     header = ("kind", "rows", "dimensions", "MB", "recall@10", "file")
     size = f"{args.output.stat().st_size / 1e6:.1f}"
     row = (args.kind, str(len(vectors)), str(vectors.dimension), size, f"{recall:.4f}", str(args.output))
-    sys.stdout.write(table(header, [row]))
+    print_table([header, row], left=(0, 5))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text
 from dec2vec.files.tables import read_texts
 from dec2vec.prompts.ensembles import check_prompt
+from dec2vec.text_tables import plain_table
 
 Rows = Float32[np.ndarray, "rows dim"]
 SHOWN = 60
@@ -62,14 +64,9 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain columns; the last one is left as it is."""
-    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header) - 1)]
-    lines = [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in (header, *rows)
-    ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+def print_table(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> None:
+    """Print the rows, of which the first is the header, as a table whose columns `left` are aligned to the left."""
+    sys.stdout.write("\n".join(plain_table(rows, left=left)) + "\n")
 
 
 def short(text: str) -> str:

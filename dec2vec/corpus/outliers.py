@@ -36,7 +36,7 @@ class OutliersArgs(SidedEncoderArgs):
 def outliers_command(args: OutliersArgs) -> None:
     """Write a line for each row, the most distant from its neighbours first, and print the first ones."""
     check_output(args.output, [".jsonl"], inputs=[args.input])
-    from dec2vec.corpus.inputs import PRINTED_ROWS, read_corpus, short, table, write_rows
+    from dec2vec.corpus.inputs import PRINTED_ROWS, print_table, read_corpus, short, write_rows
     from dec2vec.corpus.neighbours import mean_distances, nearest_others
 
     vectors, texts = read_corpus(args.input, args.column, args.model, args)
@@ -53,5 +53,5 @@ def outliers_command(args: OutliersArgs) -> None:
     lines = [
         (f"{row['distance']:.4f}", str(row["row"]), short(str(row.get("text", "")))) for row in rows[:PRINTED_ROWS]
     ]
-    sys.stdout.write(table(("distance", "row", "text"), lines))
+    print_table([("distance", "row", "text"), *lines], left=(2,))
     sys.stderr.write(f"{len(rows)} rows by their mean distance to {ranking.positions.shape[1]} others: {args.output}\n")

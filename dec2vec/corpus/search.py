@@ -47,7 +47,7 @@ def search_command(args: SearchArgs) -> None:
     check_output(args.output, [".jsonl"], inputs=[args.queries, args.texts])
     queries = read_texts(args.queries, args.column)
     from dec2vec.corpus.faiss_index import read_index, search_index
-    from dec2vec.corpus.inputs import PRINTED_ROWS, embed, short, table, write_rows
+    from dec2vec.corpus.inputs import PRINTED_ROWS, embed, print_table, short, write_rows
 
     index = read_index(args.index)
     vectors = embed(queries, args.model, args)
@@ -71,7 +71,7 @@ def search_command(args: SearchArgs) -> None:
         (f"{row['cosine']:.4f}", str(row["row"]), short(str(row["text"])), short(str(row.get("hit", ""))))
         for row in best
     ]
-    sys.stdout.write(table(("cosine", "row", "query", "best hit"), lines))
+    print_table([("cosine", "row", "query", "best hit"), *lines], left=(2, 3))
     sys.stderr.write(f"{len(queries)} queries, {len(rows)} hits: {args.output}\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from dec2vec.corpus.shards import INDEX, read_index
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import fsync_directory, fsync_file
+from dec2vec.files.atomic import atomic_path
 
 BLOCK = 65_536
 """Rows in memory at a time."""
@@ -122,20 +121,16 @@ def _read_parquet(path: Path) -> NDArray[Any]:
 
 
 def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
-    """Under a temporary name, fsync, rename: a crash leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    """Write a .npy, or a .parquet with the texts; after a crash the file is the old one or the new one."""
     try:
-        if path.suffix == ".npy":
-            np.save(temporary, vectors)
-        else:
-            _write_parquet(temporary, texts, vectors)
-        fsync_file(temporary)
-        temporary.replace(path)
-        fsync_directory(path.parent)
+        with atomic_path(path) as temporary:
+            if path.suffix == ".parquet":
+                _write_parquet(temporary, texts, vectors)
+            else:
+                with temporary.open("wb") as file:  # given a path, numpy would append .npy
+                    np.save(file, vectors)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:

@@ -21,20 +21,44 @@ _HASH_CHUNK = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:tmp|old)")
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: after a crash the file holds the old bytes or the new ones, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path next to `target`; the file or folder written there replaces `target` when the block ends.
+
+    After a crash `target` is complete, old or new: what was written is on the disk before it is renamed. If the block
+    fails, `target` is left alone and the temporary file or folder is removed.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    _remove(temporary)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
+        yield temporary
+        _sync(temporary)
+        if temporary.is_dir():
+            _replace_folder(temporary, target)
+        else:
+            temporary.replace(target)
+    finally:
+        _remove(temporary)
+    fsync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """`atomic_path` for a folder, which exists when the block begins; UserError for a disk that can't be written."""
+    try:
+        with atomic_path(target) as temporary:
+            temporary.mkdir(parents=True)
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        raise UserError(f"{target}: can't be written; {why_not_written(error)}") from error
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Replace the content of `path`: after a crash the file holds the old bytes or the new ones, never a part."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -48,11 +72,7 @@ def remove_leftovers(folder: Path) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if found is None or _is_alive(int(found.group(1))):
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        _remove(path)
 
 
 def fsync_file(path: Path) -> None:
@@ -123,6 +143,34 @@ def _looks_pickled(path: Path) -> bool:
     return head[8:9] != b"{" and head.startswith(_PICKLE_STARTS)
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    if not path.is_dir():
+        fsync_file(path)
+        return
+    for inner in path.rglob("*"):
+        (fsync_directory if inner.is_dir() else fsync_file)(inner)
+    fsync_directory(path)
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    """A rename can't replace a folder that has files in it, so the old one is moved aside first."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.rename(aside)
+    temporary.rename(target)
+    fsync_directory(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def _fsync(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:
@@ -146,35 +194,3 @@ def check_output(
         raise UserError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{option} {path}: the folder {path.parent} is not writable")
-
-
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling to write into. It takes the place of `target` when the block ends, and vanishes if it fails.
-
-    A folder that stands there already stays readable until the new one is complete on the disk.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace(target, temporary)
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is None:
-            raise
-        raise UserError(f"{target}: can't be written; {why_not_written(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(target: Path, temporary: Path) -> None:
-    for path in temporary.rglob("*"):
-        (fsync_directory if path.is_dir() else fsync_file)(path)
-    fsync_directory(temporary)
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    temporary.rename(target)
-    fsync_directory(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

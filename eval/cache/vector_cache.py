@@ -9,22 +9,23 @@ layer and pooling (one file), and the text. Moments of training-side text are ke
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from filelock import BaseFileLock
 from numpy.typing import NDArray
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import why_not_written
+from dec2vec.files.lock import lock_folder
 from dec2vec.prompts.prompt import Side
 from eval.cache.cost import Cost
 from eval.cache.vector_file import KEY_BYTES, VectorFile
@@ -229,33 +230,22 @@ class VectorCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock: IO[str] | None = None
+        self._lock: BaseFileLock | None = None
 
     def __enter__(self) -> VectorCache:
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            lock = (self._path / ".lock").open("a")
-            _take(lock, self._path)
+            self._lock = lock_folder(self._path, "cache", "evaluation")
         except OSError as error:
             raise UserError(f"cannot use cache {self._path}: {why_not_written(error)}") from error
-        self._lock = lock
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def of(self, encoder: TextEncoder, fingerprint: str) -> CachedEncoder:
         """`encoder` with the vectors that were kept under its fingerprint."""
         return CachedEncoder(encoder, self._path / fingerprint[:32])
-
-
-def _take(lock: IO[str], path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise UserError(f"cache {path} is in use by another evaluation; wait, or name another --cache") from None
 
 
 def _digest(text: str) -> bytes:

@@ -16,12 +16,12 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_bytes, why_not_written
+from dec2vec.text_tables import markdown_table, plain_table
 from eval.compare.args import CompareArgs
 from eval.compare.saved_report import SavedReport, read_report
 from eval.report.blocks import Table
 from eval.report.html import html_table, page
-from eval.report.markdown import markdown_table
-from eval.report.report import aligned, hundred, span
+from eval.report.report import hundred, span
 from eval.results.results import AVERAGE
 from eval.systems.recipes import unlike
 from eval.systems.seeds import Seeds, by_recipe, mean_and_sd
@@ -39,7 +39,7 @@ def compare_command(args: CompareArgs) -> None:
     check_comparable(reports)
     tables = comparison_tables(reports, group=args.group)
     notes = [NOTE, *seed_warnings(reports, group=args.group)]
-    lines = [line for table in tables for line in (*aligned([table.header, *table.rows]), "")]
+    lines = [line for table in tables for line in (*plain_table([table.header, *table.rows]), "")]
     sys.stdout.write("\n".join([*lines, *notes]) + "\n")
     if args.output is not None:
         _write(args.output, tables, notes)
@@ -131,7 +131,7 @@ def _untuned(reports: Sequence[SavedReport], columns: Sequence[str]) -> list[lis
 
 def _write(path: Path, tables: Sequence[Table], notes: Sequence[str]) -> None:
     if path.suffix == ".md":
-        parts = [line for table in tables for line in (*markdown_table(table), "")]
+        parts = [line for table in tables for line in (*markdown_table(table.header, table.rows), "")]
         text = "\n".join(["# Comparison of runs", "", *(line for note in notes for line in (note, "")), *parts])
     else:
         lead = [f"<p>{escape(note)}</p>" for note in notes]

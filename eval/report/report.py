@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from dec2vec.text_tables import plain_table
 from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
 from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
@@ -220,20 +221,11 @@ def task_lines(report: Report) -> list[str]:
     return [f"{table.name}: {table.note}" for table in report.tasks if table.note]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a plain table: the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(cells))
-        for cells in ([*zip(row, widths, strict=True)] for row in rows)
-    ]
-
-
 def format_table(report: Report) -> str:
     """For the terminal: headline and the rows that matter; report.md has them all."""
     if not report.tests:
         return "\n".join(headline(report))
-    lines = aligned([table_header(report), *table_rows(report, report.highlights)])
+    lines = plain_table([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
     rest = [f"({more} more rows in report.md)"] if more else []
     tasks = ["", *task_lines(report)] if report.tasks else []

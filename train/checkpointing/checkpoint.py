@@ -6,8 +6,8 @@
         state.json             everything else a resumed run needs
         manifest.json          format, step, configuration hash, sha256 and size of the files above
 
-A checkpoint is written under a temporary name beside its final one, flushed to the disk and renamed, so
-a folder called `step-*` was whole when it got its name. The checksums catch what happens to it later.
+A checkpoint is written under a temporary name next to its final one, flushed to the disk and renamed, so a folder
+called `step-*` was complete when it got its name. The checksums catch what happens to it later.
 """
 
 from __future__ import annotations
@@ -26,15 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import (
-    PICKLE_SUFFIXES,
-    atomic_write_bytes,
-    fsync_directory,
-    fsync_file,
-    refuse_pickle,
-    sha256_file,
-    why_not_written,
-)
+from dec2vec.files.atomic import PICKLE_SUFFIXES, atomic_path, refuse_pickle, sha256_file, why_not_written
 
 FORMAT = 1
 TENSORS = "adapter.safetensors"
@@ -43,7 +35,9 @@ STATE = "state.json"
 MANIFEST = "manifest.json"
 FILES = (TENSORS, OPTIMIZER, STATE)
 _NAME = re.compile(r"step-(\d+)")
-_TEMPORARY = ".tmp-"
+_DOOMED = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-.*|\.step-\d+\.\d+\.(tmp|old)")
+"""What a killed run was writing or removing."""
 _log = logging.getLogger(__name__)
 
 
@@ -76,21 +70,16 @@ def save_checkpoint(
     n or before, so a later one was refused when it resumed.
     """
     final = root / f"step-{step:06d}"
-    temporary = root / f"{_TEMPORARY}{final.name}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_temporaries(root)
-        temporary.mkdir()
-        _write_files(temporary, step, tensors, optimizer, state, config_hash)
-        _put_in_place(temporary, final)
+        with atomic_path(final) as temporary:
+            temporary.mkdir()
+            _write_files(temporary, step, tensors, optimizer, state, config_hash)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"cannot write checkpoint {final}: {why_not_written(error)} (earlier checkpoints are intact)"
         ) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     for later, path in _listed(root):
         if later > step:
             _remove(path)
@@ -149,25 +138,13 @@ def _write_files(
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     files: dict[str, dict[str, str | int]] = {}
     for name in FILES:
-        fsync_file(folder / name)
         files[name] = {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size}
     manifest = {"format": FORMAT, "step": step, "config_hash": config_hash, "files": files}
-    atomic_write_bytes(folder / MANIFEST, json.dumps(manifest, indent=1).encode("utf-8"))
-    fsync_directory(folder)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _put_in_place(temporary: Path, final: Path) -> None:
-    """Rename; a damaged folder of the same step is moved aside first (rename can't replace a full folder)."""
-    aside = final.with_name(f"{_TEMPORARY}old-{final.name}")
-    if final.exists():
-        final.rename(aside)
-    temporary.rename(final)
-    fsync_directory(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _listed(root: Path) -> list[tuple[int, Path]]:
@@ -180,7 +157,7 @@ def _listed(root: Path) -> list[tuple[int, Path]]:
 
 def _remove(path: Path) -> None:
     """Rename before deleting, so that a kill halfway leaves no damaged checkpoint under its real name."""
-    doomed = path.with_name(f"{_TEMPORARY}{path.name}")
+    doomed = path.with_name(f"{_DOOMED}{path.name}")
     with contextlib.suppress(OSError):
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
@@ -188,8 +165,10 @@ def _remove(path: Path) -> None:
 
 
 def _remove_temporaries(root: Path) -> None:
-    for path in root.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Whatever process they belong to: this run alone writes into the folder."""
+    for path in root.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(path: Path, config_hash: str) -> Checkpoint:

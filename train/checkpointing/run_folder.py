@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+
+from filelock import BaseFileLock
 
 from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text, remove_leftovers, why_not_written
+from dec2vec.files.lock import lock_folder
 from train.checkpointing.checkpoint import discard_checkpoints
 from train.tracking.tracker import METRICS, WANDB_ID
-
-LOCK = ".lock"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class RunFolder:
     """Paths of design.md section 5, and the lock that makes them ours until `release` or the process ends."""
 
     path: Path
-    _lock: IO[str] | None = None
+    _lock: BaseFileLock | None = None
 
     @classmethod
     def claim(cls, path: str | Path) -> RunFolder:
@@ -37,9 +32,7 @@ class RunFolder:
         """
         folder = Path(path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK).open("a+", encoding="utf-8")
-            _take(lock, folder)
+            lock = lock_folder(folder, "output_dir", "run")
         except OSError as error:
             raise UserError(f"cannot use output_dir {folder}: {why_not_written(error)}") from error
         remove_leftovers(folder)
@@ -108,7 +101,7 @@ class RunFolder:
     def release(self) -> None:
         """Let another run have the folder."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -117,25 +110,3 @@ class RunFolder:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-
-def _take(lock: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read().strip() or "unknown"
-        lock.close()
-        raise UserError(
-            f"output_dir {folder} is in use by another run (process {owner}); wait for it to end, "
-            "or choose another --output_dir"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            lock.close()
-            raise UserError(f"cannot lock output_dir {folder}: {why_not_written(error)}") from error
-        _log.warning("%s can't be locked on this file system; don't start a second run there", folder)
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()

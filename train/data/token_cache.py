@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import fsync_directory, fsync_file, remove_leftovers, why_not_written
+from dec2vec.files.atomic import atomic_path, remove_leftovers, why_not_written
 from dec2vec.files.lock import locked
 from dec2vec.prompts.prompt import NORMALIZERS, Side
 from train.config import TrainConfig
@@ -156,16 +155,10 @@ def _name(data: TrainingData, encoder: Encoder, keys: NDArray[np.int64]) -> str:
 def _write(path: Path, data: TrainingData, encoder: Encoder, wanted: NDArray[np.bool_]) -> None:
     """Whole or absent; what an earlier configuration or a killed process left in the folder goes."""
     remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         _fill(temporary, data, encoder, wanted)
-        fsync_file(temporary)
         for old in path.parent.glob("*.arrow"):
             old.unlink()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
 
 
 def _fill(path: Path, data: TrainingData, encoder: Encoder, wanted: NDArray[np.bool_]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
+from dec2vec.text_tables import markdown_table
 
 METRIC = "spearman_all"
 AVERAGE = "average"
@@ -59,7 +60,7 @@ def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
     return [score for score in scores if score.metric == METRIC and score.system in wanted]
 
 
-def markdown_table(scores: Sequence[Score]) -> str:
+def scores_table(scores: Sequence[Score]) -> str:
     """Tuned systems, then the best untuned ones by the average; Spearman x 100 with the average's interval."""
     figures = {(score.system, score.task): score for score in scores if score.metric == METRIC}
     hidden = (" minus ", TRANSDUCTIVE)
@@ -73,11 +74,8 @@ def markdown_table(scores: Sequence[Score]) -> str:
     untuned = [name for name in systems if not is_tuned(name)]
     shown = [name for name in systems if is_tuned(name)] + untuned[:MAX_UNTUNED]
     titles = [f"{task} (dev)" if task in dev else task for task in tasks]
-    lines = ["| system | " + " | ".join(titles) + " |", "|---" + "|---:" * len(tasks) + "|"]
-    for name in shown:
-        lines.append(
-            f"| {name} | " + " | ".join(_cell(figures.get((name, task)), task == rank) for task in tasks) + " |"
-        )
+    rows = [(name, *(_cell(figures.get((name, task)), task == rank) for task in tasks)) for name in shown]
+    lines = markdown_table(("system", *titles), rows)
     rest = len(untuned) - MAX_UNTUNED
     return "\n".join(lines) + (f"\n\n{rest} lower untuned rows are left out." if rest > 0 else "")
 

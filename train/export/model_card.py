@@ -19,7 +19,7 @@ from dec2vec.prompts.prompt import get_prompt
 from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
 from train.data.table import SourceTable
-from train.export.card_scores import AVERAGE, Score, exported, markdown_table
+from train.export.card_scores import AVERAGE, Score, exported, scores_table
 from train.export.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
 
 
@@ -196,7 +196,7 @@ def _results(card: Card) -> str:
     return (
         "## Results\n\nSpearman x 100 between the cosine and the human score, pairs of all sub-sets together; 95 % "
         "bootstrap interval in brackets. Untuned rows are the same decoder before training; layer and whitening "
-        "dimension of every row were chosen on the dev task only.\n\n" + markdown_table(card.scores)
+        "dimension of every row were chosen on the dev task only.\n\n" + scores_table(card.scores)
     )
 
 

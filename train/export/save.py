@@ -24,7 +24,7 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import FORMAT, MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import whole_folder
+from dec2vec.files.atomic import atomic_folder
 from dec2vec.vectors.whitening import Whitening
 from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
 from train.export.tokenizer import save_tokenizer
@@ -41,7 +41,7 @@ def save_adapter(encoder: Encoder, folder: Path) -> Path:
     backbone = encoder.embedder.backbone
     target = folder if isinstance(backbone, PeftModel) else folder.with_name("model")
     base = base_name(encoder)
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         if isinstance(backbone, PeftModel):
             _save_peft(encoder, backbone, temporary, base)
         else:
@@ -73,7 +73,7 @@ def save_sentence_transformer(
     whole = merge or not isinstance(backbone, PeftModel)
     check_mergeable(encoder.config, merge=whole)
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         if not isinstance(backbone, PeftModel) or merge:
             _save_whole(encoder, temporary)
         else:

@@ -12,7 +12,7 @@ from dec2vec.config.load import dump, load
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, whole_folder
+from dec2vec.files.atomic import atomic_folder, atomic_write_text
 from train.config import LoraConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
@@ -88,7 +88,7 @@ def write_merged(
 ) -> str:
     """Write the merged run folder, whole or not at all; return the form of its weights in words."""
     adapters = _adapters(runs, rank)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         if adapters is not None:
             form = _write_low_rank(adapters, runs[0].artifact, weights, method, rank, folder)
             merged_rank = form["rank"]

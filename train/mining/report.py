@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dec2vec.text_tables import markdown_table
 from train.mining.pairs import Material
 from train.mining.search import Mined, Tally
 
@@ -89,23 +90,19 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         f"{report['rows']} pairs; {corpus['texts']} different texts to search ({corpus['source']}); "
         f"index {index['kind']}, recall {index['recall']:.3f} of the exact window; scores: {report['scores']}.",
         "",
-        "| negatives | rows |",
-        "| --- | --- |",
-        *(f"| {n} | {count} |" for n, count in report["rows_with_negatives"].items()),
+        *markdown_table(("negatives", "rows"), [(n, str(count)) for n, count in report["rows_with_negatives"].items()]),
         "",
         f"{report['candidates']} candidates in the windows; {report['equal_or_positive']} texts equal to an anchor, or "
         "to one of its positives or given negatives, were skipped.",
         "",
-        "| refused by | share of the candidates |",
-        "| --- | --- |",
-        *(f"| {rule} | {100 * share:.1f} % |" for rule, share in report["refused"].items()),
+        *markdown_table(
+            ("refused by", "share of the candidates"),
+            [(rule, f"{100 * share:.1f} %") for rule, share in report["refused"].items()],
+        ),
         "",
-        f"| quantile | {' | '.join(map(str, QUANTILES))} |",
-        "| --- |" + " --- |" * len(QUANTILES),
-        *(
-            f"| {name} | {' | '.join(f'{value:.3g}' for value in values.values())} |"
-            for name, values in report["quantiles"].items()
-            if values
+        *markdown_table(
+            ("quantile", *map(str, QUANTILES)),
+            [(name, *(f"{value:.3g}" for value in row.values())) for name, row in report["quantiles"].items() if row],
         ),
         "",
         "## Examples",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dec2vec.text_tables import markdown_table
 from train.sweep.state import Outcome
 
 
@@ -53,13 +54,13 @@ def winner_of(outcomes: Sequence[Outcome]) -> str | None:
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """Markdown lines, best recipe first; scores times 100."""
-    lines = ["| recipe | dev | sd | runs | of each seed |", "| --- | ---: | ---: | ---: | --- |"]
+    rows: list[tuple[str, ...]] = []
     for recipe in recipes(outcomes):
         mean = f"{100 * recipe.mean:.2f}" if recipe.scores else "–"
         spread = f"{100 * recipe.deviation:.2f}" if recipe.deviation is not None else "–"
         each = ", ".join(f"{100 * score:.2f}" for score in recipe.scores)
-        lines.append(f"| {recipe.name} | {mean} | {spread} | {len(recipe.scores)} of {recipe.planned} | {each} |")
-    return lines
+        rows.append((recipe.name, mean, spread, f"{len(recipe.scores)} of {recipe.planned}", each))
+    return markdown_table(("recipe", "dev", "sd", "runs", "of each seed"), rows, left=(0, 4))
 
 
 def report_markdown(

@@ -14,7 +14,6 @@ and a changed teacher or text is never mistaken for it. Processes on a machine (
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from torch import Tensor
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder import model_folders
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import fsync_directory, fsync_file, remove_leftovers, sha256_file, why_not_written
+from dec2vec.files.atomic import atomic_path, remove_leftovers, sha256_file, why_not_written
 from dec2vec.files.lock import locked
 from dec2vec.prompts.ensembles import get_ensemble
 from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, Side
@@ -109,14 +108,8 @@ def _is_two_sided(teacher: str) -> bool:
 def _write(path: Path, encode: Encode, texts: list[Asked]) -> None:
     """Whole or absent: a killed process leaves a temporary file, which the next one removes."""
     remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         _fill(temporary, encode, texts)
-        fsync_file(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
 
 
 def _fill(path: Path, encode: Encode, texts: list[Asked]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dec2vec.errors import UserError
+from dec2vec.text_tables import markdown_table
 from train.config import TrackingConfig
 from train.tracking.tracker import Cell, Earlier, Facts, NullTracker, Tracker, _earlier_metrics
 from train.tracking.wandb_tracker import _wandb
@@ -31,7 +32,8 @@ class TensorBoardTracker:
             self._writer.add_scalar(name, value, step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        self._writer.add_text(name, _markdown(columns, rows), self._step)
+        lines = markdown_table(columns, [[_cell(value) for value in row] for row in rows])
+        self._writer.add_text(name, "\n".join(lines), self._step)
 
     def uses(self, name: str, kind: str, facts: Facts) -> None:
         pass
@@ -79,12 +81,7 @@ def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier
     return tracker
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
 def _cell(value: Cell) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else str(value)
-    return "" if value is None else str(value).replace("|", "\\|")
+    return "" if value is None else str(value)
