@@ -17,7 +17,7 @@ from tests.test_prefix_gradient import step
 
 _THREADS = """
 import torch
-from dec2vec.denormals import flushed, start_threads_flushed
+from dec2vec.runtime import flushed, start_threads_flushed
 if {start}:
     assert start_threads_flushed()
 tiny = torch.full((1 << 20,), 1e-30)

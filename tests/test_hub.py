@@ -209,10 +209,10 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from dec2vec.encoder import Encoder
 from dec2vec.model_config import ModelConfig
-from train.export import export_command
+from train.export.export import export_command
 from train.config import TrainConfig
-from train.export_args import ExportArgs
-from train.session import resolve
+from train.export.args import ExportArgs
+from train.resolve import resolve
 
 texts = json.load(open(sys.argv[1]))
 for base in ("bob/base", "bob/gone", sys.argv[2]):

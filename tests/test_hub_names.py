@@ -34,10 +34,9 @@ def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def ask(*_: object, **__: object) -> str:
         raise AssertionError("asked")
 
-    for module in (model_folders, load):
-        monkeypatch.setattr(module, "hf_hub_download", ask)
+    monkeypatch.setattr(hub, "hf_hub_download", ask)
     config = ModelConfig(name_or_path="runs/nosuch")
-    for read in (model_folders.find, load.load_architecture, load.pinned_revision):
+    for read in (model_folders.find, load.load_architecture, hub.pinned_revision):
         with pytest.raises(UserError, match=r"model runs/nosuch: no such folder in runs/; check the path"):
             read(config)
     with pytest.raises(UserError, match="baseline runs/nosuch: no such folder in runs/"):

@@ -119,10 +119,10 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(
     (run_dir / "report").mkdir(parents=True)
     (run_dir / "report" / "report.md").write_text("# report\n")
     config = TrackingConfig(backend="wandb", project="unit", upload=True)
-    with caplog.at_level(logging.INFO, logger="train.tracking.make_tracker"):
+    with caplog.at_level(logging.INFO, logger="train.tracking.wandb_tracker"):
         tracker = make_tracker(config, run_dir, RESOLVED, is_main=True)
     assert isinstance(tracker, WandbTracker)
-    (record,) = [record for record in caplog.records if record.name == "train.tracking.make_tracker"]
+    (record,) = [record for record in caplog.records if record.name == "train.tracking.wandb_tracker"]
     assert record.levelname == "WARNING"
     assert "no W&B login found" in record.message
     assert "logging offline" in record.message
