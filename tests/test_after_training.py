@@ -13,8 +13,7 @@ from dec2vec import Encoder, ModelConfig
 from dec2vec.vectors.whitening import Whitening
 from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import STEPS, metrics_of, train, write_run
-from train.export.args import ExportArgs
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 from train.state import TrainState
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)

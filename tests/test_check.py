@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.check import check_model
+from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
 from dec2vec.checks.loaded_model import open_subject
 from dec2vec.checks.model_files import find_place
 from dec2vec.checks.serving_files import check_servers
 from dec2vec.cli import main
+from dec2vec.config.model import ModelConfig
 from scripts.checks.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
@@ -49,7 +49,7 @@ def _export(root: Path, name: str, case: dict[str, Any]) -> Path:
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    return {finding.check: finding for finding in check_model(CheckArgs(model=str(folder), device="cpu"))}
+    return {finding.check: finding for finding in check_model(ModelConfig(name_or_path=str(folder), device="cpu"))}
 
 
 EOS_OFF = "EOS is no longer appended"
@@ -161,7 +161,7 @@ def test_what_servers_would_find(exports: dict[str, Path], tmp_path: Path, name:
     """By the files: the model is loaded as it was, so that only the files speak."""
     change, what = SERVED[name]
     folder = shutil.copytree(exports["merged"], tmp_path / "model")
-    subject = open_subject(find_place(CheckArgs(model=str(folder), device="cpu")))
+    subject = open_subject(find_place(ModelConfig(name_or_path=str(folder), device="cpu")))
     change(folder)
     if name == "weighted mean":
         subject.pooling.pooling_mode = "weightedmean"

@@ -111,7 +111,7 @@ def test_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes_in_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "did you mean model?" in refused(capsys, "encode", "--modle", "x")
     assert "input: must be given; output: must be given" in refused(capsys, "encode", "--model", "x")
-    assert "name the run folder" in refused(capsys, "export", "--to", "x")
+    assert "run: must be given" in refused(capsys, "export", "--to", "x")
     assert "did you mean merge?" in refused(capsys, "export", "runs/x", "--mrge")
     assert "batch_tokens: '0' must be greater than or equal to 1" in refused(
         capsys, "encode", "--model", "m", "--input", "i", "--output", "o", "--batch-tokens", "0"

@@ -15,7 +15,6 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.neighbors import NearestNeighbors
 
 from dec2vec import cli
-from dec2vec.corpus import encode as encode_files
 from dec2vec.corpus import inputs
 from dec2vec.corpus.exact_search import exact_top, unit_rows
 from dec2vec.corpus.faiss_index import (
@@ -158,8 +157,7 @@ class WordEncoder:
 
 @pytest.fixture
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (encode_files, inputs):
-        monkeypatch.setattr(module, "load_encoder", lambda args: WordEncoder())
+    monkeypatch.setattr(inputs, "load_encoder", lambda config, max_length: WordEncoder())
     lines = ["a red dog runs", "the old man", "dog a runs red", "a red dog", "xyzzy plugh", "the old man"]
     (tmp_path / "t.txt").write_text("\n".join(lines))
     return tmp_path / "t.txt"

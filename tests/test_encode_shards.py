@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from dec2vec import cli
 from dec2vec.config.model import ModelConfig
-from dec2vec.corpus import encode as encode_files
-from dec2vec.corpus.args import EncodeArgs
+from dec2vec.corpus import inputs
+from dec2vec.corpus.encode import EncodeArgs
 from dec2vec.corpus.encode_shards import encode_shards, plan_work
 from dec2vec.corpus.shards import read_index
 from dec2vec.corpus.vector_files import open_vectors
@@ -179,7 +179,7 @@ def test_other_options_are_not_mixed(source: Path, tmp_path: Path) -> None:
 def test_the_verb(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dec2vec.fingerprint
 
-    monkeypatch.setattr(encode_files, "load_encoder", lambda args: HashEncoder())
+    monkeypatch.setattr(inputs, "load_encoder", lambda config, max_length: HashEncoder())
     monkeypatch.setattr(dec2vec.fingerprint, "fingerprint", lambda encoder: "w")
     source_and = ["encode", "--model", "m", "--input", str(source), "--shard_rows", str(SHARD), "--output"]
     assert cli.main([*source_and, str(tmp_path / "v")]) == 0

@@ -29,8 +29,7 @@ from dec2vec.errors import UserError
 from tests.export_cases import BASE, MAX_LENGTH, PEFT_WARNING, TEXTS, both_sides, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
-from train.export.args import ExportArgs
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 from train.export.save import save_adapter, save_sentence_transformer
 from train.export.sentence_transformers import older_rotary_keys
 

@@ -88,7 +88,9 @@ def test_graded_losses_against_sentence_transformers(kind: str, theirs: type, sc
     config = LossConfig(kind=kind, temperature=0.05, angle_weights=(0, 0, 1))
     found = one_loss(x, rows, config, learned())
     leaf = x.clone().requires_grad_()
-    expected = theirs(None, scale=scale).compute_loss_from_embeddings([leaf[rows.first], leaf[rows.second]], rows.scores)
+    expected = theirs(None, scale=scale).compute_loss_from_embeddings(
+        [leaf[rows.first], leaf[rows.second]], rows.scores
+    )
     (gradient,) = torch.autograd.grad(expected, leaf)
     assert float(found.loss) == pytest.approx(float(expected.detach()), rel=1e-6)
     torch.testing.assert_close(found.embedding_gradient, gradient, rtol=1e-5, atol=1e-7)

@@ -18,8 +18,7 @@ from dec2vec.config.load import dump, load
 from dec2vec.decoder.model_folders import find
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from train.config import LoraConfig, SourceConfig, TrainConfig
-from train.export.args import ExportArgs
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 from train.export.save import save_adapter
 from train.merging.full_weights import load_folded, slerp_whole
 from train.merging.low_rank import LowRank, inner, slerp_weights, truncate, weighted_sum

@@ -22,9 +22,8 @@ from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
 from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
 from train.data.dataset import load_data
-from train.export.args import ExportArgs
 from train.export.card_scores import Score, read_scores, scores_table
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 from train.export.model_card import Card, DataFact, build_card, describe_data, is_hub_id
 from train.export.save import save_adapter
 

@@ -21,7 +21,7 @@ from tests.training_setup import data_of, tiny_encoder
 from train.checkpointing.run_folder import RunFolder
 from train.config import BatchConfig, CheckpointConfig, MiningConfig, OptimConfig, SourceConfig, TrainConfig
 from train.data.table import SourceTable
-from train.mining.refresh import NONE, WithNegatives, make_refreshed, refreshed
+from train.mining.refresh import NONE, WithNegatives, make_refreshed, mine_source
 
 TEXTS = [
     (f"a {word}", f"the {word} of {other}", f"no {word}") for word, other in zip("abcdefgh", "hgfedcba", strict=True)
@@ -61,7 +61,7 @@ def test_finds_what_a_naive_search_finds(tmp_path: Path, prompts: tuple[str | No
     encoder.embedder.train()
     source = SourceConfig(query_prompt=prompts[0], document_prompt=prompts[1])
     table = SourceTable("pairs", TEXTS)
-    found = refreshed(table, source, encoder, MiningConfig(every=1, negatives=2, ratio=0.99), seed=0)
+    found = mine_source(table, source, encoder, MiningConfig(every=1, negatives=2, ratio=0.99), seed=0)
     rows = WithNegatives(TEXTS, found)
     expected = naive(prompts, encoder, 0.99, 2)
     assert [set(row[len(own) :]) for row, own in zip(rows, TEXTS, strict=True)] == expected

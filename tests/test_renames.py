@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from train.mining.args import MineArgs
 
 from dec2vec.cli import main
 from dec2vec.config.load import config_hash, dump, load
@@ -24,7 +25,6 @@ from tests.processes import run_alone
 from tests.tiny_run import STEPS, fingerprint, metrics_of, steps_of, write_run
 from tests.tiny_run import train as train_run
 from train.config import RESUMABLE_CHANGES, BatchConfig, LoraConfig, TrainConfig
-from train.mining.args import MineArgs
 from train.sweep.args import SweepArgs
 from train.sweep.grid import parse_axis, plan
 
@@ -34,7 +34,9 @@ CONFIGS = (TrainConfig, EvalConfig, MineArgs)
 def owner(option: str) -> type:
     """The configuration that has `option`, or an option of its section."""
     section = option.rpartition(".")[0]
-    return next(cls for cls in CONFIGS if any(name == option or name.startswith(f"{section}.") for name in options(cls)))
+    return next(
+        cls for cls in CONFIGS if any(name == option or name.startswith(f"{section}.") for name in options(cls))
+    )
 
 
 def nested(name: str, value: object) -> object:
@@ -65,7 +67,8 @@ def test_a_former_name_is_refused_with_the_present_one(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "present"), [(name, *pair) for name, values in RENAMED_VALUES.items() for pair in values.items()]
+    ("option", "value", "present"),
+    [(name, *pair) for name, values in RENAMED_VALUES.items() for pair in values.items()],
 )
 def test_a_former_value_is_refused_with_the_present_one(tmp_path: Path, option: str, value: str, present: str) -> None:
     for said in complaints(TrainConfig, option, value, tmp_path):

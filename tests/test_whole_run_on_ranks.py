@@ -44,7 +44,10 @@ def same_run(two: Path, one: Path) -> None:
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "mixed": {},
-    "one source": {"data": TWO_SOURCES, "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="single")},
+    "one source": {
+        "data": TWO_SOURCES,
+        "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="single"),
+    },
 }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dec2vec.checks.args import CheckArgs
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder import model_folders
 from dec2vec.decoder.model_folders import Artifact
@@ -48,25 +47,26 @@ class Place:
         return content
 
 
-def find_place(args: CheckArgs) -> Place:
+def find_place(config: ModelConfig) -> Place:
     """A folder as it is, a Hub id as its snapshot. UserError for what is neither."""
-    folder = Path(args.model) if Path(args.model).is_dir() else _snapshot(args)
-    config = ModelConfig(name_or_path=str(folder), device=args.device, trust_remote_code=args.trust_remote_code)
+    name = config.name_or_path
+    folder = Path(name) if Path(name).is_dir() else _snapshot(name, config.revision)
+    config = replace(config, name_or_path=str(folder), revision=None)
     candidates = (folder, folder / "model")
     library = next((path for path in candidates if (path / MODULES).is_file()), None)
     return Place(config, folder, model_folders.find(config), library)
 
 
-def _snapshot(args: CheckArgs) -> Path:
+def _snapshot(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if Path(args.model).exists():
-        raise UserError(f"model {args.model}: is a file; give the folder it is in")
+    if Path(model).exists():
+        raise UserError(f"model {model}: is a file; give the folder it is in")
     try:
-        return Path(snapshot_download(args.model, revision=args.revision, ignore_patterns=list(_UNREAD)))
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=list(_UNREAD)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0][:200].rstrip(".:")
         raise UserError(
-            f"model {args.model}: no such folder here, and not from the Hub ({reason}); check the name"
+            f"model {model}: no such folder here, and not from the Hub ({reason}); check the name"
         ) from None

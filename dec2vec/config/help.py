@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import shutil
 import sys
 import textwrap
@@ -32,7 +33,7 @@ def help_text(cls: type, config: Any, usage: str) -> str:
 
 def _lines(cls: type, config: Any, prefix: str, width: int) -> Iterator[str]:
     hints, sections, sentences = get_type_hints(cls), section_types(cls), _sentences(cls)
-    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name in sections):
+    for field in sorted(dataclasses.fields(cls), key=lambda field: (field.name in sections, _depth(cls, field.name))):
         name, value = field.name, None if config is None else getattr(config, field.name)
         if name not in sections:
             yield f"  --{prefix}{name} {_kind(hints[name])}"
@@ -73,6 +74,11 @@ def _now(field: dataclasses.Field[Any], config: Any, value: object) -> str:
     return f"now: {text or 'empty'}"
 
 
+def _depth(cls: type, name: str) -> int:
+    """How many classes up an option is declared: a class's own options come before those it shares with others."""
+    return next(depth for depth, base in enumerate(cls.__mro__) if name in inspect.get_annotations(base))
+
+
 def _first_line(cls: type) -> str:
     return (cls.__doc__ or "").partition("\n")[0]
 
@@ -80,8 +86,9 @@ def _first_line(cls: type) -> str:
 @cache
 def _sentences(cls: type) -> dict[str, str]:
     """Field -> the string below it."""
+    inherited = {name: text for base in reversed(cls.__mro__[1:-1]) for name, text in _sentences(base).items()}
     body = next((node.body for node in _classes(cls.__module__) if node.name == cls.__name__), [])
-    return {
+    return inherited | {
         field.target.id: " ".join(text.value.value.split())
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)

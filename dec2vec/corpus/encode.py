@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated, Literal
 
-from dec2vec.corpus.args import EncodeArgs
-from dec2vec.corpus.inputs import load_encoder
-from dec2vec.corpus.vector_files import write_vectors
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.encoder_args import SidedEncoderArgs
+from dec2vec.config.load import STRICT
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import check_output
 from dec2vec.files.tables import block_texts, iter_tables, read_texts
 from dec2vec.prompts.ensembles import check_prompt
 
 
-def encode_file(args: EncodeArgs) -> None:
-    """Refuse what can be refused before the model is loaded; the output appears whole or not at all."""
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EncodeArgs(SidedEncoderArgs):
+    """Write the vectors of a file of texts."""
+
+    model: str
+    """Run folder, model folder or Hub id."""
+    input: Path
+    """Texts: lines of a .txt, or a column of a .jsonl, .csv, .tsv or .parquet."""
+    output: Path
+    """.npy (float32 matrix) or .parquet (columns text and embedding); with shard_rows a folder."""
+    column: str = "text"
+    """Column of the texts; a .txt has none."""
+    shard_rows: Annotated[int, Ge(1)] | None = None
+    """Rows of a shard, of which one is in memory: for files of any size, also under torchrun. Killed, it goes on."""
+    shard_format: Literal["npy", "parquet"] = "npy"
+    """Format of the shards."""
+    normalize: bool = True
+    """Scale vectors to length 1."""
+
+
+def encode_command(args: EncodeArgs) -> None:
+    """Embed the texts and write their vectors. Mistakes are refused before the model is loaded."""
     if args.prompt is not None:
         check_prompt(args.prompt)
     if args.shard_rows is not None:
@@ -25,7 +49,10 @@ def encode_file(args: EncodeArgs) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("encode under torchrun writes shards: add --shard_rows 100000, with --output a folder")
     texts = read_texts(args.input, args.column)
-    encoder = load_encoder(args)
+    from dec2vec.corpus.inputs import load_encoder
+    from dec2vec.corpus.vector_files import write_vectors
+
+    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
     vectors = encoder.encode(
         texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens, normalize=args.normalize
     )
@@ -34,14 +61,15 @@ def encode_file(args: EncodeArgs) -> None:
 
 
 def _encode_in_shards(args: EncodeArgs) -> None:
-    """Every process of torchrun on its own device."""
+    """Each process of torchrun encodes its share of the shards on its own device."""
     from dec2vec.corpus.encode_shards import encode_shards, plan_work
+    from dec2vec.corpus.inputs import load_encoder
 
     work = plan_work(args)
-    first = next(iter_tables(args.input, 1), None)  # what is wrong with the input shows before the model is loaded
+    first = next(iter_tables(args.input, 1), None)  # a mistake in the input is reported before the model is loaded
     if first is not None:
         block_texts(args.input, first, args.column)
-    encoder = load_encoder(args)
+    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
     from dec2vec.fingerprint import fingerprint
 
     encode_shards(work, encoder, fingerprint(encoder))

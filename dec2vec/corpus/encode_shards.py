@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dec2vec.corpus.args import EncodeArgs
+from dec2vec.corpus.encode import EncodeArgs
 from dec2vec.corpus.shards import INDEX, Index, Shard, is_done, shard_path, texts_digest, write_index, write_note
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import remove_leftovers, sha256_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,11 @@ class Group:
     kept: int
     members: list[int]
     cosines: list[float]
+
+    def as_row(self, texts: Sequence[str] | None) -> dict[str, object]:
+        """The group's line of the output, with the texts of its members if there are texts."""
+        row: dict[str, object] = {"kept": self.kept, "members": self.members, "cosines": self.cosines}
+        return row if texts is None else {**row, "texts": [texts[member] for member in self.members]}
 
 
 def near_pairs(vectors: Float32[np.ndarray, "rows dim"], threshold: float, method: Method = "exact") -> Pairs:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,6 +77,10 @@ class Table:
         found = [self.text(index, column) for index in range(len(self))]
         self.refuse_numbers(column, found)
         return found
+
+    def filled(self, index: int, columns: Sequence[str]) -> list[str]:
+        """The row's texts in those of the columns that it fills: absent, null and empty cells are skipped."""
+        return [self.text(index, column) for column in columns if self.rows[index].get(column) not in (None, "")]
 
     def refuse_numbers(self, column: str, texts: Sequence[str]) -> None:
         """Refuse a column of which all `texts` are numbers."""
@@ -150,6 +154,20 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
         return texts
     table = read_table(path, [column])
     return [table.text(index, column, may_be_blank=True) for index in range(len(table))]
+
+
+_NEGATIVE = re.compile(r"negative(?:_(\d+))?")
+
+
+def is_negative_column(name: str) -> bool:
+    """Whether a column holds hard negatives by its name: `negative`, `negative_1`, `negative_2` ..."""
+    return _NEGATIVE.fullmatch(name) is not None
+
+
+def negative_columns(columns: Iterable[str]) -> list[str]:
+    """Those of the columns that hold hard negatives, in the order of their numbers."""
+    matches = [match for match in map(_NEGATIVE.fullmatch, columns) if match]
+    return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or -1))]
 
 
 def only_numbers(texts: Sequence[str]) -> bool:

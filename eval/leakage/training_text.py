@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, read_table, read_texts
+from dec2vec.files.tables import Table, is_negative_column, read_table, read_texts
 from eval.leakage.overlap import normalized
 from eval.systems.recipes import run_config
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
-_TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
-_NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
+_TEXT_COLUMNS = ("anchor", "positive", "text", "sentence1", "sentence2", "query", "document")
 _COLUMNS = {
     "pairs": ("anchor", "positive"),
     "graded": ("sentence1", "sentence2"),
@@ -75,9 +73,9 @@ def read_training_texts(source: TextSource) -> list[str]:
 
 def _is_text_column(column: str, source: TextSource) -> bool:
     if not source.columns:
-        return _TEXT_COLUMN.fullmatch(column) is not None
+        return column in _TEXT_COLUMNS or is_negative_column(column)
     if source.negatives is None:
-        return column in source.columns or _NEGATIVE_COLUMN.fullmatch(column) is not None
+        return column in source.columns or is_negative_column(column)
     return column in source.columns or column in source.negatives
 
 

@@ -26,8 +26,7 @@ import numpy as np
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.decoder.model_folders import find
-from train.export.args import ExportArgs
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 
 TEXTS = [
     "A man plays a guitar.",

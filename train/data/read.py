@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, holds_only_numbers, only_numbers, read_blocks
+from dec2vec.files.tables import Table, holds_only_numbers, negative_columns, only_numbers, read_blocks
 from train.config import SourceConfig
 from train.data.table import Packer, SourceTable, Texts
-
-_NEGATIVE_COLUMN = re.compile(r"negative(?:_(\d+))?")
 
 
 def read_source(number: int, source: SourceConfig) -> tuple[SourceTable, int]:
@@ -118,9 +115,9 @@ def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
 
 
 def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
-    negatives = _negative_columns(table, source.negatives)
+    negatives = negative_columns(table.columns) if source.negatives is None else source.negatives
     texts = [
-        (table.text(row, source.anchor), table.text(row, source.positive), *_present(table, row, negatives))
+        (table.text(row, source.anchor), table.text(row, source.positive), *table.filled(row, negatives))
         for row in rows
     ]
     ids = [] if source.document_id is None else [_name(table, row, source.document_id) for row in rows]
@@ -165,18 +162,3 @@ def _number(table: Table, row: int, column: str) -> float:
     if not math.isfinite(number):
         raise UserError(f"{table.where(row)}: {column} {value!r} is not a finite number; mend it or remove the row")
     return number
-
-
-def _negative_columns(table: Table, wanted: Sequence[str] | None) -> list[str]:
-    """The named columns, or `negative`, `negative_1`, `negative_2` ... in the order of their numbers."""
-    if wanted is not None:
-        return list(wanted)
-    matches = [match for match in map(_NEGATIVE_COLUMN.fullmatch, table.columns) if match]
-    return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or -1))]
-
-
-def _present(table: Table, index: int, columns: Sequence[str]) -> Iterator[str]:
-    """The row's negatives: an absent, null or empty one is simply not there."""
-    for column in columns:
-        if table.rows[index].get(column) not in (None, ""):
-            yield table.text(index, column)

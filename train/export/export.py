@@ -1,4 +1,4 @@
-"""Verb export: a finished run's model folder again, elsewhere, merged, or on the Hub."""
+"""`dec2vec export`: a finished run -> its model folder, elsewhere, merged, or on the Hub."""
 
 from __future__ import annotations
 
@@ -6,67 +6,86 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from dec2vec.config.load import load
-from dec2vec.decoder.model_folders import MARKER
-from dec2vec.encoder import Encoder
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.load import STRICT, load
 from dec2vec.errors import UserError
-from train.config import TrainConfig
-from train.export.args import ExportArgs
-from train.export.push import check_reference, check_repository_name, check_token, push_folder
-from train.export.staging import export_model, staged
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExportArgs:
+    """Write a finished run for others to load, and push it to the Hub if asked."""
+
+    run: Path
+    """Run folder, with its config.yaml and adapter/."""
+    to: Path | None = None
+    """Folder to write; None takes model/ in the run folder."""
+    merge: bool = False
+    """Fold the adapter into the weights: larger, and loads without the base model."""
+    push: str | None = None
+    """Hub repository user/name to create if missing and upload to."""
+    private: bool = False
+    """Create the repository private."""
+    revision: str | None = None
+    """Branch to push to, made if missing; None is the main one."""
+    tag: str | None = None
+    """Set this tag on what was pushed, such as v1.0."""
 
 
 def export_command(args: ExportArgs) -> Path:
-    """`dec2vec export`: a finished run's model/ again, elsewhere, merged or on the Hub. Returns what was written.
+    """Write the run's model folder again, or push it, or both. Returns the folder.
 
-    What goes up is the sentence-transformers folder as the repository's root, so that both
-    `SentenceTransformer("user/name")` and, with the adapter kept, `PeftModel.from_pretrained(base, "user/name")` work;
-    of merged weights the adapter lies in `adapter/`. An adapter on a local base would be of no use to others, so there
-    the weights are merged whatever `merge` says.
+    The sentence-transformers folder becomes the root of the repository, so that `SentenceTransformer("user/name")`
+    works and, if the adapter is kept, `PeftModel.from_pretrained(base, "user/name")` too. Merged weights have the
+    adapter in `adapter/`. Others can't load an adapter whose base is a local folder: then the weights are merged,
+    whatever `merge` says.
     """
     _check_push(args)
-    config = _finished(args.run)
-    if args.to is not None and args.to.resolve() == (args.run / "adapter").resolve():
-        raise UserError(f"--to {args.to}: that is the run's own adapter; give another folder")
+    _check_run(args)
+    from dec2vec.encoder import Encoder
+    from train.config import TrainConfig
+    from train.export.push import push_folder
+    from train.export.staging import export_model, staged
+
+    config = load(TrainConfig, args.run / "config.yaml", [])
     encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), device="auto"))
     merge = args.merge or config.export.merge
     target = args.to or args.run / "model"
     if args.to is not None or args.push is None:
-        _say("model", export_model(args.run, config, encoder, target, merge=merge))
+        _print("model", export_model(args.run, config, encoder, target, merge=merge))
     if args.push is not None:
-        _push(args, config, encoder, merge)
+        with staged(args.run, config, encoder, args.push, merge=merge) as folder:
+            url = push_folder(folder, args.push, private=args.private, revision=args.revision, tag=args.tag)
+        _print("pushed", url)
     return target
 
 
 def _check_push(args: ExportArgs) -> None:
-    """What can be refused before the model is loaded."""
+    """Refuse names that the Hub does not take, and a missing token, before the model is loaded."""
+    references = [(name, value) for name in ("revision", "tag") if (value := getattr(args, name)) is not None]
     if args.push is None:
-        for name, value in (("revision", args.revision), ("tag", args.tag)):
-            if value is not None:
-                raise UserError(f"--{name} {value}: belongs to a push; add --push user/name")
+        for name, value in references:
+            raise UserError(f"--{name} {value}: belongs to a push; add --push user/name")
         return
+    from train.export.push import check_reference, check_repository_name, check_token
+
     check_repository_name(args.push)
-    for name, value in (("revision", args.revision), ("tag", args.tag)):
-        if value is not None:
-            check_reference(value, name)
+    for name, value in references:
+        check_reference(value, name)
     check_token()
 
 
-def _say(what: str, where: object) -> None:
-    sys.stdout.write(f"{what:<8} {where}\n")
+def _check_run(args: ExportArgs) -> None:
+    """UserError unless the run has something to export."""
+    from dec2vec.decoder.model_folders import MARKER
+
+    if not (args.run / "config.yaml").is_file():
+        raise UserError(f"{args.run}: not a run folder (no config.yaml); give the output_dir of a training run")
+    if not any((args.run / name / MARKER).is_file() for name in ("adapter", "model")):
+        raise UserError(f"{args.run}: nothing to export yet (no adapter/); let the training run finish first")
+    if args.to is not None and args.to.resolve() == (args.run / "adapter").resolve():
+        raise UserError(f"--to {args.to}: that is the run's own adapter; give another folder")
 
 
-def _finished(run: Path) -> TrainConfig:
-    """The configuration of a run that has something to export."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: not a run folder (no config.yaml); give the output_dir of a training run")
-    if not any((run / name / MARKER).is_file() for name in ("adapter", "model")):
-        raise UserError(f"{run}: nothing to export yet (no adapter/); let the training run finish first")
-    return load(TrainConfig, run / "config.yaml", [])
-
-
-def _push(args: ExportArgs, config: TrainConfig, encoder: Encoder, merge: bool) -> None:
-    assert args.push is not None
-    with staged(args.run, config, encoder, args.push, merge=merge) as folder:
-        url = push_folder(folder, args.push, private=args.private, revision=args.revision, tag=args.tag)
-    _say("pushed", url)
+def _print(label: str, value: object) -> None:
+    sys.stdout.write(f"{label:<8} {value}\n")

@@ -1,75 +1,114 @@
-"""`dec2vec mine`: pairs -> the same pairs with hard negatives, and a report beside them."""
+"""`dec2vec mine`: training pairs -> the same pairs with hard negatives, and a report about them."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.encoder_args import EncoderArgs
+from dec2vec.config.load import STRICT
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, check_output, why_not_written
-from dec2vec.files.formats import Row
+from dec2vec.files.atomic import check_output
 from dec2vec.prompts.ensembles import check_prompt
-from dec2vec.prompts.tokenizer import clean_surrogates
-from train.mining.args import MineArgs
-from train.mining.cross_encoder import load_cross_encoder
-from train.mining.encoders import embed_all, load_embed
-from train.mining.pairs import Material, read_material
-from train.mining.report import build_report, report_json, report_markdown
-from train.mining.search import Judges, Mined, mine
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MineArgs(EncoderArgs):
+    """Find hard negatives for training pairs and write them beside the pairs."""
+
+    pairs: str
+    """Training pairs: a .jsonl, .csv, .tsv or .parquet, a saved data set or a Hub id."""
+    model: str
+    """Encoder that searches: a run folder, a model folder or sentence-transformers folder, or the Hub id of one."""
+    output: Path
+    """.jsonl to write: anchor, positive, negative_1 ..., their scores, and the input's other columns."""
+    corpus: Path | None = None
+    """Texts to search: lines of a .txt, or a column of a table; None takes the positives of all pairs."""
+    corpus_column: str = "text"
+    """Column of the corpus; a .txt has none."""
+    anchor: str = "anchor"
+    """Column of the queries."""
+    positive: str = "positive"
+    """Column of the matching texts."""
+    only: tuple[str, ...] = ()
+    """Mine only for rows where a column has a value: [source=mrpc]; empty takes all. Positives of the others stay in
+    the corpus and are never negatives of an anchor that is theirs too."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Mine only for the first rows of those."""
+    negatives: Annotated[int, Ge(1), Le(1000)] = 4
+    """Wanted for each pair; a pair with fewer that pass is kept with those."""
+    min_rank: Annotated[int, Ge(1)] = 1
+    """First place of the window, by cosine; texts equal to anchor or positives don't count."""
+    max_rank: Annotated[int, Ge(1)] = 100
+    """Last place of the window."""
+    index: Literal["flat", "hnsw", "ivf"] = "flat"
+    """flat compares all; hnsw and ivf are faster on large corpora and report their recall."""
+    choice: Literal["top", "random"] = "top"
+    """Which of those that pass: the highest scores, or a seeded draw."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Of the draw."""
+    max_score: float | None = None
+    """Refuse candidates above this score."""
+    min_score: float | None = None
+    """Refuse candidates below it: too easy."""
+    margin: Annotated[float, Ge(0.0)] = 0.0
+    """A negative's score is at most the positive's minus this."""
+    ratio: Annotated[float, Gt(0.0), Le(1.0)] = 0.95
+    """A negative's score is at most this share of the positive's (TopK-PercPos of NV-Retriever, 2024)."""
+    cross_encoder: str | None = None
+    """sentence-transformers CrossEncoder whose scores replace the cosines in all rules and in the order."""
+    teacher: str | None = None
+    """Second encoder; refuse candidates that it does not put below the positive by margin and ratio too."""
 
 
 def mine_command(args: MineArgs) -> None:
-    """Refuse what can be refused before a model is loaded; the output appears whole or not at all."""
+    """Mine and write the pairs and the report. Mistakes are refused before a model is loaded."""
     _check_options(args)
-    material = read_material(args)
-
     from dec2vec.runtime import keep_freed_memory
+    from train.mining.cross_encoder import load_cross_encoder
+    from train.mining.encoders import embed_all, load_embed
+    from train.mining.output import write_mined
+    from train.mining.pairs import read_material
+    from train.mining.report import build_report
+    from train.mining.search import Judges, mine
+    from train.mining.selection import Rules, Selection
 
+    material = read_material(
+        args.pairs,
+        args.anchor,
+        args.positive,
+        only=args.only,
+        limit=args.limit,
+        corpus=args.corpus,
+        corpus_column=args.corpus_column,
+    )
     keep_freed_memory()
     texts = material.anchors, material.positives, material.corpus
     cross_encoder = None if args.cross_encoder is None else load_cross_encoder(args.cross_encoder, args)
-    vectors = embed_all(load_embed(args.model, args, prompt=args.prompt), *texts)
-    teacher = None if args.teacher is None else embed_all(load_embed(args.teacher, args), *texts)
-    mined, tally, recall = mine(material, vectors, Judges(cross_encoder, teacher), args)
-    report = build_report(material, mined, tally, recall, args)
-    if not any(row.negatives for row in mined):
-        raise UserError(f"mine: no candidate passes the rules ({_most(report['refused'])}); loosen them")
-    paths = report_paths(args.output)
-    _write(paths[0], report_json(report))
-    _write(paths[1], report_markdown(report))
-    _write(args.output, "".join(_line(row) for row in output_rows(material, mined)))
+    vectors = embed_all(load_embed(args.model, args), *texts)
+    teacher = None if args.teacher is None else embed_all(load_embed(args.teacher, replace(args, prompt=None)), *texts)
+    selection = Selection(
+        count=args.negatives,
+        min_rank=args.min_rank,
+        max_rank=args.max_rank,
+        rules=Rules(args.margin, args.ratio, args.max_score, args.min_score),
+        choice=args.choice,
+        seed=args.seed,
+    )
+    mined, tally, recall = mine(material, vectors, Judges(cross_encoder, teacher), selection, index_kind=args.index)
+    report_path = write_mined(args.output, material, mined, build_report(material, mined, tally, recall, asdict(args)))
     full = sum(len(row.negatives) == args.negatives for row in mined)
-    sys.stderr.write(f"{len(mined)} pairs, {full} with all {args.negatives} negatives: {args.output}, {paths[1]}\n")
-
-
-def report_paths(output: Path) -> tuple[Path, Path]:
-    """mined.jsonl -> mined.report.json, mined.report.md."""
-    return output.with_suffix(".report.json"), output.with_suffix(".report.md")
-
-
-def output_rows(material: Material, mined: Sequence[Mined]) -> list[Row]:
-    """What the trainer reads: given negatives first, then the mined ones; given ones have no score."""
-    return [_output_row(material, row, found) for row, found in enumerate(mined)]
-
-
-def _output_row(material: Material, row: int, found: Mined) -> Row:
-    given = material.given[row]
-    negatives = [*given, *(material.corpus[negative.position] for negative in found.negatives)]
-    return {
-        "anchor": material.anchors[row],
-        "positive": material.positives[row],
-        **{f"negative_{number}": text for number, text in enumerate(negatives, start=1)},
-        "positive_score": found.positive_score,
-        "negative_scores": [*(None for _ in given), *(negative.score for negative in found.negatives)],
-        **material.others[row],
-    }
+    sys.stderr.write(f"{len(mined)} pairs, {full} with all {args.negatives} negatives: {args.output}, {report_path}\n")
 
 
 def _check_options(args: MineArgs) -> None:
     if args.min_rank > args.max_rank:
-        raise UserError(f"mine: --min_rank {args.min_rank} lies behind --max_rank {args.max_rank}")
+        raise UserError(f"mine: --min_rank {args.min_rank} is larger than --max_rank {args.max_rank}")
     width = args.max_rank - args.min_rank + 1
     if args.negatives > width:
         raise UserError(f"mine: --negatives {args.negatives} of a window of {width} ranks; raise --max_rank")
@@ -78,19 +117,3 @@ def _check_options(args: MineArgs) -> None:
     if args.prompt is not None:
         check_prompt(args.prompt)
     check_output(args.output, [".jsonl"], inputs=[args.pairs, args.corpus])
-
-
-def _most(refused: dict[str, float]) -> str:
-    shares = sorted(refused.items(), key=lambda item: -item[1])
-    return ", ".join(f"{rule} refuses {100 * share:.0f} %" for rule, share in shares if share) or "an empty window"
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        atomic_write_text(path, clean_surrogates(text))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written; {why_not_written(error)}") from error

@@ -19,12 +19,28 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class Rules:
-    """What a negative's score may be. Scores are cosines, or a cross-encoder's."""
+    """Bounds of a negative's score, which is a cosine or the score of a cross-encoder."""
 
     margin: float = 0.0
     ratio: float = 1.0
     max_score: float | None = None
     min_score: float | None = None
+
+
+Choice = Literal["top", "random"]
+"""The candidates with the highest scores, or a seeded sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How negatives are selected: at most `count` of the ranks `min_rank` to `max_rank` that the rules allow."""
+
+    count: int
+    min_rank: int = 1
+    max_rank: int = 100
+    rules: Rules = Rules()
+    choice: Choice = "top"
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +58,9 @@ def rank_window(
     first: int,
     last: int,
 ) -> tuple[Candidates, int]:
-    """Ranks `first` to `last` (from 1) of what is found and not excluded; how many excluded ones stood before the end.
+    """Candidates of the ranks `first` to `last` (from 1), and how many excluded texts come before rank `last`.
 
-    Excluded texts take no rank: a window means the same for an anchor with one positive and with ten.
+    Excluded texts are not ranked: a window means the same for an anchor with one positive and with ten.
     """
     width = last - first + 1
     window = Candidates(
@@ -52,14 +68,14 @@ def rank_window(
         np.full((len(positions), width), np.nan, dtype=np.float64),
     )
     passed_over = 0
-    for row, (found, forbidden) in enumerate(zip(positions, excluded, strict=True)):
-        present = found != ABSENT
-        free = present & ~np.isin(found, np.fromiter(forbidden, dtype=np.int64, count=len(forbidden)))
+    for row, (nearest, forbidden) in enumerate(zip(positions, excluded, strict=True)):
+        present = nearest != ABSENT
+        free = present & ~np.isin(nearest, np.fromiter(forbidden, dtype=np.int64, count=len(forbidden)))
         columns = np.flatnonzero(free)[:last]
-        end = columns[-1] if len(columns) == last else len(found)
+        end = columns[-1] if len(columns) == last else len(nearest)
         passed_over += int((present & ~free)[:end].sum())
         kept = columns[first - 1 :]
-        window.positions[row, : len(kept)] = found[kept]
+        window.positions[row, : len(kept)] = nearest[kept]
         window.scores[row, : len(kept)] = scores[row, kept]
     return window, passed_over
 
@@ -67,34 +83,34 @@ def rank_window(
 def refusals(
     scores: Float[np.ndarray, "rows window"], positives: Float[np.ndarray, " rows"], rules: Rules
 ) -> dict[str, Bool[np.ndarray, "rows window"]]:
-    """By rule, which scores it refuses; a nan is refused by all.
+    """For each rule, which scores it refuses. Every rule refuses nan.
 
-    The relative margin is a share of the positive's absolute value: 0.95 of a positive at -0.2 would lie above it.
+    The relative margin is a fraction of the positive's absolute value: 0.95 times a score of -0.2 would be above it.
     """
     wide, best = scores.astype(np.float64), positives.astype(np.float64)[:, None]
-    found = {
+    refused = {
         "margin": ~(wide <= best - rules.margin),
         "ratio": ~(wide <= best - (1 - rules.ratio) * np.abs(best)),
     }
     if rules.max_score is not None:
-        found["max_score"] = ~(wide <= rules.max_score)
+        refused["max_score"] = ~(wide <= rules.max_score)
     if rules.min_score is not None:
-        found["min_score"] = ~(wide >= rules.min_score)
-    return found
+        refused["min_score"] = ~(wide >= rules.min_score)
+    return refused
 
 
 def choose(
     candidates: Candidates,
     allowed: Bool[np.ndarray, "rows window"],
     count: int,
-    how: Literal["top", "random"] = "top",
+    how: Choice = "top",
     *,
     seed: int = 0,
     first_row: int = 0,
 ) -> list[Int64[np.ndarray, " _"]]:
     """Columns of the chosen candidates of each row, highest score first (of equals the better rank); at most `count`.
 
-    A draw depends on the seed and the row's number in the whole file, never on how rows are batched.
+    A random choice depends on the seed and the row's number in the file, not on how rows are batched.
     """
     chosen = []
     for row, (positions, scores, free) in enumerate(zip(candidates.positions, candidates.scores, allowed, strict=True)):

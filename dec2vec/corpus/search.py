@@ -1,0 +1,90 @@
+"""`dec2vec search`: texts and an index -> the nearest rows of each text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.encoder_args import SidedEncoderArgs
+from dec2vec.config.load import STRICT
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import check_output
+from dec2vec.files.tables import block_texts, iter_tables, read_texts
+
+TEXT_BLOCK = 8192
+"""Rows of the indexed texts in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SearchArgs(SidedEncoderArgs):
+    """Search an index for the texts of a file."""
+
+    index: Path
+    """What `dec2vec index` wrote."""
+    model: str
+    """Run folder, model folder or Hub id that the vectors were made with."""
+    queries: Path
+    """Texts: lines of a .txt, or a column of a .jsonl, .csv, .tsv or .parquet."""
+    output: Path
+    """.jsonl: one line for each query and hit, best first."""
+    k: Annotated[int, Ge(1)] = 10
+    """Hits of each query."""
+    column: str = "text"
+    """Column of the queries; a .txt has none."""
+    texts: Path | None = None
+    """The file that was indexed, so that hits show their text."""
+    texts_column: str = "text"
+    """Column of these texts."""
+
+
+def search_command(args: SearchArgs) -> None:
+    """Write a line for each query and hit, and print the best hit of the first queries."""
+    check_output(args.output, [".jsonl"], inputs=[args.queries, args.texts])
+    queries = read_texts(args.queries, args.column)
+    from dec2vec.corpus.faiss_index import read_index, search_index
+    from dec2vec.corpus.inputs import PRINTED_ROWS, embed, print_table, short, write_rows
+
+    index = read_index(args.index)
+    vectors = embed(queries, args.model, args)
+    if vectors.shape[1] != index.d:
+        raise UserError(
+            f"{args.index}: vectors of {index.d} dimensions, model {args.model} gives {vectors.shape[1]}; name the "
+            "model that the index was made with"
+        )
+    ranking = search_index(index, vectors, args.k)
+    texts = _hit_texts(args, set(ranking.positions.ravel().tolist()), index.ntotal)
+    rows = [
+        {"query": at, "text": query, "rank": rank, "row": int(row), "cosine": float(score)}
+        | ({"hit": texts[int(row)]} if int(row) in texts else {})
+        for at, query in enumerate(queries)
+        for rank, (row, score) in enumerate(zip(ranking.positions[at], ranking.scores[at], strict=True), start=1)
+        if row >= 0
+    ]
+    write_rows(args.output, rows)
+    best = [row for row in rows if row["rank"] == 1][:PRINTED_ROWS]
+    lines = [
+        (f"{row['cosine']:.4f}", str(row["row"]), short(str(row["text"])), short(str(row.get("hit", ""))))
+        for row in best
+    ]
+    print_table([("cosine", "row", "query", "best hit"), *lines], left=(2, 3))
+    sys.stderr.write(f"{len(queries)} queries, {len(rows)} hits: {args.output}\n")
+
+
+def _hit_texts(args: SearchArgs, hits: Collection[int], indexed: int) -> dict[int, str]:
+    """The texts of all hits, read block by block. UserError if the file has other rows than the index."""
+    if args.texts is None:
+        return {}
+    texts, first = dict[int, str](), 0
+    for block in iter_tables(args.texts, TEXT_BLOCK):
+        for row, text in enumerate(block_texts(args.texts, block, args.texts_column), start=first):
+            if row in hits:
+                texts[row] = text
+        first += len(block)
+    if first != indexed:
+        raise UserError(f"{args.texts}: {first} rows, the index has {indexed}; give the file that was encoded")
+    return texts
