@@ -18,7 +18,7 @@ from dec2vec.decoder.model_folders import quiet_peft
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
-from train.distributed.sharded import overwrite
+from train.distributed.interface import Engine
 from train.kernels.decoder_block import use_fast_blocks
 from train.kernels.lora_linear import use_fast_linears
 
@@ -68,14 +68,14 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def load_trainable(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Overwrite the trained parameters; the names must be the same."""
-    parameters = trainable_parameters(module)
+def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
+    """Overwrite the trained parameters by whole tensors; the names must be the same."""
+    parameters = trainable_parameters(model.embedder)
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume fresh or another output_dir")
     for name, parameter in parameters.items():
-        overwrite(parameter, tensors[name])
+        model.overwrite(parameter, tensors[name])
 
 
 def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
