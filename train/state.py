@@ -89,9 +89,7 @@ def save(run: Run) -> None:
     """Write a checkpoint of the finished step on the main process, whole under every engine, and drop old ones."""
     trained = trained_tensors(run)
     moments = optimizer_tensors(run.learner.optimizer, list(trained))
-    trained, moments = (
-        run.learner.model.whole_on_main(tensors, is_main=run.is_main) for tensors in (trained, moments)
-    )
+    trained, moments = (run.learner.model.whole_on_main(tensors, is_main=run.is_main) for tensors in (trained, moments))
     if not run.is_main:
         return
     run.metrics.sync()

@@ -133,7 +133,14 @@ class FusedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, attended: Tensor, out: LoraStack, gates: LoraStack, down: LoraStack, epsilon: float, *_: Tensor
+        ctx: Any,
+        x: Tensor,
+        attended: Tensor,
+        out: LoraStack,
+        gates: LoraStack,
+        down: LoraStack,
+        epsilon: float,
+        *_: Tensor,
     ) -> Tensor:
         attended = out.prepare_inputs(attended.flatten(0, 1))
         middle = out.added(x.reshape(-1, x.shape[-1]), attended)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dec2vec.decoder.bidirectional import is_bidirectional
 from dec2vec.decoder.last_token_block import can_skip_tokens, forward_at, places_in
 from dec2vec.decoder.varlen import EDGES
-from train.kernels.block_autograd import FusedMLP, Heads, FusedQKV
+from train.kernels.block_autograd import FusedMLP, FusedQKV, Heads
 from train.kernels.lora_linear import product_dtype
 from train.kernels.lora_stack import Layer, LoraStack, adapters
 from train.kernels.short_attention import BlockAttention
