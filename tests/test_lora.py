@@ -27,7 +27,7 @@ def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:
     assert "embed_tokens.modules_to_save" in (whole - lora).pop()
 
 
-@pytest.mark.parametrize("option", ["targets", "whole"])
+@pytest.mark.parametrize("option", ["targets", "modules_to_save"])
 @pytest.mark.parametrize(("name", "fix"), [("embed_tokenz", "did you mean embed_tokens"), ("xyzzy", "q_proj")])
 def test_unknown_modules(tmp_path: Path, option: str, name: str, fix: str) -> None:
     with pytest.raises(UserError, match=f"lora.{option} '{name}': the decoder has no such module; .*{fix}"):

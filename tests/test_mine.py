@@ -102,8 +102,8 @@ def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.
     model = ["--model", str(place / "decoder"), "--device", "cpu", "--max_length", "64"]
     base = ["mine", str(place / "pairs.jsonl"), *model, "--output", str(output)]
     for options, words in (
-        (["--from_rank", "9", "--to_rank", "3"], "--from_rank 9 lies behind"),
-        (["--to_rank", "2", "--negatives", "3"], "raise --to_rank"),
+        (["--min_rank", "9", "--max_rank", "3"], "--min_rank 9 lies behind"),
+        (["--max_rank", "2", "--negatives", "3"], "raise --max_rank"),
         (["--corpus", str(place / "one.txt")], "1 different text"),
         (["--only", "source=y"], "no row has source=y; mend `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
@@ -136,7 +136,7 @@ def plain_vectors(seed: int = 0, count: int = 300, dimension: int = 12) -> tuple
 @pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("hnsw", 0.95), ("ivf", 0.7)])
 def test_every_index_finds_the_negatives_of_the_exact_one(kind: Any, least: float) -> None:
     material, vectors = plain_vectors()
-    options = {"pairs": "p", "model": "m", "output": "o.jsonl", "negatives": 3, "to_rank": 20}
+    options = {"pairs": "p", "model": "m", "output": "o.jsonl", "negatives": 3, "max_rank": 20}
     exact, _, certain = mine(material, vectors, Judges(), MineArgs(**options))
     found, tally, recall = mine(material, vectors, Judges(), MineArgs(**options, index=kind))
     assert tally.candidates > 0 and certain == 1.0 and least <= recall <= 1
@@ -149,7 +149,7 @@ def test_every_index_finds_the_negatives_of_the_exact_one(kind: Any, least: floa
 
 def test_a_teacher_that_disagrees_refuses() -> None:
     material, vectors = plain_vectors()
-    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=3, to_rank=20)
+    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=3, max_rank=20)
     alone, _, _ = mine(material, vectors, Judges(), args)
     agreeing, _, _ = mine(material, vectors, Judges(teacher=vectors), args)
     assert agreeing == alone
@@ -168,7 +168,7 @@ def test_a_cross_encoder_replaces_the_cosines() -> None:
     def score(pairs: list[tuple[str, str]]) -> Any:
         return np.array([float(text.split()[1]) for _, text in pairs])
 
-    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=2, to_rank=59, ratio=1.0, margin=1.0)
+    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=2, max_rank=59, ratio=1.0, margin=1.0)
     mined, _, _ = mine(material, vectors, Judges(cross_encoder=score), args)
     for row, found in enumerate(mined):
         assert [n.position for n in found.negatives] == [i for i in (row - 1, row - 2) if i >= 0]

@@ -208,7 +208,7 @@ def test_a_run_is_the_same_also_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_on_ranks_is_the_same(tmp_path: Path) -> None:
-    config = write_run(tmp_path / "run", data=MIXTURE[:1])
+    config = write_run(tmp_path / "run", data=MIXTURE[:1], batch=BatchConfig(size=8, chunk_tokens=64, sources="single"))
     for setting in ("off", "on"):
         run_ranks(2, run, config, tmp_path / setting, setting)
     assert metrics_of(tmp_path / "on") == metrics_of(tmp_path / "off")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import create_autospec
+from unittest.mock import create_autospec, patch
 
 import pytest
 import wandb
@@ -119,10 +119,10 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(
     (run_dir / "report").mkdir(parents=True)
     (run_dir / "report" / "report.md").write_text("# report\n")
     config = TrackingConfig(backend="wandb", project="unit", upload=True)
-    with caplog.at_level(logging.INFO, logger="train.tracking.make_tracker"):
+    with caplog.at_level(logging.INFO, logger="train.tracking.wandb_tracker"):
         tracker = make_tracker(config, run_dir, RESOLVED, is_main=True)
     assert isinstance(tracker, WandbTracker)
-    (record,) = [record for record in caplog.records if record.name == "train.tracking.make_tracker"]
+    (record,) = [record for record in caplog.records if record.name == "train.tracking.wandb_tracker"]
     assert record.levelname == "WARNING"
     assert "no W&B login found" in record.message
     assert "logging offline" in record.message
@@ -239,6 +239,26 @@ def test_no_secret_reaches_the_run_folder(
         assert FAKE_TOKEN.encode() not in content, path
     assert FAKE_KEY not in caplog.text
     assert "no W&B login" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("project", "name", "started"),
+    [
+        ("unit", None, {"entity": None, "project": "unit", "name": "my run"}),
+        ("team/unit", "mine", {"entity": "team", "project": "unit", "name": "mine"}),
+    ],
+)
+def test_the_project_may_name_a_team_and_the_environment_the_run(
+    clean_wandb: pytest.MonkeyPatch, tmp_path: Path, project: str, name: str | None, started: dict[str, str | None]
+) -> None:
+    if name is not None:
+        clean_wandb.setenv("WANDB_NAME", name)
+    run = create_autospec(wandb.Run, instance=True)
+    run.step, run.url = 0, None
+    (tmp_path / "my run").mkdir()
+    with patch.object(wandb, "init", return_value=run) as init:
+        make_tracker(TrackingConfig(backend="wandb", project=project), tmp_path / "my run", RESOLVED, is_main=True)
+    assert {key: init.call_args.kwargs[key] for key in started} == started
 
 
 def test_refused_key_is_one_line_without_the_key(clean_wandb: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ class MineArgs:
     """Mine only for the first rows of those."""
     negatives: Annotated[int, Ge(1), Le(1000)] = 4
     """Wanted for each pair; a pair with fewer that pass is kept with those."""
-    from_rank: Annotated[int, Ge(1)] = 1
+    min_rank: Annotated[int, Ge(1)] = 1
     """First place of the window, by cosine; texts equal to anchor or positives don't count."""
-    to_rank: Annotated[int, Ge(1)] = 100
+    max_rank: Annotated[int, Ge(1)] = 100
     """Last place of the window."""
     index: Literal["flat", "hnsw", "ivf"] = "flat"
     """flat compares all; hnsw and ivf are faster on large corpora and report their recall."""

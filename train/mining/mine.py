@@ -68,11 +68,11 @@ def _output_row(material: Material, row: int, found: Mined) -> Row:
 
 
 def _check_options(args: MineArgs) -> None:
-    if args.from_rank > args.to_rank:
-        raise UserError(f"mine: --from_rank {args.from_rank} lies behind --to_rank {args.to_rank}")
-    width = args.to_rank - args.from_rank + 1
+    if args.min_rank > args.max_rank:
+        raise UserError(f"mine: --min_rank {args.min_rank} lies behind --max_rank {args.max_rank}")
+    width = args.max_rank - args.min_rank + 1
     if args.negatives > width:
-        raise UserError(f"mine: --negatives {args.negatives} of a window of {width} ranks; raise --to_rank")
+        raise UserError(f"mine: --negatives {args.negatives} of a window of {width} ranks; raise --max_rank")
     if args.max_score is not None and args.min_score is not None and args.min_score > args.max_score:
         raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}")
     if args.prompt is not None:

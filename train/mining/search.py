@@ -82,9 +82,9 @@ def _mine_rows(
 ) -> Iterator[Mined]:
     excluded = material.excluded[rows]
     anchors = vectors.of_rows(rows)
-    k = min(vectors.corpus_size, args.to_rank + max(map(len, excluded)))
+    k = min(vectors.corpus_size, args.max_rank + max(map(len, excluded)))
     scores, positions = search_array(index, anchors, k)
-    window, passed_over = rank_window(positions, scores, excluded, args.from_rank, args.to_rank)
+    window, passed_over = rank_window(positions, scores, excluded, args.min_rank, args.max_rank)
     best = np.einsum("ij,ij->i", anchors, vectors.positives(rows)).astype(np.float64)
     if judges.cross_encoder is not None:
         texts = material.anchors[rows], material.positives[rows], material.corpus
@@ -105,7 +105,7 @@ def _mine_rows(
 
 
 def _negative(window: Candidates, row: int, column: int, args: MineArgs) -> Negative:
-    return Negative(int(window.positions[row, column]), float(window.scores[row, column]), args.from_rank + column)
+    return Negative(int(window.positions[row, column]), float(window.scores[row, column]), args.min_rank + column)
 
 
 def _cosines(
@@ -121,12 +121,12 @@ def _cosines(
 
 
 def _recall(index: object, vectors: Vectors, args: MineArgs) -> float:
-    """Share of the exact first `to_rank` that the index finds, over an even sample of the anchors."""
+    """Share of the exact first `max_rank` that the index finds, over an even sample of the anchors."""
     if args.index == "flat":
         return 1.0
     sample = np.unique(np.linspace(0, len(vectors.anchors) - 1, RECALL_SAMPLE, dtype=np.int64))
     queries = np.ascontiguousarray(vectors.anchors[sample])
-    k = min(vectors.corpus_size, args.to_rank)
+    k = min(vectors.corpus_size, args.max_rank)
     _, found = search_array(index, queries, k)
     _, exact = search_array(index_array(np.ascontiguousarray(vectors.corpus), "flat"), queries, k)
     return float(np.mean([np.isin(wanted, got).mean() for wanted, got in zip(exact, found, strict=True)]))
