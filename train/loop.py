@@ -128,8 +128,9 @@ def _totals(run: Run, batch: LocalBatch, own_seconds: float) -> StepTotals:
     computed_tokens = batch.real_tokens if is_unpadded else batch.padded_tokens
     rank_seconds = [own_seconds if rank == run.rank else 0.0 for rank in range(run.world)]
     counts = [batch.pairs, batch.real_tokens, computed_tokens, *rank_seconds]
-    summed = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=run.encoder.device)).tolist()
-    return StepTotals(*summed[:3], rank_seconds=summed[3:])
+    summed = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=run.encoder.device))
+    pairs, real_tokens, computed_tokens, *rank_seconds = summed.tolist()
+    return StepTotals(pairs, real_tokens, computed_tokens, rank_seconds)
 
 
 def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress) -> bool:

@@ -198,8 +198,8 @@ class ConcatenatedStack(LoraStack):
             return None, self._gradients(inputs, gradient, gradient @ self._low(self._weight))
         at_inputs = gradient @ self._weight
         back = self._low(at_inputs)
-        at_x = at_inputs[:, : self._dim].addmm(back, self._down) if self._rank else at_inputs
-        return at_x, self._gradients(inputs, gradient, back)
+        at_tokens = at_inputs[:, : self._dim].addmm(back, self._down) if self._rank else at_inputs
+        return at_tokens, self._gradients(inputs, gradient, back)
 
     def gradient_at_x(self, gradient: Float[Tensor, "row in"], tokens: int) -> Float[Tensor, "token in"]:
         """As the base class, in new memory."""
