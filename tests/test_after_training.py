@@ -57,7 +57,10 @@ def test_training_goes_on_from_a_merged_model(tmp_path: Path, monkeypatch: pytes
 
 def test_the_best_step() -> None:
     state = TrainState()
-    assert not state.better(math.nan)
-    assert state.better(-0.5)
-    state.best_score = 0.4
-    assert state.better(0.5) and not state.better(0.4) and not state.better(math.nan)
+    assert not state.note_score(math.nan) and state.best_step is None
+    assert state.note_score(-0.5)
+    state.step = 2
+    assert state.note_score(0.4)
+    state.step = 3
+    assert not state.note_score(0.4) and not state.note_score(math.nan)
+    assert (state.best_step, state.best_score) == (2, 0.4)

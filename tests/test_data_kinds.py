@@ -15,7 +15,7 @@ from eval.leakage.training_text import _run_data, read_training_texts
 from tests.helpers import write_jsonl
 from tests.training_setup import data_of, tiny_encoder
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
-from train.data.batch import prepare
+from train.data.batch import BatchOptions, prepare
 from train.data.dataset import content_hash, load_data
 from train.data.make_sampler import make_sampler
 from train.data.prompted_input import text_keys
@@ -188,10 +188,10 @@ def test_a_text_is_cut_just_when_it_is_said_to_be(
 
 def test_twins_are_embedded_apart(encoder: Encoder) -> None:
     data = data_of(SourceTable("texts", [("a dog",), ("a cat",), ("a dog",)]))
-    batch = prepare(data, np.arange(3), encoder, 64)
-    assert isinstance(batch.rows, PairInputs)
-    assert batch.rows.anchors.tolist() == [0, 1, 0] and batch.rows.documents.tolist() == [2, 3, 2]
-    assert torch.equal(batch.rows.anchor_keys, batch.rows.document_keys)
+    batch = prepare(data, np.arange(3), encoder, BatchOptions(64))
+    assert isinstance(batch.loss_inputs, PairInputs)
+    assert batch.loss_inputs.anchors.tolist() == [0, 1, 0] and batch.loss_inputs.documents.tolist() == [2, 3, 2]
+    assert torch.equal(batch.loss_inputs.anchor_keys, batch.loss_inputs.document_keys)
     rows = torch.cat([chunk.rows for chunk in batch.chunks])
     assert sorted(rows.tolist()) == [0, 1, 2, 3]
     encoder.embedder.train()
@@ -205,12 +205,12 @@ def test_twins_are_embedded_apart(encoder: Encoder) -> None:
 
 def test_graded_and_labelled_rows(encoder: Encoder) -> None:
     graded = data_of(SourceTable("graded", [("a", "b"), ("c", "a")], scores=[0.5, 3.0]))
-    rows = prepare(graded, np.array([1, 0]), encoder, 64).rows
+    rows = prepare(graded, np.array([1, 0]), encoder, BatchOptions(64)).loss_inputs
     assert isinstance(rows, GradedInputs)
     assert rows.first.tolist() == [0, 1] and rows.second.tolist() == [1, 2] and rows.scores.tolist() == [3.0, 0.5]
     assert torch.equal(rows.first_keys, text_keys(["c", "a"])) and torch.equal(rows.second_keys, text_keys(["a", "b"]))
     labelled = data_of(SourceTable("labelled", [("a",), ("b",), ("c",)], labels=["x", "y", "x"]))
-    rows = prepare(labelled, np.arange(3), encoder, 64).rows
+    rows = prepare(labelled, np.arange(3), encoder, BatchOptions(64)).loss_inputs
     assert isinstance(rows, LabelledInputs)
     assert rows.texts.tolist() == [0, 1, 2] and torch.equal(rows.labels, text_keys(["x", "y", "x"]))
 
@@ -226,10 +226,11 @@ def test_a_rank_without_rows_has_rows_of_the_same_kind(encoder: Encoder, kind: s
     losses = (LossConfig(temperature=0.5),)
     data = data_of(SourceTable("pairs", [("a", "b")] * 3), tables[kind])
     data = type(data)((data.sources[0], SourceConfig(kind=kind, losses=losses)), data.tables, data.counts)
-    empty, full = (prepare(data, np.array([3]), encoder, 64, rank=rank, world=2) for rank in (0, 1))
+    empty, full = (prepare(data, np.array([3]), encoder, BatchOptions(64, rank=rank, world=2)) for rank in (0, 1))
     assert empty.pairs == 0 and full.pairs == 1 and len(empty.chunks) == 1
-    assert type(empty.rows) is type(full.rows)
-    assert [tensor.dtype for tensor in vars(empty.rows).values()] == [item.dtype for item in vars(full.rows).values()]
+    assert type(empty.loss_inputs) is type(full.loss_inputs)
+    dtypes = [[tensor.dtype for tensor in vars(batch.loss_inputs).values()] for batch in (empty, full)]
+    assert dtypes[0] == dtypes[1]
     assert empty.losses == full.losses == losses
 
 
@@ -238,10 +239,10 @@ def test_prompts_of_sources_and_sides(encoder: Encoder) -> None:
     tables = (SourceTable("pairs", [("a dog", "a cat", "a bird")]), SourceTable("pairs", [("a dog", "a cat")]))
     data = data_of(*tables)
     sources = (SourceConfig(query_prompt="Query: {text}", document_prompt="prompteol"), SourceConfig())
-    batch = prepare(type(data)(sources, tables, data.counts), np.array([1, 0]), encoder, 1)
-    assert isinstance(batch.rows, PairInputs)
+    batch = prepare(type(data)(sources, tables, data.counts), np.array([1, 0]), encoder, BatchOptions(1))
+    assert isinstance(batch.loss_inputs, PairInputs)
     ids = {int(row): chunk.input_ids[0].tolist() for chunk in batch.chunks for row in chunk.rows}
-    found = [ids[int(row)] for row in torch.cat([batch.rows.anchors, batch.rows.documents])]
+    found = [ids[int(row)] for row in torch.cat([batch.loss_inputs.anchors, batch.loss_inputs.documents])]
 
     def plain(text: str, *, prompt: str = "bare") -> list[int]:
         whole = get_prompt(prompt, "")
@@ -264,12 +265,12 @@ def test_ids_of_documents_are_a_source_s_own(tmp_path: Path, encoder: Encoder) -
         {"anchor": "e", "positive": "f", "id": 8},
     ]
     config = source(tmp_path, rows, document_id="id")
-    found = prepare(load_data([config, config]), np.arange(6), encoder, 64).rows
+    found = prepare(load_data([config, config]), np.arange(6), encoder, BatchOptions(64)).loss_inputs
     assert isinstance(found, PairInputs)
     first, second, third, other, *_ = found.document_ids.tolist()
     assert first == second and len({first, third, other, NO_ID}) == 4
     assert found.document_ids.tolist()[6:] == [NO_ID] * 2
-    without = prepare(load_data([source(tmp_path, rows)]), np.arange(3), encoder, 64).rows
+    without = prepare(load_data([source(tmp_path, rows)]), np.arange(3), encoder, BatchOptions(64)).loss_inputs
     assert isinstance(without, PairInputs) and set(without.document_ids.tolist()) == {NO_ID}
 
 
@@ -290,7 +291,7 @@ def test_labelled_batches_of_a_file(tmp_path: Path, encoder: Encoder) -> None:
     rows: list[dict[str, object]] = [{"text": f"t{i}", "label": i % 5} for i in range(40)]
     config = TrainConfig(data=(source(tmp_path, rows, kind="labelled"),), batch=BatchConfig(size=8))
     data = load_data(config.data)
-    found = prepare(data, make_sampler(config, data).rows(3), encoder, 64).rows
+    found = prepare(data, make_sampler(config, data).rows(3), encoder, BatchOptions(64)).loss_inputs
     assert isinstance(found, LabelledInputs)
     _, counts = found.labels.unique(return_counts=True)
     assert counts.min() >= 2 and len(counts) >= 2

@@ -34,12 +34,11 @@ from tests.training_setup import distance, tiny_encoder
 from train.adapters.lora import trainable_parameters
 from train.checkpointing.optimizer_state import optimizer_tensors
 from train.config import LoraConfig, OptimConfig, TrainConfig
-from train.data.batch import prepare
-from train.distributed.deepspeed import OLDEST, DeepSpeedAdamW, asked_stage, check_installed
-from train.distributed.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
-from train.distributed.sharded import is_sharded, whole
-from train.distributed.zero2 import PartitionedAdamW
-from train.distributed.zero3 import STAGE, divide
+from train.data.batch import BatchOptions, prepare
+from train.distributed.deepspeed import OLDEST, DeepSpeedAdamW, check_installed, launched_stage
+from train.distributed.engine import choose_engine, make_accelerator, wrap
+from train.distributed.zero2 import PartitionedAdamW, Zero2
+from train.distributed.zero3 import STAGE, Zero3, divide
 from train.losses.compute import compute_loss
 from train.losses.objective import Temperature
 from train.optim import Learner, make_optimizer
@@ -55,6 +54,7 @@ SHORT_LIVED = {"stage": 3, **{f"stage3_{name}": 0 for name in _AT_ONCE}}
 """Each weight is given up after each use, as large ones are."""
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=0.05)
 """The clipping binds in every step."""
+CONFIG = TrainConfig(loss=LOSS, optim=OPTIM)
 CASES = {
     "some graphs kept": Case(),
     "none kept": Case(graph_tokens=0),
@@ -99,23 +99,22 @@ def not_finite(*arguments: Any, **options: Any) -> Any:
 
 
 def three_steps(folder: Path, case: Case) -> Outcome:
-    engine = engine_of(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
-    lora = adapters_under(engine, LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
+    engine = choose_engine(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
+    lora = engine.adapters(LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
     encoder = tiny_encoder(folder, lora=lora, device="cpu", **case.model)
     encoder.embedder.train()
     size = sum(value.numel() for value in encoder.embedder.parameters())
     numbers = sum(value.numel() for value in trainable_parameters(encoder.embedder).values())
     model, temperature = wrap(encoder.embedder, accelerator), Temperature(LOSS.temperature, learned=True)
-    assert is_sharded(model) == (engine == "zero3")
-    adamw = make_optimizer(encoder.embedder, temperature, OPTIM)
-    optimizer = optimizer_under(engine, encoder.embedder, adamw, OPTIM.max_grad_norm)
-    assert isinstance(optimizer, DeepSpeedAdamW) == engine.startswith("zero")
+    assert model.passes_are_collective == (engine is Zero3)
+    optimizer = make_optimizer(model, temperature, OPTIM)
+    assert isinstance(optimizer, DeepSpeedAdamW) == issubclass(engine, (Zero2, Zero3))
     parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
     learner, found = Learner(model, temperature, optimizer, total_steps=3), Outcome([], [], [], [], [], [])
     weights = list(encoder.embedder.parameters())
     for step, rows in enumerate(BATCHES):
         rank, world = accelerator.process_index, accelerator.num_processes
-        batch = prepare(pairs(), np.array(rows), encoder, 120, rank=rank, world=world)
+        batch = prepare(pairs(), np.array(rows), encoder, BatchOptions(120, rank=rank, world=world))
         loss = unittest.mock.patch("train.step.compute_loss", not_finite if step == 1 else compute_loss)
         held: list[int] = []
 
@@ -124,12 +123,12 @@ def three_steps(folder: Path, case: Case) -> Outcome:
             held.append(sum(value.numel() for value in weights))
 
         with loss, counted_sums() as summed, unittest.mock.patch.object(torch.autograd, "backward", backward):
-            found.results.append(train_step(learner, batch, step, LOSS, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+            found.results.append(train_step(learner, batch, step, CONFIG, graph_tokens=case.graph_tokens))
         found.reductions.append(sum(size >= numbers for size in summed))
         found.held.append(sum(value.numel() for value in weights))
         found.in_passes.append(max(held) / size)
         found.moments.append({k: v.clone() for k, v in optimizer_tensors(optimizer, list(parameters)).items()})
-        found.weights.append({name: whole(value).detach().clone() for name, value in parameters.items()})
+        found.weights.append({name: model.whole(value).detach().clone() for name, value in parameters.items()})
     return found
 
 
@@ -170,7 +169,10 @@ def all_cases(folder: Path, names: list[str], environment: dict[str, str], stage
 def left_to_itself(folder: Path, environment: dict[str, str]) -> None:
     """Were DeepSpeed not told that several passes make one step."""
     start_deepspeed(environment)
-    with unittest.mock.patch("train.step.reduced_once", lambda _: contextlib.nullcontext()):
+    with contextlib.ExitStack() as patches:
+        for name in ("zero2.PartitionedAdamW", "zero3.ShardedAdamW"):
+            path = f"train.distributed.{name}.one_reduction"
+            patches.enter_context(unittest.mock.patch(path, lambda _: contextlib.nullcontext()))
         three_steps(folder, CASES["none kept"])
 
 
@@ -326,19 +328,19 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_goes_beyond_is_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked_stage() == "zero2"
+    assert launched_stage() == 2
     monkeypatch.setenv(name, REFUSED[name][0])
     with pytest.raises(UserError, match=REFUSED[name][1]) as caught:
-        asked_stage()
+        launched_stage()
     assert "\n" not in str(caught.value)
 
 
 def test_dividing_weights_while_they_are_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(UserError, match="zero3_init_flag: not supported; set it to false"):
-        asked_stage()
+        launched_stage()
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "false")
-    assert asked_stage() == "zero3"
+    assert launched_stage() == 3
 
 
 def test_weights_in_16_bits_are_refused() -> None:

@@ -10,17 +10,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
 
+import train.losses.infonce.infonce
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
 from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
-from train.data.batch import prepare
+from train.data.batch import BatchOptions, prepare
 from train.data.prompted_input import text_keys
 from train.data.sampler import batch_indices, shard, steps_per_epoch
 from train.distributed.collectives import gather_rows, sum_over_ranks
+from train.distributed.ddp import Ddp
 from train.distributed.engine import make_accelerator, wrap
+from train.distributed.single import PlainAdamW, Single
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
@@ -151,6 +153,7 @@ def test_contrast_equals_one_process(shares: tuple[Share, ...], config: LossConf
 PAIRS, BATCH = 16, 7
 LOSS = LossConfig(temperature=0.05, learn_temperature=True, symmetric=True)
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=1.0)
+CONFIG = TrainConfig(loss=LOSS, optim=OPTIM)
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class Case:
     whole_on: int | None = None
     """A rank that takes its texts in one chunk, as one with short texts does."""
     gather: bool = True
+    """False leaves out the negatives of the other ranks."""
     wrapped: bool = True
     odd_rank: int | None = None
 
@@ -184,31 +188,33 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     encoder = tiny_encoder(folder, lora=LoraConfig(rank=4, alpha=8.0), device="cpu")
     encoder.embedder.train()
     accelerator = make_accelerator(TrainConfig(model=encoder.config))
-    model = wrap(encoder.embedder, accelerator) if case.wrapped else encoder.embedder
+    model = wrap(encoder.embedder, accelerator) if case.wrapped else Single(encoder.embedder)
     reductions: list[int] = []
-    if isinstance(model, DistributedDataParallel):
+    if isinstance(model, Ddp):
         # unannotated: DDP compares the annotations with the classes themselves
-        model.register_comm_hook(None, lambda group, bucket: _counted(reductions, bucket))
+        model.wrapped.register_comm_hook(None, lambda group, bucket: _counted(reductions, bucket))
     temperature = Temperature(LOSS.temperature, learned=True)
-    optimizer = make_optimizer(encoder.embedder, temperature, OPTIM)
+    optimizer = make_optimizer(model, temperature, OPTIM)
+    assert isinstance(optimizer, PlainAdamW)
     parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
     gradients: list[dict[str, Tensor]] = []
-    optimizer.register_step_pre_hook(
+    optimizer.adamw.register_step_pre_hook(
         lambda *_: gradients.append({name: parameter.grad.clone() for name, parameter in parameters.items()})
     )
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     learner = Learner(model, temperature, optimizer, total_steps=3)
     table = tiny_table(PAIRS)
     rank, world = accelerator.process_index, accelerator.num_processes
-    loss = LossConfig(**{**vars(LOSS), "gather": case.gather})
+    if not case.gather:
+        train.losses.infonce.infonce.world_size = lambda: 1  # in this forked process alone
     results, chunks, passes = [], [], []
     encoder.embedder.register_forward_pre_hook(lambda *_: passes.append(len(results)))
     for step in range(3):
         rows = shard(batch_indices(PAIRS, BATCH, 0, step), rank, world)
         chunk_tokens = 10_000 if rank == case.whole_on else 40
-        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, chunk_tokens)
+        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, BatchOptions(chunk_tokens))
         chunks.append(len(batch.chunks))
-        results.append(train_step(learner, batch, step, loss, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+        results.append(train_step(learner, batch, step, CONFIG, graph_tokens=case.graph_tokens))
     assert all(result.applied for result in results)
     return Outcome(
         [result.loss for result in results],

@@ -61,8 +61,8 @@ def test_equals_the_plain_blocks(tmp_path: Path, family: str, model: dict[str, o
         ({"targets": ("k_proj", "up_proj"), "rslora": True}, True),
         ({"dropout": 0.3}, False),
         ({"dora": True}, False),
-        ({"whole": ("embed_tokens",)}, True),
-        ({"whole": ("post_attention_layernorm",)}, False),
+        ({"modules_to_save": ("embed_tokens",)}, True),
+        ({"modules_to_save": ("post_attention_layernorm",)}, False),
         ({"gradient_checkpointing": True}, False),
     ],
 )

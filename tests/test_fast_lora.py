@@ -15,6 +15,8 @@ from tests.test_gradcache import ROWS, cached, close
 from tests.training_setup import tiny_encoder
 from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, OptimConfig
+from train.distributed.interface import EngineOptimizer
+from train.distributed.single import Single
 from train.kernels.lora_linear import FastLinear
 from train.losses.objective import Temperature
 from train.optim import make_optimizer
@@ -46,9 +48,9 @@ def test_follows_the_optimizer_and_loading(tmp_path: Path) -> None:
     """With the stale merged weights as negative control."""
     encoder = tiny_encoder(tmp_path)
     first, _ = cached(encoder, ROWS, 60, 100)
-    optimizer = make_optimizer(encoder.embedder, Temperature(0.05, learned=False), OptimConfig(lr=0.1))
+    optimizer = make_optimizer(Single(encoder.embedder), Temperature(0.05, learned=False), OptimConfig(lr=0.1))
     start = {name: value.detach().clone() for name, value in trainable_parameters(encoder.embedder).items()}
-    change(optimizer)
+    change(optimizer, encoder.embedder)
     second, _ = cached(encoder, ROWS, 60, 100)
     with torch.no_grad():
         for name, value in trainable_parameters(encoder.embedder).items():
@@ -57,12 +59,11 @@ def test_follows_the_optimizer_and_loading(tmp_path: Path) -> None:
     assert abs(second - first) > 1e-3 and third == pytest.approx(first, rel=1e-6)
 
 
-def change(optimizer: torch.optim.Optimizer) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.ones_like(parameter)
+def change(optimizer: EngineOptimizer, embedder: Embedder) -> None:
+    for parameter in trainable_parameters(embedder).values():
+        parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
 
 
 def test_saves_and_merges_as_peft(tmp_path: Path) -> None:

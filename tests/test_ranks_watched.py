@@ -75,7 +75,7 @@ def drifting_run(config: Path, output: Path) -> str:
         result = step(learner, batch, number, *arguments, **options)
         if number == 4 and dist.get_rank() == 1:
             with torch.no_grad():
-                next(iter(train.adapters.lora.trainable_parameters(learner.model).values())).mul_(1.001)
+                next(iter(train.adapters.lora.trainable_parameters(learner.model.embedder).values())).mul_(1.001)
         return result
 
     train.loop.train_step = faulty

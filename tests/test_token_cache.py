@@ -24,7 +24,7 @@ from tests.tiny_run import MIXTURE, STEPS, fingerprint, metrics_of, sha256, writ
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
 from train.config import BatchConfig, SourceConfig, TrainConfig
-from train.data.batch import LocalBatch, prepare
+from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.dataset import TrainingData
 from train.data.prompted_input import PromptedInput
 from train.data.table import SourceTable
@@ -45,7 +45,7 @@ def data() -> TrainingData:
 
 def tensors_of(batch: LocalBatch) -> list[Tensor]:
     chunks = [part for chunk in batch.chunks for part in (chunk.rows, chunk.input_ids, chunk.lengths)]
-    return [*chunks, *vars(batch.rows).values()]
+    return [*chunks, *vars(batch.loss_inputs).values()]
 
 
 @pytest.fixture
@@ -68,9 +68,14 @@ def test_the_batches_are_the_same(tmp_path: Path, made: list[int], monkeypatch: 
     known = load_tokens(data(), encoder, tmp_path / "tokens")
     for rows in ([0, 1, 2, 3], [3, 1], [4, 5], [7, 6], []):
         for rank in (0, 1):
-            expected = prepare(data(), np.array(rows, dtype=np.int64), encoder, 60, rank=rank, world=2)
+            expected = prepare(data(), np.array(rows, dtype=np.int64), encoder, BatchOptions(60, rank=rank, world=2))
             made.clear()
-            found = prepare(data(), np.array(rows, dtype=np.int64), encoder, 60, rank=rank, world=2, known=known)
+            found = prepare(
+                data(),
+                np.array(rows, dtype=np.int64),
+                encoder,
+                BatchOptions(60, rank=rank, world=2, token_source=known),
+            )
             assert sum(made) == (0 if len(rows) > rank else 1)  # the empty text of a rank without a row
             assert (found.real_tokens, found.pairs) == (expected.real_tokens, expected.pairs)
             assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
@@ -100,7 +105,10 @@ def test_what_was_not_made_is_tokenised(tmp_path: Path, made: list[int], asked: 
     assert known.of([PromptedInput("dog", None), asked]) is None
     other = data_of(SourceTable("texts", [("a bird",), ("dog",)]))
     rows = np.array([0, 1])
-    pair = prepare(other, rows, encoder, 60, known=known), prepare(other, rows, encoder, 60)
+    pair = (
+        prepare(other, rows, encoder, BatchOptions(60, token_source=known)),
+        prepare(other, rows, encoder, BatchOptions(60)),
+    )
     assert all(map(torch.equal, *map(tensors_of, pair)))
 
 

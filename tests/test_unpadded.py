@@ -22,6 +22,7 @@ from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
 from train.adapters.capabilities import leave_out_padding, why_padded
+from train.distributed.single import Single
 
 
 def kernel(
@@ -178,9 +179,9 @@ def test_why_padded(
     reason: str | None,
 ) -> None:
     embedder = encoder_of(tmp_path, family, fast=True, lora={}, device="cpu", **model).embedder
-    assert "CUDA" in str(why_padded(embedder))
-    monkeypatch.setattr("train.adapters.capabilities.why_padded", train.adapters.capabilities._why_not_here)
+    assert "CUDA" in str(why_padded(Single(embedder)))
+    monkeypatch.setattr("train.adapters.capabilities.why_padded", train.adapters.capabilities._why_not_for_this_model)
     with caplog.at_level("INFO", logger="train"):
-        leave_out_padding(embedder)
+        leave_out_padding(Single(embedder))
     assert embedder.unpadded == (reason is None)
     assert (reason or "") in caplog.text and bool(caplog.text) == (reason is not None)

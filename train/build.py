@@ -26,7 +26,8 @@ from train.data.dataset import TrainingData
 from train.data.make_sampler import make_sampler
 from train.data.sampler import Sampler
 from train.data.token_cache import known_tokens
-from train.distributed.engine import Engine, adapters_under, engine_of, loading_place, optimizer_under, wrap
+from train.distributed.engine import choose_engine, wrap
+from train.distributed.interface import Engine
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
@@ -58,7 +59,7 @@ def build(
 
     Whatever may be refused comes before the tracker, with which the run takes over the folder.
     """
-    engine = engine_of(accelerator)
+    engine = choose_engine(accelerator)
     check_shardable(engine, config)
     check_targets(config, folder)
     hashed = _run_hash(config, data)
@@ -85,7 +86,7 @@ def build(
         config_hash=hashed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
-        known=known,
+        token_source=known,
         refreshed=refreshed,
     )
     if report is not None:
@@ -112,20 +113,18 @@ def _learner(config: TrainConfig, encoder: Encoder, accelerator: Accelerator, st
     """The wrapped model with its temperature and what steps both under this engine."""
     model = wrap(encoder.embedder, accelerator)
     if config.batch.unpadded:
-        leave_out_padding(encoder.embedder)
+        leave_out_padding(model)
     temperature = run_temperature(config).to(encoder.device)
-    optimizer = make_optimizer(encoder.embedder, temperature, config.optim)
-    engine, limit = engine_of(accelerator), config.optim.max_grad_norm
-    return Learner(model, temperature, optimizer_under(engine, encoder.embedder, optimizer, limit), steps)
+    return Learner(model, temperature, make_optimizer(model, temperature, config.optim), steps)
 
 
-def _trainable(config: TrainConfig, engine: Engine) -> Encoder:
+def _trainable(config: TrainConfig, engine: type[Engine]) -> Encoder:
     """The base with weights to tune, in training mode, once nothing about it is left to refuse."""
     torch.manual_seed(config.seed)
-    encoder = load_base(config.model, loading_place(engine, config.model))
+    encoder = load_base(config.model, engine.loading_config(config.model))
     if config.export.model:
         check_export(encoder)
-    make_trainable(encoder.embedder, adapters_under(engine, config.lora))
+    make_trainable(encoder.embedder, engine.adapters(config.lora))
     encoder.embedder.train()
     check_sources(config, encoder)
     return encoder

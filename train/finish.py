@@ -13,7 +13,7 @@ from train.adapters.lora import make_trainable
 from train.build import load_base
 from train.checkpointing.checkpoint import load_checkpoint
 from train.config import TrainConfig
-from train.distributed.engine import loading_place
+from train.distributed.single import Single
 from train.export.save import shown_name
 from train.optim import make_optimizer
 from train.state import Run, restore
@@ -36,24 +36,25 @@ def take_best(run: Run) -> Run:
     encoded and else into host memory.
     """
     best = run.state.step if run.state.best_step is None else run.state.best_step
-    is_sharded = run.is_sharded
-    if is_sharded:
-        run = _unsharded(run)
-    if is_sharded or best != run.state.step:
+    is_copy = not run.learner.model.holds_whole_weights
+    if is_copy:
+        run = _with_whole_weights(run)
+    if is_copy or best != run.state.step:
         path = run.folder.checkpoints / f"step-{best:06d}"
         restore(run, load_checkpoint(path, run.config_hash), optimizer=False)
     run.encoder.embedder.eval()
     return run
 
 
-def _unsharded(run: Run) -> Run:
+def _with_whole_weights(run: Run) -> Run:
     config, learner = run.config, run.learner
     torch.manual_seed(config.seed)  # as in build: what an adapter's init does to the base comes out the same
     encodes = config.export.whiten or (config.eval.after_training and config.eval.tests)
-    encoder = load_base(config.model, config.model if encodes else loading_place("fsdp2", config.model))
+    encoder = load_base(config.model, config.model if encodes else learner.model.loading_config(config.model))
     make_trainable(encoder.embedder, config.lora)
-    optimizer = make_optimizer(encoder.embedder, learner.temperature, config.optim)
-    alone = dataclasses.replace(learner, model=encoder.embedder, optimizer=optimizer)
+    model = Single(encoder.embedder)
+    optimizer = make_optimizer(model, learner.temperature, config.optim)
+    alone = dataclasses.replace(learner, model=model, optimizer=optimizer)
     return dataclasses.replace(run, encoder=encoder, learner=alone)
 
 

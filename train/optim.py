@@ -1,4 +1,4 @@
-"""AdamW, the learning-rate schedule, clipping: everything a step changes."""
+"""AdamW and the learning-rate schedule: what a step changes, and by how much."""
 
 from __future__ import annotations
 
@@ -6,67 +6,57 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from train.adapters.lora import trainable_parameters
 from train.config import OptimConfig
-from train.distributed.ddp import Model
-from train.distributed.deepspeed import DeepSpeedAdamW
-from train.distributed.sharded import whole
+from train.distributed.interface import Engine, EngineOptimizer
 from train.losses.objective import Temperature
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a step changes: the model, the temperature, and the optimiser over both."""
+    """What a step changes: the model, the temperature, and the optimizer over both."""
 
-    model: Model
+    model: Engine
     temperature: Temperature
-    optimizer: Optimizer | DeepSpeedAdamW
+    optimizer: EngineOptimizer
     total_steps: int
 
+    def update(self, log_temperature_gradient: Tensor) -> None:
+        """Update weights and temperature by their gradients."""
+        if self.temperature.log_value.requires_grad:
+            self.temperature.log_value.grad = log_temperature_gradient.clone()
+        self.optimizer.step()
+        self.temperature.hold_floor()
 
-def make_optimizer(model: Model, temperature: Temperature, config: OptimConfig) -> AdamW:
-    """AdamW, one kernel for all weights, and over log(temperature) without decay when it is learned."""
-    groups: list[dict[str, object]] = [{"params": list(trainable_parameters(model).values())}]
+
+def make_optimizer(model: Engine, temperature: Temperature, config: OptimConfig) -> EngineOptimizer:
+    """AdamW over the trained weights, in one fused kernel, and without decay over log(temperature) if it is learned."""
+    groups: list[dict[str, object]] = [{"params": list(trainable_parameters(model.embedder).values())}]
     if temperature.log_value.requires_grad:
         groups.append({"params": [temperature.log_value], "weight_decay": 0.0})
-    optimizer = AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
-    optimizer.register_step_post_hook(_mark_changed)
-    return optimizer
-
-
-def _mark_changed(optimizer: Optimizer, *_: object) -> None:
-    """The fused optimizer doesn't increment the versions of parameters, which `train.kernels.lora_linear` reads."""
-    for group in optimizer.param_groups:
-        torch.autograd.graph.increment_version(group["params"])
-
-
-def clip_gradients(learner: Learner, limit: float) -> Tensor:
-    """Scale the gradient down to `limit`, and its norm before that; over all shards where it lies in shards."""
-    if isinstance(learner.optimizer, DeepSpeedAdamW):
-        return learner.optimizer.grad_norm()  # clipped as it steps
-    weights = list(trainable_parameters(learner.model).values())
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm(gradients))
-    torch.nn.utils.clip_grads_with_norm_(weights, limit, norm)
-    return norm
+    adamw = AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
+    return model.optimizer(adamw, config.max_grad_norm)
 
 
 Decay = Literal["linear", "cosine", "constant"]
 
 
-def lr_factor(step: int, total: int, warmup: float, decay: Decay) -> float:
-    """Share of the peak learning rate that optimiser step `step` of `total` (counted from 0) uses.
+def learning_rate(step: int, total: int, config: OptimConfig) -> float:
+    """The learning rate of optimizer step `step` of `total`."""
+    return config.lr * lr_factor(step, total, config.warmup, config.decay)
 
-    `warmup` is a share of the steps. Warm-up step `s` of `w` takes (s + 1) / w, so the first step
-    already learns and the last warm-up step is at the peak. After it step `w + i` of `d = total - w`
-    decay steps takes the curve at i / d: the first is at the peak, the last is just above zero, and
-    zero itself would be step `total`, which is never run. Schedules that give warm-up step s the
-    factor s / w (those of transformers) equal this one shifted by a step while warming up, and equal
-    it exactly afterwards.
+
+def lr_factor(step: int, total: int, warmup: float, decay: Decay) -> float:
+    """The fraction of the peak learning rate that optimizer step `step` of `total` (counted from 0) uses.
+
+    `warmup` is a fraction of the steps. Warm-up step `s` of `w` uses (s + 1) / w, so the first step already learns and
+    the last warm-up step is at the peak. After the warm-up, step `w + i` with `d = total - w` decay steps is at i / d
+    of the curve: the first is at the peak, the last is just above zero, and zero itself would be step `total`, which is
+    never run. Schedules that give warm-up step s the factor s / w (those of transformers) equal this one shifted by a
+    step while warming up, and equal it exactly afterwards.
     """
     if total < 1 or not 0 <= step <= total:
         raise ValueError(f"step {step} is outside 0..{total}")
@@ -77,9 +67,9 @@ def lr_factor(step: int, total: int, warmup: float, decay: Decay) -> float:
 
 
 def warmup_steps(total: int, warmup: float) -> int:
-    """Steps that warm up: the share rounded to whole steps, halves to the even one."""
+    """The number of warm-up steps: the fraction rounded to whole steps, halves to the even number."""
     if not 0.0 <= warmup <= 1.0:
-        raise ValueError(f"warmup is {warmup}; give a share of the steps between 0 and 1")
+        raise ValueError(f"warmup is {warmup}; give a fraction of the steps between 0 and 1")
     return round(warmup * total)
 
 

@@ -19,7 +19,8 @@ from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
 from train.data import report as data_report
 from train.distributed.collectives import gather_rows
-from train.distributed.engine import SHARDS, Engine
+from train.distributed.interface import Engine
+from train.distributed.zero3 import Zero3
 from train.export.push import check_repository_name, check_token
 from train.export.save import check_replaceable
 from train.export.sentence_transformers import check_exportable
@@ -85,16 +86,16 @@ def check_exported_prompt(model: ModelConfig) -> None:
         )
 
 
-def check_shardable(engine: Engine, config: TrainConfig) -> None:
+def check_shardable(engine: type[Engine], config: TrainConfig) -> None:
     """UserError for what one process does with whole weights while the others wait."""
-    if engine not in SHARDS:
+    if not engine.passes_are_collective:
         return
-    under = f"not under {SHARDS[engine]}"
+    under = f"not under {engine.title}"
     if config.mining.every is not None:
         raise UserError(f"mining.every: {under}, where a pass needs all processes; run dec2vec mine before")
     if config.export.push is not None:
         raise UserError(f"export.push: {under}, where a best lies in shards; dec2vec export pushes the end")
-    if engine == "zero3" and config.model.load_in_4bit:
+    if engine is Zero3 and config.model.load_in_4bit:
         raise UserError("model.load_in_4bit: not under ZeRO-3; configs/accelerate/fsdp2-4bit.yaml has 4-bit shards")
 
 

@@ -17,7 +17,6 @@ from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.prompted_input import TokenSource
 from train.data.sampler import Sampler
-from train.distributed.sharded import is_sharded, whole_on_main
 from train.mining.refresh import Refreshed
 from train.optim import Learner
 from train.teachers.teacher_vectors import TeacherVectors
@@ -26,24 +25,30 @@ from train.tracking.tracker import Tracker
 
 DevScore = Callable[[Encoder], float]
 OnBest = Callable[[int, float], None]
-"""Told of a step and its dev score, once its checkpoint is written."""
+"""Called with a step and its dev score, once the checkpoint of the step is written."""
 DEV_METRIC = "dev_spearman"
 
 
 @dataclass
 class TrainState:
-    """All that a resumed run needs beside weights and optimiser: data order and dropout follow from `step`."""
+    """What a resumed run needs besides weights and optimizer: data order and dropout follow from `step`."""
 
     step: int = 0
     bad_steps: int = 0
-    """Non-finite steps since the last good one."""
+    """Steps without a finite loss and gradient since the last good step."""
     skipped_steps: int = 0
     best_step: int | None = None
     best_score: float | None = None
 
-    def better(self, score: float) -> bool:
-        """Whether `score` beats the best so far; the first of equals stays, and nan beats nothing."""
-        return not math.isnan(score) and (self.best_score is None or score > self.best_score)
+    def note_score(self, score: float) -> bool:
+        """Remember the dev score of the present step if it is the best so far, and return whether it is.
+
+        Of equal scores the first stays the best; nan is never the best.
+        """
+        is_best = not math.isnan(score) and (self.best_score is None or score > self.best_score)
+        if is_best:
+            self.best_score, self.best_step = score, self.step
+        return is_best
 
 
 @dataclass(frozen=True)
@@ -64,26 +69,27 @@ class Run:
     rank: int
     world: int
     state: TrainState = field(default_factory=TrainState)
-    known: TokenSource | None = None
-    """Token ids of the training texts, where they were made beforehand."""
+    token_source: TokenSource | None = None
+    """Token ids of the training texts, if they were made before the first step."""
     refreshed: Refreshed | None = None
-    """The data with negatives that follow the model, where these are asked for."""
+    """The data with negatives that are mined while training, with `mining.every`."""
 
     @property
     def is_main(self) -> bool:
-        """Only the main process logs and writes, and evaluates unless weights are sharded."""
+        """Only the main process logs and writes; it also evaluates, alone unless passes are collective."""
         return self.rank == 0
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether passes and checkpoints need every process."""
-        return is_sharded(self.learner.model)
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write metrics of the last finished step to `metrics.jsonl` and to the tracker."""
+        self.metrics.append(metrics, self.state.step)
+        self.tracker.log(metrics, self.state.step)
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of the finished step, whole whatever the engine (main process), and drop the old ones."""
-    moments = optimizer_tensors(run.learner.optimizer, list(trained_tensors(run)))
-    trained, moments = (whole_on_main(tensors, is_main=run.is_main) for tensors in (trained_tensors(run), moments))
+    """Write a checkpoint of the finished step on the main process, whole under every engine, and drop old ones."""
+    trained = trained_tensors(run)
+    moments = optimizer_tensors(run.learner.optimizer, list(trained))
+    trained, moments = (run.learner.model.whole_on_main(tensors, is_main=run.is_main) for tensors in (trained, moments))
     if not run.is_main:
         return
     run.metrics.sync()
@@ -99,7 +105,7 @@ def save(run: Run) -> None:
 
 
 def drop_old_checkpoints(run: Run) -> None:
-    """Keep the newest checkpoints and the best; at the end too, should a kill have come between saving and this."""
+    """Keep the newest checkpoints and the best one. Also called at the end, in case a kill came after a save."""
     if not run.is_main:
         return
     best = run.state.best_step
@@ -108,12 +114,12 @@ def drop_old_checkpoints(run: Run) -> None:
 
 
 def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None:
-    """Put weights (and optimiser and state) back to where the checkpoint was written."""
+    """Set the weights, and unless `optimizer` is False also optimizer and state, to those of the checkpoint."""
     tensors = dict(checkpoint.tensors)
     if run.learner.temperature.log_value.requires_grad:
         with torch.no_grad():
             run.learner.temperature.log_value.copy_(tensors.pop("log_temperature"))
-    load_trainable(run.encoder.embedder, tensors)
+    load_trainable(run.learner.model, tensors)
     if optimizer:
         restore_optimizer(run.learner.optimizer, list(trained_tensors(run)), checkpoint.optimizer)
         for name, value in checkpoint.state.items():
@@ -121,7 +127,7 @@ def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None
 
 
 def trained_tensors(run: Run) -> dict[str, torch.Tensor]:
-    """Trained tensors in the optimiser's order, themselves: a detached one doesn't know its shards under ZeRO-3."""
+    """Trained tensors in the optimizer's order; detached, they would not know their shards under ZeRO-3."""
     tensors: dict[str, torch.Tensor] = {**trainable_parameters(run.encoder.embedder)}
     if run.learner.temperature.log_value.requires_grad:
         tensors["log_temperature"] = run.learner.temperature.log_value.detach()

@@ -1,30 +1,26 @@
-"""One optimiser step, from top to bottom as the algorithm reads."""
+"""One optimizer step, from top to bottom as the algorithm reads."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.config import LossConfig, OptimConfig
+from train.config import TrainConfig
 from train.data.batch import LocalBatch
-from train.distributed.collectives import sum_over_ranks, world_size
-from train.distributed.deepspeed import reduced_once
+from train.distributed.collectives import world_size
 from train.gradcache.cached_step import cached_step
 from train.losses.compute import compute_loss
 from train.losses.objective import Objective
-from train.optim import Learner, clip_gradients, lr_factor
+from train.optim import Learner, learning_rate
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found. `applied` is False when loss or gradient was not finite and nothing was changed."""
+    """The numbers of a step. `applied` is False if the loss or a gradient was not finite, and nothing was changed."""
 
     loss: float
     grad_norm: float
@@ -32,73 +28,34 @@ class StepResult:
     temperature: float
     applied: bool
     embedded_at: float
-    """time.monotonic() when this rank's vectors were ready, before it waited for another."""
+    """time.monotonic() when this rank's vectors were ready, before it waited for another rank."""
 
 
-def train_step(
-    learner: Learner,
-    batch: LocalBatch,
-    step: int,
-    loss: LossConfig,
-    optim: OptimConfig,
-    *,
-    graph_tokens: int,
-    seed: int,
-    parallel: bool = False,
-) -> StepResult:
-    """Step `step` (from 0) on this rank's share of the global batch."""
-    seed_dropout(seed, step)
-    lr = optim.lr * lr_factor(step, learner.total_steps, optim.warmup, optim.decay)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = lr
-
-    timed = Timed(
-        partial(
-            compute_loss,
-            rows=batch.rows,
-            teachers=batch.teachers,
-            losses=batch.losses or (loss,),
-            temperature=learner.temperature,
-        )
-    )
-    with reduced_once(learner.optimizer):
-        objective = cached_step(
-            learner.model, batch.chunks, timed, graph_tokens=graph_tokens, prefix=batch.prefix, parallel=parallel
-        )
-    norm = clip_gradients(learner, optim.max_grad_norm)
-    if learner.temperature.log_value.requires_grad:
-        learner.temperature.log_value.grad = objective.log_temperature_gradient.clone()
-
+def train_step(learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int) -> StepResult:
+    """Optimizer step number `step`, counted from 0, on this rank's part of the global batch."""
+    seed_dropout(config.seed, step)
+    lr = learning_rate(step, learner.total_steps, config.optim)
+    learner.optimizer.set_learning_rate(lr)
     temperature = float(learner.temperature().detach())
-    value, grad_norm = float(objective.loss), float(norm)  # host sync
-    finite = all(map(math.isfinite, (value, grad_norm, float(objective.log_temperature_gradient))))
-    if finite:
-        learner.optimizer.step()
-        learner.temperature.hold_floor()
-    learner.optimizer.zero_grad(set_to_none=True)
-    return StepResult(value, grad_norm, lr, temperature, finite, timed.called)
+
+    def loss(embeddings: Float[Tensor, "unique dim"]) -> Objective:
+        losses = batch.losses or (config.loss,)
+        return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers)
+
+    with learner.optimizer.one_reduction():
+        result = cached_step(learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix)
+    norm = learner.optimizer.clip()
+
+    numbers = (result.loss, norm, result.log_temperature_gradient)
+    value, grad_norm, slope = (float(number) for number in numbers)  # waits for the device
+    is_finite = all(map(math.isfinite, (value, grad_norm, slope)))
+    if is_finite:
+        learner.update(result.log_temperature_gradient)
+    learner.optimizer.zero_grad()
+    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at)
 
 
 def seed_dropout(seed: int, step: int) -> None:
-    """Dropout's randomness is a function of seed, step and rank, so a resumed run needs no stored generator."""
+    """Make dropout's randomness a function of seed, step and rank, so that a resumed run needs no stored generator."""
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + rank) % 2**63)
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any rank; every rank gets the same answer."""
-    return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
-
-
-class Timed:
-    """The objective of a step, noting when it is called: when this rank's vectors are ready."""
-
-    def __init__(self, objective: Callable[[Float[Tensor, "unique dim"]], Objective]) -> None:
-        self._objective = objective
-        self.called = time.monotonic()
-
-    def __call__(self, embeddings: Float[Tensor, "unique dim"]) -> Objective:
-        if embeddings.is_cuda and world_size() > 1:
-            torch.cuda.synchronize(embeddings.device)  # the first gather would wait for it all the same
-        self.called = time.monotonic()
-        return self._objective(embeddings)

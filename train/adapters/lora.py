@@ -18,7 +18,7 @@ from dec2vec.decoder.model_folders import quiet_peft
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
-from train.distributed.sharded import overwrite
+from train.distributed.interface import Engine
 from train.kernels.decoder_block import use_fast_blocks
 from train.kernels.lora_linear import use_fast_linears
 
@@ -56,7 +56,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
 
 
 def _refuse_adapter_options(config: LoraConfig) -> None:
-    """Options that shape adapters, of which full tuning has none, must not be ignored without a word."""
+    """Refuse options of adapters, which full tuning would silently ignore."""
     default = LoraConfig()
     for option in ("dropout", "targets", "layers", "modules_to_save", "rslora", "dora", "init"):
         if vars(config)[option] != vars(default)[option]:
@@ -68,14 +68,14 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def load_trainable(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Overwrite the trained parameters; the names must be the same."""
-    parameters = trainable_parameters(module)
+def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
+    """Overwrite the trained parameters by whole tensors; the names must be the same."""
+    parameters = trainable_parameters(model.embedder)
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume fresh or another output_dir")
     for name, parameter in parameters.items():
-        overwrite(parameter, tensors[name])
+        model.overwrite(parameter, tensors[name])
 
 
 def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
@@ -99,9 +99,9 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
 
 
 def _targets(wanted: str | tuple[str, ...], backbone: nn.Module) -> str | list[str]:
-    """Module names, each of which the decoder has: PEFT trains without a word whatever part of a list it finds.
+    """Module names, checked one by one: PEFT silently ignores names in a list that the decoder doesn't have.
 
-    A name alone (`--lora.targets q_proj`) is a list of one, where PEFT would read a pattern of whole paths.
+    A single name (`--lora.targets q_proj`) is a list of one; PEFT would read it as a pattern of whole paths.
     """
     if wanted == "all-linear":
         return wanted
@@ -112,22 +112,22 @@ def _known_modules(option: str, names: Sequence[str], backbone: nn.Module) -> li
     paths = [path for path, _ in backbone.named_modules() if path]
     for name in names or [""]:
         if not any(path == name or path.endswith(f".{name}") for path in paths):
-            raise UserError(f"lora.{option} {name!r}: the decoder has no such module; {_known(name, backbone)}")
+            raise UserError(f"lora.{option} {name!r}: the decoder has no such module; {_suggestion(name, backbone)}")
     return list(names)
 
 
-def _known(name: str, backbone: nn.Module) -> str:
-    """What may be meant: the modules that have a matrix."""
+def _suggestion(name: str, backbone: nn.Module) -> str:
+    """A suggestion for a wrong name, from the modules that have a matrix."""
     matrices = (path.split(".") for path, value in backbone.named_parameters() if value.ndim == 2)
-    known = sorted({parts[-2] for parts in matrices if parts[-1] == "weight" and len(parts) > 1})
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(known)}"
+    names = sorted({parts[-2] for parts in matrices if parts[-1] == "weight" and len(parts) > 1})
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(names)}"
 
 
 def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | None:
-    """A pattern of the modules inside blocks that get no adapter; None where all do.
+    """A pattern of the modules in blocks that get no adapter; None if all blocks get adapters.
 
-    Without `wanted` these are the blocks from `top` on, which the loss does not reach.
+    Without `wanted` the blocks from `top` on get none, as the loss does not reach them.
     """
     beyond = next((layer for layer in wanted if layer >= top), None)
     if beyond is not None:
@@ -140,8 +140,8 @@ def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | 
 def _name_of_blocks(embedder: Embedder) -> str:
     """Where the decoder keeps its blocks (`layers` in most families, `h` in GPT-2), as a pattern."""
     blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
-    found = [re.escape(name) for name, module in embedder.backbone.named_modules() if module is blocks]
-    return found[0] if found else "(layers|h)"
+    names = [re.escape(name) for name, module in embedder.backbone.named_modules() if module is blocks]
+    return names[0] if names else "(layers|h)"
 
 
 def _top_layer(embedder: Embedder) -> int:
@@ -150,10 +150,10 @@ def _top_layer(embedder: Embedder) -> int:
 
 
 def _freeze_above(embedder: Embedder) -> None:
-    """Full fine-tuning of an inner layer: what the loss does not reach must not wait for a gradient under DDP.
+    """Freeze what the loss on an inner layer does not reach, so that DDP does not wait for its gradient.
 
-    These are the blocks above it and, outside the blocks, whatever a forward pass up to it does not run: the final
-    norm, and what some families have beside it.
+    These are the blocks above the layer and, outside the blocks, all modules that a forward pass up to the layer does
+    not run: the final norm, and further modules in some families.
     """
     top = _top_layer(embedder)
     if top == embedder.layer_count:
@@ -176,7 +176,7 @@ def _freeze_above(embedder: Embedder) -> None:
 
 @torch.no_grad()
 def _modules_run(backbone: nn.Module, blocks: nn.ModuleList, top: int) -> set[nn.Module]:
-    """The modules that hidden state `top` of two tokens is made by."""
+    """The modules that run to compute hidden state `top` of two tokens."""
     run: set[nn.Module] = set()
     handles = [module.register_forward_pre_hook(lambda module, _: run.add(module)) for module in backbone.modules()]
     device = next(backbone.parameters()).device

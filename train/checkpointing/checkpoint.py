@@ -2,12 +2,12 @@
 
     checkpoints/step-000200/
         adapter.safetensors    the trained tensors
-        optimizer.safetensors  the optimiser's moments, one tensor a key
+        optimizer.safetensors  the optimizer's moments, one tensor per key
         state.json             everything else a resumed run needs
         manifest.json          format, step, configuration hash, sha256 and size of the files above
 
-A checkpoint is written under a temporary name next to its final one, flushed to the disk and renamed, so a folder
-called `step-*` was complete when it got its name. The checksums catch what happens to it later.
+A checkpoint is written under a temporary name in the same folder, flushed to the disk and renamed, so a folder called
+`step-*` was complete when it got its name. The checksums detect later damage.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back; every checksum agreed."""
+    """A checkpoint that was read, with correct checksums."""
 
     path: Path
     step: int
@@ -52,7 +52,7 @@ class Checkpoint:
     state: dict[str, object]
 
 
-class _Torn(Exception):
+class _Damaged(Exception):
     """Why a checkpoint can't be used."""
 
 
@@ -64,10 +64,10 @@ def save_checkpoint(
     state: Mapping[str, object],
     config_hash: str,
 ) -> Path:
-    """Write `root/step-NNNNNN` whole or not at all; on failure the earlier checkpoints stay as they were.
+    """Write `root/step-NNNNNN` completely or not at all; a failure leaves earlier checkpoints as they were.
 
-    `state` must be JSON. Folders of later steps are removed: a run that saves step n has gone on from
-    n or before, so a later one was refused when it resumed.
+    `state` must be JSON. Folders of later steps are removed: a run that saves step n has resumed from step n or an
+    earlier one, so it has refused the later ones as damaged.
     """
     final = root / f"step-{step:06d}"
     try:
@@ -87,16 +87,16 @@ def save_checkpoint(
 
 
 def latest_checkpoint(root: Path, config_hash: str) -> Checkpoint | None:
-    """The newest whole checkpoint below `root`, or None; damaged ones are passed over with a warning."""
+    """The newest complete checkpoint below `root`, or None; damaged ones are skipped with a warning."""
     refused = 0
     for _, path in reversed(_listed(root)):
         try:
             return _read(path, config_hash)
-        except _Torn as reason:
+        except _Damaged as reason:
             refused += 1
             _log.warning("checkpoint %s is damaged (%s); trying the one before it", path, reason)
     if refused:
-        _log.warning("no whole checkpoint in %s; starting from the first step", root)
+        _log.warning("no complete checkpoint in %s; starting from the first step", root)
     return None
 
 
@@ -104,8 +104,10 @@ def load_checkpoint(path: Path, config_hash: str) -> Checkpoint:
     """One checkpoint by its folder, such as the best one of a run."""
     try:
         return _read(path, config_hash)
-    except _Torn as reason:
-        raise UserError(f"checkpoint {path} is damaged ({reason}); train anew with --checkpoint.resume fresh") from None
+    except _Damaged as reason:
+        raise UserError(
+            f"checkpoint {path} is damaged ({reason}); train again from the start with --checkpoint.resume fresh"
+        ) from None
 
 
 def prune(root: Path, keep: int, protect: Path | None) -> None:
@@ -133,8 +135,8 @@ def _write_files(
     config_hash: str,
 ) -> None:
     """The manifest comes last and covers the other files."""
-    save_file(_plain(tensors), folder / TENSORS)
-    save_file(_plain(optimizer), folder / OPTIMIZER)
+    save_file(_on_cpu(tensors), folder / TENSORS)
+    save_file(_on_cpu(optimizer), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     files: dict[str, dict[str, str | int]] = {}
     for name in FILES:
@@ -143,7 +145,7 @@ def _write_files(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -157,11 +159,11 @@ def _listed(root: Path) -> list[tuple[int, Path]]:
 
 def _remove(path: Path) -> None:
     """Rename before deleting, so that a kill halfway leaves no damaged checkpoint under its real name."""
-    doomed = path.with_name(f"{_DOOMED}{path.name}")
+    renamed = path.with_name(f"{_DOOMED}{path.name}")
     with contextlib.suppress(OSError):
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(renamed, ignore_errors=True)
+        path.rename(renamed)
+        shutil.rmtree(renamed, ignore_errors=True)
 
 
 def _remove_temporaries(root: Path) -> None:
@@ -177,7 +179,7 @@ def _read(path: Path, config_hash: str) -> Checkpoint:
     _check_files(path, manifest)
     step = manifest["step"]
     if not isinstance(step, int) or f"step-{step:06d}" != path.name:
-        raise _Torn(f"{MANIFEST} says step {step}")
+        raise _Damaged(f"{MANIFEST} says step {step}")
     if manifest["config_hash"] != config_hash:
         raise UserError(
             f"checkpoint {path} belongs to another configuration; start anew with --checkpoint.resume fresh, "
@@ -186,11 +188,11 @@ def _read(path: Path, config_hash: str) -> Checkpoint:
     try:
         return Checkpoint(path, step, load_file(path / TENSORS), load_file(path / OPTIMIZER), _read_json(path / STATE))
     except (OSError, SafetensorError) as error:
-        raise _Torn(str(error)) from error
+        raise _Damaged(str(error)) from error
 
 
 def _refuse_pickles(path: Path) -> None:
-    """Only safetensors are ever read here: say so where somebody put torch.save files instead."""
+    """Refuse files of torch.save with a message; only safetensors are ever read here."""
     for name in (TENSORS, OPTIMIZER):
         file = path / name
         if file.exists():
@@ -205,7 +207,7 @@ def _check_files(path: Path, manifest: dict[str, object]) -> None:
     """Sizes first (cheap), then checksums."""
     files = manifest.get("files")
     if not isinstance(files, dict) or not {"format", "step", "config_hash"} <= set(manifest):
-        raise _Torn(f"{MANIFEST} lacks a field")
+        raise _Damaged(f"{MANIFEST} lacks a field")
     if manifest["format"] != FORMAT:
         raise UserError(
             f"checkpoint {path} has format {manifest['format']}, this dec2vec reads {FORMAT}; update dec2vec"
@@ -213,18 +215,18 @@ def _check_files(path: Path, manifest: dict[str, object]) -> None:
     for name in FILES:
         file, expected = path / name, files.get(name)
         if not isinstance(expected, dict) or not file.is_file():
-            raise _Torn(f"{name} is missing")
+            raise _Damaged(f"{name} is missing")
         if file.stat().st_size != expected.get("size"):
-            raise _Torn(f"{name} has {file.stat().st_size} bytes instead of {expected.get('size')}")
+            raise _Damaged(f"{name} has {file.stat().st_size} bytes instead of {expected.get('size')}")
         if sha256_file(file) != expected.get("sha256"):
-            raise _Torn(f"{name} fails its checksum")
+            raise _Damaged(f"{name} fails its checksum")
 
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _Torn(f"{path.name} can't be read") from error
+        raise _Damaged(f"{path.name} can't be read") from error
     if not isinstance(value, dict):
-        raise _Torn(f"{path.name} is not an object")
+        raise _Damaged(f"{path.name} is not an object")
     return value

@@ -13,11 +13,11 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Interrupts:
-    """While entered, the first SIGTERM or SIGINT only sets `received`; the old handlers come back after.
+    """Within, the first SIGTERM or SIGINT only sets `received`; afterwards the old handlers are restored.
 
-    A SIGINT after an earlier signal aborts at once (KeyboardInterrupt), unless it comes within `grace`
-    seconds of it: one Ctrl-C reaches a worker twice, from the terminal and from its launcher. Signals can
-    only be handled in the main thread; in another one this does nothing.
+    A SIGINT after an earlier signal aborts at once (KeyboardInterrupt), unless it comes within `grace` seconds of it:
+    one Ctrl-C reaches a worker twice, from the terminal and from its launcher. Signals can only be handled in the main
+    thread; in another thread this does nothing.
     """
 
     def __init__(self, grace: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: claimed by one process at a time, with a fixed name for each thing in it."""
+"""The folder of a run: locked by one process at a time, with a fixed name for each file in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.tracking.tracker import METRICS, WANDB_ID
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of design.md section 5, and the lock that makes them ours until `release` or the process ends."""
+    """The paths in a run folder, and the lock on it, which is held until `release` or the end of the process."""
 
     path: Path
     _lock: BaseFileLock | None = None
@@ -28,7 +28,7 @@ class RunFolder:
     def claim(cls, path: str | Path) -> RunFolder:
         """Create the folder and lock it (main process only; the others use `RunFolder(path)`).
 
-        The lock is the operating system's, so a killed run leaves none behind.
+        The lock belongs to the operating system, so a killed run leaves none behind.
         """
         folder = Path(path)
         try:
@@ -75,16 +75,16 @@ class RunFolder:
         return self.path / "report"
 
     def write_config(self, text: str) -> None:
-        """Write the resolved configuration; call it once the checkpoints were found to agree with it."""
+        """Write the resolved configuration; called after the checkpoints have been checked against it."""
         try:
             atomic_write_text(self.config, text)
         except OSError as error:
             raise UserError(f"cannot write {self.config}: {why_not_written(error)}") from error
 
     def start_anew(self) -> None:
-        """Forget an earlier run here (checkpoints, metrics, W&B id), so that nothing of it is resumed.
+        """Delete an earlier run's checkpoints, metrics and W&B id, so that nothing of it is resumed.
 
-        Its report and what it exported go too: they would pass for the new run's.
+        Its report and its exports are deleted too, since they would look like the new run's.
         """
         try:
             discard_checkpoints(self.checkpoints)
@@ -99,7 +99,7 @@ class RunFolder:
             raise UserError(f"cannot clear {self.path}: {why_not_written(error)}") from error
 
     def release(self) -> None:
-        """Let another run have the folder."""
+        """Release the lock, so that another run can use the folder."""
         if self._lock is not None:
             self._lock.release()
 

@@ -1,7 +1,7 @@
-"""The next step's batch, tokenised by a thread while this step runs.
+"""The next step's batch, tokenized by a thread while this step runs.
 
-A batch is a function of the step's number alone (until `forget`), so nothing of the order changes and a resumed run
-needs no more.
+A batch depends only on the number of its step (until `forget`), so the order of the data is the same with and without
+the thread, and a resumed run needs no further state.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from train.data.batch import LocalBatch
 
 
 class Prefetch:
-    """Batches of steps `start`, `start` + 1 ... below `stop`, at most one ahead; errors come with their batch."""
+    """Batches of the steps below `stop`, made at most one step ahead; an error is raised when its batch is asked for.
+
+    `ahead=False` makes each batch when it is asked for, as the reference for tests.
+    """
 
     def __init__(self, make: Callable[[int], LocalBatch], stop: int, *, ahead: bool = True) -> None:
         self._make = make
         self._stop = stop
         self._ahead = ahead
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch")
-        self._coming: tuple[int, Future[LocalBatch]] | None = None
+        self._next: tuple[int, Future[LocalBatch]] | None = None
 
     def __enter__(self) -> Prefetch:
         return self
@@ -32,19 +35,19 @@ class Prefetch:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, step: int) -> LocalBatch:
-        """The batch of a step, while that of the next one is begun."""
-        found = self._coming[1].result() if self._coming and self._coming[0] == step else self._make(step)
-        self._coming = None
+        """The batch of a step; the thread starts on the batch of the next one."""
+        batch = self._next[1].result() if self._next and self._next[0] == step else self._make(step)
+        self._next = None
         if self._ahead and step + 1 < self._stop:
-            self._coming = (step + 1, self._thread.submit(self._make, step + 1))
-        return found
+            self._next = (step + 1, self._thread.submit(self._make, step + 1))
+        return batch
 
     def settle(self) -> None:
-        """Wait for the thread: a tokenizer serves one thread at a time, and an evaluation needs it too."""
-        if self._coming is not None:
-            self._coming[1].exception()
+        """Wait for the thread: a tokenizer may be used by one thread at a time, and an evaluation needs it too."""
+        if self._next is not None:
+            self._next[1].exception()
 
     def forget(self) -> None:
-        """Wait for the thread, and drop what it made: the data have changed."""
+        """Wait for the thread and drop its batch, because the data have changed."""
         self.settle()
-        self._coming = None
+        self._next = None

@@ -17,12 +17,12 @@ from train.config import Kind, SourceConfig
 
 @dataclass(frozen=True)
 class PromptedInput:
-    """A text to embed. Equal texts of one `view` are embedded once, those of different views each by itself."""
+    """A text to embed. Equal texts of the same `copy` are embedded once; those of different copies separately."""
 
     text: str
     prompt: str | None
     side: Side = "query"
-    view: int = 0
+    copy: int = 0
 
 
 @runtime_checkable

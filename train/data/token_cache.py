@@ -114,7 +114,7 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
 
 
 def _keys(readings: Sequence[PromptedInput]) -> NDArray[np.int64]:
-    """Equal for readings of equal ids; a view has none of its own."""
+    """Equal for inputs of equal ids, which both copies of a text have."""
     keys: NDArray[np.int64] = text_keys([f"{item.prompt!r} {item.side} {item.text}" for item in readings]).numpy()
     return keys
 

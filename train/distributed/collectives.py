@@ -1,6 +1,8 @@
-"""Collectives over ragged shares; each is the identity in a single process."""
+"""Collectives over a batch's parts of unequal size; in a single process each returns what it was given."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 import torch.distributed as dist
@@ -12,8 +14,13 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def is_first_process() -> bool:
+    """Whether this is the launcher's first process; known before there is a process group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def gather_rows(local: Tensor) -> tuple[Tensor, slice]:
-    """Rows of every rank, concatenated in rank order, and where the local ones stand. No gradient flows."""
+    """The rows of all ranks, concatenated in rank order, and the slice of this rank's rows. No gradient flows."""
     if world_size() == 1:
         return local, slice(0, len(local))
     counts = _row_counts(len(local), local.device)
@@ -34,6 +41,11 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank; every rank gets the same answer."""
+    return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
+
+
 def from_main(value: float, device: torch.device) -> float:
     """The main process's `value`, on all processes."""
     shared = torch.tensor(value, dtype=torch.float64, device=device)
@@ -43,7 +55,7 @@ def from_main(value: float, device: torch.device) -> float:
 
 
 def _row_counts(rows: int, device: torch.device) -> list[int]:
-    mine = torch.tensor([rows], device=device)
-    counts = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(counts, mine)
+    local = torch.tensor([rows], device=device)
+    counts = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(counts, local)
     return [int(count) for count in counts]

@@ -1,41 +1,75 @@
-"""DistributedDataParallel: the order of its buckets, and one reduction a step."""
+"""DistributedDataParallel: every process has all weights, and gradients are averaged once a step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
 
+from dec2vec.batching import Chunk
 from dec2vec.decoder.embedder import Embedder
-from train.distributed.sharded import Sharded
+from dec2vec.decoder.shared_prefix import SharedPrefix
+from train.distributed.interface import Engine, EngineOptimizer, Pass
+from train.distributed.single import PlainAdamW
 
-Model = Embedder | DistributedDataParallel | Sharded
 
+class Ddp(Engine):
+    """An embedder wrapped in DDP, whose own mechanism averages the gradients in a step's last backward pass.
 
-def settle_buckets(model: Model) -> None:
-    """DDP's agreement on the order of its buckets, made by all ranks before a step's first pass.
-
-    DDP itself makes it once, in the first forward with a graph after a backward. With ranks of several chunks that is
-    before the gather of the vectors, with ranks of one chunk after it: each would wait for the other.
+    All forward passes run inside `no_sync`; before the last backward pass DDP is armed as its forward pass would arm
+    it outside of `no_sync`. So the last chunk, too, may keep its graph from the first forward pass.
     """
-    if isinstance(model, DistributedDataParallel):
-        model.reducer._rebuild_buckets()
 
+    title = "DDP"
+    why_prefix_not_shared = "gradients are reduced with the last chunk's"
 
-def arm(model: DistributedDataParallel) -> None:
-    """The next backward pass reduces the gradients: what DDP's forward does for it outside `no_sync`."""
-    model.reducer.prepare_for_forward()
-    model.reducer.prepare_for_backward([])
+    def __init__(self, embedder: Embedder, accelerator: Accelerator) -> None:
+        super().__init__(embedder)
+        self.wrapped: DistributedDataParallel = accelerator.prepare_model(embedder)
+        self.wrapped.broadcast_buffers = False  # they are equal on all ranks; as an argument deprecated in torch 2.13
+        self._learn_bucket_order()
 
+    def optimizer(self, adamw: AdamW, max_norm: float) -> EngineOptimizer:
+        """AdamW itself: every process makes the same update."""
+        return PlainAdamW(adamw, max_norm)
 
-def learn_order(model: DistributedDataParallel, embedder: Embedder) -> None:
-    """Show DDP the order in which gradients come, by a pass that leaves none and draws nothing.
+    def passes(self, chunks: Sequence[Chunk], keep_graphs: Sequence[bool]) -> list[Pass]:
+        """Let DDP agree on the order of its buckets before the first pass of a step, on all ranks.
 
-    It arranges its buckets by the first backward; from three ranks on a sum's rounding depends on a number's place in
-    them. Learned from the first step, the step after a restart would be summed in another order than it was before.
-    """
-    device = next(embedder.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        ids = torch.zeros((1, 2), dtype=torch.long, device=device)
-        (pooled,) = model(ids, torch.tensor([2], device=device))
-        (pooled.sum() * 0.0).backward()
-    model.zero_grad(set_to_none=True)
+        Left alone it does so once, in the first forward pass with a graph after a backward pass. On a rank with several
+        chunks that comes before the vectors are gathered, on a rank with one chunk after it, and each would wait for
+        the other.
+        """
+        self.wrapped.reducer._rebuild_buckets()
+        return super().passes(chunks, keep_graphs)
+
+    def forward(self, chunk: Chunk, prefix: SharedPrefix | None = None) -> Float[Tensor, "batch dim"]:
+        """The vectors of a chunk; DDP prepares no reduction."""
+        with self.wrapped.no_sync():
+            pooled: Tensor = self.wrapped(chunk.input_ids, chunk.lengths, prefix=prefix)[0]
+        return pooled
+
+    def begin_backward(self, *, last: bool) -> None:
+        """Have the last backward pass reduce the gradients."""
+        if last:
+            self.wrapped.reducer.prepare_for_forward()
+            self.wrapped.reducer.prepare_for_backward([])
+
+    def _learn_bucket_order(self) -> None:
+        """Show DDP in which order gradients come, by a pass that leaves no gradient and draws no random number.
+
+        DDP arranges its buckets by the first backward pass, and from three ranks on a sum is rounded depending on where
+        a number stands in its bucket. If the first step did this, the step after a restart would be summed in another
+        order than in an uninterrupted run.
+        """
+        device = next(self.embedder.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            ids = torch.zeros((1, 2), dtype=torch.long, device=device)
+            (pooled,) = self.wrapped(ids, torch.tensor([2], device=device))
+            (pooled.sum() * 0.0).backward()
+        self.wrapped.zero_grad(set_to_none=True)

@@ -1,7 +1,7 @@
-"""Ranks train a copy each of the same weights; a checksum shows when these are no longer the same.
+"""Ranks that train copies of the same weights: a checksum shows when the copies are no longer equal.
 
-A broken device or a collective that gave ranks different sums would otherwise go on for days: the loss falls all the
-same, and what is saved is rank 0's copy of what fits no other rank's gradient.
+A broken device, or a collective that gave ranks different sums, would otherwise stay unnoticed for days: the loss still
+falls, but the gradients of the other ranks do not belong to the weights that rank 0 saves.
 """
 
 from __future__ import annotations
@@ -12,28 +12,20 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from dec2vec.errors import TryAgain
 from train.distributed.collectives import gather_rows, world_size
-from train.distributed.zero3 import is_parted
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def check_replicas_equal(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Compare all ranks' trained tensors by checksum; when they differ, TryAgain on every rank names step and ranks.
-
-    Tensors that are sharded over ranks have no second copy that they could differ from, and are left out.
-    """
-    copies = {
-        name: tensor for name, tensor in tensors.items() if not (isinstance(tensor, DTensor) or is_parted(tensor))
-    }
-    if world_size() == 1 or not copies:
+def check_replicas_equal(replicas: Mapping[str, Tensor], step: int) -> None:
+    """Compare tensors of which every rank has a copy; TryAgain on all ranks if some differ, with step and ranks."""
+    if world_size() == 1 or not replicas:
         return
-    everyone, _ = gather_rows(checksums(copies)[None])
-    if not bool((everyone == everyone[0]).all()):
-        raise TryAgain(f"step {step}: {_difference(everyone, list(copies))}")
+    sums, _ = gather_rows(checksums(replicas)[None])
+    if not bool((sums == sums[0]).all()):
+        raise TryAgain(f"step {step}: {_difference(sums, list(replicas))}")
 
 
 def checksums(tensors: Mapping[str, Tensor]) -> Int[Tensor, " tensor"]:
@@ -45,14 +37,14 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().view(_INTEGERS[tensor.element_size()])
 
 
-def _difference(everyone: Int[Tensor, "rank tensor"], names: list[str]) -> str:
-    """What most ranks hold (rank 0 and its equals in a tie) is taken for right."""
-    held = [tuple(row) for row in everyone.tolist()]
-    usual = Counter(held).most_common(1)[0][0]
-    odd = [rank for rank, row in enumerate(held) if row != usual]
-    name = names[int((everyone != everyone.new_tensor(usual)).any(dim=0).nonzero()[0])]
-    whose = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
+def _difference(sums: Int[Tensor, "rank tensor"], names: list[str]) -> str:
+    """Which ranks differ from the majority (from rank 0 and its equals in a tie), and in which tensor first."""
+    rows = [tuple(row) for row in sums.tolist()]
+    majority = Counter(rows).most_common(1)[0][0]
+    odd = [rank for rank, row in enumerate(rows) if row != majority]
+    name = names[int((sums != sums.new_tensor(majority)).any(dim=0).nonzero()[0])]
+    ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
     return (
-        f"the trained weights of {whose} of {len(held)} differ from the others', first in {name}; no checkpoint holds "
-        "them, and the same command goes on from the last one; if it comes again, look at those ranks' devices"
+        f"the trained weights of {ranks} of {len(rows)} differ from the others', first in {name}; no checkpoint holds "
+        "them, and the same command resumes from the last one; if it happens again, check the devices of those ranks"
     )

@@ -1,4 +1,4 @@
-"""A rank that another one has left: one line in place of a collective's traceback, and an end that can't hang."""
+"""Turn a collective's failure into one line (which rank, after which step), and make sure that the process exits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dec2vec.errors import TryAgain
 from train.config import TrainConfig
 
 PATIENCE = 20
-"""Seconds that a rank has to end by itself once it has lost another."""
+"""Seconds in which a rank must exit by itself once it has lost another one."""
 _CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exit", re.I)
 _REFUSED = re.compile(r"connection refused", re.I)
 _SILENT = re.compile(r"timed? ?out|no route to host|unreachable|failed to connect", re.I)
@@ -24,10 +24,10 @@ _ADDRESS = re.compile(r"\[([0-9a-f.:]+)\]:\d+")
 
 @dataclass
 class Contact:
-    """How far this rank has come, for the line that it may have to say."""
+    """How far this rank has come, for the message that it may have to write."""
 
     step: Callable[[], int] | None = None
-    """Finished steps, once there is a run that counts them."""
+    """Returns the number of finished steps; None before there is a run that counts them."""
 
     @property
     def moment(self) -> str:
@@ -36,9 +36,9 @@ class Contact:
 
 @contextlib.contextmanager
 def lost_rank_message(config: TrainConfig) -> Iterator[Contact]:
-    """Within it, a collective that fails because a process or host is gone raises TryAgain.
+    """Within, a collective that fails because a process or host is gone raises TryAgain.
 
-    Under NCCL the watchdog may abort the process first; its own message stands in the line's place.
+    Under NCCL the watchdog may abort the process first, with a message of its own.
     """
     contact = Contact()
     try:
@@ -50,26 +50,26 @@ def lost_rank_message(config: TrainConfig) -> Iterator[Contact]:
         _end_soon()
         rank, world = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
         raise TryAgain(
-            f"rank {rank} of {world}, {contact.moment}: {reason}; the same command goes on from the last checkpoint "
+            f"rank {rank} of {world}, {contact.moment}: {reason}; the same command resumes from the last checkpoint "
             f"in {config.output_dir}/checkpoints (torchrun --max-restarts N does so by itself)"
         ) from error
 
 
 def why_lost(message: str, timeout: float) -> str | None:
-    """What a collective's error says about other processes; None where it is about something else."""
+    """What a collective's error says about other processes; None if it is about something else."""
     address = _ADDRESS.search(message)
-    whom = f"a process on {address.group(1)}" if address else "another process"
+    peer = f"a process on {address.group(1)}" if address else "another process"
     if _CLOSED.search(message):
-        return f"lost {whom}, which closed the connection (it ended or was killed)"
+        return f"lost {peer}, which closed the connection (it ended or was killed)"
     if _REFUSED.search(message):
-        return f"{whom} refused the connection; if it has ended, its address was still in {_OLD_STORE}"
+        return f"{peer} refused the connection; if it has ended, its address was still in {_OLD_STORE}"
     if _SILENT.search(message):
-        return f"no word from {whom} for {timeout:g} s (distributed.timeout): it hangs or its host is cut off"
+        return f"no word from {peer} for {timeout:g} s (distributed.timeout): it hangs or its host is cut off"
     return None
 
 
 def _end_soon() -> None:
-    """Threads of a broken process group may keep the interpreter from ending; the kernel then does it."""
+    """Let the kernel end the process: threads of a broken process group may keep the interpreter from exiting."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(PATIENCE)

@@ -1,148 +1,77 @@
-"""Weights in shards (FSDP2, ZeRO-3): what holds them, and whole tensors from shards and back.
+"""What FSDP2 and ZeRO-3 have in common: each process holds a shard of every weight.
 
-A checkpoint holds whole tensors, whatever engine wrote it, so that any engine and any number of processes reads it.
+Weights are gathered for each pass, so that a pass is a collective and all ranks must make equally many. A checkpoint
+holds whole tensors whatever engine wrote it, so that any engine on any number of processes can read it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import dataclasses
+import logging
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import islice
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import Tensor
 
 from dec2vec.batching import Chunk
-from dec2vec.decoder.embedder import Embedder
-from train.distributed.collectives import world_size
-from train.distributed.zero3 import is_parted, overwrite_whole, whole_weight
+from dec2vec.config.model import ModelConfig
+from train.config import LoraConfig
+from train.distributed.collectives import is_first_process, world_size
+from train.distributed.interface import Engine, Pass
 
-_COUNT = "ds_grads_remaining"
+_log = logging.getLogger(__name__)
 
 
-class Sharded(nn.Module, ABC):
-    """An embedder whose weights lie in shards and are gathered as they are needed.
+class Sharded(Engine):
+    """Weights in shards."""
 
-    Every process must make the same passes, since each gathers.
-    """
+    holds_whole_weights = False
+    passes_are_collective = True
+    checkpoints_are_collective = True
+    why_prefix_not_shared = "the weights are sharded, and gathered for whole passes only"
 
-    def __init__(self, embedder: Embedder) -> None:
-        super().__init__()
-        self.module = embedder
+    @classmethod
+    def adapters(cls, config: LoraConfig) -> LoraConfig:
+        """Without fused kernels: they merge weights, and the merged ones would be as large as unsharded ones."""
+        if not config.fused or config.method == "full":
+            return config
+        if is_first_process():
+            _log.info("lora.fused is off: the weights are sharded, and it needs a whole copy of them")
+        return dataclasses.replace(config, fused=False)
 
-    def forward(self, *args: Any, **kwargs: Any) -> list[Float[Tensor, "batch dim"]]:
-        """As the embedder's."""
-        pooled: list[Tensor] = self.module(*args, **kwargs)
-        return pooled
+    @classmethod
+    def loading_config(cls, config: ModelConfig) -> ModelConfig:
+        """Weights are read to the CPU before they are sharded, so that no device must hold them all."""
+        needs_device = config.load_in_4bit or config.attention == "flash_attention_2"
+        return config if needs_device else dataclasses.replace(config, device="cpu")
+
+    def passes(self, chunks: Sequence[Chunk], keep_graphs: Sequence[bool]) -> list[Pass]:
+        """As many passes as the rank with the most chunks; one keeps its graph if it does so on every rank."""
+        return pad_passes(super().passes(chunks, keep_graphs))
+
+    def replicas(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that are not sharded, such as the temperature."""
+        return {name: tensor for name, tensor in tensors.items() if not self.is_shard(tensor)}
 
     @abstractmethod
-    def begin_backward(self, *, last: bool) -> None:
-        """Told before a chunk's passes; `last` for the step's last backward pass and the forward that it may need."""
+    def is_shard(self, tensor: Tensor) -> bool:
+        """Whether this process holds only a part of the tensor."""
 
 
-class ShardedByModules(Sharded):
-    """Under ZeRO-3: gathered for each module by DeepSpeed's hooks, and given up after its backward pass.
-
-    A hook knows its module's backward pass to be over by a count that each forward pass sets and the backward pass runs
-    down to zero. Where the graphs of several chunks are kept, the count is of the last one's; so it is set anew.
-    """
-
-    def __init__(self, embedder: Embedder) -> None:
-        super().__init__(embedder)
-        self._counts: dict[nn.Module, int] = {}
-
-    def forward(self, *args: Any, **kwargs: Any) -> list[Float[Tensor, "batch dim"]]:
-        """As the embedder's."""
-        pooled = super().forward(*args, **kwargs)
-        if torch.is_grad_enabled():
-            modules = {module: vars(module) for module in self.module.modules()}
-            self._counts = {module: own[_COUNT] for module, own in modules.items() if _COUNT in own}
-        return pooled
-
-    def begin_backward(self, *, last: bool) -> None:
-        """The same for every chunk; the optimiser knows when to reduce gradients."""
-        for module, count in self._counts.items():
-            vars(module)[_COUNT] = count
-
-
-class ShardedByUnits(Sharded):
-    """Under FSDP2: gathered unit by unit (a decoder block, the rest).
-
-    With `gathered_once`, weights stay gathered from a step's first pass to its last (`fsdp_reshard_after_forward:
-    false`): one gather a step, at the price of memory.
-    """
-
-    def __init__(self, embedder: Embedder, *, gathered_once: bool) -> None:
-        super().__init__(embedder)
-        assert isinstance(embedder, FSDPModule)
-        self.gathered_once = gathered_once
-        register_fsdp_forward_method(embedder, "read_prefix")
-
-    def begin_backward(self, *, last: bool) -> None:
-        """Only a step's last backward pass reduces the gradients; until then each process sums its own."""
-        module = self.module
-        assert isinstance(module, FSDPModule)
-        module.set_requires_gradient_sync(last)
-        module.set_is_last_backward(last)
-        if self.gathered_once:
-            module.set_reshard_after_backward(last)
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether the weights of an embedder, or of what wraps it, lie in shards."""
-    return isinstance(module, (Sharded, FSDPModule)) or any(map(is_parted, islice(module.parameters(), 1)))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor that the processes hold shards of, on each of them; others as they are. A collective for shards."""
-    if is_parted(tensor):
-        return whole_weight(tensor)
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-@torch.no_grad()
-def whole_on_main(tensors: Mapping[str, Tensor], *, is_main: bool) -> dict[str, Tensor]:
-    """Whole tensors on the main process, one after the other; nothing on the others, which all must call this."""
-    kept: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        found = whole(tensor)
-        if is_main:
-            kept[name] = found if found is tensor else found.cpu()
-    return kept
-
-
-def sharded_like(model: Tensor, tensor: Tensor) -> Tensor:
-    """This process's shard of a whole tensor that every process has read, laid out as `model` is."""
-    if not isinstance(model, DTensor):
-        return tensor
-    moved = tensor.to(device=model.device, dtype=model.dtype)
-    return distribute_tensor(moved, model.device_mesh, model.placements, src_data_rank=None)
-
-
-@torch.no_grad()
-def overwrite(parameter: Tensor, tensor: Tensor) -> None:
-    """Put the whole `tensor` into a parameter, sharded or not."""
-    if is_parted(parameter):
-        overwrite_whole(parameter, tensor)
-    else:
-        parameter.copy_(sharded_like(parameter, tensor))
-
-
-def pad_passes(chunks: Sequence[Chunk], keeps: Sequence[bool]) -> tuple[list[Chunk], list[bool]]:
-    """The chunks, followed by idle ones up to the largest number of any rank, and which keep their graph everywhere."""
+def pad_passes(passes: Sequence[Pass]) -> list[Pass]:
+    """The passes, followed by ones with a single text up to the largest number of any rank."""
     if world_size() == 1:
-        return list(chunks), list(keeps)
-    device = chunks[0].input_ids.device
-    most = torch.tensor(len(chunks), device=device)
+        return list(passes)
+    first = passes[0].chunk
+    device = first.input_ids.device
+    most = torch.tensor(len(passes), device=device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
-    idle = int(most) - len(chunks)
-    kept = torch.tensor([*keeps, *[True] * idle], dtype=torch.int32, device=device)
+    padding = int(most) - len(passes)
+    keeps = [item.keep_graph for item in passes] + [True] * padding
+    kept = torch.tensor(keeps, dtype=torch.int32, device=device)
     dist.all_reduce(kept, dist.ReduceOp.MIN)
-    shortest = chunks[0]
-    spare = Chunk(shortest.rows[:1], shortest.input_ids[:1], shortest.lengths[:1])
-    return [*chunks, *[spare] * idle], kept.bool().tolist()
+    spare = Pass(Chunk(first.rows[:1], first.input_ids[:1], first.lengths[:1]), keep_graph=True, is_padding=True)
+    padded = [*passes, *[spare] * padding]
+    return [dataclasses.replace(item, keep_graph=keep) for item, keep in zip(padded, kept.bool().tolist(), strict=True)]

@@ -2,129 +2,74 @@
 
 1. Embed every chunk. The first chunks, up to `graph_tokens`, keep their graph; the others are embedded without one.
 2. The loss sees all embeddings at once and yields the gradient at each.
-3. Back-propagate that gradient through each chunk: kept graphs directly, the others embedded a second time.
+3. Back-propagate that gradient through each chunk: kept graphs directly, the others are embedded a second time.
 
-Invariant: loss and every gradient equal those of one plain forward and backward over the whole batch. Dropout included:
-a chunk's second forward replays the random state of its first.
+Invariant: the loss and every gradient equal those of one plain forward and backward pass over the whole batch. This
+includes dropout: a chunk's second forward pass draws the same random numbers as its first.
 
-Under DDP all chunks run inside `no_sync`, and DDP is armed before the last one's backward as a forward outside would
-arm it: its own mechanism reduces the gradients once a step, and the last chunk may keep its graph too. FSDP2 is told
-which backward is the last. Its passes gather weights, so all ranks make the same ones (`train.distributed.sharded`): a
-weight is gathered once for each, and not again between them.
-
-In a single process on a CPU chunks may run side by side (`train.gradcache.threads`); their gradients are added in
-order.
+How a pass runs on the processes of a run is the engine's business (`train.distributed.interface`); whether chunks run
+one after another or in threads is decided in `train.gradcache.chunk_passes`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from dec2vec.batching import Chunk
-from dec2vec.decoder.embedder import Embedder
-from dec2vec.decoder.shared_prefix import SharedPrefix
-from train.adapters.lora import trainable_parameters
 from train.distributed.collectives import world_size
-from train.distributed.ddp import Model, arm, settle_buckets
-from train.distributed.sharded import Sharded, pad_passes
+from train.distributed.interface import Engine
+from train.gradcache.chunk_passes import EmbeddedChunk, chunk_passes, random_state_kept
 from train.gradcache.prefix import PrefixGradient
-from train.gradcache.threads import in_order, side_by_side
 from train.losses.objective import Objective
 
 
-class RandomState:
-    """The generators that dropout draws from, so that a forward can be repeated exactly."""
+@dataclass(frozen=True)
+class CachedStep:
+    """What a cached step returns; the gradients of the parameters are in their `.grad`."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        self._device = device
-
-    def restore(self) -> None:
-        """Draw again what was drawn after this object was made."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
-
-
-@dataclass
-class _Embedded:
-    """A chunk after the first pass: its vectors, with a graph or with the state to make one."""
-
-    chunk: Chunk
-    pooled: Float[Tensor, "batch dim"]
-    state: RandomState | None
-    """None with a graph, and where nothing random is drawn."""
-    idle: bool
-    """A pass that only keeps step with the other ranks."""
+    loss: Float[Tensor, ""]
+    log_temperature_gradient: Float[Tensor, ""]
+    embedded_at: float
+    """time.monotonic() when this rank's vectors were ready, before it waited for another rank."""
 
 
 def cached_step(
-    model: Model,
+    model: Engine,
     chunks: Sequence[Chunk],
-    objective: Callable[[Float[Tensor, "unique dim"]], Objective],
+    loss: Callable[[Float[Tensor, "unique dim"]], Objective],
     *,
     graph_tokens: int,
     prefix: Int[Tensor, " prefix"] | None = None,
-    parallel: bool = False,
-) -> Objective:
-    """Accumulate the gradient of the global batch's mean loss into the parameters' `.grad`.
+    threads: int | None = None,
+) -> CachedStep:
+    """Add the gradient of the global batch's mean loss to the parameters' `.grad`.
 
-    `chunks` cover this rank's unique texts, each once, without the `prefix` that all begin with (one process only);
-    `objective` maps their embeddings to loss and gradients. `parallel` lets chunks run side by side where they can.
+    `chunks` hold each unique text of this rank once, without the `prefix` that all of them begin with. `threads` is how
+    many chunks may run at a time; by default as many as give the same gradient and are worth it.
     """
-    settle_buckets(model)
-    threads = side_by_side(model, len(chunks)) if parallel and isinstance(model, Embedder) else 1
-    beginning = None
-    if prefix is not None:
-        assert isinstance(model, Embedder)
-        beginning = PrefixGradient.read(model, prefix)
-    shared = None if beginning is None else beginning.shared
-    embedded = _embed_all(model, chunks, graph_tokens, shared, threads)
-    own = embedded[: len(chunks)]
-    unique = torch.cat([item.pooled.detach() for item in own])
-    order = torch.cat([item.chunk.rows for item in own])
-    result = objective(torch.empty_like(unique).index_copy(0, order, unique))
-    after = RandomState(unique.device)
-    # the engines average over ranks; the loss is a mean over the global batch, so each rank's share must be summed
-    scaled = result.embedding_gradient * world_size()
-    if threads > 1:
-        leaves = [*trainable_parameters(model).values(), *([] if beginning is None else beginning.leaves)]
-        for gradients in in_order(partial(_gradients, model, scaled, shared, leaves), embedded, threads):
-            _accumulate(leaves, gradients)
-    else:
-        for item in embedded:
-            _backward(model, item, scaled, shared, last=item is embedded[-1])
-    if beginning is not None:
+    passes = model.passes(chunks, fitting_graphs(chunks, graph_tokens))
+    beginning = PrefixGradient.read(model.embedder, prefix)
+    runner = chunk_passes(model, beginning, len(chunks), threads)
+    embedded = runner.embed(passes)
+    embeddings = in_batch_order(embedded)
+    embedded_at = time_when_ready(embeddings)
+    objective = loss(embeddings)
+    # engines average over the ranks, but the loss is a mean over the global batch: each rank's part must be summed
+    gradient = objective.embedding_gradient * world_size()
+    with random_state_kept(embeddings.device):
+        runner.back_propagate(embedded, gradient)
         beginning.backward()
-    after.restore()
-    return result
+    return CachedStep(objective.loss, objective.log_temperature_gradient, embedded_at)
 
 
-def _embed_all(
-    model: Model, chunks: Sequence[Chunk], graph_tokens: int, shared: SharedPrefix | None, threads: int
-) -> list[_Embedded]:
-    """All chunks in their order, and after them what keeps this rank in step with the others."""
-    keeps = _within(chunks, graph_tokens)
-    passes = list(chunks)
-    if isinstance(model, Sharded):
-        passes, keeps = pad_passes(chunks, keeps)
-    items = [
-        (chunk, keep, position >= len(chunks)) for position, (chunk, keep) in enumerate(zip(passes, keeps, strict=True))
-    ]
-    return list(in_order(partial(_embed, model, shared, draws=threads == 1), items, threads))
-
-
-def _within(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:
-    """Which chunks may keep their graph."""
+def fitting_graphs(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:
+    """Which chunks may keep their graph, so that the kept ones have at most `graph_tokens` tokens."""
     room, keeps = graph_tokens, []
     for chunk in chunks:
         keeps.append(chunk.padded_tokens <= room)
@@ -132,56 +77,16 @@ def _within(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:
     return keeps
 
 
-def _embed(model: Model, shared: SharedPrefix | None, item: tuple[Chunk, bool, bool], *, draws: bool) -> _Embedded:
-    chunk, keep_graph, idle = item
-    state = None if keep_graph or not draws else RandomState(chunk.input_ids.device)
-    if isinstance(model, Sharded):
-        model.begin_backward(last=False)
-    with torch.set_grad_enabled(keep_graph):
-        pooled = _pooled(model, chunk, shared)
-    return _Embedded(chunk, pooled, state, idle)
+def in_batch_order(embedded: Sequence[EmbeddedChunk]) -> Float[Tensor, "unique dim"]:
+    """The vectors of this rank's texts, detached, in the order that the loss knows them by."""
+    texts = [item for item in embedded if not item.is_padding]
+    vectors = torch.cat([item.pooled.detach() for item in texts])
+    order = torch.cat([item.chunk.rows for item in texts])
+    return torch.empty_like(vectors).index_copy(0, order, vectors)
 
 
-def _backward(
-    model: Model, item: _Embedded, gradient: Float[Tensor, "unique dim"], shared: SharedPrefix | None, *, last: bool
-) -> None:
-    """A step's last pass gives the gradients to the ranks' sum."""
-    if isinstance(model, Sharded):
-        model.begin_backward(last=last)
-    pooled = _with_graph(model, item, shared)
-    if last and isinstance(model, DistributedDataParallel):
-        arm(model)
-    torch.autograd.backward(pooled, torch.zeros_like(pooled) if item.idle else gradient[item.chunk.rows])
-
-
-def _gradients(
-    model: Model,
-    gradient: Float[Tensor, "unique dim"],
-    shared: SharedPrefix | None,
-    leaves: Sequence[Tensor],
-    item: _Embedded,
-) -> tuple[Tensor | None, ...]:
-    """What `_backward` would add to the leaves."""
-    pooled = _with_graph(model, item, shared)
-    return torch.autograd.grad(pooled, leaves, gradient[item.chunk.rows], allow_unused=True)
-
-
-def _with_graph(model: Model, item: _Embedded, shared: SharedPrefix | None) -> Float[Tensor, "batch dim"]:
-    if item.pooled.requires_grad:
-        return item.pooled
-    if item.state is not None:
-        item.state.restore()
-    return _pooled(model, item.chunk, shared)
-
-
-def _pooled(model: Model, chunk: Chunk, shared: SharedPrefix | None) -> Float[Tensor, "batch dim"]:
-    """A forward pass, for which DDP doesn't arm itself."""
-    with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
-        pooled: Tensor = model(chunk.input_ids, chunk.lengths, prefix=shared)[0]
-    return pooled
-
-
-def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)
+def time_when_ready(embeddings: Tensor) -> float:
+    """Now, once the device has computed `embeddings`; in a single process nobody asks, and nothing is waited for."""
+    if embeddings.is_cuda and world_size() > 1:
+        torch.cuda.synchronize(embeddings.device)  # the loss's first gather would wait for the device all the same
+    return time.monotonic()

@@ -1,8 +1,8 @@
-"""A batch's common beginning (instruction, prompt, BOS) run once a step, with gradient.
+"""The common beginning of a batch's texts (instruction, prompt, BOS), run once a step with its gradient.
 
-The keys, values and states of the beginning are computed once with their graph and cut off from it. All chunks read
-the cut copies, whose gradients add up over the chunks; at the end these go back through the one graph. It is the
-chain rule at the cut, so the gradient is that of running the beginning with every text.
+The beginning's keys, values and states are computed once with their graph, and detached copies are made of them. All
+chunks read the copies, at which the chunks' gradients add up; at the end the sums go back through the one graph. By the
+chain rule, this gives the gradient of running the beginning with every text.
 """
 
 from __future__ import annotations
@@ -20,42 +20,45 @@ from dec2vec.decoder.shared_prefix import SharedPrefix
 
 @dataclass(frozen=True, eq=False)
 class PrefixGradient:
-    """What chunks read, and the tensors with a graph that it was cut from, in the same order as `cut`."""
+    """What chunks read, as detached `copies` of the `originals` that have a graph, in the same order."""
 
-    shared: SharedPrefix
-    whole: list[Tensor]
-    cut: list[Tensor]
+    shared: SharedPrefix | None
+    """None without a common beginning."""
+    originals: list[Tensor]
+    copies: list[Tensor]
 
     @classmethod
-    def read(cls, embedder: Embedder, ids: Int[Tensor, " prefix"]) -> PrefixGradient:
-        """Run the beginning with its graph."""
-        read = embedder.read_prefix(ids, [embedder.view])
-        whole: list[Tensor] = []
-        cut: list[Tensor] = []
+    def read(cls, embedder: Embedder, ids: Int[Tensor, " prefix"] | None) -> PrefixGradient:
+        """Run the beginning with its graph; without one there is nothing to read or to back-propagate."""
+        if ids is None:
+            return cls(None, [], [])
+        prefix = embedder.read_prefix(ids, [embedder.view])
+        originals: list[Tensor] = []
+        copies: list[Tensor] = []
 
-        def leaf(tensor: Tensor) -> Tensor:
-            whole.append(tensor)
-            cut.append(tensor.detach().requires_grad_(tensor.requires_grad))
-            return cut[-1]
+        def copied(tensor: Tensor) -> Tensor:
+            originals.append(tensor)
+            copies.append(tensor.detach().requires_grad_(tensor.requires_grad))
+            return copies[-1]
 
         cache = DynamicCache()
-        for layer in read.cache.layers:
+        for layer in prefix.cache.layers:
             if layer.is_initialized:
                 copy = DynamicLayer()
                 copy.lazy_initialization(layer.keys, layer.values)
-                copy.keys, copy.values = leaf(layer.keys), leaf(layer.values)
+                copy.keys, copy.values = copied(layer.keys), copied(layer.values)
                 cache.layers.append(copy)
-        states = {index: leaf(state) for index, state in read.states.items()}
-        return cls(SharedPrefix(read.length, cache, states), whole, cut)
+        states = {index: copied(state) for index, state in prefix.states.items()}
+        return cls(SharedPrefix(prefix.length, cache, states), originals, copies)
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What chunks leave a gradient at."""
-        return [leaf for leaf in self.cut if leaf.requires_grad]
+        """The copies at which chunks leave a gradient."""
+        return [copy for copy in self.copies if copy.requires_grad]
 
     def backward(self) -> None:
-        """Hand what the chunks' backward passes left at the cut to the weights."""
-        reached = [(tensor, leaf.grad) for tensor, leaf in zip(self.whole, self.cut, strict=True)]
-        used = [(tensor, gradient) for tensor, gradient in reached if gradient is not None]
-        if used:
-            torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
+        """Back-propagate the gradients that the chunks have left at the copies to the weights."""
+        pairs = [(original, copy.grad) for original, copy in zip(self.originals, self.copies, strict=True)]
+        reached = [(original, gradient) for original, gradient in pairs if gradient is not None]
+        if reached:
+            torch.autograd.backward([original for original, _ in reached], [gradient for _, gradient in reached])

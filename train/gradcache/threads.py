@@ -1,7 +1,7 @@
-"""Chunks side by side on a CPU's cores, each with one thread of torch, instead of one after another with all of them.
+"""Chunks at a time on a CPU's cores, with one thread of torch each, instead of one after another with all threads.
 
-Between two products of a chunk stand dozens of small operators, at each of which torch's threads would wait for each
-other, and Python. Results come in the chunks' order, so sums over them are the same in every run.
+Between two matrix products of a chunk there are dozens of small operators, at each of which torch's threads would wait
+for each other and for Python. Results come in the chunks' order, so sums over them are the same in every run.
 """
 
 from __future__ import annotations
@@ -18,48 +18,51 @@ from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.runtime import flushed, is_flushed
 from train.adapters.capabilities import drops
+from train.distributed.interface import Engine
 from train.kernels.decoder_block import FastBlock
 
-MOST = 8
-"""Threads of chunks: Python itself runs in one of them at a time."""
-_MOVING = {"dynamic", "longrope"}
-"""Rotary positions that a forward pass changes for the next."""
+MAX_THREADS = 8
+"""Only one of the threads runs Python at a time."""
+_DYNAMIC_ROTARY = {"dynamic", "longrope"}
+"""Rotary positions that a forward pass changes for the next one."""
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def side_by_side(embedder: Embedder, chunks: int) -> int:
-    """How many chunks may run at a time; 1 where it would not be the same, or not worth it."""
-    threads = min(MOST, torch.get_num_threads())
+def fitting_threads(model: Engine, chunks: int) -> int:
+    """How many of `chunks` chunks may run at a time; 1 where the result would differ or it isn't worth it."""
+    embedder, threads = model.embedder, min(MAX_THREADS, torch.get_num_threads())
     device = next(embedder.parameters()).device
-    if device.type != "cpu" or threads < 2 or chunks < 2 * threads or drops(embedder.backbone):
+    if not model.backward_is_local or device.type != "cpu" or threads < 2 or chunks < 2 * threads:
         return 1
+    return threads if _runs_in_threads(embedder) else 1
+
+
+def _runs_in_threads(embedder: Embedder) -> bool:
+    """Whether forward passes don't disturb each other: by random numbers, hooks at inner layers, or module state."""
     blocks = decoder_blocks(embedder.backbone, embedder.layer_count) or ()
-    whole = embedder.wanted_layers([embedder.view]) == {embedder.layer_count}  # inner ones are read by hooks
-    fast = bool(blocks) and all(isinstance(block, FastBlock) for block in blocks)
-    return threads if fast and whole and not _moves(embedder) else 1
+    reads_last_layer = embedder.wanted_layers([embedder.view]) == {embedder.layer_count}
+    is_fused = bool(blocks) and all(isinstance(block, FastBlock) for block in blocks)
+    return is_fused and reads_last_layer and not drops(embedder.backbone) and not _changes_rotary(embedder)
 
 
-def _moves(embedder: Embedder) -> bool:
+def _changes_rotary(embedder: Embedder) -> bool:
     model = next(module for module in embedder.backbone.modules() if isinstance(module, PreTrainedModel))
     positions = model.config.get_text_config().to_dict().get("rope_parameters") or {}
-    return positions.get("rope_type") in _MOVING
+    return positions.get("rope_type") in _DYNAMIC_ROTARY
 
 
-def in_order(function: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Iterator[Found]:
-    """What `function` gives for each item, `threads` of them at a time; 1 is a plain loop."""
-    if threads == 1:
-        yield from map(function, items)
-        return
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """What `function` returns for each item, in the order of the items; `threads` calls run at a time."""
     flush, before = is_flushed(), torch.get_num_threads()
+    threads_each = max(1, before // threads)
 
-    def run(item: Item) -> Found:
-        torch.set_num_threads(share)  # of this thread
+    def run(item: Item) -> Result:
+        torch.set_num_threads(threads_each)  # of this thread
         with flushed(on=flush):
             return function(item)
 
-    share = max(1, before // threads)
-    torch.set_num_threads(share)
+    torch.set_num_threads(threads_each)
     try:
         yield from _pool(threads).map(run, items)
     finally:

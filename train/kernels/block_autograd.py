@@ -1,7 +1,7 @@
-"""The two halves of a decoder block around attention, each with its backward pass by hand.
+"""The two halves of a decoder block, before and after attention, each with a hand-written backward pass.
 
-q, k and v are one product, gate and up another, with the adapters in it and in float32 the norms' weights too
-(`train.kernels.lora_stack`); of the activations no more is kept than the backward pass reads.
+q, k and v are one matrix product, gate and up another; both include the adapters, and in float32 also the norms'
+weights (`train.kernels.lora_stack`). Only those activations are kept that the backward pass reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from train.kernels.lora_stack import Stack
+from train.kernels.lora_stack import LoraStack
 from train.kernels.short_attention import by_token, grouped, heads_first
 
 
@@ -30,7 +30,7 @@ def unit_rms(x: Float[Tensor, "... dim"], epsilon: float) -> tuple[Float[Tensor,
 def unit_rms_backward(
     gradient: Float[Tensor, "... dim"], normed: Float[Tensor, "... dim"], inverse: Float[Tensor, "... 1"]
 ) -> Float[Tensor, "... dim"]:
-    """The gradient at x, in the memory of that at x / rms(x)."""
+    """The gradient at x; it overwrites the gradient at x / rms(x)."""
     along = (gradient * normed).mean(-1, keepdim=True)
     return gradient.addcmul_(normed, along, value=-1).mul_(inverse)
 
@@ -38,7 +38,7 @@ def unit_rms_backward(
 def rotate(
     x: Float[Tensor, "batch time head group dim"], angles: Sequence[Tensor], out: Tensor, *, back: bool = False
 ) -> Tensor:
-    """Rotary positions (Su et al. 2021) by halves of a head, as in Llama; `back` turns the other way."""
+    """Rotary positions (Su et al. 2021) by halves of a head, as in Llama; `back` rotates the other way."""
     cosine, sine = angles
     half = x.shape[-1] // 2
     sign = -1.0 if back else 1.0
@@ -50,7 +50,7 @@ def rotate(
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """How a product's outputs are heads of `dim` components: queries, keys, then values."""
+    """How the outputs of a product divide into heads of `dim` components: queries, keys, then values."""
 
     queries: int
     keys: int
@@ -59,55 +59,55 @@ class Heads:
     group: int
     """Queries that share a key."""
     first: bool
-    """Queries, keys and values come as `train.kernels.short_attention` wants them; else (batch, time, head, dim)."""
+    """Whether heads are laid out for `train.kernels.short_attention`; else they are (batch, time, head, dim)."""
     scales: Float[Tensor, "rotated dim"] | None
-    """Weights of the norms over the components of a query or key, where the family has them."""
+    """Weights of the norms over the components of a query or key, in families that have them."""
     epsilon: float
 
     @property
     def rotated(self) -> int:
-        """Heads that get positions."""
+        """Heads that get rotary positions."""
         return self.queries + self.keys
 
     def split(self, heads: Float[Tensor, "batch time head dim"]) -> list[tuple[Tensor, int]]:
         """Queries, keys and values, and how many of each share a key."""
         edges = self.queries, self.rotated
-        own = heads[:, :, : edges[0]], heads[:, :, edges[0] : edges[1]], heads[:, :, edges[1] :]
-        return list(zip(own, (self.group, 1, 1), strict=True))
+        parts = heads[:, :, : edges[0]], heads[:, :, edges[0] : edges[1]], heads[:, :, edges[1] :]
+        return list(zip(parts, (self.group, 1, 1), strict=True))
 
     def memory(self, heads: Float[Tensor, "batch time head dim"], group: int) -> tuple[Tensor, Tensor]:
-        """Room for some heads in the layout asked for, and a view of it like `heads`, with the group apart."""
+        """New memory for some heads in the layout of `first`, and a view of it like `heads`, with the groups apart."""
         apart = grouped(heads, group)
         room = heads_first(apart) if self.first else apart.new_empty(apart.shape)
         return (room, by_token(room, group)) if self.first else (room.flatten(2, 3), room)
 
     def shown(self, room: Tensor, group: int) -> Tensor:
-        """The same view of what came back."""
+        """The same view of memory that `memory` has made."""
         return by_token(room, group) if self.first else grouped(room, group)
 
 
-class Project(torch.autograd.Function):
+class FusedQKV(torch.autograd.Function):
     """Norm, one product for all heads, norms of heads, rotary positions: queries, keys, values."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, stack: Stack, heads: Heads, epsilon: float, *_: Tensor
+        ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, stack: LoraStack, heads: Heads, epsilon: float, *_: Tensor
     ) -> tuple[Tensor, ...]:
         normed, inverse = unit_rms(x.reshape(-1, x.shape[-1]), epsilon)
-        inputs = stack.inputs(normed)
+        inputs = stack.prepare_inputs(normed)
         outputs = stack(inputs)[: len(normed)].float().view(*x.shape[:2], -1, heads.dim)
         saved: tuple[Tensor, ...] = (inputs, normed, inverse, cosine, sine)
         if heads.scales is not None:
-            turned, own = unit_rms(outputs[:, :, : heads.rotated], heads.epsilon)
-            saved += turned, own
+            turned, lengths = unit_rms(outputs[:, :, : heads.rotated], heads.epsilon)
+            saved += turned, lengths
             torch.mul(turned, heads.scales, out=outputs[:, :, : heads.rotated])
         ctx.save_for_backward(*saved)
         ctx.stack, ctx.heads, ctx.shape = stack, heads, x.shape[:2]
         rooms = []
         for number, (part, group) in enumerate(heads.split(outputs)):
-            room, place = heads.memory(part, group)
+            room, target = heads.memory(part, group)
             part = grouped(part, group)
-            rotate(part, (cosine, sine), place) if number < 2 else place.copy_(part)
+            rotate(part, (cosine, sine), target) if number < 2 else target.copy_(part)
             rooms.append(room)
         return tuple(rooms)
 
@@ -116,33 +116,40 @@ class Project(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, normed, inverse, cosine, sine, *of_heads = ctx.saved_tensors
         stack, heads, (batch, time) = ctx.stack, ctx.heads, ctx.shape
-        whole = normed.new_empty(batch, time, heads.rotated + heads.values, heads.dim)
-        for number, ((part, group), gradient) in enumerate(zip(heads.split(whole), gradients, strict=True)):
-            place, found = grouped(part, group), heads.shown(gradient, group)
-            rotate(found, (cosine, sine), place, back=True) if number < 2 else place.copy_(found)
+        at_outputs = normed.new_empty(batch, time, heads.rotated + heads.values, heads.dim)
+        for number, ((part, group), gradient) in enumerate(zip(heads.split(at_outputs), gradients, strict=True)):
+            target, gradient = grouped(part, group), heads.shown(gradient, group)
+            rotate(gradient, (cosine, sine), target, back=True) if number < 2 else target.copy_(gradient)
         if of_heads:
-            unit_rms_backward(whole[:, :, : heads.rotated].mul_(heads.scales), *of_heads)
-        at_x, at_adapters = stack.backward(inputs, whole.view(len(normed), -1), at_x=ctx.needs_input_grad[0])
+            unit_rms_backward(at_outputs[:, :, : heads.rotated].mul_(heads.scales), *of_heads)
+        at_x, at_adapters = stack.backward(inputs, at_outputs.view(len(normed), -1), at_x=ctx.needs_input_grad[0])
         if at_x is not None:
             at_x = unit_rms_backward(stack.gradient_at_x(at_x, len(normed)), normed, inverse).view(batch, time, -1)
         return at_x, None, None, None, None, None, *at_adapters
 
 
-class Finish(torch.autograd.Function):
-    """What follows attention: its last product, and the whole MLP, each added to what came in."""
+class FusedMLP(torch.autograd.Function):
+    """What follows attention: its output product, and the whole MLP, each added to its input."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, attended: Tensor, out: Stack, gates: Stack, down: Stack, epsilon: float, *_: Tensor
+        ctx: Any,
+        x: Tensor,
+        attended: Tensor,
+        out: LoraStack,
+        gates: LoraStack,
+        down: LoraStack,
+        epsilon: float,
+        *_: Tensor,
     ) -> Tensor:
-        attended = out.inputs(attended.flatten(0, 1))
+        attended = out.prepare_inputs(attended.flatten(0, 1))
         middle = out.added(x.reshape(-1, x.shape[-1]), attended)
         normed, inverse = unit_rms(middle, epsilon)
-        inputs = gates.inputs(normed)
+        inputs = gates.prepare_inputs(normed)
         both = gates(inputs)
         gate, up = both.chunk(2, dim=1)
         active = F.silu(gate)
-        result = down.added(middle, down.inputs(active * up))
+        result = down.added(middle, down.prepare_inputs(active * up))
         ctx.save_for_backward(attended, inputs, normed, inverse, both, active)
         ctx.stacks = out, gates, down
         return result.view(x.shape)
@@ -155,7 +162,7 @@ class Finish(torch.autograd.Function):
         (gradient,) = gradients
         flat = gradient.reshape(len(normed), -1)
         gate, up = both.chunk(2, dim=1)
-        at_inner, at_down = down.backward(down.inputs(active * up), flat, at_x=True)
+        at_inner, at_down = down.backward(down.prepare_inputs(active * up), flat, at_x=True)
         at_both = torch.empty_like(both)
         torch.mul(at_inner, active, out=at_both[:, up.shape[1] :])
         torch.ops.aten.silu_backward.grad_input(at_inner.mul_(up), gate, grad_input=at_both[:, : up.shape[1]])

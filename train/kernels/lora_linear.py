@@ -1,8 +1,8 @@
-"""LoRA's linear layers without extra passes over the activations; still PEFT's own layers when saved or merged.
+"""LoRA's linear layers without extra passes over the activations; saved and merged, they are still PEFT's layers.
 
 PEFT computes x W' as x W + s (x A) B: two thin products, a scaled copy and a sum, each over every token. Here
-W' = W + s B A is made once a step, as the adapters are the same for all its chunks; the forward pass is one product.
-The backward pass needs no gradient of W': those of A and B are thin products of what it has anyway.
+W' = W + s B A is computed once a step, as the adapters are the same for all its chunks, and the forward pass is one
+product. The backward pass needs no gradient of W': those of A and B are thin products of tensors that it has anyway.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ class _MergedLinear(torch.autograd.Function):
 
 
 class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
-    """PEFT's layer with the merged forward pass wherever that is the same function."""
+    """PEFT's layer with the merged forward pass wherever it is the same function."""
 
     _merged: Tensor | None = None
     _merged_from: tuple[int, ...] = ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As PEFT's, up to rounding."""
+        """PEFT's own output, up to rounding."""
         mergeable = not args and not kwargs and product_dtype(x) == torch.float32
         adapter = self.plain_adapter() if mergeable else None
         if adapter is None:
-            plain: Tensor = super().forward(x, *args, **kwargs)
-            return plain
+            output: Tensor = super().forward(x, *args, **kwargs)
+            return output
         down, up, scale = adapter
         merged = self._merge(self.base_layer.weight, down, up, scale)
         result: Tensor = _MergedLinear.apply(x, down, up, merged, self.base_layer.bias, scale)  # type: ignore[no-untyped-call]
         return result
 
     def plain_adapter(self) -> tuple[Tensor, Tensor, float] | None:
-        """Down, up and scale of the one adapter on a frozen float32 layer; None where it computes anything else.
+        """Down, up and scale of the one adapter on a frozen float32 layer; None if the layer computes anything else.
 
         Dropout has no merged form, and W' in 16 bits would lose small updates.
         """
@@ -75,7 +75,7 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
 
     @torch.no_grad()
     def _merge(self, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        """W', made anew when any of its parts has changed since."""
+        """W', computed again if any of its parts has changed since the last time."""
         source = tuple(number for part in (weight, down, up) for number in (part.data_ptr(), part._version))
         if self._merged is None or source != self._merged_from:
             self._merged = torch.addmm(weight, up, down, alpha=scale)
@@ -84,9 +84,9 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:
-    """What float32 activations are multiplied in here; None where that has no fast way.
+    """The dtype in which float32 activations are multiplied here; None if the kernels don't compute in it.
 
-    bfloat16 under autocast on a CPU; on a GPU autocast's own way has the faster attention.
+    It is bfloat16 under autocast on a CPU; on a GPU autocast itself has the faster attention.
     """
     if x.dtype != torch.float32:
         return None

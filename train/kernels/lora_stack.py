@@ -1,10 +1,11 @@
-"""Frozen linear layers that read one input, as one product: weights and adapters side by side.
+"""Frozen linear layers that read the same input, with their adapters, as one matrix product.
 
-What depends on the weights alone is made once a step; the gradients at the adapters are thin products by hand.
+What depends only on the weights is computed once a step; the gradients of the adapters are thin products.
 
-In float32 the adapters are merged, W' = W + s B A, and so are the weights by which the norm before them scales every
-component of the input. In bfloat16 W' would lose what is small beside W, of weights that came in bfloat16 all of it; so
-the adapters are appended, [x, x A^T] times [W, s B], and nothing is rounded that autocast would not round.
+In float32 the adapters are merged, W' = W + s B A, and so are the weights by which the norm before the layers scales
+every component of the input. In bfloat16 W' would round away the small update s B A (all of it, if W came in bfloat16);
+so the adapters are concatenated to the weights, [x, x A^T] times [W, s B], and nothing is rounded that autocast would
+not round.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 from train.kernels.lora_linear import FastLinear
 
 _ROWS = 64
-"""Rows of products in 16 bits are a multiple of this. Their kernels are made for one shape, in the time that a product
-takes, and kept for a thousand shapes: with chunks of any length there would be more."""
+"""Rows of products in 16 bits are a multiple of this. Their kernels are compiled for one shape, which takes as long as
+a product, and kept for a thousand shapes; chunks of any length would have more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A frozen layer and its adapter's matrices: down (rank, in) and up (out, rank); None where it has none."""
+    """A frozen layer and its adapter's matrices, down (rank, in) and up (out, rank); None if it has no adapter."""
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"] | None
@@ -36,8 +37,8 @@ class Layer:
     scale: float
 
     @classmethod
-    def of(cls, module: nn.Module) -> Layer | None:
-        """None where the module is anything else than a frozen product with at most one plain adapter."""
+    def from_module(cls, module: nn.Module) -> Layer | None:
+        """None if the module is anything else than a frozen product with at most one plain adapter."""
         if isinstance(module, FastLinear):
             adapter = module.plain_adapter()
             base = module.base_layer
@@ -48,7 +49,7 @@ class Layer:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that the layer's product depends on."""
+        """Everything that the layer's product depends on."""
         return [part for part in (self.weight, self.bias, self.down, self.up) if part is not None]
 
     def merged(self) -> Float[Tensor, "out in"]:
@@ -58,8 +59,11 @@ class Layer:
         return torch.addmm(self.weight.detach(), self.up.detach(), self.down.detach(), alpha=self.scale)
 
 
-class Stack(ABC):
-    """The layers of one input as they are at this moment: what their product reads, gives, and hands back."""
+class LoraStack(ABC):
+    """The layers of one input, with the weights they have when the object is made.
+
+    The product reads rows that `prepare_inputs` makes from the tokens, and that the backward pass needs again.
+    """
 
     def __init__(self, layers: Sequence[Layer], norm: Tensor | None) -> None:
         biases = [layer.bias for layer in layers]
@@ -69,41 +73,41 @@ class Stack(ABC):
         row = rank = 0
         for layer in layers:
             if layer.down is not None:
-                places = slice(row, row + len(layer.weight)), slice(rank, rank + len(layer.down))
-                self._adapted.append((*places, layer.scale))
+                slices = slice(row, row + len(layer.weight)), slice(rank, rank + len(layer.down))
+                self._adapted.append((*slices, layer.scale))
                 rank += len(layer.down)
             row += len(layer.weight)
         self._rank = rank
 
     @staticmethod
-    def of(layers: Sequence[Layer], norm: Tensor | None, dtype: torch.dtype) -> Stack:
-        """With products in `dtype`."""
-        return Merged(layers, norm) if dtype == torch.float32 else Appended(layers, norm, dtype)
+    def from_layers(layers: Sequence[Layer], norm: Tensor | None, dtype: torch.dtype) -> LoraStack:
+        """The kind that computes products in `dtype`."""
+        return MergedStack(layers, norm) if dtype == torch.float32 else ConcatenatedStack(layers, norm, dtype)
 
     @abstractmethod
-    def inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "row read"]:
-        """What the product reads and the backward pass wants back; `x` without the norm's weight."""
+    def prepare_inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "row read"]:
+        """The rows that the product reads; the weight of the norm is not yet applied to `x`."""
 
     @abstractmethod
     def __call__(self, inputs: Float[Tensor, "row read"]) -> Float[Tensor, "row out"]:
-        """The layers' outputs side by side, as the product gives them."""
+        """The layers' outputs next to each other, as the product gives them."""
 
     @abstractmethod
     def added(self, x: Float[Tensor, "token out"], inputs: Float[Tensor, "row read"]) -> Float[Tensor, "token out"]:
-        """The outputs added to a float32 `x`."""
+        """The sum of a float32 `x` and the outputs."""
 
     @abstractmethod
     def backward(
         self, inputs: Float[Tensor, "row read"], gradient: Float[Tensor, "some out"], *, at_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """The gradients at what was read for x, and at down and up of each adapter in turn."""
+        """The gradients at the prepared inputs, and at down and up of each adapter in turn."""
 
     @abstractmethod
     def gradient_at_x(self, gradient: Float[Tensor, "row in"], tokens: int) -> Float[Tensor, "token in"]:
-        """The gradient at x in float32, without the norm's weight, from that at what was read for it."""
+        """The gradient at x in float32, before the norm's weight, from that at the prepared inputs."""
 
 
-class Merged(Stack):
+class MergedStack(LoraStack):
     """Products in float32, by W + s B A."""
 
     @torch.no_grad()
@@ -118,8 +122,7 @@ class Merged(Stack):
         if norm is not None:
             self._down = self._down * norm
 
-    def inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "token in"]:
-        """Themselves."""
+    def prepare_inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "token in"]:
         return x
 
     def __call__(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "token out"]:
@@ -127,18 +130,16 @@ class Merged(Stack):
         return F.linear(inputs, self.weight, self._bias)
 
     def added(self, x: Float[Tensor, "token out"], inputs: Float[Tensor, "token in"]) -> Float[Tensor, "token out"]:
-        """In one operator."""
-        found = torch.addmm(x, inputs, self.weight.T)
-        return found if self._bias is None else found.add_(self._bias)
+        total = torch.addmm(x, inputs, self.weight.T)
+        return total if self._bias is None else total.add_(self._bias)
 
     def backward(
         self, inputs: Float[Tensor, "token in"], gradient: Float[Tensor, "token out"], *, at_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """Of the adapters without a gradient at W'."""
+        """As the base class; no gradient at W' is computed."""
         return gradient @ self.weight if at_x else None, self._gradients(inputs, gradient)
 
     def gradient_at_x(self, gradient: Float[Tensor, "token in"], tokens: int) -> Float[Tensor, "token in"]:
-        """Itself."""
         return gradient
 
     def _gradients(self, x: Float[Tensor, "token in"], gradient: Float[Tensor, "token out"]) -> list[Tensor]:
@@ -157,7 +158,7 @@ class Merged(Stack):
         return [part for (_, ranks, _), up in zip(self._adapted, ups, strict=True) for part in (downs[ranks], up)]
 
 
-class Appended(Stack):
+class ConcatenatedStack(LoraStack):
     """Products in 16 bits, by [W, s B] from [x, x A^T]."""
 
     @torch.no_grad()
@@ -174,14 +175,13 @@ class Appended(Stack):
         for (rows, ranks, scale), up in zip(self._adapted, ups, strict=True):
             self._low(self._weight)[rows, ranks] = up * scale
 
-    def inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "row read"]:
+    def prepare_inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "row read"]:
         """[x, x A^T]."""
-        found = self._filled(x if self._norm is None else x * self._norm, self._weight.shape[1])
-        torch.mm(found[:, : self._dim], self._down.T, out=self._low(found))
-        return found
+        rows = self._filled(x if self._norm is None else x * self._norm, self._weight.shape[1])
+        torch.mm(rows[:, : self._dim], self._down.T, out=self._low(rows))
+        return rows
 
     def __call__(self, inputs: Float[Tensor, "row read"]) -> Float[Tensor, "row out"]:
-        """In 16 bits."""
         return F.linear(inputs, self._weight, self._bias)
 
     def added(self, x: Float[Tensor, "token out"], inputs: Float[Tensor, "row read"]) -> Float[Tensor, "token out"]:
@@ -191,45 +191,45 @@ class Appended(Stack):
     def backward(
         self, inputs: Float[Tensor, "row read"], gradient: Float[Tensor, "some out"], *, at_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """One product for x and the adapters' low side."""
+        """As the base class, by one product for x and for x A^T."""
         if len(gradient) < len(inputs) or gradient.dtype != inputs.dtype:
             gradient = self._filled(gradient, gradient.shape[1])
         if not at_x:
             return None, self._gradients(inputs, gradient, gradient @ self._low(self._weight))
-        whole = gradient @ self._weight
-        back = self._low(whole)
-        found = whole[:, : self._dim].addmm(back, self._down) if self._rank else whole
-        return found, self._gradients(inputs, gradient, back)
+        at_inputs = gradient @ self._weight
+        back = self._low(at_inputs)
+        at_tokens = at_inputs[:, : self._dim].addmm(back, self._down) if self._rank else at_inputs
+        return at_tokens, self._gradients(inputs, gradient, back)
 
     def gradient_at_x(self, gradient: Float[Tensor, "row in"], tokens: int) -> Float[Tensor, "token in"]:
-        """In new memory."""
-        found = gradient[:tokens].float()
-        return found if self._norm is None else found.mul_(self._norm)
+        """As the base class, in new memory."""
+        at_x = gradient[:tokens].float()
+        return at_x if self._norm is None else at_x.mul_(self._norm)
 
-    def _low(self, whole: Float[Tensor, "some read"]) -> Float[Tensor, "some rank"]:
-        """What is appended."""
-        return whole[:, self._dim :]
+    def _low(self, rows: Float[Tensor, "some read"]) -> Float[Tensor, "some rank"]:
+        """The columns of the adapters."""
+        return rows[:, self._dim :]
 
     def _filled(self, x: Float[Tensor, "token width"], width: int) -> Float[Tensor, "row {width}"]:
-        """`x` as products want it, in the first columns of new memory; rows beyond it are zero."""
-        rows = -(-len(x) // _ROWS) * _ROWS
-        found = x.new_empty(rows, width, dtype=self._weight.dtype)
-        found[: len(x), : x.shape[1]].copy_(x)
-        found[len(x) :, : x.shape[1]].zero_()
-        return found
+        """`x` in the products' dtype, in the first columns of new memory; rows beyond its tokens are zero."""
+        count = -(-len(x) // _ROWS) * _ROWS
+        rows = x.new_empty(count, width, dtype=self._weight.dtype)
+        rows[: len(x), : x.shape[1]].copy_(x)
+        rows[len(x) :, : x.shape[1]].zero_()
+        return rows
 
     def _gradients(self, inputs: Tensor, gradient: Tensor, back: Float[Tensor, "row rank"]) -> list[Tensor]:
         """At down and up of each adapter in turn; `back` is the gradient at x A^T."""
         if not self._adapted:
             return []
         low, downs = self._low(inputs), (back.T @ inputs[:, : self._dim]).float()
-        found = []
+        gradients = []
         for rows, ranks, scale in self._adapted:
             up = (low[:, ranks].T @ gradient[:, rows]).float().mul_(scale)  # transposed: as in Merged
-            found += [downs[ranks], up.T.contiguous()]
-        return found
+            gradients += [downs[ranks], up.T.contiguous()]
+        return gradients
 
 
 def adapters(layers: Sequence[Layer]) -> list[Tensor]:
-    """Down and up of each adapter in turn: what `Stack.backward` gives the gradients at."""
+    """Down and up of each adapter in turn, at which `LoraStack.backward` returns the gradients."""
     return [part for layer in layers for part in (layer.down, layer.up) if part is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,10 @@ class PairInputs:
     document_anchors: Int[Tensor, doc]
     document_ids: Int[Tensor, doc]
 
+    def reindexed(self, numbers: Int[Tensor, " text"]) -> PairInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, anchors=numbers[self.anchors], documents=numbers[self.documents])
+
     def to(self, device: torch.device) -> PairInputs:
         """The same rows with their tensors on `device`."""
         return PairInputs(*(tensor.to(device) for tensor in vars(self).values()))
@@ -44,6 +48,10 @@ class GradedInputs:
     first_keys: Int[Tensor, pair]
     second_keys: Int[Tensor, pair]
 
+    def reindexed(self, numbers: Int[Tensor, " text"]) -> GradedInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, first=numbers[self.first], second=numbers[self.second])
+
     def to(self, device: torch.device) -> GradedInputs:
         """The same rows with their tensors on `device`."""
         return GradedInputs(*(tensor.to(device) for tensor in vars(self).values()))
@@ -55,6 +63,10 @@ class LabelledInputs:
 
     texts: Int[Tensor, text]
     labels: Int[Tensor, text]
+
+    def reindexed(self, numbers: Int[Tensor, " number"]) -> LabelledInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, texts=numbers[self.texts])
 
     def to(self, device: torch.device) -> LabelledInputs:
         """The same rows with their tensors on `device`."""
@@ -69,6 +81,10 @@ class TeacherInputs:
     texts: Int[Tensor, text]
     vectors: Float[Tensor, "text teacher_dim"]
     keys: Int[Tensor, text]
+
+    def reindexed(self, numbers: Int[Tensor, " number"]) -> TeacherInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, texts=numbers[self.texts])
 
     def to(self, device: torch.device) -> TeacherInputs:
         """The same rows with their tensors on `device`."""
