@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dec2vec.decoder.bidirectional import is_bidirectional
-from dec2vec.decoder.last_token_block import can_skip_tokens, forward_at, places_in
+from dec2vec.decoder.last_token_block import PositionedBlock, can_skip_tokens, forward_at, positions_in
 from dec2vec.decoder.varlen import EDGES
 from train.kernels.block_autograd import Finish, Heads, Project
 from train.kernels.lora_linear import product_dtype
@@ -59,16 +59,15 @@ class _Memory:
         return self._made[names][1]
 
 
-class FastBlock(nn.Module):
+class FastBlock(PositionedBlock):
     """Mixed into a decoder's block: its forward pass in two steps around attention wherever that is the same."""
 
     memory: _Memory
-    asks_for_places = True
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's own, up to rounding."""
         plain_way = bool(args) or EDGES in kwargs
-        products, places = None if plain_way else self._products(hidden_states), places_in(self)
+        products, places = None if plain_way else self._products(hidden_states), positions_in(self)
         if products is None:
             plain: Tensor
             if places is None:
