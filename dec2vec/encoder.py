@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
-from transformers import PretrainedConfig as HubConfig
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
 from dec2vec.decoder import model_folders
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, use_autocast
+from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, position_limit, use_autocast
 from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
@@ -274,11 +273,9 @@ def _reads_logits(views: Sequence[View]) -> bool:
     return any(view.pooling in LOGIT_POOLINGS for view in views)
 
 
-def _check_length(config: ModelConfig, decoder: HubConfig) -> None:
-    """Learned positions end; past them GPT-2 and OPT fail inside a kernel."""
-    name = decoder.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # n_positions in GPT-2
-    limit = decoder.to_dict().get(name)
-    if isinstance(limit, int) and config.max_length > limit:
+def _check_length(config: ModelConfig, decoder: PretrainedConfig) -> None:
+    limit = position_limit(decoder)
+    if limit is not None and config.max_length > limit:
         raise UserError(
             f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less"
         )

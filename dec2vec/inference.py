@@ -25,14 +25,14 @@ class TokenCounts:
     tokens: int = 0
     prefix: int = 0
     """Of `tokens`: beginnings that texts have in common, read once for all of them."""
-    spared: int = 0
-    """Not among `tokens`: the same beginnings, had each text brought its own."""
+    saved: int = 0
+    """Not in `tokens`: what reading the common beginning with every text would have added."""
 
     def add(self, own: Sequence[Sequence[int]], prefix: int) -> None:
         """Texts behind a common beginning of `prefix` tokens (0: none)."""
         self.tokens += prefix + sum(map(len, own))
         self.prefix += prefix
-        self.spared += prefix * max(0, len(own) - 1)
+        self.saved += prefix * max(0, len(own) - 1)
 
 
 Starts = Callable[[Lengths], Lengths | None]

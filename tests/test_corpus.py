@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from dec2vec import cli
 from dec2vec.corpus import inputs
-from dec2vec.corpus.exact_search import exact_top, unit_rows
+from dec2vec.corpus.exact_search import exact_top, searchable_rows
 from dec2vec.corpus.faiss_index import (
     build_index,
     exact_over_blocks,
@@ -78,7 +78,7 @@ def test_recall_against_a_naive_count(tmp_path: Path) -> None:
     matrix = clustered(400)
     vectors = in_parts(tmp_path / "v", matrix, 150)
     half = build_index(Vectors("half", vectors.parts[:2], 16), "flat")
-    cosines = unit_rows(matrix) @ unit_rows(matrix).T
+    cosines = searchable_rows(matrix) @ searchable_rows(matrix).T
     np.fill_diagonal(cosines, -2)
     nearest = np.argsort(-cosines, axis=1)[:, :10]
     assert sample_recall(half, vectors, sample=400) == pytest.approx((nearest < 300).mean(), abs=0.01)
@@ -113,7 +113,7 @@ def test_pairs_across_blocks() -> None:
     matrix = clustered(BLOCK + 50)
     matrix[BLOCK + 7] = 3 * matrix[5]
     matrix[BLOCK + 9] = matrix[BLOCK + 3]
-    cosines = unit_rows(matrix) @ unit_rows(matrix).T
+    cosines = searchable_rows(matrix) @ searchable_rows(matrix).T
     expected = np.argwhere(np.triu(cosines >= 0.9999, 1)).tolist()
     assert sorted(near_pairs(matrix, 0.9999).tolist()) == expected
     assert [5, BLOCK + 7] in expected and [BLOCK + 3, BLOCK + 9] in expected
@@ -149,7 +149,7 @@ class WordEncoder:
 
     def encode(self, texts: Sequence[str], **options: Any) -> NDArray[np.float32]:
         rows = [np.sum([self.word(word) for word in text.split()], axis=0) for text in texts]
-        return unit_rows(np.array(rows, dtype=np.float32))
+        return searchable_rows(np.array(rows, dtype=np.float32))
 
     def word(self, word: str) -> NDArray[np.float64]:
         return np.random.default_rng(list(word.encode())).normal(size=12)

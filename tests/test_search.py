@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dec2vec.corpus.exact_search import Ranking, exact_top, recall_against, unit_rows
+from dec2vec.corpus.exact_search import Ranking, exact_top, recall_against, searchable_rows
 from dec2vec.corpus.faiss_index import RECALL, faiss_top
 from dec2vec.errors import UserError
 
@@ -37,7 +37,7 @@ def test_exact_search_is_a_sort_of_all_cosines(
     left = np.random.default_rng(seed).integers(-1, 2, (queries, 3)).astype(np.float32)  # few values: many ties
     right = np.random.default_rng(seed + 1).integers(-1, 2, (documents, 3)).astype(np.float32)
     found = exact_top(left, right, k, block=block, document_block=step)
-    cosines = unit_rows(left) @ unit_rows(right).T
+    cosines = searchable_rows(left) @ searchable_rows(right).T
     for row, line in enumerate(cosines):
         expected = sorted(range(documents), key=lambda j: (-line[j], j))[:k]
         np.testing.assert_allclose(found.scores[row], line[expected], atol=1e-6)

@@ -59,11 +59,11 @@ def test_what_was_read_is_counted(tmp_path: Path) -> None:
     ids = encoder.tokenize(TEXTS, prompt="knowledge_enhancement")
     whole, prefix = sum(map(len, ids)), len(common_prefix(ids))
     encoder.encode_views([*TEXTS, TEXTS[0]], VIEWS, prompt="knowledge_enhancement")
-    spared = prefix * (len(TEXTS) - 1)
-    assert prefix > 20 and encoder.tally == TokenCounts(tokens=whole - spared, prefix=prefix, spared=spared)
+    saved = prefix * (len(TEXTS) - 1)
+    assert prefix > 20 and encoder.tally == TokenCounts(tokens=whole - saved, prefix=prefix, saved=saved)
     encoder.share_prefix = False
     encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
-    assert encoder.tally == TokenCounts(tokens=2 * whole - spared, prefix=prefix, spared=spared)
+    assert encoder.tally == TokenCounts(tokens=2 * whole - saved, prefix=prefix, saved=saved)
 
 
 def test_another_prefix_gives_other_vectors(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from dec2vec.checks.model_files import Place
 from dec2vec.decoder import model_folders
+from dec2vec.decoder.load import quiet
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import Prompt, Side
@@ -145,7 +144,7 @@ def _library(place: Place) -> Any:
     device = None if place.config.device == "auto" else place.config.device
     wide = {"dtype": torch.float32} if _declared_dtype(place) == "float16" else {}
     try:
-        with _quiet():
+        with quiet():
             model = SentenceTransformer(
                 str(place.library),
                 device=device,
@@ -179,30 +178,6 @@ def _saved_dtype(place: Place, library: Any, encoder: Encoder | None) -> str:
     elif encoder is not None:
         named.append(encoder.config.dtype)
     return "float16" if "float16" in named else named[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, load reports and notes: what matters is checked and said in the table."""
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    theirs = logging.getLogger("sentence_transformers")
-    before = theirs.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    theirs.setLevel(logging.ERROR)
-    try:
-        with model_folders.quiet_peft(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        theirs.setLevel(before)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _is_pooling(module: Any) -> bool:

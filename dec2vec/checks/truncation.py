@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dec2vec.checks.finding import Finding, worst
 from dec2vec.checks.library_tokens import cut_ids, ends_with, expected_tail, library_ids
 from dec2vec.checks.loaded_model import Subject
+from dec2vec.decoder.load import position_limit
 
 NAME = "truncation"
 LEAST_ROOM = 16
@@ -28,16 +27,9 @@ def _own_limit(subject: Subject) -> int:
     return subject.encoder.config.max_length
 
 
-def _positions(backbone: Any) -> int | None:
-    found = backbone.config.get_text_config()
-    name = found.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # n_positions in GPT-2
-    value = found.to_dict().get(name)
-    return value if isinstance(value, int) else None
-
-
 def _of_library(subject: Subject) -> list[Finding]:
     limit = subject.library.max_seq_length
-    positions = _positions(subject.library[0].auto_model)
+    positions = position_limit(subject.library[0].auto_model.config.get_text_config())
     file = "sentence_bert_config.json (max_seq_length)"
     if limit is None or (positions is not None and limit > positions):
         what = f"sentence-transformers cuts after {limit} tokens; the decoder has {positions} positions"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from dec2vec.errors import UserError
+from dec2vec.vectors.averaging import unit_rows
 
 BLOCK = 256
 """Queries scored together."""
@@ -35,8 +36,8 @@ def exact_top(
 
     Fewer than k documents give as many columns as there are documents. Raises UserError for k < 1 or no document.
     """
-    k = _usable(k, len(documents))
-    left, right = unit_rows(queries), unit_rows(documents)
+    k = usable_k(k, len(documents))
+    left, right = searchable_rows(queries), searchable_rows(documents)
     positions = np.empty((len(left), k), dtype=np.int64)
     scores = np.empty((len(left), k), dtype=np.float32)
     for start in range(0, len(left), block):
@@ -51,17 +52,14 @@ def recall_against(found: Ranking, exact: Ranking) -> float:
     return float(hits.mean())
 
 
-def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
-    """Rows of length 1, computed in float64; a zero row stays zero. Raises UserError for inf and nan."""
+def searchable_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
+    """Rows scaled to length 1. Raises UserError for inf and nan, which have no neighbours."""
     if not np.isfinite(vectors).all():
         raise UserError("vectors hold inf or nan and have no neighbours; encode in float32 (model.dtype)")
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: Float32[np.ndarray, "rows dim"] = np.divide(wide, norms, out=wide, where=norms != 0).astype(np.float32)
-    return unit
+    return unit_rows(vectors, wide=True)
 
 
-def _usable(k: int, documents: int) -> int:
+def usable_k(k: int, documents: int) -> int:
     if k < 1:
         raise UserError(f"k {k}: a search needs k of 1 or more")
     if documents == 0:

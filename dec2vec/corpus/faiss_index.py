@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from dec2vec.corpus.exact_search import Ranking, _usable, exact_top, unit_rows
+from dec2vec.corpus.exact_search import Ranking, exact_top, searchable_rows, usable_k
 from dec2vec.corpus.vector_files import Vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_path
@@ -67,8 +67,8 @@ def faiss_top(
     kind: IndexKind = "flat",
 ) -> Ranking:
     """The same through FAISS; -1 stands where an approximate index found fewer than k."""
-    k = _usable(k, len(documents))
-    scores, positions = search_array(index_array(unit_rows(documents), kind), unit_rows(queries), k)
+    k = usable_k(k, len(documents))
+    scores, positions = search_array(index_array(searchable_rows(documents), kind), searchable_rows(queries), k)
     return Ranking(positions, scores)
 
 
@@ -94,13 +94,13 @@ def build_index(vectors: Vectors, kind: Kind, *, code_bytes: int | None = None, 
     else:
         index = _trained(vectors, code_bytes, seed)
     for _, block in vectors.blocks():
-        index.add(unit_rows(block))
+        index.add(searchable_rows(block))
     return index
 
 
 def search_index(index: Any, queries: Float32[np.ndarray, "queries dim"], k: int) -> Ranking:
     """The k best rows of each query; -1 where an approximate index finds fewer. ivf-pq's cosines are approximate."""
-    scores, positions = index.search(unit_rows(queries), min(k, index.ntotal))
+    scores, positions = index.search(searchable_rows(queries), min(k, index.ntotal))
     return Ranking(positions, scores)
 
 
@@ -183,7 +183,7 @@ def _trained(vectors: Vectors, code_bytes: int | None, seed: int) -> Any:
     index.nprobe = min(cells, max(8, cells // 8))
     wanted = min(n, TRAINED_ON * max(cells, 256))
     rows = np.random.default_rng(seed).permutation(n)[:wanted].astype(np.int64)
-    index.train(unit_rows(vectors.take(rows)))
+    index.train(searchable_rows(vectors.take(rows)))
     return index
 
 
@@ -205,6 +205,6 @@ def _cosines_of(
     known = np.unique(positions[positions >= 0])
     if not len(known):
         return np.full(positions.shape, -1, dtype=np.float32)
-    rows = unit_rows(vectors.take(known))
-    cosines = np.einsum("qd,qkd->qk", unit_rows(queries), rows[np.searchsorted(known, positions.clip(known[0]))])
+    rows = searchable_rows(vectors.take(known))
+    cosines = np.einsum("qd,qkd->qk", searchable_rows(queries), rows[np.searchsorted(known, positions.clip(known[0]))])
     return np.where(positions >= 0, cosines, -1).astype(np.float32)

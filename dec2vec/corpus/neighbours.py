@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from dec2vec.corpus.exact_search import Ranking, exact_top, unit_rows
+from dec2vec.corpus.exact_search import Ranking, exact_top, searchable_rows
 from dec2vec.corpus.faiss_index import faiss_top, others
 
 Method = Literal["exact", "hnsw"]
@@ -61,7 +61,7 @@ def near_pairs(vectors: Float32[np.ndarray, "rows dim"], threshold: float, metho
     """
     if method == "hnsw":
         return _pairs_of_graph(vectors, threshold)
-    found = [np.empty((0, 2), dtype=np.int64), *_exact_pairs(unit_rows(vectors), threshold)]
+    found = [np.empty((0, 2), dtype=np.int64), *_exact_pairs(searchable_rows(vectors), threshold)]
     return np.concatenate(found)
 
 
@@ -85,7 +85,7 @@ def group_duplicates(
 
 
 def _group(vectors: Float32[np.ndarray, "rows dim"], members: list[int]) -> Group:
-    unit = unit_rows(vectors[members])
+    unit = searchable_rows(vectors[members])
     return Group(members[0], members, [float(cosine) for cosine in unit @ unit[0]])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dec2vec.errors import UserError
 
@@ -22,6 +23,11 @@ def decoder_blocks(backbone: nn.Module, layer_count: int) -> nn.ModuleList | Non
     """
     lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
     return next((blocks for blocks in lists if len(blocks) == layer_count), None)
+
+
+def inner_model(backbone: nn.Module) -> PreTrainedModel | None:
+    """The model of transformers in a backbone, which PEFT may have wrapped; None for another module."""
+    return next((module for module in backbone.modules() if isinstance(module, PreTrainedModel)), None)
 
 
 def inner_states(backbone: nn.Module, blocks: nn.ModuleList, wanted: set[int], **inputs: Any) -> dict[int, Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import PretrainedConfig as HubConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
@@ -53,12 +54,12 @@ def use_autocast(setting: str, device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def load_architecture(config: ModelConfig) -> HubConfig:
+def load_architecture(config: ModelConfig) -> PretrainedConfig:
     """The decoder's own configuration: what can be refused without reading weights is refused here."""
     _check_kernels(config, resolve_device(config.device))
     _check_place(config.name_or_path)
-    with _quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
-        hub_config: HubConfig = AutoConfig.from_pretrained(
+    with quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
+        hub_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     known = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -73,10 +74,17 @@ def load_architecture(config: ModelConfig) -> HubConfig:
     return hub_config
 
 
-def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel:
+def position_limit(decoder: PretrainedConfig) -> int | None:
+    """The number of learned positions, beyond which GPT-2 and OPT fail inside a kernel; None if nothing limits it."""
+    name = decoder.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # n_positions in GPT-2
+    limit = decoder.to_dict().get(name)
+    return limit if isinstance(limit, int) else None
+
+
+def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrainedModel:
     """The decoder in evaluation mode on its device, weights from safetensors only, every weight found."""
     device = resolve_device(config.device)
-    with _quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
+    with quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
         model, info = AutoModel.from_pretrained(
             config.name_or_path,
             config=hub_config,
@@ -99,7 +107,7 @@ def load_backbone(config: ModelConfig, hub_config: HubConfig) -> PreTrainedModel
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to the decoder."""
-    with _quiet(), _one_line(config.name_or_path, "tokenizer", "put its tokenizer.json beside the weights"):
+    with quiet(), _one_line(config.name_or_path, "tokenizer", "put its tokenizer.json beside the weights"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
@@ -110,7 +118,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 def checkpoint_tensors(config: ModelConfig) -> dict[str, Path]:
     """Name of every tensor in the safetensors checkpoint of a folder or Hub id, and the file that holds it."""
-    with _quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
+    with quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
         index = _checkpoint_file(config, SAFE_WEIGHTS_INDEX_NAME)
         if index is not None:
             shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -185,17 +193,27 @@ def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No load reports and progress bars of transformers: what matters is checked and said in one line."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
+def quiet() -> Iterator[None]:
+    """Silence reports, progress bars and warnings of the libraries that load models.
+
+    dec2vec checks what matters in them and reports it in one line. The warnings are meant for the libraries' authors:
+    names that transformers has changed, and GPT-2's transposed weights.
+    """
+    sentence_transformers = logging.getLogger("sentence_transformers")
+    levels = transformers_logging.get_verbosity(), sentence_transformers.level
+    has_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    sentence_transformers.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", ".*fan_in_fan_out is set to False but.*", UserWarning)
+            yield
     finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
+        transformers_logging.set_verbosity(levels[0])
+        sentence_transformers.setLevel(levels[1])
+        if has_bars:
             transformers_logging.enable_progress_bar()
 
 

@@ -6,10 +6,7 @@ adapter (then `model.name_or_path` is the base) or a whole model.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.load import quiet
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
 
@@ -82,7 +80,7 @@ def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read, export the run again")
     try:
-        with quiet_peft():
+        with quiet():
             adapted: nn.Module = PeftModel.from_pretrained(backbone, str(folder)).eval()
             return adapted
     except SafetensorError as error:
@@ -91,15 +89,6 @@ def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
         ) from error
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{folder}: the adapter does not fit the base model; {str(error).splitlines()[0]}") from error
-
-
-@contextlib.contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Without warnings that are for PEFT's authors: names that transformers has changed, GPT-2's transposed weights."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
-        warnings.filterwarnings("ignore", ".*fan_in_fan_out is set to False but.*", UserWarning)
-        yield
 
 
 def _local_folder(config: ModelConfig) -> Path | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.formats import Numbered
 
+HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+"""`owner/name`, or the bare `name` of a few old models."""
 
-def _saved_rows(path: Path, split: str) -> Iterator[Numbered]:
+
+def saved_rows(path: Path, split: str) -> Iterator[Numbered]:
     import datasets
 
     try:
@@ -33,7 +37,7 @@ def hub_splits(name: str, subset: str | None = None) -> list[str]:
         raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
 
 
-def _hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
+def hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
     """A stream meets a file that is gone, or a lost connection, only when it comes to it."""
     import datasets
 

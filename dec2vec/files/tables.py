@@ -14,11 +14,10 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.formats import FORMATS, Numbered, Row, text_lines
-from dec2vec.files.hub_datasets import _hub_rows, _saved_rows
+from dec2vec.files.hub_datasets import HUB_ID, hub_rows, saved_rows
 
 DEFAULT_SPLIT = "train"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PARTS = re.compile(r"(?P<place>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
+_PARTS = re.compile(r"(?P<name>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
 BLOCK = 8192
 """Rows in memory at a time, where a table is read in blocks."""
 
@@ -236,7 +235,7 @@ def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple
     source, split, subset = _with_parts(source, split, subset)
     path = Path(source)
     if path.is_dir():
-        return source, "row", _saved_rows(path, split)
+        return source, "row", saved_rows(path, split)
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         _must_be_file(path)
@@ -245,28 +244,28 @@ def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple
         raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
     if is_hub_id(source):
         name = f"{source} [{split}]" if subset is None else f"{source} [{subset}, {split}]"
-        return name, "row", _hub_rows(source, split, subset, streaming)
+        return name, "row", hub_rows(source, split, subset, streaming)
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
 
 
 def is_hub_id(source: str) -> bool:
-    """owner/name, with nothing here of that name; perhaps with `:subset` and `@split`."""
-    found = _PARTS.fullmatch(source)
-    return (
-        found is not None and _HUB_ID.fullmatch(found["place"]) is not None and not Path(found["place"]).parent.exists()
-    )
+    """Whether `source` is owner/name, perhaps with `:subset` and `@split`, and no folder `owner` is here."""
+    parts = _PARTS.fullmatch(source)
+    if parts is None or "/" not in parts["name"] or Path(parts["name"]).parent.exists():
+        return False
+    return HUB_ID.fullmatch(parts["name"]) is not None
 
 
 def _with_parts(source: str, split: str, subset: str | None) -> tuple[str, str, str | None]:
     """Split and subset that `source` itself names take the place of the defaults."""
-    found = _PARTS.fullmatch(source)
-    if found is None or Path(source).exists() or not (found["split"] or found["subset"]):
+    parts = _PARTS.fullmatch(source)
+    if parts is None or Path(source).exists() or not (parts["split"] or parts["subset"]):
         return source, split, subset
-    if not (Path(found["place"]).is_dir() or is_hub_id(source)):
+    if not (Path(parts["name"]).is_dir() or is_hub_id(source)):
         return source, split, subset
-    if (found["split"] and split != DEFAULT_SPLIT) or (found["subset"] and subset is not None):
+    if (parts["split"] and split != DEFAULT_SPLIT) or (parts["subset"] and subset is not None):
         raise UserError(f"{source}: split or subset is named here and as an option of its own; keep one of them")
-    return found["place"], found["split"] or split, found["subset"] or subset
+    return parts["name"], parts["split"] or split, parts["subset"] or subset
 
 
 def _must_be_file(path: Path) -> None:

@@ -28,7 +28,8 @@ def mean_over_members(members: Sequence[Iterable[Part]], count: int, *, unit: bo
     return [total / np.float32(len(members)) for total in sums]
 
 
-def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Vectors:
-    """Rows scaled to length 1; a zero vector stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+def unit_rows(vectors: Float[np.ndarray, "rows dim"], *, wide: bool = False) -> Vectors:
+    """Rows scaled to length 1; a zero vector stays zero. `wide` computes in float64."""
+    rows = vectors.astype(np.float64) if wide else vectors
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(norms, 1e-12), dtype=np.float32)

@@ -47,7 +47,7 @@ class Cost:
             after = _read(encoder)
             self.tokens += after.tokens - before.tokens
             self.prefix_tokens += after.prefix - before.prefix
-            self.spared_tokens += after.spared - before.spared
+            self.spared_tokens += after.saved - before.saved
 
 
 def _read(encoder: object) -> TokenCounts:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.sparse import csr_matrix
 
-from dec2vec.corpus.exact_search import unit_rows
+from dec2vec.corpus.exact_search import searchable_rows
 from dec2vec.errors import UserError
 from eval.config import ClusteringConfig
 from eval.metrics.resampling import multiplicities
@@ -117,7 +117,7 @@ def _read(path: str, config: ClusteringConfig) -> LabelledTexts:
 
 def cluster(vectors: Float32[np.ndarray, "texts dim"], k: int, seeds: int) -> list[Int64[np.ndarray, " texts"]]:
     """One clustering of the unit vectors for each seed 0, 1, ..."""
-    rows = unit_rows(vectors)
+    rows = searchable_rows(vectors)
     return [_cluster_once(rows, k, seed) for seed in range(seeds)]
 
 

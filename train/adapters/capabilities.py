@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from dec2vec.decoder.last_token_block import FAMILIES, checkpoints
+from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.shared_prefix import can_share
 from dec2vec.decoder.varlen import find_kernel
 from train.distributed.interface import Engine
@@ -79,7 +79,8 @@ _RATES = ("dropout", "attention_dropout", "attn_pdrop", "activation_dropout", "l
 
 def drops(backbone: nn.Module) -> bool:
     """Whether a forward pass draws random numbers in training."""
-    model = next(module for module in backbone.modules() if isinstance(module, PreTrainedModel))
+    model = inner_model(backbone)
+    assert model is not None
     config = model.config.get_text_config().to_dict()
     in_config = any(isinstance(config.get(name), float) and config[name] > 0 for name in _RATES)
     return in_config or any(isinstance(module, nn.Dropout) and module.p > 0 for module in backbone.modules())

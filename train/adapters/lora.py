@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import decoder_blocks, inner_states
-from dec2vec.decoder.model_folders import quiet_peft
+from dec2vec.decoder.load import quiet
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
@@ -30,7 +30,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     if is_quantized and config.method == "full":
         raise UserError("lora.method full: 4-bit weights can't be trained; use lora, or leave out --model.load_in_4bit")
     if config.gradient_checkpointing:
-        with quiet_peft():
+        with quiet():
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if config.method == "full":
         _refuse_adapter_options(config)
@@ -44,7 +44,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
             gradient_checkpointing_kwargs={"use_reentrant": False},  # PEFT's default is the other
         )
     try:
-        with quiet_peft():
+        with quiet():
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
     except (ValueError, TypeError) as error:
         raise UserError(f"lora: {str(error).splitlines()[0]}") from error

@@ -6,7 +6,6 @@ Nothing in it depends on the machine or the time, and no local path is written: 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from dec2vec.errors import UserError
+from dec2vec.files.hub_datasets import HUB_ID
 from dec2vec.prompts.prompt import get_prompt
 from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
@@ -58,7 +58,6 @@ class Card:
         return name if is_hub_id(name) else Path(name).name
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt"})
 _READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text_normalization", "max_length")
 
@@ -66,7 +65,7 @@ _READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text
 def is_hub_id(name: str) -> bool:
     """A name that only the Hub can resolve."""
     path = Path(name)
-    return not path.exists() and path.suffix not in _FILES and _HUB_ID.fullmatch(name) is not None
+    return not path.exists() and path.suffix not in _FILES and HUB_ID.fullmatch(name) is not None
 
 
 def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:

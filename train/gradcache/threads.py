@@ -12,10 +12,9 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from transformers import PreTrainedModel
 
 from dec2vec.decoder.embedder import Embedder
-from dec2vec.decoder.layers import decoder_blocks
+from dec2vec.decoder.layers import decoder_blocks, inner_model
 from dec2vec.runtime import flushed, is_flushed
 from train.adapters.capabilities import drops
 from train.distributed.interface import Engine
@@ -47,7 +46,8 @@ def _runs_in_threads(embedder: Embedder) -> bool:
 
 
 def _changes_rotary(embedder: Embedder) -> bool:
-    model = next(module for module in embedder.backbone.modules() if isinstance(module, PreTrainedModel))
+    model = inner_model(embedder.backbone)
+    assert model is not None
     positions = model.config.get_text_config().to_dict().get("rope_parameters") or {}
     return positions.get("rope_type") in _DYNAMIC_ROTARY
 

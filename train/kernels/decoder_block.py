@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dec2vec.decoder.bidirectional import is_bidirectional
-from dec2vec.decoder.last_token_block import can_skip_tokens, forward_at, places_in
+from dec2vec.decoder.last_token_block import PositionedBlock, can_skip_tokens, forward_at, positions_in
 from dec2vec.decoder.varlen import EDGES
 from train.kernels.block_autograd import FusedMLP, FusedQKV, Heads
 from train.kernels.lora_linear import product_dtype
@@ -59,16 +59,15 @@ class _StackCache:
         return self._stacks[names][1]
 
 
-class FastBlock(nn.Module):
+class FastBlock(PositionedBlock):
     """Mixed into a decoder's block: the fused forward pass wherever it is the same function, else the block's own."""
 
     memory: _StackCache
-    asks_for_places = True
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The block's own output, up to rounding."""
         unfused = bool(args) or EDGES in kwargs
-        products, positions = None if unfused else self._products(hidden_states), places_in(self)
+        products, positions = None if unfused else self._products(hidden_states), positions_in(self)
         if products is None:
             output: Tensor
             if positions is None:
