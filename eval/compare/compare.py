@@ -18,14 +18,15 @@ from dec2vec.errors import UserError
 
 @dataclass(frozen=True, config=STRICT)
 class CompareArgs:
-    """Set the reports of several runs side by side."""
+    """Compare the reports of several runs."""
 
     runs: tuple[str, ...] = ()
     """Run folders, report folders or report.json files."""
     output: Path | None = None
-    """.html or .md file to write the tables to as well."""
+    """.html or .md file in which the tables are also written."""
     group: bool = False
-    """Take all runs as seeds of one recipe; without it, those whose names differ only in a trailing -seedN."""
+    """Treat all runs as seeds of one recipe. Otherwise, runs whose names differ only in a trailing -seedN are seeds of
+    one recipe."""
 
 
 def compare_command(args: CompareArgs) -> None:

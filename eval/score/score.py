@@ -19,30 +19,30 @@ from dec2vec.prompts.ensembles import check_prompt
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ScoreArgs(EncoderArgs):
-    """Say of each pair of a file whether its texts mean the same: cosine, threshold, usable yes or no."""
+    """Decide for each pair of a file whether its texts mean the same: cosine, threshold, and usable yes or no."""
 
     model: str
     """Run folder, model folder or Hub id."""
     input: Path
-    """Pairs: a .jsonl, .csv, .tsv or .parquet."""
+    """File of pairs: .jsonl, .csv, .tsv or .parquet."""
     output: Path
-    """.jsonl or .csv: the rows of the input with cosine, threshold and usable."""
+    """.jsonl or .csv file with the rows of the input and the columns cosine, threshold and usable."""
     column1: str = "generated"
     """Column of the texts to be judged."""
     column2: str = "reference"
-    """Column of the texts they should agree with."""
+    """Column of the texts that they should agree with."""
     threshold: Annotated[float, Ge(-1), Le(1)] | None = None
-    """Cosine from which on a pair is usable, when it is known beforehand."""
+    """Smallest cosine of a usable pair, if it is known in advance."""
     dev: Path | None = None
-    """Pairs with a label that choose the threshold; the same columns and `label`."""
+    """Labelled pairs on which the threshold is selected, with the same columns and `label`."""
     label: str = "label"
-    """Column of dev's labels, 1 for usable and 0."""
+    """Column of the labels of dev: 1 for usable, 0 otherwise."""
     criterion: Literal["accuracy", "f1", "precision"] = "accuracy"
-    """What the threshold is chosen for on dev: best accuracy, best f1, or a wanted precision."""
+    """How the threshold is selected on dev: best accuracy, best f1, or a required precision."""
     precision: Annotated[float, Gt(0), Le(1)] | None = None
-    """Wanted share of usable pairs that are truly so: the smallest threshold that reaches it on dev."""
+    """Required precision for criterion precision. The smallest threshold that reaches it on dev is used."""
     revision: str | None = None
-    """Branch, tag or commit of a Hub model."""
+    """Branch, tag or commit of a model on the Hub."""
 
 
 def score_command(args: ScoreArgs) -> None:

@@ -15,16 +15,16 @@ from dec2vec.errors import UserError
 
 @dataclass(frozen=True, config=STRICT)
 class SweepArgs:
-    """Train every recipe of a grid, one after another, and choose on dev. Other options go to every run."""
+    """Train every recipe of a grid, one after another, and select on dev. Other options are passed to every run."""
 
     config: Path
-    """Training configuration that all runs share."""
+    """Training configuration shared by all runs."""
     output: Path
-    """Folder of the runs, the comparison and their logs; the same command goes on where it was stopped."""
+    """Folder of the runs, their logs and the comparison. The same command resumes a stopped sweep."""
     grid: tuple[str, ...] = ()
-    """An option and its values: optim.lr=1e-4,3e-4; several make every combination."""
+    """An option and its values, such as optim.lr=1e-4,3e-4. Several options give all combinations."""
     seeds: tuple[str, ...] = ()
-    """Seeds of every recipe: 1,2,3; the comparison shows their mean and spread."""
+    """Seeds of every recipe, such as 1,2,3. The comparison shows mean and standard deviation."""
     wandb_sweep: Path | None = None
     """Write a W&B sweep file of the same grid instead of training."""
 
