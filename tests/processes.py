@@ -35,7 +35,7 @@ IMPORTED_LATE = (
     "train.distributed.lost_ranks",
     "train.export.save",
     "train.finish",
-    "train.export.push_best",
+    "train.export.push",
     "train.build",
 )
 """What the trainer imports only once it knows that it will run."""

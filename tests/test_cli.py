@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet
@@ -201,8 +202,8 @@ def test_a_failed_write_leaves_the_old_file(
     assert encode(tmp_path, "v.npy") == 0
     before = (tmp_path / "v.npy").read_bytes()
 
-    def full(path: Path, vectors: object) -> None:
-        path.write_bytes(b"part")
+    def full(file: BinaryIO, vectors: object) -> None:
+        file.write(b"part")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(vector_files.np, "save", full)

@@ -11,9 +11,9 @@ import pytest
 
 from dec2vec import cli
 from dec2vec.errors import UserError
-from eval.compare.args import CompareArgs
-from eval.compare.compare import comparison_tables, seed_warnings
+from eval.compare.compare import CompareArgs
 from eval.compare.saved_report import read_report
+from eval.compare.tables import comparison_tables, seed_warnings
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE
 from tests.report_data import OTHERS, RIVAL, TESTS, TUNED, full_report

@@ -209,9 +209,8 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from dec2vec.encoder import Encoder
 from dec2vec.model_config import ModelConfig
-from train.export.export import export_command
+from train.export.export import ExportArgs, export_command
 from train.config import TrainConfig
-from train.export.args import ExportArgs
 from train.resolve import resolve
 
 texts = json.load(open(sys.argv[1]))

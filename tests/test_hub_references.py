@@ -23,8 +23,7 @@ from tests.tiny_run import fingerprint, sha256, write_run
 from tests.tiny_run import train as train_run
 from train.config import ExportConfig, TrainConfig
 from train.export.model_card import build_card
-from train.export.push import push_folder
-from train.export.push_best import BestPush
+from train.export.push import BestPush, push_folder
 from train.preflight import check_push
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)

@@ -138,7 +138,7 @@ def test_a_failed_write_leaves_the_old_file(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from eval.score import score as module
+    from eval.score import scored_pairs as module
 
     Path(options["--output"]).write_text("old")
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-import train.sweep.sweep
+import train.sweep.run_all
 from dec2vec.cli import main
 from dec2vec.config.load import dump, load, load_arguments
 from dec2vec.errors import UserError
@@ -26,9 +26,9 @@ from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import metrics_of, steps_of, write_run
 from train.__main__ import main as train_main
 from train.config import EvalSection, TrainConfig
-from train.sweep.args import SweepArgs, parse
 from train.sweep.grid import parse_axis, plan
 from train.sweep.process import Ended, run_training
+from train.sweep.sweep import parse
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 GRID = ("optim.lr=1e-4,3e-4", "loss.temperature=0.03,0.05")
@@ -72,7 +72,7 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     stand_in = Trainings()
-    monkeypatch.setattr(train.sweep.sweep, "run_training", stand_in)
+    monkeypatch.setattr(train.sweep.run_all, "run_training", stand_in)
     return stand_in
 
 
@@ -102,8 +102,7 @@ def test_axes() -> None:
 
 
 def test_the_plan_is_every_combination(config: Path) -> None:
-    args = SweepArgs(config=config, output=Path("out"), grid=GRID, seeds=("1,2,3",))
-    runs = plan(args, ["--optim.steps", "7"])
+    runs = plan(config, GRID, ("1,2,3",), ["--optim.steps", "7"])
     found = set()
     for run in runs:
         resolved = load(TrainConfig, config, run.options)
@@ -334,7 +333,7 @@ def test_a_real_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         train_main(arguments)
         return Ended(0, "")
 
-    monkeypatch.setattr(train.sweep.sweep, "run_training", in_process)
+    monkeypatch.setattr(train.sweep.run_all, "run_training", in_process)
     assert main(["sweep", "run.yaml", "--grid", "optim.lr=1e-5,1e-2", "--output", "out", "--optim.steps", "4"]) == 0
     for run in state(config)["runs"]:
         folder = tmp_path / "out" / run["name"]

@@ -80,7 +80,7 @@ def _train(
 
 def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
     """What uploads each best checkpoint, on the main process of a run that wants that."""
-    from train.export.push_best import BestPush
+    from train.export.push import BestPush
 
     if run.config.export.push is None or not run.is_main:
         return contextlib.nullcontext()
@@ -106,7 +106,7 @@ def _load_tasks(config: TrainConfig) -> StsTask | None:
 
 def _finish(run: Run) -> None:
     """Adapter, report and model folder, and where they are."""
-    from train.export.push_best import push_finished
+    from train.export.push import push_finished
     from train.export.save import save_adapter
     from train.export.staging import export_model
     from train.finish import describe_inputs

@@ -17,7 +17,7 @@ from dec2vec.files.atomic import atomic_write_text, check_output
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckArgs(ModelArgs):
-    """Say what is wrong with a model as an embedder, and the fix; exit code 2 if anything fails."""
+    """Report what is wrong with an embedding model and how to fix it. The exit code is 2 if a check fails."""
 
     model: str
     """Run folder, model folder or Hub id."""

@@ -19,17 +19,17 @@ class DedupArgs(SidedEncoderArgs):
     """Find near-duplicates among texts or vectors."""
 
     input: Path
-    """Texts (with --model), or vectors that `dec2vec encode` wrote."""
+    """Texts (with --model), or vectors written by `dec2vec encode`."""
     output: Path
-    """.jsonl: one line for each group, with its rows and the one that is kept, the earliest."""
+    """.jsonl file with one line per group: its rows, and the one that is kept (the first)."""
     threshold: Annotated[float, Gt(0), Le(1)] = 0.95
-    """Cosine from which on two rows are duplicates; chains of such pairs make a group."""
+    """Two rows with at least this cosine are duplicates. Chains of duplicates form a group."""
     method: Literal["exact", "hnsw"] = "exact"
-    """exact compares all with all; hnsw is for more rows than that allows, and may miss some."""
+    """exact compares all rows with each other; hnsw is for larger inputs and may miss some neighbours."""
     model: str | None = None
-    """Run folder, model folder or Hub id; of texts only."""
+    """Run folder, model folder or Hub id that embeds the texts. Only for texts."""
     column: str = "text"
-    """Column of the texts; a .txt has none."""
+    """Column of the texts. Not used for a .txt file."""
 
 
 def dedup_command(args: DedupArgs) -> None:

@@ -20,18 +20,19 @@ from dec2vec.prompts.ensembles import check_prompt
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EncodeArgs(SidedEncoderArgs):
-    """Write the vectors of a file of texts."""
+    """Embed the texts of a file."""
 
     model: str
     """Run folder, model folder or Hub id."""
     input: Path
-    """Texts: lines of a .txt, or a column of a .jsonl, .csv, .tsv or .parquet."""
+    """Texts: lines of a .txt file, or a column of a .jsonl, .csv, .tsv or .parquet file."""
     output: Path
-    """.npy (float32 matrix) or .parquet (columns text and embedding); with shard_rows a folder."""
+    """.npy file (float32 matrix) or .parquet file (columns text and embedding); a folder with shard_rows."""
     column: str = "text"
-    """Column of the texts; a .txt has none."""
+    """Column of the texts. Not used for a .txt file."""
     shard_rows: Annotated[int, Ge(1)] | None = None
-    """Rows of a shard, of which one is in memory: for files of any size, also under torchrun. Killed, it goes on."""
+    """Write shards of this many rows, with one shard in memory: for files of any size, also under torchrun. A killed
+    job resumes."""
     shard_format: Literal["npy", "parquet"] = "npy"
     """Format of the shards."""
     normalize: bool = True

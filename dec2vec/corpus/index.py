@@ -14,20 +14,20 @@ from dec2vec.files.atomic import check_output
 
 @dataclass(frozen=True, config=STRICT)
 class IndexArgs:
-    """Build a FAISS index over vectors, and measure its recall."""
+    """Build a FAISS index of vectors and measure its recall."""
 
     vectors: Path
-    """What `dec2vec encode` wrote: a .npy, a .parquet or a folder of shards."""
+    """Vectors written by `dec2vec encode`: a .npy file, a .parquet file or a folder of shards."""
     output: Path
-    """File of the index."""
+    """File in which the index is written."""
     kind: Literal["flat", "hnsw", "ivf-pq"] = "flat"
-    """flat compares all; hnsw is fast; ivf-pq is small, for corpora larger than memory."""
+    """flat is exact; hnsw is fast; ivf-pq is small, for corpora larger than memory."""
     code_bytes: Annotated[int, Ge(1)] | None = None
-    """Parts of a vector that ivf-pq codes on their own; None takes up to 64."""
+    """Number of bytes per vector for ivf-pq, one for each part of the vector. None uses up to 64."""
     sample: Annotated[int, Ge(1)] = 100
-    """Rows whose ten nearest others are compared with the exact ones."""
+    """Number of rows whose ten nearest neighbours are compared with those of exact search."""
     seed: int = 0
-    """Draws the sample, and what ivf-pq is trained on."""
+    """Seed of the sample and of the rows on which ivf-pq is trained."""
 
 
 def index_command(args: IndexArgs) -> None:

@@ -17,20 +17,20 @@ from dec2vec.files.atomic import check_output
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OutliersArgs(SidedEncoderArgs):
-    """Order texts or vectors by how far their nearest neighbours are."""
+    """Sort texts or vectors by the distance of their nearest neighbours."""
 
     input: Path
-    """Texts (with --model), or vectors that `dec2vec encode` wrote."""
+    """Texts (with --model), or vectors written by `dec2vec encode`."""
     output: Path
-    """.jsonl: one line for each row, the furthest first."""
+    """.jsonl file with one line per row, the most distant first."""
     k: Annotated[int, Ge(1)] = 10
-    """Neighbours whose mean distance (1 - cosine) counts."""
+    """Number of neighbours whose mean distance (1 - cosine) is used."""
     method: Literal["exact", "hnsw"] = "exact"
-    """exact compares all with all; hnsw is for more rows than that allows, and may miss some."""
+    """exact compares all rows with each other; hnsw is for larger inputs and may miss some neighbours."""
     model: str | None = None
-    """Run folder, model folder or Hub id; of texts only."""
+    """Run folder, model folder or Hub id that embeds the texts. Only for texts."""
     column: str = "text"
-    """Column of the texts; a .txt has none."""
+    """Column of the texts. Not used for a .txt file."""
 
 
 def outliers_command(args: OutliersArgs) -> None:

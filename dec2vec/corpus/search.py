@@ -22,24 +22,24 @@ TEXT_BLOCK = 8192
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SearchArgs(SidedEncoderArgs):
-    """Search an index for the texts of a file."""
+    """Search an index with the texts of a file."""
 
     index: Path
-    """What `dec2vec index` wrote."""
+    """Index written by `dec2vec index`."""
     model: str
-    """Run folder, model folder or Hub id that the vectors were made with."""
+    """Run folder, model folder or Hub id with which the vectors were computed."""
     queries: Path
-    """Texts: lines of a .txt, or a column of a .jsonl, .csv, .tsv or .parquet."""
+    """Texts: lines of a .txt file, or a column of a .jsonl, .csv, .tsv or .parquet file."""
     output: Path
-    """.jsonl: one line for each query and hit, best first."""
+    """.jsonl file with one line per query and hit, best hits first."""
     k: Annotated[int, Ge(1)] = 10
-    """Hits of each query."""
+    """Number of hits per query."""
     column: str = "text"
-    """Column of the queries; a .txt has none."""
+    """Column of the queries. Not used for a .txt file."""
     texts: Path | None = None
-    """The file that was indexed, so that hits show their text."""
+    """File of the indexed texts. If it is given, hits include their text."""
     texts_column: str = "text"
-    """Column of these texts."""
+    """Column of the indexed texts."""
 
 
 def search_command(args: SearchArgs) -> None:

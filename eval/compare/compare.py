@@ -1,40 +1,44 @@
-"""Several reports side by side: each run's headline, and mean and spread over the seeds of a recipe.
+"""`dec2vec compare`: several reports -> a table of each run's headline, with mean and spread over seeds.
 
     dec2vec compare runs/a-seed1 runs/a-seed2 runs/b --output compare.html
 
-Only runs tested on the same pairs are set side by side.
+Only runs that were tested on the same pairs are compared.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
-import numpy as np
+from pydantic.dataclasses import dataclass
 
+from dec2vec.config.load import STRICT
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_bytes, why_not_written
-from dec2vec.text_tables import markdown_table, plain_table
-from eval.compare.args import CompareArgs
-from eval.compare.saved_report import SavedReport, read_report
-from eval.report.blocks import Table
-from eval.report.html import html_table, page
-from eval.report.report import hundred, span
-from eval.results.results import AVERAGE
-from eval.systems.recipes import unlike
-from eval.systems.seeds import Seeds, by_recipe, mean_and_sd
 
-NOTE = "Spearman x 100; mean and sd (sample standard deviation) over the seeds of a recipe."
+
+@dataclass(frozen=True, config=STRICT)
+class CompareArgs:
+    """Compare the reports of several runs."""
+
+    runs: tuple[str, ...] = ()
+    """Run folders, report folders or report.json files."""
+    output: Path | None = None
+    """.html or .md file in which the tables are also written."""
+    group: bool = False
+    """Treat all runs as seeds of one recipe. Otherwise, runs whose names differ only in a trailing -seedN are seeds of
+    one recipe."""
 
 
 def compare_command(args: CompareArgs) -> None:
-    """Print the tables, and write them where `output` says. Raises UserError."""
+    """Print the tables and, if there is an output, write them to this file."""
     if len(args.runs) < 2:
         raise UserError("compare: name at least two runs: dec2vec compare RUN RUN ...")
     if args.output is not None and args.output.suffix not in (".html", ".md"):
         raise UserError(f"--output {args.output}: must end in .html or .md")
+    from dec2vec.text_tables import plain_table
+    from eval.compare.saved_report import read_report
+    from eval.compare.tables import NOTE, check_comparable, comparison_tables, seed_warnings, write_tables
+
     reports = [read_report(run) for run in args.runs]
     check_comparable(reports)
     tables = comparison_tables(reports, group=args.group)
@@ -42,102 +46,5 @@ def compare_command(args: CompareArgs) -> None:
     lines = [line for table in tables for line in (*plain_table([table.header, *table.rows]), "")]
     sys.stdout.write("\n".join([*lines, *notes]) + "\n")
     if args.output is not None:
-        _write(args.output, tables, notes)
+        write_tables(args.output, tables, notes)
         sys.stdout.write(f"{args.output}\n")
-
-
-def check_comparable(reports: Sequence[SavedReport]) -> None:
-    """Same tests, pair for pair; no run named twice."""
-    first = reports[0]
-    for report in reports[1:]:
-        if set(report.tests) != set(first.tests):
-            raise UserError(
-                f"{report.path} was tested on {', '.join(report.tests)}, {first.path} on {', '.join(first.tests)};"
-                " compare runs on the same tests"
-            )
-        for test, digest in report.tests.items():
-            if digest != first.tests[test]:
-                raise UserError(f"{test} has other pairs in {report.path} than in {first.path}; evaluate both again")
-    names = [report.name for report in reports]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"two runs are called {twice}: name each once, and rename a folder if they differ")
-
-
-def comparison_tables(reports: Sequence[SavedReport], *, group: bool = False) -> list[Table]:
-    """Tuned rows with what they gain, recipes under their runs; then the untuned rows they gain on."""
-    tests = list(reports[0].tests)
-    columns = [*tests, AVERAGE] if len(tests) > 1 else tests
-    header = ["run", *columns, "95 % interval", "minus best untuned", "95 % interval", "p"]
-    rows: list[list[str]] = []
-    for recipe, members in _recipes(reports, group).items():
-        rows += [_row(report, columns) for report in members]
-        if len(members) > 1:
-            rows += _spread(recipe, members, columns)
-    return [
-        Table(header, rows),
-        Table(["best untuned on dev", *header[1 : len(columns) + 2], "of"], _untuned(reports, columns)),
-    ]
-
-
-def seed_warnings(reports: Sequence[SavedReport], *, group: bool = False) -> list[str]:
-    """A line for each group of runs that were trained in different ways, whatever their names say."""
-    grouped = [(recipe, members) for recipe, members in _recipes(reports, group).items() if len(members) > 1]
-    found = [unlike(recipe, {report.name: report.recipe for report in members}) for recipe, members in grouped]
-    return [line for line in found if line is not None]
-
-
-def _recipes(reports: Sequence[SavedReport], group: bool) -> dict[str, list[SavedReport]]:
-    """Runs by their name without its seed, in the order given."""
-    return {"all runs": list(reports)} if group else by_recipe(reports, lambda report: report.name)
-
-
-def _row(report: SavedReport, columns: Sequence[str]) -> list[str]:
-    """A report without anything tuned shows its best untuned row, with nothing to subtract."""
-    top = report.score(report.best, AVERAGE)
-    gain = report.gain
-    return [
-        report.name if report.tuned is not None else f"{report.name} (nothing tuned)",
-        *(hundred(report.score(report.best, column).value) for column in columns),
-        span(top.low, top.high),
-        "–" if gain is None else f"{100 * gain.value:+.2f}",
-        "–" if gain is None else span(gain.low, gain.high) + (" (tie)" if gain.low <= 0 <= gain.high else ""),
-        "–" if report.p_value is None else f"{report.p_value:.3f}",
-    ]
-
-
-def _spread(recipe: str, members: Sequence[SavedReport], columns: Sequence[str]) -> list[list[str]]:
-    seeds = Seeds(recipe, tuple(report.name for report in members))
-    gains = [float("nan") if report.gain is None else report.gain.value for report in members]
-    figures = [
-        [*(report.score(report.best, column).value for column in columns), gain]
-        for report, gain in zip(members, gains, strict=True)
-    ]
-    rows = zip((seeds.mean_name, seeds.sd_name), mean_and_sd(np.array(figures)), strict=True)
-    return [[name, *map(hundred, row[:-1]), "", hundred(row[-1]), "", ""] for name, row in rows]
-
-
-def _untuned(reports: Sequence[SavedReport], columns: Sequence[str]) -> list[list[str]]:
-    """Equal rows once, with the runs they belong to: seeds of one recipe share their rival."""
-    owners: dict[tuple[str, ...], list[str]] = {}
-    for report in reports:
-        if report.untuned is not None:
-            average = report.score(report.untuned, AVERAGE)
-            figures = (hundred(report.score(report.untuned, column).value) for column in columns)
-            row = (report.untuned, *figures, span(average.low, average.high))
-            owners.setdefault(row, []).append(report.name)
-    return [[*row, "all" if len(names) == len(reports) else ", ".join(names)] for row, names in owners.items()]
-
-
-def _write(path: Path, tables: Sequence[Table], notes: Sequence[str]) -> None:
-    if path.suffix == ".md":
-        parts = [line for table in tables for line in (*markdown_table(table.header, table.rows), "")]
-        text = "\n".join(["# Comparison of runs", "", *(line for note in notes for line in (note, "")), *parts])
-    else:
-        lead = [f"<p>{escape(note)}</p>" for note in notes]
-        text = page("dec2vec comparison", ["<h1>Comparison of runs</h1>", *lead, *map(html_table, tables)])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(path, text.encode())
-    except OSError as error:
-        raise UserError(f"{path}: can't be written; {why_not_written(error)}") from error

@@ -1,4 +1,4 @@
-"""report.json, as far as a model card shows it. Read as plain JSON: training code does not import the evaluation."""
+"""The figures of report.json that a model card shows. Read as plain JSON: train does not import eval."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ METRIC = "spearman_all"
 AVERAGE = "average"
 MAX_UNTUNED = 10
 TRANSDUCTIVE = "(transductive)"
-"""Ends the names of rows that were fitted on the test sentences: no part of a card."""
+"""Suffix of rows that were fitted on the test sentences. A card does not show them."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One figure of report.json (design.md section 5); a correlation in -1..1, None where there is none."""
+    """One figure of report.json. The value is a correlation in [-1, 1], or None if there is none."""
 
     system: str
     task: str
@@ -35,7 +35,7 @@ class Score:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """The results of a report, empty when there is no report yet."""
+    """The results of a report; empty if there is no report."""
     if not path.is_file():
         return []
     try:
@@ -48,12 +48,12 @@ def read_scores(path: Path) -> list[Score]:
 
 
 def is_tuned(system: str) -> bool:
-    """Rows named `tuned/...`, without the rows of differences."""
+    """Whether a row is a tuned system, and not a difference of two systems."""
     return system.startswith("tuned") and " minus " not in system
 
 
 def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
-    """Figures of the tuned system that has the whitening of the exported folder, or none as it has."""
+    """The figures of the tuned system that is exported, with or without whitening."""
     names = {score.system for score in scores if is_tuned(score.system) and not score.system.endswith(TRANSDUCTIVE)}
     raw = {name for name in names if not any(name.startswith(f"{other}+") for other in names)}
     wanted = {name for name in names if re.search(r"\+whiten-\d+$", name)} if whitened else raw
@@ -61,7 +61,7 @@ def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
 
 
 def scores_table(scores: Sequence[Score]) -> str:
-    """Tuned systems, then the best untuned ones by the average; Spearman x 100 with the average's interval."""
+    """Spearman x 100: the tuned systems, then the best untuned ones by their average, which has its interval."""
     figures = {(score.system, score.task): score for score in scores if score.metric == METRIC}
     hidden = (" minus ", TRANSDUCTIVE)
     systems = list(dict.fromkeys(system for system, _ in figures if not any(part in system for part in hidden)))

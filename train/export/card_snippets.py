@@ -1,4 +1,4 @@
-"""The three ways to load an export, as code that a reader can paste. The tests run every one of them."""
+"""Code that loads an exported model in three ways, to be pasted by a reader. The tests run all of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from train.export.sentence_transformers import WHITENING_FOLDER
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How the vectors come about. `where` is a Hub id or a folder, `layer` None for the last hidden state."""
+class ExportedModel:
+    """What the code must say. `where` is a Hub id or a folder; `layer` is None for the last hidden state."""
 
     where: str
     base: str
@@ -34,37 +34,37 @@ _POOLING = {
 }
 
 
-def sentence_transformers_snippet(reading: Reading) -> str:
+def sentence_transformers_snippet(exported: ExportedModel) -> str:
     return (
         "from sentence_transformers import SentenceTransformer\n\n"
-        f"model = SentenceTransformer({reading.where!r}{_trust(reading)})\n{_TEXTS}"
+        f"model = SentenceTransformer({exported.where!r}{_trust(exported)})\n{_TEXTS}"
         "query_vectors = model.encode_query(queries)\n"
         "document_vectors = model.encode_document(documents)\n"
         "print(query_vectors @ document_vectors.T)\n"
     )
 
 
-def dec2vec_snippet(reading: Reading) -> str:
+def dec2vec_snippet(exported: ExportedModel) -> str:
     return (
-        "from dec2vec.encoder import Encoder\nfrom dec2vec.config.model import ModelConfig\n\n"
-        f"encoder = Encoder.load(ModelConfig(name_or_path={reading.where!r}{_trust(reading)}))\n{_TEXTS}"
+        "from dec2vec import Encoder, ModelConfig\n\n"
+        f"encoder = Encoder.load(ModelConfig(name_or_path={exported.where!r}{_trust(exported)}))\n{_TEXTS}"
         'query_vectors = encoder.encode(queries, side="query")\n'
         'document_vectors = encoder.encode(documents, side="document")\n'
         "print(query_vectors @ document_vectors.T)\n"
     )
 
 
-def transformers_snippet(reading: Reading) -> str:
-    """Prompt, padding, pooling, whitening and normalisation by hand."""
-    model = reading.model
+def transformers_snippet(exported: ExportedModel) -> str:
+    """Code with explicit prompt, padding, pooling, whitening and normalization."""
+    model = exported.model
     prefixes = {side: get_prompt(model.prompt, model.task, side).prefix for side in ("query", "document")}
-    states = "last_hidden_state" if reading.layer is None else f"hidden_states[{reading.layer}]"
-    hidden = "" if reading.layer is None else ", output_hidden_states=True"
-    whiten = "    vectors = vectors @ dense['linear.weight'].T + dense['linear.bias']\n" if reading.whitened else ""
+    states = "last_hidden_state" if exported.layer is None else f"hidden_states[{exported.layer}]"
+    hidden = "" if exported.layer is None else ", output_hidden_states=True"
+    whiten = "    vectors = vectors @ dense['linear.weight'].T + dense['linear.bias']\n" if exported.whitened else ""
     return (
-        f"{_imports(reading)}\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({reading.where!r})\n"
-        f"{_weights(reading)}{_dense(reading)}{_TEXTS}\n\n"
+        f"{_imports(exported)}\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({exported.where!r})\n"
+        f"{_weights(exported)}{_dense(exported)}{_TEXTS}\n\n"
         "def embed(prefix, texts):\n"
         "    batch = tokenizer([prefix + text for text in texts], padding=True, truncation=True, return_tensors='pt')\n"
         "    mask = batch['attention_mask'].float()\n"
@@ -78,37 +78,37 @@ def transformers_snippet(reading: Reading) -> str:
     )
 
 
-def _imports(reading: Reading) -> str:
+def _imports(exported: ExportedModel) -> str:
     lines = ["import torch"]
-    if reading.whitened and reading.is_on_hub:
+    if exported.whitened and exported.is_on_hub:
         lines.append("from huggingface_hub import hf_hub_download")
-    if not reading.merged:
+    if not exported.merged:
         lines.append("from peft import PeftModel")
-    if reading.whitened:
+    if exported.whitened:
         lines.append("from safetensors.torch import load_file")
     return "\n".join([*lines, "from transformers import AutoModel, AutoTokenizer"]) + "\n"
 
 
-def _trust(reading: Reading) -> str:
-    """Whoever loads a model with code of its own must say so."""
-    return ", trust_remote_code=True" if reading.model.trust_remote_code else ""
+def _trust(exported: ExportedModel) -> str:
+    """The argument for a model with code of its own, which users must allow."""
+    return ", trust_remote_code=True" if exported.model.trust_remote_code else ""
 
 
-def _weights(reading: Reading) -> str:
-    dtype = f"dtype=torch.{reading.model.dtype}{_trust(reading)}"
-    if reading.merged:
-        return f"model = AutoModel.from_pretrained({reading.where!r}, {dtype}).eval()\n"
-    pinned = f", revision={reading.revision!r}" if reading.revision else ""
+def _weights(exported: ExportedModel) -> str:
+    dtype = f"dtype=torch.{exported.model.dtype}{_trust(exported)}"
+    if exported.merged:
+        return f"model = AutoModel.from_pretrained({exported.where!r}, {dtype}).eval()\n"
+    pinned = f", revision={exported.revision!r}" if exported.revision else ""
     return (
-        f"base = AutoModel.from_pretrained({reading.base!r}{pinned}, {dtype})\n"
-        f"model = PeftModel.from_pretrained(base, {reading.where!r}).eval()\n"
+        f"base = AutoModel.from_pretrained({exported.base!r}{pinned}, {dtype})\n"
+        f"model = PeftModel.from_pretrained(base, {exported.where!r}).eval()\n"
     )
 
 
-def _dense(reading: Reading) -> str:
-    if not reading.whitened:
+def _dense(exported: ExportedModel) -> str:
+    if not exported.whitened:
         return ""
     file = f"{WHITENING_FOLDER}/model.safetensors"
-    if reading.is_on_hub:
-        return f"dense = load_file(hf_hub_download({reading.where!r}, {file!r}))\n"
-    return f"dense = load_file({f'{reading.where}/{file}'!r})\n"
+    if exported.is_on_hub:
+        return f"dense = load_file(hf_hub_download({exported.where!r}, {file!r}))\n"
+    return f"dense = load_file({f'{exported.where}/{file}'!r})\n"

@@ -14,22 +14,22 @@ from dec2vec.errors import UserError
 
 @dataclass(frozen=True, config=STRICT)
 class ExportArgs:
-    """Write a finished run for others to load, and push it to the Hub if asked."""
+    """Export a finished run, and optionally push it to the Hub."""
 
     run: Path
-    """Run folder, with its config.yaml and adapter/."""
+    """Run folder with config.yaml and adapter/."""
     to: Path | None = None
-    """Folder to write; None takes model/ in the run folder."""
+    """Folder to write. None uses model/ in the run folder."""
     merge: bool = False
-    """Fold the adapter into the weights: larger, and loads without the base model."""
+    """Merge the adapter into the weights. The folder is larger and loads without the base model."""
     push: str | None = None
-    """Hub repository user/name to create if missing and upload to."""
+    """Hub repository user/name to upload to. It is created if it does not exist."""
     private: bool = False
-    """Create the repository private."""
+    """Create the repository as private."""
     revision: str | None = None
-    """Branch to push to, made if missing; None is the main one."""
+    """Branch to push to. It is created if it does not exist. None uses the main branch."""
     tag: str | None = None
-    """Set this tag on what was pushed, such as v1.0."""
+    """Tag for the pushed commit, such as v1.0."""
 
 
 def export_command(args: ExportArgs) -> Path:

@@ -1,4 +1,4 @@
-"""What `dec2vec merge` notes of the runs it merged, for those who read the folder later."""
+"""`merge.json`: which runs `dec2vec merge` merged, and how."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ RECORD = "merge.json"
 
 
 def record_text(runs: Sequence[Path], weights: Sequence[float], method: str, form: Mapping[str, object]) -> str:
-    """JSON of the runs, their shares, and what was made of them."""
+    """JSON with the runs, their weights, and the form of the merged weights."""
     record = {"runs": [str(run.resolve()) for run in runs], "weights": list(weights), "method": method, **form}
     return json.dumps(record, ensure_ascii=False, indent=1) + "\n"
 
 
 def describe_merge(run: Path) -> str:
-    """A sentence for the model card, without the places of local folders; "" for a run that was trained."""
+    """A sentence for the model card, without local paths; "" for a run that was not merged."""
     if not (run / RECORD).is_file():
         return ""
     try:

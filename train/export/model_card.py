@@ -1,6 +1,6 @@
-"""README.md of an exported folder: where the model comes from, what it was measured at, and how to load it.
+"""README.md of an exported folder: where the model comes from, its results, and how to load it.
 
-Nothing in it depends on the machine or the time, and no local path is written: the card of two equal exports is equal.
+It contains no local paths, and nothing that depends on the machine or the time: equal exports have equal cards.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
 from train.data.table import SourceTable
 from train.export.card_scores import AVERAGE, Score, exported, scores_table
-from train.export.card_snippets import Reading, dec2vec_snippet, sentence_transformers_snippet, transformers_snippet
+from train.export.card_snippets import (
+    ExportedModel,
+    dec2vec_snippet,
+    sentence_transformers_snippet,
+    transformers_snippet,
+)
 
 
 @dataclass(frozen=True)
 class DataFact:
-    """A source of training pairs. `pairs` and `sha256` are None when it is not at hand any more."""
+    """A source of training pairs. `pairs` and `sha256` are None if it is no longer available."""
 
     name: str
     is_hub_id: bool
@@ -49,11 +54,11 @@ class Card:
     data: tuple[DataFact, ...] = ()
     scores: tuple[Score, ...] = ()
     origin: str = ""
-    """Of merged runs, which and how."""
+    """For a merged model, which runs were merged and how."""
 
     @property
     def base(self) -> str:
-        """The base as a reader may name it: without the place of a local folder."""
+        """The name of the base, without the path of a local folder."""
         name = self.config.model.name_or_path
         return name if is_hub_id(name) else Path(name).name
 
@@ -63,15 +68,16 @@ _READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text
 
 
 def is_hub_id(name: str) -> bool:
-    """A name that only the Hub can resolve."""
+    """Whether a name is a Hub id and not a file or folder."""
     path = Path(name)
     return not path.exists() and path.suffix not in _FILES and HUB_ID.fullmatch(name) is not None
 
 
 def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:
-    """Counts and hashes of the sources that are files here; the Hub is not asked again.
+    """Counts and hashes of the sources that are local files. The Hub is not asked again.
 
-    Where all are files here, as trained on: labels may be left out that are alone only in one of them.
+    If all are local files they are loaded together, as for training: a label with a single text in all of them is left
+    out, one with a single text in a single file is not.
     """
     if not any(is_hub_id(source.path) for source in config.data):
         together = _load(config, config.data)
@@ -126,7 +132,7 @@ def build_card(card: Card) -> str:
 
 
 def _front_matter(card: Card) -> dict[str, object]:
-    """The Hub's metadata; a local base or data file is no id there and is left out."""
+    """The metadata for the Hub. A local base or data file has no id there and is left out."""
     config = card.config
     front: dict[str, object] = {
         "library_name": "sentence-transformers",
@@ -161,7 +167,7 @@ def _method_tags(card: Card) -> list[str]:
 
 
 def _model_index(card: Card) -> list[dict[str, object]]:
-    """As MTEB writes its results for a similarity task."""
+    """The results in the form that MTEB uses for a similarity task."""
     return [
         {
             "task": {"type": "STS"},
@@ -181,7 +187,11 @@ def _summary(card: Card) -> str:
     pinned = f" (revision `{model.revision}`)" if model.revision else ""
     local = "" if is_hub_id(model.name_or_path) else ", a local folder when this was trained"
     is_lora = card.config.lora.method == "lora"
-    form = f" The adapter is {'merged into the weights' if card.merged else 'kept apart (PEFT)'}." if is_lora else ""
+    form = (
+        f" The adapter is {'merged into the weights' if card.merged else 'stored separately (PEFT)'}."
+        if is_lora
+        else ""
+    )
     return (
         f"Text embeddings of {card.dimension} dimensions from the decoder `{card.base}`{pinned}{local}. It was "
         f"tuned with {'LoRA' if is_lora else 'full fine-tuning'} on sentence pairs (InfoNCE, in-batch negatives) by "
@@ -193,14 +203,14 @@ def _results(card: Card) -> str:
     if not card.scores:
         return ""
     return (
-        "## Results\n\nSpearman x 100 between the cosine and the human score, pairs of all sub-sets together; 95 % "
-        "bootstrap interval in brackets. Untuned rows are the same decoder before training; layer and whitening "
+        "## Results\n\nSpearman x 100 of cosines and human scores over the pairs of all subsets, with 95 % bootstrap "
+        "intervals in brackets. Untuned rows are the same decoder before training. The layer and the whitening "
         "dimension of every row were chosen on the dev task only.\n\n" + scores_table(card.scores)
     )
 
 
 def _loading(card: Card) -> str:
-    reading = Reading(
+    model = ExportedModel(
         where=card.repo_id or "path/to/this/folder",
         base=card.base,
         revision=card.config.model.revision,
@@ -210,13 +220,13 @@ def _loading(card: Card) -> str:
         layer=card.layer,
         is_on_hub=card.repo_id is not None,
     )
-    needs_base = "" if card.merged else f" The base `{card.base}` is read too and must be reachable."
+    needs_base = "" if card.merged else f" The base model `{card.base}` is loaded too, and must be available."
     return (
-        "## Loading\n\nThree ways to the same vectors. The tokenizer here appends the prompt's end by itself; "
-        f"what stands before a text is in the prompts `query` and `document`.{needs_base}\n\n"
-        f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(reading)}```\n\n"
-        f"dec2vec:\n\n```python\n{dec2vec_snippet(reading)}```\n\n"
-        f"transformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(reading)}```"
+        "## Loading\n\nThree ways to compute the same vectors. The tokenizer of this folder appends the end of the prompt; "
+        f"its beginning is stored in the prompts `query` and `document`.{needs_base}\n\n"
+        f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(model)}```\n\n"
+        f"dec2vec:\n\n```python\n{dec2vec_snippet(model)}```\n\n"
+        f"transformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(model)}```"
     )
 
 
@@ -232,7 +242,7 @@ def _data(card: Card) -> str:
 
 
 def _recipe(card: Card) -> str:
-    """The options that decide the result, in the words of the configuration."""
+    """The options that determine the result, as in the configuration."""
     config = dataclasses.asdict(card.config)
     chosen = {
         "model": {key: config["model"][key] for key in _READING},
@@ -246,7 +256,7 @@ def _recipe(card: Card) -> str:
 
 
 def _tuned_weights(lora: dict[str, Any]) -> dict[str, Any]:
-    """As plain YAML; full tuning has no adapters to describe."""
+    """The `lora` section as plain YAML, or only the method for full tuning."""
     if lora["method"] == "full":
         return {"method": "full"}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in lora.items()}
@@ -257,25 +267,25 @@ def _limits(card: Card) -> str:
     prefix = get_prompt(model.prompt, model.task).prefix
     limits = [
         f"Texts are cut after {model.max_length} tokens, prompt included.",
-        f"Trained and measured on language `{card.config.export.language}`; nothing is known about others.",
-        "The base model's biases, and those of the pairs, are in the vectors.",
+        f"Trained and evaluated on language `{card.config.export.language}`; other languages were not tested.",
+        "The vectors reflect the biases of the base model and of the training pairs.",
     ]
     if prefix:
-        limits.append("Queries and documents carry different prompts where the prompts `query` and `document` differ.")
+        limits.append("Queries and documents have different prompts if the prompts `query` and `document` differ.")
     if model.dtype != "float32" or model.autocast != "off":
         limits.append(
-            "dec2vec may compute matrix products in bfloat16 (`autocast`); vectors then differ in the third decimal."
+            "dec2vec may compute matrix products in bfloat16 (`autocast`); vectors then differ in the third decimal place."
         )
     if model.revision and not card.merged:
         limits.append(
-            f"The base was pinned at revision `{model.revision}`; sentence-transformers reads an adapter's base at its "
-            "newest revision. Use the merged form where that matters."
+            f"The base was pinned at revision `{model.revision}`; sentence-transformers loads the base of an adapter at its "
+            "newest revision. Use the merged form if that matters."
         )
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 
 def _licence(card: Card) -> str:
     return (
-        f"## Licence\n\n`{card.config.export.license}`. Weights derived from `{card.base}` stay under that model's "
-        "terms, and the terms of the training data apply as well; check both before use."
+        f"## Licence\n\n`{card.config.export.license}`. Weights derived from `{card.base}` remain subject to "
+        "that model's terms, and the terms of the training data apply as well; check both before use."
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,14 +28,12 @@ from dec2vec.vectors.whitening import Whitening
 from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
 from train.export.tokenizer import save_tokenizer
 
-_log = logging.getLogger(__name__)
-
 
 def save_adapter(encoder: Encoder, folder: Path) -> Path:
-    """Write what was trained, whole or not at all; the folder that holds it is returned.
+    """Write what was trained, whole or not at all. Returns the folder.
 
-    Full tuning has no adapter: the whole model goes to `model/` beside `folder`, readable by our Encoder and by
-    transformers; `save_sentence_transformer` may replace it by its own form.
+    A fully tuned model has no adapter. It is written to `model/` next to `folder`, in a form that our Encoder and
+    transformers read; `save_sentence_transformer` may replace it.
     """
     backbone = encoder.embedder.backbone
     target = folder if isinstance(backbone, PeftModel) else folder.with_name("model")
@@ -62,10 +59,10 @@ def save_sentence_transformer(
     *,
     public: bool = False,
 ) -> Path:
-    """Write a folder that plain `SentenceTransformer(folder)` reads to the same vectors, whole or not at all.
+    """Write a folder from which `SentenceTransformer(folder)` computes the same vectors, whole or not at all.
 
     `whitening` becomes a layer. With `merge` the adapter is also put into `adapter/` inside the folder.
-    `public` leaves out where a local base lies on this machine.
+    With `public` the path of a local base is left out.
     """
     check_exportable(encoder)
     check_replaceable(folder)
@@ -91,10 +88,7 @@ def save_sentence_transformer(
 
 
 def base_name(encoder: Encoder) -> str:
-    """Where the decoder under the adapter was read from: a Hub id, or the absolute path of a folder.
-
-    Of a fully tuned model, where it started from.
-    """
+    """The base model of the adapter, or the model from which full tuning started: a Hub id or an absolute path."""
     backbone = encoder.embedder.backbone
     name = encoder.config.name_or_path
     if isinstance(backbone, PeftModel):
@@ -103,14 +97,14 @@ def base_name(encoder: Encoder) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A Hub id as it is; of a local folder its last part only, since the rest says nothing to anybody else."""
+    """A Hub id, or the last part of a local path: the rest has no meaning on other machines."""
     return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
 def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -> None:
-    """PEFT's own files, and no card of PEFT's, which would name a local base by its path.
+    """Write PEFT's files without its model card, which would contain the path of a local base.
 
-    The base's embeddings are never written, however their size compares with the Hub's configuration.
+    The embeddings of the base are never written, even if their size differs from the Hub's configuration.
     """
     for config in backbone.peft_config.values():
         config.base_model_name_or_path = base
@@ -120,7 +114,7 @@ def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -
 
 
 def _save_whole(encoder: Encoder, folder: Path) -> None:
-    """All weights; an adapter is folded into a copy, so that training may go on."""
+    """Write all weights. An adapter is folded into a copy, so that training can continue."""
     if encoder.config.load_in_4bit:
         raise UserError(
             "this run was tuned on 4-bit base weights, which an adapter can't be merged into; leave out merge"
@@ -151,7 +145,7 @@ def _merged(backbone: nn.Module) -> PreTrainedModel:
 
 
 def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str) -> None:
-    """How our Encoder reads the folder."""
+    """Write how our Encoder reads the folder."""
     model = dataclasses.replace(encoder.config, name_or_path=base)
     write_json(folder / MARKER, {"format": FORMAT, "model": dataclasses.asdict(model)})
     if whitening is not None:
@@ -159,7 +153,7 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
 
 
 def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
-    """UserError for an adapter that sentence-transformers would put upon another base than it was tuned on."""
+    """UserError for an adapter that sentence-transformers would load on a deeper base than it was tuned on."""
     if config.depth is not None and not merge:
         raise UserError(
             f"model.depth {config.depth}: sentence-transformers would load the whole base under the adapter; merge "

@@ -1,9 +1,10 @@
-"""The model folder of a run with its card, and what a push uploads."""
+"""The model folder of a run with its card, and the folder that a push uploads."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,17 +18,19 @@ from train.config import TrainConfig
 from train.export.card_scores import read_scores
 from train.export.merge_record import describe_merge
 from train.export.model_card import Card, DataFact, build_card, describe_data
-from train.export.save import _log, base_name, save_sentence_transformer
+from train.export.save import base_name, save_sentence_transformer
+
+_log = logging.getLogger(__name__)
 
 
 def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
-    """`save_sentence_transformer` with its model card, for the run at `run`; the whitening is the encoder's own."""
+    """Write the model folder of the run at `run`, with its model card and the encoder's whitening."""
     readme = model_card_text(run, config, encoder, merge=merge, repo_id=None)
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
 
 
 def needs_merging(encoder: Encoder) -> bool:
-    """Whether an adapter alone would be of no use to others: its base is a folder on this machine."""
+    """Whether others could not load the adapter, because its base is a folder on this machine."""
     return isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
 
 
@@ -41,7 +44,7 @@ def staged(
     merge: bool,
     facts: tuple[DataFact, ...] | None = None,
 ) -> Iterator[Path]:
-    """What a push uploads, in a folder that goes away: public, with its card, and merged where the base is local.
+    """A temporary folder for a push: with its card, without local paths, and merged if the base is a local folder.
 
     `facts` about the data are looked up if they are not given.
     """
@@ -55,7 +58,7 @@ def staged(
 
 @contextlib.contextmanager
 def _stage(run: Path) -> Iterator[Path]:
-    """A folder for what is uploaded, on the run's own disk: temporary ones are often small."""
+    """A temporary folder on the disk of the run: the system's own are often small."""
     try:
         stage = tempfile.TemporaryDirectory(prefix=".hub-", dir=run)
     except OSError as error:

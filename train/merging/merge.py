@@ -15,18 +15,19 @@ from dec2vec.errors import UserError
 
 @dataclass(frozen=True, config=STRICT)
 class MergeArgs:
-    """Make one run folder from several runs of the same decoder, by averaging or interpolating their weights."""
+    """Merge several runs of the same decoder into one run folder by averaging or interpolating their weights."""
 
     output: Path
-    """Run folder to write; encode, eval --tuned and export take it like a trained one."""
+    """Run folder to write. encode, eval --tuned and export accept it like a trained run."""
     runs: tuple[Path, ...] = ()
-    """Run folders of the same base and reading."""
+    """Run folders with the same base, prompt, layer and pooling."""
     weights: tuple[Annotated[float, Ge(0.0)], ...] = ()
-    """Share of each run, such as 0.7 0.3; scaled to a sum of 1; empty takes equal ones."""
+    """Weight of each run, such as 0.7 0.3. Weights are scaled to a sum of 1. Empty uses equal weights."""
     method: Literal["average", "slerp"] = "average"
-    """average of the weights, or, of two runs, the arc between their changes of the base (Shoemake 1985)."""
+    """average averages the weights; slerp interpolates spherically between the changes of two runs (Shoemake 1985)."""
     rank: Annotated[int, Ge(1)] | None = None
-    """Rank of the merged adapter, its error is printed; None is exact, with the sum of the runs' ranks."""
+    """Rank of the merged adapter; the approximation error is printed. None is exact and uses the sum of the runs'
+    ranks."""
 
 
 def merge_command(args: MergeArgs) -> None:

@@ -19,51 +19,51 @@ from dec2vec.prompts.ensembles import check_prompt
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MineArgs(EncoderArgs):
-    """Find hard negatives for training pairs and write them beside the pairs."""
+    """Mine hard negatives for training pairs and write them together with the pairs."""
 
     pairs: str
-    """Training pairs: a .jsonl, .csv, .tsv or .parquet, a saved data set or a Hub id."""
+    """Training pairs: a .jsonl, .csv, .tsv or .parquet file, a saved data set or a Hub id."""
     model: str
-    """Encoder that searches: a run folder, a model folder or sentence-transformers folder, or the Hub id of one."""
+    """Encoder used for the search: a run folder, model folder, sentence-transformers folder or Hub id."""
     output: Path
-    """.jsonl to write: anchor, positive, negative_1 ..., their scores, and the input's other columns."""
+    """.jsonl file to write, with anchor, positive, negative_1, ..., their scores and the other columns of the input."""
     corpus: Path | None = None
-    """Texts to search: lines of a .txt, or a column of a table; None takes the positives of all pairs."""
+    """Texts to search: lines of a .txt file, or a column of a table. None uses the positives of all pairs."""
     corpus_column: str = "text"
-    """Column of the corpus; a .txt has none."""
+    """Column of the corpus texts. Not used for a .txt file."""
     anchor: str = "anchor"
     """Column of the queries."""
     positive: str = "positive"
     """Column of the matching texts."""
     only: tuple[str, ...] = ()
-    """Mine only for rows where a column has a value: [source=mrpc]; empty takes all. Positives of the others stay in
-    the corpus and are never negatives of an anchor that is theirs too."""
+    """Mine only for rows in which a column has one of these values, such as [source=mrpc]. Empty mines for all rows.
+    Positives of the other rows remain in the corpus, and are never negatives of an equal anchor."""
     limit: Annotated[int, Ge(1)] | None = None
-    """Mine only for the first rows of those."""
+    """Mine for at most this many rows, the first of those kept by only."""
     negatives: Annotated[int, Ge(1), Le(1000)] = 4
-    """Wanted for each pair; a pair with fewer that pass is kept with those."""
+    """Number of negatives per pair. Pairs with fewer accepted candidates are kept with those."""
     min_rank: Annotated[int, Ge(1)] = 1
-    """First place of the window, by cosine; texts equal to anchor or positives don't count."""
+    """First rank by cosine that is considered. Texts equal to the anchor or a positive are not counted."""
     max_rank: Annotated[int, Ge(1)] = 100
-    """Last place of the window."""
+    """Last rank that is considered."""
     index: Literal["flat", "hnsw", "ivf"] = "flat"
-    """flat compares all; hnsw and ivf are faster on large corpora and report their recall."""
+    """flat is exact; hnsw and ivf are faster on large corpora and report their recall."""
     choice: Literal["top", "random"] = "top"
-    """Which of those that pass: the highest scores, or a seeded draw."""
+    """How to choose among the accepted candidates: top takes the highest scores, random draws with the seed."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Of the draw."""
+    """Seed for choice random."""
     max_score: float | None = None
-    """Refuse candidates above this score."""
+    """Reject candidates above this score."""
     min_score: float | None = None
-    """Refuse candidates below it: too easy."""
+    """Reject candidates below this score, because they are too easy."""
     margin: Annotated[float, Ge(0.0)] = 0.0
-    """A negative's score is at most the positive's minus this."""
+    """Reject candidates that score above the positive's score minus this value."""
     ratio: Annotated[float, Gt(0.0), Le(1.0)] = 0.95
-    """A negative's score is at most this share of the positive's (TopK-PercPos of NV-Retriever, 2024)."""
+    """Reject candidates that score above this fraction of the positive's score (TopK-PercPos of NV-Retriever, 2024)."""
     cross_encoder: str | None = None
-    """sentence-transformers CrossEncoder whose scores replace the cosines in all rules and in the order."""
+    """CrossEncoder of sentence-transformers whose scores replace the cosines in all rules and in the ranking."""
     teacher: str | None = None
-    """Second encoder; refuse candidates that it does not put below the positive by margin and ratio too."""
+    """Second encoder. A candidate must also satisfy margin and ratio with the scores of this encoder."""
 
 
 def mine_command(args: MineArgs) -> None:

@@ -17,7 +17,6 @@ from dec2vec.config.overrides import options, unknown_option
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import sha256_file
 from train.config import RESUMABLE_CHANGES, TrainConfig
-from train.sweep.args import SweepArgs
 
 NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")
 """Options that don't change what is trained, or change what it is measured by."""
@@ -94,9 +93,9 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
-def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
-    """Every run, recipe by recipe, each configuration found valid. Raises UserError."""
-    axes, seeds = parse_axes(args.grid), parse_seeds(args.seeds)
+def plan(config_path: Path, grid: Sequence[str], seed_words: Sequence[str], training: Sequence[str]) -> list[Planned]:
+    """Every run, recipe by recipe. Raises UserError for a configuration that is not valid."""
+    axes, seeds = parse_axes(grid), parse_seeds(seed_words)
     _check_training_options(axes, seeds, training)
     labels = _labels(axes)
     seeds_or_own: Sequence[int | None] = seeds or [None]
@@ -108,7 +107,7 @@ def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
             seeded = [] if seed is None else ["--seed", str(seed)]
             name = recipe if seed is None else f"{recipe}-seed{seed}"
             typed = (*training, *chosen, *seeded)
-            config = load(TrainConfig, args.config, typed)
+            config = load(TrainConfig, config_path, typed)
             hashed = config_hash(config, exclude=RESUMABLE_CHANGES)
             runs.append(Planned(name, recipe, config.seed, typed, hashed, inputs_of(config)))
     _refuse_equal(runs)

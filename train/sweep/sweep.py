@@ -1,147 +1,66 @@
-"""`dec2vec sweep`: train what is not done yet, compare on dev, and report on the winner."""
+"""`dec2vec sweep`: a configuration and a grid -> a run for each recipe and seed, and their comparison on dev."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dec2vec.config.load import load
-from dec2vec.decoder.model_folders import MARKER
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.load import STRICT, load
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, why_not_written
-from train.checkpointing.run_folder import RunFolder
-from train.config import TrainConfig
-from train.state import DEV_METRIC
-from train.sweep.args import SweepArgs
-from train.sweep.grid import plan
-from train.sweep.process import Ended, run_training
-from train.sweep.report import report_markdown, table, winner_of
-from train.sweep.state import Outcome, Status, begin, save
-from train.sweep.wandb_sweep import write_wandb_sweep
-from train.tracking.metrics_file import read_metrics, step_of
-
-REPORT = "sweep.md"
 
 
-def sweep_command(args: SweepArgs, training: list[str]) -> None:
-    """Goes on where an earlier command of the same --output stopped. Raises UserError at the end if a run failed."""
-    planned = plan(args, training)
+@dataclass(frozen=True, config=STRICT)
+class SweepArgs:
+    """Train every recipe of a grid, one after another, and select on dev. Other options are passed to every run."""
+
+    config: Path
+    """Training configuration shared by all runs."""
+    output: Path
+    """Folder of the runs, their logs and the comparison. The same command resumes a stopped sweep."""
+    grid: tuple[str, ...] = ()
+    """An option and its values, such as optim.lr=1e-4,3e-4. Several options give all combinations."""
+    seeds: tuple[str, ...] = ()
+    """Seeds of every recipe, such as 1,2,3. The comparison shows mean and standard deviation."""
+    wandb_sweep: Path | None = None
+    """Write a W&B sweep file of the same grid instead of training."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the sweep, or write its W&B file. Raises UserError at the end if a run failed."""
+    args, training = parse(argv)
+    from train.config import TrainConfig
+    from train.sweep.grid import plan
+    from train.sweep.run_all import run_all
+    from train.sweep.wandb_sweep import write_wandb_sweep
+
+    planned = plan(args.config, args.grid, args.seeds, training)
     shared = load(TrainConfig, args.config, training)
     if shared.eval.dev is None:
         raise UserError("sweep: recipes are chosen on dev; name a similarity file with --eval.dev")
     if shared.export.push is not None:
         raise UserError("sweep: export.push would send every run to one repository; push the winner by dec2vec export")
-    if args.wandb_sweep is not None:
-        write_wandb_sweep(args, training, args.wandb_sweep)
-        sys.stdout.write(
-            f"{args.wandb_sweep}: wandb sweep {args.wandb_sweep}, then wandb agent with the id it prints\n"
-        )
+    if args.wandb_sweep is None:
+        run_all(args.config, args.output, planned, report=shared.eval.after_training and bool(shared.eval.tests))
         return
-    with RunFolder.claim(args.output):
-        outcomes, others = begin(args.output, planned)
-        _train_all(args, outcomes, others)
-        winner = winner_of(outcomes)
-        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-        if winner is not None and not failed and shared.eval.after_training and shared.eval.tests:
-            _report_winner(args, outcomes, others, winner)
-            failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-        _write(args.output, outcomes, others, winner)
-    sys.stdout.write("\n".join([*table(outcomes), "", f"winner   {winner}", f"report   {args.output / REPORT}"]) + "\n")
-    if failed:
-        raise UserError(
-            f"sweep: {len(failed)} of {len(outcomes)} runs failed, the first ({failed[0].name}) with: "
-            f"{failed[0].error}; mend it and give the same command, which keeps what is done"
-        )
+    write_wandb_sweep(args.wandb_sweep, args.config, args.output, args.grid, args.seeds, training)
+    sys.stdout.write(f"{args.wandb_sweep}: wandb sweep {args.wandb_sweep}, then wandb agent with the id it prints\n")
 
 
-def _train_all(args: SweepArgs, outcomes: list[Outcome], others: Sequence[Outcome]) -> None:
-    """`others` were left by other commands; they are kept as they are."""
-    (args.output / "logs").mkdir(exist_ok=True)
-    for number, outcome in enumerate(outcomes):
-        if outcome.status == "done" and _has_weights(args.output / outcome.name):
-            continue
-        _say(f"run {number + 1} of {len(outcomes)}: {outcome.name} ({_log(args.output, outcome.name)})")
-        started = time.monotonic()
-        ended = _train(args, outcome, report=False)
-        outcomes[number] = _outcome(args.output, outcome, ended, time.monotonic() - started)
-        _write(args.output, outcomes, others, winner_of(outcomes))
-        _say(_result(outcomes[number]))
-        if ended.interrupted or ended.stop:
-            raise KeyboardInterrupt
-
-
-def _train(args: SweepArgs, outcome: Outcome, *, report: bool) -> Ended:
-    """A run's command; tests are scored only for the report of the winner."""
-    folder = str(args.output / outcome.name)
-    after = ["--eval.after_training", "true" if report else "false", "--output_dir", folder]
-    return run_training([str(args.config), *outcome.options, *after], _log(args.output, outcome.name))
-
-
-def _outcome(folder: Path, outcome: Outcome, ended: Ended, seconds: float) -> Outcome:
-    step, score = _best_dev(folder / outcome.name / "metrics.jsonl")
-    if ended.code == 0 and score is None:
-        ended = Ended(1, "no dev score in its metrics.jsonl: dev was not evaluated, or gave nan", ended.stop)
-    status: Status = "done" if ended.code == 0 else "interrupted" if ended.interrupted else "failed"
-    return dataclasses.replace(
-        outcome,
-        status=status,
-        dev=score,
-        best_step=step,
-        seconds=round(outcome.seconds + seconds, 1),
-        error=ended.error if status == "failed" else "",
-    )
-
-
-def _best_dev(metrics: Path) -> tuple[int | None, float | None]:
-    """Step and score of the best evaluation, as the trainer keeps it: the first of equals."""
-    if not metrics.is_file():
-        return None, None
-    scored = [(step_of(line), line.get(DEV_METRIC)) for line in read_metrics(metrics)]
-    numbers = [(step, float(score)) for step, score in scored if isinstance(score, (int, float))]
-    return max(numbers, key=lambda pair: pair[1], default=(None, None))
-
-
-def _report_winner(args: SweepArgs, outcomes: list[Outcome], others: Sequence[Outcome], winner: str) -> None:
-    """The finished runs of the winning recipe once more, with the evaluation after training: no step is repeated."""
-    for number, outcome in enumerate(outcomes):
-        if outcome.recipe != winner or outcome.reported:
-            continue
-        _say(f"report of {outcome.name}")
-        ended = _train(args, outcome, report=True)
-        if ended.code == 0:
-            outcomes[number] = dataclasses.replace(outcome, reported=True)
-        elif not ended.interrupted:
-            outcomes[number] = dataclasses.replace(outcome, status="failed", error=ended.error)
-        _write(args.output, outcomes, others, winner)
-        if ended.interrupted or ended.stop:
-            raise KeyboardInterrupt
-
-
-def _write(folder: Path, outcomes: Sequence[Outcome], others: Sequence[Outcome], winner: str | None) -> None:
-    """`sweep.json` has every run, the comparison those of this command: others may differ in more than the grid."""
-    save(folder, [*outcomes, *others], winner)
-    try:
-        atomic_write_text(folder / REPORT, report_markdown(outcomes, winner, folder, others))
-    except OSError as error:
-        raise UserError(f"{folder / REPORT} cannot be written; {why_not_written(error)}") from error
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name / MARKER).is_file() for name in ("adapter", "model"))
-
-
-def _log(folder: Path, name: str) -> Path:
-    return folder / "logs" / f"{name}.log"
-
-
-def _result(outcome: Outcome) -> str:
-    if outcome.dev is None or outcome.status != "done":
-        return f"  {outcome.status}: {outcome.error}"
-    return f"  dev {100 * outcome.dev:.2f} at step {outcome.best_step}, {outcome.seconds:.0f} s"
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def parse(argv: Sequence[str]) -> tuple[SweepArgs, list[str]]:
+    """The sweep's own options, and those for every training run as they were typed."""
+    own_names = {field.name for field in dataclasses.fields(SweepArgs)} | {"help", "h"}
+    has_config = bool(argv) and not argv[0].startswith("-")
+    own: list[str] = ["--config", argv[0]] if has_config else []
+    training: list[str] = []
+    target = own
+    for token in argv[has_config:]:
+        if token.startswith("--") or token == "-h":
+            name = token.lstrip("-").partition("=")[0].replace("-", "_")
+            target = own if name in own_names else training
+        target.append(token)
+    prog = "dec2vec sweep CONFIG.yaml --grid OPTION=VALUE,VALUE --output DIR [--section.key value ...]"
+    return load(SweepArgs, None, own, prog=prog), training

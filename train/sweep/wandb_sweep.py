@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,27 @@ from dec2vec.config.load import load
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.config import TrainConfig
-from train.sweep.args import SweepArgs
 from train.sweep.grid import Axis, parse_axes, parse_seeds
 
 
-def wandb_sweep(args: SweepArgs, training: list[str]) -> dict[str, Any]:
+def wandb_sweep(
+    config: Path, output: Path, grid: Sequence[str], seed_words: Sequence[str], training: Sequence[str]
+) -> dict[str, Any]:
     """W&B's form. Dotted names are our options' own; the agent passes `--optim.lr=0.0001`.
 
     Each run needs a folder of its own. W&B fills `${envvar:...}` before it sets the run's id, so a shell does it.
     -P keeps the user's own files out: a train.py in the agent's folder would be run instead.
     """
     parameters: dict[str, Any] = {
-        axis.option: {"values": [_typed(args, training, axis, tokens) for tokens in axis.values]}
-        for axis in parse_axes(args.grid)
+        axis.option: {"values": [_typed(config, training, axis, tokens) for tokens in axis.values]}
+        for axis in parse_axes(grid)
     }
-    seeds = parse_seeds(args.seeds)
+    seeds = parse_seeds(seed_words)
     if seeds:
         parameters["seed"] = {"values": seeds}
     fixed = shlex.join([*training, "--tracking.backend", "wandb", "--eval.after_training", "false"])
-    folder = f'{shlex.quote(str(args.output))}/"$WANDB_RUN_ID"'
-    command = f'exec python -P -m train {shlex.quote(str(args.config))} {fixed} "$@" --output_dir {folder}'
+    folder = f'{shlex.quote(str(output))}/"$WANDB_RUN_ID"'
+    command = f'exec python -P -m train {shlex.quote(str(config))} {fixed} "$@" --output_dir {folder}'
     return {
         "program": "train",
         "method": "grid",
@@ -41,18 +43,21 @@ def wandb_sweep(args: SweepArgs, training: list[str]) -> dict[str, Any]:
     }
 
 
-def write_wandb_sweep(args: SweepArgs, training: list[str], path: Path) -> None:
-    """Raises UserError."""
-    text = yaml.safe_dump(wandb_sweep(args, training), sort_keys=False, allow_unicode=True, width=1000)
+def write_wandb_sweep(
+    path: Path, config: Path, output: Path, grid: Sequence[str], seed_words: Sequence[str], training: Sequence[str]
+) -> None:
+    text = yaml.safe_dump(
+        wandb_sweep(config, output, grid, seed_words, training), sort_keys=False, allow_unicode=True, width=1000
+    )
     try:
         atomic_write_text(path, text)
     except OSError as error:
         raise UserError(f"--wandb_sweep {path}: can't be written; {why_not_written(error)}") from error
 
 
-def _typed(args: SweepArgs, training: list[str], axis: Axis, tokens: tuple[str, ...]) -> object:
+def _typed(config_path: Path, training: Sequence[str], axis: Axis, tokens: tuple[str, ...]) -> object:
     """The value as our configuration understands it: W&B draws charts of numbers, not of the text 1e-4."""
-    config: Any = load(TrainConfig, args.config, [*training, f"--{axis.option}", *tokens])
+    config: Any = load(TrainConfig, config_path, [*training, f"--{axis.option}", *tokens])
     for part in axis.option.split("."):
         config = config[int(part)] if part.isdigit() else vars(config)[part]
     if isinstance(config, (list, tuple)):
