@@ -222,8 +222,9 @@ def _loading(card: Card) -> str:
     )
     needs_base = "" if card.merged else f" The base model `{card.base}` is loaded too, and must be available."
     return (
-        "## Loading\n\nThree ways to compute the same vectors. The tokenizer of this folder appends the end of the prompt; its "
-        f"beginning is stored in the prompts `query` and `document`.{needs_base}\n\n"
+        "## Loading\n\nThree ways to compute the same vectors. "
+        "The tokenizer of this folder appends the end of the prompt; "
+        f"its beginning is stored in the prompts `query` and `document`.{needs_base}\n\n"
         f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(model)}```\n\n"
         f"dec2vec:\n\n```python\n{dec2vec_snippet(model)}```\n\n"
         f"transformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(model)}```"
@@ -279,8 +280,8 @@ def _limits(card: Card) -> str:
         )
     if model.revision and not card.merged:
         limits.append(
-            f"The base was pinned at revision `{model.revision}`; sentence-transformers loads the base of an adapter at "
-            "its newest revision. Use the merged form if that matters."
+            f"The base was pinned at revision `{model.revision}`; sentence-transformers loads the base of an adapter "
+            "at its newest revision. Use the merged form if that matters."
         )
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
