@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -17,6 +18,12 @@ class UserError(Exception):
 
 class TryAgain(UserError):
     """Nobody's mistake: another process or host was lost. The same command goes on; the CLI exits with 75."""
+
+
+def check_installed(package: str, extra: str, user: str) -> None:
+    """Raise UserError if `package`, which comes with an extra of ours and which `user` needs, is not installed."""
+    if find_spec(package) is None:
+        raise UserError(f"{user}: needs {package}, which is not installed; pip install 'dec2vec[{extra}]'")
 
 
 USER_ERROR = 2

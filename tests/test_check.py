@@ -13,9 +13,9 @@ import pytest
 
 from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
-from dec2vec.checks.loaded_model import open_subject
-from dec2vec.checks.model_files import find_place
-from dec2vec.checks.serving_files import check_servers
+from dec2vec.checks.loaded_model import load_model
+from dec2vec.checks.model_files import find_model_files
+from dec2vec.checks.serving_files import check_serving_files
 from dec2vec.cli import main
 from dec2vec.config.model import ModelConfig
 from scripts.checks.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
@@ -161,11 +161,11 @@ def test_what_servers_would_find(exports: dict[str, Path], tmp_path: Path, name:
     """By the files: the model is loaded as it was, so that only the files speak."""
     change, what = SERVED[name]
     folder = shutil.copytree(exports["merged"], tmp_path / "model")
-    subject = open_subject(find_place(ModelConfig(name_or_path=str(folder), device="cpu")))
+    model = load_model(find_model_files(ModelConfig(name_or_path=str(folder), device="cpu")))
     change(folder)
     if name == "weighted mean":
-        subject.pooling.pooling_mode = "weightedmean"
-    found = check_servers(subject)
+        model.pooling.pooling_mode = "weightedmean"
+    found = check_serving_files(model)
     assert what in found.what
     assert (found.verdict == "warn") == bool(found.fix) == (name not in ("as it is", "mistral", "adapter"))
 

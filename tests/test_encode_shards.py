@@ -26,8 +26,8 @@ from tqdm import tqdm
 from dec2vec import cli
 from dec2vec.config.model import ModelConfig
 from dec2vec.corpus import inputs
-from dec2vec.corpus.encode import EncodeArgs
-from dec2vec.corpus.encode_shards import encode_shards, plan_work
+from dec2vec.corpus.encode import EncodeArgs, shard_work
+from dec2vec.corpus.encode_shards import encode_shards
 from dec2vec.corpus.shards import read_index
 from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
@@ -67,7 +67,7 @@ def run(source: Path, output: Path, rank: int = 0, world: int = 1, weights: str 
         for name, value in place.items():
             patch.setenv(name, value)
         encoder = HashEncoder()
-        encode_shards(plan_work(args), encoder, weights)
+        encode_shards(shard_work(args), encoder, weights)
     return encoder.seen
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dec2vec import cli
 from dec2vec.corpus.exact_search import Ranking, exact_top, recall_against, searchable_rows
-from dec2vec.corpus.faiss_index import RECALL, faiss_top
+from dec2vec.corpus.faiss_index import RECALL, faiss_top, index_array, search_array
 from dec2vec.errors import UserError
 
 
@@ -57,6 +61,45 @@ def test_faiss_finds_what_exact_search_finds(kind: str) -> None:
     found = faiss_top(queries, documents, 10, kind)  # type: ignore[arg-type]
     assert recall_against(found, exact) >= RECALL[kind]  # type: ignore[index]
     np.testing.assert_allclose(found.scores[:, 0], exact.scores[:, 0], atol=0.05)
+
+
+def test_flat_search_needs_no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, documents = searchable_rows(vectors(50, 16, 0)), searchable_rows(vectors(1500, 16, 1))
+    scores, positions = search_array(index_array(documents, "flat"), queries, 10)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    exact_scores, exact_positions = search_array(index_array(documents, "flat"), queries, 10)
+    np.testing.assert_array_equal(exact_positions, positions)
+    np.testing.assert_allclose(exact_scores, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["index", "vectors.npy", "--output", "index"],
+        ["search", "index", "--model", "m", "--queries", "texts.txt", "--output", "hits.jsonl"],
+        ["dedup", "vectors.npy", "--method", "hnsw", "--output", "groups.jsonl"],
+        ["outliers", "vectors.npy", "--method", "hnsw", "--output", "rows.jsonl"],
+        ["mine", "pairs.jsonl", "--model", "m", "--index", "ivf", "--output", "mined.jsonl"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_one_line_where_faiss_is_missing(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", vectors(30, 4, 0))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.rstrip().endswith("pip install 'dec2vec[search]'")
+
+
+def test_exact_methods_need_no_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", vectors(30, 4, 0))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert cli.main(["dedup", "vectors.npy", "--output", "groups.jsonl"]) == 0
+    assert cli.main(["outliers", "vectors.npy", "--output", "rows.jsonl"]) == 0
 
 
 def test_recall_sees_what_is_missed() -> None:

@@ -1,4 +1,4 @@
-"""What a check found out, and the table of all of them."""
+"""The result of a check, and the table of all results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. `fix` says what to do about a warn or a fail."""
+    """One row of the table. `fix` says what to do about a warning or a failure."""
 
     check: str
     verdict: Verdict
@@ -23,7 +23,7 @@ class Finding:
 
 
 def worst(check: str, findings: Sequence[Finding], otherwise: str) -> Finding:
-    """The first fail, else the first warn, else a pass that says `otherwise`."""
+    """The first failure, else the first warning, else a pass with the text `otherwise`."""
     for verdict in ("fail", "warn"):
         for finding in findings:
             if finding.verdict == verdict:
@@ -37,7 +37,7 @@ def failed(findings: Sequence[Finding]) -> list[str]:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Check, verdict and what was seen; the fix is on a line of its own."""
+    """One row for each finding with the check, the verdict and what was seen, and a second row for the fix."""
     rows: list[tuple[str, str, str]] = []
     for finding in findings:
         rows.append((finding.check, finding.verdict, finding.what))

@@ -1,45 +1,43 @@
-"""The last token is the one the prompt names: EOS, or the end of the suffix, once.
+"""Check that texts end exactly once in the token that is pooled: EOS, or the end of the prompt's suffix.
 
-transformers 5 no longer honours `add_eos_token` in many tokenizers; pooled at the text's own last token, vectors are
-plausible and worse.
+transformers 5 no longer honours `add_eos_token` in many tokenizers. A model that then pools the last token of the text
+itself gives vectors that look plausible but are worse.
 """
 
 from __future__ import annotations
 
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.library_tokens import ends_with, expected_tail, library_ids
-from dec2vec.checks.loaded_model import PROBES, Subject
+from dec2vec.checks.loaded_model import PROBES, LoadedModel
 
 NAME = "last token"
 _FIX = "let the post_processor of tokenizer.json write it (`dec2vec export` does); add_eos_token is not honoured"
 
 
-def check_ending(subject: Subject) -> Finding:
-    """Of sentence-transformers; our own encoder appends it by itself."""
-    if subject.library is None:
-        return _ours(subject)
-    rows = [library_ids(subject, text) for text in PROBES]
+def check_last_token(model: LoadedModel) -> Finding:
+    """Check the ids of sentence-transformers. The encoder of dec2vec appends the token itself."""
+    if model.library is None:
+        return _ours(model)
+    rows = [library_ids(model, text) for text in PROBES]
     if any(not row for row in rows):
         return Finding(NAME, "fail", "a text gives no tokens at all", _FIX)
-    tail = expected_tail(subject)
-    return _foreign(subject, rows) if not tail else _marked(subject, rows, tail)
+    tail = expected_tail(model)
+    return _foreign(model, rows) if not tail else _marked(model, rows, tail)
 
 
-def _ours(subject: Subject) -> Finding:
-    assert subject.encoder is not None
+def _ours(model: LoadedModel) -> Finding:
+    assert model.encoder is not None
     last = (
-        {ids[-1] for ids in subject.encoder.tokenize(PROBES)}
-        if subject.prompt("query") or not subject.is_marked
-        else set()
+        {ids[-1] for ids in model.encoder.tokenize(PROBES)} if model.prompt("query") or not model.is_marked else set()
     )
-    shown = ", ".join(repr(subject.encoder.tokenizer.convert_ids_to_tokens(id)) for id in sorted(last))
+    shown = ", ".join(repr(model.encoder.tokenizer.convert_ids_to_tokens(id)) for id in sorted(last))
     if len(last) > 1:
         return Finding(NAME, "pass", "the text's own last token, by the prompt's wish")
     return Finding(NAME, "pass", f"dec2vec ends every text in {shown or 'what each prompt names'}")
 
 
-def _marked(subject: Subject, rows: list[list[int]], tail: list[int]) -> Finding:
-    shown = repr(subject.library.tokenizer.decode(tail))
+def _marked(model: LoadedModel, rows: list[list[int]], tail: list[int]) -> Finding:
+    shown = repr(model.library.tokenizer.decode(tail))
     for row in rows:
         if not ends_with(row, tail):
             return Finding(NAME, "fail", f"sentence-transformers does not end texts in {shown}", _FIX)
@@ -48,11 +46,11 @@ def _marked(subject: Subject, rows: list[list[int]], tail: list[int]) -> Finding
     return Finding(NAME, "pass", f"every text ends in {shown}")
 
 
-def _foreign(subject: Subject, rows: list[list[int]]) -> Finding:
-    """Without our file: last-token pooling wants the same last token for all texts."""
-    tokenizer = subject.library.tokenizer
+def _foreign(model: LoadedModel, rows: list[list[int]]) -> Finding:
+    """For a model without dec2vec.json: last-token pooling needs the same last token in all texts."""
+    tokenizer = model.library.tokenizer
     last = {row[-1] for row in rows}
-    modes = subject.pooling.pooling_mode if subject.pooling is not None else ""
+    modes = model.pooling.pooling_mode if model.pooling is not None else ""
     if "lasttoken" not in modes:
         return Finding(NAME, "pass", f"pooling {modes or 'of its own'} does not read one last token")
     if len(last) > 1:

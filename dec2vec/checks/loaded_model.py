@@ -1,4 +1,4 @@
-"""The model under check, loaded by every route that its files allow."""
+"""The model that is checked, loaded by dec2vec and by sentence-transformers if its files allow both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dec2vec.checks.model_files import Place
+from dec2vec.checks.model_files import ModelFiles
 from dec2vec.decoder import model_folders
 from dec2vec.decoder.load import quiet
 from dec2vec.encoder import Encoder
@@ -34,62 +34,62 @@ FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """`encoder` is ours, `library` the SentenceTransformer; at least one of them is there.
+class LoadedModel:
+    """The model as our `encoder`, as a SentenceTransformer (`library`), or as both.
 
-    What is saved in float16 is loaded in float32, so that an overflow is measured instead of spreading.
+    Weights saved in float16 are loaded in float32, so that an overflow can be measured.
     """
 
-    place: Place
+    files: ModelFiles
     encoder: Encoder | None
     library: Any
     saved_dtype: str
 
     @property
     def routes(self) -> dict[str, Route]:
-        """Texts to vectors, with the prompt of queries, as users call it."""
-        found: dict[str, Route] = {}
+        """By library, the function that embeds texts with the prompt of queries, as users call it."""
+        routes: dict[str, Route] = {}
         if self.encoder is not None:
-            found["dec2vec"] = lambda texts: self.embed_ours(texts)
+            routes["dec2vec"] = lambda texts: self.embed_ours(texts)
         if self.library is not None:
-            found["sentence-transformers"] = lambda texts: self.embed_library(texts)
-        return found
+            routes["sentence-transformers"] = lambda texts: self.embed_library(texts)
+        return routes
 
     def embed_ours(self, texts: Sequence[str], side: Side = "query") -> Vectors:
-        """(texts, d) by our Encoder."""
+        """Vectors of dec2vec's Encoder."""
         assert self.encoder is not None
         return self.encoder.encode(list(texts), side=side, progress=False)
 
     def embed_library(self, texts: Sequence[str], side: Side | None = None) -> Vectors:
-        """(texts, d) by plain sentence-transformers, one batch; without a side, its own default prompt."""
+        """Vectors of sentence-transformers, computed in one batch. Without a side it uses its default prompt."""
         named = {} if side is None or side not in self.library.prompts else {"prompt_name": side}
-        found = self.library.encode(list(texts), batch_size=len(texts), show_progress_bar=False, **named)
-        return np.asarray(found, dtype=np.float32)
+        vectors = self.library.encode(list(texts), batch_size=len(texts), show_progress_bar=False, **named)
+        return np.asarray(vectors, dtype=np.float32)
 
     @property
     def backbones(self) -> dict[str, Any]:
-        """The decoder of each route."""
-        found: dict[str, Any] = {}
+        """The decoder, by library."""
+        backbones: dict[str, Any] = {}
         if self.encoder is not None:
-            found["dec2vec"] = self.encoder.embedder.backbone
+            backbones["dec2vec"] = self.encoder.embedder.backbone
         if self.library is not None:
-            found["sentence-transformers"] = self.library[0].auto_model
-        return found
+            backbones["sentence-transformers"] = self.library[0].auto_model
+        return backbones
 
     @property
     def tokenizers(self) -> dict[str, Any]:
-        """The tokenizer of each route."""
-        found: dict[str, Any] = {}
+        """The tokenizer, by library."""
+        tokenizers: dict[str, Any] = {}
         if self.encoder is not None:
-            found["dec2vec"] = self.encoder.tokenizer
+            tokenizers["dec2vec"] = self.encoder.tokenizer
         if self.library is not None:
-            found["sentence-transformers"] = self.library.tokenizer
-        return found
+            tokenizers["sentence-transformers"] = self.library.tokenizer
+        return tokenizers
 
     @property
     def is_marked(self) -> bool:
-        """Whether our own file says how the model is meant to be read."""
-        return self.place.artifact is not None
+        """Whether dec2vec.json says how the model pools, and with which prompt."""
+        return self.files.artifact is not None
 
     @property
     def pooling(self) -> Any:
@@ -98,35 +98,35 @@ class Subject:
 
     @cached_property
     def tolerance(self) -> float:
-        """By the precision in which the vectors are computed."""
+        """The largest difference that rounding explains, given the precision of the computation."""
         kinds = {str(next(backbone.parameters()).dtype) for backbone in self.backbones.values()}
         autocast = self.encoder is not None and self.encoder.embedder.autocast
         return FLOAT32_TOLERANCE if kinds == {"torch.float32"} and not autocast else HALF_TOLERANCE
 
     def prompt(self, side: Side) -> Prompt | None:
-        """The one prompt that our own file names; None for other models and for ensembles."""
+        """The prompt that dec2vec.json names; None for other models and for ensembles of prompts."""
         if self.encoder is None or not self.is_marked:
             return None
         ensemble = self.encoder.ensemble(None, side)
         return ensemble.members[0] if ensemble.is_single else None
 
 
-def open_subject(place: Place) -> Subject:
-    """UserError, in one line, for what can't be loaded."""
-    if place.artifact is None and place.library is None and (place.folder / "adapter_config.json").is_file():
+def load_model(files: ModelFiles) -> LoadedModel:
+    """Load the model by every library that its files allow. Raises UserError if one of them fails."""
+    if files.artifact is None and files.library is None and (files.folder / "adapter_config.json").is_file():
         raise UserError(
-            f"model {place.folder}: a PEFT adapter without dec2vec.json or modules.json, so nothing says how its "
+            f"model {files.folder}: a PEFT adapter without dec2vec.json or modules.json, so nothing says how its "
             "vectors are pooled; export the run with `dec2vec export`"
         )
-    library = None if place.library is None else _library(place)
-    encoder = None if place.artifact is None and library is not None else _encoder(place)
-    return Subject(place, encoder, library, _saved_dtype(place, library, encoder))
+    library = None if files.library is None else _library(files)
+    encoder = None if files.artifact is None and library is not None else _encoder(files)
+    return LoadedModel(files, encoder, library, _saved_dtype(files, library, encoder))
 
 
-def _encoder(place: Place) -> Encoder:
-    artifact = place.artifact
+def _encoder(files: ModelFiles) -> Encoder:
+    artifact = files.artifact
     if artifact is None:
-        return Encoder.from_backbone(place.config)
+        return Encoder.from_backbone(files.config)
     encoder = Encoder.from_backbone(_wide(artifact.config), base=_wide(artifact.base))
     if artifact.adapter is not None:
         encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
@@ -138,17 +138,17 @@ def _wide(config: Any) -> Any:
     return replace(config, dtype="float32") if config.dtype == "float16" else config
 
 
-def _library(place: Place) -> Any:
+def _library(files: ModelFiles) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    device = None if place.config.device == "auto" else place.config.device
-    wide = {"dtype": torch.float32} if _declared_dtype(place) == "float16" else {}
+    device = None if files.config.device == "auto" else files.config.device
+    wide = {"dtype": torch.float32} if _declared_dtype(files) == "float16" else {}
     try:
         with quiet():
-            model = SentenceTransformer(
-                str(place.library),
+            library = SentenceTransformer(
+                str(files.library),
                 device=device,
-                trust_remote_code=place.config.trust_remote_code,
+                trust_remote_code=files.config.trust_remote_code,
                 model_kwargs={"use_safetensors": True, **wide},
             )
     except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, AttributeError) as error:
@@ -156,28 +156,30 @@ def _library(place: Place) -> Any:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".:")
         raise UserError(
-            f"model {place.library}: sentence-transformers can't load it ({reason}); export or copy it again"
+            f"model {files.library}: sentence-transformers can't load it ({reason}); export or copy it again"
         ) from error
-    return model.eval()
+    return library.eval()
 
 
-def _declared_dtype(place: Place) -> str:
-    """What sentence-transformers will load: its own entry, else that of the decoder's configuration."""
-    reading = place.json("sentence_bert_config.json")
-    own = reading.get("model_args") or reading.get("model_kwargs") or {}  # as older and newer versions write it
-    decoder = place.json("config.json")
-    return str(own.get("dtype") or own.get("torch_dtype") or decoder.get("dtype") or decoder.get("torch_dtype") or "")
+def _declared_dtype(files: ModelFiles) -> str:
+    """The dtype that sentence-transformers will use: that of its own file, else of the decoder's configuration."""
+    saved = files.json("sentence_bert_config.json")
+    kwargs = saved.get("model_args") or saved.get("model_kwargs") or {}  # as older and newer versions write it
+    decoder = files.json("config.json")
+    return str(
+        kwargs.get("dtype") or kwargs.get("torch_dtype") or decoder.get("dtype") or decoder.get("torch_dtype") or ""
+    )
 
 
-def _saved_dtype(place: Place, library: Any, encoder: Encoder | None) -> str:
-    """float16 if any route would compute in it."""
-    named: list[str] = [] if place.artifact is None else [place.artifact.config.dtype]
+def _saved_dtype(files: ModelFiles, library: Any, encoder: Encoder | None) -> str:
+    """float16 if one of the libraries would compute in it."""
+    dtypes: list[str] = [] if files.artifact is None else [files.artifact.config.dtype]
     if library is not None:
         kind = str(library[0].auto_model.dtype)
-        named.append(_declared_dtype(place) or DTYPES.get(kind, kind))
+        dtypes.append(_declared_dtype(files) or DTYPES.get(kind, kind))
     elif encoder is not None:
-        named.append(encoder.config.dtype)
-    return "float16" if "float16" in named else named[0]
+        dtypes.append(encoder.config.dtype)
+    return "float16" if "float16" in dtypes else dtypes[0]
 
 
 def _is_pooling(module: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where the files of a model are that is to be checked: ours, sentence-transformers', or neither."""
+"""The files of the model that is checked: those of dec2vec, of sentence-transformers, or of a plain decoder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _UNREAD = ("*.bin", "*.pt", "*.onnx", "*.msgpack", "*.h5", "*.gguf", "onnx/*", "
 
 
 @dataclass(frozen=True)
-class Place:
-    """`artifact` says how our Encoder reads the model, `library` is the folder for sentence-transformers."""
+class ModelFiles:
+    """`artifact` says how dec2vec loads the model; `library` is the folder that sentence-transformers loads."""
 
     config: ModelConfig
     folder: Path
@@ -27,14 +27,14 @@ class Place:
 
     @property
     def folders(self) -> list[Path]:
-        """All folders with files of this model, each once."""
-        found = [] if self.library is None else [self.library]
+        """All folders with files of this model."""
+        folders = [] if self.library is None else [self.library]
         if self.artifact is not None:
-            found.insert(0, self.artifact.adapter or Path(self.artifact.base.name_or_path))
-        return list(dict.fromkeys(found)) or [self.folder]
+            folders.insert(0, self.artifact.adapter or Path(self.artifact.base.name_or_path))
+        return list(dict.fromkeys(folders)) or [self.folder]
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the sentence-transformers folder; empty if it is missing. UserError if it is no object."""
+        """A JSON file of the sentence-transformers folder; empty if it is missing. UserError if it is not an object."""
         path = (self.library or self.folder) / name
         if not path.is_file():
             return {}
@@ -47,14 +47,14 @@ class Place:
         return content
 
 
-def find_place(config: ModelConfig) -> Place:
-    """A folder as it is, a Hub id as its snapshot. UserError for what is neither."""
+def find_model_files(config: ModelConfig) -> ModelFiles:
+    """The files of a local folder, or of the snapshot of a Hub id. UserError for anything else."""
     name = config.name_or_path
     folder = Path(name) if Path(name).is_dir() else _snapshot(name, config.revision)
     config = replace(config, name_or_path=str(folder), revision=None)
     candidates = (folder, folder / "model")
     library = next((path for path in candidates if (path / MODULES).is_file()), None)
-    return Place(config, folder, model_folders.find(config), library)
+    return ModelFiles(config, folder, model_folders.find(config), library)
 
 
 def _snapshot(model: str, revision: str | None) -> Path:

@@ -1,4 +1,4 @@
-"""Largest activation inside the decoder: beyond float16's range, vectors turn to nan where it is served in float16."""
+"""Check the largest activation of the decoder: beyond the range of float16 its vectors would be nan in float16."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 import torch
 
 from dec2vec.checks.finding import Finding, worst
-from dec2vec.checks.loaded_model import PROBES, Route, Subject
+from dec2vec.checks.loaded_model import PROBES, LoadedModel, Route
 
 NAME = "overflow"
 FLOAT16_MAX = 65_504.0
 
 
-def check_numbers(subject: Subject) -> Finding:
-    """By every route; a model saved in float16 was loaded in float32 for this."""
-    found, largest = [], 0.0
-    for route, embed in subject.routes.items():
-        top = _largest_activation(subject.backbones[route], embed)
-        found.append(_judged(route, top, subject.saved_dtype, np.isfinite(embed(PROBES)).all()))
+def check_overflow(model: LoadedModel) -> Finding:
+    """Check the activations in both libraries. A model saved in float16 was loaded in float32 for this."""
+    findings, largest = [], 0.0
+    for route, embed in model.routes.items():
+        top = _largest_activation(model.backbones[route], embed)
+        findings.append(_judged(route, top, model.saved_dtype, np.isfinite(embed(PROBES)).all()))
         largest = max(largest, top)
-    return worst(NAME, found, f"largest activation {largest:.3g} (float16 holds {FLOAT16_MAX:.0f})")
+    return worst(NAME, findings, f"largest activation {largest:.3g} (float16 holds {FLOAT16_MAX:.0f})")
 
 
 def _judged(route: str, top: float, dtype: str, is_finite: np.bool_) -> Finding:
@@ -40,7 +40,7 @@ def _judged(route: str, top: float, dtype: str, is_finite: np.bool_) -> Finding:
 
 @torch.no_grad()
 def _largest_activation(backbone: Any, embed: Route) -> float:
-    """Over the outputs of all modules: the sums between blocks and the products within."""
+    """The largest absolute value in the outputs of all modules."""
     tops = [0.0]
 
     def note(module: Any, inputs: Any, output: Any) -> None:

@@ -1,37 +1,37 @@
-"""Which token states become the vector: as trained, and so that different texts differ."""
+"""Check that sentence-transformers pools the tokens that were pooled in training, and that unlike texts differ."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.loaded_model import PROBES, Subject
+from dec2vec.checks.loaded_model import PROBES, LoadedModel
 
 NAME = "pooling"
 MODES = {"last": "lasttoken", "mean": "mean", "weighted_mean": "weightedmean", "max": "max"}
 _FILE = "1_Pooling/config.json"
 
 
-def check_pooling(subject: Subject) -> Finding:
-    """sentence-transformers' module against our own file; first-token pooling of a decoder is wrong in any file."""
-    if subject.library is None:
-        assert subject.encoder is not None
-        view = subject.encoder.embedder.view
-        known = "" if subject.is_marked else " (nothing says how: dec2vec's defaults)"
-        return Finding(NAME, "pass" if subject.is_marked else "warn", f"{view}{known}", _unmarked(subject))
-    module = subject.pooling
+def check_pooling(model: LoadedModel) -> Finding:
+    """Compare the Pooling module with dec2vec.json. Pooling the first token of a decoder is always wrong."""
+    if model.library is None:
+        assert model.encoder is not None
+        view = model.encoder.embedder.view
+        known = "" if model.is_marked else " (nothing says how: dec2vec's defaults)"
+        return Finding(NAME, "pass" if model.is_marked else "warn", f"{view}{known}", _unmarked(model))
+    module = model.pooling
     if module is None:
         return Finding(NAME, "warn", "no Pooling module of sentence-transformers' own: not checked", "see its code")
-    return _marked(subject, module) if subject.is_marked else _foreign(module)
+    return _marked(model, module) if model.is_marked else _foreign(module)
 
 
-def _unmarked(subject: Subject) -> str:
-    return "" if subject.is_marked else "name a run, an export or a sentence-transformers folder, if it is tuned"
+def _unmarked(model: LoadedModel) -> str:
+    return "" if model.is_marked else "name a run, an export or a sentence-transformers folder, if it is tuned"
 
 
-def _marked(subject: Subject, module: Any) -> Finding:
-    assert subject.encoder is not None
-    wanted = MODES.get(subject.encoder.config.pooling)
+def _marked(model: LoadedModel, module: Any) -> Finding:
+    assert model.encoder is not None
+    wanted = MODES.get(model.encoder.config.pooling)
     if module.pooling_mode != wanted:
         what = f"sentence-transformers pools {module.pooling_mode}, trained with {wanted}"
         return Finding(NAME, "fail", what, f"set the mode in {_FILE}, or export again")
@@ -48,10 +48,10 @@ def _foreign(module: Any) -> Finding:
     return Finding(NAME, "pass", f"{module.pooling_mode}")
 
 
-def check_spread(subject: Subject) -> Finding:
-    """Different texts, different vectors."""
+def check_spread(model: LoadedModel) -> Finding:
+    """Check that different texts have different vectors."""
     name, least = "distinct texts", 1.0
-    for route, embed in subject.routes.items():
+    for route, embed in model.routes.items():
         vectors = embed(PROBES)
         cosines = (vectors @ vectors.T)[~_diagonal(len(vectors))] / _norm_products(vectors)[~_diagonal(len(vectors))]
         if cosines.min() > 1 - 1e-5:

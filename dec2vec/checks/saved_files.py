@@ -1,4 +1,4 @@
-"""The numbers on disk: inf and nan are found before they spread through a forward pass. One tensor in memory."""
+"""Check that saved weights are finite, and that the tokenizer's ids fit the input embeddings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dec2vec.checks.finding import Finding, worst
-from dec2vec.checks.loaded_model import Subject
-from dec2vec.checks.model_files import Place
+from dec2vec.checks.loaded_model import LoadedModel
+from dec2vec.checks.model_files import ModelFiles
 
 WEIGHTS = "weights"
 
 
-def check_weights(place: Place) -> Finding:
-    """Every tensor of the model's own files is finite."""
+def check_weights(files: ModelFiles) -> Finding:
+    """Check that every tensor in the model's files is finite. One tensor is in memory at a time."""
     count = 0
-    for file in _files(place):
+    for file in _files(files):
         try:
             for name, tensor in _tensors(file):
                 count += 1
@@ -31,14 +31,14 @@ def check_weights(place: Place) -> Finding:
             return Finding(WEIGHTS, "fail", what, "copy the file again, or export the run again")
     if not count:
         fix = "save it as safetensors: pickles can run code, and dec2vec does not read them"
-        return Finding(WEIGHTS, "warn", f"no .safetensors in {place.folder}", fix)
+        return Finding(WEIGHTS, "warn", f"no .safetensors in {files.folder}", fix)
     return Finding(WEIGHTS, "pass", f"{count} tensors, all finite")
 
 
-def _files(place: Place) -> list[Path]:
-    """Those of the model and of the modules in its subfolders, each once."""
-    found = [path for folder in place.folders for path in sorted(folder.glob("**/*.safetensors"))]
-    return list(dict.fromkeys(path.resolve() for path in found))
+def _files(files: ModelFiles) -> list[Path]:
+    """The safetensors files of the model and of the modules in its subfolders."""
+    paths = [path for folder in files.folders for path in sorted(folder.glob("**/*.safetensors"))]
+    return list(dict.fromkeys(path.resolve() for path in paths))
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -51,12 +51,12 @@ VOCABULARY = "vocabulary"
 _FIX_VOCABULARY = "put the tokenizer files of the base beside the weights, or resize the embeddings before training"
 
 
-def check_vocabulary(subject: Subject) -> Finding:
-    """The largest id against the rows of the input embeddings, and the tokens against those of a local base."""
-    sizes = {route: int(model.get_input_embeddings().weight.shape[0]) for route, model in subject.backbones.items()}
-    found = [_ids_beyond(route, tokenizer, sizes[route]) for route, tokenizer in subject.tokenizers.items()]
-    found += [_moved_tokens(subject)]
-    return worst(VOCABULARY, found, f"every token has one of the {min(sizes.values())} rows of the embeddings")
+def check_vocabulary(model: LoadedModel) -> Finding:
+    """Compare the largest id with the rows of the input embeddings, and the tokens with those of a local base."""
+    sizes = {route: int(backbone.get_input_embeddings().weight.shape[0]) for route, backbone in model.backbones.items()}
+    findings = [_ids_beyond(route, tokenizer, sizes[route]) for route, tokenizer in model.tokenizers.items()]
+    findings += [_moved_tokens(model)]
+    return worst(VOCABULARY, findings, f"every token has one of the {min(sizes.values())} rows of the embeddings")
 
 
 def _ids_beyond(route: str, tokenizer: Any, rows: int) -> Finding:
@@ -68,17 +68,17 @@ def _ids_beyond(route: str, tokenizer: Any, rows: int) -> Finding:
     return Finding(VOCABULARY, "fail", what, _FIX_VOCABULARY)
 
 
-def _moved_tokens(subject: Subject) -> Finding:
-    """Only against a base folder on this machine: a Hub base may not be here, and a whole folder is its own base."""
-    artifact = subject.place.artifact
+def _moved_tokens(model: LoadedModel) -> Finding:
+    """Compare the ids of tokens with those of the base, if the base is a folder on this machine."""
+    artifact = model.files.artifact
     base = None if artifact is None else Path(artifact.config.name_or_path)
-    if base is None or not base.is_dir() or base in subject.place.folders or not (base / "tokenizer.json").is_file():
+    if base is None or not base.is_dir() or base in model.files.folders or not (base / "tokenizer.json").is_file():
         return Finding(VOCABULARY, "pass", "")
     from dec2vec.config.model import ModelConfig
     from dec2vec.decoder.load import load_tokenizer
 
     original = load_tokenizer(ModelConfig(name_or_path=str(base))).get_vocab()
-    for route, tokenizer in subject.tokenizers.items():
+    for route, tokenizer in model.tokenizers.items():
         ours = tokenizer.get_vocab()
         moved = [token for token, id in original.items() if ours.get(token) != id]
         if moved:

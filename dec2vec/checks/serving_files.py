@@ -1,4 +1,4 @@
-"""The folder says all that vLLM and Text Embeddings Inference read from it. Neither is run here.
+"""Check that the folder has what vLLM and Text Embeddings Inference (TEI) read from it. Neither is run.
 
 Each fact with its source is in docs/guides/production.md.
 """
@@ -9,40 +9,40 @@ from collections.abc import Iterator
 from typing import Any
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.loaded_model import Subject
-from dec2vec.checks.model_files import Place
+from dec2vec.checks.loaded_model import LoadedModel
+from dec2vec.checks.model_files import ModelFiles
 
 NAME = "servers"
 POOLED = frozenset({"lasttoken", "mean", "cls"})
 OF_TEI = frozenset({"mistral", "qwen2", "qwen3", "gemma3_text"})
-"""Decoders that Text Embeddings Inference has."""
+"""Decoders that Text Embeddings Inference supports."""
 _AGAIN = "export again with this version (`dec2vec export RUN --merge`)"
 _LAST = (
     "for a server, train with --model.layer -1 and --model.pooling last or mean; else serve by sentence-transformers"
 )
 
 
-def check_servers(subject: Subject) -> Finding:
-    """By the files alone; an adapter kept apart is no mistake, but has to be merged first."""
-    place = subject.place
-    if place.library is None:
+def check_serving_files(model: LoadedModel) -> Finding:
+    """Check the files. A separate adapter is not a mistake, but it has to be merged before serving."""
+    files = model.files
+    if files.library is None:
         return Finding(NAME, "skip", "no sentence-transformers folder")
-    decoder = place.json("config.json")
+    decoder = files.json("config.json")
     if not decoder:
         return Finding(NAME, "pass", "adapter kept apart; vLLM and TEI want it merged (`dec2vec export RUN --merge`)")
-    for what, fix in _obstacles(subject, place, decoder):
+    for what, fix in _obstacles(model, files, decoder):
         return Finding(NAME, "warn", what, fix)
     kind = decoder.get("model_type")
     tei = "and TEI find" if kind in OF_TEI else f"finds (TEI has no {kind})"
     return Finding(NAME, "pass", f"vLLM {tei} architecture, pooling, prompts and length in the files")
 
 
-def _obstacles(subject: Subject, place: Place, decoder: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what was seen, fix), the gravest first."""
-    mode = None if subject.pooling is None else subject.pooling.pooling_mode
+def _obstacles(model: LoadedModel, files: ModelFiles, decoder: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pairs of what was seen and the fix, the most serious first."""
+    mode = None if model.pooling is None else model.pooling.pooling_mode
     if mode not in POOLED:
         yield f"pooling {mode}: vLLM would take the last token instead, TEI refuses it", _LAST
-    if isinstance(_output_name(place), list):
+    if isinstance(_output_name(files), list):
         yield "an inner layer is pooled; vLLM and TEI would take the last one without a word", _LAST
     if not decoder.get("architectures"):
         yield "config.json names no architecture", _AGAIN
@@ -56,7 +56,7 @@ def _obstacles(subject: Subject, place: Place, decoder: dict[str, Any]) -> Itera
         )
 
 
-def _output_name(place: Place) -> object:
-    described = place.json("sentence_bert_config.json").get("modality_config")
+def _output_name(files: ModelFiles) -> object:
+    described = files.json("sentence_bert_config.json").get("modality_config")
     text = described.get("text") if isinstance(described, dict) else None
     return text.get("method_output_name") if isinstance(text, dict) else None

@@ -1,11 +1,11 @@
-"""Whatever the other checks do not name: sentence-transformers and dec2vec give the same vectors."""
+"""Check the vectors: both libraries agree, they have length 1, and padding does not change them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from dec2vec.checks.finding import Finding
-from dec2vec.checks.loaded_model import PROBES, Subject
+from dec2vec.checks.loaded_model import PROBES, LoadedModel
 from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.averaging import unit_rows
 
@@ -14,19 +14,19 @@ _EXPORT_AGAIN = "export again (`dec2vec export`): a file of the folder was chang
 SIDES: tuple[Side, Side] = ("query", "document")
 
 
-def check_routes(subject: Subject) -> Finding:
-    """On both sides, and on a text that is cut."""
-    if len(subject.routes) < 2:
+def check_same_vectors(model: LoadedModel) -> Finding:
+    """Compare the vectors of dec2vec and sentence-transformers, as query and as document, also for a long text."""
+    if len(model.routes) < 2:
         return Finding(SAME_VECTORS, "skip", "only one way of loading it")
     texts = [*PROBES, "word after word " * 600]
     largest = 0.0
     for side in SIDES:
-        ours, theirs = subject.embed_ours(texts, side), subject.embed_library(texts, side)
+        ours, theirs = model.embed_ours(texts, side), model.embed_library(texts, side)
         if ours.shape != theirs.shape:
             what = f"{ours.shape[1]} dimensions by dec2vec, {theirs.shape[1]} by sentence-transformers"
             return Finding(SAME_VECTORS, "fail", what, _EXPORT_AGAIN)
         difference = float(np.abs(unit_rows(ours) - unit_rows(theirs)).max())
-        if not difference <= subject.tolerance:
+        if not difference <= model.tolerance:
             what = f"{side}: dec2vec's and sentence-transformers' vectors differ by {difference:.2g}"
             return Finding(SAME_VECTORS, "fail", what, _EXPORT_AGAIN)
         largest = max(largest, difference)
@@ -36,14 +36,14 @@ def check_routes(subject: Subject) -> Finding:
 UNIT_LENGTH = "unit length"
 
 
-def check_unit_length(subject: Subject) -> Finding:
-    """A fail where our own file promises it, a warning for other models."""
-    for route, embed in subject.routes.items():
+def check_unit_length(model: LoadedModel) -> Finding:
+    """Check that vectors have length 1. It is a failure if dec2vec.json promises it, else a warning."""
+    for route, embed in model.routes.items():
         lengths = np.linalg.norm(embed(PROBES), axis=1)
-        if float(np.abs(lengths - 1).max()) > subject.tolerance:
+        if float(np.abs(lengths - 1).max()) > model.tolerance:
             what = f"{route}: vectors have lengths from {lengths.min():.3g} to {lengths.max():.3g}"
             fix = "add the Normalize module to modules.json (or export again); else compare by cosine only"
-            return Finding(UNIT_LENGTH, "fail" if subject.is_marked else "warn", what, fix)
+            return Finding(UNIT_LENGTH, "fail" if model.is_marked else "warn", what, fix)
     return Finding(UNIT_LENGTH, "pass", "every vector has length 1")
 
 
@@ -54,10 +54,10 @@ _FIX_PADDING = (
 )
 
 
-def check_padding(subject: Subject) -> Finding:
-    """Through every route; the texts differ in length, so that all but one are padded."""
+def check_padding(model: LoadedModel) -> Finding:
+    """Compare vectors of texts in a batch, where all but one are padded, with vectors of each text alone."""
     furthest = 0.0
-    for route, embed in subject.routes.items():
+    for route, embed in model.routes.items():
         try:
             together = unit_rows(embed(PROBES))
         except (ValueError, IndexError) as error:
@@ -66,9 +66,9 @@ def check_padding(subject: Subject) -> Finding:
             )
         alone = unit_rows(np.concatenate([embed([text]) for text in PROBES]))
         difference = float(np.abs(together - alone).max())
-        if not difference <= subject.tolerance:
+        if not difference <= model.tolerance:
             what = f"{route}: a text's vector changes by {difference:.2g} when longer texts are in the batch"
             return Finding(PADDING, "fail", what, _FIX_PADDING)
         furthest = max(furthest, difference)
-    sides = {tokenizer.padding_side for name, tokenizer in subject.tokenizers.items() if name != "dec2vec"} or {"right"}
+    sides = {tokenizer.padding_side for name, tokenizer in model.tokenizers.items() if name != "dec2vec"} or {"right"}
     return Finding(PADDING, "pass", f"alone and in a batch alike (padded {', '.join(sides)}; largest {furthest:.1g})")

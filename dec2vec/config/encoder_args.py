@@ -8,7 +8,7 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
-from dec2vec.config.model import ModelConfig
+from dec2vec.config.model import EncodeOptions, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -47,3 +47,8 @@ class SidedEncoderArgs(EncoderArgs):
     """Side of a prompt that differs between queries and documents. With instruct, documents have no instruction."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
+
+    @property
+    def encode_options(self) -> EncodeOptions:
+        """The part of the options that a call of `Encoder.encode` takes."""
+        return EncodeOptions(self.prompt, self.side, self.batch_tokens)

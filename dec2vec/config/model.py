@@ -1,4 +1,4 @@
-"""The `model` section, shared by training and evaluation: which decoder, read how."""
+"""The `model` section, shared by training and evaluation, and the options of one call of an encoder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,27 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
 from dec2vec.prompts.ensembles import default_layer
-from dec2vec.prompts.prompt import TextNormalization
+from dec2vec.prompts.prompt import Side, TextNormalization
 
 PoolingName = Literal[
     "last", "mean", "weighted_mean", "first_last", "first_last_static", "max", "logits", "sparse_logits"
 ]
 LOGIT_POOLINGS: tuple[PoolingName, ...] = ("logits", "sparse_logits")
 """Read through the LM head from the last token; as wide as the vocabulary."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How an encoder reads the texts of one call."""
+
+    prompt: str | None = None
+    """Name or template; None takes the prompt of the encoder's configuration."""
+    side: Side = "query"
+    """Side of a prompt that differs between queries and documents."""
+    batch_tokens: int = 16_384
+    """Most padded tokens of one forward pass."""
+    progress: bool = True
+    """Show a progress bar if the call takes more than a few seconds."""
 
 
 @dataclass(frozen=True, config=STRICT)

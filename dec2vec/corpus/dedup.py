@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.encoder_args import SidedEncoderArgs
 from dec2vec.config.load import STRICT
+from dec2vec.errors import check_installed
 from dec2vec.files.atomic import check_output
 
 
@@ -35,6 +36,8 @@ class DedupArgs(SidedEncoderArgs):
 def dedup_command(args: DedupArgs) -> None:
     """Write a line for each group, and print the largest ones."""
     check_output(args.output, [".jsonl"], inputs=[args.input])
+    if args.method == "hnsw":
+        check_installed("faiss", "search", "dedup --method hnsw")
     from dec2vec.corpus.inputs import PRINTED_ROWS, print_table, read_corpus, short, write_rows
     from dec2vec.corpus.neighbours import group_duplicates
 

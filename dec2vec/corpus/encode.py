@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 from pydantic.dataclasses import dataclass
@@ -16,6 +17,9 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import check_output
 from dec2vec.files.tables import block_texts, iter_tables, read_texts
 from dec2vec.prompts.ensembles import check_prompt
+
+if TYPE_CHECKING:
+    from dec2vec.corpus.encode_shards import ShardWork
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -54,23 +58,39 @@ def encode_command(args: EncodeArgs) -> None:
     from dec2vec.corpus.vector_files import write_vectors
 
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
-    vectors = encoder.encode(
-        texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens, normalize=args.normalize
-    )
+    vectors = encoder.encode(texts, normalize=args.normalize, **vars(args.encode_options))
     write_vectors(args.output, texts, vectors)
     sys.stderr.write(f"{len(vectors)} vectors of {vectors.shape[1]} dimensions: {args.output}\n")
 
 
 def _encode_in_shards(args: EncodeArgs) -> None:
     """Each process of torchrun encodes its share of the shards on its own device."""
-    from dec2vec.corpus.encode_shards import encode_shards, plan_work
+    from dec2vec.corpus.encode_shards import encode_shards
     from dec2vec.corpus.inputs import load_encoder
+    from dec2vec.fingerprint import fingerprint
 
-    work = plan_work(args)
+    work = shard_work(args)
     first = next(iter_tables(args.input, 1), None)  # a mistake in the input is reported before the model is loaded
     if first is not None:
         block_texts(args.input, first, args.column)
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
-    from dec2vec.fingerprint import fingerprint
-
     encode_shards(work, encoder, fingerprint(encoder))
+
+
+def shard_work(args: EncodeArgs) -> ShardWork:
+    """The part of the work that is this process's. UserError for an output that can't be a folder of shards."""
+    from dec2vec.corpus.encode_shards import ShardWork, check_shard_folder
+
+    assert args.shard_rows is not None
+    check_shard_folder(args.output)
+    return ShardWork(
+        args.input,
+        args.column,
+        args.output,
+        args.shard_rows,
+        args.shard_format,
+        replace(args.encode_options, progress=False),
+        normalize=args.normalize,
+        rank=int(os.environ.get("RANK", "0")),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+    )

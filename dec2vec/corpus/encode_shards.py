@@ -13,21 +13,22 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dec2vec.corpus.encode import EncodeArgs
+from dec2vec.config.model import EncodeOptions, ModelConfig
 from dec2vec.corpus.shards import INDEX, Index, Shard, is_done, shard_path, texts_digest, write_index, write_note
+from dec2vec.corpus.vector_files import write_vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import remove_leftovers, sha256_file
 from dec2vec.files.tables import block_texts, count_rows, iter_tables
-from dec2vec.prompts.prompt import Side
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder
 
 PIECE = 16_384
 """Texts between two moves of the progress bar."""
@@ -35,79 +36,56 @@ _NO_PLACE = ("name_or_path", "revision", "trust_remote_code", "device")
 """Options that say where the model is; its weights count by their digest."""
 
 
-@runtime_checkable
-class ShardEncoder(Protocol):
-    """What is asked of an encoder here."""
-
-    config: Any
-
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        normalize: bool = True,
-        progress: bool = True,
-    ) -> NDArray[np.float32]:
-        """float32 (texts, d)."""
-
-
 @dataclass(frozen=True)
-class Work:
-    """What this process has to do: every `world`-th shard, beginning with its rank."""
+class ShardWork:
+    """What one of `world` processes does: it embeds every `world`-th shard, beginning with its rank."""
 
-    args: EncodeArgs
+    input: Path
+    column: str
+    output: Path
     shard_rows: int
+    shard_format: str
+    options: EncodeOptions
+    normalize: bool
     rank: int
     world: int
 
-    @property
-    def suffix(self) -> str:
-        """Of the shard files."""
-        return f".{self.args.shard_format}"
-
     def owns(self, number: int) -> bool:
-        """Whether the shard is this process's."""
+        """Whether this process embeds the shard."""
         return number % self.world == self.rank
 
+    def digest(self, config: ModelConfig, weights: str) -> str:
+        """One digest of all that a vector depends on besides its text, and of how the rows are cut into shards."""
+        model = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NO_PLACE}
+        options = [self.options.prompt, self.options.side, self.normalize, self.shard_rows, self.shard_format]
+        return hashlib.sha256(json.dumps([weights, model, options], sort_keys=True).encode()).hexdigest()
 
-def plan_work(args: EncodeArgs) -> Work:
-    """From torchrun's environment. UserError for an output that can't be a folder of shards."""
-    assert args.shard_rows is not None
-    output = args.output
+
+def check_shard_folder(output: Path) -> None:
+    """UserError for an output that can't be a folder of shards."""
     if output.suffix in (".npy", ".parquet") or (output.exists() and not output.is_dir()):
         raise UserError(f"output {output}: with --shard_rows it is a folder; name one (and --shard_format parquet)")
     if not output.parent.is_dir():
         raise UserError(f"output {output}: the folder {output.parent} does not exist; make it first")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise UserError(f"output {output}: the folder is not writable")
-    return Work(args, args.shard_rows, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def reading_of(encoder: ShardEncoder, weights: str, args: EncodeArgs) -> str:
-    """One digest of all that a vector depends on besides its text, and of how the rows are cut into shards."""
-    model = {key: value for key, value in dataclasses.asdict(encoder.config).items() if key not in _NO_PLACE}
-    options = [args.prompt, args.side, args.normalize, args.shard_rows, args.shard_format]
-    return hashlib.sha256(json.dumps([weights, model, options], sort_keys=True).encode()).hexdigest()
-
-
-def encode_shards(work: Work, encoder: ShardEncoder, weights: str) -> None:
+def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
     """Do this process's shards; the last process to finish writes `index.json`."""
-    args, rows = work.args, count_rows(work.args.input)
-    args.output.mkdir(exist_ok=True)
+    rows = count_rows(work.input)
+    work.output.mkdir(exist_ok=True)
     count = -(-rows // work.shard_rows)
-    reading = reading_of(encoder, weights, args)
+    digest = work.digest(encoder.config, weights)
     mine = sum(min(work.shard_rows, rows - n * work.shard_rows) for n in range(count) if work.owns(n))
     done, start = 0, time.monotonic()
     wanted: list[Shard] = []
     with _bar(work, mine) as bar:
-        for table in iter_tables(args.input, work.shard_rows):
-            texts = block_texts(args.input, table, args.column)
-            path = shard_path(args.output, len(wanted), work.suffix)
+        for table in iter_tables(work.input, work.shard_rows):
+            texts = block_texts(work.input, table, work.column)
+            path = shard_path(work.output, len(wanted), f".{work.shard_format}")
             first = len(wanted) * work.shard_rows
-            wanted.append(Shard(path.name, first, len(texts), 0, "", texts_digest(texts), reading))
+            wanted.append(Shard(path.name, first, len(texts), 0, "", texts_digest(texts), digest))
             if not work.owns(len(wanted) - 1):
                 continue
             if is_done(path, wanted[-1]):
@@ -116,38 +94,27 @@ def encode_shards(work: Work, encoder: ShardEncoder, weights: str) -> None:
             else:
                 _encode_shard(work, encoder, path, wanted[-1], texts, bar)
     if len(wanted) != count:
-        raise UserError(f"{args.input}: changed while it was read; let it be finished first")
-    index = write_index(args.output, wanted)
+        raise UserError(f"{work.input}: changed while it was read; let it be finished first")
+    index = write_index(work.output, wanted)
     if work.world == 1:
-        remove_leftovers(args.output)  # of other hosts' processes it can't be told here whether they are alive
+        remove_leftovers(work.output)  # of other hosts' processes it can't be told here whether they are alive
     seconds = max(time.monotonic() - start, 1e-9)
     _say(work, index, mine, done, (mine - done) / seconds)
 
 
 def _encode_shard(
-    work: Work, encoder: ShardEncoder, path: Path, wanted: Shard, texts: list[str], bar: tqdm[Any]
+    work: ShardWork, encoder: Encoder, path: Path, wanted: Shard, texts: list[str], bar: tqdm[Any]
 ) -> None:
     """Vectors, then the note. What an earlier attempt left half written is removed first."""
-    from dec2vec.corpus.vector_files import write_vectors
-
     for leftover in path.parent.glob(f".{path.stem}.*.tmp*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
     for outdated in (path.parent / INDEX, path.with_suffix(".json")):
         outdated.unlink(missing_ok=True)
-    args, parts = work.args, []
+    parts = []
     for start in range(0, len(texts), PIECE):
         piece = texts[start : start + PIECE]
-        parts.append(
-            encoder.encode(
-                piece,
-                prompt=args.prompt,
-                side=args.side,
-                batch_tokens=args.batch_tokens,
-                normalize=args.normalize,
-                progress=False,
-            )
-        )
+        parts.append(encoder.encode(piece, normalize=work.normalize, **vars(work.options)))
         bar.update(len(piece))
     vectors = np.concatenate(parts)
     write_vectors(path, texts, vectors)
@@ -155,7 +122,7 @@ def _encode_shard(
     write_note(path, dataclasses.replace(wanted, dimension=dimension, sha256=sha256_file(path)))
 
 
-def _bar(work: Work, total: int) -> tqdm[Any]:
+def _bar(work: ShardWork, total: int) -> tqdm[Any]:
     """Of the first process of a machine, over its own share: the others take as long."""
     name = "encode" if work.world == 1 else f"encode (1 of {work.world} processes)"
     return tqdm(
@@ -163,9 +130,9 @@ def _bar(work: Work, total: int) -> tqdm[Any]:
     )
 
 
-def _say(work: Work, index: Index | None, mine: int, done: int, rate: float) -> None:
+def _say(work: ShardWork, index: Index | None, mine: int, done: int, rate: float) -> None:
     if index is not None:
         size = f"{index.rows} vectors of {index.dimension} dimensions in {len(index.shards)} shards"
-        sys.stderr.write(f"{size}: {work.args.output / INDEX}\n")
+        sys.stderr.write(f"{size}: {work.output / INDEX}\n")
     share = "" if work.world == 1 else f"rank {work.rank}: "
     sys.stderr.write(f"{share}{mine - done} texts embedded ({rate:.0f} a second), {done} were there already\n")

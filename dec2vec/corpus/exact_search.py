@@ -37,12 +37,22 @@ def exact_top(
     Fewer than k documents give as many columns as there are documents. Raises UserError for k < 1 or no document.
     """
     k = usable_k(k, len(documents))
-    left, right = searchable_rows(queries), searchable_rows(documents)
-    positions = np.empty((len(left), k), dtype=np.int64)
-    scores = np.empty((len(left), k), dtype=np.float32)
-    for start in range(0, len(left), block):
+    return largest_products(searchable_rows(queries), searchable_rows(documents), k, block, document_block)
+
+
+def largest_products(
+    queries: Float32[np.ndarray, "queries dim"],
+    documents: Float32[np.ndarray, "documents dim"],
+    k: int,
+    block: int = BLOCK,
+    document_block: int = DOCUMENT_BLOCK,
+) -> Ranking:
+    """`exact_top` of rows that have length 1 already."""
+    positions = np.empty((len(queries), k), dtype=np.int64)
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    for start in range(0, len(queries), block):
         rows = slice(start, start + block)
-        positions[rows], scores[rows] = _top_of_block(left[rows], right, k, document_block)
+        positions[rows], scores[rows] = _top_of_block(queries[rows], documents, k, document_block)
     return Ranking(positions, scores)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from dec2vec.corpus.exact_search import Ranking, exact_top, searchable_rows, usable_k
+from dec2vec.corpus.exact_search import Ranking, exact_top, largest_products, searchable_rows, usable_k
 from dec2vec.corpus.vector_files import Vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_path
@@ -17,14 +19,31 @@ IndexKind = Literal["flat", "hnsw", "ivf"]
 HNSW_LINKS = 32
 HNSW_BREADTH = 200
 IVF_SHARE = 2
-"""A query visits one in so many cells."""
+"""A query visits one cell in this number."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExactIndex:
+    """Takes the place of FAISS's flat index where faiss is not installed."""
+
+    documents: Float32[np.ndarray, "documents dim"]
+
+    def search(
+        self, queries: Float32[np.ndarray, "queries dim"], k: int
+    ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+        """Scores and positions of the k best of each query, as FAISS returns them."""
+        ranking = largest_products(queries, self.documents, k)
+        return ranking.scores, ranking.positions
 
 
 def index_array(documents: Float32[np.ndarray, "documents dim"], kind: IndexKind) -> Any:
-    """An inner-product index that holds `documents`. FAISS warns below 39 documents a cell, so cells are fewer.
+    """An inner-product index that holds `documents`; the flat one does without faiss if it is not installed.
 
-    The graph of hnsw depends on the number of threads that build it: the same every time with OMP_NUM_THREADS=1.
+    FAISS warns below 39 documents a cell, so cells are fewer. The graph of hnsw depends on the number of threads that
+    build it: it is the same every time with OMP_NUM_THREADS=1.
     """
+    if kind == "flat" and find_spec("faiss") is None:
+        return ExactIndex(documents)
     import faiss
 
     n, dimension = documents.shape
@@ -48,6 +67,8 @@ def search_array(
     index: Any, queries: Float32[np.ndarray, "queries dim"], k: int
 ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
     """Scores and positions of the k best of each query; -1 where an approximate index found fewer."""
+    if isinstance(index, ExactIndex):
+        return index.search(queries, k)
     import faiss
 
     if isinstance(index, faiss.IndexHNSWFlat):

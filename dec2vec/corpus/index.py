@@ -9,6 +9,7 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
+from dec2vec.errors import check_installed
 from dec2vec.files.atomic import check_output
 
 
@@ -32,6 +33,7 @@ class IndexArgs:
 
 def index_command(args: IndexArgs) -> None:
     """Build the index, measure its recall on a sample, write it and print one line about it."""
+    check_installed("faiss", "search", "index")
     check_output(args.output, inputs=[args.vectors])
     from dec2vec.corpus.faiss_index import build_index, sample_recall, write_index
     from dec2vec.corpus.inputs import print_table

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -20,6 +20,9 @@ from dec2vec.files.atomic import atomic_write_text
 from dec2vec.files.tables import read_texts
 from dec2vec.prompts.ensembles import check_prompt
 from dec2vec.text_tables import plain_table
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder
 
 Rows = Float32[np.ndarray, "rows dim"]
 SHOWN = 60
@@ -45,7 +48,7 @@ def embed(texts: Sequence[str], model: str, args: SidedEncoderArgs) -> Rows:
     if args.prompt is not None:
         check_prompt(args.prompt)
     encoder = load_encoder(args.model_config(model, args.revision), args.max_length)
-    vectors: Rows = encoder.encode(texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens)
+    vectors = encoder.encode(texts, **vars(args.encode_options))
     if not np.isfinite(vectors).all():
         raise UserError(f"model {model}: gives vectors with inf or nan; see `dec2vec check {model}`")
     return vectors
@@ -75,7 +78,7 @@ def short(text: str) -> str:
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "\u2026"
 
 
-def load_encoder(config: ModelConfig, max_length: int | None = None) -> Any:
+def load_encoder(config: ModelConfig, max_length: int | None = None) -> Encoder:
     """The `Encoder` of a model on this process's own device. Its module is imported only now."""
     import torch
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.encoder_args import SidedEncoderArgs
 from dec2vec.config.load import STRICT
-from dec2vec.errors import UserError
+from dec2vec.errors import UserError, check_installed
 from dec2vec.files.atomic import check_output
 
 
@@ -36,6 +36,8 @@ class OutliersArgs(SidedEncoderArgs):
 def outliers_command(args: OutliersArgs) -> None:
     """Write a line for each row, the most distant from its neighbours first, and print the first ones."""
     check_output(args.output, [".jsonl"], inputs=[args.input])
+    if args.method == "hnsw":
+        check_installed("faiss", "search", "outliers --method hnsw")
     from dec2vec.corpus.inputs import PRINTED_ROWS, print_table, read_corpus, short, write_rows
     from dec2vec.corpus.neighbours import mean_distances, nearest_others
 

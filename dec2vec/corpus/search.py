@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.encoder_args import SidedEncoderArgs
 from dec2vec.config.load import STRICT
-from dec2vec.errors import UserError
+from dec2vec.errors import UserError, check_installed
 from dec2vec.files.atomic import check_output
 from dec2vec.files.tables import block_texts, iter_tables, read_texts
 
@@ -44,11 +44,12 @@ class SearchArgs(SidedEncoderArgs):
 
 def search_command(args: SearchArgs) -> None:
     """Write a line for each query and hit, and print the best hit of the first queries."""
+    check_installed("faiss", "search", "search")
     check_output(args.output, [".jsonl"], inputs=[args.queries, args.texts])
-    queries = read_texts(args.queries, args.column)
     from dec2vec.corpus.faiss_index import read_index, search_index
     from dec2vec.corpus.inputs import PRINTED_ROWS, embed, print_table, short, write_rows
 
+    queries = read_texts(args.queries, args.column)
     index = read_index(args.index)
     vectors = embed(queries, args.model, args)
     if vectors.shape[1] != index.d:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.encoder_args import EncoderArgs
 from dec2vec.config.load import STRICT
-from dec2vec.errors import UserError
+from dec2vec.errors import UserError, check_installed
 from dec2vec.files.atomic import check_output
 from dec2vec.prompts.ensembles import check_prompt
 
@@ -116,4 +116,6 @@ def _check_options(args: MineArgs) -> None:
         raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}")
     if args.prompt is not None:
         check_prompt(args.prompt)
+    if args.index != "flat":
+        check_installed("faiss", "search", f"mine --index {args.index}")
     check_output(args.output, [".jsonl"], inputs=[args.pairs, args.corpus])
