@@ -1,0 +1,83 @@
+"""What `scripts/install` installs: every declared dependency is locked with hashes, and no CUDA library is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REQUIREMENTS = REPOSITORY / "requirements"
+PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def locked(name: str) -> dict[str, Requirement]:
+    """Name and pinned version, without the packages of a file that it includes."""
+    text = (REQUIREMENTS / name).read_text(encoding="utf-8").replace(" \\\n", "\n")
+    pins = [Requirement(line) for line in text.splitlines() if re.match(r"\w", line)]
+    return {canonicalize_name(pin.name): pin for pin in pins}
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """Direct dependencies of the core, or of extras and those that they name."""
+    lines: Iterable[str] = PYPROJECT["dependencies"]
+    if extras:
+        lines = [line for extra in extras for line in PYPROJECT["optional-dependencies"][extra]]
+    found = [Requirement(line) for line in lines]
+    nested = [extra for requirement in found if requirement.name == "dec2vec" for extra in requirement.extras]
+    own = [requirement for requirement in found if requirement.name != "dec2vec"]
+    return [*own, *(declared(*nested) if nested else [])]
+
+
+def test_every_declared_dependency_is_locked() -> None:
+    core, rest = locked("core.lock"), locked("all.lock")
+    (torch,) = locked("torch.txt").values()
+    pins = {**core, **rest, "torch": torch}
+    assert not core.keys() & rest.keys()
+    for requirement in (*declared(), *declared("dev")):
+        pin = pins[canonicalize_name(requirement.name)]
+        (version,) = pin.specifier
+        assert version.operator == "==" and requirement.specifier.contains(version.version), requirement
+    assert {canonicalize_name(requirement.name) for requirement in declared()} <= {*core, "torch"}
+    assert "faiss-cpu" not in core and "gensim" not in core
+
+
+def test_locked_packages_have_hashes_and_bring_no_cuda() -> None:
+    """torch itself stays out, because its builds differ; what its CUDA build needs comes with that build alone."""
+    for name in ("core.lock", "all.lock"):
+        text = (REQUIREMENTS / name).read_text(encoding="utf-8")
+        blocks = re.split(r"\n(?=\S)", text)
+        assert all("--hash=sha256:" in block for block in blocks if "==" in block.split("\n")[0])
+        assert "://" not in text
+        assert not [pin for pin in locked(name) if re.match(r"(torch|triton|nvidia-.*|cuda-.*)$", pin)]
+
+
+def test_core_dependencies_stay_few() -> None:
+    assert len(PYPROJECT["dependencies"]) <= 22
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        pytest.param(["--all"], 2, "unknown option --all", id="option"),
+        pytest.param([], 1, "found no Python 3.11 to 3.14 (tried false)", id="no Python"),
+    ],
+)
+def test_install_says_what_is_wrong(tmp_path: Path, options: list[str], code: int, message: str) -> None:
+    """In one line, and without a .venv left behind."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(REPOSITORY / "scripts/install", tmp_path / "scripts")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": "false"}
+    command = [str(tmp_path / "scripts/install"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert message in line and not (tmp_path / ".venv").exists()
