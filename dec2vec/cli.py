@@ -31,10 +31,10 @@ from dec2vec.errors import UserError, run
 
 
 class Verb(NamedTuple):
-    """`module` holds the options and the command: of mine, `MineArgs` and `mine_command`.
+    """A verb's module holds its options and its command: for mine, `MineArgs` and `mine_command`.
 
-    Where it has a `main` instead, that reads the words itself. If the first words are no options, they are the value
-    of `positional`, which the help page calls `shown`.
+    If it has a `main` instead, this parses the words itself. Words before the first option are the value of the option
+    `positional`; the help page calls them `shown`.
     """
 
     module: str
@@ -64,10 +64,7 @@ _VERBS = {
     "search": Verb("dec2vec.corpus.search", "Search an index with the texts of a file.", "index", "INDEX"),
     "dedup": Verb("dec2vec.corpus.dedup", "Find near-duplicates among texts or vectors.", "input", "INPUT"),
     "outliers": Verb(
-        "dec2vec.corpus.outliers",
-        "Sort texts or vectors by the distance of their neighbours.",
-        "input",
-        "INPUT",
+        "dec2vec.corpus.outliers", "Sort texts or vectors by the distance of their neighbours.", "input", "INPUT"
     ),
 }
 

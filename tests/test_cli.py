@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,18 +77,22 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["--help"], ["-h"]):
         assert cli.main(argv) == 0
         page = capsys.readouterr().out
-        assert all(
-            f"\n  {verb} " in page
-            for verb in ("train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup")
-        )
+        assert all(f"\n  {verb} " in page for verb in cli._VERBS)
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("dec2vec 0.")
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ["", "train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup", "outliers"],
-)
+def test_every_verb_has_its_command() -> None:
+    for name, verb in cli._VERBS.items():
+        module = import_module(verb.module)
+        if hasattr(module, "main"):
+            continue
+        options = inspect.signature(getattr(module, f"{name}_command"), eval_str=True).parameters["args"].annotation
+        assert options is getattr(module, f"{name.capitalize()}Args")
+        assert verb.positional in {"", *options.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("verb", ["", *cli._VERBS])
 def test_help_is_quick(verb: str) -> None:
     """Half a second of processor time, the least of ten: a busy machine's shared caches can double a single one."""
     argv = [sys.executable, "-m", "dec2vec.cli", *verb.split(), "--help"]

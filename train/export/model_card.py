@@ -6,6 +6,7 @@ It contains no local paths, and nothing that depends on the machine or the time:
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 import yaml
 
 from dec2vec.errors import UserError
-from dec2vec.files.hub_datasets import HUB_ID
 from dec2vec.prompts.prompt import get_prompt
 from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
@@ -63,6 +63,7 @@ class Card:
         return name if is_hub_id(name) else Path(name).name
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt"})
 _READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text_normalization", "max_length")
 
@@ -70,7 +71,7 @@ _READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text
 def is_hub_id(name: str) -> bool:
     """Whether a name is a Hub id and not a file or folder."""
     path = Path(name)
-    return not path.exists() and path.suffix not in _FILES and HUB_ID.fullmatch(name) is not None
+    return not path.exists() and path.suffix not in _FILES and _HUB_ID.fullmatch(name) is not None
 
 
 def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:
@@ -187,11 +188,8 @@ def _summary(card: Card) -> str:
     pinned = f" (revision `{model.revision}`)" if model.revision else ""
     local = "" if is_hub_id(model.name_or_path) else ", a local folder when this was trained"
     is_lora = card.config.lora.method == "lora"
-    form = (
-        f" The adapter is {'merged into the weights' if card.merged else 'stored separately (PEFT)'}."
-        if is_lora
-        else ""
-    )
+    storage = "merged into the weights" if card.merged else "stored separately (PEFT)"
+    form = f" The adapter is {storage}." if is_lora else ""
     return (
         f"Text embeddings of {card.dimension} dimensions from the decoder `{card.base}`{pinned}{local}. It was "
         f"tuned with {'LoRA' if is_lora else 'full fine-tuning'} on sentence pairs (InfoNCE, in-batch negatives) by "
@@ -222,9 +220,8 @@ def _loading(card: Card) -> str:
     )
     needs_base = "" if card.merged else f" The base model `{card.base}` is loaded too, and must be available."
     return (
-        "## Loading\n\nThree ways to compute the same vectors. "
-        "The tokenizer of this folder appends the end of the prompt; "
-        f"its beginning is stored in the prompts `query` and `document`.{needs_base}\n\n"
+        "## Loading\n\nThree ways to compute the same vectors. The tokenizer of this folder appends the end of the "
+        f"prompt; its beginning is stored in the prompts `query` and `document`.{needs_base}\n\n"
         f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(model)}```\n\n"
         f"dec2vec:\n\n```python\n{dec2vec_snippet(model)}```\n\n"
         f"transformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(model)}```"
@@ -275,13 +272,12 @@ def _limits(card: Card) -> str:
         limits.append("Queries and documents have different prompts if the prompts `query` and `document` differ.")
     if model.dtype != "float32" or model.autocast != "off":
         limits.append(
-            "dec2vec may compute matrix products in bfloat16 (`autocast`); vectors then differ in the third decimal "
-            "place."
+            "dec2vec may compute matrix products in bfloat16 (`autocast`); vectors then differ in the third digit."
         )
     if model.revision and not card.merged:
         limits.append(
-            f"The base was pinned at revision `{model.revision}`; sentence-transformers loads the base of an adapter "
-            "at its newest revision. Use the merged form if that matters."
+            f"The base was pinned at revision `{model.revision}`; sentence-transformers loads an adapter's base at its "
+            "newest revision. Use the merged form if that matters."
         )
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 

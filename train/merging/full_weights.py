@@ -1,6 +1,6 @@
-"""Whole models averaged weight by weight: fully tuned ones, and adapters that are more than a low-rank sum.
+"""Models averaged weight by weight: fully tuned ones, and those with an adapter that is not just a low-rank update.
 
-An adapter is folded into its base first; the average of folded weights is the base with the average change.
+An adapter is folded into its base first. The average of the folded weights is the base plus the average update.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ from train.merging.low_rank import slerp_weights
 State = dict[str, Tensor]
 
 
-def average_whole(artifacts: Sequence[Artifact], names: Sequence[str], shares: Sequence[float]) -> Encoder:
-    """The first run's encoder with the average of all weights, summed in float32, one model in memory at a time."""
+def average_whole(artifacts: Sequence[Artifact], names: Sequence[str], weights: Sequence[float]) -> Encoder:
+    """The first run's encoder with the weighted average of all runs, summed in float32.
+
+    The runs are loaded one after another.
+    """
     encoder = load_folded(names[0], artifacts[0])
-    total = {name: shares[0] * tensor for name, tensor in _floats(encoder).items()}
-    for name, artifact, share in zip(names[1:], artifacts[1:], shares[1:], strict=True):
+    total = {name: weights[0] * tensor for name, tensor in _floats(encoder).items()}
+    for name, artifact, weight in zip(names[1:], artifacts[1:], weights[1:], strict=True):
         state = _floats(load_folded(name, artifact))
         _check_same(total, state, name, names[0])
         for key, tensor in state.items():
-            total[key] += share * tensor
+            total[key] += weight * tensor
     _assign(encoder, total)
     return encoder
 
 
-def slerp_whole(artifacts: Sequence[Artifact], names: Sequence[str], share: float) -> Encoder:
-    """The base with each matrix's change `share` of the way along the arc between the changes of two runs."""
+def slerp_whole(artifacts: Sequence[Artifact], names: Sequence[str], fraction: float) -> Encoder:
+    """The base plus, for each matrix, the point at `fraction` of the arc between the updates of two runs."""
     encoder = load_folded(names[0], artifacts[0])
     one, other = _floats(encoder), _floats(load_folded(names[1], artifacts[1]))
     base = _floats(Encoder.from_backbone(replace(artifacts[0].config, device="cpu")))
     _check_same(one, other, names[1], names[0])
     _check_same(one, base, artifacts[0].config.name_or_path, names[0])
-    merged = {name: _slerp(base[name], one[name], other[name], share) for name in one}
+    merged = {name: _slerp(base[name], one[name], other[name], fraction) for name in one}
     _assign(encoder, merged)
     return encoder
 
@@ -50,9 +53,7 @@ def slerp_whole(artifacts: Sequence[Artifact], names: Sequence[str], share: floa
 def load_folded(name: str, artifact: Artifact) -> Encoder:
     """The encoder at `name` on the CPU, its adapter folded into its weights."""
     if artifact.config.load_in_4bit:
-        raise UserError(
-            f"{name}: tuned on 4-bit weights, into which its adapter can't be folded; merge plain LoRA runs"
-        )
+        raise UserError(f"{name}: tuned on 4-bit weights, into which an adapter can't be folded; merge plain LoRA runs")
     encoder = Encoder.load(ModelConfig(name_or_path=name, device="cpu"))
     backbone: Any = encoder.embedder.backbone
     if isinstance(backbone, PeftModel):
@@ -60,15 +61,15 @@ def load_folded(name: str, artifact: Artifact) -> Encoder:
     return encoder
 
 
-def _slerp(base: Tensor, one: Tensor, other: Tensor, share: float) -> Tensor:
+def _slerp(base: Tensor, one: Tensor, other: Tensor, fraction: float) -> Tensor:
     first, second = (one - base).double(), (other - base).double()
     lengths, product = (float((first**2).sum()), float((second**2).sum())), float((first * second).sum())
-    left, right = slerp_weights(*lengths, product, share)
+    left, right = slerp_weights(*lengths, product, fraction)
     return (base + left * first + right * second).float()
 
 
 def _floats(encoder: Encoder) -> State:
-    """Weights in float32; integer buffers are the same in all."""
+    """Weights in float32. Integer buffers are equal in all runs."""
     state = encoder.embedder.backbone.state_dict()
     return {name: tensor.float() for name, tensor in state.items() if tensor.is_floating_point()}
 
@@ -77,7 +78,7 @@ def _check_same(left: State, right: State, name: str, first: str) -> None:
     shapes = [{key: tensor.shape for key, tensor in state.items()} for state in (left, right)]
     if shapes[0] != shapes[1]:
         odd = next(key for key in sorted({*left, *right}) if shapes[0].get(key) != shapes[1].get(key))
-        raise UserError(f"{name}: {odd} has another size than in {first}, or is on one side only")
+        raise UserError(f"{name}: {odd} has another size than in {first}, or is in one of them only")
 
 
 def _assign(encoder: Encoder, merged: State) -> None:
