@@ -1,4 +1,4 @@
-"""dec2vec: decoder LLMs as text embedders. `Encoder` is loaded on first use, so that `dec2vec --help` stays quick."""
+"""dec2vec turns decoder LLMs into text embedders. Names are imported on first use, so that `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """PEP 562: torch and transformers are imported by whoever asks for what needs them."""
+    """Import a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dec2vec' has no attribute {name!r}")
-    found: object = vars(import_module(_HOMES[name]))[name]
-    return found
+    value: object = vars(import_module(_HOMES[name]))[name]
+    return value

@@ -1,4 +1,4 @@
-"""Texts -> vectors: a decoder with its tokenizer, prompt, pooling, layer and, where chosen, whitening.
+"""Turn texts into vectors with a decoder, its tokenizer, a prompt, a pooling, a layer and perhaps whitening.
 
 encoder = Encoder.load(ModelConfig(name_or_path="runs/english-8m"))
 vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), unit length
@@ -32,17 +32,17 @@ from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_row
 from dec2vec.vectors.whitening import Whitening
 
 WINDOW = 65_536
-"""Texts tokenised and length-sorted together: bounds the ids held in memory."""
+"""Number of texts that are tokenized and sorted by length together. It limits the ids held in memory."""
 ENSEMBLE_WINDOW = 4096
-"""The same for an ensemble, whose sums are held until every member has embedded the window."""
+"""The same for an ensemble, which holds sums of vectors until every member has embedded the window."""
 ENSEMBLE_BYTES = 256 << 20
-"""Upper bound of these sums: with many views the window is smaller."""
+"""Largest size of these sums. With many views the window is smaller."""
 PROGRESS_DELAY = 3.0
-"""Seconds before a progress bar shows."""
+"""Seconds before a progress bar is shown."""
 
 
 class Encoder:
-    """A decoder read as an embedder. Vectors depend on their own text only (design invariant 1)."""
+    """A decoder that embeds texts. A vector depends on its own text only, not on the other texts of the call."""
 
     def __init__(
         self,
@@ -57,18 +57,19 @@ class Encoder:
         self.embedder = embedder
         self.whitening = whitening
         self.share_prefix = True
-        """Off: every token of every text runs, the plain way that sharing is proved equal to."""
+        """If off, a prompt is computed for every text anew instead of once for all texts."""
         self.tally = TokenCounts()
-        """Of all texts so far."""
+        """Counts of all texts so far."""
         self.base = base or config
-        """Where the decoder's files are, which an adapter is put upon."""
+        """Where the files of the decoder are; an adapter may be loaded on top of it."""
         self._head: LMHead | None = None
 
     @classmethod
     def load(cls, config: ModelConfig) -> Encoder:
-        """From a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
+        """Load a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
 
-        A folder of ours brings its own reading (prompt, pooling, layer ...); of `config` only the device then counts.
+        A folder written by dec2vec has its own prompt, pooling, layer and so on. Of `config` only the device then
+        counts, and whether foreign code may run.
         """
         artifact = model_folders.find(config)
         if artifact is None:
@@ -81,7 +82,7 @@ class Encoder:
 
     @classmethod
     def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
-        """The untuned decoder at `base` (default: `config`), read as `config` says."""
+        """The untuned decoder at `base` (by default at `config`) with the prompt, pooling and layer of `config`."""
         check_prompt(config.prompt)
         hub_config = load_architecture(base or config)
         layer_count = int(hub_config.get_text_config().num_hidden_layers)
@@ -96,7 +97,7 @@ class Encoder:
         return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast), base=base)
 
     def set_max_length(self, tokens: int) -> None:
-        """Keep that many tokens of a text with its prompt; refused beyond the decoder's positions."""
+        """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
         config = replace(self.config, max_length=tokens)
         backbone: Any = self.embedder.backbone
         _check_length(config, backbone.config.get_text_config())
@@ -104,16 +105,16 @@ class Encoder:
 
     @property
     def layer_count(self) -> int:
-        """Transformer layers; hidden states are numbered 0 (input embeddings) to this."""
+        """The number n of transformer layers. Hidden states are numbered from 0 (input embeddings) to n."""
         return self.embedder.layer_count
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.embedder.parameters()).device
 
     def output_embeddings(self) -> Vectors:
-        """The LM head (vocabulary, d) of a decoder that ties it to its input embeddings; UserError for others."""
+        """The LM head (vocabulary, d), which has to be tied to the input embeddings; UserError for other decoders."""
         backbone: Any = self.embedder.backbone
         if not backbone.config.get_text_config().tie_word_embeddings:
             raise UserError(
@@ -124,22 +125,23 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """Length of the vectors of `encode`."""
+        """The length of the vectors that `encode` returns."""
         if self.whitening is not None:
             return int(self.whitening.kernel.shape[1])
         return int(self.encode(["a"], progress=False).shape[1])
 
     def lm_head(self) -> LMHead:
-        """The decoder's LM head, loaded on first use (views of logits are the only one); UserError if it has none."""
+        """The decoder's LM head, loaded when it is first needed for a view of logits. UserError if it has none."""
         if self._head is None:
             backbone: Any = self.embedder.backbone
             self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
         return self._head
 
     def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[list[int]]:
-        """Ids with prompt and EOS, at most `config.max_length` long; the text is cut, never the prompt.
+        """The ids of each text with its prompt and EOS, at most `config.max_length` of them.
 
-        An empty text is the prompt and EOS alone; lone surrogates become U+FFFD.
+        A long text is cut; its prompt never is. An empty text gives the prompt and EOS alone. Lone surrogates become
+        U+FFFD.
         """
         ensemble = self.ensemble(prompt, side)
         if not ensemble.is_single:
@@ -147,13 +149,13 @@ class Encoder:
         return self._wrap(ensemble.members[0])(self._normalized(texts))
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
-        """Whether `tokenize` cuts each text; for prompts that hold one copy of it (not echo)."""
+        """Whether `tokenize` cuts each text. For prompts that hold one copy of the text, so not for echo."""
         (member,) = self.ensemble(prompt, side).members
         wrap = PromptTokenizer(self.tokenizer, member, self.config.max_length, self.config.tokenization)
         return wrap.is_cut(self._normalized(texts))
 
     def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
-        """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
+        """The prompts that `prompt` stands for, usually a single one. None stands for the configured prompt."""
         spec = self.config.prompt if prompt is None else prompt
         return encoder_prompts(self.tokenizer, spec, self.config.task, side)
 
@@ -175,16 +177,17 @@ class Encoder:
         normalize: bool = True,
         progress: bool = True,
     ) -> Vectors:
-        """float32 (n, d) in the order of `texts`; an empty list gives shape (0, d).
+        """Vectors of the texts as float32 (n, d), in their order; an empty list gives shape (0, d).
 
-        Another `prompt` than the configured one is read at its own layer, unless `config.layer` names one.
+        With another `prompt` than the configured one, the layer is that of its publication unless `config.layer` is
+        set.
         """
         if isinstance(texts, str):
             raise UserError("encode: got one string; give a list of texts")
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        asked = self.config if prompt is None else replace(self.config, prompt=prompt)
-        view = View(asked.pooling, asked.pooled_layer)
+        config = self.config if prompt is None else replace(self.config, prompt=prompt)
+        view = View(config.pooling, config.pooled_layer)
         vectors = self.encode_views(
             texts, [view], prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
         )[view]
@@ -202,14 +205,14 @@ class Encoder:
         batch_tokens: int = 16_384,
         progress: bool = True,
     ) -> dict[View, Vectors]:
-        """Raw vectors of several views from one forward pass a text; UserError for more logits than memory may hold."""
+        """Raw vectors of several views from one forward pass per text. UserError for logits that exceed the memory."""
         if _reads_logits(views):
             check_room(len(texts), views, self.lm_head())
         collected: dict[View, Vectors] = {}
-        for rows, found in self.iter_views(
+        for rows, by_view in self.iter_views(
             texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
         ):
-            for view, vectors in found.items():
+            for view, vectors in by_view.items():
                 if view not in collected:
                     collected[view] = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
                 collected[view][rows] = vectors
@@ -225,7 +228,7 @@ class Encoder:
         batch_tokens: int = 16_384,
         progress: bool = True,
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
-        """Stream (rows, raw vectors by view), a chunk at a time and in no particular order; every row comes once."""
+        """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
         ensemble = self.ensemble(prompt, side)
         window = WINDOW if ensemble.is_single else self._ensemble_window(views)
         with tqdm(
@@ -244,12 +247,14 @@ class Encoder:
     def _read(
         self, texts: list[str], ensemble: Ensemble, views: Sequence[View], batch_tokens: int, bar: tqdm[Any]
     ) -> Iterator[Part]:
-        """A window of texts: as it comes from a single prompt, whole from an ensemble."""
+        """Embed a window of texts: chunk by chunk for a single prompt, at once for an ensemble."""
 
         def stream(member: Prompt) -> Iterator[Part]:
             wrap = self._wrap(member)
-            read = list(map(state_view, views))
-            forward = ChunkedForward(self.embedder, read, wrap.starts, batch_tokens, self.share_prefix, self.tally)
+            state_views = list(map(state_view, views))
+            forward = ChunkedForward(
+                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally
+            )
             parts = forward(wrap(texts))
             for rows, vectors in with_logits(parts, views, self.lm_head()) if _reads_logits(views) else parts:
                 bar.update(len(rows))

@@ -1,4 +1,4 @@
-"""The one exception that means "the user must change something"."""
+"""Errors that are shown to the user as one line, and the exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line naming the value and the fix; the CLI exits with 2."""
+    """A mistake that the user can fix: one line with the value and the fix. The command exits with code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class TryAgain(UserError):
-    """Nobody's mistake: another process or host was lost. The same command goes on; the CLI exits with 75."""
+    """Another process or host was lost. Running the same command again resumes; the exit code is 75."""
 
 
 def check_installed(package: str, extra: str, user: str) -> None:
@@ -32,11 +32,11 @@ INTERRUPTED = 130
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Run a command; a UserError becomes one line on stderr, anything unforeseen keeps its traceback."""
+    """Run a command and return its exit code. A UserError becomes one line on stderr; others keep their traceback."""
     try:
         main(argv)
     except UserError as error:
-        if _speaks():
+        if _reports_error():
             sys.stderr.write(f"dec2vec: error: {error}\n")
         return TRY_AGAIN if isinstance(error, TryAgain) else USER_ERROR
     except KeyboardInterrupt:
@@ -45,10 +45,10 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     return 0
 
 
-def _speaks() -> bool:
-    """One process of each machine says what went wrong: the first to meet it, which may be the only one left.
+def _reports_error() -> bool:
+    """Whether this process reports an error: the first process of each machine that fails does.
 
-    torchrun gives each of its attempts a folder, where that process leaves a mark; elsewhere local rank 0 speaks.
+    torchrun gives each of its attempts a folder, in which this process leaves a mark. Without it local rank 0 reports.
     """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
     if error_file:

@@ -1,4 +1,4 @@
-"""A misspelt folder must not be looked up at the Hub: without a network that is a minute of retries."""
+"""Tell local folders from Hub ids. A misspelt folder is refused instead of being looked up on the Hub."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dec2vec.errors import UserError
 
 
 def check_path_exists(name: str, what: str = "model") -> None:
-    """UserError where `name` can only be meant as a folder, and there is none.
+    """Raise UserError if `name` can only be meant as a folder that does not exist.
 
-    That is a path (./x, ../x, /x, ~/x, x/y/z), or x/y beside other things in a folder x that is here, unless the Hub
-    id x/y was downloaded before.
+    These are paths such as ./x, ../x, /x, ~/x and x/y/z, and x/y if there is a folder x and the Hub id x/y was not
+    downloaded before. Without a network, looking them up on the Hub would take a minute of retries.
     """
     path = Path(name)
     if not name or path.exists():
@@ -42,7 +42,7 @@ def _is_downloaded(name: str) -> bool:
 
 
 def is_on_hub(name: str, file: str, revision: str | None = None) -> bool:
-    """Whether a Hub repository has a file; without a network, whether it was downloaded; never for what is no id."""
+    """Whether a Hub repository has a file; without a network, whether the file was downloaded before."""
     try:
         hf_hub_download(name, file, revision=revision)
     except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
@@ -51,10 +51,10 @@ def is_on_hub(name: str, file: str, revision: str | None = None) -> bool:
 
 
 def pinned_revision(config: ModelConfig) -> str | None:
-    """The commit that a Hub id means today, so that a run can be repeated when its branch has moved.
+    """The commit that a Hub id points to now, so that a run can be repeated after its branch has moved.
 
-    Of a folder, or where the Hub does not answer, what `config` says: the loader is the one to complain. UserError for
-    the path of no folder.
+    For a folder, or if the Hub does not answer, it is the revision of `config`: loading then reports what is wrong.
+    UserError for a path that does not exist.
     """
     if not config.name_or_path or Path(config.name_or_path).exists():
         return config.revision

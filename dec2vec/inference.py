@@ -1,4 +1,4 @@
-"""Token ids -> pooled vectors, a length-sorted chunk at a time: equal texts once, their common beginning once."""
+"""Turn token ids into pooled vectors, chunk by chunk. Equal texts, and the prompt they share, are computed once."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from dec2vec.vectors.averaging import Part, Vectors
 
 @dataclass
 class TokenCounts:
-    """Tokens that went through a decoder, equal texts once and padding apart."""
+    """Tokens that a decoder has computed: equal texts count once, padding does not count."""
 
     tokens: int = 0
     prefix: int = 0
-    """Of `tokens`: beginnings that texts have in common, read once for all of them."""
+    """Those of `tokens` that belong to a beginning shared by several texts, which is computed once."""
     saved: int = 0
     """Not in `tokens`: what reading the common beginning with every text would have added."""
 
-    def add(self, own: Sequence[Sequence[int]], prefix: int) -> None:
-        """Texts behind a common beginning of `prefix` tokens (0: none)."""
-        self.tokens += prefix + sum(map(len, own))
+    def add(self, ids: Sequence[Sequence[int]], prefix: int) -> None:
+        """Count texts, given without the `prefix` tokens that all of them begin with."""
+        self.tokens += prefix + sum(map(len, ids))
         self.prefix += prefix
-        self.saved += prefix * max(0, len(own) - 1)
+        self.saved += prefix * max(0, len(ids) - 1)
 
 
 Starts = Callable[[Lengths], Lengths | None]
-"""First pooled position of rows of the given lengths; None where pooling reads them from their first token."""
+"""The first pooled position of rows of the given lengths; None if pooling begins at their first token."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class ChunkedForward:
-    """How ids go through an embedder. `share_prefix` off is the plain way, which sharing is proved equal to."""
+    """The forward pass of an embedder over chunks of texts. With `share_prefix` a common beginning is computed once."""
 
     embedder: Embedder
     views: Sequence[View]
@@ -52,24 +52,24 @@ class ChunkedForward:
     tally: TokenCounts = field(default_factory=TokenCounts)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
-        """(rows, vectors of each view), in no particular order; every row comes once."""
+        """Yield (rows, vectors of each view). Each row comes once, in no particular order."""
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
         groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
         prefix = self._prefix(unique) if self.share_prefix else None
-        own = unique if prefix is None else [row[prefix.length :] for row in unique]
-        self.tally.add(own, 0 if prefix is None else prefix.length)
-        # longest first: if memory is short it shows at once, and the time left is not underestimated
+        rest = unique if prefix is None else [row[prefix.length :] for row in unique]
+        self.tally.add(rest, 0 if prefix is None else prefix.length)
+        # longest first: a lack of memory shows at once, and the remaining time is not underestimated
         for group in reversed(groups):
-            vectors = self._embed(pad(own, group), prefix)
+            vectors = self._embed(pad(rest, group), prefix)
             counts = [edges[row + 1] - edges[row] for row in group]
             rows = np.concatenate([order[edges[row] : edges[row + 1]] for row in group])
             yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
 
     @torch.no_grad()
     def _prefix(self, ids: Sequence[Sequence[int]]) -> SharedPrefix | None:
-        """The beginning of all texts, read once; None where there is little to gain."""
+        """The common beginning of all texts, computed once; None if there is little to gain."""
         shared = common_prefix(ids) if len(ids) > 1 else []
         if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(self.views)) == 0:
             return None
@@ -81,13 +81,13 @@ class ChunkedForward:
 
     @torch.no_grad()
     def _embed(self, chunk: Chunk, prefix: SharedPrefix | None) -> list[Vectors]:
-        """Pooled vectors of a chunk; when memory runs out, of its two halves."""
+        """Pooled vectors of a chunk. If memory runs out, its two halves are computed one after the other."""
         try:
             moved = chunk.to(self._device)
-            whole = moved.lengths if prefix is None else moved.lengths + prefix.length
+            full_lengths = moved.lengths if prefix is None else moved.lengths + prefix.length
             with _evaluating(self.embedder):
-                found = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(whole), prefix)
-            return [pooled.cpu().numpy() for pooled in found]
+                pooled = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix)
+            return [vectors.cpu().numpy() for vectors in pooled]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
                 raise
@@ -101,7 +101,7 @@ class ChunkedForward:
 
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout; training goes on afterwards as it was."""
+    """Switch to evaluation mode, without dropout, and back to the earlier mode afterwards."""
     was_training = module.training
     module.eval()
     try:

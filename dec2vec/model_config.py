@@ -1,3 +1,3 @@
-"""The old home of `ModelConfig`: model cards that are already published import it from here."""
+"""The former module of `ModelConfig`, from which model cards that are already published import it."""
 
 from dec2vec.config.model import ModelConfig as ModelConfig

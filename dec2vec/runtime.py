@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: on CPUs the page faults of fresh memory cost more than the arithmetic on it."""
+"""Settings of the process that make CPU computation faster: keep freed memory, flush denormal numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LARGE = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to serve large blocks from its heap and not to give them back; False with another C library.
+    """Make glibc serve large blocks from its heap and keep them when they are freed. False with another C library.
 
-    A training step frees and asks for the same few hundred MiB again and again. By default each of these blocks is a
-    mapping of its own, which the kernel must fill with zeros anew.
+    A training step frees and requests the same few hundred MiB again and again. By default each of these blocks is a
+    mapping of its own, which the kernel fills with zeros, and the page faults cost more than the arithmetic.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -28,14 +28,14 @@ def keep_freed_memory() -> bool:
 
 
 _ENOUGH_FOR_ALL_THREADS = 1 << 17
-"""Elements a thread, so that torch gives each of its threads a part."""
+"""Number of elements per thread with which torch gives each of its threads a part."""
 
 
 def start_threads_flushed() -> bool:
-    """Make torch's threads with the mode on, which they then keep; False on a processor that has none.
+    """Start torch's threads in a mode that flushes denormals. False if the processor has no such mode.
 
-    A thread has the mode of the one that starts it, so this must come before torch's first work in parallel. The
-    calling thread itself stays as it was, because numpy warns wherever it finds the mode on: see `flushed`.
+    A thread inherits the mode of the thread that starts it, so this must be called before torch first computes in
+    parallel. The calling thread keeps its mode, because numpy warns if it finds denormals flushed; see `flushed`.
     """
     with flushed() as has_mode:
         torch.ones(_ENOUGH_FOR_ALL_THREADS * torch.get_num_threads()).add_(1.0)
@@ -43,13 +43,13 @@ def start_threads_flushed() -> bool:
 
 
 def is_flushed() -> bool:
-    """Whether the calling thread is inside `flushed`."""
+    """Whether the calling thread flushes denormals."""
     return float(torch.tensor(1e-30) * 1e-10) == 0.0
 
 
 @contextlib.contextmanager
 def flushed(*, on: bool = True) -> Iterator[bool]:
-    """The calling thread's arithmetic without such numbers; whether the processor can."""
+    """Flush denormals in the calling thread. The value is False if the processor can't."""
     has_mode = on and torch.set_flush_denormal(True)
     try:
         yield has_mode

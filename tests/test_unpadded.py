@@ -151,7 +151,7 @@ def test_a_common_beginning_goes_the_padded_way(tmp_path: Path, use: Callable[[C
 
 
 def test_rows_and_back() -> None:
-    laid = PackedSequences.of(torch.tensor([2, 1, 3]), 3)
+    laid = PackedSequences.from_lengths(torch.tensor([2, 1, 3]), 3)
     ids = torch.tensor([[1, 2, 0], [3, 0, 0], [4, 5, 6]])
     assert laid.ids(ids).tolist() == [[1, 2, 3, 4, 5, 6]] and laid.edges.tolist() == [0, 2, 3, 6]
     assert laid.ends.tolist() == [1, 2, 5] and laid.arguments["position_ids"].tolist() == [[0, 1, 0, 0, 1, 2]]

@@ -1,4 +1,4 @@
-"""The differentiable part of an encoder: padded ids -> pooled states. Training wraps this module in DDP."""
+"""The differentiable part of an encoder: padded ids to pooled states. Training may wrap this module in DDP."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dec2vec.decoder.varlen import PackedSequences, attending_within_rows
 
 
 class Embedder(nn.Module):
-    """A decoder (or its PEFT wrapper) and the view that is read from it.
+    """A decoder, perhaps wrapped by PEFT, and the view that is pooled from it.
 
     No attention mask and no position ids are passed: rows are padded on the right and attention is causal, so every
-    real token sees exactly what it would see alone (positions 0..n-1), and the fast causal kernels apply. Only where
-    `model.bidirectional` has turned the decoder is there a mask.
+    real token sees what it would see alone (positions 0 to n - 1), and the fast causal kernels apply. There is a mask
+    only with `model.bidirectional`.
     """
 
     def __init__(self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool) -> None:
@@ -34,9 +34,9 @@ class Embedder(nn.Module):
         self.layer_count = layer_count
         self.autocast = autocast
         self.narrow = True
-        """Off: the last block needed runs whole at every token, which the narrow one is proved equal to."""
+        """If off, the highest block that is needed runs at every token instead of the last one only."""
         self.unpadded = False
-        """On: texts without a common beginning run end to end, where `train.adapters.capabilities` finds that they can.
+        """If on, texts without a common beginning are packed. `train.adapters.capabilities` says when that is possible.
         """
 
     def forward(
@@ -47,34 +47,34 @@ class Embedder(nn.Module):
         starts: Int[Tensor, batch] | None = None,
         prefix: SharedPrefix | None = None,
     ) -> list[Float[Tensor, "batch dim"]]:
-        """One float32 tensor a view (the module's own view when none is named), all from one forward pass.
+        """One float32 tensor for each view, all from one forward pass; without `views`, for the module's own view.
 
-        Pooling reads a row from its start on (None: from its first token). With a `prefix`, `input_ids` and `lengths`
-        are of what follows it; starts count from the row's real beginning.
+        Pooling begins at a row's start, or at its first token without `starts`. With a `prefix`, `input_ids` and
+        `lengths` do not include it, but `starts` count from its first token.
         """
-        asked = list(views) or [self.view]
+        views = list(views) or [self.view]
         cache = None if prefix is None else prefix.expanded(len(input_ids))
-        block = self._narrowed_block(asked)
-        laid = PackedSequences.of(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
-        ends = lengths - 1 if laid is None else laid.ends
+        block = self._narrowed_block(views)
+        packed = PackedSequences.from_lengths(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
+        ends = lengths - 1 if packed is None else packed.ends
         with contextlib.nullcontext() if block is None else only_at(block, ends):
-            if laid is None:
+            if packed is None:
                 full = full_attention(self.backbone, lengths, input_ids.shape[1])
-                states = self._hidden_states(input_ids, asked, cache, full)
+                states = self._hidden_states(input_ids, views, cache, full)
             else:
                 with attending_within_rows(self.backbone):
-                    states = self._hidden_states(laid.ids(input_ids), asked, None, laid.arguments)
-        if laid is not None and block is None:
-            states = {index: laid.padded(own) for index, own in states.items()}
+                    states = self._hidden_states(packed.ids(input_ids), views, None, packed.arguments)
+        if packed is not None and block is None:
+            states = {index: packed.padded(tokens) for index, tokens in states.items()}
         if block is not None:
             lengths = torch.ones_like(lengths)
         elif prefix is not None:
             states, lengths = prefix.before(states), lengths + prefix.length
-        normed = self._normed(states, asked)
-        return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in asked]
+        normed = self._normed(states, views)
+        return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in views]
 
     def _narrowed_block(self, views: Sequence[View]) -> nn.Module | None:
-        """The block whose output all views read at the last token alone; None where there is none."""
+        """The block whose output all views need at the last token only; None if there is no such block."""
         wanted = self.wanted_layers(views)
         if not self.narrow or len(wanted) > 1 or wanted == {0} or any(view.pooling != "last" for view in views):
             return None
@@ -85,7 +85,7 @@ class Embedder(nn.Module):
         return block if block is not None and can_skip_tokens(self.backbone, block) else None
 
     def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
-        """The states with the final norm applied to the inner ones that views ask it for."""
+        """The states, with the final norm applied to inner ones that a view needs normalized."""
         inner = set().union(*(layers_of(view, self.layer_count) for view in views if view.norm)) - {self.layer_count}
         if not inner:
             return states
@@ -94,13 +94,13 @@ class Embedder(nn.Module):
             return {**states, **{index: norm(states[index]) for index in inner}}
 
     def read_prefix(self, input_ids: Int[Tensor, " prefix"], views: Sequence[View]) -> SharedPrefix:
-        """Run what all texts begin with, as far up as the views read."""
+        """Run the common beginning of all texts, up to the highest layer that the views need."""
         cache = DynamicCache()
         states = self._hidden_states(input_ids[None], views, cache, {})
         return SharedPrefix(len(input_ids), cache, states)
 
     def wanted_layers(self, views: Sequence[View]) -> set[int]:
-        """Indices of the hidden states that the views read."""
+        """The indices of the hidden states that the views need."""
         return set().union(*(layers_of(view, self.layer_count) for view in views))
 
     def _hidden_states(
@@ -110,7 +110,7 @@ class Embedder(nn.Module):
         cache: DynamicCache | None,
         more: Mapping[str, Any],
     ) -> Mapping[int, Tensor]:
-        """The hidden states that the views read; no block above the highest of them runs."""
+        """The hidden states that the views need. Blocks above the highest of them are not run."""
         inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **more}
         wanted = self.wanted_layers(views)
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):

@@ -1,4 +1,4 @@
-"""Inner layers without the cost of those above: the forward pass ends where the last wanted state is known."""
+"""Hidden states of inner layers. The blocks above the highest layer that is needed are not run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dec2vec.errors import UserError
 
 
 class _Reached(Exception):
-    """The input of the last wanted block is there; nothing above it needs to run."""
+    """Raised when the highest hidden state that is needed is known, to end the forward pass."""
 
 
 def decoder_blocks(backbone: nn.Module, layer_count: int) -> nn.ModuleList | None:
-    """The decoder's blocks, in any family and under PEFT: the outermost list of `layer_count` modules, if there is one.
+    """The blocks of a decoder: the outermost list of `layer_count` modules. None if there is no such list.
 
-    Block i reads what `output_hidden_states` calls hidden state i.
+    The input of block i is what `output_hidden_states` calls hidden state i.
     """
     lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
     return next((blocks for blocks in lists if len(blocks) == layer_count), None)
@@ -31,9 +31,9 @@ def inner_model(backbone: nn.Module) -> PreTrainedModel | None:
 
 
 def inner_states(backbone: nn.Module, blocks: nn.ModuleList, wanted: set[int], **inputs: Any) -> dict[int, Tensor]:
-    """Hidden states at the indices `wanted`, each below `len(blocks)`, with their graph.
+    """The hidden states at the indices `wanted`, each below `len(blocks)`, with their graph.
 
-    Equal to `output_hidden_states`, which runs every block.
+    They equal those of `output_hidden_states`, which runs every block.
     """
     states: dict[int, Tensor] = {}
     with _watched(blocks, wanted, states), contextlib.suppress(_Reached):
@@ -51,7 +51,7 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
             if index == top:
                 raise _Reached
 
-        # ahead of a block's other hooks: where its weights are sharded, one of them gathers what would not be used
+        # before the block's other hooks: if its weights are sharded, one of them would gather weights that are not used
         return blocks[index].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
 
     handles = [hook(index) for index in sorted(wanted)]
@@ -63,19 +63,19 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
 
 
 _NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "final_norm")
-"""What Llama, Mistral, Qwen and Gemma; Phi; GPT-NeoX and OPT; GPT-2, Falcon and BLOOM; Mamba and others call it."""
+"""Names of the final norm in Llama, Mistral, Qwen and Gemma; Phi; GPT-NeoX and OPT; GPT-2, Falcon and BLOOM; Mamba."""
 
 
 def final_norm(backbone: nn.Module, layer_count: int) -> nn.Module:
-    """The norm that stands beside the list of blocks, in any family and under PEFT.
+    """The norm after the last block, which is a sibling of the list of blocks.
 
-    UserError where there is none, as in GPT-1 and OPT-350M.
+    UserError for a decoder without one, such as GPT-1 and OPT-350M.
     """
     blocks = decoder_blocks(backbone, layer_count)
     for module in backbone.modules():
         children = dict(module.named_children())
         if blocks is not None and any(child is blocks for child in children.values()):
-            found = [children[name] for name in _NAMES if name in children]
-            if found:
-                return found[0]
+            norms = [children[name] for name in _NAMES if name in children]
+            if norms:
+                return norms[0]
     raise UserError("view +norm: this decoder has no final norm to apply to inner layers; leave +norm out")

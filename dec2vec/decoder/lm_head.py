@@ -1,7 +1,7 @@
-"""The LM head, read only when last-token logits are asked for; encoders hold none otherwise.
+"""The LM head, which is loaded only if logits of the last token are needed.
 
-A decoder's next-token scores as a vector (`logits`), or their sparse form log(1 + relu) of PromptReps (Zhuang et al.
-2024, `sparse_logits`). A head that the checkpoint does not hold is refused: transformers would make up a random one.
+The scores of the next token serve as a vector (`logits`), or in the sparse form log(1 + relu) of PromptReps (Zhuang et
+al. 2024, `sparse_logits`). A head that is missing from the checkpoint is refused: transformers would use a random one.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import Part, Vectors
 
 LOGITS_BYTES = 2 << 30
-"""Most that the logits of one call may take together."""
+"""Largest size of all logits of one call."""
 SLICE_BYTES = 256 << 20
-"""Logits computed at once: rows of a chunk are multiplied a few at a time."""
+"""Largest size of the logits that are computed at once, from a few rows of a chunk."""
 _OLD_NAMES = ("lm_head", "embed_out")
-"""What checkpoints call the head where the class that reads them has renamed it (GPT-NeoX)."""
+"""Names of the head in checkpoints whose model class has renamed it (GPT-NeoX)."""
 
 
 @dataclass(frozen=True)
 class LMHead:
-    """float32 and the model's own; soft caps and scales of single families (Gemma 2, Cohere) are left out."""
+    """The model's head in float32. Soft caps and scales of single families (Gemma 2, Cohere) are not applied."""
 
     weight: Float[Tensor, "vocab dim"]
     bias: Float[Tensor, vocab] | None = None
 
     @torch.no_grad()
     def read(self, states: Float[np.ndarray, "rows dim"], pooling: PoolingName) -> Float[np.ndarray, "rows vocab"]:
-        """Logits of pooled states, raw or as log(1 + relu)."""
+        """The logits of pooled states, raw or as log(1 + relu)."""
         if states.shape[1] != self.weight.shape[1]:
             raise UserError(
                 f"view {pooling}: the LM head reads {self.weight.shape[1]} values, and this layer has "
@@ -50,9 +50,9 @@ class LMHead:
 
 
 def load_lm_head(config: ModelConfig, embeddings: Tensor | None = None) -> LMHead:
-    """The head of a local folder or Hub id: its own matrix, or the input embeddings where these are tied.
+    """The head of a local folder or Hub id: its own matrix, or the input embeddings if the two are tied.
 
-    `embeddings` in memory spare reading tied ones again. UserError if the checkpoint holds no head.
+    Tied `embeddings` that are in memory are not read again. UserError if the checkpoint has no head.
     """
     hub_config = load_architecture(config)
     with torch.device("meta"):  # names and ties without a weight
@@ -70,7 +70,7 @@ def load_lm_head(config: ModelConfig, embeddings: Tensor | None = None) -> LMHea
 
 
 def _read(config: ModelConfig, names: Sequence[str]) -> Tensor:
-    """The first tensor of these names. A base model's checkpoint leaves out the name of the base within the whole."""
+    """The first tensor of these names. In the checkpoint of a base model, names lack the prefix for the base model."""
     files = checkpoint_tensors(config)
     for name in names:
         for key, path in files.items():
@@ -85,12 +85,12 @@ def _read(config: ModelConfig, names: Sequence[str]) -> Tensor:
 
 
 def state_view(view: View) -> View:
-    """The hidden state that a view of logits is computed from; any other view is itself."""
+    """The view of the hidden state from which a view of logits is computed; other views are returned as they are."""
     return replace(view, pooling="last") if view.pooling in LOGIT_POOLINGS else view
 
 
 def with_logits(parts: Iterator[Part], views: Sequence[View], head: LMHead) -> Iterator[Part]:
-    """Pooled states of `state_view`s -> vectors of `views`, in slices of rows that bound the memory."""
+    """Turn pooled states of `state_view`s into vectors of `views`, in slices of rows that limit the memory."""
     step = max(1, SLICE_BYTES // (4 * len(head.weight)))
     for rows, vectors in parts:
         for start in range(0, len(rows), step):
@@ -103,7 +103,7 @@ def _of_view(states: Vectors, view: View, head: LMHead) -> Vectors:
 
 
 def check_room(texts: int, views: Sequence[View], head: LMHead) -> None:
-    """Refuse logits of so many texts that holding them would fill the memory."""
+    """Raise UserError if the logits of all texts would exceed the memory."""
     count = sum(view.pooling in LOGIT_POOLINGS for view in views)
     needed = 4 * texts * count * len(head.weight)
     if needed > LOGITS_BYTES:

@@ -1,4 +1,4 @@
-"""Load a decoder without its LM head, and refuse with one line what can't be used as one."""
+"""Load a decoder without its LM head. What can't be used as a decoder is refused with one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """The device of that name; `auto` is CUDA if it is available."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: no usable CUDA device on this machine; give --device cpu (or --model.device cpu)")
     if name == "auto":
@@ -46,7 +46,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def use_autocast(setting: str, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16: 4x faster on CPUs with units for it; others emulate it, 2-4x slower."""
+    """Whether matrix products run in bfloat16: 4x faster on CPUs that support it, 2-4x slower on others."""
     if setting != "auto":
         return setting == "on"
     if device.type == "cuda":
@@ -55,15 +55,15 @@ def use_autocast(setting: str, device: torch.device) -> bool:
 
 
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
-    """The decoder's own configuration: what can be refused without reading weights is refused here."""
+    """The decoder's own configuration. UserError for anything that can be refused before weights are loaded."""
     _check_kernels(config, resolve_device(config.device))
-    _check_place(config.name_or_path)
+    _check_name(config.name_or_path)
     with quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
         hub_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    known = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if hub_config.is_encoder_decoder or not (known or config.trust_remote_code):
+    is_causal_lm = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if hub_config.is_encoder_decoder or not (is_causal_lm or config.trust_remote_code):
         raise UserError(
             f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model; name a "
             "decoder such as a Llama or Qwen"
@@ -82,7 +82,7 @@ def position_limit(decoder: PretrainedConfig) -> int | None:
 
 
 def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrainedModel:
-    """The decoder in evaluation mode on its device, weights from safetensors only, every weight found."""
+    """The decoder in evaluation mode on its device. Weights are read from safetensors only, and none may be missing."""
     device = resolve_device(config.device)
     with quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
         model, info = AutoModel.from_pretrained(
@@ -106,7 +106,7 @@ def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrain
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to the decoder."""
+    """The tokenizer of the decoder."""
     with quiet(), _one_line(config.name_or_path, "tokenizer", "put its tokenizer.json beside the weights"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -117,29 +117,27 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def checkpoint_tensors(config: ModelConfig) -> dict[str, Path]:
-    """Name of every tensor in the safetensors checkpoint of a folder or Hub id, and the file that holds it."""
+    """The names of all tensors in the safetensors checkpoint of a folder or Hub id, each with its file."""
     with quiet(), _one_line(config.name_or_path, "model", "copy its files again, or name another"):
         index = _checkpoint_file(config, SAFE_WEIGHTS_INDEX_NAME)
         if index is not None:
             shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             paths = {shard: _checkpoint_file(config, shard) for shard in set(shards.values())}
             return {name: path for name, shard in shards.items() if (path := paths[shard]) is not None}
-        whole = _checkpoint_file(config, SAFE_WEIGHTS_NAME)
-        if whole is None:
+        weights = _checkpoint_file(config, SAFE_WEIGHTS_NAME)
+        if weights is None:
             raise OSError(f"no {SAFE_WEIGHTS_NAME}")
-        with safe_open(whole, framework="pt") as file:
-            return dict.fromkeys(file.keys(), whole)
+        with safe_open(weights, framework="pt") as file:
+            return dict.fromkeys(file.keys(), weights)
 
 
 def _checkpoint_file(config: ModelConfig, name: str) -> Path | None:
-    found = cached_file(
-        config.name_or_path, name, revision=config.revision, _raise_exceptions_for_missing_entries=False
-    )
-    return None if found is None else Path(found)
+    path = cached_file(config.name_or_path, name, revision=config.revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
-def _check_place(name: str) -> None:
-    """A folder with a model in safetensors, or what may be a Hub id."""
+def _check_name(name: str) -> None:
+    """Raise UserError unless this is a folder with a model in safetensors, or may be a Hub id."""
     path = Path(name)
     if not name:
         raise UserError("model.name_or_path is empty; give a Hub id or a local folder")
@@ -167,7 +165,7 @@ def _check_kernels(config: ModelConfig, device: torch.device) -> None:
 
 
 def _four_bit() -> BitsAndBytesConfig:
-    """Kept in a floating dtype: the same bits, which FSDP2 can cut into shards."""
+    """NF4 stored in a floating dtype, which FSDP2 can divide into shards."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -179,7 +177,7 @@ def _four_bit() -> BitsAndBytesConfig:
 
 @torch.no_grad()
 def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
-    """Whether the first token sees the second: right padding without a mask is right for causal models only."""
+    """Check whether the first token sees the second: padding on the right without a mask needs causal attention."""
     ids = torch.tensor([[2, 3], [2, 4]], device=backbone.device)
     mask = full_attention(backbone, torch.tensor([2, 2], device=backbone.device), 2)
     first = backbone(input_ids=ids, use_cache=False, **mask).last_hidden_state[:, 0].float()
@@ -219,7 +217,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
-    """transformers reports a bad folder, id, revision or file as one of these, over many lines."""
+    """Turn the errors of transformers for a bad folder, id, revision or file into one line."""
     try:
         yield
     except (
@@ -244,11 +242,11 @@ def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
 
 
 _BY_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layers")
-"""Lists with an entry for each block, where a family has them."""
+"""Entries of a configuration that may be lists with an item for each block."""
 
 
 def cut(architecture: PretrainedConfig, depth: int, name: str) -> None:
-    """Leave the first `depth` blocks in the decoder's own configuration; UserError where it has fewer."""
+    """Reduce the decoder's configuration to its first `depth` blocks. UserError if it has fewer."""
     decoder: Any = architecture
     count = int(decoder.num_hidden_layers)
     if depth > count:

@@ -1,7 +1,7 @@
-"""The folders that training writes: where the base, the adapter and the whitening of a tuned encoder are.
+"""The folders that training writes: they hold the adapter or the weights, and the whitening, of a tuned encoder.
 
-`dec2vec.json` marks a folder as ours: {"format": 1, "model": {the model section}}. Beside it lies either a PEFT
-adapter (then `model.name_or_path` is the base) or a whole model.
+`dec2vec.json` marks such a folder: {"format": 1, "model": {the model section}}. The folder also holds either a PEFT
+adapter, whose base is `model.name_or_path`, or a complete model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Artifact:
-    """A tuned encoder on disk: `config` reads it, `base` is loaded, `adapter` is put on top."""
+    """A tuned encoder on disk. `base` is loaded, `adapter` is put on top, and `config` says how texts are read."""
 
     config: ModelConfig
     base: ModelConfig
@@ -36,9 +36,9 @@ class Artifact:
 
 
 def find(config: ModelConfig) -> Artifact | None:
-    """What lies at `config.name_or_path` if one of our folders does, else None (then it is a plain base model).
+    """The tuned encoder at `config.name_or_path`; None if this is a base model.
 
-    UserError at once where that is the path of no folder.
+    UserError for the path of a folder that does not exist.
     """
     check_path_exists(config.name_or_path)
     folder = _local_folder(config)
@@ -51,12 +51,12 @@ def find(config: ModelConfig) -> Artifact | None:
         raise UserError(f"{folder / MARKER}: damaged ({type(error).__name__}); export the run again") from error
     if marker.get("format") != FORMAT:
         raise UserError(f"{folder / MARKER}: format {marker.get('format')!r} is not {FORMAT}; update dec2vec")
-    return _artifact(folder, _as_asked(saved, config))
+    return _artifact(folder, _on_device(saved, config))
 
 
-def _as_asked(saved: ModelConfig, asked: ModelConfig) -> ModelConfig:
-    """The folder says how it is read; where it runs, and whether foreign code may, is the caller's to say."""
-    return replace(saved, device=asked.device, trust_remote_code=asked.trust_remote_code)
+def _on_device(saved: ModelConfig, config: ModelConfig) -> ModelConfig:
+    """The saved configuration with the caller's device and permission to run foreign code."""
+    return replace(saved, device=config.device, trust_remote_code=config.trust_remote_code)
 
 
 def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
@@ -76,7 +76,7 @@ def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
 
 
 def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
-    """PEFT's own loading, from safetensors."""
+    """Load an adapter by PEFT, from safetensors only."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read, export the run again")
     try:
@@ -104,7 +104,7 @@ def _local_folder(config: ModelConfig) -> Path | None:
 
 
 def _hub_folder(config: ModelConfig) -> Path | None:
-    """A whole snapshot if the repository carries our marker. Without a network a base model may still be cached."""
+    """A snapshot of the repository if it has our marker. Without a network a base model may still be cached."""
     if not is_on_hub(config.name_or_path, MARKER, config.revision):
         return None
     return Path(snapshot_download(config.name_or_path, revision=config.revision))

@@ -1,6 +1,6 @@
-"""From token states to one vector. Pure functions over right-padded batches; a row's length says where it ends.
+"""Pool the states of tokens into one vector. All functions are pure and take batches that are padded on the right.
 
-Padding stands right of every real token, so a pooled value never reads it, whatever the length of the batch.
+Padding comes after every real token, so a pooled value never depends on it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ Pooled = Float[Tensor, "batch dim"]
 
 @dataclass(frozen=True)
 class View:
-    """One reading of a forward pass: how the tokens of which layer become a vector."""
+    """A pooling of a layer, written pooling@layer: how the token states of that layer become a vector."""
 
     pooling: PoolingName
     layer: int | float
     norm: bool = False
-    """Inner hidden states go through the decoder's final norm first, which the last one has been through."""
+    """Apply the decoder's final norm to inner hidden states. The last hidden state is already normalized."""
 
     def __str__(self) -> str:
         return f"{self.pooling}@{self.layer}{'+norm' * self.norm}"
 
 
 def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:
-    """True where a position holds a real token."""
+    """True at the positions of real tokens."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
 def pooled_tokens(lengths: Lengths, starts: Lengths | None, time: int) -> Bool[Tensor, "batch time"]:
-    """True where a position is real and not before its row's start."""
+    """True at the positions of real tokens from the start of the row on."""
     real = real_tokens(lengths, time)
     if starts is None:
         return real
@@ -47,19 +47,19 @@ def pooled_tokens(lengths: Lengths, starts: Lengths | None, time: int) -> Bool[T
 
 
 def last(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
-    """State of the last real token: EOS, or the end of an EOL prompt."""
+    """The state of the last real token: EOS, or the end of an EOL prompt."""
     return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
 
 
 def mean(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
-    """Mean of the real tokens' states."""
+    """The mean of the states of real tokens."""
     mask = pooled_tokens(lengths, starts, states.shape[1])[..., None].to(states.dtype)
     counts = lengths if starts is None else lengths - starts
     return (states * mask).sum(1) / counts[:, None].to(states.dtype)
 
 
 def weighted_mean(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
-    """Mean weighted by position 1..n from the start (SGPT, Muennighoff 2022): later tokens have read more."""
+    """The mean weighted by positions 1 to n (SGPT, Muennighoff 2022), because later tokens have seen more."""
     positions = torch.arange(1, states.shape[1] + 1, device=states.device)
     counted = positions if starts is None else positions - starts[:, None]
     weights = (counted * pooled_tokens(lengths, starts, states.shape[1])).to(states.dtype)
@@ -67,7 +67,7 @@ def weighted_mean(states: States, lengths: Lengths, starts: Lengths | None = Non
 
 
 def maximum(states: States, lengths: Lengths, starts: Lengths | None = None) -> Pooled:
-    """Largest value of each dimension over the real tokens."""
+    """The largest value of each dimension over the real tokens."""
     mask = pooled_tokens(lengths, starts, states.shape[1])[..., None]
     return states.masked_fill(~mask, -torch.inf).amax(1)
 
@@ -81,7 +81,7 @@ _SINGLE_LAYER: dict[PoolingName, Callable[[States, Lengths, Lengths | None], Poo
 
 
 def resolve_layer(layer: int | float, layer_count: int) -> int:
-    """Index into the hidden states 0..layer_count: a signed index, or a fraction of depth given as a float."""
+    """The index of a hidden state, from 0 to `layer_count`, for a signed index or a fraction of the depth (float)."""
     if isinstance(layer, float):
         if not 0.0 <= layer <= 1.0:
             raise UserError(f"layer {layer}: a fraction of depth lies between 0.0 and 1.0")
@@ -96,7 +96,7 @@ _FIRST: dict[PoolingName, int] = {"first_last": 1, "first_last_static": 0}
 
 
 def layers_of(view: View, layer_count: int) -> set[int]:
-    """Indices of the hidden states that a view reads; UserError for a norm or an LM head that doesn't fit the layer."""
+    """The indices of the hidden states that a view needs. UserError if its norm or LM head does not fit the layer."""
     chosen = resolve_layer(view.layer, layer_count)
     if view.pooling in LOGIT_POOLINGS and chosen < layer_count and not view.norm:
         raise UserError(f"view {view}: the LM head reads what went through the final norm; use layer -1, or add +norm")
@@ -109,11 +109,11 @@ def layers_of(view: View, layer_count: int) -> set[int]:
 def pool(
     hidden_states: Mapping[int, States], lengths: Lengths, view: View, layer_count: int, starts: Lengths | None = None
 ) -> Pooled:
-    """Read one view. `hidden_states[0]` is the embedding layer's output, `[layer_count]` comes after the final norm.
+    """The vectors of one view. `hidden_states[0]` are input embeddings; `[layer_count]` comes after the final norm.
 
-    `first_last` averages the means of `hidden_states[1]` (the first block's output, which the BERT-whitening paper
-    means) and of the view's layer; `first_last_static` takes `hidden_states[0]` instead, as early SimCSE code did.
-    Tokens before a row's start are not pooled (None: from the first on).
+    `first_last` averages the means of `hidden_states[1]` (the first block's output, as in the BERT-whitening paper)
+    and of the view's layer. `first_last_static` takes `hidden_states[0]` instead, as early SimCSE code did. Tokens
+    before the start of a row are not pooled; without `starts` all tokens are.
     """
     index = resolve_layer(view.layer, layer_count)
     chosen = hidden_states[index].float()

@@ -1,7 +1,7 @@
-"""The tokens that all texts begin with (a prompt, an instruction, BOS) run through the decoder once.
+"""Compute the tokens that all texts begin with (BOS, an instruction, a prompt) once.
 
-In a causal decoder their states and their keys and values are the same whatever follows; the texts' own tokens then
-attend to them. Equal to the whole computation up to rounding.
+In a causal decoder their states, keys and values do not depend on what follows. The other tokens of each text attend
+to them, and the result equals the full computation up to rounding.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt_neox", "opt", "gpt2"})
-"""Standard rotary or absolute positions, counted on from the cache; each is proved equal in the tests."""
+"""Families with standard rotary or absolute positions that continue from the cache. A test covers each of them."""
 WORTHWHILE = 8
-"""Shorter prefixes cost more in masks than they save."""
+"""The least number of tokens; for fewer the masks cost more than is saved."""
 
 
 class SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
-    """One row's keys and values, (1, head, time, dim), read by `batch` rows: nothing is copied."""
+    """Keys and values of one row, (1, head, time, dim), expanded to `batch` rows without a copy."""
 
     def __init__(self, layer: DynamicLayer, batch: int) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untype
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefix:
-    """One row's cache up to the highest block that ran, and the hidden states that were asked for."""
+    """The cache of one row, up to the highest block that was run, and the hidden states that are needed."""
 
     length: int
     cache: DynamicCache
     states: Mapping[int, Float[Tensor, "1 prefix dim"]]
 
     def expanded(self, batch: int) -> DynamicCache:
-        """A cache for `batch` rows that reads the one row's keys and values: nothing is copied."""
+        """The cache expanded to `batch` rows without a copy."""
         cache = DynamicCache()
         for layer in self.cache.layers:
             if layer.is_initialized:
@@ -49,22 +49,23 @@ class SharedPrefix:
         return cache
 
     def before(self, states: Mapping[int, Float[Tensor, "batch time dim"]]) -> dict[int, Tensor]:
-        """The states of whole rows, prefix first."""
+        """The states with those of the prefix before them."""
         return {
-            index: torch.cat([self.states[index].expand(len(own), -1, -1), own], dim=1) for index, own in states.items()
+            index: torch.cat([self.states[index].expand(len(rows), -1, -1), rows], dim=1)
+            for index, rows in states.items()
         }
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
-    """The ids that all sequences begin with, leaving each at least one of its own."""
+    """The ids that all sequences begin with, without the last id of the shortest one."""
     shortest = min(map(len, sequences))
-    first, last = min(sequences, key=tuple), max(sequences, key=tuple)  # all others lie between
-    length = next((place for place in range(shortest) if first[place] != last[place]), shortest)
+    first, last = min(sequences, key=tuple), max(sequences, key=tuple)  # all other sequences lie between them
+    length = next((position for position in range(shortest) if first[position] != last[position]), shortest)
     return list(first[: min(length, shortest - 1)])
 
 
 def can_share(backbone: nn.Module) -> bool:
-    """Whether the decoder is of a family for which sharing is proved, causal and without sliding windows."""
+    """Whether the decoder is of a family that was tested, causal, and without sliding windows."""
     config = backbone.config
     assert isinstance(config, PretrainedConfig)
     text = config.get_text_config().to_dict()

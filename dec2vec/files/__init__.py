@@ -1,1 +1,1 @@
-"""Reading tables and writing files that are whole or not there."""
+"""Reading tables of texts, and writing files so that no crash leaves a part of one."""

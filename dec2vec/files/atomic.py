@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write under another name, fsync, rename."""
+"""Files that are complete or absent, even after a crash: they are written under another name and then renamed."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing here: `.NAME.PID.tmp` and `.old`, files and folders."""
+    """Remove the files and folders `.NAME.PID.tmp` and `.NAME.PID.old` that killed processes have left."""
     for path in folder.glob(".*"):
-        found = _TEMPORARY.fullmatch(path.name)
-        if found is None or _is_alive(int(found.group(1))):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or _is_alive(int(match.group(1))):
             continue
         _remove(path)
 
@@ -81,12 +81,12 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Wait until the folder's entries are on the disk: a rename survives a power cut only after this."""
+    """Wait until the folder's entries are on the disk. Only then does a rename survive a power cut."""
     _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """The sha256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_HASH_CHUNK):
@@ -95,9 +95,9 @@ def sha256_file(path: Path) -> str:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuse a pickle by its name or its first bytes: reading one can run any code.
+    """Refuse a file whose name or first bytes are those of a pickle, because reading it can run any code.
 
-    torch.save writes a zip archive (PK), older ones start with a pickle protocol mark.
+    torch.save writes a zip archive, which begins with PK. Older files begin with the mark of a pickle protocol.
     """
     if path.suffix in PICKLE_SUFFIXES or _looks_pickled(path):
         raise UserError(
@@ -107,7 +107,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def why_not_written(error: Exception) -> str:
-    """The reason of a failed write and its fix, in a few words; understands errors of Rust libraries too."""
+    """The reason of a failed write and its fix in a few words, also for errors of libraries written in Rust."""
     number = error.errno if isinstance(error, OSError) else _os_error_number(str(error))
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space or choose another --output_dir"
@@ -130,12 +130,12 @@ def _is_alive(process: int) -> bool:
 
 
 def _os_error_number(message: str) -> int | None:
-    found = re.search(r"\(os error (\d+)\)", message)
-    return int(found.group(1)) if found else None
+    match = re.search(r"\(os error (\d+)\)", message)
+    return int(match.group(1)) if match else None
 
 
 def _looks_pickled(path: Path) -> bool:
-    """By the first bytes; a safetensors file has its header's length there and `{` right after."""
+    """Whether the first bytes are those of a pickle. In a safetensors file `{` follows eight bytes of length."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -182,10 +182,10 @@ def _fsync(path: Path, flags: int) -> None:
 def check_output(
     path: Path, suffixes: Sequence[str] = (), *, inputs: Iterable[Path | str | None] = (), option: str = "output"
 ) -> None:
-    """Raise UserError where `path` can't be written, has none of `suffixes` (any, if empty) or is one of `inputs`."""
+    """Raise UserError if `path` can't be written, is one of `inputs`, or has none of the `suffixes` that are given."""
     if suffixes and path.suffix not in suffixes:
-        known = " or ".join(suffixes)
-        raise UserError(f"{option} {path}: unknown format {path.suffix or 'without a suffix'}; use {known}")
+        formats = " or ".join(suffixes)
+        raise UserError(f"{option} {path}: unknown format {path.suffix or 'without a suffix'}; use {formats}")
     if path.resolve() in {Path(name).resolve() for name in inputs if name is not None}:
         raise UserError(f"{option} {path} is an input; name another file")
     if path.is_dir():

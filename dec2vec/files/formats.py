@@ -1,4 +1,4 @@
-"""Rows of one file, by its format. Nothing is believed about the rows yet; `dec2vec.files.tables` checks them."""
+"""Read the rows of a file by its format. `dec2vec.files.tables` checks the rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dec2vec.errors import UserError
 
 Row = dict[str, object]
 Numbered = tuple[int, Row]
-"""A row and its number in the file: the line for text formats (from 1), the row for the others."""
+"""A row and its number in the file, from 1: the line in text formats, the row in others."""
 PARQUET_ROWS = 8192
-"""Rows of a parquet file in memory at a time."""
+"""Number of rows of a parquet file that are in memory at a time."""
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file, numbered from 1, without their ends; the empty rest after the last is no line.
+    """The lines of a UTF-8 file, numbered from 1, without their line ends.
 
-    Split at \\n alone: str.splitlines would also cut at U+2028, \\x0b and others that occur inside texts. One line is
-    in memory at a time.
+    Lines are split at \\n only: str.splitlines would also split at U+2028, \\x0b and others that occur in texts. One
+    line is in memory at a time.
     """
     for number, line in enumerate(_lines(path), start=1):
         try:
@@ -33,7 +33,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def jsonl_rows(path: Path) -> Iterator[Numbered]:
-    """One JSON object a line; blank lines are passed over."""
+    """Read one JSON object from each line; blank lines are skipped."""
     for number, line in text_lines(path):
         if not line.strip():
             continue
@@ -49,19 +49,19 @@ def jsonl_rows(path: Path) -> Iterator[Numbered]:
 
 
 def csv_rows(path: Path) -> Iterator[Numbered]:
-    """RFC 4180: commas and double quotes; a quoted text may hold line ends. Rows count from 1, the header."""
+    """Read CSV as in RFC 4180: a quoted text may contain line ends. The header is row 1."""
     lines = (part for _, line in text_lines(path) for part in io.StringIO(f"{line}\n", newline=""))
     yield from _under_header(path, _records(path, lines))
 
 
 def tsv_rows(path: Path) -> Iterator[Numbered]:
-    """Tabs between fields and nothing else: quotation marks are text, as in GLUE and SentEval."""
+    """Read fields separated by tabs. Quotation marks are part of the text, as in GLUE and SentEval."""
     numbered = ((number, line.split("\t")) for number, line in text_lines(path) if line)
     yield from _under_header(path, numbered)
 
 
 def parquet_rows(path: Path) -> Iterator[Numbered]:
-    """Rows from 1."""
+    """Read a parquet file block by block; rows are numbered from 1."""
     import pyarrow
     import pyarrow.parquet
 
@@ -105,7 +105,7 @@ def _under_header(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Iter
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Without the byte order mark at the start, and without their \\n."""
+    """The lines without their \\n, and without a byte order mark at the start."""
     try:
         with path.open("rb") as file:
             if file.read(3) != b"\xef\xbb\xbf":

@@ -1,4 +1,4 @@
-"""Rows of saved data sets and of data sets on the Hub."""
+"""Read the rows of data sets that were saved with `datasets` or are on the Hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def saved_rows(path: Path, split: str) -> Iterator[Numbered]:
 
 
 def hub_splits(name: str, subset: str | None = None) -> list[str]:
-    """Splits of a subset of a Hub data set."""
+    """The splits of a subset of a Hub data set."""
     import datasets
 
     try:
@@ -38,7 +38,7 @@ def hub_splits(name: str, subset: str | None = None) -> list[str]:
 
 
 def hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
-    """A stream meets a file that is gone, or a lost connection, only when it comes to it."""
+    """Read a Hub data set. When streaming, missing files and lost connections show only when they are reached."""
     import datasets
 
     try:

@@ -1,6 +1,6 @@
-"""Tables of texts: jsonl, csv, tsv, parquet, saved data sets and the Hub, read once and checked row by row.
+"""Read tables of texts from jsonl, csv, tsv, parquet, saved data sets and the Hub, and check them row by row.
 
-Training pairs, similarity files and `dec2vec encode` share this and its errors: each names the row and fix.
+Everything that reads texts uses this module, so that all errors name the row and the fix.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dec2vec.files.hub_datasets import HUB_ID, hub_rows, saved_rows
 DEFAULT_SPLIT = "train"
 _PARTS = re.compile(r"(?P<name>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
 BLOCK = 8192
-"""Rows in memory at a time, where a table is read in blocks."""
+"""Number of rows in memory at a time, if a table is read in blocks."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with their places, for errors that can be found again in an editor."""
+    """Rows with their numbers in the file, so that an error can say where to look."""
 
     name: str
     unit: str
@@ -36,15 +36,15 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Every column that some row has, in order of appearance."""
+        """All columns that occur in the rows, in order of appearance."""
         return list(dict.fromkeys(column for row in self.rows for column in row))
 
     def where(self, index: int) -> str:
-        """`pairs.jsonl line 3`."""
+        """Where a row is in the file, such as `pairs.jsonl line 3`."""
         return f"{self.name} {self.unit} {self.numbers[index]}"
 
     def require(self, columns: Sequence[str]) -> None:
-        """Refuse a table without these columns, listing those it has."""
+        """Raise UserError if the table, or one of its rows, lacks one of the columns."""
         present = self.columns
         for column in columns:
             if column not in present:
@@ -52,7 +52,7 @@ class Table:
         self.require_in_rows(columns)
 
     def require_in_rows(self, columns: Sequence[str]) -> None:
-        """Refuse the first row without one of these."""
+        """Raise UserError for the first row that lacks one of the columns."""
         for column in columns:
             missing = next((i for i, row in enumerate(self.rows) if column not in row), None)
             if missing is not None:
@@ -60,7 +60,7 @@ class Table:
                 raise UserError(f"{self.where(missing)}: no {column!r}; this row has: {here}")
 
     def text(self, index: int, column: str, *, may_be_blank: bool = False) -> str:
-        """The text in a cell; null and numbers are refused, and so are blank texts unless they may be."""
+        """The text in a cell. UserError for null, for numbers, and for blank texts unless they are allowed."""
         value = self.rows[index].get(column)
         if value is None:
             raise UserError(f"{self.where(index)}: {column} is null; fill it or remove the row")
@@ -72,17 +72,17 @@ class Table:
         return value
 
     def texts(self, column: str) -> list[str]:
-        """A whole column of texts; one that holds numbers only is surely the wrong column."""
-        found = [self.text(index, column) for index in range(len(self))]
-        self.refuse_numbers(column, found)
-        return found
+        """All texts of a column. UserError if they are all numbers: the column is the wrong one."""
+        texts = [self.text(index, column) for index in range(len(self))]
+        self.refuse_numbers(column, texts)
+        return texts
 
     def filled(self, index: int, columns: Sequence[str]) -> list[str]:
         """The row's texts in those of the columns that it fills: absent, null and empty cells are skipped."""
         return [self.text(index, column) for column in columns if self.rows[index].get(column) not in (None, "")]
 
     def refuse_numbers(self, column: str, texts: Sequence[str]) -> None:
-        """Refuse a column of which all `texts` are numbers."""
+        """Raise UserError if all texts of the column are numbers."""
         if only_numbers(texts):
             raise holds_only_numbers(self.name, column)
 
@@ -97,13 +97,14 @@ def read_table(
     limit: int | None = None,
     streaming: bool = False,
 ) -> Table:
-    """A file (by its suffix), a folder of `datasets.save_to_disk`, or a Hub id; never empty.
+    """Read a file (by its suffix), a folder written by `datasets.save_to_disk`, or a Hub id. It is never empty.
 
     A folder may name its split (`folder@test`), a Hub id its subset and split (`nyu-mll/glue:mrpc@validation`).
-    Every row has `columns`. `only` keeps rows with one of these `column=value`, `limit` the first rows of those.
-    `streaming` fetches the rows of a Hub data set as they are read, and none behind the last; files are read so anyway.
+    Every row has the `columns`. `only` keeps the rows that fulfil one of its conditions `column=value`, and `limit`
+    the first of these. `streaming` fetches rows of a Hub data set as they are read, and none after the last; files
+    are always read like that.
     """
-    return _whole(_Rows.open(str(path), split, subset, only, limit, streaming), columns)
+    return _all_rows(_Rows.open(str(path), split, subset, only, limit, streaming), columns)
 
 
 def read_blocks(
@@ -116,7 +117,7 @@ def read_blocks(
     limit: int | None = None,
     streaming: bool = False,
 ) -> Iterator[Table]:
-    """The table of `read_table`, at most `BLOCK` rows at a time: for files that are too large to hold as rows."""
+    """The table of `read_table` in blocks of at most `BLOCK` rows, for files whose rows do not fit into memory."""
     rows = _Rows.open(str(path), split, subset, only, limit, streaming)
     table = rows.block(BLOCK)
     if not table.rows:
@@ -129,19 +130,19 @@ def read_blocks(
 
 
 def selected(table: Table, columns: Sequence[str], *, only: Sequence[str] = (), limit: int | None = None) -> Table:
-    """The part of a whole table that `read_table` would have read, under the same checks."""
+    """The rows of a table that `read_table` would have read with these arguments, with the same checks."""
     fits = _fits(only)
     fitting = (numbered for numbered in zip(table.numbers, table.rows, strict=True) if fits(numbered[1]))
-    return _whole(_Rows(table.name, table.unit, only, islice(fitting, limit)), columns)
+    return _all_rows(_Rows(table.name, table.unit, only, islice(fitting, limit)), columns)
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of `read_table`."""
+    """The rows of `read_table` as dictionaries."""
     return read_table(path, columns).rows
 
 
 def read_texts(path: Path, column: str = "text") -> list[str]:
-    """Texts to embed: the lines of a .txt, or a column of a table.
+    """The texts to embed: the lines of a .txt, or a column of a table.
 
     Blank texts are kept, so that vector i belongs to line i.
     """
@@ -170,12 +171,12 @@ def negative_columns(columns: Iterable[str]) -> list[str]:
 
 
 def only_numbers(texts: Sequence[str]) -> bool:
-    """Whether there are texts, and all are numbers."""
+    """Whether there are texts, and all of them are numbers."""
     return bool(texts) and all(map(_is_number, texts))
 
 
 def holds_only_numbers(name: str, column: str) -> UserError:
-    """What to say of such a column."""
+    """The error for a column in which `only_numbers` is true."""
     return UserError(f"{name}: column {column!r} holds only numbers; name a column of texts")
 
 
@@ -188,7 +189,7 @@ def _is_number(value: str | int | float) -> bool:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What is still to be read of a table."""
+    """The part of a table that has not been read yet."""
 
     name: str
     unit: str
@@ -210,17 +211,17 @@ class _Rows:
         return cls(name, unit, only, islice(((number, row) for number, row in numbered if fits(row)), limit))
 
     def block(self, size: int | None) -> Table:
-        """The next rows, all of them where `size` is None."""
+        """The next rows; all that are left if `size` is None."""
         kept = list(islice(self.numbered, size))
         return Table(self.name, self.unit, [row for _, row in kept], [number for number, _ in kept])
 
     def empty(self) -> UserError:
-        """What to say where there is no row at all."""
+        """The error for a table without rows."""
         reason = f"no row has {' or '.join(self.only)}; mend `only`" if self.only else "it has no rows"
         return UserError(f"{self.name} is empty: {reason}")
 
 
-def _whole(rows: _Rows, columns: Sequence[str]) -> Table:
+def _all_rows(rows: _Rows, columns: Sequence[str]) -> Table:
     table = rows.block(None)
     if not table.rows:
         raise rows.empty()
@@ -229,7 +230,7 @@ def _whole(rows: _Rows, columns: Sequence[str]) -> Table:
 
 
 def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple[str, str, Iterator[Numbered]]:
-    """Its name, what it calls a row, and the rows."""
+    """The name of a table, what its rows are called, and the rows."""
     if not source:
         raise UserError("no data file named; give a path or a Hub id")
     source, split, subset = _with_parts(source, split, subset)
@@ -257,7 +258,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def _with_parts(source: str, split: str, subset: str | None) -> tuple[str, str, str | None]:
-    """Split and subset that `source` itself names take the place of the defaults."""
+    """Split the name of the source from the subset and split that it may contain."""
     parts = _PARTS.fullmatch(source)
     if parts is None or Path(source).exists() or not (parts["split"] or parts["subset"]):
         return source, split, subset
@@ -276,7 +277,7 @@ def _must_be_file(path: Path) -> None:
 
 
 def _fits(only: Sequence[str]) -> Callable[[Row], bool]:
-    """Whether a row is wanted."""
+    """A function that says whether a row fulfils one of the conditions; every row does if there is none."""
     conditions = [_condition(text) for text in only]
     return lambda row: (
         not conditions or any(column in row and str(row[column]) == value for column, value in conditions)
@@ -291,9 +292,9 @@ def _condition(text: str) -> tuple[str, str]:
 
 
 def iter_tables(path: Path, size: int) -> Iterator[Table]:
-    """The file's rows in tables of `size`, the last one shorter; lines of a .txt are in the column `text`.
+    """The rows of a file in tables of `size` rows. The lines of a .txt are in the column `text`.
 
-    UserError for a file that is missing, of unknown format or damaged, when its place is reached.
+    UserError for a file that is missing or of an unknown format, and for damage when it is reached.
     """
     rows = _rows(path)
     unit = "line" if path.suffix.lower() in (".txt", ".jsonl") else "row"
@@ -302,7 +303,7 @@ def iter_tables(path: Path, size: int) -> Iterator[Table]:
 
 
 def count_rows(path: Path) -> int:
-    """Rows of the file; UserError for none."""
+    """The number of rows in the file; UserError if it has none."""
     count = sum(1 for _ in _rows(path))
     if not count:
         raise UserError(f"{path} is empty: it has no rows")
@@ -310,7 +311,7 @@ def count_rows(path: Path) -> int:
 
 
 def block_texts(path: Path, table: Table, column: str) -> list[str]:
-    """Texts of a block as `readers.read_texts` has them: blank ones are kept."""
+    """The texts of a block. Blank ones are kept, as in `read_texts`."""
     name = "text" if path.suffix.lower() == ".txt" else column
     table.require([name])
     return [table.text(index, name, may_be_blank=True) for index in range(len(table))]
@@ -319,8 +320,8 @@ def block_texts(path: Path, table: Table, column: str) -> list[str]:
 def _rows(path: Path) -> Iterator[Numbered]:
     suffix = path.suffix.lower()
     if suffix != ".txt" and suffix not in FORMATS:
-        known = ", ".join((".txt", *FORMATS))
-        raise UserError(f"{path}: a file that is read in blocks is one of {known}")
+        formats = ", ".join((".txt", *FORMATS))
+        raise UserError(f"{path}: a file that is read in blocks is one of {formats}")
     if not path.is_file():
         raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     if suffix == ".txt":

@@ -1,4 +1,4 @@
-"""Mean over the members of an ensemble, a window of texts at a time."""
+"""Scale vectors to length 1, and average those of an ensemble's members."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 Part = tuple[NDArray[np.int64], list[Vectors]]
-"""Rows and their vectors, one array a view."""
+"""Row numbers and the vectors of these rows, one array per view."""
 
 
 def mean_over_members(members: Sequence[Iterable[Part]], count: int, *, unit: bool) -> list[Vectors]:
-    """(count, d) a view. Every member streams each of the rows 0..count-1 once; `unit` scales its vectors to length 1.
+    """The mean over members as (count, d) for each view. `unit` scales each member's vectors to length 1 first.
 
-    Only the sums are held, not the members' vectors.
+    Every member streams each of the rows 0 to count - 1 once. Only the sums are held in memory.
     """
     sums: list[Vectors] = []
     for parts in members:

@@ -1,8 +1,8 @@
 """Whitening of raw sentence vectors (Su et al. 2021) and its soft relatives: `y = (x - mean) @ kernel`, then cosine.
 
-`kernel = (U / sqrt(L))[:, :k]` for the covariance `U diag(L) U^T` in descending order, so that truncating
-columns keeps the directions of highest variance. Moments are streamed in float64: decoder states have a large
-common mean, and `E[x x^T] - mean mean^T` in float32 loses the covariance. Fit on training-side text only.
+`kernel = (U / sqrt(L))[:, :k]` for the covariance `U diag(L) U^T` in descending order, so that dropping the last
+columns keeps the directions of highest variance. Moments are accumulated in float64: decoder states have a large
+common mean, and `E[x x^T] - mean mean^T` in float32 loses the covariance. Fit on training text only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Shrinkage = Literal["auto", "oas"] | float
 
 
 class Moments:
-    """Count, mean and scatter `sum (x - mean)(x - mean)^T` of a stream; shards merge (Chan et al. 1979)."""
+    """Count, mean and scatter `sum (x - mean)(x - mean)^T` of a stream. Moments can be merged (Chan et al. 1979)."""
 
     def __init__(self, dimension: int) -> None:
         self.n = 0
@@ -42,13 +42,13 @@ class Moments:
 
     @property
     def covariance(self) -> Float64[np.ndarray, "dim dim"]:
-        """The unbiased estimate, as `np.cov`."""
+        """The unbiased estimate of the covariance, as in `np.cov`."""
         if self.n < 2:
             raise UserError(f"whitening needs at least two sentences, got {self.n}: give more training-side text")
         return self.scatter / (self.n - 1)
 
     def update(self, x: Float[np.ndarray, "rows dim"]) -> None:
-        """Add rows; a row with inf or nan would poison every later vector, so it is refused."""
+        """Add rows. UserError for rows with inf or nan, which would spoil every vector."""
         rows = np.asarray(x, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.dimension:
             raise UserError(f"vectors of shape {rows.shape} do not fit moments of dimension {self.dimension}")
@@ -61,7 +61,7 @@ class Moments:
             self._add(len(rows), mean, centred.T @ centred)
 
     def merge(self, other: Moments) -> None:
-        """Add another shard's moments, as if its rows had been seen here."""
+        """Add the moments of other rows, as if these rows had been added here."""
         if other.dimension != self.dimension:
             raise UserError(f"moments of dimension {other.dimension} do not merge into {self.dimension}")
         if other.n:
@@ -78,7 +78,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Directions of a cloud of vectors by descending variance: every kernel below scales them."""
+    """The principal directions of vectors by descending variance. All kernels below are scalings of them."""
 
     n: int
     basis: Basis
@@ -86,23 +86,23 @@ class Spectrum:
 
     @classmethod
     def of(cls, moments: Moments) -> Spectrum:
-        """Refuses fewer than two sentences and vectors that are all equal."""
+        """The spectrum of moments. UserError for fewer than two sentences, or if all vectors are equal."""
         refuse_constant(moments)
         values, vectors = _descending_eigh(moments.covariance)
         return cls(moments.n, Basis(moments.mean.copy(), vectors), values)
 
     @property
     def rank(self) -> int:
-        """Directions whose variance is more than rounding noise."""
+        """The number of directions whose variance is more than rounding noise."""
         return _rank(self.variances)
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening(Affine):
-    """The affine map that goes into a model's folder."""
+    """The affine map that is saved in a model's folder."""
 
     def truncated(self, k: int) -> Whitening:
-        """The first k directions: equal to fitting with this k."""
+        """The map to the first k directions, which equals a fit with this k."""
         if not 1 <= k <= self.dimension:
             raise UserError(f"whitening has {self.dimension} directions, so k must lie in 1..{self.dimension}, got {k}")
         kernel = self.kernel[:, :k]
@@ -111,7 +111,7 @@ class Whitening(Affine):
         return replace(self, kernel=kernel, provenance={**self.provenance, "k": k, "condition_number": condition})
 
     def save(self, path: Path) -> None:
-        """Write safetensors with the provenance as JSON in its header, in one rename."""
+        """Write a safetensors file with the provenance as JSON in its header."""
         tensors = {"mean": np.ascontiguousarray(self.mean), "kernel": np.ascontiguousarray(self.kernel)}
         metadata = {"format": FORMAT, "provenance": json.dumps(self.provenance, sort_keys=True)}
         atomic_write_bytes(path, serialize(tensors, metadata))
@@ -136,7 +136,7 @@ class Whitening(Affine):
 
 
 def oas_shrinkage(variances: Float64[np.ndarray, " dim"], n: int) -> float:
-    """Oracle approximating shrinkage (Chen et al. 2010, as scikit-learn reads eq. 23): eigenvalues suffice."""
+    """Oracle approximating shrinkage (Chen et al. 2010, eq. 23 as in scikit-learn). It needs the eigenvalues only."""
     dimension = len(variances)
     mean_square = float((variances**2).sum()) / dimension**2
     mean_variance = float(variances.mean())
@@ -151,11 +151,11 @@ def fit_whitening(
     skip_top: int = 0,
     provenance: Facts | None = None,
 ) -> Whitening:
-    """Kernel of the first k directions after `skip_top` (nuisance directions of some decoders).
+    """Fit a whitening to the first k directions after the top `skip_top` ones, which are a nuisance in some decoders.
 
-    The covariance becomes `(1 - rho) S + rho tr(S)/d I`; "auto" is rho = 0 where n >= 10 d and OAS elsewhere, "oas"
-    is OAS everywhere. With rho = 0 k is cut to the numerical rank, and n <= k + 1 is refused: at k = n - 1 every pair
-    of fitted points has the cosine -1/(n-1), whatever it says.
+    The covariance becomes `(1 - rho) S + rho tr(S)/d I`. "auto" means rho = 0 if n >= 10 d and OAS otherwise, "oas"
+    always means OAS. With rho = 0, k is limited to the numerical rank, and n <= k + 1 is refused: with k = n - 1 all
+    pairs of fitted points have the cosine -1/(n-1), whatever they say.
     """
     spectrum = moments if isinstance(moments, Spectrum) else Spectrum.of(moments)
     scales, facts = whitening_scales(spectrum, k, shrinkage, skip_top)
@@ -165,7 +165,7 @@ def fit_whitening(
 def whitening_scales(
     spectrum: Spectrum, k: int | None = None, shrinkage: Shrinkage = "auto", skip_top: int = 0
 ) -> tuple[Float64[np.ndarray, " dim"], Provenance]:
-    """`fit_whitening` as scales of the spectrum's directions (0: dropped), with the facts of the fit."""
+    """`fit_whitening` as scales of the spectrum's directions, with the facts of the fit. Scale 0 drops a direction."""
     n, dimension = spectrum.n, len(spectrum.variances)
     if not 0 <= skip_top < dimension or not 1 <= (dimension - skip_top if k is None else k) <= dimension - skip_top:
         raise UserError(
@@ -199,8 +199,9 @@ def soft_scales(
 ) -> tuple[Float64[np.ndarray, " dim"], Provenance]:
     """Scales `(L + ridge mean(L))^(-power/2)` of the first k directions, with the facts of the fit.
 
-    Power 0 is PCA without scaling, power 1 with ridge 0 whitening, power 1 with a ridge soft ZCA (Diera et al. 2024)
-    read in the PCA basis, where cosines are the same. Without a ridge, whitening's limits hold for any power above 0.
+    Power 0 is PCA without scaling, power 1 with ridge 0 is whitening, and power 1 with a ridge is soft ZCA (Diera et
+    al. 2024) in the PCA basis, which has the same cosines. Without a ridge, the limits of whitening hold for every
+    power above 0.
     """
     dimension = len(spectrum.variances)
     wanted = dimension if k is None else k
@@ -220,7 +221,7 @@ def soft_scales(
 
 
 def refuse_constant(moments: Moments) -> None:
-    """One line where nothing varies: centred vectors would be rounding noise."""
+    """Raise UserError if all vectors are equal: after centring they would be rounding noise."""
     spread = float(np.sqrt(np.trace(moments.covariance)))
     if spread <= CONSTANT_TOLERANCE * float(np.linalg.norm(moments.mean)) or spread == 0.0:
         raise UserError(f"all {moments.n} vectors are equal, nothing to fit: check the pooling, layer and prompt")
@@ -251,7 +252,7 @@ def _shrinkage(variances: Float64[np.ndarray, " dim"], n: int, shrinkage: Shrink
 def _descending_eigh(
     covariance: Float64[np.ndarray, "dim dim"],
 ) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, "dim dim"]]:
-    """Eigenvalues clipped at 0, and vectors with a fixed sign, so that two machines write the same kernel."""
+    """Eigenvalues clipped at 0 and eigenvectors with a fixed sign, so that different machines find the same kernel."""
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
