@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dec2vec.errors import UserError
@@ -36,7 +35,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, name: str = "chat") -> Promp
         written = tokenizer.apply_chat_template(
             [{"role": "user", "content": _TEXT}], tokenize=False, add_generation_prompt=name == "chat"
         )
-    except (TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # a template is a program of its own, which may raise anything
         raise UserError(
             f"{place} has a chat template that fails ({str(error).splitlines()[0]}); write yours with {{text}}"
         ) from None
