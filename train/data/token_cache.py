@@ -14,12 +14,12 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import transformers
 from numpy.typing import NDArray
 
@@ -141,7 +141,7 @@ def _name(data: TrainingData, encoder: Encoder, keys: NDArray[np.int64]) -> str:
     specials = [
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
-        tokenizers.__version__,
+        version("tokenizers"),
         transformers.__version__,
         FORMAT,
     ]
