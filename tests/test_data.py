@@ -95,8 +95,6 @@ def test_what_is_refused(tmp_path: Path, rows: list[dict[str, object]], words: s
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    assert "no training pairs; name a file with --data.0.path" in complaint()
-    assert "a source has no path" in complaint(SourceConfig())
     assert "no.jsonl does not exist" in complaint(SourceConfig(str(tmp_path / "no.jsonl")))
     path = jsonl(tmp_path / "t.jsonl", PAIRS)
     assert "no column 'hard'; the columns are: anchor, positive, negative" in complaint(

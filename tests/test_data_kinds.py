@@ -94,8 +94,6 @@ def test_a_file_of_each_class(tmp_path: Path) -> None:
         ([{**row, "score": 1} for row in GRADED], {}, "all scores are equal (1.0)"),
         (GRADED[:1], {}, "1 pair; contrastive training needs at least two"),
         ([{"sentence1": "a"}] * 2, {}, "no column 'sentence2'; the columns are: sentence1"),
-        (GRADED, {"document_prompt": "bare"}, "data.0.document_prompt: only pairs have it, and data.0.kind is graded"),
-        (LABELLED, {"kind": "labelled", "negatives": ("x",)}, "data.0.negatives: only pairs have it"),
         (LABELLED[:2], {"kind": "labelled"}, "all labels are equal ('0')"),
         (LABELLED[::2], {"kind": "labelled"}, "0 text; contrastive training needs at least two"),
         ([*LABELLED, {"text": "a", "label": 1.5}], {"kind": "labelled"}, "line 7: label is 1.5; a text or a whole"),

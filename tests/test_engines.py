@@ -32,20 +32,17 @@ from train.config import (
     ExportConfig,
     LoraConfig,
     LossConfig,
-    MiningConfig,
     OptimConfig,
     TrainConfig,
 )
 from train.data.batch import BatchOptions, prepare
 from train.data.table import SourceTable
-from train.distributed.ddp import Ddp
 from train.distributed.engine import choose_engine, make_accelerator, wrap
 from train.distributed.fsdp2 import Fsdp2
 from train.distributed.interface import Engine
 from train.distributed.single import PlainAdamW
 from train.losses.objective import Temperature
 from train.optim import Learner, make_optimizer
-from train.preflight import check_shardable
 from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -336,13 +333,3 @@ def test_fast_ways_fall_back_with_a_line_and_encoding_stays_the_same(decoder: Pa
     """Encoding shares the prompt's beginning between texts, whose reading must gather weights too."""
     first, _ = run_ranks(2, falls_back, decoder)
     assert "lora.fused is off" in first[0] and "sharded" in first[1]
-
-
-def test_mining_while_training_is_refused_where_weights_are_sharded() -> None:
-    config = TrainConfig(mining=MiningConfig(every=10))
-    check_shardable(Ddp, config)
-    check_shardable(Fsdp2, TrainConfig())
-    with pytest.raises(UserError, match=r"mining\.every: not under FSDP2"):
-        check_shardable(Fsdp2, config)
-    with pytest.raises(UserError, match=r"export\.push: not under FSDP2"):
-        check_shardable(Fsdp2, TrainConfig(export=ExportConfig(push="user/name")))

@@ -24,7 +24,6 @@ from tests.tiny_run import train as train_run
 from train.config import ExportConfig, TrainConfig
 from train.export.model_card import build_card
 from train.export.push import BestPush, push_folder
-from train.preflight import check_push
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 
@@ -131,20 +130,6 @@ def test_mistakes(
 ) -> None:
     assert main(["export", str(tmp_path), *options]) == 2
     assert message in capsys.readouterr().err and hub.calls == []
-
-
-def test_check_push(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_push(TrainConfig())
-    check_push(TrainConfig(export=ExportConfig(push="alice/m")))
-    with pytest.raises(UserError, match="not a repository name"):
-        check_push(TrainConfig(export=ExportConfig(push="m")))
-    with pytest.raises(UserError, match=r"--export.model false"):
-        check_push(TrainConfig(export=ExportConfig(push="alice/m", model=False)))
-    monkeypatch.setattr(train.export.push, "get_token", lambda: None)
-    with pytest.raises(UserError, match="no Hub token"):
-        check_push(TrainConfig(export=ExportConfig(push="alice/m")))
-    monkeypatch.setenv("RANK", "1")
-    check_push(TrainConfig(export=ExportConfig(push="alice/m")))
 
 
 def test_a_run_pushes_its_bests_and_its_end_and_is_the_same_run(

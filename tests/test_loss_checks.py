@@ -13,7 +13,7 @@ from tests.tiny_run import metrics_of, train, write_run
 from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
 from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_rows
 from train.losses.inputs import GradedInputs, LabelledInputs, PairInputs, TeacherInputs
-from train.losses.per_source import check_losses, run_temperature
+from train.losses.per_source import run_temperature
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -95,7 +95,7 @@ def test_a_loss_that_no_source_uses_is_refused() -> None:
         check_losses(TrainConfig(loss=loss, data=sources_of(own, own)))
     check_losses(TrainConfig(loss=loss, data=(*sources_of(own), SourceConfig())))
     check_losses(TrainConfig(data=sources_of(own, own)))
-    check_losses(TrainConfig(loss=loss))  # without data, which `load_data` refuses
+    check_losses(TrainConfig(loss=loss))  # `check_config` refuses a run without data
 
 
 def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,8 +184,6 @@ def test_every_source_has_a_weight_or_none_has() -> None:
 @pytest.mark.parametrize(
     ("tables", "batch", "words"),
     [
-        ((PAIRS, TEXTS), {}, "data.1.kind: not that of data.0, so no batch can hold both; add --batch.sources single"),
-        ((LABELLED,), {"no_duplicates": True}, "batch.no_duplicates: data.0 is labelled"),
         ((LABELLED,), {"size": 6}, "texts_per_label 2: a batch of 6 holds too few labels; use --batch.size 8 or more"),
         (
             (SourceTable("pairs", [("a", "b")] * 3),),

@@ -11,7 +11,7 @@ from dec2vec.config.load import load
 from eval.config import EvalConfig
 from eval.tasks.topic_files import label_texts
 from train.config import TrainConfig
-from train.losses.per_source import check_losses
+from train.losses.checks import check_losses
 from train.resolve import resolve
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from train.mining.args import MineArgs
+from train.sweep.args import SweepArgs
 
 from dec2vec.cli import main
 from dec2vec.config.load import config_hash, dump, load
@@ -25,7 +25,7 @@ from tests.processes import run_alone
 from tests.tiny_run import STEPS, fingerprint, metrics_of, steps_of, write_run
 from tests.tiny_run import train as train_run
 from train.config import RESUMABLE_CHANGES, BatchConfig, LoraConfig, TrainConfig
-from train.sweep.args import SweepArgs
+from train.mining.mine import MineArgs
 from train.sweep.grid import parse_axis, plan
 
 CONFIGS = (TrainConfig, EvalConfig, MineArgs)

@@ -24,7 +24,7 @@ from wandb.proto import wandb_internal_pb2
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 from train.config import SourceConfig, TrackingConfig, TrainConfig
-from train.finish import describe_inputs
+from train.finish import run_inputs
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile, read_metrics
 from train.tracking.tracker import NullTracker, Tracker
@@ -157,7 +157,7 @@ def test_lineage_of_an_online_run(tmp_path: Path) -> None:
         model=ModelConfig(name_or_path="someone/decoder-8m", revision="abc"),
         data=(SourceConfig(path=str(tmp_path / "pairs.jsonl")), SourceConfig(path="someone/pairs")),
     )
-    inputs = describe_inputs(config, 12, "f00d" * 16)
+    inputs = run_inputs(config, 12, "f00d" * 16)
     assert str(tmp_path) not in json.dumps([item.facts for item in inputs])
     digests = []
     for _ in range(2):

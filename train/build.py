@@ -15,7 +15,6 @@ from dec2vec.config.load import config_hash, dump
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
-from dec2vec.errors import UserError
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint
@@ -31,7 +30,7 @@ from train.distributed.interface import Engine
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
-from train.preflight import check_export, check_same_step, check_shardable, check_sources, check_targets
+from train.preflight import check_folder, check_model, check_same_step
 from train.state import DevScore, Run, restore
 from train.teachers.teacher_vectors import load_teachers
 from train.tracking.make_tracker import make_tracker
@@ -55,23 +54,23 @@ def build(
     folder: RunFolder,
     dev_score: DevScore | None,
 ) -> Run:
-    """Load, adapt and wrap the model, and go on from the newest checkpoint if there is one.
+    """Build the run, and restore its latest checkpoint if there is one.
 
-    Whatever may be refused comes before the tracker, with which the run takes over the folder.
+    Whatever may be refused comes before `_take_over`, so that a refused run leaves the folder as it was.
     """
     engine = choose_engine(accelerator)
-    check_shardable(engine, config)
-    check_targets(config, folder)
-    hashed = _run_hash(config, data)
+    check_folder(config, engine, folder)
+    run_hash = _run_hash(config, data)
+    checkpoint = _resumed_checkpoint(config, run_hash, folder, accelerator)
+
     sampler = make_sampler(config, data)
-    refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
-    checkpoint = _found_checkpoint(config, hashed, folder, accelerator)
-    encoder = _trainable(config, engine)
-    report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
     steps = total_steps(config, sampler)
-    learner = _learner(config, encoder, accelerator, steps)
+    refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
+    encoder = _load_trainable(config, engine)
+    learner = _make_learner(config, encoder, accelerator, steps)
     teachers = load_teachers(config, data, folder.path / "teachers")
-    known = known_tokens(config, data, encoder, folder.tokens, steps)
+    token_source = known_tokens(config, data, encoder, folder.tokens, steps)
+
     run = Run(
         config=config,
         folder=folder,
@@ -81,82 +80,32 @@ def build(
         teachers=teachers,
         sampler=sampler,
         dev_score=dev_score,
-        tracker=_tracker(config, folder, accelerator, 0 if checkpoint is None else checkpoint.step),
+        tracker=_take_over(config, folder, accelerator, checkpoint),
         metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
-        config_hash=hashed,
+        config_hash=run_hash,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
-        token_source=known,
+        token_source=token_source,
         refreshed=refreshed,
     )
-    if report is not None:
-        data_report.write(report, folder.data)
-        _log.info("%s", "\n".join(data_report.lines(report)))
+    _describe_data(run)
     if checkpoint is not None:
-        restore(run, checkpoint)
-        if run.is_main:
-            _log.info("goes on from step %d of %d, which %s holds", checkpoint.step, steps, checkpoint.path)
+        _resume(run, checkpoint)
     return run
 
 
-def _found_checkpoint(
-    config: TrainConfig, hashed: str, folder: RunFolder, accelerator: Accelerator
-) -> Checkpoint | None:
-    """What the run goes on from, the same on all ranks; None at its beginning."""
-    resumes = config.checkpoint.resume == "auto"
-    checkpoint = latest_checkpoint(folder.checkpoints, hashed) if resumes else None
-    check_same_step(0 if checkpoint is None else checkpoint.step, folder, accelerator)
-    return checkpoint
-
-
-def _learner(config: TrainConfig, encoder: Encoder, accelerator: Accelerator, steps: int) -> Learner:
-    """The wrapped model with its temperature and what steps both under this engine."""
-    model = wrap(encoder.embedder, accelerator)
-    if config.batch.unpadded:
-        leave_out_padding(model)
-    temperature = run_temperature(config).to(encoder.device)
-    return Learner(model, temperature, make_optimizer(model, temperature, config.optim), steps)
-
-
-def _trainable(config: TrainConfig, engine: type[Engine]) -> Encoder:
-    """The base with weights to tune, in training mode, once nothing about it is left to refuse."""
-    torch.manual_seed(config.seed)
-    encoder = load_base(config.model, engine.loading_config(config.model))
-    if config.export.model:
-        check_export(encoder)
-    make_trainable(encoder.embedder, engine.adapters(config.lora))
-    encoder.embedder.train()
-    check_sources(config, encoder)
-    return encoder
-
-
 def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:
-    """The encoder before training, found to take texts in its prompt (EOS, room) before the first step needs it.
+    """The encoder before training, which takes texts in its prompt (there is an EOS token, and room for a text).
 
-    It is read as `config` says, also where the base is an exported folder that brings a reading of its own. `place`
-    is `config` with another device to put the weights on.
+    It is read as `config` says, even if the base is an exported folder with settings of its own. `place` is `config`
+    with another device for the weights.
     """
     artifact = find(config)
-    if artifact is not None and artifact.adapter is not None:
-        raise UserError(
-            f"model.name_or_path {config.name_or_path}: has an adapter already; to train on, make a whole model of it "
-            "with dec2vec export RUN --to DIR --merge, and name DIR"
-        )
-    found = config if artifact is None else artifact.base
-    base = dataclasses.replace(place or config, name_or_path=found.name_or_path, revision=found.revision)
+    named = config if artifact is None else artifact.base
+    base = dataclasses.replace(place or config, name_or_path=named.name_or_path, revision=named.revision)
     encoder = Encoder.from_backbone(config, base=base)
     encoder.tokenize(["a"])
     return encoder
-
-
-def _tracker(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, step: int) -> Tracker:
-    """Metrics beyond `step` were logged by a run that died before its next checkpoint: they come again."""
-    if accelerator.is_main_process:
-        if config.checkpoint.resume == "fresh":
-            folder.start_anew()
-        folder.write_config(dump(config))
-        MetricsFile(folder.metrics).truncate_after(step)
-    return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)
 
 
 def total_steps(config: TrainConfig, sampler: Sampler) -> int:
@@ -170,3 +119,61 @@ def _run_hash(config: TrainConfig, data: TrainingData) -> str:
     """A checkpoint belongs to one configuration and one data content."""
     options = config_hash(config, exclude=RESUMABLE_CHANGES)
     return hashlib.sha256(f"{options} {data.sizes} {data.content_hash}".encode()).hexdigest()
+
+
+def _resumed_checkpoint(
+    config: TrainConfig, run_hash: str, folder: RunFolder, accelerator: Accelerator
+) -> Checkpoint | None:
+    """The latest checkpoint, the same on all ranks; None if the run starts at its first step."""
+    resumes = config.checkpoint.resume == "auto"
+    checkpoint = latest_checkpoint(folder.checkpoints, run_hash) if resumes else None
+    check_same_step(0 if checkpoint is None else checkpoint.step, folder, accelerator)
+    return checkpoint
+
+
+def _load_trainable(config: TrainConfig, engine: type[Engine]) -> Encoder:
+    """The base with weights to train, in training mode."""
+    torch.manual_seed(config.seed)
+    encoder = load_base(config.model, engine.loading_config(config.model))
+    check_model(config, encoder)
+    make_trainable(encoder.embedder, engine.adapters(config.lora))
+    encoder.embedder.train()
+    return encoder
+
+
+def _make_learner(config: TrainConfig, encoder: Encoder, accelerator: Accelerator, steps: int) -> Learner:
+    """The wrapped model with its temperature, and the optimizer of both."""
+    model = wrap(encoder.embedder, accelerator)
+    if config.batch.unpadded:
+        leave_out_padding(model)
+    temperature = run_temperature(config).to(encoder.device)
+    return Learner(model, temperature, make_optimizer(model, temperature, config.optim), steps)
+
+
+def _take_over(
+    config: TrainConfig, folder: RunFolder, accelerator: Accelerator, checkpoint: Checkpoint | None
+) -> Tracker:
+    """Make the folder that of this run, and start the tracker.
+
+    Metrics of steps after the checkpoint, which a killed run has logged, are dropped: these steps are repeated.
+    """
+    if accelerator.is_main_process:
+        if config.checkpoint.resume == "fresh":
+            folder.start_anew()
+        folder.write_config(dump(config))
+        MetricsFile(folder.metrics).truncate_after(0 if checkpoint is None else checkpoint.step)
+    return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)
+
+
+def _describe_data(run: Run) -> None:
+    """Write `data.json` and log what is doubtful in the data."""
+    if run.is_main:
+        report = data_report.describe(run.data, run.sampler, run.encoder)
+        data_report.write(report, run.folder.data)
+        _log.info("%s", "\n".join(data_report.lines(report)))
+
+
+def _resume(run: Run, checkpoint: Checkpoint) -> None:
+    restore(run, checkpoint)
+    if run.is_main:
+        _log.info("resumed at step %d of %d from %s", checkpoint.step, run.learner.total_steps, checkpoint.path)

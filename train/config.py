@@ -262,6 +262,11 @@ class EvalSection:
     whitening_sentences: Annotated[int, Ge(2)] = 8000
     """Training-side sentences that whitening is fitted on."""
 
+    @property
+    def has_report(self) -> bool:
+        """Whether a report follows the training."""
+        return self.after_training and self.dev is not None and bool(self.tests)
+
 
 @dataclass(frozen=True, config=STRICT)
 class ExportConfig:

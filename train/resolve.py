@@ -5,15 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from dec2vec.config.model import LOGIT_POOLINGS
 from dec2vec.decoder.load import resolve_device, use_autocast
-from dec2vec.errors import UserError
 from dec2vec.hub import pinned_revision
-from dec2vec.prompts.prompt import get_prompt
 from train.config import LossConfig, TrainConfig
-from train.export.save import check_mergeable
-from train.losses.per_source import check_losses
-from train.preflight import check_exported_prompt
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -21,18 +15,6 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     The result is written to the run folder and gives the same run again.
     """
-    get_prompt(config.model.prompt, config.model.task)  # one prompt: an ensemble can't be trained
-    check_losses(config)
-    for source in config.data:
-        for prompt in filter(None, (source.query_prompt, source.document_prompt)):
-            get_prompt(prompt, config.model.task)
-    if config.model.pooling in LOGIT_POOLINGS:
-        raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
-    if config.export.model:
-        check_exported_prompt(config.model)
-        if config.export.merge and config.model.load_in_4bit:
-            raise UserError("export.merge: an adapter can't be merged into 4-bit weights; leave it out")
-        check_mergeable(config.model, merge=config.lora.method == "full" or config.export.merge)
     device = resolve_device(config.model.device)
     model = dataclasses.replace(
         config.model,

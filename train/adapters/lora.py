@@ -33,7 +33,6 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         with quiet():
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if config.method == "full":
-        _refuse_adapter_options(config)
         backbone.requires_grad_(True)
         _freeze_above(embedder)
         return
@@ -55,8 +54,10 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
             use_fast_blocks(embedder.backbone, blocks)
 
 
-def _refuse_adapter_options(config: LoraConfig) -> None:
+def check_adapter_options(config: LoraConfig) -> None:
     """Refuse options of adapters, which full tuning would silently ignore."""
+    if config.method != "full":
+        return
     default = LoraConfig()
     for option in ("dropout", "targets", "layers", "modules_to_save", "rslora", "dora", "init"):
         if vars(config)[option] != vars(default)[option]:

@@ -68,10 +68,8 @@ def load_data(
     Texts are kept as they are; `normalization` is the model's, under which they may be equal. `mixed` batches hold
     rows of all sources: labels and scores are then judged in all of them together.
     """
-    if not sources:
-        raise UserError("config error: data: no training pairs; name a file with --data.0.path pairs.jsonl")
     normalize = NORMALIZERS[normalization]
-    found = [clean(*read_source(number, source), source, normalize) for number, source in enumerate(sources)]
+    found = [clean(*read_source(source), source, normalize) for source in sources]
     for group in _groups(sources, mixed):
         for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
             found[number] = cleaned

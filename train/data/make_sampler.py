@@ -23,23 +23,12 @@ _BLOCK = 8192
 
 def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
     """The order of the data; batches that cannot be drawn are refused."""
-    sampler = _one_source(config, data) if config.batch.sources == "single" else _mixed(config, data)
+    if config.batch.sources == "single":
+        sampler: Sampler = _one_source(config, data)
+    else:
+        sampler = _order(config, data, range(len(data.tables)), config.batch.size)
     sampler.rows(0)  # refuses a batch larger than the data
     return sampler
-
-
-def _mixed(config: TrainConfig, data: TrainingData) -> Sampler:
-    weighted = next((i for i, source in enumerate(config.data) if source.weight is not None), None)
-    if weighted is not None:
-        raise UserError(f"data.{weighted}.weight: only batches of one source have weights; add --batch.sources single")
-    for option in ("kind", "losses", "texts_per_label"):
-        values = [vars(source)[option] for source in config.data]
-        other = next((i for i, value in enumerate(values) if value != values[0]), None)
-        if other is not None:
-            raise UserError(
-                f"data.{other}.{option}: not that of data.0, so no batch can hold both; add --batch.sources single"
-            )
-    return _order(config, data, range(len(data.tables)), config.batch.size)
 
 
 def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
@@ -86,11 +75,6 @@ def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batc
 
 
 def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, batch: int) -> ByLabel:
-    if config.batch.no_duplicates:
-        raise UserError(
-            f"batch.no_duplicates: data.{first} is labelled, and its batches follow the labels; leave it out, "
-            f"or drop equal rows with --data.{first}.clean true"
-        )
     group = config.data[first].texts_per_label
     if batch < 4 * group:
         raise UserError(

@@ -12,14 +12,11 @@ from train.config import SourceConfig
 from train.data.table import Packer, SourceTable, Texts
 
 
-def read_source(number: int, source: SourceConfig) -> tuple[SourceTable, int]:
-    """The rows of `data.N`, and how many with an empty text were left out (`clean`; without it they are refused).
+def read_source(source: SourceConfig) -> tuple[SourceTable, int]:
+    """The rows of a source, and how many with an empty text `clean` left out; without `clean` those are refused.
 
-    They are read and checked a block at a time, and kept packed.
+    Rows are read and checked a block at a time, and kept packed.
     """
-    if not source.path:
-        raise UserError("config error: data: a source has no path; name a file, a folder or a Hub id")
-    _check_options(number, source)
     texts, extra = text_columns(source), _extra_column(source)
     blocks = read_blocks(
         source.path,
@@ -93,19 +90,6 @@ def text_columns(source: SourceConfig) -> tuple[str, ...]:
 
 def _extra_column(source: SourceConfig) -> str | None:
     return {"pairs": source.document_id, "graded": source.score, "texts": None, "labelled": source.label}[source.kind]
-
-
-def _check_options(number: int, source: SourceConfig) -> None:
-    """What only pairs have."""
-    if source.kind == "pairs":
-        return
-    for name, value in (
-        ("negatives", source.negatives),
-        ("document_id", source.document_id),
-        ("document_prompt", source.document_prompt),
-    ):
-        if value:
-            raise UserError(f"data.{number}.{name}: only pairs have it, and data.{number}.kind is {source.kind}")
 
 
 def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:

@@ -1,13 +1,21 @@
-"""Losses that can't be: refused before training, in one line."""
+"""Losses that are refused before anything is read: they do not fit their source, or have options nobody reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from dec2vec.errors import UserError
-from train.config import Distance, LoraConfig, LossConfig, LossKind
+from train.config import Distance, Kind, LoraConfig, LossConfig, LossKind, TrainConfig
 from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
+from train.losses.per_source import losses_of, used_losses
 
+ROWS: dict[Kind, type[LossInputs]] = {
+    "pairs": PairInputs,
+    "texts": PairInputs,
+    "graded": GradedInputs,
+    "labelled": LabelledInputs,
+}
+"""What a batch of a source gives a loss to compare."""
 ROWS_OF: dict[LossKind, type[LossInputs]] = {
     "infonce": PairInputs,
     "cosent": GradedInputs,
@@ -42,6 +50,32 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "teacher_temperature": ("distil_scores",),
 }
 """Options that only these losses read; one that is neither here nor in `COMMON` would be ignored without a word."""
+
+
+def check_losses(config: TrainConfig) -> None:
+    """UserError for a loss that cannot compare what a source gives, or with options that it or nobody reads."""
+    for number, source in enumerate(config.data):
+        for loss in losses_of(source, config):
+            rows = TeacherInputs if loss.kind.startswith("distil") else ROWS[source.kind]
+            check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+    if config.data and all(source.losses for source in config.data):
+        _refuse_unused(config.loss)
+    starts = sorted({loss.temperature for loss in used_losses(config) if loss.learn_temperature})
+    if len(starts) > 1:
+        raise UserError(
+            f"loss.temperature: losses that learn it share one, which can't start at {' and '.join(map(str, starts))}; "
+            "give them the same temperature"
+        )
+
+
+def _refuse_unused(loss: LossConfig) -> None:
+    default = LossConfig()
+    changed = [f"loss.{name}" for name, value in vars(loss).items() if value != vars(default)[name]]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: every source has losses of its own, so no batch has the run's; give the options to "
+            "those (data.N.losses), or leave them out"
+        )
 
 
 def check_loss(config: LossConfig, rows: type[LossInputs], source: str) -> None:

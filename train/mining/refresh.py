@@ -172,30 +172,13 @@ def mine_source(
 
 
 def make_refreshed(config: TrainConfig, data: TrainingData, folder: RunFolder, *, is_main: bool) -> Refreshed | None:
-    """None without `mining.every`."""
+    """None without `mining.every`; UserError for pairs that leave nothing to mine."""
     if config.mining.every is None:
         return None
-    check_mining(config, data)
+    for table in data.tables:
+        if table.kind == "pairs" and len(distinct(row[1] for row in table.texts)) < 2:
+            raise UserError("mining.every: a source has one positive only, and no negative for it; leave it out")
     return Refreshed(data, config, folder, is_main=is_main)
-
-
-def check_mining(config: TrainConfig, data: TrainingData) -> None:
-    """UserError for `mining.every` with data or options that leave nothing to mine."""
-    if not any(table.kind == "pairs" for table in data.tables):
-        raise UserError("mining.every: only pairs get negatives, and no source has any; leave it out")
-    if config.batch.no_duplicates:
-        raise UserError("mining.every: mined negatives are positives of other rows, which batch.no_duplicates forbids")
-    small = next(
-        (table for table in data.tables if table.kind == "pairs" and len(distinct(row[1] for row in table.texts)) < 2),
-        None,
-    )
-    if small is not None:
-        raise UserError("mining.every: a source has one positive only, and no negative for it; leave it out")
-    if config.mining.min_rank + config.mining.negatives > config.mining.max_rank + 1:
-        raise UserError(
-            f"mining.negatives {config.mining.negatives}: more than the window of ranks {config.mining.min_rank} to "
-            f"{config.mining.max_rank} holds; raise --mining.max_rank"
-        )
 
 
 def _step_of(path: Path) -> int:
