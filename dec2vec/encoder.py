@@ -21,6 +21,7 @@ from dec2vec.decoder import model_folders
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
 from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, position_limit, use_autocast
+from dec2vec.decoder.model_folders import Artifact
 from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
@@ -72,8 +73,11 @@ class Encoder:
         counts, and whether foreign code may run.
         """
         artifact = model_folders.find(config)
-        if artifact is None:
-            return cls.from_backbone(config)
+        return cls.from_backbone(config) if artifact is None else cls.from_artifact(artifact)
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Encoder:
+        """A tuned encoder from its folder: the base, its adapter if it has one, and its whitening."""
         encoder = cls.from_backbone(artifact.config, base=artifact.base)
         if artifact.adapter is not None:
             encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)

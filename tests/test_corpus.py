@@ -27,7 +27,7 @@ from dec2vec.corpus.faiss_index import (
 )
 from dec2vec.corpus.neighbours import BLOCK, group_duplicates, mean_distances, near_pairs, nearest_others
 from dec2vec.corpus.shards import Index, Shard
-from dec2vec.corpus.vector_files import Part, Vectors, open_vectors
+from dec2vec.corpus.vector_files import StoredVectors, VectorFile, open_vectors
 from dec2vec.errors import UserError
 
 LEAST = {"flat": 1.0, "hnsw": 0.95, "ivf-pq": 0.4}
@@ -39,14 +39,14 @@ def clustered(rows: int, dimension: int = 16, seed: int = 0) -> NDArray[np.float
     return (centres[np.arange(rows) % 20] + 0.5 * draw.normal(size=(rows, dimension))).astype(np.float32)
 
 
-def in_parts(folder: Path, vectors: NDArray[np.float32], size: int) -> Vectors:
+def in_parts(folder: Path, vectors: NDArray[np.float32], size: int) -> StoredVectors:
     folder.mkdir()
     parts = []
     for number, first in enumerate(range(0, len(vectors), size)):
         part = vectors[first : first + size]
         np.save(folder / f"{number}.npy", part)
-        parts.append(Part(folder / f"{number}.npy", first, len(part)))
-    return Vectors(str(folder), tuple(parts), vectors.shape[1])
+        parts.append(VectorFile(folder / f"{number}.npy", first, len(part)))
+    return StoredVectors(str(folder), tuple(parts), vectors.shape[1])
 
 
 def test_vectors_in_parts_are_the_vectors(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_recall_against_a_naive_count(tmp_path: Path) -> None:
     """An index that lacks half of the corpus finds half of the neighbours."""
     matrix = clustered(400)
     vectors = in_parts(tmp_path / "v", matrix, 150)
-    half = build_index(Vectors("half", vectors.parts[:2], 16), "flat")
+    half = build_index(StoredVectors("half", vectors.parts[:2], 16), "flat")
     cosines = searchable_rows(matrix) @ searchable_rows(matrix).T
     np.fill_diagonal(cosines, -2)
     nearest = np.argsort(-cosines, axis=1)[:, :10]

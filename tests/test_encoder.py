@@ -175,3 +175,13 @@ def test_max_length_of_a_loaded_encoder(llama: Path) -> None:
     with pytest.raises(UserError, match="max_length 257: the model has 256 positions"):
         encoder.set_max_length(257)
     assert encoder.config.max_length == 200
+
+
+def test_published_model_cards_find_their_imports() -> None:
+    """Cards written by earlier versions import from these modules, newer ones from the package."""
+    import dec2vec.encoder
+    import dec2vec.model_config
+    from dec2vec import Encoder, ModelConfig, UserError, Whitening
+
+    assert Encoder is dec2vec.encoder.Encoder and ModelConfig is dec2vec.model_config.ModelConfig
+    assert issubclass(UserError, Exception) and callable(Whitening.load)

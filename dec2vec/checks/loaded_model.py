@@ -12,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from dec2vec.checks.model_files import ModelFiles
-from dec2vec.decoder import model_folders
 from dec2vec.decoder.load import quiet
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import Prompt, Side
-from dec2vec.vectors.whitening import Whitening
 
 Vectors = NDArray[np.float32]
 Route = Callable[[Sequence[str]], Vectors]
@@ -127,11 +125,7 @@ def _encoder(files: ModelFiles) -> Encoder:
     artifact = files.artifact
     if artifact is None:
         return Encoder.from_backbone(files.config)
-    encoder = Encoder.from_backbone(_wide(artifact.config), base=_wide(artifact.base))
-    if artifact.adapter is not None:
-        encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
-    encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
-    return encoder
+    return Encoder.from_artifact(replace(artifact, config=_wide(artifact.config), base=_wide(artifact.base)))
 
 
 def _wide(config: Any) -> Any:

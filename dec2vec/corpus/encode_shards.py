@@ -1,7 +1,7 @@
-"""`dec2vec encode --shard_rows N`: a file of any size -> a folder of shards, a vector for each row, in order.
+"""`dec2vec encode --shard_rows N`: embed a file of any size into a folder of shards, with row i for text i.
 
-At any time one shard's texts and vectors are in memory. Processes of torchrun share the shards without talking to
-each other: what is done is read from the folder, so a run that was killed is simply repeated.
+The texts and vectors of one shard are in memory at a time. The processes of torchrun share the shards without
+communication: the folder shows which shards are done, so a run that was killed is simply started again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from dec2vec.encoder import Encoder
 
 PIECE = 16_384
-"""Texts between two moves of the progress bar."""
-_NO_PLACE = ("name_or_path", "revision", "trust_remote_code", "device")
-"""Options that say where the model is; its weights count by their digest."""
+"""Number of texts that are embedded between two updates of the progress bar."""
+_LOCATION = ("name_or_path", "revision", "trust_remote_code", "device")
+"""Options that say where the model is. The digest of its weights counts instead."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ShardWork:
 
     def digest(self, config: ModelConfig, weights: str) -> str:
         """One digest of all that a vector depends on besides its text, and of how the rows are cut into shards."""
-        model = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NO_PLACE}
+        model = {key: value for key, value in dataclasses.asdict(config).items() if key not in _LOCATION}
         options = [self.options.prompt, self.options.side, self.normalize, self.shard_rows, self.shard_format]
         return hashlib.sha256(json.dumps([weights, model, options], sort_keys=True).encode()).hexdigest()
 
@@ -72,7 +72,7 @@ def check_shard_folder(output: Path) -> None:
 
 
 def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
-    """Do this process's shards; the last process to finish writes `index.json`."""
+    """Embed the shards of this process. The last process to finish writes `index.json`."""
     rows = count_rows(work.input)
     work.output.mkdir(exist_ok=True)
     count = -(-rows // work.shard_rows)
@@ -90,22 +90,22 @@ def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
                 continue
             if is_done(path, wanted[-1]):
                 done += len(texts)
-                bar.total = (bar.total or 0) - len(texts)  # the bar is over what is computed now
+                bar.total = (bar.total or 0) - len(texts)  # the bar counts what is computed now
             else:
                 _encode_shard(work, encoder, path, wanted[-1], texts, bar)
     if len(wanted) != count:
         raise UserError(f"{work.input}: changed while it was read; let it be finished first")
     index = write_index(work.output, wanted)
     if work.world == 1:
-        remove_leftovers(work.output)  # of other hosts' processes it can't be told here whether they are alive
+        remove_leftovers(work.output)  # whether processes of other hosts are alive is not known here
     seconds = max(time.monotonic() - start, 1e-9)
-    _say(work, index, mine, done, (mine - done) / seconds)
+    _report(work, index, mine, done, (mine - done) / seconds)
 
 
 def _encode_shard(
     work: ShardWork, encoder: Encoder, path: Path, wanted: Shard, texts: list[str], bar: tqdm[Any]
 ) -> None:
-    """Vectors, then the note. What an earlier attempt left half written is removed first."""
+    """Write the vectors and then the note of a shard, after removing what an earlier attempt has left."""
     for leftover in path.parent.glob(f".{path.stem}.*.tmp*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
@@ -123,14 +123,14 @@ def _encode_shard(
 
 
 def _bar(work: ShardWork, total: int) -> tqdm[Any]:
-    """Of the first process of a machine, over its own share: the others take as long."""
+    """A progress bar for the first process of a machine over its own shards; the others take as long."""
     name = "encode" if work.world == 1 else f"encode (1 of {work.world} processes)"
     return tqdm(
         total=total, desc=name, unit="text", delay=3.0, leave=False, disable=os.environ.get("LOCAL_RANK", "0") != "0"
     )
 
 
-def _say(work: ShardWork, index: Index | None, mine: int, done: int, rate: float) -> None:
+def _report(work: ShardWork, index: Index | None, mine: int, done: int, rate: float) -> None:
     if index is not None:
         size = f"{index.rows} vectors of {index.dimension} dimensions in {len(index.shards)} shards"
         sys.stderr.write(f"{size}: {work.output / INDEX}\n")

@@ -1,4 +1,4 @@
-"""Nearest documents by cosine: exactly, block by block, or through a FAISS index with its recall reported."""
+"""Exact search for the nearest documents by cosine, block by block."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import unit_rows
 
 BLOCK = 256
-"""Queries scored together."""
+"""Number of queries that are scored together."""
 DOCUMENT_BLOCK = 65_536
-"""Documents scored together: with BLOCK queries, 64 MB of scores."""
+"""Number of documents that are scored together: with BLOCK queries, 64 MB of scores."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Of each query, document positions and their scores, best first."""
+    """For each query, the positions of documents and their scores, best first."""
 
     positions: Int64[np.ndarray, "queries k"]
     scores: Float32[np.ndarray, "queries k"]
@@ -32,9 +32,9 @@ def exact_top(
     block: int = BLOCK,
     document_block: int = DOCUMENT_BLOCK,
 ) -> Ranking:
-    """The k largest cosines of each query, all documents compared. Of equals the earlier document comes first.
+    """The k documents with the largest cosines for each query. Of equal ones the earlier document comes first.
 
-    Fewer than k documents give as many columns as there are documents. Raises UserError for k < 1 or no document.
+    There are fewer than k columns if there are fewer documents. UserError for k < 1, or without documents.
     """
     k = usable_k(k, len(documents))
     return largest_products(searchable_rows(queries), searchable_rows(documents), k, block, document_block)
@@ -57,7 +57,7 @@ def largest_products(
 
 
 def recall_against(found: Ranking, exact: Ranking) -> float:
-    """Mean share of the exact top k that was found."""
+    """Mean fraction of the exact top k that was found."""
     hits = (found.positions[:, :, None] == exact.positions[:, None, :]).any(axis=1)
     return float(hits.mean())
 
@@ -80,7 +80,7 @@ def usable_k(k: int, documents: int) -> int:
 def _top_of_block(
     queries: Float32[np.ndarray, "queries dim"], documents: Float32[np.ndarray, "documents dim"], k: int, step: int
 ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-    """The best so far stand before the next block's, so that a stable sort keeps ties in order."""
+    """The k best documents. The best so far come before those of the next block, so that ties stay in order."""
     positions = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)
     for start in range(0, len(documents), step):
@@ -94,7 +94,7 @@ def _top_of_block(
 
 
 def _best(scores: Float32[np.ndarray, "queries candidates"], k: int) -> Int64[np.ndarray, "queries kept"]:
-    """Columns of the k largest, best first. Whatever reaches the k-th largest is sorted, and nothing else."""
+    """The columns of the k largest scores, best first. Only scores that reach the k-th largest are sorted."""
     k = min(k, scores.shape[1])
     least = np.partition(scores, -k, axis=1)[:, -k]
     columns = np.empty((len(scores), k), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""FAISS indices over vectors of length 1: exact, a graph of neighbours, or cells."""
+"""FAISS indices of vectors of length 1: flat (exact), hnsw (a graph of neighbours), ivf (cells)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from dec2vec.corpus.exact_search import Ranking, exact_top, largest_products, searchable_rows, usable_k
-from dec2vec.corpus.vector_files import Vectors
+from dec2vec.corpus.vector_files import StoredVectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_path
 
@@ -78,7 +78,7 @@ def search_array(
 
 
 RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
-"""Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""
+"""Least fraction of the exact top k that each index finds in the tests. Flat differs in ties and rounding only."""
 
 
 def faiss_top(
@@ -87,7 +87,7 @@ def faiss_top(
     k: int,
     kind: IndexKind = "flat",
 ) -> Ranking:
-    """The same through FAISS; -1 stands where an approximate index found fewer than k."""
+    """`exact_top` by FAISS. The position is -1 if an approximate index finds fewer than k documents."""
     k = usable_k(k, len(documents))
     scores, positions = search_array(index_array(searchable_rows(documents), kind), searchable_rows(queries), k)
     return Ranking(positions, scores)
@@ -95,16 +95,16 @@ def faiss_top(
 
 Kind = Literal["flat", "hnsw", "ivf-pq"]
 PER_CENTRE = 39
-"""Vectors a centre of k-means wants, by FAISS."""
+"""Least number of vectors per centre of k-means, below which FAISS warns."""
 FEWEST = PER_CENTRE * 16
 TRAINED_ON = 256
-"""Vectors a cell that k-means sees at most."""
+"""Most vectors per cell that k-means is trained on."""
 CODE_BYTES = 64
-"""Of a vector in ivf-pq, at most; 4 dimensions share a byte where there are fewer than 256."""
+"""Most bytes of a vector in ivf-pq."""
 
 
-def build_index(vectors: Vectors, kind: Kind, *, code_bytes: int | None = None, seed: int = 0) -> Any:
-    """A FAISS index of inner products over unit vectors, filled block by block. UserError for too few vectors."""
+def build_index(vectors: StoredVectors, kind: Kind, *, code_bytes: int | None = None, seed: int = 0) -> Any:
+    """A FAISS index of inner products of unit vectors, filled block by block. UserError for too few vectors."""
     import faiss
 
     if kind == "flat":
@@ -120,36 +120,36 @@ def build_index(vectors: Vectors, kind: Kind, *, code_bytes: int | None = None, 
 
 
 def search_index(index: Any, queries: Float32[np.ndarray, "queries dim"], k: int) -> Ranking:
-    """The k best rows of each query; -1 where an approximate index finds fewer. ivf-pq's cosines are approximate."""
+    """The k best rows for each query; -1 if an approximate index finds fewer. Cosines of ivf-pq are approximate."""
     scores, positions = index.search(searchable_rows(queries), min(k, index.ntotal))
     return Ranking(positions, scores)
 
 
-def sample_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 100, seed: int = 0) -> float:
-    """Share of the exact k nearest others that the index finds, for `sample` rows drawn from the corpus.
+def sample_recall(index: Any, vectors: StoredVectors, *, k: int = 10, sample: int = 100, seed: int = 0) -> float:
+    """Fraction of the exact k nearest neighbours that the index finds, for `sample` rows drawn from the corpus.
 
-    A row is not its own neighbour. Of equal vectors that compete for the last places any one counts.
+    A row is not its own neighbour. If equal vectors compete for the last rank, any of them counts.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:sample]).astype(np.int64)
     queries, depth = vectors.take(rows), min(k + 1, len(vectors))
     exact = others(exact_over_blocks(queries, vectors, depth), rows)
-    found = others(search_index(index, queries, depth), rows)
+    approximate = others(search_index(index, queries, depth), rows)
     if not exact.scores.shape[1]:
         return 1.0
-    reached = _cosines_of(found.positions, queries, vectors) >= exact.scores[:, -1:] - 1e-6
+    reached = _cosines_of(approximate.positions, queries, vectors) >= exact.scores[:, -1:] - 1e-6
     return float(reached.mean())
 
 
 def others(ranking: Ranking, rows: Int64[np.ndarray, " queries"]) -> Ranking:
-    """Neighbours without the row itself, or, where equals have pushed it out, without the last one."""
-    own = ranking.positions == rows[:, None]
-    own[~own.any(axis=1), -1] = True
+    """Neighbours without the row itself, or without the last one if equal rows have displaced the row itself."""
+    is_itself = ranking.positions == rows[:, None]
+    is_itself[~is_itself.any(axis=1), -1] = True
     shape = (len(rows), ranking.positions.shape[1] - 1)
-    return Ranking(ranking.positions[~own].reshape(shape), ranking.scores[~own].reshape(shape))
+    return Ranking(ranking.positions[~is_itself].reshape(shape), ranking.scores[~is_itself].reshape(shape))
 
 
-def exact_over_blocks(queries: Float32[np.ndarray, "queries dim"], vectors: Vectors, k: int) -> Ranking:
-    """`exact_top` with one block of documents in memory."""
+def exact_over_blocks(queries: Float32[np.ndarray, "queries dim"], vectors: StoredVectors, k: int) -> Ranking:
+    """`exact_top` with one block of documents in memory at a time."""
     positions = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)
     for first, block in vectors.blocks():
@@ -162,7 +162,7 @@ def exact_over_blocks(queries: Float32[np.ndarray, "queries dim"], vectors: Vect
 
 
 def write_index(index: Any, path: Path) -> None:
-    """After a crash the file is the old one or the new one."""
+    """Write an index. After a crash the file is the old one or the new one."""
     import faiss
 
     try:
@@ -173,7 +173,7 @@ def write_index(index: Any, path: Path) -> None:
 
 
 def read_index(path: Path) -> Any:
-    """UserError for what is no index."""
+    """Read an index. UserError for any other file."""
     import faiss
 
     if not path.is_file():
@@ -184,8 +184,8 @@ def read_index(path: Path) -> Any:
         raise UserError(f"{path}: not a readable FAISS index; write it with `dec2vec index`") from None
 
 
-def _trained(vectors: Vectors, code_bytes: int | None, seed: int) -> Any:
-    """ivf-pq, its cells and codes learnt on a sample."""
+def _trained(vectors: StoredVectors, code_bytes: int | None, seed: int) -> Any:
+    """An ivf-pq index whose cells and codes are trained on a sample."""
     import faiss
 
     n, dimension = len(vectors), vectors.dimension
@@ -209,7 +209,7 @@ def _trained(vectors: Vectors, code_bytes: int | None, seed: int) -> Any:
 
 
 def _code_size(dimension: int, wanted: int | None) -> int:
-    """The largest number of parts that divides the dimension; UserError for a wish that does not."""
+    """The number of bytes per code, which has to divide the dimension: `wanted`, or the largest that is allowed."""
     if wanted is not None:
         if dimension % wanted:
             fitting = ", ".join(str(m) for m in range(1, dimension + 1) if dimension % m == 0)
@@ -220,12 +220,14 @@ def _code_size(dimension: int, wanted: int | None) -> int:
 
 
 def _cosines_of(
-    positions: Int64[np.ndarray, "queries k"], queries: Float32[np.ndarray, "queries dim"], vectors: Vectors
+    positions: Int64[np.ndarray, "queries k"], queries: Float32[np.ndarray, "queries dim"], vectors: StoredVectors
 ) -> Float32[np.ndarray, "queries k"]:
-    """True cosines of found rows; -1 where none was found."""
-    known = np.unique(positions[positions >= 0])
-    if not len(known):
+    """The exact cosines of the rows at `positions`; -1 for position -1."""
+    unique = np.unique(positions[positions >= 0])
+    if not len(unique):
         return np.full(positions.shape, -1, dtype=np.float32)
-    rows = searchable_rows(vectors.take(known))
-    cosines = np.einsum("qd,qkd->qk", searchable_rows(queries), rows[np.searchsorted(known, positions.clip(known[0]))])
+    rows = searchable_rows(vectors.take(unique))
+    cosines = np.einsum(
+        "qd,qkd->qk", searchable_rows(queries), rows[np.searchsorted(unique, positions.clip(unique[0]))]
+    )
     return np.where(positions >= 0, cosines, -1).astype(np.float32)

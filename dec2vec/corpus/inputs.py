@@ -1,4 +1,4 @@
-"""The encoder and the texts or vectors that the verbs on collections read."""
+"""What the verbs of this folder share: loading the encoder, reading texts or vectors, and writing rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Rows = Float32[np.ndarray, "rows dim"]
 SHOWN = 60
-"""Characters of a text on the terminal."""
+"""Number of characters of a text that are printed."""
 PRINTED_ROWS = 10
-"""Rows of a table on the terminal."""
+"""Number of rows of a table that are printed."""
 
 
 def read_corpus(path: Path, column: str, model: str | None, args: SidedEncoderArgs) -> tuple[Rows, list[str] | None]:
@@ -55,7 +55,7 @@ def embed(texts: Sequence[str], model: str, args: SidedEncoderArgs) -> Rows:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, whole or not at all."""
+    """Write JSON lines. After a crash the file is complete or absent."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not text.isascii():
         from dec2vec.prompts.tokenizer import clean_surrogates
@@ -73,7 +73,7 @@ def print_table(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> None
 
 
 def short(text: str) -> str:
-    """One line of a text."""
+    """The text in one line, cut if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "\u2026"
 

@@ -1,4 +1,4 @@
-"""The nearest others of every vector of a corpus: all compared, or through an HNSW graph."""
+"""The nearest neighbours of every vector of a corpus, and groups of near-duplicates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Method = Literal["exact", "hnsw"]
 
 
 def nearest_others(vectors: Float32[np.ndarray, "rows dim"], k: int, method: Method = "exact") -> Ranking:
-    """The k most similar other rows of each row, best first; fewer columns where there are fewer others.
+    """The k most similar other rows of each row, best first. There are fewer columns if there are fewer other rows.
 
-    exact takes time with the square of the rows; hnsw may miss a few and then gives -1.
+    The time of exact grows with the square of the number of rows. hnsw may miss some neighbours and then gives -1.
     """
     depth = min(k + 1, len(vectors))
-    found = exact_top(vectors, vectors, depth) if method == "exact" else faiss_top(vectors, vectors, depth, "hnsw")
-    return others(found, np.arange(len(vectors), dtype=np.int64))
+    ranking = exact_top(vectors, vectors, depth) if method == "exact" else faiss_top(vectors, vectors, depth, "hnsw")
+    return others(ranking, np.arange(len(vectors), dtype=np.int64))
 
 
 def mean_distances(ranking: Ranking) -> Float[np.ndarray, " rows"]:
-    """Mean of 1 - cosine to the neighbours found; a row without any is as far as can be (2)."""
+    """The mean of 1 - cosine over the neighbours that were found; the largest distance, 2, for a row without any."""
     is_found = ranking.positions >= 0
     total = np.where(is_found, 1.0 - ranking.scores.astype(np.float64), 0.0).sum(axis=1)
     counts = is_found.sum(axis=1)
@@ -34,15 +34,17 @@ def mean_distances(ranking: Ranking) -> Float[np.ndarray, " rows"]:
 
 
 BLOCK = 1024
-"""Rows compared together with all later ones, as many at a time."""
+"""Number of rows that are compared with as many others at a time."""
 HNSW_NEIGHBOURS = 32
 Pairs = Int64[np.ndarray, "pairs 2"]
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Two or more rows, ascending; `kept` is the first. Cosines are to the kept one, which may be below the threshold
-    where only a chain joins the two."""
+    """Two or more rows in ascending order, of which the first is kept, and their cosines to it.
+
+    A cosine may be below the threshold if only a chain of similar rows connects the two.
+    """
 
     kept: int
     members: list[int]
@@ -55,20 +57,20 @@ class Group:
 
 
 def near_pairs(vectors: Float32[np.ndarray, "rows dim"], threshold: float, method: Method = "exact") -> Pairs:
-    """Pairs of rows with a cosine of `threshold` or more, the earlier first.
+    """Pairs of rows whose cosine is at least `threshold`, with the earlier row first.
 
-    exact compares all with all, a block at a time; hnsw looks among each row's 32 nearest. Zero vectors are like none.
+    exact compares all rows, block by block; hnsw compares each row with its 32 nearest. Zero vectors have no pairs.
     """
     if method == "hnsw":
         return _pairs_of_graph(vectors, threshold)
-    found = [np.empty((0, 2), dtype=np.int64), *_exact_pairs(searchable_rows(vectors), threshold)]
-    return np.concatenate(found)
+    blocks = [np.empty((0, 2), dtype=np.int64), *_exact_pairs(searchable_rows(vectors), threshold)]
+    return np.concatenate(blocks)
 
 
 def group_duplicates(
     vectors: Float32[np.ndarray, "rows dim"], threshold: float, method: Method = "exact"
 ) -> list[Group]:
-    """Groups of two and more, in the order of their first rows."""
+    """Groups of two or more rows, in the order of their first rows."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -99,8 +101,8 @@ def _exact_pairs(unit: Float32[np.ndarray, "rows dim"], threshold: float) -> Ite
 
 
 def _pairs_of_graph(vectors: Float32[np.ndarray, "rows dim"], threshold: float) -> Pairs:
-    found = nearest_others(vectors, HNSW_NEIGHBOURS, "hnsw")
-    one, column = np.nonzero((found.scores >= threshold) & (found.positions >= 0))
-    two = found.positions[one, column]
+    ranking = nearest_others(vectors, HNSW_NEIGHBOURS, "hnsw")
+    one, column = np.nonzero((ranking.scores >= threshold) & (ranking.positions >= 0))
+    two = ranking.positions[one, column]
     pairs: Pairs = np.unique(np.sort(np.stack([one, two], axis=1), axis=1), axis=0).astype(np.int64)
     return pairs

@@ -1,4 +1,4 @@
-"""Vectors on disk, wherever `dec2vec encode` put them: a .npy, a .parquet, or a folder of shards."""
+"""Read and write vectors on disk: a .npy, a .parquet, or a folder of shards."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_path
 
 BLOCK = 65_536
-"""Rows in memory at a time."""
+"""Number of rows in memory at a time."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One file, and where its rows stand in the corpus."""
+class VectorFile:
+    """One file of vectors, and the number of its first row in the corpus."""
 
     path: Path
     first: int
     rows: int
 
     def read(self) -> NDArray[Any]:
-        """(rows, d); of a .npy a view of the file."""
+        """The vectors (rows, d). A .npy is mapped into memory."""
         if self.path.suffix == ".npy":
             return _open_npy(self.path)
         return _read_parquet(self.path)
 
 
 @dataclass(frozen=True)
-class Vectors:
+class StoredVectors:
     """All vectors of a corpus, in order."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[VectorFile, ...]
     dimension: int
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, Float32[np.ndarray, "rows dim"]]]:
-        """(first row, vectors), at most `size` rows at a time. UserError for a file that is not as its index says."""
+        """Yield (first row, vectors) of at most `size` rows. UserError for a file that differs from its index."""
         for part in self.parts:
             array = part.read()
             if array.shape != (part.rows, self.dimension):
@@ -56,35 +56,35 @@ class Vectors:
                 yield part.first + start, np.ascontiguousarray(array[start : start + size], dtype=np.float32)
 
     def take(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
-        """Some rows, in ascending order of their numbers."""
+        """The given rows, in ascending order of their numbers."""
         rows = np.sort(rows)
-        found = [block[rows[(rows >= first) & (rows < first + len(block))] - first] for first, block in self.blocks()]
-        return np.concatenate(found)
+        parts = [block[rows[(rows >= first) & (rows < first + len(block))] - first] for first, block in self.blocks()]
+        return np.concatenate(parts)
 
     def everything(self) -> Float32[np.ndarray, "rows dim"]:
-        """All rows in memory."""
+        """All rows, in memory."""
         return np.concatenate([block for _, block in self.blocks()])
 
 
-def open_vectors(path: Path) -> Vectors:
-    """UserError for what holds no vectors, or none that can be read."""
+def open_vectors(path: Path) -> StoredVectors:
+    """Open a file or folder of vectors. UserError if it has none, or none that can be read."""
     if path.is_dir():
         index = read_index(path)
-        parts = tuple(Part(path / shard.file, shard.first, shard.rows) for shard in index.shards)
-        return Vectors(str(path), parts, index.dimension)
+        parts = tuple(VectorFile(path / shard.file, shard.first, shard.rows) for shard in index.shards)
+        return StoredVectors(str(path), parts, index.dimension)
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     if path.suffix not in (".npy", ".parquet"):
         raise UserError(f"{path}: vectors are a .npy, a .parquet or a folder with {INDEX}; write them with encode")
-    part = Part(path, 0, 0)
+    part = VectorFile(path, 0, 0)
     array = part.read()
     if not len(array):
         raise UserError(f"{path} is empty: it has no vectors")
-    return Vectors(str(path), (Part(path, 0, len(array)),), int(array.shape[1]))
+    return StoredVectors(str(path), (VectorFile(path, 0, len(array)),), int(array.shape[1]))
 
 
 def holds_vectors(path: Path) -> bool:
-    """Whether a file or folder is one of vectors; a .parquet may hold texts alone."""
+    """Whether a file or folder has vectors. A .parquet may have texts only."""
     if path.suffix == ".parquet" and path.is_file():
         import pyarrow
         import pyarrow.parquet
@@ -97,7 +97,7 @@ def holds_vectors(path: Path) -> bool:
 
 
 def _open_npy(path: Path) -> NDArray[Any]:
-    """Never a pickle: an array of objects is refused."""
+    """Map a .npy into memory. An array of objects is refused, because it would be read as a pickle."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,9 +1,9 @@
-"""Readings made of several prompts: each embeds the text on its own, and the mean of the vectors is the vector.
+"""Ensembles of prompts: each prompt embeds the text, and the vector is the mean of these vectors.
 
 metaeol             MetaEOL's eight templates (Lei et al. 2024), mean of the raw vectors
 metaeol:1,3,5       some of them, numbered as published
 ck                  Knowledge Enhancement and Pretended CoT (the CK baseline of Cheng et al. 2025)
-metaeol+unit        mean of the vectors scaled to length 1: a member with long vectors does not outweigh the others
+metaeol+unit        mean of the vectors scaled to length 1, so that a member with long vectors does not dominate
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ UNIT = "+unit"
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Prompts whose vectors are averaged, scaled to length 1 before if `unit`. One prompt alone stays itself."""
+    """Prompts whose vectors are averaged, after scaling them to length 1 if `unit`. It may be a single prompt."""
 
     members: tuple[Prompt, ...]
     unit: bool = False
 
     @property
     def is_single(self) -> bool:
-        """Whether vectors are those of the one member, untouched."""
+        """Whether the vectors are simply those of one prompt."""
         return len(self.members) == 1 and not self.unit
 
 
 def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
-    """What `spec` means to an encoder: `get_prompt`'s single prompt, `echo`, or an ensemble by name.
+    """The prompts that `spec` names: a single one of `get_prompt`, `echo`, or an ensemble. Chat prompts are in `chat`.
 
-    UserError for what is neither, and for members that the ensemble does not have. (Chat prompts: `chat`.)
+    UserError for unknown names, and for members that the ensemble does not have.
     """
     if spec == "echo":
         return Ensemble((echo_prompt(task, side),))
@@ -53,13 +53,13 @@ def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
 
 
 def check_prompt(spec: str) -> None:
-    """Refuse with one line what no encoder understands (whether a tokenizer has a chat template, it alone can say)."""
+    """Raise UserError for a prompt that no encoder has. Whether a tokenizer has a chat template is checked later."""
     if spec not in CHAT_NAMES:
         get_ensemble(spec, "")
 
 
 def default_layer(spec: str) -> int:
-    """Layer of the publication: -2 for Pretended CoT, Knowledge Enhancement and `ck`, -1 for the others."""
+    """The layer of the prompt's publication: -2 for Pretended CoT, Knowledge Enhancement and `ck`, otherwise -1."""
     return -1 if spec in CHAT_NAMES else get_ensemble(spec, "").members[0].default_layer
 
 
@@ -70,7 +70,7 @@ def _members(name: str) -> tuple[Prompt, ...]:
 
 
 def _chosen(spec: str, members: tuple[Prompt, ...], chosen: str) -> tuple[Prompt, ...]:
-    """Members at the numbers of `1,3,5`; all where none are named."""
+    """The members with the numbers in `chosen`, such as `1,3,5`; all members if there are no numbers."""
     if ":" not in spec:
         return members
     numbers = chosen.split(",")

@@ -1,4 +1,4 @@
-"""What is written around a text before it is embedded: frozen values, no I/O. The published texts: `templates`."""
+"""Prompts, which are written around a text before it is embedded. The published ones are in `templates`."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ SLOT = "{text}"
 
 @dataclass(frozen=True)
 class Prompt:
-    """Text around a text. `append_eos`: the pooled token is an EOS of ours, else the suffix's own last token."""
+    """What is written around a text. With `append_eos` an EOS is added and pooled, else the suffix's last token is."""
 
     name: str
     prefix: str = ""
     suffix: str = ""
     append_eos: bool = True
     default_layer: int = -1
-    """Layer of the publication; a fair comparison still sweeps layers on dev."""
+    """The layer of the publication. A fair comparison still selects the layer on dev data."""
     repeat: str | None = None
-    """What stands between two copies of the text, of which the second is pooled; None: one copy."""
+    """The string between two copies of the text, of which the second is pooled; None if there is one copy."""
     adds_bos: bool = True
-    """Where the tokenizer puts a BOS before a text, it does so before the prompt; a chat template writes its own."""
+    """Whether the BOS that the tokenizer adds comes before the prompt. A chat template writes its own BOS."""
 
 
 def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
-    """A published template, pooled at its own last token."""
+    """A published template, which is pooled at its last token."""
     prefix, suffix = template.split(SLOT)
     return Prompt(name, prefix, suffix, append_eos=False, default_layer=default_layer)
 
 
 _TEMPLATES = {name: template_prompt(name, *published) for name, published in PUBLISHED.items()}
 PROMPT_NAMES = ("bare", *_TEMPLATES, "instruct")
-"""Prompts of one text in one template: a decoder can be trained and exported with them."""
+"""Prompts with one copy of the text in one template. Training and export need such a prompt."""
 ENSEMBLE_NAMES = ("metaeol", "ck")
 CHAT_NAMES = ("chat", "chat_no_generation")
 ENCODER_NAMES = (*ENSEMBLE_NAMES, "echo", *CHAT_NAMES)
-"""Readings that only an encoder can do; see `ensembles` and `chat`."""
+"""Prompts for encoding and evaluation only; see `ensembles` and `chat`."""
 _ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
 
 
 def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
-    """The prompt called `spec`, or `spec` itself when it is a template with one `{text}`.
+    """The prompt called `spec`, or `spec` itself if it is a template with one `{text}`.
 
     `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does.
-    A template that ends in `{text}` gets an EOS to pool; one with text behind the slot is pooled at its own end.
-    UserError for an unknown name, a template without exactly one slot, and what is no single prompt (`ENCODER_NAMES`).
+    A template that ends in `{text}` gets an EOS, which is pooled; one with text after the slot is pooled at its end.
+    UserError for unknown names, templates without exactly one slot, and prompts for encoders only (`ENCODER_NAMES`).
     """
     if spec == "bare" or (spec == "instruct" and side == "document"):
         return Prompt(spec)
@@ -65,9 +65,9 @@ def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
 
 
 def echo_prompt(task: str, side: Side = "query") -> Prompt:
-    """Echo (Springer et al. 2024): the tokens of the second copy, and the EOS behind it, have read the whole text.
+    """Echo (Springer et al. 2024): the tokens of the second copy, and the EOS after it, have seen the complete text.
 
-    `last` reads the EOS; mean, weighted mean and max go over the second copy and the EOS.
+    `last` pools the EOS; mean, weighted mean and max pool the second copy and the EOS.
     """
     if side == "document":
         return Prompt("echo", prefix="Document:", repeat="\nDocument again:")
@@ -92,9 +92,9 @@ def _own_template(spec: str) -> Prompt:
 
 
 def normalize_sentence(text: str) -> str:
-    """The STS protocol's preparation (PromptEOL's evaluation code): final period, single quotes, no final `?`.
+    """Prepare a sentence as in the STS protocol (PromptEOL's evaluation code): final period, single quotes, no `?`.
 
-    The publications do it in evaluation only; we do it in training too, so that both see the same strings.
+    The publications do so in evaluation only. dec2vec does so in training too, so that both see the same strings.
     """
     if text and text[-1] not in ".?\"'":
         text += "."
@@ -105,7 +105,7 @@ def normalize_sentence(text: str) -> str:
 
 
 def lower_case(text: str) -> str:
-    """Lower case sign by sign, as the `tokenizers` library does it (the word's last sigma has no form of its own)."""
+    """Lower case character by character, like the `tokenizers` library (a final sigma gets no form of its own)."""
     return text.lower() if text.isascii() else "".join(map(str.lower, text))
 
 
@@ -114,4 +114,4 @@ NORMALIZERS: dict[TextNormalization, Callable[[str], str]] = {
     "sts": normalize_sentence,
     "lower": lower_case,
 }
-"""What is done to a text before the prompt is written around it."""
+"""Functions that normalize a text before the prompt is written around it."""

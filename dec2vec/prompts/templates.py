@@ -1,8 +1,8 @@
-"""Published templates, spelt as in the methods' own code (straight quotes, the spaces around `:` and `,` included).
+"""Published templates, spelled as in the code of their authors, including straight quotes and spaces.
 
 PromptEOL (Jiang et al. 2023), Pretended CoT and Knowledge Enhancement (Zhang et al. 2024), PromptSTH and PromptSUM
 (the same authors' training prompts), AnglE's summary prompt (Li & Li 2023), MetaEOL (Lei et al. 2024). Each with the
-layer of its publication. The Chinese ones are translations of ours and end in the same straight quote.
+layer of its publication. The Chinese templates are our translations and end in the same straight quote.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PUBLISHED: dict[str, tuple[str, int]] = {
         -2,
     ),
 }
-"""Name -> (template, layer). All are pooled at the template's own last token."""
+"""Template and layer by name. All of them are pooled at the last token of the template."""
 METAEOL: tuple[str, ...] = (
     "In this task, you're presented with a text excerpt. Your task is to categorize the excerpt into a broad category "
     "such as 'Education', 'Technology', 'Health', 'Business', 'Environment', 'Politics', or 'Culture'. These "
@@ -52,4 +52,4 @@ METAEOL: tuple[str, ...] = (
     'diseases) and their relations (e.g., causes, treats). For this task, this sentence : "{text}" highlights the '
     'primary entity or relation in one word:"',
 )
-"""Two templates for each of four meta-tasks: text classification, sentiment, paraphrase, information extraction."""
+"""Two templates for each of four tasks: text classification, sentiment, paraphrase, information extraction."""

@@ -1,8 +1,8 @@
-"""Texts -> token ids that end in the token the prompt names.
+"""Turn texts into token ids that end in the token that the prompt names.
 
-`joint` tokenises prompt and text as one string, as the publications do. `separate` tokenises the suffix on its own:
-then a tokenizer's post-processor can add it, and an exported model needs no code of ours. Either way a text that is
-too long is cut, never the prompt and never EOS.
+`joint` tokenizes prompt and text as one string, as the publications do. `separate` tokenizes the suffix on its own, so
+that a tokenizer's post-processor can add it and an exported model works without dec2vec. In both, the text is cut if
+it is too long, but never the prompt or EOS.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Tokenization = Literal["joint", "separate"]
 
 
 def clean_surrogates(text: str) -> str:
-    """Lone surrogates, which no tokenizer accepts, become U+FFFD."""
+    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class PromptTokenizer:
-    """Writes one prompt around texts.
+    """Tokenizes texts with one prompt around them.
 
-    A BOS is kept where the tokenizer adds one by itself; an EOS that it adds is dropped and ours appended once, since
-    many tokenizers of transformers 5 no longer add it.
+    A BOS that the tokenizer adds is kept. An EOS that it adds is dropped and appended here instead, since many
+    tokenizers of transformers 5 no longer add it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PromptTokenizer:
         self._check_room()
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text within its prompt; never empty, at most `max_length` long."""
+        """The ids of each text with its prompt: at least one and at most `max_length`."""
         texts = [clean_surrogates(text) for text in texts]
         bodies = self._wrapped(texts)
         for row, body in enumerate(bodies):
@@ -54,7 +54,7 @@ class PromptTokenizer:
         return [self._checked(self._bos + body + self._tail) for body in bodies]
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
-        """Whether each text is too long to be kept whole."""
+        """Whether each text is too long, so that it is cut."""
         bodies = self._wrapped([clean_surrogates(text) for text in texts])
         return [len(body) > self._room for body in bodies]
 
@@ -63,17 +63,17 @@ class PromptTokenizer:
         return self.max_length - len(self._bos) - len(self._tail)
 
     def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch] | None:
-        """First pooled position of rows of these lengths; None where pooling reads the whole row."""
+        """The first pooled position of rows of these lengths; None if pooling begins at their first token."""
         return None
 
     def _wrapped(self, texts: Sequence[str]) -> list[list[int]]:
         return plain_ids(self.tokenizer, [self.prompt.prefix + text + self._joint_suffix for text in texts])
 
     def _cut(self, text: str, body: list[int], room: int) -> list[int]:
-        """Shorten until prompt and text fit.
+        """Shorten the text until it fits with its prompt.
 
-        Without a joint suffix the end of the ids is the end of the text, and the ids are simply cut, which is what an
-        exported tokenizer does. With one, the text itself is cut at a token's edge and the whole tokenised again.
+        Without a joint suffix the ids end with the text and are simply cut, as an exported tokenizer does. With a joint
+        suffix the text is cut at the end of a token, and all of it is tokenized again.
         """
         if not self._joint_suffix:
             return body[:room]
@@ -87,14 +87,14 @@ class PromptTokenizer:
         return self._wrapped([""])[0]
 
     def _character_end(self, text: str, tokens: int) -> int:
-        """Character position where the first `tokens` tokens of `text` end."""
+        """The character position at which the first `tokens` tokens of `text` end."""
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
             "offset_mapping"
         ]
         return int(offsets[tokens - 1][1])
 
     def _checked(self, ids: list[int]) -> list[int]:
-        """An empty text without EOS and prompt would have no token to pool."""
+        """The ids. UserError if there are none: an empty text without EOS and prompt has no token to pool."""
         if not ids:
             raise UserError(
                 f"prompt {self.prompt.name!r}: an empty text leaves no token to pool; use a prompt with EOS"
@@ -111,7 +111,7 @@ class PromptTokenizer:
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text alone, without the tokenizer's own special tokens."""
+    """The ids of each text without the tokenizer's special tokens."""
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
@@ -119,7 +119,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The end-of-sequence id, which bare and instruct prompts are pooled at."""
+    """The id of the EOS token, which is pooled with bare and instruct prompts."""
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"tokenizer of {tokenizer.name_or_path}: no EOS token; set eos_token in its tokenizer_config.json, or use "
@@ -129,7 +129,7 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before a text (BOS, or nothing)."""
+    """The special tokens that the tokenizer puts before a text: BOS, or nothing."""
     plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     special: list[int] = tokenizer("a")["input_ids"]
     for start in range(len(special) - len(plain) + 1):
@@ -139,7 +139,7 @@ def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 class EchoTokenizer:
-    """BOS where the tokenizer adds one, prefix, text, `repeat`, text, EOS."""
+    """Tokenizes texts for echo: BOS if the tokenizer adds one, prefix, text, `repeat`, text, EOS."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int) -> None:
         prefix, self._between = plain_ids(tokenizer, [prompt.prefix, prompt.repeat or ""])
@@ -155,11 +155,11 @@ class EchoTokenizer:
             )
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text within its prompt, at most `max_length` long; both copies are cut alike."""
+        """The ids of each text with its prompt, at most `max_length`. Both copies are cut at the same token."""
         copies = [ids[: self._room] for ids in plain_ids(self._tokenizer, [clean_surrogates(text) for text in texts])]
         return [self._before + copy + self._between + copy + self._after for copy in copies]
 
     def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch]:
-        """Where the second copy begins in rows of these lengths; at the EOS if the text is empty."""
+        """The position at which the second copy begins in rows of these lengths; that of EOS if the text is empty."""
         copy = (lengths - len(self._before) - len(self._between) - len(self._after)) // 2
         return lengths - len(self._after) - copy

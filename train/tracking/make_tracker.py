@@ -1,4 +1,4 @@
-"""Where metrics go besides `metrics.jsonl`: W&B, TensorBoard or nowhere, behind one small protocol."""
+"""Choose the tracker of a run: W&B, TensorBoard or none."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from dec2vec.errors import UserError
 from dec2vec.text_tables import markdown_table
 from train.config import TrackingConfig
-from train.tracking.tracker import Cell, Earlier, Facts, NullTracker, Tracker, _earlier_metrics
-from train.tracking.wandb_tracker import _wandb
+from train.tracking.tracker import Cell, Earlier, Facts, NullTracker, Tracker, earlier_metrics
+from train.tracking.wandb_tracker import start_wandb
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoardTracker:
-    """TensorBoard event files below `tensorboard/`; artifacts stay where they are, in the run folder."""
+    """Writes TensorBoard event files to `tensorboard/`. Files and inputs of the run are not recorded."""
 
     def __init__(self, writer: SummaryWriter) -> None:
         self._writer = writer
@@ -51,18 +51,18 @@ def make_tracker(
     resolved: Mapping[str, object],
     is_main: bool,
 ) -> Tracker:
-    """The tracker the configuration asks for; only the main process gets a real one.
+    """The tracker of the configuration in the main process, and one that does nothing in the others.
 
-    `resolved` is the resolved configuration as plain data: nothing of the environment is handed over.
-    A resumed run cuts `metrics.jsonl` to its checkpoint first: the lines left there are logged again, so
-    that what a killed run had buffered is not missing.
+    `resolved` is the resolved configuration as plain data, without anything of the environment. A resumed run has
+    already truncated `metrics.jsonl` to its checkpoint. Its lines are logged again, because a killed run may not have
+    sent them.
     """
     if not is_main or config.backend == "none":
         return NullTracker()
-    earlier = _earlier_metrics(run_dir)
+    earlier = earlier_metrics(run_dir)
     if config.backend == "tensorboard":
         return _tensorboard(run_dir, resolved, earlier)
-    return _wandb(config, run_dir, resolved, earlier)
+    return start_wandb(config, run_dir, resolved, earlier)
 
 
 def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
@@ -72,7 +72,7 @@ def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier
         raise UserError(
             "--tracking.backend tensorboard needs the tensorboard package; pip install tensorboard"
         ) from error
-    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)  # all of it comes again from `earlier`
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)  # all of it is written again from `earlier`
     writer = SummaryWriter(str(run_dir / "tensorboard"))
     writer.add_text("config", f"```\n{json.dumps(resolved, indent=1, default=str)}\n```")
     tracker = TensorBoardTracker(writer)

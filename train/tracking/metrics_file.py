@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, without gaps or repeats even when a run is killed and resumed."""
+"""`metrics.jsonl`: one JSON object per line, without gaps or repetitions even if a run is killed and resumed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Value = str | int | float | bool | None
 
 
 class MetricsFile:
-    """Appends lines, each handed to the operating system at once: a killed process loses none.
+    """Appends lines and passes each to the operating system at once, so that a killed process loses none.
 
-    `step` counts finished steps, as checkpoints do: before a checkpoint of step n is saved, the lines up
-    to n are appended and `sync` is called; on resuming from it `truncate_after(n)` drops the later ones.
-    Processes other than the main one pass `is_main=False` and write nothing.
+    `step` counts finished steps, as checkpoints do. Before a checkpoint of step n is saved, the lines up to n are
+    appended and `sync` is called; when resuming from it, `truncate_after(n)` drops the later ones. Processes other
+    than the main one pass `is_main=False` and write nothing.
     """
 
     def __init__(self, path: Path, is_main: bool = True) -> None:
@@ -30,7 +30,7 @@ class MetricsFile:
         self._file: io.FileIO | None = None
 
     def append(self, metrics: Mapping[str, Value], step: int) -> None:
-        """Write `{"step": step, ...}`. JSON has no nan or infinity: they become null."""
+        """Write `{"step": step, ...}`. Numbers that are not finite become null, since JSON does not have them."""
         if not self._is_main:
             return
         line = json.dumps({"step": step, **{key: _finite(value) for key, value in metrics.items()}})
@@ -41,7 +41,7 @@ class MetricsFile:
             raise UserError(f"cannot write {self._path}: {why_not_written(error)}") from error
 
     def truncate_after(self, step: int) -> None:
-        """Keep the lines of steps up to `step`, byte for byte; a line torn by a crash goes too."""
+        """Keep the lines of steps up to `step` as they are. A line torn by a crash is dropped too."""
         if not self._is_main or not self._path.exists():
             return
         self.close()
@@ -75,7 +75,7 @@ class MetricsFile:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        """Unbuffered: a line is with the operating system, and survives SIGKILL, when this returns."""
+        """Write without a buffer, so that the line survives SIGKILL when this returns."""
         if self._file is None:
             self._file = self._path.open("ab", buffering=0)
         while line:
@@ -83,7 +83,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Value]]:
-    """Every whole line."""
+    """All complete lines."""
     lines = path.read_bytes().splitlines(keepends=True)
     return [line for line in map(_parsed, lines) if line is not None]
 
@@ -97,7 +97,7 @@ def step_of(line: Mapping[str, Value]) -> int:
 
 
 def _parsed(line: bytes) -> dict[str, Value] | None:
-    """None for a line that a crash has torn."""
+    """The object of a line; None for a line torn by a crash."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a tracker is, and the one that keeps nothing."""
+"""The interface of a tracker, and the tracker that does nothing."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ WANDB_ID = "wandb_id"
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What the loop and the report tell a tracking service."""
+    """A service that gets metrics, tables and files of a run."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers after `step` finished steps."""
+        """Record numbers after `step` finished steps."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """The comparison at the end."""
+        """Record a table, such as the comparison after training."""
 
     def uses(self, name: str, kind: str, facts: Facts) -> None:
-        """Something the run was made from; the data and the base stay where they are, facts say which they are."""
+        """Record an input of the run, such as the data or the base model. Only the facts about it are sent."""
 
     def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
-        """A file or folder worth keeping; sent only where the configuration asks for it."""
+        """Record a file or folder. It is sent only if the configuration says so."""
 
     def finish(self) -> None:
-        """Everything is on the disk, or on the server, when this returns."""
+        """Wait until everything is on the disk or on the server."""
 
 
 class NullTracker:
-    """Tracks nothing: the `none` backend, and every process but the main one."""
+    """Does nothing: the backend `none`, and every process except the main one."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         pass
@@ -55,8 +55,8 @@ class NullTracker:
         pass
 
 
-def _earlier_metrics(run_dir: Path) -> Earlier:
-    """(step, numbers) of every line; null stands for a number that JSON can't spell."""
+def earlier_metrics(run_dir: Path) -> Earlier:
+    """(step, numbers) of every line of metrics.jsonl. null stands for a number that is not finite."""
     path = run_dir / METRICS
     lines = read_metrics(path) if path.is_file() else []
     return [(step_of(line), _numbers(line)) for line in lines]

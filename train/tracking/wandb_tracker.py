@@ -1,4 +1,4 @@
-"""Weights & Biases: metrics, tables and artifacts of a run."""
+"""Log metrics, tables and artifacts of a run to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class WandbTracker:
-    """A W&B run. Its id is kept in the run folder, so that a resumed run goes on in the same one.
+    """A W&B run. Its id is kept in the run folder, so that a resumed run continues the same W&B run.
 
-    wandb buffers: a killed process loses the last minutes of an offline file. So a resumed run first logs
-    what `metrics.jsonl` holds: the newest offline file is always the whole run. Online only what the
-    server has not seen is sent, and steps it saw before the kill are dropped there when they come again.
+    wandb buffers, so a killed process loses the last minutes of an offline file. A resumed run therefore logs the
+    content of `metrics.jsonl` first, and the newest offline file always has the complete run. Online only steps that
+    the server does not have are sent; the server drops repeated ones.
     """
 
     def __init__(self, run: Run, upload: bool) -> None:
@@ -47,9 +47,9 @@ class WandbTracker:
         self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
     def uses(self, name: str, kind: str, facts: Facts) -> None:
-        """An input in W&B's graph of artifacts: equal facts are one version of one artifact, in all runs.
+        """Record an input in W&B's graph of artifacts, where equal facts are one version of one artifact in all runs.
 
-        Offline W&B can't name inputs; they stand in the metadata of what the run made.
+        Offline, W&B can't record inputs; they are in the metadata of the run's own artifacts.
         """
         if not self._upload or self._run.offline:
             return
@@ -61,7 +61,7 @@ class WandbTracker:
         self._run.use_artifact(artifact)
 
     def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
-        """Files one by one: `add_dir` prints a progress line of its own."""
+        """Send the files one by one, because `add_dir` prints a progress line."""
         if not self._upload:
             return
         import wandb
@@ -73,18 +73,18 @@ class WandbTracker:
         self._run.log_artifact(artifact)
 
     def finish(self) -> None:
-        """`Run.finish` returns before an offline file is whole; `teardown` waits for that."""
+        """Finish the run. `Run.finish` returns before an offline file is complete; `teardown` waits for it."""
         import wandb
 
         self._run.finish()
         wandb.teardown()
 
 
-def _wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
-    """Start or go on with a W&B run, without prompts and without output of its own.
+def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
+    """Start or continue a W&B run, without prompts and without output.
 
-    Git and code saving are off: a remote's address may hold a token. Console capture is off: it breaks
-    the progress bar.
+    wandb does not save git data or code, because the address of a remote may contain a token, and does not capture the
+    console, which would break the progress bar.
     """
     try:
         import wandb
@@ -112,15 +112,15 @@ def _wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object]
     if run.url:
         _log.info("W&B run: %s", run.url)
     tracker = WandbTracker(run, config.upload)
-    known = run.step  # 0 unless the server has this run already
+    next_step = run.step  # 0 unless the server has this run already
     for step, metrics in earlier:
-        if step >= known:
+        if step >= next_step:
             tracker.log(metrics, step)
     return tracker
 
 
 def _wandb_mode() -> Mode:
-    """What the user set (WANDB_MODE, `wandb offline`), or offline where there is no login."""
+    """The mode that the user has set (WANDB_MODE, `wandb offline`), or offline if there is no login."""
     import wandb
 
     settings = wandb.setup(wandb.Settings(silent=True)).settings
@@ -139,7 +139,7 @@ def _wandb_mode() -> Mode:
 
 
 def _in_netrc(base_url: str) -> bool:
-    """Whether `wandb login` left a key for the server; its old public host counts for its default one."""
+    """Whether `wandb login` has stored a key for the server. The former public host counts for the default one."""
     import wandb
 
     hosts = [urlsplit(base_url).netloc]
@@ -154,15 +154,15 @@ def _in_netrc(base_url: str) -> bool:
 
 def _run_id(run_dir: Path) -> str:
     path = run_dir / WANDB_ID
-    if path.is_file() and (known := path.read_text(encoding="utf-8").strip()):
-        return known
-    made = secrets.token_hex(4)
-    atomic_write_text(path, made + "\n")
-    return made
+    if path.is_file() and (run_id := path.read_text(encoding="utf-8").strip()):
+        return run_id
+    run_id = secrets.token_hex(4)
+    atomic_write_text(path, run_id + "\n")
+    return run_id
 
 
 def _first_line(error: Exception) -> str:
-    """The error's first line, with any key of the environment blotted out."""
+    """The first line of the error, in which a key from the environment is replaced by stars."""
     lines = str(error).splitlines() or [type(error).__name__]
     key = os.environ.get("WANDB_API_KEY")
     return lines[0].replace(key, "***") if key else lines[0]
