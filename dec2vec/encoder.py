@@ -123,7 +123,7 @@ class Encoder:
         if not backbone.config.get_text_config().tie_word_embeddings:
             raise UserError(
                 f"model {self.config.name_or_path}: its LM head is not tied to the input embeddings and is not loaded; "
-                "leave embfilter out of systems.post"
+                "remove embfilter from systems.post"
             )
         return np.asarray(backbone.get_input_embeddings().weight.detach().float().cpu().numpy())
 
@@ -149,7 +149,10 @@ class Encoder:
         """
         ensemble = self.ensemble(prompt, side)
         if not ensemble.is_single:
-            raise UserError(f"tokenize: {prompt or self.config.prompt} is {len(ensemble.members)} prompts; name one")
+            raise UserError(
+                f"tokenize: {prompt or self.config.prompt} consists of {len(ensemble.members)} prompts; use a single "
+                "prompt"
+            )
         return self._wrap(ensemble.members[0])(self._normalized(texts))
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:

@@ -30,7 +30,8 @@ def check_path_exists(name: str, what: str = "model") -> None:
         raise UserError(f"{what} {name}: no such folder; check the path, or give a Hub id (owner/name)")
     if len(path.parts) == 2 and path.parent.is_dir() and not _is_downloaded(name):
         raise UserError(
-            f"{what} {name}: no such folder in {path.parent}/; check the path (or, for the Hub id, start elsewhere)"
+            f"{what} {name}: there is no such folder in {path.parent}/; check the path (or run in another folder to "
+            "use the Hub id)"
         )
 
 

@@ -74,7 +74,7 @@ class ChunkedForward:
         if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(self.views)) == 0:
             return None
         if not can_share(self.embedder.backbone):
-            logger.info("this decoder can't share a prompt between texts: it is computed anew for each text")
+            logger.info("this decoder cannot share a prompt between texts, so it is recomputed for each text")
             return None
         with _evaluating(self.embedder):
             return self.embedder.read_prefix(torch.tensor(shared, device=self._device), self.views)

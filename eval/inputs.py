@@ -84,15 +84,18 @@ def measure_overlap(inputs: Inputs) -> overlap.Seen:
 def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
     """Dev and tests, read before any model; a dev that is also a test would be leakage."""
     if not config.dev:
-        raise UserError("config error: dev: name the similarity file on which layer and k are chosen (--dev FILE)")
+        raise UserError("config error: dev: give the similarity file on which layer and k are selected (--dev FILE)")
     if not config.tests:
-        raise UserError("config error: tests: name at least one similarity file to report on (--tests FILE ...)")
+        raise UserError("config error: tests: give at least one similarity file (--tests FILE ...)")
     dev, tests = load_task(config.dev), [load_task(path) for path in config.tests]
     for index, task in enumerate(tests):
         if task.content_hash == dev.content_hash:
-            raise UserError(f"{config.tests[index]} holds the pairs of {config.dev}: choices on a test set are leakage")
+            raise UserError(
+                f"{config.tests[index]} contains the pairs of {config.dev}; use different files, because selection on "
+                "test data is leakage"
+            )
         if task.name in {other.name for other in (dev, *tests[:index])} | {"average"}:
-            raise UserError(f"{config.tests[index]}: another file is called {task.name} too; rename one of them")
+            raise UserError(f"{config.tests[index]}: another file has the name {task.name} too; rename one of them")
     return dev, tests
 
 
@@ -103,7 +106,7 @@ def _check_runs(paths: Sequence[str]) -> None:
     names = [run_name(path) for path in paths]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"two tuned runs are called {twice}; rename one of the folders, or name each once")
+        raise UserError(f"two tuned runs have the name {twice}; rename one of the folders, or give each once")
 
 
 def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:
@@ -112,7 +115,7 @@ def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]
     if config.dev or config.tests or not any(others):
         return load_tasks(config)
     if config.mteb:
-        raise UserError("mteb: the untuned reading is chosen on the similarity dev file; name it, and tests")
+        raise UserError("mteb: the untuned system is selected on the similarity dev file; give dev and tests")
     return None, []
 
 
@@ -121,8 +124,8 @@ def _refuse_undecided(tasks: Sequence[Task]) -> None:
     task = next((task for task in tasks if task.dev is None), None)
     if task is not None:
         raise UserError(
-            f"{task.name}: has no dev data to choose readings on; name its dev file, or a similarity file to choose "
-            "on (--dev FILE --tests FILE)"
+            f"{task.name} has no dev data for the selection; give its dev file, or a similarity dev file (--dev FILE "
+            "--tests FILE)"
         )
 
 
@@ -145,7 +148,7 @@ def _refuse_unfitted(config: EvalConfig, sources: Collection[str]) -> None:
     fitted = [post for post in config.systems.post if post in FITTED]
     if fitted and not sources:
         raise UserError(
-            f"config error: fit: {fitted[0]} needs training-side text (--fit FILE), or --systems.post without it"
+            f"config error: fit: {fitted[0]} needs training text (--fit FILE); otherwise remove it from --systems.post"
         )
 
 
@@ -158,9 +161,7 @@ def _fit_text(
         return None
     fit = sample_fit_text(sources, held_out_texts(tasks, further), config.whitening_sentences, config.seed)
     if len(fit.sentences) < 2:
-        raise UserError(
-            f"fit: {len(fit.sentences)} sentences are left to fit {fitted[0]} on; name more training-side text"
-        )
+        raise UserError(f"fit: only {len(fit.sentences)} sentences remain to fit {fitted[0]}; give more training text")
     return fit
 
 

@@ -171,7 +171,9 @@ def _judge_all(setting: Setting, encoders: Encoders) -> list[System]:
         references.append(System(encoder.config.prompt, own_view(encoder)))
     _judge_untuned(setting, encoders.untuned(), references)
     if not setting.judged and not any(setting.findings.rows.values()):
-        raise UserError(f"systems.post {list(setting.config.systems.post)}: none can be made of these vectors; add raw")
+        raise UserError(
+            f"systems.post {list(setting.config.systems.post)}: none of them can be applied to these vectors; add raw"
+        )
     _refuse_doubles(setting.judged)
     return references
 
@@ -256,7 +258,7 @@ def _refuse_doubles(judged: Sequence[Judged]) -> None:
     names = [item.system.name for item in judged]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"two systems are called {twice}: rename a run folder, or name each prompt and pooling once")
+        raise UserError(f"two systems have the name {twice}: rename a run folder, or give each prompt and pooling once")
 
 
 def report_folder(config: EvalConfig) -> Path:

@@ -122,7 +122,7 @@ def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.L
     mapped = ["--data.0.path", pairs, "--data.0.anchor", "query", "--data.0.positive", "answer"]
     evaluated = ["--eval.tests", str(place.shelf / "test.jsonl"), "--eval.after_training", "--model.max_length", "40"]
     assert main(place.train("--optim.steps", "1", *mapped, *evaluated)) == 0
-    assert "knowledge_enhancement is left out: max_length 40" in caplog.text
+    assert "knowledge_enhancement is skipped: max_length 40" in caplog.text
     report = json.loads((place.run / "report" / "report.json").read_text())
     assert [source["training"] for source in report["overlap"]] == [pairs, pairs, "dev (choices)"]
     systems = {result["system"] for result in report["results"]}

@@ -78,7 +78,7 @@ def test_a_prompt_is_not_shared(tmp_path: Path, caplog: pytest.LogCaptureFixture
     encoder = load(tiny_model_folder(tmp_path), max_length=160)
     with caplog.at_level(logging.INFO, "dec2vec.inference"):
         together = encoder.encode(TEXTS, prompt="knowledge_enhancement")
-    assert "computed anew for each text" in caplog.text
+    assert "recomputed for each text" in caplog.text
     alone = np.concatenate([encoder.encode([text], prompt="knowledge_enhancement") for text in TEXTS])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
@@ -122,7 +122,7 @@ def test_a_whole_model_says_that_it_was_turned(tmp_path: Path) -> None:
     model = save_adapter(encoder, tmp_path / "run" / "adapter")
     np.testing.assert_allclose(load(tmp_path / "run").encode(TEXTS), expected, rtol=0, atol=1e-6)
     (model / "dec2vec.json").unlink()
-    with pytest.raises(UserError, match=r"tuned with attention in both directions; add --model.bidirectional true"):
+    with pytest.raises(UserError, match=r"tuned with bidirectional attention; add --model.bidirectional true"):
         load(model, bidirectional=False)
     with pytest.raises(UserError, match=r"--export.model false"):
         save_sentence_transformer(encoder, tmp_path / "st", True, None)
@@ -144,9 +144,9 @@ def test_windows_do_not_narrow_it(tmp_path: Path) -> None:
 def test_other_families_and_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model_folder(tmp_path)
     monkeypatch.setattr("dec2vec.decoder.bidirectional.FAMILIES", frozenset({"qwen2"}))
-    with pytest.raises(UserError, match=r"model.bidirectional: not for llama; leave it out"):
+    with pytest.raises(UserError, match=r"model.bidirectional is not supported for llama; remove it"):
         load(tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr("dec2vec.decoder.load._check_kernels", lambda *_: None)
-    with pytest.raises(UserError, match=r"model.bidirectional: flash_attention_2 takes no mask"):
+    with pytest.raises(UserError, match=r"model.bidirectional: flash_attention_2 does not support bidirectional masks"):
         load(tmp_path, attention="flash_attention_2")

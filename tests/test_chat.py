@@ -99,8 +99,8 @@ def test_a_template_that_ends_in_the_text_gets_eos() -> None:
     [
         (None, "has no chat template"),
         ("{{ raise_exception('system first') }}", r"fails \(system first\)"),
-        ("{{ messages[0].content }} {{ messages[0].content }}", "writes the text 2 times"),
-        ("hello", "writes the text 0 times"),
+        ("{{ messages[0].content }} {{ messages[0].content }}", "inserts the text 2 times"),
+        ("hello", "inserts the text 0 times"),
     ],
 )
 def test_refused(template: str | None, message: str) -> None:
@@ -119,5 +119,5 @@ def test_names_are_known_without_a_tokenizer_but_not_to_training() -> None:
     for name in NAMES:
         check_prompt(name)
         assert default_layer(name) == -1
-        with pytest.raises(UserError, match="training and export want one prompt"):
+        with pytest.raises(UserError, match="training and export need a single prompt"):
             get_prompt(name, "")

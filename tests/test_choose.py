@@ -105,7 +105,7 @@ def test_constant_and_broken_views_are_passed_over(material: Material, caplog: p
     with caplog.at_level(logging.WARNING):
         raw, whitened = choose(Broken(), "bare", VIEWS[:3], material)
     assert raw.system.view.layer == whitened.system.view.layer == 1
-    assert "nothing is fitted to untuned/bare/last@2: 50 of 50 vectors hold inf or nan" in caplog.text
+    assert "no post-processing is fitted for untuned/bare/last@2: 50 of 50 vectors contain inf or nan" in caplog.text
     alone = fixed(Broken(), System("bare", View("last", 0)), material)
     assert alone.dev_score == 0.0
 
@@ -115,7 +115,7 @@ def test_memory_is_warned_of(
 ) -> None:
     monkeypatch.setattr(moments_file, "MEMORY_WARNING", 6 * 8 * 16**2 - 1)
     choose(FakeEncoder(), "bare", VIEWS, material)
-    assert "name fewer systems.poolings or systems.layers" in caplog.text
+    assert "use fewer systems.poolings or systems.layers" in caplog.text
     caplog.clear()
     choose(FakeEncoder(), "bare", VIEWS[:5], material)
     assert not caplog.text
@@ -162,7 +162,7 @@ def test_candidate_layers() -> None:
 def test_candidate_dimensions() -> None:
     assert candidate_dimensions((), 256) == [256, 192, 128, 85, 64, 32]
     assert candidate_dimensions((8, 512, 16), 256) == [16, 8]
-    with pytest.raises(UserError, match=r"systems.dimensions \[512\]: none lies in 2..256"):
+    with pytest.raises(UserError, match=r"systems.dimensions \[512\]: none is in 2..256"):
         candidate_dimensions((512,), 256)
 
 
@@ -182,12 +182,12 @@ def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     same_name = str(write_similarity(tmp_path / "other" / "test.jsonl", 20, 3))
     cases: list[tuple[dict[str, object], str]] = [
-        ({}, "dev: name the similarity file"),
-        ({"dev": dev}, "tests: name at least one"),
-        ({"dev": dev, "tests": [copy]}, "choices on a test set are leakage"),
-        ({"dev": dev, "tests": [test, same_name]}, "another file is called test too"),
-        ({"dev": dev, "tests": [test]}, "fit: whiten needs training-side text"),
-        ({"dev": dev, "tests": [test], "fit": [dev]}, "0 sentences are left to fit"),
+        ({}, "dev: give the similarity file"),
+        ({"dev": dev}, "tests: give at least one"),
+        ({"dev": dev, "tests": [copy]}, "selection on test data is leakage"),
+        ({"dev": dev, "tests": [test, same_name]}, "another file has the name test too"),
+        ({"dev": dev, "tests": [test]}, "fit: whiten needs training text"),
+        ({"dev": dev, "tests": [test], "fit": [dev]}, "only 0 sentences remain to fit"),
     ]
     for raw, message in cases:
         with pytest.raises(UserError, match=message):

@@ -192,7 +192,7 @@ def test_encode_refuses_before_the_model_is_loaded(
     assert "v.csv: unknown format .csv; use .npy or .parquet" in words("v.csv")
     assert "unknown format without a suffix" in words("v")
     assert "is a folder" in words("folder.npy")
-    assert "does not exist; make it first" in words("none/v.npy")
+    assert "does not exist; create it first" in words("none/v.npy")
     assert "no column 'x'; the columns are: text" in words("v.npy", "--column", "x")
     assert "no.txt does not exist" in words("v.npy", given=str(tmp_path / "no.txt"))
     (tmp_path / "t.docx").write_text("hello", encoding="utf-8")

@@ -85,8 +85,8 @@ def test_runs_of_one_name_and_two_recipes_are_named(tmp_path: Path, capsys: pyte
     reports = [read_report(path) for path in paths]
     warnings = seed_warnings(reports)
     assert warnings == [
-        "Warning: b: the runs differ in more than their seed: optim.lr is b-seed1 1e-05, b-seed2 2e-05.",
-        "Note: c: taken as seeds by name; there is no record of how c-seed2 was trained.",
+        "Warning: b: the runs differ in other settings than the seed: optim.lr is b-seed1 1e-05, b-seed2 2e-05.",
+        "Note: c are treated as seeds because of their names; there is no record of how c-seed2 was trained.",
     ]
     assert len(seed_warnings(reports, group=True)) == 1
     _, out, _ = compare(capsys, *paths, "--output", str(tmp_path / "all.md"))
@@ -98,7 +98,7 @@ def test_without_similarity_there_is_nothing_to_compare(tmp_path: Path) -> None:
     path = write_run(tmp_path / "tasks", 0.05) / "report" / "report.json"
     tree = json.loads(path.read_text())
     path.write_text(json.dumps({**tree, "results": [], "tests": [], "dev": "", "provenance": {"data": {}}}))
-    with pytest.raises(UserError, match=r"report.json: has no similarity tests"):
+    with pytest.raises(UserError, match=r"report.json has no similarity tests"):
         read_report(str(path))
 
 
@@ -143,14 +143,14 @@ def test_mistakes_are_one_line(runs: dict[str, str], tmp_path: Path, capsys: pyt
     broken = tmp_path / "report.json"
     broken.write_text("[1]")
     cases = {
-        (mine,): "name at least two runs",
-        (): "name at least two runs",
+        (mine,): "give at least two runs",
+        (): "give at least two runs",
         (mine, str(tmp_path / "gone")): "gone: there is no such folder; evaluate the run first",
         (mine, str(tmp_path / "empty")): "empty: there is no report/report.json in it",
         (mine, str(broken)): "report.json: not a report of dec2vec (Type",
         (mine, str(fewer)): "was tested on sts12, sts13, ",
-        (mine, str(changed)): "sts12 has other pairs in ",
-        (mine, mine): "two runs are called other",
+        (mine, str(changed)): "sts12 has different pairs in ",
+        (mine, mine): "two runs have the name other",
         (mine, runs["mine-seed1"], "--output", "x.pdf"): "--output x.pdf: must end in .html or .md",
         (mine, "--outptu", "x"): "did you mean output?",
     }

@@ -202,16 +202,16 @@ def test_mistakes(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     np.save(tmp_path / "v.npy", clustered(30))
     np.save(tmp_path / "o.npy", np.array([["a"]], dtype=object), allow_pickle=True)
     vectors, output = str(tmp_path / "v.npy"), ["--output", str(tmp_path / "x.jsonl")]
-    assert "texts need --model" in refused("dedup", str(texts), *output)
-    assert "holds vectors already" in refused("dedup", vectors, "--model", "m", *output)
+    assert "contains texts; add --model" in refused("dedup", str(texts), *output)
+    assert "already contains vectors" in refused("dedup", vectors, "--model", "m", *output)
     assert "unknown format .csv; use .jsonl" in refused("outliers", vectors, "--output", str(tmp_path / "x.csv"))
-    assert "not a readable .npy of numbers" in refused("outliers", str(tmp_path / "o.npy"), *output)
-    assert "ivf-pq wants 624 vectors or more" in refused("index", vectors, "--kind", "ivf-pq", *output)
+    assert "not a readable .npy file of numbers" in refused("outliers", str(tmp_path / "o.npy"), *output)
+    assert "ivf-pq needs at least 624 vectors" in refused("index", vectors, "--kind", "ivf-pq", *output)
     (tmp_path / "i").write_bytes(b"no index")
     query = ["--model", "m", "--queries", str(texts)]
     assert "not a readable FAISS index" in refused("search", str(tmp_path / "i"), *query, *output)
     assert cli.main(["index", vectors, "--output", str(tmp_path / "i")]) == 0
-    assert "vectors of 16 dimensions, model m gives 12" in refused("search", str(tmp_path / "i"), *query, *output)
+    assert "vectors of 16 dimensions, but model m gives 12" in refused("search", str(tmp_path / "i"), *query, *output)
     assert "input: must be given" in refused("dedup", *output)
 
 

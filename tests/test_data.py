@@ -77,7 +77,7 @@ def test_content_hash_is_pinned() -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (PAIRS[:1], "t.jsonl: 1 pair; contrastive training needs at least two"),
+        (PAIRS[:1], "t.jsonl has 1 pair; contrastive training needs at least two"),
         ([], "t.jsonl is empty"),
         ([{"anchor": "a", "positive": "b"}] * 3, "t.jsonl: all anchors are equal ('a')"),
         ([{"anchor": str(i) + "x", "positive": "b"} for i in range(3)], "all positives are equal ('b')"),
@@ -87,7 +87,7 @@ def test_content_hash_is_pinned() -> None:
         ([*PAIRS, {"anchor": "a", "positive": 4}], "t.jsonl line 5: positive is a number (4), not text"),
         ([*PAIRS, {"anchor": "a", "positive": "b", "negative": 4}], "line 5: negative is a number (4)"),
         ([*PAIRS, {"anchor": "a", "positive": "b", "negative_1": " "}], "line 5: negative_1 is blank"),
-        ([{"anchor": "1", "positive": "b"}, {"anchor": "2", "positive": "c"}], "'anchor' holds only numbers"),
+        ([{"anchor": "1", "positive": "b"}, {"anchor": "2", "positive": "c"}], "'anchor' contains only numbers"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, rows: list[dict[str, object]], words: str) -> None:

@@ -96,7 +96,7 @@ def test_a_file_of_each_class(tmp_path: Path) -> None:
         ([{"sentence1": "a"}] * 2, {}, "no column 'sentence2'; the columns are: sentence1"),
         (LABELLED[:2], {"kind": "labelled"}, "all labels are equal ('0')"),
         (LABELLED[::2], {"kind": "labelled"}, "0 text; contrastive training needs at least two"),
-        ([*LABELLED, {"text": "a", "label": 1.5}], {"kind": "labelled"}, "line 7: label is 1.5; a text or a whole"),
+        ([*LABELLED, {"text": "a", "label": 1.5}], {"kind": "labelled"}, "line 7: label is 1.5; use text or a whole"),
         ([{"text": "a"}] * 3, {"kind": "texts"}, "all texts are equal ('a')"),
     ],
 )

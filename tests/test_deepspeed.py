@@ -320,7 +320,7 @@ def test_an_older_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 REFUSED = {
     "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("1", r"zero_stage 1: not supported; use 2 or 3, or .*ddp\.yaml"),
-    "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("zero.json", "put zero_stage: 2 under deepspeed_config"),
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("zero.json", "use zero_stage: 2 under deepspeed_config"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("cpu", "offload_optimizer_device: not supported"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": ("nvme", "offload_param_device: not supported"),
 }

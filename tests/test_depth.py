@@ -65,7 +65,7 @@ def test_what_is_saved_is_smaller(full: bool, tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     tiny_model_folder(tmp_path / "base")
-    with pytest.raises(UserError, match=r"model.depth 4: .*base has 3 blocks; use that many or fewer"):
+    with pytest.raises(UserError, match=r"model.depth 4: .*base has 3 blocks; use at most that many"):
         load(tmp_path / "base", depth=4)
     with pytest.raises(UserError, match=r"layer"):
         load(tmp_path / "base", depth=2, layer=3)

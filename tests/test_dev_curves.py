@@ -88,7 +88,7 @@ def test_without_text_the_families_without_data_remain(material: Material) -> No
 
 def test_embfilter_needs_an_lm_head(material: Material) -> None:
     encoder = FakeEncoder()
-    with pytest.raises(UserError, match=r"systems\.post embfilter: this encoder shows no LM head"):
+    with pytest.raises(UserError, match=r"systems\.post embfilter: this encoder has no LM head"):
         choose(encoder, "bare", VIEWS, material)
     assert encoder.calls == []
 
@@ -220,5 +220,5 @@ def test_the_lm_head_is_shown_where_it_is_the_input_embeddings(tmp_path: Path) -
     assert isinstance(tied, HasOutputEmbeddings) and head.shape[1] == 16
     np.testing.assert_array_equal(head, load_file(tmp_path / "gpt2" / "model.safetensors")["wte.weight"])
     own = Encoder.load(ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "llama", "llama")), max_length=64))
-    with pytest.raises(UserError, match=r"its LM head is not tied .* leave embfilter out of systems.post"):
+    with pytest.raises(UserError, match=r"its LM head is not tied .* remove embfilter from systems.post"):
         own.output_embeddings()

@@ -118,12 +118,12 @@ def test_start_zero_is_no_start() -> None:
 
 
 def test_refused(encoder: Encoder) -> None:
-    with pytest.raises(UserError, match="training and export want one prompt"):
+    with pytest.raises(UserError, match="training and export need a single prompt"):
         get_prompt("echo", "")
     empty = len(encoder.tokenize([""])[0])
     encoder.set_max_length(empty + 2)
     assert len(encoder.tokenize(["a man"])[0]) == empty + 2
     encoder.set_max_length(empty + 1)
-    with pytest.raises(UserError, match=rf"takes {empty} tokens, .* set --model.max_length to {empty + 2} or more"):
+    with pytest.raises(UserError, match=rf"needs {empty} tokens .* set --model.max_length to {empty + 2} or more"):
         encoder.encode(TEXTS)
     encoder.set_max_length(MAX_LENGTH)

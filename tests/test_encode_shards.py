@@ -171,7 +171,7 @@ def test_an_index_never_speaks_of_outdated_shards(source: Path, tmp_path: Path) 
 def test_other_options_are_not_mixed(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "v")
     for other in ({"weights": "x"}, {"prompt": "prompteol"}, {"side": "document"}, {"shard_rows": 9}):
-        with pytest.raises(UserError, match="by another model or with other options; name another folder"):
+        with pytest.raises(UserError, match="by another model or with other options; use another folder"):
             run(source, tmp_path / "v", **other)
     assert_whole(tmp_path / "v")
 
@@ -192,8 +192,8 @@ def test_mistakes(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         return capsys.readouterr().err
 
     shards = ["--shard_rows", "8", "--output"]
-    assert "with --shard_rows it is a folder" in refused(*shards, str(tmp_path / "v.npy"))
-    assert "does not exist; make it first" in refused(*shards, str(tmp_path / "no" / "v"))
+    assert "--shard_rows writes a folder" in refused(*shards, str(tmp_path / "v.npy"))
+    assert "does not exist; create it first" in refused(*shards, str(tmp_path / "no" / "v"))
     assert "no.txt does not exist" in refused(*shards, str(tmp_path / "v"), given=tmp_path / "no.txt")
     (tmp_path / "t.jsonl").write_text('{"a": "b"}\n')
     assert "no column 'text'" in refused(*shards, str(tmp_path / "v"), given=tmp_path / "t.jsonl")

@@ -288,8 +288,8 @@ def test_the_comparison_finds_another_run(tmp_path: Path, engines_script: Any) -
 
 
 REFUSED = {
-    "DeepSpeed alone": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed: shards need a process group"),
-    "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
+    "DeepSpeed alone": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed: sharding needs a process group"),
+    "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "set fsdp_version: 2 in fsdp_config"),
     "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
     "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),
     "checkpointing": ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--lora.gradient_checkpointing true"),
@@ -332,4 +332,4 @@ def falls_back(folder: Path) -> list[str]:
 def test_fast_ways_fall_back_with_a_line_and_encoding_stays_the_same(decoder: Path) -> None:
     """Encoding shares the prompt's beginning between texts, whose reading must gather weights too."""
     first, _ = run_ranks(2, falls_back, decoder)
-    assert "lora.fused is off" in first[0] and "sharded" in first[1]
+    assert "lora.fused is disabled" in first[0] and "sharded" in first[1]

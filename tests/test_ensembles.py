@@ -107,7 +107,7 @@ def test_configured_ensemble(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("spec", ["metaeol:0", "metaeol:9", "metaeol:1,1", "metaeol:", "metaeol:a", "ck:3", "ck:-1"])
 def test_members_that_are_not_there(spec: str) -> None:
-    with pytest.raises(UserError, match="members are numbers from 1 to"):
+    with pytest.raises(UserError, match="members must be different numbers from 1 to"):
         get_ensemble(spec, "")
 
 
@@ -126,10 +126,10 @@ def test_a_template_may_begin_like_an_ensemble() -> None:
 
 
 def test_one_prompt_is_wanted_for_ids_and_for_training(encoder: Encoder) -> None:
-    with pytest.raises(UserError, match="tokenize: ck is 2 prompts"):
+    with pytest.raises(UserError, match="tokenize: ck consists of 2 prompts"):
         encoder.tokenize(TEXTS, prompt="ck")
     for spec in ("metaeol", "ck+unit", "metaeol:1,2"):
-        with pytest.raises(UserError, match="training and export want one prompt"):
+        with pytest.raises(UserError, match="training and export need a single prompt"):
             get_prompt(spec, "")
-        with pytest.raises(UserError, match="training and export want one prompt"):
+        with pytest.raises(UserError, match="training and export need a single prompt"):
             resolve(TrainConfig(model=ModelConfig(prompt=spec), export=ExportConfig(model=False)))

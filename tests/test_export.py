@@ -243,7 +243,7 @@ def test_what_sentence_transformers_cannot_do_is_refused(tmp_path: Path, config:
 def test_a_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = tuned_encoder(tmp_path / "base")
     monkeypatch.setattr(encoder, "tokenize", lambda texts, *, side: [[5, 0]] * len(texts))
-    with pytest.raises(UserError, match="other token ids"):
+    with pytest.raises(UserError, match="different token ids"):
         save_sentence_transformer(encoder, tmp_path / "model", False, None)
 
 
@@ -301,10 +301,10 @@ def test_export_command_writes_model_again(run: Path) -> None:
 def test_export_command_refuses_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.yaml"):
         export_command(ExportArgs(run=tmp_path / "nothing"))
-    with pytest.raises(UserError, match="the run's own adapter"):
+    with pytest.raises(UserError, match="the adapter folder of the run"):
         export_command(ExportArgs(run=run, to=run / "adapter"))
     (run / "adapter" / "dec2vec.json").unlink()
-    with pytest.raises(UserError, match="let the training run finish"):
+    with pytest.raises(UserError, match="wait until training has finished"):
         export_command(ExportArgs(run=run))
 
 

@@ -37,9 +37,9 @@ def test_the_hub_is_not_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(hub, "hf_hub_download", ask)
     config = ModelConfig(name_or_path="runs/nosuch")
     for read in (model_folders.find, load.load_architecture, hub.pinned_revision):
-        with pytest.raises(UserError, match=r"model runs/nosuch: no such folder in runs/; check the path"):
+        with pytest.raises(UserError, match=r"model runs/nosuch: there is no such folder in runs/; check the path"):
             read(config)
-    with pytest.raises(UserError, match="baseline runs/nosuch: no such folder in runs/"):
+    with pytest.raises(UserError, match="baseline runs/nosuch: there is no such folder in runs/"):
         make_baseline("runs/nosuch", ModelConfig())
 
 

@@ -103,7 +103,7 @@ def test_a_branch_and_a_tag(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_a_tag_is_never_moved(hub: FakeHub, tmp_path: Path) -> None:
     hub.tags = ["v1.0"]
-    with pytest.raises(UserError, match=r"has a tag v1\.0 already"):
+    with pytest.raises(UserError, match=r"already has a tag v1\.0"):
         push_folder(tmp_path, "alice/m", private=False, tag="v1.0")
     assert hub.uploads == [] and "create_tag" not in hub.names
 
@@ -121,8 +121,8 @@ def test_a_call_that_huggingface_hub_does_not_have_fails(hub: FakeHub) -> None:
     ("options", "message"),
     [
         (["--tag", "v1"], "add --push"),
-        (["--push", "alice/m", "--tag", "v 1"], "tag 'v 1': not a name"),
-        (["--push", "alice/m", "--revision", "a..b"], "revision 'a..b': not a name"),
+        (["--push", "alice/m", "--tag", "v 1"], "tag 'v 1' is not a valid git name"),
+        (["--push", "alice/m", "--revision", "a..b"], "revision 'a..b' is not a valid git name"),
     ],
 )
 def test_mistakes(

@@ -174,7 +174,7 @@ def test_labels_are_numbers_and_no_pair_is_refused(tmp_path: Path) -> None:
     ]
     assert len(load_isotropy(write(tmp_path / "t.jsonl", rows)).left) == 3
     small: list[dict[str, object]] = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": i / 4} for i in range(5)]
-    with pytest.raises(UserError, match="no pair has label 1, or a score above 4; set close"):
+    with pytest.raises(UserError, match="no pair has label 1 or a score above 4; set close"):
         load_isotropy(write(tmp_path / "t.jsonl", small))
     assert len(load_isotropy(write(tmp_path / "t.jsonl", small), close=0.6).left) == 2
 
@@ -190,9 +190,9 @@ def test_kinds_of_files(tmp_path: Path) -> None:
     assert len(load_isotropy(write(path, labels)).left) == 1
     (tmp_path / "t.txt").write_text("a\nb\nc\n")
     assert load_isotropy(tmp_path / "t.txt").texts == ["a", "b", "c"]
-    with pytest.raises(UserError, match=r"t.jsonl: has neither text, nor anchor and positive, nor .* but question"):
+    with pytest.raises(UserError, match=r"t.jsonl needs the column text, anchor and positive, or .* it has question"):
         load_isotropy(write(path, [{"question": "a"}]))
-    with pytest.raises(UserError, match="t: 2 different texts; the shape of a space needs three at least"):
+    with pytest.raises(UserError, match="t has 2 different texts; isotropy needs at least three"):
         load_isotropy(write(path, [{"text": "a"}, {"text": "b"}]))
-    with pytest.raises(UserError, match="toy: isotropy chooses nothing"):
+    with pytest.raises(UserError, match="toy: isotropy cannot be used for the selection"):
         load_isotropy_of(5).dev_score(TaskVectors(gaussian(5, 2), gaussian(5, 2)[:0]))

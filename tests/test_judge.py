@@ -216,13 +216,13 @@ def test_without_similarity(config: EvalConfig, tmp_path: Path) -> None:
 
 def test_without_similarity_a_task_needs_dev_data(config: EvalConfig) -> None:
     alone = replace(config, dev="", tests=(), pairs=(), topics=(), gap=(), retrieval=(), isotropy=())
-    with pytest.raises(UserError, match=r"t\.test/clusters: has no dev data to choose readings on; name its dev file"):
+    with pytest.raises(UserError, match=r"t\.test/clusters has no dev data for the selection; give its dev file"):
         evaluated(alone)
-    with pytest.raises(UserError, match="config error: dev: name the similarity file"):
+    with pytest.raises(UserError, match="config error: dev: give the similarity file"):
         evaluated(replace(alone, clustering=()))
-    with pytest.raises(UserError, match="config error: tests: name at least one"):
+    with pytest.raises(UserError, match="config error: tests: give at least one"):
         evaluated(replace(alone, dev=config.dev))
-    with pytest.raises(UserError, match="mteb: the untuned reading is chosen on the similarity dev file"):
+    with pytest.raises(UserError, match="mteb: the untuned system is selected on the similarity dev file"):
         evaluated(replace(alone, mteb=("STS12",)))
 
 
@@ -250,19 +250,19 @@ def test_seeds_have_a_mean_and_a_spread(config: EvalConfig) -> None:
 
 def test_equal_names_are_refused(config: EvalConfig) -> None:
     twice = replace(config, pairs=(config.pairs[0], config.pairs[0]))
-    with pytest.raises(UserError, match=r"two tasks are called p\.test; give one of them a name"):
+    with pytest.raises(UserError, match=r"two tasks have the name p\.test; rename one of them"):
         evaluated(twice)
 
 
 def test_misspelt_and_equal_runs_are_refused_before_any_work(config: EvalConfig, tmp_path: Path) -> None:
     for part in ("a", "b"):
         (tmp_path / part / "run").mkdir(parents=True)
-    with pytest.raises(UserError, match="two tuned runs are called run"):
+    with pytest.raises(UserError, match="two tuned runs have the name run"):
         evaluate(replace(config, tuned=(str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"))), progress=False)
     with pytest.raises(UserError, match=r"tuned run /gone/run: no such folder"):
         evaluate(replace(config, tuned=("/gone/run",)), progress=False)
 
 
 def test_unknown_baseline(config: EvalConfig) -> None:
-    with pytest.raises(UserError, match="baseline 'tfdif': neither"):
+    with pytest.raises(UserError, match="baseline 'tfdif' is neither"):
         evaluated(replace(config, baselines=("tfdif",)))

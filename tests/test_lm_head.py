@@ -81,7 +81,7 @@ def test_a_random_head_is_never_used(tmp_path: Path, family: str) -> None:
               lost, {"format": "pt"})  # fmt: skip
     for encoder in (base, load(tmp_path / "lost")):
         assert encoder.encode_views(TEXTS, [View("last", -1)])
-        with pytest.raises(UserError, match="hold no LM head"):
+        with pytest.raises(UserError, match="contain no LM head"):
             encoder.encode_views(TEXTS, VIEWS)
 
 
@@ -107,7 +107,7 @@ def test_shards_and_old_names(tmp_path: Path) -> None:
 def test_memory_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(causal_folder(tmp_path))
     monkeypatch.setattr(lm_head, "LOGITS_BYTES", 4 * len(encoder.lm_head().weight) * 3)
-    with pytest.raises(UserError, match=r"logits of 4 texts: .* take fewer texts at a time"):
+    with pytest.raises(UserError, match=r"logits of 4 texts: .* use fewer texts"):
         encoder.encode_views(TEXTS, VIEWS[:1])
     assert encoder.encode_views(TEXTS[:3], VIEWS[:1])[VIEWS[0]].shape == (3, len(encoder.lm_head().weight))
     assert len(list(encoder.iter_views(TEXTS, VIEWS))) > 0
@@ -117,7 +117,7 @@ def test_memory_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_configured_pooling_and_what_it_can_not_do(tmp_path: Path) -> None:
     encoder = load(causal_folder(tmp_path), pooling="sparse_logits")
     assert encoder.encode(TEXTS).shape == (4, len(tiny_tokenizer()))
-    with pytest.raises(UserError, match=r"the LM head reads what went through the final norm"):
+    with pytest.raises(UserError, match=r"the LM head needs states after the final norm"):
         layers_of(View("logits", 1), LAYERS)
-    with pytest.raises(UserError, match=r"model.pooling logits: for encoding and evaluation only"):
+    with pytest.raises(UserError, match=r"model.pooling logits is only for encoding and evaluation"):
         resolve(TrainConfig(model=ModelConfig(pooling="logits"), export=ExportConfig(model=False)))

@@ -75,7 +75,7 @@ def test_chosen_blocks_of_chosen_targets(tmp_path: Path) -> None:
 
 
 def test_blocks_that_the_loss_does_not_reach(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lora.layers 2: layer 2 is pooled, so blocks 0 to 1 can be tuned"):
+    with pytest.raises(UserError, match=r"lora.layers 2: layer 2 is pooled, so only blocks 0 to 1 can be trained"):
         tiny_encoder(tmp_path, lora=LoraConfig(layers=(1, 2)), layer=2)
 
 

@@ -177,18 +177,22 @@ def test_every_source_has_a_weight_or_none_has() -> None:
     """A weight beside numbers of rows is surely not what is meant."""
     assert weighted(None, None, None).weights == (40, 20, 30)
     assert weighted(2, 1, 0.5).weights == (2, 1, 0.5)
-    with pytest.raises(UserError, match=r"data\.0\.weight: missing, where data\.1 has 2; .* here 40, 20, 30\)"):
+    with pytest.raises(UserError, match=r"data\.0\.weight is missing, but data\.1 has 2; .* here 40, 20, 30\)"):
         weighted(None, 2, 3)
 
 
 @pytest.mark.parametrize(
     ("tables", "batch", "words"),
     [
-        ((LABELLED,), {"size": 6}, "texts_per_label 2: a batch of 6 holds too few labels; use --batch.size 8 or more"),
+        (
+            (LABELLED,),
+            {"size": 6},
+            "texts_per_label 2: a batch of 6 contains too few labels; use --batch.size 8 or more",
+        ),
         (
             (SourceTable("pairs", [("a", "b")] * 3),),
             {"size": 2, "no_duplicates": True},
-            "too few different texts, some batches hold a single row",
+            "there are too few different texts, so some batches have a single row",
         ),
     ],
 )

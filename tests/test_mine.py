@@ -104,7 +104,7 @@ def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.
         (["--min_rank", "9", "--max_rank", "3"], "--min_rank 9 is larger than --max_rank 3"),
         (["--max_rank", "2", "--negatives", "3"], "raise --max_rank"),
         (["--corpus", str(place / "one.txt")], "1 different text"),
-        (["--only", "source=y"], "no row has source=y; mend `only`"),
+        (["--only", "source=y"], "no row has source=y; change `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
         (["--output", "x.csv"], "use .jsonl"),
         (["--max_score", "-1"], "no candidate passes the rules"),
@@ -234,7 +234,7 @@ def test_a_sentence_transformers_model_is_one_wherever_it_lies(
         (cached / "refs" / "main").write_text("0" * 40, encoding="utf-8")
         found[kind] = encoders.load_embed(f"some/{kind}" if place == "hub" else str(snapshot), args)
     assert found == {"encoder": theirs, "export": ours, "decoder": ours}
-    with pytest.raises(UserError, match="--prompt: some/encoder is a sentence-transformers model, which has its own"):
+    with pytest.raises(UserError, match="--prompt: some/encoder is a sentence-transformers model with its own prompts"):
         encoders.load_embed("some/encoder", EncoderArgs(prompt="bare"))
     with pytest.raises(UserError, match=r"model \./gone: no such folder"):
         encoders.load_embed("./gone", args)

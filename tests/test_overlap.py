@@ -274,13 +274,13 @@ def test_a_run_whose_training_text_is_unknown_is_named(tmp_path: Path) -> None:
     why = list(found.unknown.values())
     assert "no config.yaml" in why[0] and "nowhere" in why[1]
     [first, _] = unknown_training(found.unknown)
-    assert first.startswith("Warning: what ") and "is not measured" in first
+    assert first.startswith("Warning: the training data of ") and "is not measured" in first
 
 
 def test_a_dev_file_that_tuning_has_shown_is_warned_of() -> None:
     rows = [Overlap("mine.jsonl", f"{name} dev", 100, 0, 0, near, 50, 0, 40) for name, near in (("a", 5), ("b", 6))]
     [line] = shown_dev(rows, ["mine.jsonl"])
-    assert line.startswith("Warning: 6 of the 100 texts of b dev are in, or close to, mine.jsonl")
+    assert line.startswith("Warning: 6 of the 100 texts of b dev occur in mine.jsonl")
     assert shown_dev(rows, []) == []
 
 

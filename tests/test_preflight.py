@@ -143,9 +143,9 @@ def test_what_is_possible_passes_though_nothing_of_it_is_there(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("engine", "sections", "words"),
     [
-        (Fsdp2, {"mining": MiningConfig(every=10)}, "mining.every: not under FSDP2"),
-        (Fsdp2, {"export": ExportConfig(push="user/name")}, "export.push: not under FSDP2"),
-        (Zero3, {"load_in_4bit": True}, "model.load_in_4bit: not under ZeRO-3"),
+        (Fsdp2, {"mining": MiningConfig(every=10)}, "mining.every: not supported under FSDP2"),
+        (Fsdp2, {"export": ExportConfig(push="user/name")}, "export.push: not supported under FSDP2"),
+        (Zero3, {"load_in_4bit": True}, "model.load_in_4bit: not supported under ZeRO-3"),
     ],
 )
 def test_what_needs_whole_weights_is_refused_where_they_are_sharded(

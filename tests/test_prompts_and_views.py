@@ -113,7 +113,7 @@ def test_under_peft(tmp_path: Path) -> None:
 
 def test_where_there_is_nothing_to_apply() -> None:
     for layer in (-1, LAYERS, 1.0):
-        with pytest.raises(UserError, match=r"view last@.*\+norm: the last layer has been through"):
+        with pytest.raises(UserError, match=r"view last@.*\+norm: the final norm has already been applied"):
             layers_of(View("last", layer, norm=True), LAYERS)
     gpt1 = OpenAIGPTModel(OpenAIGPTConfig(vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2))
     with pytest.raises(UserError, match="no final norm"):

@@ -56,7 +56,7 @@ def drifted(dtype: torch.dtype) -> tuple[str, str]:
 def test_a_single_bit_is_found_and_the_minority_named(dtype: torch.dtype) -> None:
     for several, most in run_ranks(3, drifted, dtype):
         assert several.startswith(
-            "step 7: the trained weights of rank 2 of 3 differ from the others', first in second;"
+            "step 7: the trained weights of rank 2 of 3 differ from those of the others, first in second;"
         )
         assert most.startswith("step 8: the trained weights of rank 0 of 3 differ")
 
@@ -168,11 +168,11 @@ def test_a_lost_rank_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "lost a process on 10.77.0",
         ),
         ("[pair.cc:1] Read error [::1]:7: Connection reset by peer", "lost a process on ::1"),
-        ("Timed out waiting 15000ms for recv operation to complete", "no word from another process for 15 s"),
-        ("Timed out after 31 seconds waiting for clients. 1/2 clients joined.", "no word from another process"),
+        ("Timed out waiting 15000ms for recv operation to complete", "no response from another process for 15 s"),
+        ("Timed out after 31 seconds waiting for clients. 1/2 clients joined.", "no response from another process"),
         (
             "[pair.cc:152] timed out connecting: SO_ERROR: Connection refused, remote=[10.77.0.1]:61327",
-            "a process on 10.77.0.1 refused the connection; if it has ended, its address was still in torchrun's store",
+            "a process on 10.77.0.1 refused the connection; if it exited, its address was still in torchrun's store",
         ),
         ("The size of tensor a (3) must match the size of tensor b (4)", None),
         ("CUDA out of memory", None),

@@ -157,11 +157,11 @@ def test_refusals(tmp_path: Path) -> None:
     for found, section, words in (
         (data, {}, "only pairs get negatives"),
         (pairs, {"batch": BatchConfig(no_duplicates=True)}, "batch.no_duplicates forbids"),
-        (pairs, {}, "one positive only"),
+        (pairs, {}, "only one positive"),
         (
             data_of(SourceTable("pairs", TEXTS)),
             {"mining": MiningConfig(every=1, negatives=9, max_rank=8)},
-            "mining.negatives 9: more than the window of ranks 1 to 8",
+            "mining.negatives 9 is more than the window of ranks 1 to 8",
         ),
     ):
         config = TrainConfig(**{"mining": MiningConfig(every=1), **section})

@@ -243,7 +243,7 @@ def test_training_texts_of_files_and_of_runs(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("one\n\ntwo\none\n")
     assert read_training_texts(TextSource(str(tmp_path / "lines.txt"))) == ["one", "two"]
     (tmp_path / "wrong.jsonl").write_text('{"a": "x"}\n')
-    with pytest.raises(UserError, match=r"no column of texts .* among \['a'\]"):
+    with pytest.raises(UserError, match=r"none of the columns \['a'\] contains texts"):
         read_training_texts(TextSource(str(tmp_path / "wrong.jsonl")))
     run = tmp_path / "run"
     (run / "adapter").mkdir(parents=True)

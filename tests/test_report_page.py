@@ -141,7 +141,7 @@ def test_headline_says_p_and_calls_a_tie_a_tie() -> None:
     clear, tie = headline(REPORT), headline(full_report(gap=0.02))
     assert "+4.00 to +12.00, p = 0.002 (paired bootstrap" in clear[1] and "tie" not in clear[1]
     assert "-2.00 to +6.00, p = 0.400" in tie[1] and tie[1].endswith("A tie: the interval contains 0.")
-    assert clear[3].startswith("Overlap: 60 of 300 test pairs") and "On the 240 others: tuned 56.00" in clear[3]
+    assert clear[3].startswith("Overlap: 60 of 300 test pairs") and "On the other 240: tuned 56.00" in clear[3]
 
 
 def test_sweep_curves_are_maxima() -> None:

@@ -119,9 +119,9 @@ def test_few_documents_and_zero_vectors() -> None:
 
 def test_bad_searches_are_refused() -> None:
     good = vectors(3, 2, 0)
-    with pytest.raises(UserError, match="k 0: a search needs k of 1 or more"):
+    with pytest.raises(UserError, match="k 0: a search needs k of at least 1"):
         exact_top(good, good, 0)
     with pytest.raises(UserError, match="no documents to search"):
         exact_top(good, good[:0], 1)
-    with pytest.raises(UserError, match="vectors hold inf or nan"):
+    with pytest.raises(UserError, match="vectors contain inf or nan"):
         faiss_top(good, np.full_like(good, np.inf), 1)

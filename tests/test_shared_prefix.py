@@ -88,7 +88,7 @@ def test_sliding_windows_fall_back(tmp_path: Path, caplog: pytest.LogCaptureFixt
     encoder = load(tmp_path)
     with caplog.at_level(logging.INFO, "dec2vec.inference"):
         whole = encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
-    assert "computed anew for each text" in caplog.text
+    assert "recomputed for each text" in caplog.text
     encoder.share_prefix = False
     plain = encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
     for view in VIEWS:

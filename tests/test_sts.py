@@ -67,7 +67,7 @@ def test_hash_sees_texts_scores_and_order(tmp_path: Path) -> None:
 
 
 def test_equal_scores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="flat: every score is 3, so there is nothing to rank"):
+    with pytest.raises(UserError, match="flat: every score is 3; a correlation needs different scores"):
         load_task(write(tmp_path / "flat.jsonl", [("a", "b", 3.0, ""), ("c", "d", 3.0, "")]))
 
 

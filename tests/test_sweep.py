@@ -91,9 +91,9 @@ def test_axes() -> None:
     assert parse_axis('model.prompt=bare,"Say: {text}"').values == (("bare",), ("Say: {text}",))
     assert parse_axis("model.layer=none,-2").values == (("none",), ("-2",))
     for text, words in (
-        ("optim.lr", "not of the form"),
+        ("optim.lr", "write option=value,value"),
         ("optim.lrr=1", "did you mean optim.lr"),
-        ("eval.dev=a,b", "can't be compared on dev"),
+        ("eval.dev=a,b", "cannot be compared on dev"),
         ("model.prompt=Say {text}", "in quotes"),
         ("model.prompt={text}", "in quotes"),
     ):
@@ -119,11 +119,11 @@ def test_the_plan_is_every_combination(config: Path) -> None:
         ([], "nothing to sweep over"),
         (["--grid", "optim.lr=1e-4,0.0001"], "are the same run"),
         (["--grid", "optim.lr=1", "--grid", "optim.lr=2"], "given twice"),
-        (["--grid", "optim.lr=1,2", "--optim.lr", "3"], "--optim.lr: is swept over"),
+        (["--grid", "optim.lr=1,2", "--optim.lr", "3"], "--optim.lr is part of the grid"),
         (["--grid", "optim.lr=1,-2"], "optim.lr: '-2' must be"),
         (["--seeds", "1,x"], "must be whole numbers"),
-        (["--seeds", "1,2", "--output_dir", "x"], "folder of its own"),
-        (["--seeds", "1,2", "--eval.dev", "none"], "chosen on dev"),
+        (["--seeds", "1,2", "--output_dir", "x"], "its own folder"),
+        (["--seeds", "1,2", "--eval.dev", "none"], "selected on dev"),
         (["--seeds", "1,2", "--optim.lrr", "1"], "did you mean optim.lr"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_folder_of_other_options_is_refused(
 ) -> None:
     assert sweep(config, "--seeds", "1") == 0
     assert sweep(config, "--seeds", "1", "--optim.lr", "0.1") == 2
-    assert "was trained with other options; choose another --output" in capsys.readouterr().err
+    assert "was trained with other options; use another --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", ["pairs.jsonl", "dev.jsonl"])
@@ -221,7 +221,7 @@ def test_scores_of_other_files_stay_out_of_the_table(
     done = len(trainings.calls)
     assert sweep(config, "--seeds", "1,2", "--data.0.path", "pairs.jsonl") == 2
     error = capsys.readouterr().err
-    assert f"{changed}: has changed since " in error and "base-seed1 read it; put it back, or" in error
+    assert f"{changed} has changed since " in error and "base-seed1 read it; restore it, or" in error
     assert len(trainings.calls) == done
     trainings.behave = lambda config: Ended(0, "")
     Path(changed).write_text("as it was", encoding="utf-8")
@@ -315,7 +315,7 @@ def test_wandb_builds_a_command_that_we_understand(
 
 def test_wandb_refuses_lists(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(config, "--grid", "lora.targets=[q_proj,v_proj]", "--wandb_sweep", "x.yaml") == 2
-    assert "W&B can't pass lists" in capsys.readouterr().err
+    assert "W&B cannot pass lists" in capsys.readouterr().err
 
 
 def test_options_of_both_kinds_are_told_apart() -> None:

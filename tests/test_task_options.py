@@ -219,7 +219,7 @@ def test_nothing_is_said_where_nothing_was_shown(tmp_path: Path) -> None:
     [table] = with_copies(tmp_path, ["something else altogether"]).tasks
     assert not any("clean" in row.metric for row in table.rows) and "Overlap" not in table.note
     [table] = with_copies(tmp_path, [row[side] for row in pair_rows(1) for side in ("sentence1", "sentence2")]).tasks
-    assert "40 of 40 items" in table.note and "The 0 others allow no figure" in table.note
+    assert "40 of 40 items" in table.note and "The other 0 are too few for a score" in table.note
 
 
 def test_train_splits_of_a_task_count_as_training(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_write_that_broke_off_is_no_cache(
     tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bag_of_words(tmp_path / "teacher")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot keep the teacher's vectors"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot cache the teacher's vectors"):
         patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -146,10 +146,10 @@ def test_a_teacher_reads_the_data_s_own_texts_each_on_its_side(
 
 
 def test_a_teacher_that_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder; download a teacher"):
+    with pytest.raises(UserError, match="does not exist; download a teacher"):
         load_teacher(str(tmp_path / "none"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no encoder can be loaded from there"):
+    with pytest.raises(UserError, match="cannot be loaded as an encoder"):
         load_teacher(str(tmp_path / "empty"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
 
 

@@ -142,7 +142,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     load_tokens(data(), encoder, folder)
     (path,) = folder.glob("*.arrow")
     path.write_bytes(path.read_bytes()[:7])
-    with pytest.raises(UserError, match=r"\.arrow: damaged.* delete it"):
+    with pytest.raises(UserError, match=r"\.arrow is damaged.* delete it"):
         load_tokens(data(), encoder, folder)
 
 
@@ -154,12 +154,12 @@ def test_what_cannot_be_kept_is_tokenised_in_each_step(
     monkeypatch.setattr(train.data.token_cache, "keeps_tokens", lambda *_: True)
     (tmp_path / "tokens").write_text("a file where the folder should be")
     assert known_tokens(config, data(), encoder, tmp_path / "tokens", 100) is None
-    assert "cannot keep token ids in" in caplog.text and "tokenized in each step" in caplog.text
+    assert "cannot cache token ids in" in caplog.text and "tokenized in each step" in caplog.text
 
 
 def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, folder = tiny_encoder(tmp_path / "model"), tmp_path / "tokens"
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot keep token ids in .*disk is full"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot cache token ids in .*disk is full"):
         patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_tokens(data(), encoder, folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]

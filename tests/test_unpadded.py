@@ -161,11 +161,11 @@ def test_rows_and_back() -> None:
 @pytest.mark.parametrize(
     ("family", "model", "reason"),
     [
-        ("llama", {}, "16 bits"),
+        ("llama", {}, "16-bit"),
         ("gemma", {"autocast": "on"}, "family"),
-        ("llama", {"autocast": "on", "bidirectional": True}, "both directions"),
+        ("llama", {"autocast": "on", "bidirectional": True}, "bidirectional attention"),
         ("llama", {"autocast": "on", "attention": "eager"}, "sdpa"),
-        ("llama", {"autocast": "on"}, "heads of 4"),
+        ("llama", {"autocast": "on"}, "heads have 4"),
         ("qwen3", {"autocast": "on"}, None),
         ("qwen3", {"dtype": "bfloat16"}, None),
     ],

@@ -148,7 +148,7 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(VectorFile, "append", full)
-    with pytest.raises(UserError, match=r"cannot keep vectors in .*the disk is full.*--cache ''"):
+    with pytest.raises(UserError, match=r"cannot cache vectors in .*the disk is full.*--cache ''"):
         CachedEncoder(FakeEncoder(), tmp_path).encode_views(["a"], VIEWS)
 
 

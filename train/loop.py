@@ -98,8 +98,8 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
     _log.warning("step %d: loss %s, gradient norm %s; skipped", state.step, result.loss, result.grad_norm)
     if state.bad_steps >= MAX_BAD_STEPS:
         raise UserError(
-            f"{state.bad_steps} steps in a row gave no finite gradient (loss {result.loss}); lower --optim.lr or use "
-            f"--model.dtype float32; checkpoints up to the last good one are in {run.folder.checkpoints}"
+            f"{state.bad_steps} consecutive steps had no finite gradient (loss {result.loss}); lower --optim.lr or use "
+            f"--model.dtype float32; earlier checkpoints are in {run.folder.checkpoints}"
         )
 
 

@@ -45,7 +45,7 @@ def check_config(config: TrainConfig) -> None:
     _check_prompts(config)
     check_losses(config)
     if config.model.pooling in LOGIT_POOLINGS:
-        raise UserError(f"model.pooling {config.model.pooling}: for encoding and evaluation only; train with last")
+        raise UserError(f"model.pooling {config.model.pooling} is only for encoding and evaluation; train with last")
     check_adapter_options(config.lora)
     if config.export.model:
         _check_model_folder(config)
@@ -66,7 +66,7 @@ def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -
     base = Path((config.model if artifact is None else artifact.base).name_or_path).resolve()
     for target in _replaced(config, folder):
         if base.is_relative_to(target.resolve()):
-            raise UserError(f"model.name_or_path {base}: training would replace it; choose another --output_dir")
+            raise UserError(f"model.name_or_path {base} would be overwritten by training; choose another --output_dir")
         check_replaceable(target)
     if artifact is not None and artifact.adapter is not None:
         raise UserError(
@@ -81,7 +81,7 @@ def check_same_step(step: int, folder: RunFolder, accelerator: Accelerator) -> N
     if steps.min() != steps.max():
         raise UserError(
             f"output_dir {folder.path}: processes find different checkpoints (steps {steps.tolist()}); put it on a "
-            "disk that all nodes share, or use --checkpoint.resume fresh"
+            "shared disk, or use --checkpoint.resume fresh"
         )
 
 
@@ -111,7 +111,7 @@ def _check_prompts(config: TrainConfig) -> None:
 def _check_model_folder(config: TrainConfig) -> None:
     _check_exported_prompt(config.model)
     if config.export.merge and config.model.load_in_4bit:
-        raise UserError("export.merge: an adapter can't be merged into 4-bit weights; leave it out")
+        raise UserError("export.merge: an adapter cannot be merged into 4-bit weights; remove it")
     check_mergeable(config.model, merge=config.lora.method == "full" or config.export.merge)
 
 
@@ -120,8 +120,8 @@ def _check_exported_prompt(model: ModelConfig) -> None:
     prompt = get_prompt(model.prompt, model.task)
     if prompt.suffix and model.tokenization == "joint":
         raise UserError(
-            f"model.prompt {prompt.name!r} has text behind the slot; add --model.tokenization separate, so that the "
-            "exported tokenizer can write the prompt, or --export.model false"
+            f"model.prompt {prompt.name!r} has text after {{text}}; add --model.tokenization separate, so that the "
+            "exported tokenizer can add it, or --export.model false"
         )
 
 
@@ -129,11 +129,13 @@ def _check_push(config: TrainConfig) -> None:
     if config.export.push is None:
         return
     if not config.export.model:
-        raise UserError("export.push: pushes model/, which --export.model false leaves out; drop one of the two")
+        raise UserError(
+            "export.push: it pushes model/, which --export.model false does not write; remove one of the two"
+        )
     if config.model.load_in_4bit and Path(config.model.name_or_path).is_dir():
         raise UserError(
-            "export.push: others can't read a base that is a folder here, and an adapter can't be merged into 4-bit "
-            "weights; name the base by its Hub id, or leave out export.push"
+            "export.push: others cannot read a local base folder, and an adapter cannot be merged into 4-bit weights; "
+            "give the base by its Hub id, or remove export.push"
         )
     check_repository_name(config.export.push)
     if os.environ.get("RANK", "0") == "0":
@@ -143,18 +145,20 @@ def _check_push(config: TrainConfig) -> None:
 def _check_sources(config: TrainConfig) -> None:
     """There are sources, each with a path and the options of its kind."""
     if not config.data:
-        raise UserError("config error: data: no training pairs; name a file with --data.0.path pairs.jsonl")
+        raise UserError("config error: data: no training pairs are given; give a file with --data.0.path pairs.jsonl")
     for number, source in enumerate(config.data):
         if not source.path:
-            raise UserError("config error: data: a source has no path; name a file, a folder or a Hub id")
+            raise UserError("config error: data: a source has no path; give a file, a folder or a Hub id")
         if source.kind == "labelled" and config.batch.no_duplicates:
             raise UserError(
-                f"batch.no_duplicates: data.{number} is labelled, and its batches follow the labels; leave it out, "
-                f"or drop equal rows with --data.{number}.clean true"
+                f"batch.no_duplicates: data.{number} is labelled, and its batches are drawn by label; remove it, or "
+                f"drop equal rows with --data.{number}.clean true"
             )
         for option in ("negatives", "document_id", "document_prompt"):
             if source.kind != "pairs" and getattr(source, option):
-                raise UserError(f"data.{number}.{option}: only pairs have it, and data.{number}.kind is {source.kind}")
+                raise UserError(
+                    f"data.{number}.{option} is only for pairs, but data.{number}.kind is {source.kind}; remove it"
+                )
 
 
 def _check_mixture(sources: tuple[SourceConfig, ...]) -> None:
@@ -162,26 +166,30 @@ def _check_mixture(sources: tuple[SourceConfig, ...]) -> None:
     for number, source in enumerate(sources):
         if source.weight is not None:
             raise UserError(
-                f"data.{number}.weight: only batches of one source have weights; add --batch.sources single"
+                f"data.{number}.weight is only used for batches of a single source; add --batch.sources single"
             )
     for option in ("kind", "losses", "texts_per_label"):
         for number, source in enumerate(sources):
             if getattr(source, option) != getattr(sources[0], option):
                 raise UserError(
-                    f"data.{number}.{option}: not that of data.0, so no batch can hold both; add --batch.sources single"
+                    f"data.{number}.{option} differs from that of data.0, so a batch cannot contain both; add "
+                    "--batch.sources single"
                 )
 
 
 def _check_mining(config: TrainConfig) -> None:
     mining = config.mining
     if all(source.kind != "pairs" for source in config.data):
-        raise UserError("mining.every: only pairs get negatives, and no source has any; leave it out")
+        raise UserError("mining.every: only pairs get negatives, and no source has pairs; remove it")
     if config.batch.no_duplicates:
-        raise UserError("mining.every: mined negatives are positives of other rows, which batch.no_duplicates forbids")
+        raise UserError(
+            "mining.every: mined negatives repeat positives of other rows, which batch.no_duplicates forbids; remove "
+            "one of the two"
+        )
     if mining.min_rank + mining.negatives > mining.max_rank + 1:
         raise UserError(
-            f"mining.negatives {mining.negatives}: more than the window of ranks {mining.min_rank} to "
-            f"{mining.max_rank} holds; raise --mining.max_rank"
+            f"mining.negatives {mining.negatives} is more than the window of ranks {mining.min_rank} to "
+            f"{mining.max_rank} contains; raise --mining.max_rank"
         )
 
 
@@ -189,26 +197,28 @@ def _check_evaluation(evaluation: EvalSection, export: ExportConfig) -> None:
     if evaluation.dev is not None:
         return
     if export.whiten:
-        raise UserError("export.whiten: its k is chosen on dev; name a similarity file with --eval.dev")
+        raise UserError("export.whiten: its k is selected on dev; give a similarity file with --eval.dev")
     if evaluation.after_training and evaluation.tests:
         raise UserError(
-            "eval.tests: layers are chosen on dev; name a similarity file with --eval.dev, "
-            "or use --eval.after_training false"
+            "eval.tests: layers are selected on dev; give a similarity file with --eval.dev, or use "
+            "--eval.after_training false"
         )
 
 
 def _check_collective_passes(config: TrainConfig, engine: type[Engine]) -> None:
     """What one process does with whole weights while the others wait."""
-    under = f"not under {engine.title}"
+    under = f"not supported under {engine.title}"
     if config.mining.every is not None:
-        raise UserError(f"mining.every: {under}, where a pass needs all processes; run dec2vec mine before")
+        raise UserError(
+            f"mining.every: {under}, where each forward pass is collective; run dec2vec mine before training"
+        )
     if config.export.push is not None:
         raise UserError(
             f"export.push: {under}, where a process holds only shards of the weights; push the finished run with "
             "dec2vec export"
         )
     if engine is Zero3 and config.model.load_in_4bit:
-        raise UserError("model.load_in_4bit: not under ZeRO-3; configs/accelerate/fsdp2-4bit.yaml has 4-bit shards")
+        raise UserError("model.load_in_4bit: not supported under ZeRO-3; use configs/accelerate/fsdp2-4bit.yaml")
 
 
 def _replaced(config: TrainConfig, folder: RunFolder) -> list[Path]:

@@ -20,7 +20,9 @@ from dec2vec.vectors.averaging import unit_rows
 
 NAME = "adapter"
 BARELY = 1e-4
-_FIX = "export the run again from a trained checkpoint; if it is the same, look at the loss: nothing was learnt"
+_FIX = (
+    "export the run again from a trained checkpoint; if the result is the same, check the loss: the run did not learn"
+)
 
 
 def check_adapter(model: LoadedModel) -> Finding:
@@ -29,7 +31,7 @@ def check_adapter(model: LoadedModel) -> Finding:
     if kept is not None:
         zero, count = _zero_matrices(kept)
         if count and zero == count:
-            return Finding(NAME, "fail", f"all {count} lora_B are zero: the model is the base", _FIX)
+            return Finding(NAME, "fail", f"all {count} lora_B matrices are zero, so the model equals the base", _FIX)
         return _with_and_without(model, zero, count)
     return _against_base(model)
 
@@ -58,14 +60,18 @@ def _with_and_without(model: LoadedModel, zero: int, count: int) -> Finding:
             untuned = unit_rows(embed(PROBES))
         difference = float(np.abs(tuned - untuned).max())
         if difference == 0:
-            return Finding(NAME, "fail", f"{route}: vectors are the base's: the adapter is not in effect", _FIX)
+            return Finding(
+                NAME, "fail", f"{route}: vectors equal those of the base, so the adapter has no effect", _FIX
+            )
         if difference < BARELY:
-            return Finding(NAME, "warn", f"{route}: vectors differ from the base's by {difference:.1g} only", _FIX)
+            return Finding(
+                NAME, "warn", f"{route}: vectors differ from those of the base by only {difference:.1g}", _FIX
+            )
         largest = max(largest, difference)
     if zero:
-        what = f"{zero} of {count} lora_B are zero: these modules were not trained"
-        return Finding(NAME, "warn", what, "look at --lora.targets, and at the gradients of these modules")
-    return Finding(NAME, "pass", f"vectors differ from the base's by up to {largest:.2g}")
+        what = f"{zero} of {count} lora_B matrices are zero, so these modules were not trained"
+        return Finding(NAME, "warn", what, "check --lora.targets and the gradients of these modules")
+    return Finding(NAME, "pass", f"vectors differ from those of the base by up to {largest:.2g}")
 
 
 @contextlib.contextmanager
@@ -90,7 +96,7 @@ def _against_base(model: LoadedModel) -> Finding:
     """Compare merged weights with those of the base, if it is on this machine."""
     artifact = model.files.artifact
     if artifact is None:
-        return Finding(NAME, "skip", "no adapter, and no file that names a base to compare with")
+        return Finding(NAME, "skip", "there is no adapter, and no file that names the base to compare with")
     base = artifact.config
     if Path(base.name_or_path) in model.files.folders:
         return Finding(NAME, "skip", "the folder names itself as its base")
@@ -98,7 +104,9 @@ def _against_base(model: LoadedModel) -> Finding:
         theirs = checkpoint_tensors(ModelConfig(name_or_path=base.name_or_path, revision=base.revision))
         ours = checkpoint_tensors(artifact.base)
     except UserError:
-        return Finding(NAME, "skip", f"merged weights; the base {base.name_or_path} is not here to compare with")
+        return Finding(
+            NAME, "skip", f"merged weights cannot be compared, because the base {base.name_or_path} is not available"
+        )
     return _compared(ours, theirs, base.name_or_path)
 
 
@@ -107,11 +115,11 @@ def _compared(ours: dict[str, Path], theirs: dict[str, Path], base: str) -> Find
     deeper = {name.partition(".")[2]: name for name in theirs} | {name: name for name in theirs}
     shared = [(name, deeper[name]) for name in ours if name in deeper]
     if not shared:
-        return Finding(NAME, "warn", f"no weight of {base} has the same name here", "check base_model in dec2vec.json")
+        return Finding(NAME, "warn", f"no weight has the same name as in {base}", "check base_model in dec2vec.json")
     for mine, other in shared:
         one, two = _tensor(ours[mine], mine), _tensor(theirs[other], other)
         if one.shape != two.shape or not torch.equal(one.to(two.dtype), two):
-            return Finding(NAME, "pass", f"merged weights differ from {base}'s ({mine})")
+            return Finding(NAME, "pass", f"merged weights differ from those of {base} ({mine})")
     return Finding(NAME, "fail", f"all {len(shared)} weights equal those of {base}", _FIX)
 
 

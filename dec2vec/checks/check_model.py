@@ -37,7 +37,7 @@ def check_model(config: ModelConfig) -> list[Finding]:
         model = load_model(files)
     except UserError as error:
         return [*findings, Finding("loads", "fail", str(error), "fix what the line says")]
-    findings += [Finding("loads", "pass", f"by {' and '.join(model.routes)}"), check_vocabulary(model)]
+    findings += [Finding("loads", "pass", f"loaded by {' and '.join(model.routes)}"), check_vocabulary(model)]
     if failed(findings):
         return findings  # an id without a row ends every forward pass
     findings += [check(model) for check in OF_TOKENS]

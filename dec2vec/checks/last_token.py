@@ -11,7 +11,7 @@ from dec2vec.checks.library_tokens import ends_with, expected_tail, library_ids
 from dec2vec.checks.loaded_model import PROBES, LoadedModel
 
 NAME = "last token"
-_FIX = "let the post_processor of tokenizer.json write it (`dec2vec export` does); add_eos_token is not honoured"
+_FIX = "let the post_processor of tokenizer.json append it (`dec2vec export` does); add_eos_token is ignored"
 
 
 def check_last_token(model: LoadedModel) -> Finding:
@@ -20,7 +20,7 @@ def check_last_token(model: LoadedModel) -> Finding:
         return _ours(model)
     rows = [library_ids(model, text) for text in PROBES]
     if any(not row for row in rows):
-        return Finding(NAME, "fail", "a text gives no tokens at all", _FIX)
+        return Finding(NAME, "fail", "a text is tokenized into no tokens", _FIX)
     tail = expected_tail(model)
     return _foreign(model, rows) if not tail else _marked(model, rows, tail)
 
@@ -32,7 +32,7 @@ def _ours(model: LoadedModel) -> Finding:
     )
     shown = ", ".join(repr(model.encoder.tokenizer.convert_ids_to_tokens(id)) for id in sorted(last))
     if len(last) > 1:
-        return Finding(NAME, "pass", "the text's own last token, by the prompt's wish")
+        return Finding(NAME, "pass", "the prompt pools the last token of the text itself")
     return Finding(NAME, "pass", f"dec2vec ends every text in {shown or 'what each prompt names'}")
 
 
@@ -42,7 +42,7 @@ def _marked(model: LoadedModel, rows: list[list[int]], tail: list[int]) -> Findi
         if not ends_with(row, tail):
             return Finding(NAME, "fail", f"sentence-transformers does not end texts in {shown}", _FIX)
         if ends_with(row, tail * 2):
-            return Finding(NAME, "fail", f"{shown} stands twice at the end of a text", "append it in one place only")
+            return Finding(NAME, "fail", f"{shown} appears twice at the end of a text", "append it in one place only")
     return Finding(NAME, "pass", f"every text ends in {shown}")
 
 
@@ -52,11 +52,11 @@ def _foreign(model: LoadedModel, rows: list[list[int]]) -> Finding:
     last = {row[-1] for row in rows}
     modes = model.pooling.pooling_mode if model.pooling is not None else ""
     if "lasttoken" not in modes:
-        return Finding(NAME, "pass", f"pooling {modes or 'of its own'} does not read one last token")
+        return Finding(NAME, "pass", f"pooling {modes or 'of its own'} does not use a single last token")
     if len(last) > 1:
-        what = "texts end in their own last token, which is pooled: no EOS is appended"
+        what = "no EOS is appended, so the last token of each text is pooled"
         return Finding(NAME, "fail", what, _FIX)
     shown = tokenizer.convert_ids_to_tokens(last.pop())
     if all(row[-2:] == row[-1:] * 2 for row in rows):
-        return Finding(NAME, "fail", f"{shown!r} stands twice at the end of a text", "append it in one place only")
+        return Finding(NAME, "fail", f"{shown!r} appears twice at the end of a text", "append it in one place only")
     return Finding(NAME, "pass", f"every text ends in {shown!r}")

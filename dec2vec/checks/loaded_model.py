@@ -113,8 +113,8 @@ def load_model(files: ModelFiles) -> LoadedModel:
     """Load the model by every library that its files allow. Raises UserError if one of them fails."""
     if files.artifact is None and files.library is None and (files.folder / "adapter_config.json").is_file():
         raise UserError(
-            f"model {files.folder}: a PEFT adapter without dec2vec.json or modules.json, so nothing says how its "
-            "vectors are pooled; export the run with `dec2vec export`"
+            f"model {files.folder}: a PEFT adapter without dec2vec.json or modules.json does not define the pooling; "
+            "export the run with `dec2vec export`"
         )
     library = None if files.library is None else _library(files)
     encoder = None if files.artifact is None and library is not None else _encoder(files)

@@ -43,7 +43,7 @@ class ModelFiles:
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error}); copy or export it again") from None
         if not isinstance(content, dict):
-            raise UserError(f"{path}: a {type(content).__name__}, not an object; copy or export it again")
+            raise UserError(f"{path} contains a {type(content).__name__} instead of an object; copy or export it again")
         return content
 
 
@@ -62,11 +62,11 @@ def _snapshot(model: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if Path(model).exists():
-        raise UserError(f"model {model}: is a file; give the folder it is in")
+        raise UserError(f"model {model} is a file; give its folder")
     try:
         return Path(snapshot_download(model, revision=revision, ignore_patterns=list(_UNREAD)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0][:200].rstrip(".:")
         raise UserError(
-            f"model {model}: no such folder here, and not from the Hub ({reason}); check the name"
+            f"model {model}: there is no such folder, and the Hub could not be used ({reason}); check the name"
         ) from None

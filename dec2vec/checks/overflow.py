@@ -27,14 +27,16 @@ def check_overflow(model: LoadedModel) -> Finding:
 
 def _judged(route: str, top: float, dtype: str, is_finite: np.bool_) -> Finding:
     if not is_finite or not math.isfinite(top):
-        what = f"{route}: vectors or activations with nan or inf"
-        return Finding(NAME, "fail", what, "load it in float32 or bfloat16; if that does not help, the weights are bad")
+        what = f"{route}: vectors or activations contain nan or inf"
+        return Finding(
+            NAME, "fail", what, "load it in float32 or bfloat16; if that does not help, the weights are damaged"
+        )
     if top >= FLOAT16_MAX and dtype == "float16":
-        what = f"{route}: an activation of {top:.3g}, and it is saved to be loaded in float16, which ends at 65504"
+        what = f"{route}: an activation is {top:.3g}, but the model is saved for float16, whose maximum is 65504"
         return Finding(NAME, "fail", what, "change dtype to bfloat16 (sentence_bert_config.json, dec2vec.json)")
     if top >= FLOAT16_MAX / 2:
-        what = f"{route}: an activation of {top:.3g}; float16 ends at 65504"
-        return Finding(NAME, "warn", what, "serve it in bfloat16 or float32, never in float16")
+        what = f"{route}: an activation is {top:.3g}; the maximum of float16 is 65504"
+        return Finding(NAME, "warn", what, "serve the model in bfloat16 or float32, not in float16")
     return Finding(NAME, "pass", "")
 
 

@@ -21,7 +21,12 @@ def check_pooling(model: LoadedModel) -> Finding:
         return Finding(NAME, "pass" if model.is_marked else "warn", f"{view}{known}", _unmarked(model))
     module = model.pooling
     if module is None:
-        return Finding(NAME, "warn", "no Pooling module of sentence-transformers' own: not checked", "see its code")
+        return Finding(
+            NAME,
+            "warn",
+            "not checked, because the Pooling module is not from sentence-transformers",
+            "check the code of the module",
+        )
     return _marked(model, module) if model.is_marked else _foreign(module)
 
 
@@ -33,17 +38,19 @@ def _marked(model: LoadedModel, module: Any) -> Finding:
     assert model.encoder is not None
     wanted = MODES.get(model.encoder.config.pooling)
     if module.pooling_mode != wanted:
-        what = f"sentence-transformers pools {module.pooling_mode}, trained with {wanted}"
+        what = f"sentence-transformers uses {module.pooling_mode} pooling, but the model was trained with {wanted}"
         return Finding(NAME, "fail", what, f"set the mode in {_FILE}, or export again")
     if not module.include_prompt and wanted != "lasttoken":
-        what = "sentence-transformers leaves the prompt's tokens out of the pooling, trained with them"
+        what = (
+            "sentence-transformers excludes the tokens of the prompt from pooling, but the model was trained with them"
+        )
         return Finding(NAME, "fail", what, f"set include_prompt in {_FILE}, or export again")
     return Finding(NAME, "pass", f"{module.pooling_mode}, as trained")
 
 
 def _foreign(module: Any) -> Finding:
     if module.pooling_mode == "cls":
-        what = "the first token is pooled; in a causal decoder it has seen nothing of the text"
+        what = "the first token is pooled, which cannot attend to the text in a causal decoder"
         return Finding(NAME, "fail", what, f"pool the last token (pooling_mode_lasttoken in {_FILE})")
     return Finding(NAME, "pass", f"{module.pooling_mode}")
 
@@ -56,9 +63,14 @@ def check_spread(model: LoadedModel) -> Finding:
         cosines = (vectors @ vectors.T)[~_diagonal(len(vectors))] / _norm_products(vectors)[~_diagonal(len(vectors))]
         if cosines.min() > 1 - 1e-5:
             what = f"{route}: all texts get the same vector (smallest cosine {cosines.min():.6f})"
-            return Finding(name, "fail", what, "the pooled token does not see the text: see pooling and last token")
+            return Finding(
+                name,
+                "fail",
+                what,
+                "the pooled token does not attend to the text; see the checks pooling and last token",
+            )
         least = min(least, float(cosines.min()))
-    return Finding(name, "pass", f"smallest cosine of {len(PROBES)} unlike texts {least:.3f}")
+    return Finding(name, "pass", f"the smallest cosine of {len(PROBES)} different texts is {least:.3f}")
 
 
 def _diagonal(size: int) -> Any:

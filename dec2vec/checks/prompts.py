@@ -19,7 +19,7 @@ def check_prompts(model: LoadedModel) -> Finding:
     """Check the prompts as strings, then the token ids of texts with them."""
     if model.library is None:
         assert model.encoder is not None
-        return Finding(NAME, "pass", f"dec2vec writes {model.encoder.config.prompt!r} by itself")
+        return Finding(NAME, "pass", f"dec2vec adds {model.encoder.config.prompt!r} automatically")
     findings = [_doubled_start(model)]
     if model.is_marked and model.prompt("query") is not None:
         findings += [_written(model, side) for side in SIDES]
@@ -38,7 +38,7 @@ def _written(model: LoadedModel, side: Side) -> Finding:
     if written == trained:
         return Finding(NAME, "pass", "")
     how = "is missing" if not written else "is written twice" if trained and written == trained * 2 else "differs"
-    what = f"the {side} prompt {how}: {written!r} in {_FILE}, trained with {trained!r}"
+    what = f"the {side} prompt {how}: it is {written!r} in {_FILE}, but the model was trained with {trained!r}"
     return Finding(NAME, "fail", what, f"set prompts.{side} in {_FILE} to {trained!r}, or export again")
 
 
@@ -48,7 +48,7 @@ def _default(model: LoadedModel) -> Finding:
     assert prompt is not None
     name = model.library.default_prompt_name
     if prompt.prefix and name is None:
-        what = "plain `encode` writes no prompt: default_prompt_name is empty"
+        what = "`encode` adds no prompt, because default_prompt_name is empty"
         return Finding(NAME, "fail", what, f"set default_prompt_name to query in {_FILE}, or export again")
     return Finding(NAME, "pass", "")
 
@@ -63,8 +63,10 @@ def _round_trip(model: LoadedModel, side: Side) -> Finding:
     for text, ours in zip(PROBES, model.encoder.tokenize(PROBES, side=side), strict=True):
         theirs = _without(library_ids(model, text, side), tail)
         if len(ours) < model.encoder.config.max_length and theirs != _without(ours, tail):
-            what = f"{side} {text[:30]!r} is read as other token ids than dec2vec's"
-            return Finding(NAME, "fail", what, "export again: tokenizer.json was changed or belongs to another model")
+            what = f"{side} {text[:30]!r} gets different token ids than in dec2vec"
+            return Finding(
+                NAME, "fail", what, "export again, because tokenizer.json was changed or belongs to another model"
+            )
     return Finding(NAME, "pass", "")
 
 
@@ -80,15 +82,15 @@ def _doubled_start(model: LoadedModel) -> Finding:
     head = leading_specials(tokenizer)
     if head and library_ids(model, PROBES[0])[: 2 * len(head)] == head * 2:
         what = f"texts begin with {tokenizer.decode(head)!r} twice"
-        return Finding(NAME, "fail", what, "remove it from the prompt: the tokenizer writes it by itself")
+        return Finding(NAME, "fail", what, "remove it from the prompt, because the tokenizer adds it")
     return Finding(NAME, "pass", "")
 
 
 def _foreign(name: str, text: str) -> Finding:
     half = text[: len(text) // 2]
     if SLOT in text:
-        what = f"prompt {name!r} holds {SLOT}, which sentence-transformers writes as it is"
-        return Finding(NAME, "fail", what, f"cut it off in {_FILE}: prompts stand before the text")
+        what = f"prompt {name!r} contains {SLOT}, which sentence-transformers does not replace"
+        return Finding(NAME, "fail", what, f"remove it in {_FILE}, because prompts are placed before the text")
     if len(text) > 8 and half * 2 == text:
         return Finding(NAME, "fail", f"prompt {name!r} is written twice: {text!r}", f"write it once in {_FILE}")
     return Finding(NAME, "pass", "")

@@ -24,14 +24,16 @@ def check_weights(files: ModelFiles) -> Finding:
             for name, tensor in _tensors(file):
                 count += 1
                 if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-                    what = f"{file.name}: {name} holds nan or inf"
-                    return Finding(WEIGHTS, "fail", what, "take an earlier checkpoint: training had gone wrong by then")
+                    what = f"{file.name}: {name} contains nan or inf"
+                    return Finding(
+                        WEIGHTS, "fail", what, "use an earlier checkpoint, because training had already diverged"
+                    )
         except (SafetensorError, OSError) as error:
             what = f"{file}: can't be read ({error})"
             return Finding(WEIGHTS, "fail", what, "copy the file again, or export the run again")
     if not count:
-        fix = "save it as safetensors: pickles can run code, and dec2vec does not read them"
-        return Finding(WEIGHTS, "warn", f"no .safetensors in {files.folder}", fix)
+        fix = "save the weights as safetensors; dec2vec does not read pickles, because they can run code"
+        return Finding(WEIGHTS, "warn", f"{files.folder} contains no .safetensors file", fix)
     return Finding(WEIGHTS, "pass", f"{count} tensors, all finite")
 
 
@@ -48,7 +50,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 VOCABULARY = "vocabulary"
-_FIX_VOCABULARY = "put the tokenizer files of the base beside the weights, or resize the embeddings before training"
+_FIX_VOCABULARY = "use the tokenizer files of the base, or resize the embeddings before training"
 
 
 def check_vocabulary(model: LoadedModel) -> Finding:
@@ -82,6 +84,6 @@ def _moved_tokens(model: LoadedModel) -> Finding:
         ours = tokenizer.get_vocab()
         moved = [token for token, id in original.items() if ours.get(token) != id]
         if moved:
-            what = f"{route}: {len(moved)} tokens have other ids than in the base (such as {moved[0]!r})"
+            what = f"{route}: {len(moved)} tokens have different ids than in the base (such as {moved[0]!r})"
             return Finding(VOCABULARY, "fail", what, _FIX_VOCABULARY)
     return Finding(VOCABULARY, "pass", "")

@@ -26,10 +26,12 @@ def check_serving_files(model: LoadedModel) -> Finding:
     """Check the files. A separate adapter is not a mistake, but it has to be merged before serving."""
     files = model.files
     if files.library is None:
-        return Finding(NAME, "skip", "no sentence-transformers folder")
+        return Finding(NAME, "skip", "this is not a sentence-transformers folder")
     decoder = files.json("config.json")
     if not decoder:
-        return Finding(NAME, "pass", "adapter kept apart; vLLM and TEI want it merged (`dec2vec export RUN --merge`)")
+        return Finding(
+            NAME, "pass", "the adapter is not merged, which vLLM and TEI require (`dec2vec export RUN --merge`)"
+        )
     for what, fix in _obstacles(model, files, decoder):
         return Finding(NAME, "warn", what, fix)
     kind = decoder.get("model_type")
@@ -43,12 +45,12 @@ def _obstacles(model: LoadedModel, files: ModelFiles, decoder: dict[str, Any]) -
     if mode not in POOLED:
         yield f"pooling {mode}: vLLM would take the last token instead, TEI refuses it", _LAST
     if isinstance(_output_name(files), list):
-        yield "an inner layer is pooled; vLLM and TEI would take the last one without a word", _LAST
+        yield "an inner layer is pooled, but vLLM and TEI would silently use the last one", _LAST
     if not decoder.get("architectures"):
         yield "config.json names no architecture", _AGAIN
     rotary = decoder.get("rope_parameters") or {}
     if "rope_theta" in rotary and "rope_theta" not in decoder:
-        yield "config.json has no rope_theta: TEI refuses it, transformers 4 takes another without a word", _AGAIN
+        yield "config.json has no rope_theta: TEI refuses the model, and transformers 4 silently uses a default", _AGAIN
     if decoder.get("model_type") == "qwen2":
         yield (
             "TEI appends <|endoftext|> to the texts of qwen2 itself, after what the tokenizer appends",

@@ -10,24 +10,24 @@ from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.averaging import unit_rows
 
 SAME_VECTORS = "same vectors"
-_EXPORT_AGAIN = "export again (`dec2vec export`): a file of the folder was changed, or the versions do not fit"
+_EXPORT_AGAIN = "export again (`dec2vec export`), because a file was changed or the library versions differ"
 SIDES: tuple[Side, Side] = ("query", "document")
 
 
 def check_same_vectors(model: LoadedModel) -> Finding:
     """Compare the vectors of dec2vec and sentence-transformers, as query and as document, also for a long text."""
     if len(model.routes) < 2:
-        return Finding(SAME_VECTORS, "skip", "only one way of loading it")
+        return Finding(SAME_VECTORS, "skip", "the model can be loaded by one library only")
     texts = [*PROBES, "word after word " * 600]
     largest = 0.0
     for side in SIDES:
         ours, theirs = model.embed_ours(texts, side), model.embed_library(texts, side)
         if ours.shape != theirs.shape:
-            what = f"{ours.shape[1]} dimensions by dec2vec, {theirs.shape[1]} by sentence-transformers"
+            what = f"dec2vec gives {ours.shape[1]} dimensions, sentence-transformers {theirs.shape[1]}"
             return Finding(SAME_VECTORS, "fail", what, _EXPORT_AGAIN)
         difference = float(np.abs(unit_rows(ours) - unit_rows(theirs)).max())
         if not difference <= model.tolerance:
-            what = f"{side}: dec2vec's and sentence-transformers' vectors differ by {difference:.2g}"
+            what = f"{side}: the vectors of dec2vec and sentence-transformers differ by {difference:.2g}"
             return Finding(SAME_VECTORS, "fail", what, _EXPORT_AGAIN)
         largest = max(largest, difference)
     return Finding(SAME_VECTORS, "pass", f"dec2vec and sentence-transformers agree to {largest:.1g}")
@@ -42,14 +42,14 @@ def check_unit_length(model: LoadedModel) -> Finding:
         lengths = np.linalg.norm(embed(PROBES), axis=1)
         if float(np.abs(lengths - 1).max()) > model.tolerance:
             what = f"{route}: vectors have lengths from {lengths.min():.3g} to {lengths.max():.3g}"
-            fix = "add the Normalize module to modules.json (or export again); else compare by cosine only"
+            fix = "add the Normalize module to modules.json (or export again); otherwise compare vectors only by cosine"
             return Finding(UNIT_LENGTH, "fail" if model.is_marked else "warn", what, fix)
     return Finding(UNIT_LENGTH, "pass", "every vector has length 1")
 
 
 PADDING = "padding"
 _FIX_PADDING = (
-    "set padding_side to right in tokenizer_config.json (left only for a decoder with relative positions), name a "
+    "set padding_side to right in tokenizer_config.json (left only for decoders with relative positions), set a "
     "pad_token there, and pool the last real token"
 )
 
@@ -71,4 +71,6 @@ def check_padding(model: LoadedModel) -> Finding:
             return Finding(PADDING, "fail", what, _FIX_PADDING)
         furthest = max(furthest, difference)
     sides = {tokenizer.padding_side for name, tokenizer in model.tokenizers.items() if name != "dec2vec"} or {"right"}
-    return Finding(PADDING, "pass", f"alone and in a batch alike (padded {', '.join(sides)}; largest {furthest:.1g})")
+    return Finding(
+        PADDING, "pass", f"equal alone and in a batch (padding {', '.join(sides)}; largest difference {furthest:.1g})"
+    )

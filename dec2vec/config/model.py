@@ -16,7 +16,7 @@ PoolingName = Literal[
     "last", "mean", "weighted_mean", "first_last", "first_last_static", "max", "logits", "sparse_logits"
 ]
 LOGIT_POOLINGS: tuple[PoolingName, ...] = ("logits", "sparse_logits")
-"""Read through the LM head from the last token; as wide as the vocabulary."""
+"""Poolings that apply the LM head to the last token. Their vectors are as long as the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -35,43 +35,47 @@ class EncodeOptions:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """A decoder and the way its hidden states become one vector."""
+    """The decoder, and how its hidden states become one vector."""
 
     name_or_path: str = ""
-    """Hub id or local folder of a decoder-only model (a run folder works where a tuned model is meant)."""
+    """Hub id or local folder of a decoder-only model. A run folder is accepted where a tuned model is expected."""
     revision: str | None = None
-    """Hub branch, tag or commit; None takes the default branch."""
+    """Hub branch, tag or commit. None uses the default branch."""
     trust_remote_code: bool = False
-    """Run code that the model's repository ships. Off unless you have read that code."""
+    """Run code from the model's repository. Enable it only if you have read that code."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """dtype of the base weights in memory."""
+    """Data type of the base weights in memory."""
     autocast: Literal["auto", "on", "off"] = "auto"
-    """Matrix products in bfloat16. auto: on CUDA, and on CPUs with bfloat16 units (elsewhere float32 is faster)."""
+    """Compute matrix products in bfloat16. auto: on CUDA and on CPUs with bfloat16 support (float32 is faster on
+    others)."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention kernel; flash_attention_2 needs the flash-attn package and CUDA."""
+    """Attention kernel. flash_attention_2 needs CUDA and the flash-attn package."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes CUDA where there is one."""
+    """auto uses CUDA if it is available."""
     load_in_4bit: bool = False
-    """Load base weights as NF4 (QLoRA). CUDA with the bitsandbytes package only."""
+    """Load the base weights in 4 bits (NF4, as in QLoRA). Needs CUDA and the bitsandbytes package."""
     pooling: PoolingName = "last"
-    """Which token states make the vector."""
+    """How the vector is computed from the token states."""
     layer: int | float | None = None
-    """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of depth;
-    None takes the layer of the prompt's publication."""
+    """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of the depth.
+    None uses the layer from the publication of the prompt."""
     depth: Annotated[int, Ge(1)] | None = None
-    """Use only so many of the decoder's blocks, counted from below: what is saved is then really smaller."""
+    """Use only this many of the decoder's first blocks. The saved model is correspondingly smaller."""
     bidirectional: bool = False
-    """Every token sees the whole text (LLM2Vec, BehnamGhader et al. 2024); a decoder has to be trained for it."""
+    """Every token attends to the whole text (LLM2Vec, BehnamGhader et al. 2024). The decoder has to be trained for
+    this."""
     prompt: str = "bare"
-    """A name such as bare, prompteol or instruct (docs/prompts.md lists all), or a template with one {text}."""
+    """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}."""
     task: str = "Retrieve semantically similar text."
-    """What the instruct prompt says after `Instruct:`."""
+    """Task description that the instruct prompt inserts after `Instruct:`."""
     text_normalization: TextNormalization = "none"
-    """sts: final period, single quotes, as the published STS protocol prepares sentences; lower: lower case."""
+    """sts adds a final period and uses single quotes, as in the published STS protocol; lower converts to lower
+    case."""
     tokenization: Literal["joint", "separate"] = "joint"
-    """joint: prompt and text in one string, as published. separate: the suffix on its own, which exports everywhere."""
+    """joint tokenizes prompt and text as one string, as published. separate tokenizes the suffix separately, which
+    every export supports."""
     max_length: Annotated[int, Ge(4)] = 512
-    """Longest input in tokens, prompt and EOS included; the text is cut, never the prompt."""
+    """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt."""
 
     @property
     def pooled_layer(self) -> int | float:

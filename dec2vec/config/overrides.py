@@ -97,7 +97,7 @@ def _split(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     while tokens:
         token = tokens.pop(0)
         if not token.startswith("--"):
-            raise UserError(f"config error: {token!r} is no option; write --section.key value")
+            raise UserError(f"config error: {token!r} is not an option; write --section.key value")
         name, equals, first = token[2:].partition("=")
         values = [first] if equals else []
         while not equals and tokens and not tokens[0].startswith("--"):
@@ -145,5 +145,5 @@ def _assign(root: dict[str, object], name: str, value: object) -> None:
         else:
             node = node.setdefault(part, [] if following.isdigit() else {})
         if not isinstance(node, list if following.isdigit() else dict):
-            raise UserError(f"config error: {'.'.join(parents[: depth + 1])}: {node!r} is no section")
+            raise UserError(f"config error: {'.'.join(parents[: depth + 1])}: {node!r} is not a section")
     node[key] = value

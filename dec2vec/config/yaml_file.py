@@ -51,7 +51,7 @@ def read_mapping(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
     except IsADirectoryError:
-        raise UserError(f"config file {path} is a folder; name a YAML file") from None
+        raise UserError(f"config file {path} is a folder; give a YAML file") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"config file {path} line {line}: not UTF-8; save it as UTF-8") from None
@@ -63,7 +63,7 @@ def read_mapping(path: Path) -> dict[str, object]:
         return {}
     if not isinstance(value, dict):
         kind = type(value).__name__
-        raise UserError(f"config file {path} holds a {kind}, not `section:` and `key: value` lines")
+        raise UserError(f"config file {path} contains a {kind} instead of `section:` and `key: value` lines")
     return value
 
 

@@ -64,9 +64,9 @@ class ShardWork:
 def check_shard_folder(output: Path) -> None:
     """UserError for an output that can't be a folder of shards."""
     if output.suffix in (".npy", ".parquet") or (output.exists() and not output.is_dir()):
-        raise UserError(f"output {output}: with --shard_rows it is a folder; name one (and --shard_format parquet)")
+        raise UserError(f"output {output}: --shard_rows writes a folder; give a folder (and --shard_format parquet)")
     if not output.parent.is_dir():
-        raise UserError(f"output {output}: the folder {output.parent} does not exist; make it first")
+        raise UserError(f"output {output}: the folder {output.parent} does not exist; create it first")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise UserError(f"output {output}: the folder is not writable")
 
@@ -94,7 +94,7 @@ def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
             else:
                 _encode_shard(work, encoder, path, wanted[-1], texts, bar)
     if len(wanted) != count:
-        raise UserError(f"{work.input}: changed while it was read; let it be finished first")
+        raise UserError(f"{work.input} changed while it was read; wait until it is complete")
     index = write_index(work.output, wanted)
     if work.world == 1:
         remove_leftovers(work.output)  # whether processes of other hosts are alive is not known here
@@ -135,4 +135,4 @@ def _report(work: ShardWork, index: Index | None, mine: int, done: int, rate: fl
         size = f"{index.rows} vectors of {index.dimension} dimensions in {len(index.shards)} shards"
         sys.stderr.write(f"{size}: {work.output / INDEX}\n")
     share = "" if work.world == 1 else f"rank {work.rank}: "
-    sys.stderr.write(f"{share}{mine - done} texts embedded ({rate:.0f} a second), {done} were there already\n")
+    sys.stderr.write(f"{share}{mine - done} texts embedded ({rate:.0f} per second), {done} existed already\n")

@@ -65,13 +65,13 @@ def recall_against(found: Ranking, exact: Ranking) -> float:
 def searchable_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
     """Rows scaled to length 1. Raises UserError for inf and nan, which have no neighbours."""
     if not np.isfinite(vectors).all():
-        raise UserError("vectors hold inf or nan and have no neighbours; encode in float32 (model.dtype)")
+        raise UserError("vectors contain inf or nan, so they have no neighbours; encode in float32 (model.dtype)")
     return unit_rows(vectors, wide=True)
 
 
 def usable_k(k: int, documents: int) -> int:
     if k < 1:
-        raise UserError(f"k {k}: a search needs k of 1 or more")
+        raise UserError(f"k {k}: a search needs k of at least 1")
     if documents == 0:
         raise UserError("there are no documents to search")
     return min(k, documents)

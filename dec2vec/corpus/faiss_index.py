@@ -190,7 +190,9 @@ def _trained(vectors: StoredVectors, code_bytes: int | None, seed: int) -> Any:
 
     n, dimension = len(vectors), vectors.dimension
     if n < FEWEST:
-        raise UserError(f"{vectors.name}: ivf-pq wants {FEWEST} vectors or more, here are {n}; use --kind flat or hnsw")
+        raise UserError(
+            f"{vectors.name}: ivf-pq needs at least {FEWEST} vectors, but there are {n}; use --kind flat or hnsw"
+        )
     cells = max(1, min(round(4 * n**0.5), n // PER_CENTRE))
     bits = min(8, int(np.log2(n / PER_CENTRE)))
     index: Any = faiss.IndexIVFPQ(
@@ -213,7 +215,7 @@ def _code_size(dimension: int, wanted: int | None) -> int:
     if wanted is not None:
         if dimension % wanted:
             fitting = ", ".join(str(m) for m in range(1, dimension + 1) if dimension % m == 0)
-            raise UserError(f"code_bytes {wanted}: does not divide the dimension {dimension}; use one of {fitting}")
+            raise UserError(f"code_bytes {wanted} does not divide the dimension {dimension}; use one of {fitting}")
         return wanted
     limit = min(CODE_BYTES, max(1, dimension // 2))
     return max(m for m in range(1, limit + 1) if dimension % m == 0)

@@ -35,10 +35,10 @@ def read_corpus(path: Path, column: str, model: str | None, args: SidedEncoderAr
     """All vectors of a file, and its texts if it is a file of texts, which `model` embeds. UserError without one."""
     if holds_vectors(path):
         if model is not None:
-            raise UserError(f"{path} holds vectors already; remove --model, or give a file of texts")
+            raise UserError(f"{path} already contains vectors; remove --model, or give a file of texts")
         return open_vectors(path).everything(), None
     if model is None:
-        raise UserError(f"{path}: texts need --model to become vectors")
+        raise UserError(f"{path} contains texts; add --model to embed them")
     texts = read_texts(path, column)
     return embed(texts, model, args), texts
 
@@ -50,7 +50,7 @@ def embed(texts: Sequence[str], model: str, args: SidedEncoderArgs) -> Rows:
     encoder = load_encoder(args.model_config(model, args.revision), args.max_length)
     vectors = encoder.encode(texts, **vars(args.encode_options))
     if not np.isfinite(vectors).all():
-        raise UserError(f"model {model}: gives vectors with inf or nan; see `dec2vec check {model}`")
+        raise UserError(f"model {model} gives vectors with inf or nan; run `dec2vec check {model}`")
     return vectors
 
 

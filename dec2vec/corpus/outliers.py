@@ -43,7 +43,7 @@ def outliers_command(args: OutliersArgs) -> None:
 
     vectors, texts = read_corpus(args.input, args.column, args.model, args)
     if len(vectors) < 2:
-        raise UserError(f"{args.input}: {len(vectors)} row has no neighbours; give two or more")
+        raise UserError(f"{args.input}: {len(vectors)} row has no neighbours; give at least two rows")
     ranking = nearest_others(vectors, args.k, args.method)
     distances = mean_distances(ranking)
     rows: list[dict[str, Any]] = [

@@ -54,8 +54,8 @@ def search_command(args: SearchArgs) -> None:
     vectors = embed(queries, args.model, args)
     if vectors.shape[1] != index.d:
         raise UserError(
-            f"{args.index}: vectors of {index.d} dimensions, model {args.model} gives {vectors.shape[1]}; name the "
-            "model that the index was made with"
+            f"{args.index} has vectors of {index.d} dimensions, but model {args.model} gives {vectors.shape[1]}; use "
+            "the model with which the index was built"
         )
     ranking = search_index(index, vectors, args.k)
     texts = _hit_texts(args, set(ranking.positions.ravel().tolist()), index.ntotal)
@@ -87,5 +87,5 @@ def _hit_texts(args: SearchArgs, hits: Collection[int], indexed: int) -> dict[in
                 texts[row] = text
         first += len(block)
     if first != indexed:
-        raise UserError(f"{args.texts}: {first} rows, the index has {indexed}; give the file that was encoded")
+        raise UserError(f"{args.texts} has {first} rows, but the index has {indexed}; give the file that was encoded")
     return texts

@@ -84,8 +84,8 @@ def is_done(path: Path, wanted: Shard) -> bool:
         return False
     if note.reading != wanted.reading:
         raise UserError(
-            f"output {path.parent}: {path.name} is by another model or with other options; name another folder, or "
-            "remove this one"
+            f"output {path.parent}: {path.name} was written by another model or with other options; use another "
+            "folder, or remove this one"
         )
     return is_same(note, wanted) and path.is_file() and sha256_file(path) == note.sha256
 

@@ -75,7 +75,9 @@ def open_vectors(path: Path) -> StoredVectors:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     if path.suffix not in (".npy", ".parquet"):
-        raise UserError(f"{path}: vectors are a .npy, a .parquet or a folder with {INDEX}; write them with encode")
+        raise UserError(
+            f"{path}: vectors must be a .npy file, a .parquet file or a folder with {INDEX}; write them with encode"
+        )
     part = VectorFile(path, 0, 0)
     array = part.read()
     if not len(array):
@@ -101,7 +103,7 @@ def _open_npy(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable .npy of numbers ({error}); write it with encode") from None
+        raise UserError(f"{path}: not a readable .npy file of numbers ({error}); write it with encode") from None
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(f"{path}: {array.ndim}-dimensional {array.dtype}, not a matrix of floats; write it with encode")
     return array
@@ -116,7 +118,7 @@ def _read_parquet(path: Path) -> NDArray[Any]:
         width = column.type.list_size
         flat: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
     except (pyarrow.ArrowException, OSError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: no vectors in a column embedding ({error}); write it with encode") from None
+        raise UserError(f"{path}: there is no column embedding with vectors ({error}); write it with encode") from None
     return flat.reshape(-1, width)
 
 

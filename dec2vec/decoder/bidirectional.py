@@ -26,14 +26,17 @@ def set_attention(architecture: PretrainedConfig, config: ModelConfig) -> None:
     if not config.bidirectional:
         if not vars(decoder).get("is_causal", True):
             raise UserError(
-                f"model {config.name_or_path}: was tuned with attention in both directions; add "
-                "--model.bidirectional true"
+                f"model {config.name_or_path} was tuned with bidirectional attention; add --model.bidirectional true"
             )
         return
     if decoder.model_type not in FAMILIES:
-        raise UserError(f"model.bidirectional: not for {decoder.model_type}; leave it out, or name a Llama or Qwen")
+        raise UserError(
+            f"model.bidirectional is not supported for {decoder.model_type}; remove it, or use a Llama or Qwen model"
+        )
     if config.attention == "flash_attention_2":
-        raise UserError("model.bidirectional: flash_attention_2 takes no mask of whole texts; use sdpa or eager")
+        raise UserError(
+            "model.bidirectional: flash_attention_2 does not support bidirectional masks; use sdpa or eager"
+        )
     decoder.is_causal = False
 
 

@@ -78,4 +78,4 @@ def final_norm(backbone: nn.Module, layer_count: int) -> nn.Module:
             norms = [children[name] for name in _NAMES if name in children]
             if norms:
                 return norms[0]
-    raise UserError("view +norm: this decoder has no final norm to apply to inner layers; leave +norm out")
+    raise UserError("view +norm: this decoder has no final norm; remove +norm")

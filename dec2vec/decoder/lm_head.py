@@ -42,7 +42,7 @@ class LMHead:
         """The logits of pooled states, raw or as log(1 + relu)."""
         if states.shape[1] != self.weight.shape[1]:
             raise UserError(
-                f"view {pooling}: the LM head reads {self.weight.shape[1]} values, and this layer has "
+                f"view {pooling}: the LM head needs {self.weight.shape[1]} values, but this layer has "
                 f"{states.shape[1]}; use the last layer"
             )
         logits = nn.functional.linear(torch.from_numpy(states).to(self.weight.device), self.weight, self.bias)
@@ -79,8 +79,8 @@ def _read(config: ModelConfig, names: Sequence[str]) -> Tensor:
                     tensor: Tensor = file.get_tensor(key)
                 return tensor.to(resolve_device(config.device))
     raise UserError(
-        f"model {config.name_or_path}: its files hold no LM head ({names[0]}), and a random one would mean nothing; "
-        "pool hidden states, or use the causal model's own checkpoint"
+        f"model {config.name_or_path}: its files contain no LM head ({names[0]}); pool hidden states, or use the "
+        "checkpoint of the causal model"
     )
 
 
@@ -108,6 +108,6 @@ def check_room(texts: int, views: Sequence[View], head: LMHead) -> None:
     needed = 4 * texts * count * len(head.weight)
     if needed > LOGITS_BYTES:
         raise UserError(
-            f"logits of {texts} texts: {len(head.weight)} floats each, {needed / 2**30:.1f} GiB in {count} views, and "
-            f"{LOGITS_BYTES / 2**30:.1f} are allowed; take fewer texts at a time, stream iter_views, or pool states"
+            f"logits of {texts} texts: {len(head.weight)} floats each need {needed / 2**30:.1f} GiB in {count} "
+            f"views, and the limit is {LOGITS_BYTES / 2**30:.1f}; use fewer texts, stream iter_views, or pool states"
         )

@@ -39,7 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA if it is available."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: no usable CUDA device on this machine; give --device cpu (or --model.device cpu)")
+        raise UserError("device cuda: this machine has no usable CUDA device; use --device cpu (or --model.device cpu)")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
@@ -65,8 +65,8 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     is_causal_lm = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if hub_config.is_encoder_decoder or not (is_causal_lm or config.trust_remote_code):
         raise UserError(
-            f"model {config.name_or_path}: {hub_config.model_type} is no decoder-only language model; name a "
-            "decoder such as a Llama or Qwen"
+            f"model {config.name_or_path}: {hub_config.model_type} is not a decoder-only language model; use a decoder "
+            "such as Llama or Qwen"
         )
     if config.depth is not None:
         cut(hub_config.get_text_config(), config.depth, config.name_or_path)
@@ -98,7 +98,9 @@ def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrain
         )
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
-        raise UserError(f"model {config.name_or_path}: its files lack weights ({some} ...); use a whole checkpoint")
+        raise UserError(
+            f"model {config.name_or_path}: weights are missing from its files ({some} ...); use a complete checkpoint"
+        )
     backbone: PreTrainedModel = model if config.load_in_4bit else model.to(device)
     backbone.eval()
     _check_attention(backbone, config)
@@ -107,12 +109,14 @@ def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrain
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the decoder."""
-    with quiet(), _one_line(config.name_or_path, "tokenizer", "put its tokenizer.json beside the weights"):
+    with quiet(), _one_line(config.name_or_path, "tokenizer", "put its tokenizer.json into the folder of the weights"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     if not tokenizer.is_fast:
-        raise UserError(f"tokenizer of {config.name_or_path}: no tokenizer.json; convert it to a fast tokenizer first")
+        raise UserError(
+            f"tokenizer of {config.name_or_path}: there is no tokenizer.json; convert it to a fast tokenizer first"
+        )
     return tokenizer
 
 
@@ -142,7 +146,7 @@ def _check_name(name: str) -> None:
     if not name:
         raise UserError("model.name_or_path is empty; give a Hub id or a local folder")
     if path.is_file():
-        raise UserError(f"model {name}: is a file; give the folder with config.json and model.safetensors")
+        raise UserError(f"model {name} is a file; give the folder with config.json and model.safetensors")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model {name}: no config.json in the folder; give a Hugging Face model folder")
@@ -159,7 +163,7 @@ def _check_name(name: str) -> None:
 
 def _check_kernels(config: ModelConfig, device: torch.device) -> None:
     if config.load_in_4bit and device.type != "cuda":
-        raise UserError("model.load_in_4bit: 4-bit weights need CUDA; leave it out, or use --model.dtype bfloat16")
+        raise UserError("model.load_in_4bit: 4-bit weights need CUDA; remove it, or use --model.dtype bfloat16")
     if config.attention == "flash_attention_2" and device.type != "cuda":
         raise UserError("model.attention flash_attention_2: needs CUDA and flash-attn; use --model.attention sdpa")
 
@@ -183,7 +187,9 @@ def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
     first = backbone(input_ids=ids, use_cache=False, **mask).last_hidden_state[:, 0].float()
     sees = not torch.allclose(first[0], first[1], atol=0.0 if config.bidirectional else 1e-3)
     if config.bidirectional and not sees:
-        raise UserError(f"model.bidirectional: {config.name_or_path} stays causal whatever the mask; leave it out")
+        raise UserError(
+            f"model.bidirectional: {config.name_or_path} ignores the attention mask and stays causal; remove the option"
+        )
     if sees and not config.bidirectional:
         raise UserError(
             f"model {config.name_or_path}: its attention is not causal (an encoder?); use a decoder-only model"
@@ -237,7 +243,7 @@ def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
         if Path(name).is_dir():
             raise UserError(f"{what} {name}: can't be loaded ({reason}); {fix}") from error
         raise UserError(
-            f"{what} {name}: no such folder here, and not from the Hub ({reason}); check the name"
+            f"{what} {name}: there is no such folder, and the Hub could not be used ({reason}); check the name"
         ) from error
 
 
@@ -250,7 +256,7 @@ def cut(architecture: PretrainedConfig, depth: int, name: str) -> None:
     decoder: Any = architecture
     count = int(decoder.num_hidden_layers)
     if depth > count:
-        raise UserError(f"model.depth {depth}: {name} has {count} blocks; use that many or fewer")
+        raise UserError(f"model.depth {depth}: {name} has {count} blocks; use at most that many")
     for entry in _BY_BLOCK:
         if isinstance(kinds := vars(decoder).get(entry), list):
             setattr(decoder, entry, kinds[:depth])

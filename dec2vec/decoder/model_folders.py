@@ -65,7 +65,8 @@ def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
     base = saved if has_adapter else replace(saved, name_or_path=str(folder), revision=None)
     if Path(base.name_or_path).is_absolute() and not Path(base.name_or_path).is_dir():
         raise UserError(
-            f"{folder / MARKER}: the base model {base.name_or_path} is gone; put it back, or correct name_or_path there"
+            f"{folder / MARKER}: the base model {base.name_or_path} does not exist; restore it, or correct "
+            "name_or_path in this file"
         )
     return Artifact(
         config=saved,

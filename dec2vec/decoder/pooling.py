@@ -84,7 +84,7 @@ def resolve_layer(layer: int | float, layer_count: int) -> int:
     """The index of a hidden state, from 0 to `layer_count`, for a signed index or a fraction of the depth (float)."""
     if isinstance(layer, float):
         if not 0.0 <= layer <= 1.0:
-            raise UserError(f"layer {layer}: a fraction of depth lies between 0.0 and 1.0")
+            raise UserError(f"layer {layer}: a fraction of the depth must be between 0.0 and 1.0")
         return round(layer * layer_count)
     if not -layer_count - 1 <= layer <= layer_count:
         raise UserError(f"layer {layer}: the model has hidden states 0 to {layer_count} (or -1 to {-layer_count - 1})")
@@ -99,10 +99,10 @@ def layers_of(view: View, layer_count: int) -> set[int]:
     """The indices of the hidden states that a view needs. UserError if its norm or LM head does not fit the layer."""
     chosen = resolve_layer(view.layer, layer_count)
     if view.pooling in LOGIT_POOLINGS and chosen < layer_count and not view.norm:
-        raise UserError(f"view {view}: the LM head reads what went through the final norm; use layer -1, or add +norm")
+        raise UserError(f"view {view}: the LM head needs states after the final norm; use layer -1, or add +norm")
     layers = {chosen, _FIRST.get(view.pooling, chosen)}
     if view.norm and layers == {layer_count}:
-        raise UserError(f"view {view}: the last layer has been through the final norm already; leave +norm out")
+        raise UserError(f"view {view}: the final norm has already been applied to the last layer; remove +norm")
     return layers
 
 

@@ -187,10 +187,10 @@ def check_output(
         formats = " or ".join(suffixes)
         raise UserError(f"{option} {path}: unknown format {path.suffix or 'without a suffix'}; use {formats}")
     if path.resolve() in {Path(name).resolve() for name in inputs if name is not None}:
-        raise UserError(f"{option} {path} is an input; name another file")
+        raise UserError(f"{option} {path} is an input file; use another file")
     if path.is_dir():
-        raise UserError(f"{option} {path} is a folder; name a file")
+        raise UserError(f"{option} {path} is a folder; give a file")
     if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+        raise UserError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{option} {path}: the folder {path.parent} is not writable")

@@ -44,7 +44,7 @@ def jsonl_rows(path: Path) -> Iterator[Numbered]:
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
             raise UserError(f"{path} line {number}: not a row: {error}") from None
         if not isinstance(row, dict):
-            raise UserError(f'{path} line {number}: a row is an object {{"column": value}}, not {line[:40]}')
+            raise UserError(f'{path} line {number}: a row must be an object {{"column": value}}, not {line[:40]}')
         yield number, row
 
 

@@ -19,7 +19,7 @@ def saved_rows(path: Path, split: str) -> Iterator[Numbered]:
     try:
         saved = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"folder {path} is no data set written by datasets.save_to_disk: {error}") from None
+        raise UserError(f"folder {path} is not a data set written by datasets.save_to_disk: {error}") from None
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise UserError(f"{path} has no split {split!r}; it has {', '.join(map(str, saved))}")
@@ -34,7 +34,7 @@ def hub_splits(name: str, subset: str | None = None) -> list[str]:
     try:
         return list(map(str, datasets.get_dataset_split_names(name, subset)))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
+        raise UserError(f"{name} is not a local file or folder, and cannot be read from the Hub: {error}") from None
 
 
 def hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
@@ -44,4 +44,4 @@ def hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iter
     try:
         yield from enumerate(datasets.load_dataset(name, subset, split=split, streaming=streaming), start=1)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name} is no file or folder here, and from the Hub: {error}") from None
+        raise UserError(f"{name} is not a local file or folder, and cannot be read from the Hub: {error}") from None

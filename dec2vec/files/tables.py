@@ -177,7 +177,7 @@ def only_numbers(texts: Sequence[str]) -> bool:
 
 def holds_only_numbers(name: str, column: str) -> UserError:
     """The error for a column in which `only_numbers` is true."""
-    return UserError(f"{name}: column {column!r} holds only numbers; name a column of texts")
+    return UserError(f"{name}: column {column!r} contains only numbers; give a column of texts")
 
 
 def _is_number(value: str | int | float) -> bool:
@@ -217,7 +217,7 @@ class _Rows:
 
     def empty(self) -> UserError:
         """The error for a table without rows."""
-        reason = f"no row has {' or '.join(self.only)}; mend `only`" if self.only else "it has no rows"
+        reason = f"no row has {' or '.join(self.only)}; change `only`" if self.only else "it has no rows"
         return UserError(f"{self.name} is empty: {reason}")
 
 
@@ -232,7 +232,7 @@ def _all_rows(rows: _Rows, columns: Sequence[str]) -> Table:
 def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple[str, str, Iterator[Numbered]]:
     """The name of a table, what its rows are called, and the rows."""
     if not source:
-        raise UserError("no data file named; give a path or a Hub id")
+        raise UserError("no data file is given; give a path or a Hub id")
     source, split, subset = _with_parts(source, split, subset)
     path = Path(source)
     if path.is_dir():
@@ -265,7 +265,7 @@ def _with_parts(source: str, split: str, subset: str | None) -> tuple[str, str, 
     if not (Path(parts["name"]).is_dir() or is_hub_id(source)):
         return source, split, subset
     if (parts["split"] and split != DEFAULT_SPLIT) or (parts["subset"] and subset is not None):
-        raise UserError(f"{source}: split or subset is named here and as an option of its own; keep one of them")
+        raise UserError(f"{source}: split or subset is given both here and as an option; keep one of them")
     return parts["name"], parts["split"] or split, parts["subset"] or subset
 
 
@@ -287,7 +287,7 @@ def _fits(only: Sequence[str]) -> Callable[[Row], bool]:
 def _condition(text: str) -> tuple[str, str]:
     column, sign, value = text.partition("=")
     if not (column and sign):
-        raise UserError(f"only {text!r}: not of the form column=value, such as source=mrpc")
+        raise UserError(f"only {text!r}: write column=value, such as source=mrpc")
     return column, value
 
 
@@ -321,7 +321,7 @@ def _rows(path: Path) -> Iterator[Numbered]:
     suffix = path.suffix.lower()
     if suffix != ".txt" and suffix not in FORMATS:
         formats = ", ".join((".txt", *FORMATS))
-        raise UserError(f"{path}: a file that is read in blocks is one of {formats}")
+        raise UserError(f"{path}: a file that is read in blocks must be one of {formats}")
     if not path.is_file():
         raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     if suffix == ".txt":

@@ -31,18 +31,19 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, name: str = "chat") -> Promp
     """
     owner = f"prompt {name!r}: the tokenizer of {tokenizer.name_or_path}"
     if not tokenizer.chat_template:
-        raise UserError(f"{owner} has no chat template; use an instruct model, or write the template with {{text}}")
+        raise UserError(f"{owner} has no chat template; use an instruct model, or write a template with {{text}}")
     try:
         written = tokenizer.apply_chat_template(
             [{"role": "user", "content": _TEXT}], tokenize=False, add_generation_prompt=name == "chat"
         )
     except Exception as error:  # a template is a program of its own, which may raise anything
         raise UserError(
-            f"{owner} has a chat template that fails ({str(error).splitlines()[0]}); write yours with {{text}}"
+            f"the chat template of {owner} fails ({str(error).splitlines()[0]}); write your own template with {{text}}"
         ) from None
     parts = str(written).split(_TEXT)
     if len(parts) != 2:
         raise UserError(
-            f"{owner} has a chat template that writes the text {len(parts) - 1} times; write yours with {{text}}"
+            f"the chat template of {owner} inserts the text {len(parts) - 1} times; write your own template with "
+            "{text}"
         )
     return Prompt(name, parts[0], parts[1], append_eos=not parts[1], adds_bos=False)

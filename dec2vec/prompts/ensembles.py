@@ -78,7 +78,7 @@ def _chosen(spec: str, members: tuple[Prompt, ...], chosen: str) -> tuple[Prompt
         number not in map(str, range(1, len(members) + 1)) for number in numbers
     ):
         raise UserError(
-            f"prompt {spec!r}: members are numbers from 1 to {len(members)}, each once, as in "
+            f"prompt {spec!r}: members must be different numbers from 1 to {len(members)}, as in "
             f"{spec.partition(':')[0]}:1,2"
         )
     return tuple(members[int(number) - 1] for number in numbers)

@@ -80,10 +80,11 @@ def _own_template(spec: str) -> Prompt:
         prefix, suffix = spec.split(SLOT)
         return Prompt(spec, prefix, suffix, append_eos=not suffix)
     if slots > 1:
-        raise UserError(f"prompt {spec!r}: {slots} slots {SLOT}; a template has exactly one")
+        raise UserError(f"prompt {spec!r}: it contains {SLOT} {slots} times; a template must contain it exactly once")
     if _ENCODER_SPEC.fullmatch(spec):
         raise UserError(
-            f"prompt {spec!r}: for encoding and evaluation only; training and export want one prompt, such as prompteol"
+            f"prompt {spec!r} is only for encoding and evaluation; training and export need a single prompt, such as "
+            "prompteol"
         )
     names = (*PROMPT_NAMES, *ENCODER_NAMES)
     close = difflib.get_close_matches(spec, names, n=1)

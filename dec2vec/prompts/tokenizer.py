@@ -96,17 +96,15 @@ class PromptTokenizer:
     def _checked(self, ids: list[int]) -> list[int]:
         """The ids. UserError if there are none: an empty text without EOS and prompt has no token to pool."""
         if not ids:
-            raise UserError(
-                f"prompt {self.prompt.name!r}: an empty text leaves no token to pool; use a prompt with EOS"
-            )
+            raise UserError(f"prompt {self.prompt.name!r}: an empty text has no token to pool; use a prompt with EOS")
         return ids
 
     def _check_room(self) -> None:
         empty = len(self._bos) + len(self._wrapped([""])[0]) + len(self._tail)
         if empty >= self.max_length:
             raise UserError(
-                f"max_length {self.max_length}: the prompt {self.prompt.name!r} alone takes {empty} tokens; "
-                f"set --model.max_length above {empty}"
+                f"max_length {self.max_length}: the prompt {self.prompt.name!r} needs {empty} tokens; set "
+                f"--model.max_length above {empty}"
             )
 
 
@@ -122,8 +120,8 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of the EOS token, which is pooled with bare and instruct prompts."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"tokenizer of {tokenizer.name_or_path}: no EOS token; set eos_token in its tokenizer_config.json, or use "
-            "a prompt that ends in its own token such as prompteol"
+            f"tokenizer of {tokenizer.name_or_path}: there is no EOS token; set eos_token in its "
+            "tokenizer_config.json, or use a prompt that does not need it, such as prompteol"
         )
     return int(tokenizer.eos_token_id)
 
@@ -135,7 +133,9 @@ def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     for start in range(len(special) - len(plain) + 1):
         if special[start : start + len(plain)] == plain:
             return special[:start]
-    raise UserError(f"tokenizer of {tokenizer.name_or_path}: adds special tokens inside the text; it can't be used")
+    raise UserError(
+        f"tokenizer of {tokenizer.name_or_path} adds special tokens inside the text; use a model with another tokenizer"
+    )
 
 
 class EchoTokenizer:
@@ -150,8 +150,8 @@ class EchoTokenizer:
         self._room = (max_length - fixed) // 2
         if self._room < 1:
             raise UserError(
-                f"max_length {max_length}: the prompt {prompt.name!r} alone takes {fixed} tokens, and the text stands "
-                f"in it twice; set --model.max_length to {fixed + 2} or more"
+                f"max_length {max_length}: the prompt {prompt.name!r} needs {fixed} tokens and contains the text "
+                f"twice; set --model.max_length to {fixed + 2} or more"
             )
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:

@@ -44,7 +44,7 @@ class Moments:
     def covariance(self) -> Float64[np.ndarray, "dim dim"]:
         """The unbiased estimate of the covariance, as in `np.cov`."""
         if self.n < 2:
-            raise UserError(f"whitening needs at least two sentences, got {self.n}: give more training-side text")
+            raise UserError(f"whitening needs at least two sentences, got {self.n}: give more training text")
         return self.scatter / (self.n - 1)
 
     def update(self, x: Float[np.ndarray, "rows dim"]) -> None:
@@ -54,7 +54,7 @@ class Moments:
             raise UserError(f"vectors of shape {rows.shape} do not fit moments of dimension {self.dimension}")
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
         if bad:
-            raise UserError(f"{bad} of {len(rows)} vectors hold inf or nan: load the model with model.dtype float32")
+            raise UserError(f"{bad} of {len(rows)} vectors contain inf or nan: load the model with model.dtype float32")
         if len(rows):
             mean = rows.mean(axis=0)
             centred = rows - mean
@@ -104,7 +104,7 @@ class Whitening(Affine):
     def truncated(self, k: int) -> Whitening:
         """The map to the first k directions, which equals a fit with this k."""
         if not 1 <= k <= self.dimension:
-            raise UserError(f"whitening has {self.dimension} directions, so k must lie in 1..{self.dimension}, got {k}")
+            raise UserError(f"whitening has {self.dimension} directions, so k must be in 1..{self.dimension}, got {k}")
         kernel = self.kernel[:, :k]
         lengths = np.linalg.norm(kernel, axis=0)  # 1 / standard deviation along each direction
         condition = float((lengths[-1] / lengths[0]) ** 2)
@@ -119,7 +119,7 @@ class Whitening(Affine):
     @classmethod
     def load(cls, path: Path) -> Whitening:
         if not path.is_file():
-            raise UserError(f"no whitening file {path}")
+            raise UserError(f"whitening file {path} does not exist")
         refuse_pickle(path)
         try:
             with safe_open(path, framework="numpy") as tensors:
@@ -132,7 +132,7 @@ class Whitening(Affine):
                     json.loads(metadata["provenance"]),
                 )
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise UserError(f"{path} is not a whole safetensors whitening file ({error}): write it again") from error
+            raise UserError(f"{path} is not a complete safetensors whitening file ({error}): write it again") from error
 
 
 def oas_shrinkage(variances: Float64[np.ndarray, " dim"], n: int) -> float:
@@ -178,7 +178,7 @@ def whitening_scales(
     shrunk = (1.0 - rho) * spectrum.variances + rho * spectrum.variances.mean()
     rank = _rank(shrunk)
     if rank <= skip_top:
-        raise UserError(f"the sentences vary in {rank} directions only and skip_top drops {skip_top} of them")
+        raise UserError(f"the sentences vary in only {rank} directions and skip_top drops {skip_top} of them")
     kept = slice(skip_top, min(skip_top + wanted, rank))
     scales = np.zeros(dimension)
     scales[kept] = 1.0 / np.sqrt(shrunk[kept])
@@ -207,8 +207,8 @@ def soft_scales(
     wanted = dimension if k is None else k
     if not 0.0 <= power <= 1.0 or ridge < 0.0 or not 1 <= wanted <= dimension:
         raise UserError(
-            f"soft whitening: power {power}, ridge {ridge}, k {k}; power lies in 0..1, ridge is not negative, "
-            f"k lies in 1..{dimension}"
+            f"soft whitening: power {power}, ridge {ridge}, k {k}; power must be in 0..1, ridge not negative and k in "
+            f"1..{dimension}"
         )
     is_noisy = power > 0.0 and ridge == 0.0
     if is_noisy:
@@ -224,7 +224,9 @@ def refuse_constant(moments: Moments) -> None:
     """Raise UserError if all vectors are equal: after centring they would be rounding noise."""
     spread = float(np.sqrt(np.trace(moments.covariance)))
     if spread <= CONSTANT_TOLERANCE * float(np.linalg.norm(moments.mean)) or spread == 0.0:
-        raise UserError(f"all {moments.n} vectors are equal, nothing to fit: check the pooling, layer and prompt")
+        raise UserError(
+            f"all {moments.n} vectors are equal, so nothing can be fitted: check the pooling, layer and prompt"
+        )
 
 
 def _refuse_degenerate(n: int, directions: int, k: int) -> None:

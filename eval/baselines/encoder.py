@@ -46,5 +46,5 @@ class OutsideEncoder:
             try:
                 self._model = SentenceTransformer(self.path, device=self.device)
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"baseline {self.path}: no encoder can be loaded from there: {error}") from None
+                raise UserError(f"baseline {self.path} cannot be loaded as an encoder: {error}") from None
         return self._model

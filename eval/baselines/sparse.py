@@ -39,7 +39,7 @@ class CharacterVectors:
         self._grams = CountVectorizer(analyzer="char_wb", ngram_range=LENGTHS, dtype=np.float32)
         runs = sorted({run for text in texts for run in _runs(text)})
         if not runs:
-            raise UserError(f"{self.name}: can't be fitted on {len(texts)} blank texts")
+            raise UserError(f"{self.name} cannot be fitted on {len(texts)} blank texts; give more training text (fit)")
         self._grams.fit(runs)
         counts = self._counts(texts)
         totals = np.asarray(counts.sum(axis=0)).ravel()
@@ -51,7 +51,7 @@ class CharacterVectors:
     def encode(self, texts: Sequence[str], side: Side = "query") -> csr_matrix:
         """Sparse float32 (n, n-grams), unit length; both sides alike."""
         if self._weights is None:
-            raise UserError(f"{self.name}: has no vocabulary yet; fit it on training-side text (fit)")
+            raise UserError(f"{self.name} has no vocabulary; fit it on training text (fit)")
         if not any(_runs(text) for text in texts):
             return csr_matrix(np.zeros((len(texts), len(self._kept)), dtype=np.float32))
         return csr_matrix(self._weights.transform(self._counts(texts)[:, self._kept]), dtype=np.float32)
@@ -95,13 +95,13 @@ class CountVectors:
         try:
             vectorizer.fit(texts)
         except ValueError as error:
-            raise UserError(f"{self.name}: can't be fitted on {len(texts)} texts: {error}") from None
+            raise UserError(f"{self.name} cannot be fitted on {len(texts)} texts: {error}") from None
         self._vectorizer = vectorizer
 
     def encode(self, texts: Sequence[str], side: Side = "query") -> csr_matrix:
         """Sparse float32 (n, vocabulary); both sides alike."""
         if self._vectorizer is None:
-            raise UserError(f"{self.name}: has no vocabulary yet; fit it on training-side text (fit)")
+            raise UserError(f"{self.name} has no vocabulary; fit it on training text (fit)")
         if not texts:
             return csr_matrix(np.empty((0, len(self._vectorizer.vocabulary_)), dtype=np.float32))
         return csr_matrix(self._vectorizer.transform(texts), dtype=np.float32)

@@ -48,7 +48,10 @@ class WordVectors:
         model = Word2Vec(vector_size=self.dimension, window=WINDOW, min_count=LEAST, sg=1, seed=0, workers=1)
         model.build_vocab(sentences)
         if not model.wv.key_to_index:
-            raise UserError(f"{self.name}: no word occurs {LEAST} times in {len(texts)} training texts; give it more")
+            raise UserError(
+                f"{self.name}: no word occurs {LEAST} times in {len(texts)} training texts; give more training text "
+                "(fit)"
+            )
         model.train(sentences, total_examples=len(sentences), epochs=self.epochs)
         counts = np.array([model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key], dtype=np.float64)
         weights = RARITY / (RARITY + counts / counts.sum()) if self.weighted else np.ones(len(counts))
@@ -58,7 +61,7 @@ class WordVectors:
     def encode(self, texts: Sequence[str], side: Side = "query") -> Float32[np.ndarray, "texts dim"]:
         """Both sides alike; a text of unknown words is a zero vector."""
         if self._vectors is None:
-            raise UserError(f"{self.name}: has no vectors yet; fit it on training-side text (fit)")
+            raise UserError(f"{self.name} has no vectors; fit it on training text (fit)")
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for index, text in enumerate(texts):
             known = [self._rows[word] for word in words(text) if word in self._rows]
@@ -91,7 +94,7 @@ def token_frequencies(ids: Iterable[TokenIds], vocabulary: int) -> Float[np.ndar
     for row in ids:
         counts += np.bincount(np.asarray(row, dtype=np.int64), minlength=vocabulary)
     if not counts.any():
-        raise UserError("token frequencies: the training-side text has no token; name texts that are not empty")
+        raise UserError("token frequencies: the training text contains no tokens; give texts that are not empty")
     return np.asarray(counts / counts.sum(), dtype=np.float64)
 
 
@@ -144,7 +147,7 @@ class InputEmbeddings:
     def encode(self, texts: Sequence[str], side: Side = "query") -> Float32[np.ndarray, "texts dim"]:
         """Both sides alike."""
         if self._component is None:
-            raise UserError(f"{self.name}: has no frequencies yet; fit it on training-side text (fit)")
+            raise UserError(f"{self.name} has no frequencies; fit it on training text (fit)")
         vectors = self._weighted(texts)
         return np.asarray(vectors - np.outer(vectors @ self._component, self._component), dtype=np.float32)
 

@@ -168,7 +168,7 @@ class CachedEncoder:
     def output_embeddings(self) -> Vectors:
         """The LM head of the encoder behind."""
         if not isinstance(self.behind, HasOutputEmbeddings):
-            raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
+            raise UserError("systems.post embfilter: this encoder has no LM head; remove embfilter")
         return self.behind.output_embeddings()
 
     def prompt_folder(self, prompt: str | None, side: Side = "query") -> Path:
@@ -221,7 +221,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot keep vectors in {folder}: {why_not_written(error)}; or keep none with --cache ''"
+            f"cannot cache vectors in {folder}: {why_not_written(error)}; or disable the cache with --cache ''"
         ) from error
 
 

@@ -32,7 +32,7 @@ class CompareArgs:
 def compare_command(args: CompareArgs) -> None:
     """Print the tables and, if there is an output, write them to this file."""
     if len(args.runs) < 2:
-        raise UserError("compare: name at least two runs: dec2vec compare RUN RUN ...")
+        raise UserError("compare: give at least two runs: dec2vec compare RUN RUN ...")
     if args.output is not None and args.output.suffix not in (".html", ".md"):
         raise UserError(f"--output {args.output}: must end in .html or .md")
     from dec2vec.text_tables import plain_table

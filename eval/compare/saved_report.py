@@ -84,7 +84,7 @@ def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
     """Reports of the first version did not name dev and tests: dev comes first among the data, the tests after it."""
     data = {name: str(facts["sha256"]) for name, facts in tree["provenance"]["data"].items()}
     if not data:
-        raise UserError(f"{path}: has no similarity tests, which are what compare sets side by side")
+        raise UserError(f"{path} has no similarity tests, which compare needs; evaluate the run with tests")
     dev, tests = tree.get("dev", next(iter(data))), tree.get("tests", list(data)[1:])
     rows = tree["results"]
     scores = {(row["system"], row["task"]): _score(row) for row in rows if row["metric"] == METRIC}

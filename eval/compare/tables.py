@@ -33,11 +33,11 @@ def check_comparable(reports: Sequence[SavedReport]) -> None:
             )
         for test, digest in report.tests.items():
             if digest != first.tests[test]:
-                raise UserError(f"{test} has other pairs in {report.path} than in {first.path}; evaluate both again")
+                raise UserError(f"{test} has different pairs in {report.path} and {first.path}; evaluate both again")
     names = [report.name for report in reports]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"two runs are called {twice}: name each once, and rename a folder if they differ")
+        raise UserError(f"two runs have the name {twice}: give each once, and rename a folder if they differ")
 
 
 def comparison_tables(reports: Sequence[SavedReport], *, group: bool = False) -> list[Table]:

@@ -67,7 +67,9 @@ def read_training_texts(source: TextSource) -> list[str]:
     )
     wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
-        raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
+        raise UserError(
+            f"{path}: none of the columns {table.columns} contains texts (anchor, positive, text, sentence1 ...)"
+        )
     return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
 
 

@@ -35,7 +35,7 @@ def _systems(config: EvalConfig, encoders: Encoders, judged: Sequence[Judged]) -
     raw = [item.choice for item in judged if not item.system.is_tuned and item.system.post is None]
     readable = [choice for choice in raw if not choice.system.view.norm]
     if not readable:
-        raise UserError("mteb: the untuned encoder needs a raw reading; add raw to systems.post")
+        raise UserError("mteb: the untuned encoder needs raw vectors; add raw to systems.post")
     system = best(readable).system
     model = replace(config.model, prompt=system.prompt, pooling=system.view.pooling, layer=system.view.layer)
     yield system.name, encoders.untuned(model)

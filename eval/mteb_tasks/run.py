@@ -72,7 +72,7 @@ def _evaluate(encoder: MtebEncoder, task: Any) -> Any:
             encode_kwargs={"batch_size": BATCH, "show_progress_bar": False},
         )
     except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"MTEB task {name}: its data can't be loaded: {error}") from None
+        raise UserError(f"MTEB task {name}: its data cannot be loaded: {error}") from None
     return results.task_results[0]
 
 

@@ -90,7 +90,7 @@ class Source:
     def text(self) -> Fitted:
         """Of text in which something varies, or UserError."""
         if self.fitted is None:
-            raise UserError("no training-side text to fit on")
+            raise UserError("there is no training text for the fit")
         return self.fitted
 
     @cached_property
@@ -205,7 +205,7 @@ def _embfilter(source: Source) -> Iterator[Candidate]:
     """The published filter cuts both edges: the strongest directions of the vocabulary and the faintest."""
     basis = source.unembedding
     if basis is None or basis.size != source.width:
-        raise UserError("the LM head has another width than these vectors")
+        raise UserError("the LM head and these vectors have different widths")
     for k in source.smaller:
         start = (source.width - k) // 2
         yield Candidate("embfilter", f"embfilter-{k}", basis, _span(source.width, start, start + k), {"k": k})

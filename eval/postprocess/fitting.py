@@ -92,5 +92,5 @@ class Fitting:
 
 def _unembedding(encoder: TextEncoder) -> Basis:
     if not isinstance(encoder, HasOutputEmbeddings):
-        raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
+        raise UserError("systems.post embfilter: this encoder has no LM head; remove embfilter")
     return right_singular(encoder.output_embeddings())

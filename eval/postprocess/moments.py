@@ -51,7 +51,7 @@ def _streamed(
             try:
                 moments.setdefault(view, Moments(array.shape[1])).update(array)
             except UserError as error:
-                logger.warning("nothing is fitted to %s: %s", System(prompt, view).name, error)
+                logger.warning("no post-processing is fitted for %s: %s", System(prompt, view).name, error)
                 broken.add(view)
     return {view: found for view, found in moments.items() if view not in broken}
 
@@ -91,7 +91,7 @@ def _warn_of_memory(views: Sequence[View], widths: dict[View, int]) -> None:
     needed = sum(8 * widths[view] ** 2 for view in views)
     if needed > MEMORY_WARNING:
         logger.warning(
-            "fitting %d views takes %.1f GB: name fewer systems.poolings or systems.layers to save memory",
+            "fitting %d views needs %.1f GB; use fewer systems.poolings or systems.layers to save memory",
             len(views),
             needed / 2**30,
         )

@@ -55,7 +55,7 @@ def score_command(args: ScoreArgs) -> None:
     table = read_table(args.input, [args.column1, args.column2])
     taken = next((column for column in ADDED if column in table.columns), None)
     if taken is not None:
-        raise UserError(f"{table.name}: has a column {taken!r}, which the output adds; rename it")
+        raise UserError(f"{table.name} has a column {taken!r}, which the output adds; rename the column")
     pairs = list(zip(_texts(table, args.column1), _texts(table, args.column2), strict=True))
     dev = None if args.dev is None else read_pairs(args.dev, PairColumns(args.column1, args.column2, args.label))
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
@@ -69,20 +69,24 @@ def score_command(args: ScoreArgs) -> None:
     blank = sum(row["cosine"] is None for row in rows)
     usable = sum(row["usable"] == "yes" for row in rows)
     sys.stderr.write(
-        f"{len(rows)} pairs{f', {blank} with a blank text' if blank else ''}, {usable} usable from cosine "
-        f"{threshold.value:.4f} on ({threshold.origin}): {args.output}\n"
+        f"{len(rows)} pairs{(f', {blank} with a blank text' if blank else '')}, {usable} usable with a cosine of at "
+        f"least {threshold.value:.4f} ({threshold.origin}): {args.output}\n"
     )
 
 
 def _check_options(args: ScoreArgs) -> None:
     if (args.dev is None) == (args.threshold is None):
-        raise UserError("score: give either --dev labelled.jsonl, which chooses the threshold, or --threshold 0.7")
+        raise UserError(
+            "score: give either --dev labelled.jsonl, on which the threshold is selected, or --threshold 0.7"
+        )
     if args.dev is not None:
         from eval.tasks.pairs import check_criterion
 
         check_criterion(args.criterion, args.precision)
     elif args.criterion != "accuracy" or args.precision is not None:
-        raise UserError("score: --criterion and --precision choose a threshold on --dev; remove them or --threshold")
+        raise UserError(
+            "score: --criterion and --precision select a threshold on --dev; remove them, or remove --threshold"
+        )
     if args.prompt is not None:
         check_prompt(args.prompt)
     check_output(args.output, (".jsonl", ".csv"), inputs=[args.input, args.dev])

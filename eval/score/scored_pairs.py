@@ -51,7 +51,7 @@ def select_threshold(
     threshold = choose_threshold(cosines, dev.labels, criterion, precision)
     if threshold is None:
         best = precision_recall(cosines, dev.labels)[0].max()
-        raise UserError(f"{dev.name}: no threshold has precision {precision:g}; the best has {best:.3f}")
+        raise UserError(f"{dev.name}: no threshold reaches precision {precision:g}; the highest is {best:.3f}")
     metrics = decision_metrics(cosines, dev.labels, whole(len(dev)), threshold)
     facts = ", ".join(f"{name} {metrics[name][0]:.3f}" for name in ("accuracy", "f1", "precision", "recall"))
     return Threshold(threshold, f"chosen for {criterion} on {dev.name}: {facts}")
@@ -72,7 +72,7 @@ def pair_cosines(
 
 def _check_finite(cosines: Float64[np.ndarray, " pairs"], name: str) -> None:
     if np.isnan(cosines).any():
-        raise UserError(f"{name}: the model gives vectors with inf or nan; load it in another precision")
+        raise UserError(f"{name}: the model gives vectors with inf or nan; run `dec2vec check` on it")
 
 
 def judged_rows(

@@ -44,7 +44,7 @@ class Material:
     def task(self) -> StsTask:
         """The dev task."""
         if self.dev is None:
-            raise UserError("dev: name the similarity file on which layer and k are chosen (--dev FILE)")
+            raise UserError("dev: give the similarity file on which layer and k are selected (--dev FILE)")
         return self.dev
 
 

@@ -259,7 +259,7 @@ def refuse_equal_names(tasks: Sequence[Task], others: Sequence[str]) -> None:
     seen = set(others)
     for task in tasks:
         if task.name in seen:
-            raise UserError(f"two tasks are called {task.name}; give one of them a name of its own (option name)")
+            raise UserError(f"two tasks have the name {task.name}; rename one of them (option name)")
         seen.add(task.name)
 
 

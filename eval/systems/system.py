@@ -143,7 +143,10 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
     wanted = dimensions or [round(share * dimension) for share in SHARES]
     usable = sorted({k for k in wanted if 2 <= k <= dimension}, reverse=True)
     if not usable:
-        raise UserError(f"systems.dimensions {list(wanted)}: none lies in 2..{dimension}, the width of the vectors")
+        raise UserError(
+            f"systems.dimensions {list(wanted)}: none is in 2..{dimension}, where the upper limit is the width of the "
+            "vectors"
+        )
     return usable
 
 
@@ -173,9 +176,9 @@ def usable_prompts(encoder: TextEncoder, prompts: Sequence[str]) -> list[str]:
             encoder.encode(["a"], prompt=prompt, progress=False)
             usable.append(prompt)
         except UserError as error:
-            logger.warning("%s is left out: %s", prompt, error)
+            logger.warning("%s is skipped: %s", prompt, error)
     if not usable:
-        raise UserError("systems.prompts: none of them can be used with this model; name others, such as prompteol")
+        raise UserError("systems.prompts: none of them can be used with this model; use others, such as prompteol")
     return usable
 
 
@@ -188,5 +191,5 @@ def usable_views(encoder: TextEncoder, views: Sequence[View], prompt: str) -> li
                 encoder.encode_views(["a"], [view], prompt=prompt, progress=False)
             usable.append(view)
         except UserError as error:
-            logger.warning("%s is left out: %s", view, error)
+            logger.warning("%s is skipped: %s", view, error)
     return usable

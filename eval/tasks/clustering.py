@@ -48,7 +48,7 @@ class ClusteringTask:
     def dev_score(self, vectors: TaskVectors) -> float:
         """Mean V-measure over the seeds; nan for vectors that hold inf or nan."""
         if self.dev_data is None:
-            raise UserError(f"{self.name}: has no dev texts; name a dev file to choose on")
+            raise UserError(f"{self.name} has no dev texts; give a dev file for the selection")
         if not np.isfinite(vectors.queries).all():
             return float("nan")
         labels = self.dev_data.codes(self.dev_data.classes)
@@ -102,16 +102,22 @@ def load_clustering(config: ClusteringConfig) -> ClusteringTask:
     test = _read(config.test, config)
     dev = _read(config.dev, config) if config.dev else None
     if dev is not None and dev.content_hash == test.content_hash:
-        raise UserError(f"{test.name} holds the texts of {dev.name}: choices on a test set are leakage")
+        raise UserError(
+            f"{test.name} contains the texts of {dev.name}; use different files, because selection on test data is "
+            "leakage"
+        )
     return ClusteringTask(config.name or f"{test.name}/clusters", test, dev, config.seeds)
 
 
 def _read(path: str, config: ClusteringConfig) -> LabelledTexts:
     data = read_labelled(path, config.text, config.label, limit=config.limit)
     if len(data.classes) < 2:
-        raise UserError(f"{data.name}: every {config.label} is {data.classes[0]!r}; telling classes apart needs two")
+        raise UserError(f"{data.name}: every {config.label} is {data.classes[0]!r}; at least two classes are needed")
     if len(data.classes) == len(data):
-        raise UserError(f"{data.name}: each of the {len(data)} texts has its own {config.label}; nothing clusters")
+        raise UserError(
+            f"{data.name}: each of the {len(data)} texts has a different {config.label}; clustering needs texts with "
+            "equal labels"
+        )
     return data
 
 

@@ -61,7 +61,7 @@ def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed
         if (questions[one], answers[other]) not in relevant
     ]
     if not dealt:
-        raise UserError(f"{name}: no question has an answer that another lacks; add pairs, or label irrelevant ones")
+        raise UserError(f"{name}: all questions have the same answers; add pairs, or label irrelevant ones")
     first = [*questions, *(question for question, _ in dealt)]
     second = [*answers, *(answer for _, answer in dealt)]
     labels = [True] * len(questions) + [False] * len(dealt)

@@ -51,7 +51,7 @@ class IsotropyTask:
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """There is no dev: raises UserError."""
-        raise UserError(f"{self.name}: isotropy chooses nothing; choose on a task with labels")
+        raise UserError(f"{self.name}: isotropy cannot be used for the selection; use a task with labels")
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
         """Texts are resampled, for alignment pairs. Spectra are resampled along the sample's principal directions."""
@@ -92,14 +92,16 @@ def load_isotropy(path: str | Path, close: float = CLOSE) -> IsotropyTask:
     left, right = table.texts(columns[0]), table.texts(columns[1])
     same = [pair for index, pair in enumerate(zip(left, right, strict=True)) if _means_the_same(table, index, close)]
     if not same:
-        raise UserError(f"{table.name}: no pair has label 1, or a score above {close:g}; set close to fit the scores")
+        raise UserError(
+            f"{table.name}: no pair has label 1 or a score above {close:g}; set close according to the scores"
+        )
     return _task(name, left + right, same)
 
 
 def _task(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> IsotropyTask:
     place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     if len(place) < 3:
-        raise UserError(f"{name}: {len(place)} different texts; the shape of a space needs three at least")
+        raise UserError(f"{name} has {len(place)} different texts; isotropy needs at least three")
     left, right = (np.array([place[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
     return IsotropyTask(name, list(place), left, right)
 
@@ -109,8 +111,8 @@ def _pair_columns(table: Table) -> tuple[str, str]:
         if set(columns) <= set(table.columns):
             return columns
     raise UserError(
-        f"{table.name}: has neither text, nor anchor and positive, nor sentence1 and sentence2, "
-        f"but {', '.join(table.columns)}"
+        f"{table.name} needs the column text, anchor and positive, or sentence1 and sentence2; it has "
+        f"{', '.join(table.columns)}"
     )
 
 

@@ -81,7 +81,7 @@ def read_labelled(
 def _label(table: Table, row: int, column: str) -> str:
     value = table.rows[row][column]
     if isinstance(value, (bool, float)):
-        raise UserError(f"{table.where(row)}: {column} {value!r} is no class; give text or a whole number")
+        raise UserError(f"{table.where(row)}: {column} {value!r} is not a class; use text or a whole number")
     return str(value) if isinstance(value, int) else table.text(row, column)
 
 

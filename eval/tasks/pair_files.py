@@ -39,7 +39,7 @@ class LabelledPairs:
         """Refuses labels that are all equal: there would be nothing to tell apart."""
         if len(set(labels)) < 2:
             only, other = (1, 0) if labels[0] else (0, 1)
-            raise UserError(f"{name}: every label is {only}; add pairs with label {other}, or nothing is to tell apart")
+            raise UserError(f"{name}: every label is {only}; add pairs with label {other}")
         queries = list(dict.fromkeys(first if two_sided else [*first, *second]))
         documents = list(dict.fromkeys(second)) if two_sided else []
         place = {text: index for index, text in enumerate(queries)}
@@ -124,7 +124,10 @@ def read_pairs(
 def refuse_dev_as_test(dev: LabelledPairs | None, test: LabelledPairs) -> None:
     """Choices on a test set are leakage."""
     if dev is not None and dev.content_hash == test.content_hash:
-        raise UserError(f"{test.name} holds the pairs of {dev.name}: choices on a test set are leakage")
+        raise UserError(
+            f"{test.name} contains the pairs of {dev.name}; use different files, because selection on test data is "
+            "leakage"
+        )
 
 
 def _label(table: Table, row: int, columns: PairColumns) -> bool:
@@ -132,12 +135,12 @@ def _label(table: Table, row: int, columns: PairColumns) -> bool:
     number = finite_number(value)
     if columns.positive_from is not None:
         if number is None:
-            raise UserError(f"{table.where(row)}: {columns.label} {value!r} is not a number; mend it or remove the row")
+            raise UserError(f"{table.where(row)}: {columns.label} {value!r} is not a number; fix it or remove the row")
         return number >= columns.positive_from
     if number not in (0.0, 1.0):
         raise UserError(
-            f"{table.where(row)}: {columns.label} {value!r} is not 0 or 1; mend it, "
-            "or say with positive_from which scores are matches"
+            f"{table.where(row)}: {columns.label} {value!r} is not 0 or 1; fix it, or define with positive_from which "
+            "scores are matches"
         )
     return number == 1.0
 

@@ -49,7 +49,7 @@ class PairTask(ABC):
     def known_dev_pairs(self) -> LabelledPairs:
         """UserError without dev pairs."""
         if self.dev_pairs is None:
-            raise UserError(f"{self.name}: has no dev pairs; name a file of them")
+            raise UserError(f"{self.name} has no dev pairs; give a dev file")
         return self.dev_pairs
 
     @abstractmethod

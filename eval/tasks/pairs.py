@@ -44,7 +44,7 @@ class PairsTask(PairTask):
         check_criterion(self.criterion, self.precision)
         super().__post_init__()
         if self.dev_pairs is None and self.metric not in RANKING:
-            raise UserError(f"{self.name}: {self.metric} needs a threshold; name dev pairs, or take metric ap or auc")
+            raise UserError(f"{self.name}: {self.metric} needs a threshold; give dev pairs, or use metric ap or auc")
 
     def threshold(self, dev: TaskVectors) -> float:
         """Chosen from dev vectors and dev labels alone; inf (nothing is a match) if no threshold is precise enough."""
@@ -88,7 +88,7 @@ class PairsTask(PairTask):
 def load_pairs(config: PairsConfig) -> PairsTask:
     """The files of `config`, read and checked."""
     if not config.dev and (config.dev_only or config.dev_limit is not None):
-        raise UserError(f"{config.test}: dev_only and dev_limit choose rows of dev; name dev, or remove them")
+        raise UserError(f"{config.test}: dev_only and dev_limit select rows of dev; give dev, or remove them")
     columns = PairColumns(config.sentence1, config.sentence2, config.label, config.positive_from)
     test = read_pairs(config.test, columns)
     dev = read_pairs(config.dev, columns, only=config.dev_only, limit=config.dev_limit) if config.dev else None
@@ -98,7 +98,7 @@ def load_pairs(config: PairsConfig) -> PairsTask:
 def check_criterion(criterion: Criterion, precision: float | None) -> None:
     """A wanted precision belongs to criterion precision, and to no other."""
     if criterion == "precision" and precision is None:
-        raise UserError("criterion precision: say which with --precision, such as --precision 0.9")
+        raise UserError("criterion precision: set --precision, such as --precision 0.9")
     if criterion != "precision" and precision is not None:
         raise UserError(f"precision {precision:g} is for criterion precision, not {criterion}; remove one of them")
 

@@ -47,7 +47,7 @@ class RetrievalTask:
     def dev_score(self, vectors: TaskVectors) -> float:
         """Mean nDCG@10 of the dev queries; nan for vectors that hold inf or nan."""
         if self.dev_queries is None:
-            raise UserError(f"{self.name}: has no dev queries; add dev_qrels to choose on")
+            raise UserError(f"{self.name} has no dev queries; add dev_qrels for the selection")
         return float(self._values(self.dev_queries, vectors)[:, 0].mean())
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:

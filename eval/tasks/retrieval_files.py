@@ -79,7 +79,9 @@ def find_files(place: str | Path) -> RetrievalFiles:
     dev_qrels = _find(root, "dev_qrels")
     dev_queries = _find(root, "dev_queries")
     if dev_queries and not dev_qrels:
-        raise UserError(f"{dev_queries}: there is no dev_qrels file beside it; add it or remove the dev queries")
+        raise UserError(
+            f"{dev_queries}: there is no dev_qrels file in the same folder; add it or remove the dev queries"
+        )
     return RetrievalFiles(corpus, queries, qrels, dev_queries or (queries if dev_qrels else None), dev_qrels)
 
 
@@ -183,7 +185,7 @@ def _identifier(table: Table, index: int, column: str) -> str:
     """Text or a whole number: 7 and "7" are the same id, as csv can't tell them apart."""
     value = table.rows[index][column]
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(index)}: {column} {value!r} is no id; give text or a whole number")
+        raise UserError(f"{table.where(index)}: {column} {value!r} is not an id; use text or a whole number")
     return str(value)
 
 
@@ -194,5 +196,7 @@ def _grade(table: Table, index: int) -> int:
     except ValueError:
         grade = -1
     if grade < 0:
-        raise UserError(f"{table.where(index)}: score {value!r} is not a whole number of 0 or more (0: not relevant)")
+        raise UserError(
+            f"{table.where(index)}: score {value!r} is not a whole number of at least 0 (0 means not relevant)"
+        )
     return grade

@@ -33,7 +33,7 @@ class StsTask:
     def of(cls, data: SimilarityData) -> StsTask:
         """Refuses gold scores that are all equal: no ranking agrees or disagrees with them."""
         if np.ptp(data.scores) == 0:
-            raise UserError(f"{data.name}: every score is {data.scores[0]:g}, so there is nothing to rank")
+            raise UserError(f"{data.name}: every score is {data.scores[0]:g}; a correlation needs different scores")
         place = {text: index for index, text in enumerate(dict.fromkeys(data.sentences1 + data.sentences2))}
         code = {name: index for index, name in enumerate(dict.fromkeys(data.subsets))}
         return cls(
@@ -93,7 +93,7 @@ def read_similarity(path: str | Path) -> SimilarityData:
     table = read_table(path, ["sentence1", "sentence2", "score"])
     graded = [i for i, row in enumerate(table.rows) if row["score"] not in (None, "")]
     if len(graded) < 2:
-        raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs two")
+        raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs at least two")
     return SimilarityData(
         name=Path(table.name).stem,
         sentences1=[table.text(i, "sentence1") for i in graded],
@@ -106,5 +106,5 @@ def read_similarity(path: str | Path) -> SimilarityData:
 def _score(table: Table, index: int) -> float:
     value = table.rows[index]["score"]
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
-        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; mend it or empty it")
+        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; fix it or leave it empty")
     return float(value)

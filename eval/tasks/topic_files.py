@@ -23,7 +23,7 @@ def label_texts(classes: Sequence[str], form: Form, path: str | Path | None = No
     if form == "word":
         texts = [name.replace("_", " ") for name in classes]
     elif path is None:
-        raise UserError(f"labels: form {form} needs a file that defines the classes; name it, or take form word")
+        raise UserError(f"labels: form {form} needs a file that defines the classes; give it, or use form word")
     else:
         entries = _entries(Path(path))
         absent = [name for name in classes if name not in entries]
@@ -33,7 +33,9 @@ def label_texts(classes: Sequence[str], form: Form, path: str | Path | None = No
     first: dict[str, str] = {}
     for name, text in zip(classes, texts, strict=True):
         if first.setdefault(text, name) != name:
-            raise UserError(f"labels: {first[text]!r} and {name!r} have the same text {text[:40]!r}; tell them apart")
+            raise UserError(
+                f"labels: {first[text]!r} and {name!r} have the same text {text[:40]!r}; use different texts"
+            )
     return texts
 
 
@@ -52,7 +54,7 @@ def _entries(path: Path) -> dict[str, object]:
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(entries, dict):
-        raise UserError(f'{path}: holds a {type(entries).__name__}, not an object {{"class": "definition"}}')
+        raise UserError(f'{path} contains a {type(entries).__name__} instead of an object {{"class": "definition"}}')
     return entries
 
 
@@ -61,7 +63,7 @@ def _text(path: str | Path, name: str, entry: object, form: Form) -> str:
     if form == "definition":
         return definition
     if not examples:
-        raise UserError(f"{path}: {name!r} has no examples; add a list of them, or take form definition")
+        raise UserError(f"{path}: {name!r} has no examples; add a list of them, or use form definition")
     return f"{definition}: {'; '.join(examples)}"
 
 
@@ -99,7 +101,7 @@ def _data(config: TopicsConfig) -> TopicData:
         for path in (config.test, config.train, config.dev)
     )
     if test is None:
-        raise UserError("config error: test: name the file of texts to report on")
+        raise UserError("config error: test: give the file of test texts")
     splits = [split for split in (test, train, dev) if split is not None]
     classes = list(config.classes) or sorted({label for split in splits for label in split.labels})
     return TopicData(test.name, classes, test, train, dev)
@@ -116,11 +118,13 @@ def _refuse_unread(config: TopicsConfig) -> None:
     unread = next((option for option, is_unread in given.items() if is_unread), None)
     if unread is not None:
         found = f"method {config.method}" + (f" with form {config.form}" if is_zero_shot else "")
-        raise UserError(f"config error: topics: {unread} is not read by {found}; remove it, or name what reads it")
+        raise UserError(
+            f"config error: topics: {unread} is not used by {found}; remove it, or use a method that needs it"
+        )
 
 
 def _refuse_test_texts(path: str, data: TopicData) -> None:
     known = set(data.test.texts)
     seen = next((text for text in label_examples(path) if text in known), None)
     if seen is not None:
-        raise UserError(f"{path}: the example {seen[:40]!r} is a test text; take examples from elsewhere")
+        raise UserError(f"{path}: the example {seen[:40]!r} is a test text; use other examples")

@@ -33,10 +33,15 @@ class TopicData:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise UserError(f"{self.name}: there is one class, {self.classes[0]!r}; a classification needs two")
+            raise UserError(
+                f"{self.name}: there is only the class {self.classes[0]!r}; classification needs at least two"
+            )
         for split in (self.train, self.dev):
             if split is not None and split.content_hash == self.test.content_hash:
-                raise UserError(f"{self.test.name} holds the texts of {split.name}: choices on a test set are leakage")
+                raise UserError(
+                    f"{self.test.name} contains the texts of {split.name}; use different files, because selection on "
+                    "test data is leakage"
+                )
         if self.train is not None and len(set(self.train.labels)) < 2:
             raise UserError(f"{self.train.name}: every label is {self.train.labels[0]!r}; training needs two classes")
 
@@ -57,7 +62,7 @@ class ZeroShotTask:
 
     def __post_init__(self) -> None:
         if self.calibrated and self.data.dev is None:
-            raise UserError(f"{self.name}: calibration needs dev texts; name a file of them, or leave it out")
+            raise UserError(f"{self.name}: calibration needs dev texts; give a dev file, or remove calibrated")
 
     @cached_property
     def dev(self) -> Texts | None:
@@ -76,7 +81,7 @@ class ZeroShotTask:
         """The main metric on dev."""
         dev = self.data.dev
         if dev is None:
-            raise UserError(f"{self.name}: has no dev texts; name a file of them")
+            raise UserError(f"{self.name} has no dev texts; give a dev file")
         return _score(self._scores(dev, self.dev, vectors, vectors), dev.codes(self.data.classes), self.metric)
 
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
@@ -131,7 +136,7 @@ class TrainedTask:
 
     def __post_init__(self) -> None:
         if self.data.train is None:
-            raise UserError(f"{self.name}: nothing to train on; name a file of train texts, or take method zero_shot")
+            raise UserError(f"{self.name} has no training texts; give a train file, or use method zero_shot")
 
     @cached_property
     def dev(self) -> Texts | None:
@@ -230,10 +235,12 @@ def split(rows: LabelledTexts, seed: int) -> tuple[LabelledTexts, LabelledTexts]
     chosen = np.zeros(len(rows), dtype=np.bool_)
     chosen[by_class[DEV_EVERY - 1 :: DEV_EVERY]] = True
     if not chosen.any():
-        raise UserError(f"{rows.name}: {len(rows)} texts are too few to choose on; add texts, or name a dev file")
+        raise UserError(f"{rows.name}: {len(rows)} texts are too few for the selection; add texts, or give a dev file")
     learn, judge = (rows.at(np.flatnonzero(part)) for part in (~chosen, chosen))
     if len(set(learn.labels)) < 2:
-        raise UserError(f"{rows.name}: too few texts of a second class to train on; add some, or name a dev file")
+        raise UserError(
+            f"{rows.name}: there are too few training texts of a second class; add some, or give a dev file"
+        )
     return learn, judge
 
 

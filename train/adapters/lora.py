@@ -28,7 +28,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     backbone: Any = embedder.backbone
     is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
     if is_quantized and config.method == "full":
-        raise UserError("lora.method full: 4-bit weights can't be trained; use lora, or leave out --model.load_in_4bit")
+        raise UserError("lora.method full: 4-bit weights cannot be trained; use lora, or remove --model.load_in_4bit")
     if config.gradient_checkpointing:
         with quiet():
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
@@ -61,7 +61,9 @@ def check_adapter_options(config: LoraConfig) -> None:
     default = LoraConfig()
     for option in ("dropout", "targets", "layers", "modules_to_save", "rslora", "dora", "init"):
         if vars(config)[option] != vars(default)[option]:
-            raise UserError(f"lora.{option}: lora.method full trains every weight and has no adapters; leave it out")
+            raise UserError(
+                f"lora.{option}: lora.method full trains every weight and has no adapters; remove the option"
+            )
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -74,7 +76,10 @@ def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
     parameters = trainable_parameters(model.embedder)
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
-        raise UserError(f"checkpoint: {odd} is on one side only; use --checkpoint.resume fresh or another output_dir")
+        raise UserError(
+            f"checkpoint: {odd} exists either only in the checkpoint or only in the model; use --checkpoint.resume "
+            "fresh or another output_dir"
+        )
     for name, parameter in parameters.items():
         model.overwrite(parameter, tensors[name])
 
@@ -82,7 +87,7 @@ def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
 def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
     top = _top_layer(embedder)
     if top == 0:
-        raise UserError("model.layer 0: the input embeddings have nothing for LoRA to tune; choose a layer above 0")
+        raise UserError("model.layer 0: LoRA cannot train the input embeddings; use a layer above 0")
     return PeftLora(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -132,7 +137,7 @@ def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | 
     """
     beyond = next((layer for layer in wanted if layer >= top), None)
     if beyond is not None:
-        raise UserError(f"lora.layers {beyond}: layer {top} is pooled, so blocks 0 to {top - 1} can be tuned")
+        raise UserError(f"lora.layers {beyond}: layer {top} is pooled, so only blocks 0 to {top - 1} can be trained")
     kept = set(wanted) or set(range(top))
     others = [str(layer) for layer in range(embedder.layer_count) if layer not in kept]
     return rf"(.*\.)?{_name_of_blocks(embedder)}\.({'|'.join(others)})\..*" if others else None
@@ -162,7 +167,7 @@ def _freeze_above(embedder: Embedder) -> None:
     blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
     if blocks is None:
         raise UserError(
-            "lora.method full: this decoder keeps its blocks in no list; train its last layer, model.layer -1"
+            "lora.method full: the blocks of this decoder cannot be found; use its last layer, model.layer -1"
         )
     inside = set(blocks.modules())
     run = _modules_run(embedder.backbone, blocks, top)
@@ -172,7 +177,7 @@ def _freeze_above(embedder: Embedder) -> None:
                 parameter.requires_grad_(False)
     blocks[top:].requires_grad_(False)
     if not trainable_parameters(embedder.backbone):
-        raise UserError(f"model.layer: layer {top} depends on no weight; choose one above it")
+        raise UserError(f"model.layer: layer {top} depends on no weight; use a layer above it")
 
 
 @torch.no_grad()

@@ -182,8 +182,8 @@ def _read(path: Path, config_hash: str) -> Checkpoint:
         raise _Damaged(f"{MANIFEST} says step {step}")
     if manifest["config_hash"] != config_hash:
         raise UserError(
-            f"checkpoint {path} belongs to another configuration; start anew with --checkpoint.resume fresh, "
-            "or choose another --output_dir"
+            f"checkpoint {path} belongs to another configuration; start from the beginning with --checkpoint.resume "
+            "fresh, or choose another --output_dir"
         )
     try:
         return Checkpoint(path, step, load_file(path / TENSORS), load_file(path / OPTIMIZER), _read_json(path / STATE))
@@ -210,7 +210,7 @@ def _check_files(path: Path, manifest: dict[str, object]) -> None:
         raise _Damaged(f"{MANIFEST} lacks a field")
     if manifest["format"] != FORMAT:
         raise UserError(
-            f"checkpoint {path} has format {manifest['format']}, this dec2vec reads {FORMAT}; update dec2vec"
+            f"checkpoint {path} has format {manifest['format']}, but this dec2vec supports {FORMAT}; update dec2vec"
         )
     for name in FILES:
         file, expected = path / name, files.get(name)

@@ -90,15 +90,17 @@ def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
     rows, kind = sum(map(len, tables)), tables[0].kind
     if rows < 2:
         unit = "pair" if kind in ("pairs", "graded") else "text"
-        raise UserError(f"{names}: {rows} {unit}; contrastive training needs at least two")
+        raise UserError(f"{names} has {rows} {unit}; contrastive training needs at least two")
     columns = {"pairs": ("anchors", "positives"), "graded": ()}.get(kind, ("texts",))
     first = next(chain.from_iterable(table.texts for table in tables))
     for place, name in enumerate(columns):
         if all(texts[place] == first[place] for table in tables for texts in table.texts):
-            raise UserError(f"{names}: all {name} are equal ({first[place][:40]!r}); nothing is left to tell apart")
+            raise UserError(
+                f"{names}: all {name} are equal ({first[place][:40]!r}); contrastive training needs different ones"
+            )
     for name, values in (
         ("scores", [score for table in tables for score in table.scores]),
         ("labels", [label for table in tables for label in table.labels]),
     ):
         if values and all(value == values[0] for value in values):
-            raise UserError(f"{names}: all {name} are equal ({values[0]!r}); nothing is left to tell apart")
+            raise UserError(f"{names}: all {name} are equal ({values[0]!r}); contrastive training needs different ones")

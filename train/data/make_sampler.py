@@ -40,7 +40,7 @@ def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
         )
     for i, (size, source) in enumerate(zip(sizes, config.data, strict=True)):
         if size < 2:
-            raise UserError(f"data.{i} ({source.path}): {size} pair; a batch of one source needs at least two")
+            raise UserError(f"data.{i} ({source.path}) has {size} pair; a batch of a single source needs at least two")
     weights = _weights(config, sizes)
     parts = [_order(config, data, [i], min(config.batch.size, size)) for i, size in enumerate(sizes)]
     return OneSource(tuple(parts), sizes, weights, config.seed)
@@ -55,8 +55,8 @@ def _weights(config: TrainConfig, sizes: Sequence[int]) -> tuple[float, ...]:
     if len(weights) < len(given):
         one, other = next(i for i, weight in enumerate(given) if weight is not None), given.index(None)
         raise UserError(
-            f"data.{other}.weight: missing, where data.{one} has {weights[0]:g}; give every source a weight, or none "
-            f"(then each weighs its number of rows, here {', '.join(map(str, sizes))})"
+            f"data.{other}.weight is missing, but data.{one} has {weights[0]:g}; give every source a weight, or none "
+            f"(then the numbers of rows are used, here {', '.join(map(str, sizes))})"
         )
     return tuple(weights)
 
@@ -78,7 +78,7 @@ def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, ba
     group = config.data[first].texts_per_label
     if batch < 4 * group:
         raise UserError(
-            f"data.{first}.texts_per_label {group}: a batch of {batch} holds too few labels; use --batch.size "
+            f"data.{first}.texts_per_label {group}: a batch of {batch} contains too few labels; use --batch.size "
             f"{4 * group} or more"
         )
     names = [label for table in tables for label in table.labels]
@@ -97,7 +97,9 @@ def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: in
     numbers = np.repeat(np.arange(len(counts)), counts)
     sampler = UniqueTexts(shared_keys(numbers, np.concatenate(keys), len(counts)), batch, config.seed)
     if len(counts) >= batch and min(map(len, sampler.epoch(0))) < 2:
-        raise UserError("batch.no_duplicates: too few different texts, some batches hold a single row; leave it out")
+        raise UserError(
+            "batch.no_duplicates: there are too few different texts, so some batches have a single row; remove it"
+        )
     return sampler
 
 

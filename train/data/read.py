@@ -133,7 +133,7 @@ def _name(table: Table, row: int, column: str) -> str:
     """A label or an id: a text or a whole number, alike whether the file writes 3 or "3"."""
     value = table.rows[row][column]
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(row)}: {column} is {value!r}; a text or a whole number is needed")
+        raise UserError(f"{table.where(row)}: {column} is {value!r}; use text or a whole number")
     return str(value)
 
 
@@ -144,5 +144,5 @@ def _number(table: Table, row: int, column: str) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{table.where(row)}: {column} {value!r} is not a finite number; mend it or remove the row")
+        raise UserError(f"{table.where(row)}: {column} {value!r} is not a finite number; fix it or remove the row")
     return number

@@ -130,8 +130,8 @@ class Packer:
                 self.starts.append(len(self.edges) - 1)
         except OSError as error:
             raise UserError(
-                f"training texts can't be kept in {tempfile.gettempdir()}: {why_not_written(error)}; name a folder "
-                "with room in TMPDIR"
+                f"training texts cannot be stored in {tempfile.gettempdir()}: {why_not_written(error)}; set TMPDIR to "
+                "a folder with enough space"
             ) from error
 
     def done(self) -> PackedTexts:

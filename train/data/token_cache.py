@@ -98,16 +98,18 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
     try:
         with locked(folder):
             if not path.is_file():
-                _log.info("token ids of %s texts are made, and kept in %s", f"{len(first):,}", folder)
+                _log.info("computing the token ids of %s texts, cached in %s", f"{len(first):,}", folder)
                 _write(path, data, encoder, is_first)
             table = datasets.Dataset.from_file(str(path)).with_format("arrow")
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: damaged; delete it, it is made again") from error
+        raise UserError(f"{path} is damaged; delete it, and it will be created again") from error
     except OSError as error:
         why = why_not_written(error)
-        raise UserError(f"cannot keep token ids in {folder}: {why}") from error
+        raise UserError(f"cannot cache token ids in {folder}: {why}") from error
     if len(table) != len(first):
-        raise UserError(f"{path}: damaged, {len(table):,} rows of {len(first):,}; delete it, it is made again")
+        raise UserError(
+            f"{path} is damaged: it has {len(table):,} of {len(first):,} rows; delete it, and it will be created again"
+        )
     kept = keys[is_first]
     order = np.argsort(kept)
     return TokenCache(kept[order], order, table)

@@ -139,9 +139,7 @@ def check_trained(weights: Sequence[nn.Parameter]) -> None:
     narrow = next((weight.dtype for weight in weights if weight.dtype != torch.float32), None)
     if narrow is not None:
         name = str(narrow).removeprefix("torch.")
-        raise UserError(
-            f"model.dtype {name}: DeepSpeed trains float32 weights here; use float32, or --lora.method lora"
-        )
+        raise UserError(f"model.dtype {name}: DeepSpeed needs float32 weights; use float32, or --lora.method lora")
 
 
 def check_installed() -> None:
@@ -164,7 +162,7 @@ def launched_stage() -> Literal[2, 3]:
     if stage not in ("2", "3"):
         raise UserError(f"zero_stage {stage}: not supported; use 2 or 3, or configs/accelerate/ddp.yaml")
     if os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") != "none":
-        raise UserError(f"deepspeed_config_file: not read; put zero_stage: {stage} under deepspeed_config in its place")
+        raise UserError(f"deepspeed_config_file: not supported; use zero_stage: {stage} under deepspeed_config instead")
     for name in ("offload_optimizer_device", "offload_param_device"):
         if os.environ.get(f"ACCELERATE_DEEPSPEED_{name.upper()}", "none") != "none":
             raise UserError(f"{name}: not supported; set it to none (or use more processes)")

@@ -45,6 +45,7 @@ def _difference(sums: Int[Tensor, "rank tensor"], names: list[str]) -> str:
     name = names[int((sums != sums.new_tensor(majority)).any(dim=0).nonzero()[0])]
     ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
     return (
-        f"the trained weights of {ranks} of {len(rows)} differ from the others', first in {name}; no checkpoint holds "
-        "them, and the same command resumes from the last one; if it happens again, check the devices of those ranks"
+        f"the trained weights of {ranks} of {len(rows)} differ from those of the others, first in {name}; no "
+        "checkpoint contains them, and the same command resumes from the last one; if it happens again, check the "
+        "devices of these ranks"
     )

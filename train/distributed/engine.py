@@ -56,7 +56,7 @@ def choose_engine(accelerator: Accelerator) -> type[Engine]:
         return Single
     if kind in _DDP:
         return Ddp
-    raise UserError(f"distributed_type {kind.value}: dec2vec runs on one process, under DDP, FSDP2, ZeRO-2 and ZeRO-3")
+    raise UserError(f"distributed_type {kind.value} is not supported; use one process, DDP, FSDP2, ZeRO-2 or ZeRO-3")
 
 
 def wrap(embedder: Embedder, accelerator: Accelerator) -> Engine:
@@ -66,7 +66,7 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Engine:
 
 def _check_fsdp(accelerator: Accelerator) -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise UserError("fsdp_version 1: has no shards of single parameters; put fsdp_version: 2 into fsdp_config")
+        raise UserError("fsdp_version 1: not supported; set fsdp_version: 2 in fsdp_config")
     if _flag("FSDP_OFFLOAD_PARAMS"):
         raise UserError("fsdp_offload_params: not supported; set it to false (or use more processes)")
     if _flag("FSDP_CPU_RAM_EFFICIENT_LOADING"):
@@ -78,9 +78,9 @@ def _check_fsdp(accelerator: Accelerator) -> None:
 
 def _check_group(option: str, accelerator: Accelerator) -> None:
     if not torch.distributed.is_initialized():
-        raise UserError(f"{option}: shards need a process group; start with accelerate launch or torchrun")
+        raise UserError(f"{option}: sharding needs a process group; start with accelerate launch or torchrun")
     if accelerator.device.type == "cpu" and torch.cuda.is_available():
-        raise UserError(f"model.device cpu: {option} takes the GPUs that it sees; hide them: CUDA_VISIBLE_DEVICES=''")
+        raise UserError(f"model.device cpu: {option} uses all visible GPUs; hide them with CUDA_VISIBLE_DEVICES=''")
 
 
 def _flag(name: str) -> bool:

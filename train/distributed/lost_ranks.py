@@ -18,7 +18,7 @@ PATIENCE = 20
 _CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exit", re.I)
 _REFUSED = re.compile(r"connection refused", re.I)
 _SILENT = re.compile(r"timed? ?out|no route to host|unreachable|failed to connect", re.I)
-_OLD_STORE = "torchrun's store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes a new one at each restart)"
+_OLD_STORE = "torchrun's store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 creates a new one for each restart)"
 _ADDRESS = re.compile(r"\[([0-9a-f.:]+)\]:\d+")
 
 
@@ -50,8 +50,8 @@ def lost_rank_message(config: TrainConfig) -> Iterator[Contact]:
         _end_soon()
         rank, world = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
         raise TryAgain(
-            f"rank {rank} of {world}, {contact.moment}: {reason}; the same command resumes from the last checkpoint "
-            f"in {config.output_dir}/checkpoints (torchrun --max-restarts N does so by itself)"
+            f"rank {rank} of {world}, {contact.moment}: {reason}; the same command resumes from the last checkpoint in "
+            f"{config.output_dir}/checkpoints (torchrun --max-restarts N does this automatically)"
         ) from error
 
 
@@ -60,11 +60,11 @@ def why_lost(message: str, timeout: float) -> str | None:
     address = _ADDRESS.search(message)
     peer = f"a process on {address.group(1)}" if address else "another process"
     if _CLOSED.search(message):
-        return f"lost {peer}, which closed the connection (it ended or was killed)"
+        return f"lost {peer}, which closed the connection (it exited or was killed)"
     if _REFUSED.search(message):
-        return f"{peer} refused the connection; if it has ended, its address was still in {_OLD_STORE}"
+        return f"{peer} refused the connection; if it exited, its address was still in {_OLD_STORE}"
     if _SILENT.search(message):
-        return f"no word from {peer} for {timeout:g} s (distributed.timeout): it hangs or its host is cut off"
+        return f"no response from {peer} for {timeout:g} s (distributed.timeout): it hangs or its host is disconnected"
     return None
 
 

@@ -47,7 +47,7 @@ class PartitionedAdamW(DeepSpeedAdamW):
         super().__init__(module, adamw, max_norm, settings(numbers, max_norm, {"stage": 2}))
         if not torch.equal(self._part_of(self._weights), self._part.detach()):
             version = importlib.metadata.version("deepspeed")
-            raise UserError(f"deepspeed {version}: divides weights in another way; install {OLDEST}")
+            raise UserError(f"deepspeed {version} partitions weights differently; install {OLDEST}")
 
     @contextlib.contextmanager
     def one_reduction(self) -> Iterator[None]:

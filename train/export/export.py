@@ -65,7 +65,7 @@ def _check_push(args: ExportArgs) -> None:
     references = [(name, value) for name in ("revision", "tag") if (value := getattr(args, name)) is not None]
     if args.push is None:
         for name, value in references:
-            raise UserError(f"--{name} {value}: belongs to a push; add --push user/name")
+            raise UserError(f"--{name} {value} is only used for a push; add --push user/name")
         return
     from train.export.push import check_reference, check_repository_name, check_token
 
@@ -82,9 +82,9 @@ def _check_run(args: ExportArgs) -> None:
     if not (args.run / "config.yaml").is_file():
         raise UserError(f"{args.run}: not a run folder (no config.yaml); give the output_dir of a training run")
     if not any((args.run / name / MARKER).is_file() for name in ("adapter", "model")):
-        raise UserError(f"{args.run}: nothing to export yet (no adapter/); let the training run finish first")
+        raise UserError(f"{args.run} has nothing to export yet (no adapter/); wait until training has finished")
     if args.to is not None and args.to.resolve() == (args.run / "adapter").resolve():
-        raise UserError(f"--to {args.to}: that is the run's own adapter; give another folder")
+        raise UserError(f"--to {args.to} is the adapter folder of the run; use another folder")
 
 
 def _print(label: str, value: object) -> None:

@@ -60,7 +60,7 @@ _log = logging.getLogger(__name__)
 def check_repository_name(repo_id: str) -> None:
     """UserError for a name that no repository can have."""
     if not _NAME.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".", "-")):
-        raise UserError(f"push {repo_id!r}: not a repository name; write user/name in letters, digits, - _ and .")
+        raise UserError(f"push {repo_id!r} is not a repository name; write user/name with letters, digits, - _ and .")
 
 
 def check_token() -> str:
@@ -74,7 +74,7 @@ def check_token() -> str:
 def check_reference(name: str, what: str) -> None:
     """UserError for a name that no branch or tag can have; `what` is branch or tag."""
     if not _REFERENCE.fullmatch(name) or ".." in name or name.endswith((".lock", ".", "/")):
-        raise UserError(f"{what} {name!r}: not a name git takes; write letters, digits, - _ . and / such as v1.0")
+        raise UserError(f"{what} {name!r} is not a valid git name; use letters, digits, - _ . and / such as v1.0")
 
 
 def push_folder(
@@ -97,11 +97,9 @@ def push_folder(
     with _explained(repo_id):
         url = str(api.create_repo(repo_id, private=private or None, exist_ok=True))
         if private and not api.model_info(repo_id).private:
-            raise UserError(
-                f"{repo_id}: exists and is public; make it private in its settings, or push to another name"
-            )
+            raise UserError(f"{repo_id} exists and is public; make it private in its settings, or push to another name")
         if tag is not None and tag in {reference.name for reference in api.list_repo_refs(repo_id).tags}:
-            raise UserError(f"{repo_id}: has a tag {tag} already, and tags are not moved; choose another --tag")
+            raise UserError(f"{repo_id} already has a tag {tag}, and tags are not moved; use another --tag")
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(
@@ -125,7 +123,9 @@ def push_finished(config: TrainConfig, run: Path, encoder: Encoder) -> str:
         with staged(run, config, encoder, export.push, merge=export.merge) as folder:
             return f"pushed   {push_folder(folder, export.push, private=export.private)}"
     except UserError as error:
-        _log.warning("%s; the run is whole: dec2vec export %s --push %s", error, run, export.push)
+        _log.warning(
+            "%s; the run itself is complete, so push it with dec2vec export %s --push %s", error, run, export.push
+        )
         return f"pushed   not yet: dec2vec export {run} --push {export.push}"
 
 

@@ -116,9 +116,7 @@ def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -
 def _save_whole(encoder: Encoder, folder: Path) -> None:
     """Write all weights. An adapter is folded into a copy, so that training can continue."""
     if encoder.config.load_in_4bit:
-        raise UserError(
-            "this run was tuned on 4-bit base weights, which an adapter can't be merged into; leave out merge"
-        )
+        raise UserError("this run has 4-bit base weights, into which an adapter cannot be merged; remove merge")
     with _no_progress_bars():
         _merged(encoder.embedder.backbone).save_pretrained(str(folder))
     spell_for_all(encoder, folder / "config.json")
@@ -164,4 +162,4 @@ def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
 def check_replaceable(folder: Path) -> None:
     """Only an empty folder or one of our own is replaced."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file()):
-        raise UserError(f"{folder}: exists and is not an export of dec2vec; give another folder or move it away")
+        raise UserError(f"{folder} exists and is not an export of dec2vec; use another folder or move it away")

@@ -44,13 +44,13 @@ def check_exportable(encoder: Encoder) -> None:
     """UserError for what sentence-transformers has no module for."""
     if encoder.config.pooling not in _MODES:
         raise UserError(
-            f"pooling {encoder.config.pooling}: sentence-transformers has no such module; train with "
-            f"--model.pooling {', '.join(_MODES)}, or use adapter/ with dec2vec"
+            f"pooling {encoder.config.pooling} is not supported by sentence-transformers; train with --model.pooling "
+            f"{', '.join(_MODES)}, or use adapter/ with dec2vec"
         )
     if encoder.config.bidirectional:
         raise UserError(
-            "model.bidirectional: sentence-transformers would read the model with causal attention; add "
-            "--export.model false, and use adapter/ or model/ with dec2vec"
+            "model.bidirectional: sentence-transformers would use causal attention; add --export.model false, and use "
+            "adapter/ or model/ with dec2vec"
         )
     side_prompts(encoder)
 

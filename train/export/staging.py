@@ -49,7 +49,7 @@ def staged(
     `facts` about the data are looked up if they are not given.
     """
     if not merge and needs_merging(encoder):
-        _log.warning("the base is a folder on this machine, which others can't read: uploading merged weights")
+        _log.warning("uploading merged weights, because the base is a local folder that others cannot read")
         merge = True
     with _stage(run) as stage:
         readme = model_card_text(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)

@@ -41,7 +41,7 @@ def side_prompts(encoder: Encoder) -> dict[Side, Prompt]:
     prompts = {side: get_prompt(config.prompt, config.task, side) for side in SIDES}
     if config.tokenization == "joint" and any(prompt.suffix for prompt in prompts.values()):
         raise UserError(
-            f"prompt {config.prompt!r}: its suffix is tokenised together with the text, which a tokenizer alone can't "
+            f"prompt {config.prompt!r}: its suffix is tokenized jointly with the text, which a tokenizer alone cannot "
             "do; to export to sentence-transformers, train with --model.tokenization separate"
         )
     return prompts
@@ -106,8 +106,8 @@ def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> lis
     for text in (*prefixes, suffix):
         if lower_case(text) != text:
             raise UserError(
-                f"model.text_normalization lower: the exported tokenizer would lower the prompt {text!r} too; write "
-                "--model.prompt in lower case, or use --export.model false"
+                f"model.text_normalization lower: the exported tokenizer would also lower-case the prompt {text!r}; "
+                "write --model.prompt in lower case, or use --export.model false"
             )
     return [{"type": "Lowercase"}]
 
@@ -178,6 +178,6 @@ def _check(encoder: Encoder, prompts: Mapping[Side, Prompt], folder: Path) -> No
             found = saved(prompt.prefix + text, truncation="longest_first")["input_ids"]
             if found != expected:
                 raise UserError(
-                    f"tokenizer of {encoder.config.name_or_path}: sentence-transformers would read {text[:40]!r} in "
-                    "another way than dec2vec (other token ids), so it is not exported; use adapter/ with dec2vec"
+                    f"tokenizer of {encoder.config.name_or_path}: sentence-transformers would give {text[:40]!r} "
+                    "different token ids than dec2vec, so it is not exported; use adapter/ with dec2vec"
                 )

@@ -63,8 +63,8 @@ def check_losses(config: TrainConfig) -> None:
     starts = sorted({loss.temperature for loss in used_losses(config) if loss.learn_temperature})
     if len(starts) > 1:
         raise UserError(
-            f"loss.temperature: losses that learn it share one, which can't start at {' and '.join(map(str, starts))}; "
-            "give them the same temperature"
+            "loss.temperature: losses that learn it share one value, which cannot start at "
+            f"{' and '.join(map(str, starts))}; set the same temperature for them"
         )
 
 
@@ -73,8 +73,8 @@ def _refuse_unused(loss: LossConfig) -> None:
     changed = [f"loss.{name}" for name, value in vars(loss).items() if value != vars(default)[name]]
     if changed:
         raise UserError(
-            f"{', '.join(changed)}: every source has losses of its own, so no batch has the run's; give the options to "
-            "those (data.N.losses), or leave them out"
+            f"{', '.join(changed)}: every source has its own losses, so these options are not used; set them in "
+            "data.N.losses, or remove them"
         )
 
 
@@ -103,22 +103,24 @@ def _check_options(config: LossConfig) -> None:
     given, default = vars(config), vars(LossConfig())
     for name, kinds in ONLY_FOR.items():
         if config.kind not in kinds and given[name] != default[name]:
-            raise UserError(f"loss.{name}: loss.kind {config.kind} has no use for it (only {', '.join(kinds)})")
+            raise UserError(
+                f"loss.{name} is not used by loss.kind {config.kind} (only by {', '.join(kinds)}); remove it"
+            )
     if config.kind in DISTANCES and distance_of(config) not in DISTANCES[config.kind]:
         allowed = " or ".join(DISTANCES[config.kind])
-        raise UserError(f"loss.distance {config.distance}: loss.kind {config.kind} takes {allowed}")
+        raise UserError(f"loss.distance {config.distance}: use {allowed} with loss.kind {config.kind}")
     if config.kind in DISTANCES and config.teacher is None:
-        raise UserError(f"loss.kind {config.kind}: name the folder of a teacher with --loss.teacher")
+        raise UserError(f"loss.kind {config.kind}: give the folder of a teacher with --loss.teacher")
     if config.kind == "angle" and not any(config.angle_weights):
-        raise UserError("loss.angle_weights: all are 0; give at least one loss a weight")
+        raise UserError("loss.angle_weights: all are 0; set at least one above 0")
     if config.kind in DISTANCES and distance_of(config) != "kl" and config.learn_temperature:
-        raise UserError(f"loss.learn_temperature: loss.distance {distance_of(config)} has no temperature; leave it out")
+        raise UserError(f"loss.learn_temperature: loss.distance {distance_of(config)} has no temperature; remove it")
 
 
 def _check_matryoshka(config: LossConfig) -> None:
     sizes, weights = config.matryoshka, config.matryoshka_weights
     if len(set(sizes)) != len(sizes):
-        raise UserError(f"loss.matryoshka {list(sizes)}: a number of dimensions comes twice; list each once")
+        raise UserError(f"loss.matryoshka {list(sizes)}: a number of dimensions is repeated; list each once")
     if weights and len(weights) != len(sizes):
         raise UserError(
             f"loss.matryoshka_weights: {len(weights)} weights for {len(sizes)} numbers of dimensions; give one for each"
@@ -137,7 +139,7 @@ def check_dropout(architecture: Mapping[str, object], lora: LoraConfig, source: 
     if (lora.method == "lora" and lora.dropout > 0) or any(_drops(*entry) for entry in architecture.items()):
         return
     fix = "--lora.dropout 0.1" if lora.method == "lora" else "--lora.method lora --lora.dropout 0.1"
-    raise UserError(f"{source}: two views of a text differ by dropout alone, and every dropout is 0; add {fix}")
+    raise UserError(f"{source}: the two copies of a text differ only by dropout, and every dropout is 0; add {fix}")
 
 
 def _drops(name: str, value: object) -> bool:

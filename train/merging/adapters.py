@@ -84,7 +84,10 @@ def check_modules(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
             raise UserError(f"{name}: adapts other modules than {names[0]} ({module} is in one of them only)")
         for module, change in adapter.changes.items():
             if change.a.shape[1] != first[module].a.shape[1] or change.b.shape[0] != first[module].b.shape[0]:
-                raise UserError(f"{name}: {module.partition('.lora_')[0]} has another size than in {names[0]}")
+                raise UserError(
+                    f"{name}: the size of {module.partition('.lora_')[0]} differs from that in {names[0]}; merge runs "
+                    "with the same sizes"
+                )
 
 
 def weigh_average(weights: Sequence[float]) -> Weigh:

@@ -39,24 +39,24 @@ def merge_command(args: MergeArgs) -> None:
     runs = read_runs(args.runs)
     form = write_merged(runs, args.output, weights, args.method, args.rank)
     if any(run.artifact.whitening is not None for run in runs):
-        sys.stderr.write("the runs' whitening is left out, because it was fitted on vectors of other models\n")
+        sys.stderr.write("the whitening of the runs is not kept, because it was fitted on vectors of other models\n")
     sys.stdout.write(f"{args.output}: {form}\n")
 
 
 def _normalized_weights(args: MergeArgs) -> tuple[float, ...]:
     """One weight for each run; their sum is 1."""
     if len(args.runs) < 2:
-        raise UserError("merge: name at least two runs: dec2vec merge RUN RUN ... --output DIR")
+        raise UserError("merge: give at least two runs: dec2vec merge RUN RUN ... --output DIR")
     if len({run.resolve() for run in args.runs}) < len(args.runs):
-        raise UserError("merge: a run is named twice; give it a larger weight instead")
+        raise UserError("merge: a run is given twice; use a larger weight instead")
     if args.method == "slerp" and len(args.runs) != 2:
-        raise UserError(f"merge: an arc lies between two runs, not {len(args.runs)}; use --method average")
+        raise UserError(f"merge: --method slerp needs two runs, not {len(args.runs)}; use --method average")
     weights = args.weights or (1.0,) * len(args.runs)
     if len(weights) != len(args.runs):
         raise UserError(f"merge: {len(weights)} weights for {len(args.runs)} runs; give one for each")
     total = sum(weights)
     if total == 0:
-        raise UserError("merge: all weights are 0; give one that is not")
+        raise UserError("merge: all weights are 0; set at least one above 0")
     return tuple(weight / total for weight in weights)
 
 
@@ -66,6 +66,6 @@ def _check_output(args: MergeArgs) -> None:
 
     target = args.output.resolve()
     if any(run.resolve().is_relative_to(target) or target.is_relative_to(run.resolve()) for run in args.runs):
-        raise UserError(f"--output {args.output}: is, holds or lies in one of the runs; name another folder")
+        raise UserError(f"--output {args.output} overlaps with one of the runs; use another folder")
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file()):
-        raise UserError(f"--output {args.output}: exists and is no merged run; name another folder or move it away")
+        raise UserError(f"--output {args.output} exists and is not a merged run; use another folder or move it away")

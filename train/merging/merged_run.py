@@ -64,7 +64,7 @@ def _read_run(path: Path) -> FinishedRun:
         raise UserError(f"{path}: not a run folder (no config.yaml); give the output_dir of a training run")
     artifact = find(ModelConfig(name_or_path=str(path), device="cpu"))
     if artifact is None:
-        raise UserError(f"{path}: nothing to merge yet (no adapter/ or model/); let the training run finish first")
+        raise UserError(f"{path} has nothing to merge yet (no adapter/ or model/); wait until training has finished")
     return FinishedRun(path, artifact, load(TrainConfig, path / "config.yaml", []))
 
 
@@ -73,13 +73,15 @@ def _check_same_reading(first: FinishedRun, run: FinishedRun) -> None:
         expected, value = (vars(each.artifact.config)[option] for each in (first, run))
         if value != expected:
             raise UserError(
-                f"{run.path}: its base {option} is {value}, of {first.path} {expected}; merge runs of one base"
+                f"{run.path}: its base {option} is {value}, but that of {first.path} is {expected}; merge runs with "
+                "the same base"
             )
     for option in _MUST_BE_EQUAL:
         expected, value = (getattr(each.artifact.config, option) for each in (first, run))
         if value != expected:
             raise UserError(
-                f"{run.path}: model.{option} is {value}, of {first.path} {expected}; merge runs that are read alike"
+                f"{run.path}: model.{option} is {value}, but that of {first.path} is {expected}; merge runs with the "
+                "same prompt, layer and pooling"
             )
 
 
@@ -110,7 +112,7 @@ def _adapters(runs: Sequence[FinishedRun], rank: int | None) -> list[Adapter] | 
         return plain
     if rank is not None:
         path = runs[adapters.index(None)].path
-        raise UserError(f"--rank {rank}: {path} is no plain LoRA adapter, so whole weights are merged; leave it out")
+        raise UserError(f"--rank {rank}: {path} is not a plain LoRA adapter, so full weights are merged; remove --rank")
     return None
 
 

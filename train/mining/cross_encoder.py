@@ -26,7 +26,7 @@ def load_cross_encoder(name: str, args: ModelArgs) -> PairScores:
     except (OSError, ValueError) as error:
         raise UserError(f"--cross_encoder {name}: can't be loaded: {str(error).splitlines()[0]}") from None
     if model.num_labels != 1:
-        raise UserError(f"--cross_encoder {name}: gives {model.num_labels} numbers a pair; use a model that gives one")
+        raise UserError(f"--cross_encoder {name} gives {model.num_labels} numbers per pair; use a model that gives one")
 
     def score(pairs: list[tuple[str, str]]) -> Float64[np.ndarray, " pairs"]:
         return np.asarray(model.predict(pairs, batch_size=BATCH, show_progress_bar=False), dtype=np.float64)

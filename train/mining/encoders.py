@@ -60,7 +60,9 @@ def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], co
         corpus_size=len(corpus),
     )
     if not (np.isfinite(vectors.anchors).all() and np.isfinite(vectors.documents).all()):
-        raise UserError("mine: vectors hold inf or nan and have no neighbours; use a model that encodes in float32")
+        raise UserError(
+            "mine: vectors contain inf or nan, so they have no neighbours; use a model that encodes in float32"
+        )
     return vectors
 
 
@@ -73,7 +75,9 @@ def load_embed(name: str, args: EncoderArgs) -> Embed:
     check_path_exists(name)
     if _has(name, "modules.json") and not _has(name, MARKER):
         if args.prompt is not None:
-            raise UserError(f"--prompt: {name} is a sentence-transformers model, which has its own; leave it out")
+            raise UserError(
+                f"--prompt: {name} is a sentence-transformers model with its own prompts; remove the option"
+            )
         return _sentence_transformer(name, args)
     return _encoder(name, args)
 

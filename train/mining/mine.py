@@ -111,9 +111,11 @@ def _check_options(args: MineArgs) -> None:
         raise UserError(f"mine: --min_rank {args.min_rank} is larger than --max_rank {args.max_rank}")
     width = args.max_rank - args.min_rank + 1
     if args.negatives > width:
-        raise UserError(f"mine: --negatives {args.negatives} of a window of {width} ranks; raise --max_rank")
+        raise UserError(
+            f"mine: --negatives {args.negatives} is more than the window of {width} ranks; raise --max_rank"
+        )
     if args.max_score is not None and args.min_score is not None and args.min_score > args.max_score:
-        raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}")
+        raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}; lower --min_score")
     if args.prompt is not None:
         check_prompt(args.prompt)
     if args.index != "flat":

@@ -53,7 +53,7 @@ def read_material(
     texts = distinct([text for _, text in pairs] if corpus is None else read_texts(corpus, corpus_column))
     if len(texts) < 2:
         source = corpus if corpus is not None else f"the positives of {table.name}"
-        raise UserError(f"{source}: {len(texts)} different text; negatives need at least two to choose from")
+        raise UserError(f"{source} has {len(texts)} different text; mining needs at least two")
     written = {anchor, positive, *ADDED}
     others = [{k: v for k, v in row.items() if k not in written and not is_negative_column(k)} for row in table.rows]
     return Material(table.name, anchors, positives, given, others, texts, _excluded(anchors, pairs, given, texts))

@@ -126,7 +126,7 @@ class Refreshed:
                 results = iter([file[name] for name in file.files])
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._path(step)}: the mined negatives of this run can't be read; put the file back, or use "
+                f"{self._path(step)}: the mined negatives of this run cannot be read; restore the file, or use "
                 "--checkpoint.resume fresh"
             ) from error
         tables = [
@@ -177,7 +177,7 @@ def make_refreshed(config: TrainConfig, data: TrainingData, folder: RunFolder, *
         return None
     for table in data.tables:
         if table.kind == "pairs" and len(distinct(row[1] for row in table.texts)) < 2:
-            raise UserError("mining.every: a source has one positive only, and no negative for it; leave it out")
+            raise UserError("mining.every: a source has only one positive and thus no negatives; remove it")
     return Refreshed(data, config, folder, is_main=is_main)
 
 

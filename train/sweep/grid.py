@@ -52,15 +52,17 @@ def parse_axis(text: str) -> Axis:
     option, sign, values = text.partition("=")
     option = option.strip().removeprefix("--").replace("-", "_")
     if not (option and sign and values.strip()):
-        raise UserError(f"--grid {text!r}: not of the form option=value,value such as optim.lr=1e-4,3e-4")
+        raise UserError(f"--grid {text!r}: write option=value,value, such as optim.lr=1e-4,3e-4")
     if re.sub(r"\.\d+(?=\.|$)", ".N", option) not in options(TrainConfig):
         raise UserError(f"--grid {option}: {unknown_option(option, TrainConfig)}")
     if option.startswith(NOT_TRAINED):
-        raise UserError(f"--grid {option}: runs that differ in it can't be compared on dev; give it once, outside")
+        raise UserError(
+            f"--grid {option}: runs with different values cannot be compared on dev; set it once, outside the grid"
+        )
     try:
         node = yaml.compose(f"[{values}]", Loader=yaml.SafeLoader)
     except yaml.YAMLError:
-        raise UserError(f"--grid {option}: values {values!r} can't be read; put texts in quotes") from None
+        raise UserError(f"--grid {option}: values {values!r} cannot be parsed; put texts in quotes") from None
     items = node.value if isinstance(node, yaml.SequenceNode) else []
     return Axis(option, tuple(_tokens(option, item) for item in items))
 
@@ -70,7 +72,7 @@ def _tokens(option: str, node: yaml.Node) -> Tokens:
         return (node.value,)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         return tuple(item.value for item in node.value)
-    raise UserError(f"--grid {option}: a value is no text, number or list; put texts with braces in quotes")
+    raise UserError(f"--grid {option}: a value is not a text, number or list; put texts with braces in quotes")
 
 
 def parse_axes(texts: Sequence[str]) -> list[Axis]:
@@ -78,7 +80,7 @@ def parse_axes(texts: Sequence[str]) -> list[Axis]:
     axes = [parse_axis(text) for text in texts]
     twice = next((name for name, count in Counter(axis.option for axis in axes).items() if count > 1), None)
     if twice is not None:
-        raise UserError(f"--grid {twice}: given twice; write all its values behind one")
+        raise UserError(f"--grid {twice} is given twice; list all values in one")
     return axes
 
 
@@ -117,14 +119,14 @@ def plan(config_path: Path, grid: Sequence[str], seed_words: Sequence[str], trai
 def _check_training_options(axes: Sequence[Axis], seeds: Sequence[int], training: Sequence[str]) -> None:
     swept = {axis.option for axis in axes} | ({"seed"} if seeds else set())
     if seeds and any(axis.option == "seed" for axis in axes):
-        raise UserError("--grid seed: give seeds by --seeds alone")
+        raise UserError("--grid seed: use --seeds instead")
     if not swept:
         raise UserError("sweep: nothing to sweep over; add --grid optim.lr=1e-4,3e-4 or --seeds 1,2,3")
     fixed = {token[2:].partition("=")[0].replace("-", "_") for token in training if token.startswith("--")}
     for option in sorted(fixed & swept):
-        raise UserError(f"--{option}: is swept over; leave it out")
+        raise UserError(f"--{option} is part of the grid; remove it")
     if "output_dir" in fixed:
-        raise UserError("--output_dir: every run has a folder of its own below --output; leave it out")
+        raise UserError("--output_dir: every run has its own folder in --output; remove it")
 
 
 def _labels(axes: Sequence[Axis]) -> list[str]:
@@ -149,7 +151,7 @@ def _refuse_equal(runs: Sequence[Planned]) -> None:
     for run in runs:
         other = seen.setdefault(run.config_hash, run)
         if other is not run:
-            raise UserError(f"--grid: {other.name} and {run.name} are the same run; leave one value out")
+            raise UserError(f"--grid: {other.name} and {run.name} are the same run; remove one value")
 
 
 def inputs_of(config: TrainConfig) -> tuple[str, ...]:

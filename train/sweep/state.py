@@ -53,7 +53,7 @@ def begin(folder: Path, planned: Sequence[Planned]) -> tuple[list[Outcome], list
         fresh = Outcome(run.name, run.recipe, run.seed, run.options, run.config_hash, inputs=inputs)
         known = earlier.pop(run.name, fresh)
         if known.config_hash != run.config_hash and known.status != "waiting":
-            raise UserError(f"{folder / run.name}: was trained with other options; choose another --output")
+            raise UserError(f"{folder / run.name} was trained with other options; use another --output")
         if known.status in ("done", "interrupted"):
             _refuse_changed(folder / run.name, known.inputs, inputs)
         kept = fresh if known.status == "waiting" else known
@@ -65,7 +65,7 @@ def _refuse_changed(run: Path, before: dict[str, str], now: dict[str, str]) -> N
     """A failed run may have failed for its data: they are the user's to mend."""
     for name in sorted(before.keys() & now.keys()):
         if before[name] != now[name]:
-            raise UserError(f"{name}: has changed since {run} read it; put it back, or choose another --output")
+            raise UserError(f"{name} has changed since {run} read it; restore it, or use another --output")
 
 
 def save(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:
@@ -87,5 +87,5 @@ def _read(path: Path) -> list[Outcome]:
         return TypeAdapter(list[Outcome]).validate_python(state["runs"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
-            f"{path}: damaged ({type(error).__name__}); move it away, finished runs are found again"
+            f"{path} is damaged ({type(error).__name__}); move it away, and finished runs will be detected"
         ) from None

@@ -40,9 +40,11 @@ def main(argv: Sequence[str]) -> None:
     planned = plan(args.config, args.grid, args.seeds, training)
     shared = load(TrainConfig, args.config, training)
     if shared.eval.dev is None:
-        raise UserError("sweep: recipes are chosen on dev; name a similarity file with --eval.dev")
+        raise UserError("sweep: recipes are selected on dev; give a similarity file with --eval.dev")
     if shared.export.push is not None:
-        raise UserError("sweep: export.push would send every run to one repository; push the winner by dec2vec export")
+        raise UserError(
+            "sweep: export.push would push every run to the same repository; push the best run with dec2vec export"
+        )
     if args.wandb_sweep is None:
         run_all(args.config, args.output, planned, report=shared.eval.after_training and bool(shared.eval.tests))
         return

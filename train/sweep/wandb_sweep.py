@@ -61,5 +61,7 @@ def _typed(config_path: Path, training: Sequence[str], axis: Axis, tokens: tuple
     for part in axis.option.split("."):
         config = config[int(part)] if part.isdigit() else vars(config)[part]
     if isinstance(config, (list, tuple)):
-        raise UserError(f"--grid {axis.option}: W&B can't pass lists; sweep over it without --wandb_sweep")
+        raise UserError(
+            f"--grid {axis.option}: W&B cannot pass lists; remove it from the grid, or remove --wandb_sweep"
+        )
     return config

@@ -88,7 +88,7 @@ def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, devi
             if not path.is_file():
                 _write(path, _encoder(teacher, device), ordered)
     except OSError as error:
-        raise UserError(f"cannot keep the teacher's vectors in {folder}: {why_not_written(error)}") from error
+        raise UserError(f"cannot cache the teacher's vectors in {folder}: {why_not_written(error)}") from error
     return TeacherVectors(keys, np.load(path, mmap_mode="r"), is_two_sided)
 
 
@@ -143,7 +143,7 @@ def _encoder(teacher: str, device: str) -> Encode:
     try:
         model = SentenceTransformer(teacher, device=device)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"loss.teacher {teacher}: no encoder can be loaded from there: {error}") from None
+        raise UserError(f"loss.teacher {teacher} cannot be loaded as an encoder: {error}") from None
     return lambda texts, side: np.asarray(
         model.encode(texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False), np.float32
     )
@@ -153,7 +153,7 @@ def _files_hash(teacher: str) -> str:
     """What the teacher is: names and content of its files, and of the base's where it is an adapter."""
     root = Path(teacher)
     if not root.is_dir():
-        raise UserError(f"loss.teacher {teacher}: no such folder; download a teacher of the Hub into one first")
+        raise UserError(f"loss.teacher {teacher} does not exist; download a teacher from the Hub to a folder first")
     folders, digest = [root], hashlib.sha256()
     artifact = model_folders.find(ModelConfig(name_or_path=teacher))
     if artifact is not None:

@@ -127,13 +127,13 @@ def _wandb_mode() -> Mode:
     mode: Mode = settings.mode
     if "WANDB_MODE" in os.environ or mode != "online":
         if mode == "offline":
-            _log.info("W&B logs offline into the run folder; send it later with `wandb sync`")
+            _log.info("W&B logs offline into the run folder; upload it later with `wandb sync`")
         return mode
     if settings.api_key or settings.identity_token_file or _in_netrc(settings.base_url):
         return mode
     _log.warning(
-        "no W&B login found (WANDB_API_KEY or `wandb login`): logging offline into the run folder; "
-        "send it later with `wandb sync`"
+        "no W&B login found (WANDB_API_KEY or `wandb login`): logging offline into the run folder; upload it later "
+        "with `wandb sync`"
     )
     return "offline"
 
