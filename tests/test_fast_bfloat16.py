@@ -73,7 +73,7 @@ def test_small_updates_of_bfloat16_weights_are_seen() -> None:
         return float((change * exact).sum() / exact.square().sum())
 
     stacks = [LoraStack.from_layers([layer], None, torch.bfloat16) for layer in layers]
-    assert seen([stack(stack.inputs(x)) for stack in stacks]) == pytest.approx(1.0, abs=0.1)
+    assert seen([stack(stack.prepare_inputs(x)) for stack in stacks]) == pytest.approx(1.0, abs=0.1)
     assert seen([F.linear(x.bfloat16(), layer.merged().bfloat16()) for layer in layers]) == 0.0
 
 

@@ -33,8 +33,8 @@ def step(folder: Path, family: str, **options: object) -> tuple[float, dict[str,
 @pytest.mark.parametrize("family", ["llama", "phi", "gpt2", "qwen3"])
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"rslora": True}, {"dora": True}])
 def test_equals_peft(tmp_path: Path, family: str, options: dict[str, object]) -> None:
-    loss, expected, _ = step(tmp_path, family, fast=False, **options)
-    found_loss, found, embedder = step(tmp_path, family, fast=True, **options)
+    loss, expected, _ = step(tmp_path, family, fused=False, **options)
+    found_loss, found, embedder = step(tmp_path, family, fused=True, **options)
     fast = [module for module in embedder.modules() if isinstance(module, FastLinear)]
     merges = (
         {"phi"} if not {"dropout", "dora"} & options.keys() else set()

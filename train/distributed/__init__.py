@@ -1,1 +1,1 @@
-"""One process, DDP, FSDP2 or ZeRO, behind one interface; what processes notice of each other."""
+"""One process, DDP, FSDP2 or ZeRO behind one interface; ranks that are lost or have diverged."""
