@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from train.sweep.args import SweepArgs
 
 from dec2vec.cli import main
 from dec2vec.config.load import config_hash, dump, load
@@ -209,6 +208,6 @@ def test_an_evaluation_takes_runs_of_both_versions_as_seeds_of_one_recipe(run: P
     assert read_recipe(str(run / "adapter")) == read_recipe(str(run))
 
 
-def test_a_sweep_starts_from_the_configuration_of_an_earlier_run(run: Path, tmp_path: Path) -> None:
-    args = SweepArgs(config=run / "config.yaml", output=tmp_path, grid=("lora.fused=true,false",))
-    assert [planned.name for planned in plan(args, [])] == ["fused-true", "fused-false"]
+def test_a_sweep_starts_from_the_configuration_of_an_earlier_run(run: Path) -> None:
+    planned = plan(run / "config.yaml", ("lora.fused=true,false",), (), [])
+    assert [run.name for run in planned] == ["fused-true", "fused-false"]
