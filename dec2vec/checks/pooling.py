@@ -17,8 +17,8 @@ def check_pooling(model: LoadedModel) -> Finding:
     if model.library is None:
         assert model.encoder is not None
         view = model.encoder.embedder.view
-        known = "" if model.is_marked else " (nothing says how: dec2vec's defaults)"
-        return Finding(NAME, "pass" if model.is_marked else "warn", f"{view}{known}", _unmarked(model))
+        note = "" if model.is_marked else " (nothing says how: dec2vec's defaults)"
+        return Finding(NAME, "pass" if model.is_marked else "warn", f"{view}{note}", _unmarked(model))
     module = model.pooling
     if module is None:
         return Finding(

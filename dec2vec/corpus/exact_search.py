@@ -56,9 +56,9 @@ def largest_products(
     return Ranking(positions, scores)
 
 
-def recall_against(found: Ranking, exact: Ranking) -> float:
+def recall_against(approximate: Ranking, exact: Ranking) -> float:
     """Mean fraction of the exact top k that was found."""
-    hits = (found.positions[:, :, None] == exact.positions[:, None, :]).any(axis=1)
+    hits = (approximate.positions[:, :, None] == exact.positions[:, None, :]).any(axis=1)
     return float(hits.mean())
 
 

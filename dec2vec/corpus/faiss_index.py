@@ -132,15 +132,15 @@ def sample_recall(index: Any, vectors: StoredVectors, *, k: int = 10, sample: in
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:sample]).astype(np.int64)
     queries, depth = vectors.take(rows), min(k + 1, len(vectors))
-    exact = others(exact_over_blocks(queries, vectors, depth), rows)
-    approximate = others(search_index(index, queries, depth), rows)
+    exact = without_self(exact_over_blocks(queries, vectors, depth), rows)
+    approximate = without_self(search_index(index, queries, depth), rows)
     if not exact.scores.shape[1]:
         return 1.0
     reached = _cosines_of(approximate.positions, queries, vectors) >= exact.scores[:, -1:] - 1e-6
     return float(reached.mean())
 
 
-def others(ranking: Ranking, rows: Int64[np.ndarray, " queries"]) -> Ranking:
+def without_self(ranking: Ranking, rows: Int64[np.ndarray, " queries"]) -> Ranking:
     """Neighbours without the row itself, or without the last one if equal rows have displaced the row itself."""
     is_itself = ranking.positions == rows[:, None]
     is_itself[~is_itself.any(axis=1), -1] = True

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from dec2vec.corpus.exact_search import Ranking, exact_top, searchable_rows
-from dec2vec.corpus.faiss_index import faiss_top, others
+from dec2vec.corpus.faiss_index import faiss_top, without_self
 
 Method = Literal["exact", "hnsw"]
 
@@ -22,7 +22,7 @@ def nearest_others(vectors: Float32[np.ndarray, "rows dim"], k: int, method: Met
     """
     depth = min(k + 1, len(vectors))
     ranking = exact_top(vectors, vectors, depth) if method == "exact" else faiss_top(vectors, vectors, depth, "hnsw")
-    return others(ranking, np.arange(len(vectors), dtype=np.int64))
+    return without_self(ranking, np.arange(len(vectors), dtype=np.int64))
 
 
 def mean_distances(ranking: Ranking) -> Float[np.ndarray, " rows"]:

@@ -128,10 +128,10 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer puts before a text: BOS, or nothing."""
-    plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     special: list[int] = tokenizer("a")["input_ids"]
-    for start in range(len(special) - len(plain) + 1):
-        if special[start : start + len(plain)] == plain:
+    for start in range(len(special) - len(ids) + 1):
+        if special[start : start + len(ids)] == ids:
             return special[:start]
     raise UserError(
         f"tokenizer of {tokenizer.name_or_path} adds special tokens inside the text; use a model with another tokenizer"
