@@ -106,8 +106,8 @@ def _task_vectors(baseline: VectorBaseline, task: Task[E]) -> tuple[TaskVectors 
     documents = [_encoded(baseline, split, "document") for split in splits]
     wide, deep = map(_at_least_one, dense(_stacked(queries), _stacked(documents)))
     parts = zip(_cut(wide, queries), _cut(deep, documents), strict=True)
-    found = [TaskVectors(np.asarray(one, np.float32), np.asarray(other, np.float32)) for one, other in parts]
-    return (None, found[0]) if len(found) == 1 else (found[0], found[1])
+    vectors = [TaskVectors(np.asarray(one, np.float32), np.asarray(other, np.float32)) for one, other in parts]
+    return (None, vectors[0]) if len(vectors) == 1 else (vectors[0], vectors[1])
 
 
 def _at_least_one(vectors: np.ndarray) -> np.ndarray:

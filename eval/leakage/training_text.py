@@ -178,11 +178,11 @@ def held_out_texts(tasks: Sequence[Task[Any]]) -> list[str]:
 
     What a task's own classifier learns from is training-side text.
     """
-    found: list[str] = []
+    texts: list[str] = []
     for task in tasks:
-        found += task.test.both
+        texts += task.test.both
         if isinstance(task, TrainedTask):
-            found += [] if task.data.dev is None else task.data.dev.texts
+            texts += [] if task.data.dev is None else task.data.dev.texts
         elif task.dev is not None:
-            found += task.dev.both
-    return found
+            texts += task.dev.both
+    return texts

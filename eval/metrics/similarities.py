@@ -49,11 +49,11 @@ def similarities(
     dimensions in which they agree).
     """
     first, second = vectors[left].astype(np.float64), vectors[right].astype(np.float64)
-    found = {name: similarity(first, second) for name, similarity in SIMILARITIES.items()}
+    scores = {name: similarity(first, second) for name, similarity in SIMILARITIES.items()}
     rounded, bits = ranges.rounded(vectors), to_bits(vectors)
-    found["int8"] = cosine_pairs(rounded[left].astype(np.float64), rounded[right].astype(np.float64))
-    found["binary"] = -hamming(bits[left], bits[right]).astype(np.float64)
-    return found
+    scores["int8"] = cosine_pairs(rounded[left].astype(np.float64), rounded[right].astype(np.float64))
+    scores["binary"] = -hamming(bits[left], bits[right]).astype(np.float64)
+    return scores
 
 
 def pearson(scores: Float64[np.ndarray, " pairs"], gold: Float64[np.ndarray, " pairs"]) -> float:

@@ -43,11 +43,11 @@ def shown_dev(counts: Sequence[Overlap], trained: Sequence[str]) -> list[str]:
 
     They are not left out of choices: training files hold matches alone, and what is left would be of other labels.
     """
-    found = [row for row in counts if row.training in trained and row.part == "dev"]
+    seen = [row for row in counts if row.training in trained and row.part == "dev"]
     return [
         f"Warning: {row.near:,} of the {row.texts:,} texts of {row.evaluation} are in, or close to, {row.training},"
         " on which a tuned run was trained: a threshold or reading that it chose there may not fit new text."
-        for row in found
+        for row in seen
         if row.near > SHOWN * row.texts
     ]
 

@@ -66,9 +66,11 @@ class Report:
     @cached_property
     def subjects(self) -> dict[str, Subject]:
         """By name the systems and baselines of the similarity tests: tuned ones first, then by test average."""
-        found = {row.system: row.subject for row in self.results if row.subject.kind in ("system", "baseline")}
-        names = sorted(found, key=lambda name: (not found[name].is_tuned, -_sortable(self.result(name, AVERAGE).value)))
-        return {name: found[name] for name in names}
+        subjects = {row.system: row.subject for row in self.results if row.subject.kind in ("system", "baseline")}
+        names = sorted(
+            subjects, key=lambda name: (not subjects[name].is_tuned, -_sortable(self.result(name, AVERAGE).value))
+        )
+        return {name: subjects[name] for name in names}
 
     @property
     def systems(self) -> list[str]:

@@ -30,13 +30,13 @@ class Findings:
     further: Sequence[Task[Any]]
     rows: dict[str, list[Measured]] = field(default_factory=dict)
 
-    def add(self, task: str, found: Sequence[Measured]) -> None:
+    def add(self, task: str, measured: Sequence[Measured]) -> None:
         """More systems of one task."""
-        self.rows.setdefault(task, []).extend(found)
+        self.rows.setdefault(task, []).extend(measured)
 
-    def add_further(self, task: str, found: Sequence[Measured]) -> None:
+    def add_further(self, task: str, measured: Sequence[Measured]) -> None:
         """The same for a task besides similarity: of vectors and decisions only the leaders' are kept."""
-        self.add(task, found)
+        self.add(task, measured)
         rows = self.rows[task]
         kept = {id(row) for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None}
         rows[:] = [row if id(row) in kept else row.without_evidence() for row in rows]
@@ -69,35 +69,35 @@ class Findings:
     def scatter(self) -> list[Scatter]:
         """Before and after tuning, of the tasks that have classes."""
         return [
-            Scatter.from_vectors(title, found.vectors, [found.classes[code] for code in found.gold])
-            for title, found in self._topics()
+            Scatter.from_vectors(title, decided.vectors, [decided.classes[code] for code in decided.gold])
+            for title, decided in self._topics()
         ]
 
     def confusions(self) -> list[Confusion]:
         """Of the tasks with few enough classes."""
         return [
-            Confusion(title, found.classes, found.confusion)
-            for title, found in self._topics()
-            if len(found.classes) <= SHOWN_CLASSES
+            Confusion(title, decided.classes, decided.confusion)
+            for title, decided in self._topics()
+            if len(decided.classes) <= SHOWN_CLASSES
         ]
 
     def mistakes(self) -> list[Mistakes]:
         """The surest ones of each topic task's headline system: the tuned one that leads, or else the untuned one."""
-        found: dict[str, Mistakes] = {}
+        mistakes: dict[str, Mistakes] = {}
         for task, row in self._leaders():  # the tuned one comes last
             if isinstance(row.evidence, TopicEvidence) and row.evidence.is_finite:
-                found[task] = Mistakes.from_evidence(task, row.name, row.evidence)
-        return list(found.values())
+                mistakes[task] = Mistakes.from_evidence(task, row.name, row.evidence)
+        return list(mistakes.values())
 
     def curves(self) -> list[PrecisionRecall]:
         """Of pair matching."""
-        found = []
+        curves = []
         for task, row in self._leaders():
             decided = row.evidence
             if isinstance(decided, PairEvidence) and decided.threshold is not None and decided.is_finite:
                 title = f"{task}: {row.name}"
-                found.append(PrecisionRecall.from_scores(title, decided.cosines, decided.labels, decided.threshold))
-        return found
+                curves.append(PrecisionRecall.from_scores(title, decided.cosines, decided.labels, decided.threshold))
+        return curves
 
     def _topics(self) -> list[tuple[str, TopicEvidence]]:
         """Title and decisions of the leaders of topic tasks."""

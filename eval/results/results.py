@@ -50,14 +50,14 @@ class Result:
         chosen: str = "",
     ) -> Result:
         """The figure with its interval."""
-        found = interval(figure.value, figure.resampled)
+        bounds = interval(figure.value, figure.resampled)
         return cls(
             subject,
             task,
             figure.metric,
-            found.value,
-            found.low,
-            found.high,
+            bounds.value,
+            bounds.low,
+            bounds.high,
             figure.n,
             figure.clean,
             chosen_on,

@@ -36,12 +36,12 @@ def leader(rows: Sequence[Measured], *, is_tuned: bool) -> Measured | None:
 
 def _results(task: Task[E], row: Measured) -> list[Result]:
     chosen_on = None if row.choice is None else row.choice.chosen_on
-    found = []
+    results = []
     for figure in row.figures:
         is_main = figure.metric == task.metric and not figure.clean
         dev, chosen = (row.dev_score, row.chosen) if is_main else (None, "")
-        found.append(Result.from_figure(row.subject, task.name, figure, chosen_on=chosen_on, dev=dev, chosen=chosen))
-    return found
+        results.append(Result.from_figure(row.subject, task.name, figure, chosen_on=chosen_on, dev=dev, chosen=chosen))
+    return results
 
 
 def _differences(task: str, ours: Measured, rival: Measured) -> list[Result]:
@@ -93,14 +93,14 @@ def _note(rows: Sequence[Measured]) -> str:
 def _spreads(task: str, rows: Sequence[Measured]) -> list[Result]:
     """Mean and standard deviation over the seeds of a recipe, which are no intervals over texts."""
     by_name = {row.name: row for row in rows}
-    found = []
+    results = []
     for seeds in find_seeds(row.subject for row in rows):
         members = [by_name[member.name] for member in seeds.members]
         values = mean_and_sd(np.array([[figure.value for figure in row.figures] for row in members]))
         for subject, spread in zip((seeds.mean, seeds.sd), values, strict=True):
             for figure, value in zip(members[0].figures, spread, strict=True):
-                found.append(Result(subject, task, figure.metric, float(value), None, None, figure.n, figure.clean))
-    return found
+                results.append(Result(subject, task, figure.metric, float(value), None, None, figure.n, figure.clean))
+    return results
 
 
 def _ordered(rows: Sequence[Measured]) -> list[Measured]:

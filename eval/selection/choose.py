@@ -72,8 +72,8 @@ NARROWEST = 2
 
 def dimension_edge(k: int, tried: Sequence[int], width: int) -> str | None:
     """Whether k lies at the edge of `tried`, in words."""
-    found = edge("k", k, tried, low=NARROWEST, high=width)
-    return None if found is None else f"{found} (systems.dimensions)"
+    line = edge("k", k, tried, low=NARROWEST, high=width)
+    return None if line is None else f"{line} (systems.dimensions)"
 
 
 C = TypeVar("C", bound=Contender)
@@ -81,7 +81,10 @@ C = TypeVar("C", bound=Contender)
 
 def best(contenders: Sequence[C]) -> C:
     """The highest by `Contender.rank`; of equals the first. Transductive systems never win."""
-    return max((found for found in contenders if not found.system.is_transductive), key=lambda found: found.rank)
+    return max(
+        (contender for contender in contenders if not contender.system.is_transductive),
+        key=lambda contender: contender.rank,
+    )
 
 
 def choose(task: Task[E], dev: Mapping[View, TaskVectors], fitting: Fitting, views: Iterable[View]) -> list[Choice]:
@@ -119,14 +122,14 @@ def choose_by_pooling(
 
     The dev scores are computed anew, from the vectors that the tests will meet as well.
     """
-    found: list[Choice] = []
+    choices: list[Choice] = []
     for pooling in dict.fromkeys(view.pooling for view in views):
         chosen = choose(task, dev, fitting, [view for view in views if view.pooling == pooling])
-        found += [rescored(task, choice, dev) for choice in chosen]
+        choices += [rescored(task, choice, dev) for choice in chosen]
         if transductive:
             whitened = [_transductive(choice, task) for choice in chosen if choice.system.family == "whiten"]
-            found += [rescored(task, choice, dev) for choice in whitened]
-    return found
+            choices += [rescored(task, choice, dev) for choice in whitened]
+    return choices
 
 
 def fixed(task: Task[E], dev: Mapping[View, TaskVectors], system: System) -> Choice:

@@ -120,11 +120,11 @@ def judge(reader: Reader, task: Task[E], views: Sequence[View], similarity: Sequ
     if not choices:
         return []
     test = reader.read(task.test, _views_of(choices))
-    found = []
+    measured = []
     for choice in options.watched(choices, task.name):
         dev_vectors = None if dev is None else choice.applied(dev[choice.system.view])
-        found.append(measure(task, choice, dev_vectors, choice.applied(test[choice.system.view]), options))
-    return found
+        measured.append(measure(task, choice, dev_vectors, choice.applied(test[choice.system.view]), options))
+    return measured
 
 
 def judge_similarity(
@@ -140,14 +140,14 @@ def judge_similarity(
         return {}
     texts, rows = _together(tests)
     test = reader.read(texts, _views_of(choices))
-    found: dict[str, list[Measured]] = {task.name: [] for task in (dev_task, *tests)}
+    measured: dict[str, list[Measured]] = {task.name: [] for task in (dev_task, *tests)}
     for choice in options.watched(choices, "similarity"):
         dev_vectors, vectors = choice.applied(dev[choice.system.view]), test[choice.system.view].queries
-        found[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, options))
+        measured[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, options))
         for task, of_task in zip(tests, rows, strict=True):
             part = choice.applied(TaskVectors.from_queries(vectors[of_task]))
-            found[task.name].append(measure(task, choice, dev_vectors, part, options))
-    return found
+            measured[task.name].append(measure(task, choice, dev_vectors, part, options))
+    return measured
 
 
 def measure(

@@ -67,12 +67,12 @@ class IsotropyTask(Task[IsotropyEvidence]):
         if not np.isfinite(vectors).all():
             nothing = np.full(resamples, np.nan)
             return [Figure(metric, float("nan"), nothing, len(self.texts)) for metric in self._metrics()]
-        found = _space(self._sample(vectors, seed), resamples, seed)
+        figures = _space(self._sample(vectors, seed), resamples, seed)
         if len(self.left):
             distances = isotropy.squared_distances(vectors[self.left], vectors[self.right])
             drawn = resampled_means(distances[:, None], resamples, seed)[:, 0]
-            found.append(Figure("alignment", float(distances.mean()), drawn, len(distances)))
-        return found
+            figures.append(Figure("alignment", float(distances.mean()), drawn, len(distances)))
+        return figures
 
     def _metrics(self) -> tuple[str, ...]:
         return (*METRICS, "alignment") if len(self.left) else METRICS

@@ -42,8 +42,8 @@ class PairsTask(PairTask[LabelledPairs, PairEvidence]):
         """The main metric on dev, at dev's own threshold."""
         pairs = self.known_dev_pairs
         cosines = pairs.cosines(vectors)
-        found = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
-        return float(found[self.metric][0])
+        values = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
+        return float(values[self.metric][0])
 
     def evidence_from_scores(
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
@@ -58,8 +58,8 @@ class PairsTask(PairTask[LabelledPairs, PairEvidence]):
         return weighted_figures(metrics, self.metric, len(evidence.labels), resamples, seed)
 
     def _threshold(self, scores: Float64[np.ndarray, " dev_pairs"]) -> float:
-        found = choose_threshold(scores, self.known_dev_pairs.labels, self.criterion, self.precision)
-        return float("inf") if found is None else found
+        threshold = choose_threshold(scores, self.known_dev_pairs.labels, self.criterion, self.precision)
+        return float("inf") if threshold is None else threshold
 
 
 def load_pairs(config: PairsConfig) -> PairsTask:

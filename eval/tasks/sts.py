@@ -120,14 +120,14 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
         """`pearson_cosine`, `spearman_dot`, `pearson_dot` ...; Spearman of cosines is the main figure."""
         gold, n = evidence.pairs.gold, len(evidence.pairs)
         bootstrap = evidence.pairs.bootstrap(resamples, seed)
-        found: list[Figure] = []
+        figures: list[Figure] = []
         for name, scores in evidence.scores.items():
             if name != "cosine":
                 drawn = bootstrap.correlations(scores)
-                found.append(Figure(f"spearman_{name}", spearman(scores, gold), drawn, n))
+                figures.append(Figure(f"spearman_{name}", spearman(scores, gold), drawn, n))
             parts = [pearsons(scores, gold, counts) for counts in multiplicities(n, resamples, seed)]
-            found.append(Figure(f"pearson_{name}", pearson(scores, gold), np.concatenate(parts), n))
-        return found
+            figures.append(Figure(f"pearson_{name}", pearson(scores, gold), np.concatenate(parts), n))
+        return figures
 
 
 def load_task(path: str | Path) -> StsTask:

@@ -103,7 +103,7 @@ def _metrics(
     evidence: TopicEvidence, weights: Float64[np.ndarray, "resamples texts"]
 ) -> dict[str, Float64[np.ndarray, " resamples"]]:
     classes = len(evidence.classes)
-    found = class_metrics(evidence.gold, evidence.predicted, weights, classes)
+    values = class_metrics(evidence.gold, evidence.predicted, weights, classes)
     if not evidence.is_finite:
-        found = {name: np.full(len(weights), np.nan) for name in found}
-    return {**found, **baselines(evidence.gold, weights, classes)}
+        values = {name: np.full(len(weights), np.nan) for name in values}
+    return {**values, **baselines(evidence.gold, weights, classes)}

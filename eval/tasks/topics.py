@@ -172,11 +172,13 @@ class TrainedTask(TopicTask):
         learn, judge = self._choice_splits
         pick, classes = Picker(self.dev, vectors), self.data.classes
         settings = self.classifier.settings(len(learn))
-        found = self.classifier.scores(
+        every_scores = self.classifier.scores(
             pick(learn.texts), learn.codes(classes), pick(judge.texts), len(classes), settings
         )
         gold = judge.codes(classes)
-        return {setting: _score(scores, gold, self.metric) for setting, scores in zip(settings, found, strict=True)}
+        return {
+            setting: _score(scores, gold, self.metric) for setting, scores in zip(settings, every_scores, strict=True)
+        }
 
     @cached_property
     def _choice_splits(self) -> tuple[LabelledTexts, LabelledTexts]:
