@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists
@@ -22,7 +23,6 @@ from eval.leakage.training_text import (
 )
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
-from eval.selection.judge import refuse_equal_names
 from eval.systems.system import run_name
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -40,7 +40,8 @@ class Inputs:
 
     dev: StsTask | None
     tests: list[StsTask]
-    further: list[Task]
+    further: list[Task[Any]]
+    """The tasks besides similarity, in the order of the sections of the configuration."""
     trained: TrainedOn
     """What the tuned runs were trained on."""
     sources: Mapping[str, Sequence[str]]
@@ -52,6 +53,11 @@ class Inputs:
     def similarity(self) -> list[StsTask]:
         """Dev first."""
         return [] if self.dev is None else [self.dev, *self.tests]
+
+    @property
+    def evaluated(self) -> list[str]:
+        """Texts that nothing may be fitted on."""
+        return held_out_texts([*self.similarity, *self.further])
 
 
 def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] | None = None) -> Inputs:
@@ -71,7 +77,8 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     _refuse_unfitted(config, training_texts or config.fit)
     trained = trained_on(*config.tuned)
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
-    return Inputs(dev, tests, further, trained, sources, _fit_text(config, sources, similarity, further))
+    evaluated = held_out_texts([*similarity, *further])
+    return Inputs(dev, tests, further, trained, sources, _fit_text(config, sources, evaluated))
 
 
 def measure_overlap(inputs: Inputs) -> overlap.Seen:
@@ -86,8 +93,9 @@ def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
     if not config.dev:
         raise UserError("config error: dev: give the similarity file on which layer and k are selected (--dev FILE)")
     if not config.tests:
-        raise UserError("config error: tests: give at least one similarity file (--tests FILE ...)")
-    dev, tests = load_task(config.dev), [load_task(path) for path in config.tests]
+        raise UserError("config error: tests: name at least one similarity file to report on (--tests FILE ...)")
+    dev = load_task(config.dev)
+    tests = [replace(load_task(path), dev_pairs=dev.test_pairs) for path in config.tests]
     for index, task in enumerate(tests):
         if task.content_hash == dev.content_hash:
             raise UserError(
@@ -115,23 +123,23 @@ def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]
     if config.dev or config.tests or not any(others):
         return load_tasks(config)
     if config.mteb:
-        raise UserError("mteb: the untuned system is selected on the similarity dev file; give dev and tests")
+        raise UserError("mteb: prompt and layer are chosen on the similarity dev file; name it, and tests")
     return None, []
 
 
-def _refuse_undecided(tasks: Sequence[Task]) -> None:
-    """Without a similarity dev file each task must choose its readings itself."""
+def _refuse_undecided(tasks: Sequence[Task[Any]]) -> None:
+    """Without a similarity dev file each task needs dev data of its own."""
     task = next((task for task in tasks if task.dev is None), None)
     if task is not None:
         raise UserError(
-            f"{task.name} has no dev data for the selection; give its dev file, or a similarity dev file (--dev FILE "
-            "--tests FILE)"
+            f"{task.name}: has no dev data to choose layers on; name its dev file, or a similarity file to choose on "
+            "(--dev FILE --tests FILE)"
         )
 
 
-def _load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task]:
-    """The tasks beside similarity, in the order of the sections."""
-    tasks: list[Task] = [
+def _load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Task[Any]]:
+    """The tasks besides similarity, in the order of the sections."""
+    tasks: list[Task[Any]] = [
         *map(load_pairs, config.pairs),
         *map(load_gap, config.gap),
         *map(load_topics, config.topics),
@@ -139,8 +147,16 @@ def _load_further(config: EvalConfig, similarity: Sequence[StsTask]) -> list[Tas
         *map(_make_retrieval, config.retrieval),
         *map(_make_isotropy, config.isotropy),
     ]
-    refuse_equal_names(tasks, [task.name for task in similarity])
+    _refuse_equal_names([*similarity, *tasks])
     return tasks
+
+
+def _refuse_equal_names(tasks: Sequence[Task[Any]]) -> None:
+    """Names are the columns of the report."""
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two tasks are called {twice}; give one of them a name of its own (option name)")
 
 
 def _refuse_unfitted(config: EvalConfig, sources: Collection[str]) -> None:
@@ -152,14 +168,12 @@ def _refuse_unfitted(config: EvalConfig, sources: Collection[str]) -> None:
         )
 
 
-def _fit_text(
-    config: EvalConfig, sources: Mapping[str, Sequence[str]], tasks: Sequence[StsTask], further: Sequence[Task]
-) -> FitText | None:
+def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], evaluated: Sequence[str]) -> FitText | None:
     """A sample of training-side text without any evaluation text; None where nothing is fitted."""
     fitted = [post for post in config.systems.post if post in FITTED]
     if not fitted:
         return None
-    fit = sample_fit_text(sources, held_out_texts(tasks, further), config.whitening_sentences, config.seed)
+    fit = sample_fit_text(sources, evaluated, config.whitening_sentences, config.seed)
     if len(fit.sentences) < 2:
         raise UserError(f"fit: only {len(fit.sentences)} sentences remain to fit {fitted[0]}; give more training text")
     return fit

@@ -142,7 +142,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "score nan": (
         lambda p: p.graded(GRADED + GRADED.replace("2}", "NaN}")),
-        ("graded.jsonl line 2: score nan is not a finite number", "fix it or leave it empty"),
+        ("graded.jsonl line 2: score nan is not a finite number", "correct it or leave it empty"),
     ),
     "no score": (
         lambda p: p.graded(GRADED.replace("score", "label")),

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.errors import UserError
+from dec2vec.inference import TokenCounts
+from dec2vec.prompts.ensembles import Ensemble, get_ensemble
 from dec2vec.prompts.prompt import Side
 
 WIDTH = 16
@@ -33,10 +36,17 @@ class FakeEncoder:
         self.config = replace(config or ModelConfig(), name_or_path="fake")
         self.noise = noise
         self.calls: list[tuple[str, int, int]] = []
+        self.tally = TokenCounts()
 
     @property
     def layer_count(self) -> int:
         return len(self.noise) - 1
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
+
+    def output_embeddings(self) -> NDArray[np.float32]:
+        raise UserError("fake: its LM head is not tied to the input embeddings; leave embfilter out of systems.post")
 
     def _vector(self, text: str, view: View, prompt: str) -> NDArray[np.float64]:
         layer = resolve_layer(view.layer, self.layer_count)

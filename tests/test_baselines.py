@@ -12,13 +12,14 @@ from transformers import AutoModel
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from eval.baselines import BASELINES, make_baseline, table_name
+from eval.baselines import BASELINES, make_baseline
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline
 from eval.baselines.cosines import cosines, dense
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.sparse import CharacterVectors, words
 from eval.baselines.word_vectors import WordVectors
+from eval.systems.subject import Subject
 from tests.eval_data import sentences
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
@@ -55,7 +56,7 @@ def test_words_of_both_scripts() -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) -> None:
     baseline = fitted(name)
-    assert table_name(baseline) == f"baseline/{name}"
+    assert Subject.from_baseline(baseline.name).name == f"baseline/{name}"
     text, near, far = (list(column) for column in zip(*PAIRS, strict=True))
     assert (similarity(baseline, text, near) > similarity(baseline, text, far)).all()
     np.testing.assert_allclose(similarity(baseline, text, near), similarity(baseline, near, text), atol=1e-6)
@@ -160,7 +161,7 @@ def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None
     SentenceTransformer(modules=[BoW(vocab=["man", "dog", "guitar"])], device="cpu").save(str(tmp_path / "bow"))
     baseline = make_baseline(str(tmp_path / "bow"), ModelConfig())
     assert isinstance(baseline, OutsideEncoder)
-    assert table_name(baseline) == "baseline/bow"
+    assert baseline.name == "bow"
     np.testing.assert_array_equal(baseline.encode(["man dog", "guitar"]), [[1, 1, 0], [0, 0, 1]])
 
 

@@ -12,7 +12,7 @@ import pytest
 from dec2vec import cli
 from dec2vec.errors import UserError
 from eval.compare.compare import CompareArgs
-from eval.compare.saved_report import read_report
+from eval.compare.saved_report import _with_fields, read_report
 from eval.compare.tables import comparison_tables, seed_warnings
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE
@@ -23,7 +23,9 @@ GAPS = {"mine-seed1": 0.08, "mine-seed2": 0.05, "other": 0.02}
 
 def write_run(folder: Path, gap: float, *, digest: str = "same", tests: tuple[str, ...] = TESTS) -> Path:
     data = {name: {"pairs": 100, "sha256": f"{digest} {name}"} for name in ("dev", *tests)}
-    report = replace(full_report(gap=gap), provenance={"data": data}, sweep=(), scatter=(), confusions=(), curves=())
+    report = replace(
+        full_report(gap=gap), provenance={"data": data}, dev_curves=(), scatter=(), confusions=(), curves=()
+    )
     (folder / "report").mkdir(parents=True)
     (folder / "report" / "report.json").write_text(to_json(replace(report, tests=tests)))
     return folder
@@ -134,6 +136,28 @@ def test_reports_without_anything_tuned_and_of_the_first_version(tmp_path: Path)
     main, _ = comparison_tables([lone, replace(old, name="old-seed2")])
     assert main.rows[0][0] == "old-seed1 (nothing tuned)" and main.rows[0][-3:] == ["–", "–", "–"]
     assert main.rows[2][6] == "–"
+
+
+def test_reports_whose_rows_do_not_say_what_they_are(tmp_path: Path) -> None:
+    """As they were written before: the same comparison comes out, and the tuned run's recipe is found."""
+    path = write_run(tmp_path / "a-seed1", 0.08) / "report" / "report.json"
+    tree = json.loads(path.read_text())
+    names = {"tuned/a+b-seed1": None, "tuned/a+whiten-64(transductive)": None, "baseline/tfidf": 0.99}
+    extra = [{**tree["results"][0], "system": name, "task": "dev", "value": value} for name, value in names.items()]
+    recipe = {TUNED.removeprefix("tuned/"): {"optim.lr": 1e-5}}
+    tree["provenance"]["recipes"] = recipe
+    path.write_text(json.dumps(tree))
+    new = read_report(str(path))
+    fields = ("kind", "of", "run", "post", "k", "transductive", "clean")
+    old_rows = [{key: value for key, value in row.items() if key not in fields} for row in [*tree["results"], *extra]]
+    path.write_text(json.dumps({**tree, "results": old_rows}))
+    old = read_report(str(path))
+    assert {key: old.scores[key] for key in new.scores} == new.scores
+    assert ("baseline/tfidf", "dev") not in old.scores
+    assert replace(old, scores=new.scores) == new and new.recipe == recipe[TUNED.removeprefix("tuned/")]
+    typed = _with_fields({"system": "tuned/a+whiten-64(transductive)", "metric": "spearman_all_clean"})
+    assert (typed["run"], typed["transductive"], typed["clean"], typed["kind"]) == ("a", True, True, "system")
+    assert _with_fields({"system": "tuned/a+b-seed1", "metric": "spearman_all"})["run"] == "a+b-seed1"
 
 
 def test_mistakes_are_one_line(runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

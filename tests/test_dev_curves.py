@@ -1,11 +1,11 @@
-"""Several post-processings in one evaluation: one row each, the sweep kept, the transductive row beside the race."""
+"""Several post-processings in one evaluation: one row each, dev curves kept, transductive rows shown but never best."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,20 +17,24 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from eval.config import EvalConfig, PostName, SystemsConfig
+from eval.config import EvalConfig, PairsConfig, PostName, SystemsConfig
 from eval.leakage.training_text import TextSource, read_training_texts
-from eval.metrics.correlation import spearman
 from eval.postprocess.families import FITTED
+from eval.postprocess.moments import Material
 from eval.postprocess.text_statistics import whitened_by_itself
 from eval.report.report import format_table, headline
 from eval.report.report_json import to_json
+from eval.results.task_results import leader
 from eval.run import evaluate
-from eval.selection.choose import Contender, Material, best, choose
-from eval.systems.system import HasOutputEmbeddings, System
-from eval.tasks.sts import load_task
-from tests.eval_data import write_pairs, write_similarity
+from eval.selection.choose import Contender, best
+from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
+from eval.systems.system import Post, System
+from eval.tasks.pairs import load_pairs
+from eval.tasks.sts import StsTask, load_task
+from eval.tasks.task import Task, TaskVectors
+from tests.eval_data import choose_on, write_pairs, write_similarity
 from tests.fake_encoder import WIDTH, FakeEncoder
-from tests.helpers import tiny_model_folder
+from tests.helpers import tiny_model_folder, write_jsonl
 from train.export.card_scores import Score, exported, scores_table
 
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1, 2)]
@@ -45,60 +49,79 @@ class Decoder(FakeEncoder):
 
 
 @pytest.fixture
+def dev(tmp_path: Path) -> StsTask:
+    return load_task(write_similarity(tmp_path / "dev.jsonl", 80, 1))
+
+
+@pytest.fixture
 def material(tmp_path: Path) -> Material:
-    dev = load_task(write_similarity(tmp_path / "dev.jsonl", 80, 1))
     fit = read_training_texts(TextSource(str(write_pairs(tmp_path / "fit.jsonl", 150, 2))))
-    return Material(dev, fit, "hash", EVERY, (16, 8, 4), progress=False)
+    return Material(fit, "hash", EVERY, (16, 8, 4), progress=False)
 
 
-def test_one_choice_a_pooling_and_post_with_all_its_candidates(material: Material) -> None:
+def test_one_choice_a_pooling_and_post_with_all_its_candidates(dev: StsTask, material: Material) -> None:
     encoder = Decoder()
-    found = choose(encoder, "bare", VIEWS, material)
-    assert sum(texts for _, texts, _ in encoder.calls) == len(material.fit) + len(material.dev.texts)
-    families = [(choice.system.post or "raw").partition("-")[0] for choice in found]
-    assert families == [*EVERY, *EVERY]
+    found = choose_on(encoder, dev, VIEWS, material)
+    assert sum(texts for _, texts, _ in encoder.calls) == len(material.text) + len(dev.test.queries)
+    assert [choice.system.family for choice in found] == [*EVERY, *EVERY]
     for choice in found:
-        assert {point.system.view.layer for point in choice.sweep} == {0, 1, 2}
-        assert choice.system == max(choice.sweep, key=lambda point: point.rank).system
-        assert choice.dev_score == pytest.approx(max(point.dev_score for point in choice.sweep), abs=2e-3)
-        raw = encoder.encode_views(material.dev.texts, [choice.system.view], prompt="bare")[choice.system.view]
-        np.testing.assert_array_equal(choice.cosines, choice.cosines_on(material.dev, raw))
-        assert choice.dev_score == spearman(choice.cosines, material.dev.gold)
+        assert {point.system.view.layer for point in choice.dev_curve} == {0, 1, 2}
+        assert choice.system == max(choice.dev_curve, key=lambda point: point.rank).system
+        assert choice.dev_score == pytest.approx(max(point.dev_score for point in choice.dev_curve), abs=2e-3)
+        raw = encoder.encode_views(dev.test.queries, [choice.system.view], prompt="bare")[choice.system.view]
+        assert choice.dev_score == dev.dev_score(choice.applied(TaskVectors.from_queries(raw)))
         assert choice.k == (WIDTH if choice.post is None else choice.post.dimension)
-    whitened = next(choice for choice in found if (choice.system.post or "").startswith("whiten-"))
-    assert {point.k for point in whitened.sweep} == {16, 8, 4} and len(whitened.sweep) == 9
+    whitened = next(choice for choice in found if choice.system.family == "whiten")
+    assert {point.k for point in whitened.dev_curve} == {16, 8, 4} and len(whitened.dev_curve) == 9
 
 
-def test_the_families_do_not_depend_on_each_other(material: Material) -> None:
-    together = {choice.system.name: choice.dev_score for choice in choose(Decoder(), "bare", VIEWS[:3], material)}
+def test_the_families_do_not_depend_on_each_other(dev: StsTask, material: Material) -> None:
+    together = {choice.system.name: choice.dev_score for choice in choose_on(Decoder(), dev, VIEWS[:3], material)}
     apart = {
         choice.system.name: choice.dev_score
         for post in EVERY
-        for choice in choose(Decoder(), "bare", VIEWS[:3], replace(material, posts=(post,)))
+        for choice in choose_on(Decoder(), dev, VIEWS[:3], replace(material, posts=(post,)))
     }
     assert together == apart
 
 
-def test_without_text_the_families_without_data_remain(material: Material) -> None:
-    found = choose(Decoder(), "bare", VIEWS[:3], replace(material, fit=[]))
-    assert [(choice.system.post or "raw").partition("-")[0] for choice in found] == [
-        post for post in EVERY if post not in FITTED
-    ]
+def test_without_text_the_families_without_data_remain(dev: StsTask, material: Material) -> None:
+    found = choose_on(Decoder(), dev, VIEWS[:3], replace(material, text=[]))
+    assert [choice.system.family for choice in found] == [post for post in EVERY if post not in FITTED]
 
 
-def test_embfilter_needs_an_lm_head(material: Material) -> None:
+def test_embfilter_needs_an_lm_head(dev: StsTask, material: Material) -> None:
     encoder = FakeEncoder()
-    with pytest.raises(UserError, match=r"systems\.post embfilter: this encoder has no LM head"):
-        choose(encoder, "bare", VIEWS, material)
+    with pytest.raises(UserError, match=r"LM head is not tied .* leave embfilter out"):
+        choose_on(encoder, dev, VIEWS, material)
     assert encoder.calls == []
 
 
 def test_ties_go_to_the_deeper_layer_then_the_larger_k() -> None:
     points = [
-        Contender(System("bare", View("mean", layer), post=f"pca-{k}"), k, score)
+        Contender(System("bare", View("mean", layer), post=Post("pca", f"pca-{k}", k)), k, score)
         for layer, k, score in ((1, 8, 0.5), (2, 4, 0.5), (2, 6, 0.5), (3, 8, 0.4), (4, 8, float("nan")))
     ]
-    assert max(points, key=lambda point: point.rank) == points[2]
+    assert best(points) == points[2]
+
+
+@pytest.mark.parametrize("kind", ["similarity", "pairs"])
+def test_the_tie_rule_is_the_same_for_every_task(
+    kind: str, dev: StsTask, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every candidate scores the same, the deepest layer and the largest k are chosen, and then lead."""
+    rows = [{"sentence1": f"w{i} w1", "sentence2": f"w{i} w2", "label": i % 2} for i in range(12)]
+    files = {name: str(write_jsonl(tmp_path / f"{name}.jsonl", rows[start:])) for start, name in enumerate(("a", "b"))}
+    task: Task[Any] = dev if kind == "similarity" else load_pairs(PairsConfig(test=files["a"], dev=files["b"]))
+    monkeypatch.setattr("eval.selection.choose.dev_scores", lambda task, candidates, vectors: [0.5] * len(candidates))
+    monkeypatch.setattr(type(task), "dev_score", lambda self, vectors: 0.5)
+    options = EvaluationOptions(replace(material, posts=("raw", "truncate")), resamples=100, seed=0)
+    reader = Reader.from_encoder(Decoder(), "bare", VIEWS, options)
+    rows_of = judge_similarity(reader, dev, [dev], VIEWS, []) if kind == "similarity" else {}
+    found = rows_of.get("dev") or judge(reader, task, VIEWS, [])
+    assert {(row.choice.system.view.layer, row.choice.k) for row in found if row.choice} == {(2, 16), (2, 8)}
+    first = leader(found, is_tuned=False)
+    assert first is not None and first.choice is not None and (first.choice.k, first.subject.post) == (16, None)
 
 
 def evaluation(tmp_path: Path, **systems: object) -> EvalConfig:
@@ -114,11 +137,12 @@ def evaluation(tmp_path: Path, **systems: object) -> EvalConfig:
     )
 
 
-def test_the_report_keeps_the_sweep(tmp_path: Path) -> None:
+def test_the_report_keeps_the_dev_curves(tmp_path: Path) -> None:
     config = evaluation(tmp_path, post=["raw", "pca", "whiten"])
     tree = json.loads(to_json(evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)))
     columns = tree["sweep"]
-    assert list(columns) == ["prompt", "pooling", "layer", "post", "k", "dev_score"]
+    assert list(columns) == ["prompt", "pooling", "layer", "post", "k", "dev_score", "family"]
+    assert set(zip(columns["post"], columns["family"], strict=True)) >= {("raw", "raw"), ("pca-16", "pca")}
     labels = ("raw", "pca-16", "pca-8", "whiten-16", "whiten-8")
     untuned = set(zip(columns["layer"], columns["post"], strict=True))
     assert untuned == {(layer, label) for layer in (0, 1, 2) for label in labels}
@@ -143,14 +167,15 @@ def test_transductive_rows_are_fitted_on_each_file_and_never_best(tmp_path: Path
     config = evaluation(tmp_path, transductive=True)
     base = FakeEncoder()
     report = evaluate(config, base=base, tuned={"a": FakeEncoder(noise=(0.1, 0.1, 0.1))}, progress=False)
-    honest = next(name for name in report.systems if name.startswith("untuned") and name.endswith(("-8", "-16")))
-    view = View("last", int(honest.partition("@")[2].partition("+")[0]))
+    honest = next(name for name, found in report.subjects.items() if found.is_rival and found.post == "whiten")
+    view, k = View("last", int(honest.partition("@")[2].partition("+")[0])), report.subjects[honest].k
+    assert k is not None
     for path in (config.dev, *config.tests):
         task = load_task(path)
-        raw = base.encode_views(task.texts, [view], prompt="bare")[view]
-        vectors = whitened_by_itself(raw, int(honest.rpartition("-")[2]))
+        raw = base.encode_views(task.test.queries, [view], prompt="bare")[view]
+        vectors = whitened_by_itself(raw, k)
         found = report.result(f"{honest}(transductive)", task.name).value
-        assert found == pytest.approx(spearman(task.cosines(vectors), task.gold))
+        assert found == pytest.approx(task.dev_score(TaskVectors.from_queries(vectors)))
         assert found != report.result(honest, task.name).value
     assert not any(
         "transductive" in name for name in [*report.highlights[1:], *headline(report)] if "tuned/a" not in name
@@ -164,7 +189,7 @@ def test_transductive_rows_are_fitted_on_each_file_and_never_best(tmp_path: Path
 def test_a_transductive_row_that_is_far_ahead_is_not_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: fits that have seen the gold scores. Neither headline nor choice may take them."""
     config = evaluation(tmp_path, transductive=True)
-    golds = {len(load_task(p).texts): load_task(p) for p in (config.dev, *config.tests)}
+    golds = {len(load_task(p).test.queries): load_task(p).test_pairs for p in (config.dev, *config.tests)}
 
     def cheat(vectors: np.ndarray, k: int) -> np.ndarray:
         task = golds[len(vectors)]
@@ -175,14 +200,14 @@ def test_a_transductive_row_that_is_far_ahead_is_not_best(tmp_path: Path, monkey
 
     monkeypatch.setattr("eval.selection.choose.whitened_by_itself", cheat)
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
-    ahead = next(name for name in report.systems if name.startswith("untuned") and name.endswith("(transductive)"))
+    ahead = next(name for name, found in report.subjects.items() if found.run is None and found.transductive)
     assert report.result(ahead, "average").value > 0.9
     assert report.comparison is not None
     assert "transductive" not in report.comparison.untuned + report.comparison.best_untuned_on_test
     alone = evaluate(config, base=FakeEncoder(), tuned={}, progress=False)
     assert "transductive" not in headline(alone)[0] and ahead not in format_table(alone)
-    material = Material(load_task(config.dev), ["a b", "c d", "w1 w2"], posts=("raw", "whiten"), transductive=True)
-    choices = choose(FakeEncoder(), "bare", VIEWS[:3], replace(material, progress=False))
+    material = Material(["a b", "c d", "w1 w2"], progress=False)
+    choices = choose_on(FakeEncoder(), load_task(config.dev), VIEWS[:3], material, transductive=True)
     assert choices[-1].system.is_transductive and not best(choices).system.is_transductive
 
 
@@ -217,7 +242,7 @@ def test_a_card_shows_the_raw_or_the_whitened_row_alone() -> None:
 def test_the_lm_head_is_shown_where_it_is_the_input_embeddings(tmp_path: Path) -> None:
     tied = Encoder.load(ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "gpt2", "gpt2")), max_length=64))
     head = tied.output_embeddings()
-    assert isinstance(tied, HasOutputEmbeddings) and head.shape[1] == 16
+    assert head.shape[1] == 16
     np.testing.assert_array_equal(head, load_file(tmp_path / "gpt2" / "model.safetensors")["wte.weight"])
     own = Encoder.load(ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "llama", "llama")), max_length=64))
     with pytest.raises(UserError, match=r"its LM head is not tied .* remove embfilter from systems.post"):

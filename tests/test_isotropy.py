@@ -139,7 +139,7 @@ def test_the_task_of_pairs_and_its_intervals(tmp_path: Path) -> None:
     assert (task.name, len(task.test.queries), len(task.left), task.dev) == ("toy", 80, 16, None)
     assert [task.texts[i] for i in task.left[:2]] == ["a0", "a2"]
     points = gaussian(80, 5)
-    figures = task.measure(None, TaskVectors(points, points[:0]), 200, 0)
+    figures = task.measure(None, TaskVectors.from_queries(points), 200, 0)
     assert [figure.metric for figure in figures] == [*METRICS, "alignment"]
     assert [figure.n for figure in figures] == [80] * 5 + [16]
     for figure in figures:
@@ -147,7 +147,7 @@ def test_the_task_of_pairs_and_its_intervals(tmp_path: Path) -> None:
         assert low < figure.value < high
     assert figures[5].value == pytest.approx(isotropy.alignment(points[task.left], points[task.right]))
     points[0] = np.nan
-    assert np.isnan([figure.value for figure in task.measure(None, TaskVectors(points, points[:0]), 100, 0)]).all()
+    assert np.isnan([figure.value for figure in task.measure(None, TaskVectors.from_queries(points), 100, 0)]).all()
 
 
 def test_large_files_are_sampled_alike_for_every_system() -> None:
@@ -156,7 +156,7 @@ def test_large_files_are_sampled_alike_for_every_system() -> None:
     points = gaussian(60, 3)
     base = load_isotropy_of(60)
     task = replace(base, limit=20)
-    one = task.measure(None, TaskVectors(points, points[:0]), 100, 0)
+    one = task.measure(None, TaskVectors.from_queries(points), 100, 0)
     other = task.measure(None, TaskVectors(2 * points, points[:0]), 100, 0)
     assert one[0].n == 20
     np.testing.assert_allclose([figure.value for figure in one], [figure.value for figure in other])

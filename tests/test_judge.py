@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,13 +119,11 @@ def test_every_task_has_a_table(config: EvalConfig) -> None:
         systems = {row.system for row in table.rows}
         assert {"tuned/a", "baseline/tfidf"} <= systems
         assert any(name.startswith("untuned/bare/") and "+whiten-" in name for name in systems)
-        assert any(" minus " in name for name in systems), table.name
-        assert table.metrics[0] == table.metric and "95 % interval" in table.note
+        assert any(row.subject.kind == "difference" for row in table.rows), table.name
+        assert table.columns[0] == (table.metric, False) and "95 % interval" in table.note
         chosen = {row.chosen.split()[0] for row in table.rows if row.chosen}
         assert chosen == {"p.test": {"threshold"}, "t.test/knn": {"k"}, "t.test/probe": {"C"}}.get(table.name, set())
-    assert report.has("baseline/jaccard", "sts", "spearman_all") and report.has(
-        "baseline/tfidf", "average", "spearman_all"
-    )
+    assert report.has("baseline/jaccard", "sts") and report.has("baseline/tfidf", "average")
     assert [panel.title.split(":")[0] for panel in report.curves] == ["p.test", "p.test"]
     assert len(report.confusions) == len(report.scatter) == 4
     tree = json.loads(to_json(report))
@@ -137,17 +136,17 @@ def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> Non
     """Found again by hand: every view's dev accuracy, then the test accuracy at dev's threshold."""
     raw = replace(config, systems=replace(config.systems, post=("raw",)), topics=(), gap=(), clustering=(), isotropy=())
     [table] = [table for table in evaluated(raw).tasks if table.name == "p.test"]
-    [shown] = {row.system for row in table.rows if row.system.startswith("untuned/")}
+    [shown] = {row.system for row in table.rows if row.subject.is_rival}
     task, encoder = load_pairs(config.pairs[0]), FakeEncoder()
     assert task.dev is not None
     views = [View(pooling, layer) for pooling in ("last", "mean") for layer in range(3)]  # type: ignore[arg-type]
 
     def vectors(texts: list[str], view: View) -> TaskVectors:
         found = encoder.encode_views(texts, [view], prompt="bare")[view]
-        return TaskVectors(found, found[:0])
+        return TaskVectors.from_queries(found)
 
     dev = {view: vectors(task.dev.queries, view) for view in views}
-    best = max(views, key=lambda view: task.dev_score(dev[view]))
+    best = max(views, key=lambda view: (task.dev_score(dev[view]), view.layer))
     assert shown == f"untuned/bare/{best}"
     expected = task.measure(dev[best], vectors(task.test.queries, best), 100, 0)[0]
     [value] = [row.value for row in table.rows if row.system == shown and row.metric == "accuracy"]
@@ -178,9 +177,9 @@ def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
     for table in report.tasks:
         main = [row for row in table.rows if row.metric == table.metric]
         for row in table.rows:
-            is_chosen = row.metric == table.metric and row.system.startswith(("tuned/", "untuned/"))
-            assert (row.dev is not None) == (is_chosen and " minus " not in row.system), row
-        tuned = [row for row in main if row.system.startswith("tuned/") and row.dev is not None]
+            is_chosen = row.metric == table.metric and row.subject.kind == "system"
+            assert (row.dev is not None) == is_chosen, row
+        tuned = [row for row in main if row.subject.run is not None and row.dev is not None]
         [ours] = [row for row in tuned if f" tuned ({row.system})" in table.note]
         assert ours.dev == max(row.dev for row in tuned if row.dev is not None), "dev put it first"
     [word, knn] = report.mistakes
@@ -216,13 +215,13 @@ def test_without_similarity(config: EvalConfig, tmp_path: Path) -> None:
 
 def test_without_similarity_a_task_needs_dev_data(config: EvalConfig) -> None:
     alone = replace(config, dev="", tests=(), pairs=(), topics=(), gap=(), retrieval=(), isotropy=())
-    with pytest.raises(UserError, match=r"t\.test/clusters has no dev data for the selection; give its dev file"):
+    with pytest.raises(UserError, match=r"t\.test/clusters: has no dev data to choose layers on; name its dev file"):
         evaluated(alone)
     with pytest.raises(UserError, match="config error: dev: give the similarity file"):
         evaluated(replace(alone, clustering=()))
     with pytest.raises(UserError, match="config error: tests: give at least one"):
         evaluated(replace(alone, dev=config.dev))
-    with pytest.raises(UserError, match="mteb: the untuned system is selected on the similarity dev file"):
+    with pytest.raises(UserError, match="mteb: prompt and layer are chosen on the similarity dev file"):
         evaluated(replace(alone, mteb=("STS12",)))
 
 
@@ -261,6 +260,28 @@ def test_misspelt_and_equal_runs_are_refused_before_any_work(config: EvalConfig,
         evaluate(replace(config, tuned=(str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"))), progress=False)
     with pytest.raises(UserError, match=r"tuned run /gone/run: no such folder"):
         evaluate(replace(config, tuned=("/gone/run",)), progress=False)
+
+
+def test_a_baseline_whose_package_is_absent_is_one_line(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said before anything is embedded; everything else is measured and reported."""
+    absent = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge-l": "rouge_score", "word2vec-sif": "gensim"}
+    for package in absent.values():
+        monkeypatch.setitem(sys.modules, package, None)
+    base = FakeEncoder()
+    monkeypatch.setattr(base, "encode_views", lambda *args, **options: pytest.fail("embedded"))
+    small = replace(config, topics=(), gap=(), clustering=(), isotropy=(), retrieval=())
+    with pytest.raises(pytest.fail.Exception, match="embedded"):
+        evaluate(replace(small, baselines=("bleu",)), base=base, tuned={}, progress=False)
+    line = "bleu: not computed; pip install 'dec2vec[eval]'"
+    assert caplog.messages == [line]
+    report = evaluated(replace(small, baselines=("tfidf", *absent, "jaccard")))
+    assert [note for note in report.notes if "not computed" in note] == [
+        f"{name}: not computed; pip install 'dec2vec[eval]'" for name in absent
+    ]
+    assert {name for name in report.systems if name.startswith("baseline/")} == {"baseline/tfidf", "baseline/jaccard"}
+    assert line in to_markdown(report)
 
 
 def test_unknown_baseline(config: EvalConfig) -> None:

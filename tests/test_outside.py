@@ -11,9 +11,9 @@ from dec2vec.config.model import ModelConfig
 from eval.baselines import evaluate as outside
 from eval.baselines import make_baseline
 from eval.baselines.baseline import PairBaseline, VectorBaseline
-from eval.baselines.evaluate import Outside
+from eval.baselines.evaluate import Baselines
 from eval.config import GapConfig, PairsConfig, TopicsConfig
-from eval.results.task_results import Findings
+from eval.results.findings import Findings
 from eval.tasks.gap import load_gap
 from eval.tasks.pair_task import PairTask
 from eval.tasks.pairs import load_pairs
@@ -47,8 +47,8 @@ def found_by(name: str, tasks: list[Task]) -> dict[str, list[Figure]]:
     baseline = make_baseline(name, ModelConfig())
     if isinstance(baseline, VectorBaseline):
         baseline.fit(sentences(np.random.default_rng(0), 100))
-    findings = Findings()
-    Outside([baseline], RESAMPLES, SEED).judge(findings, tasks)
+    findings = Findings(None, [], tasks)
+    Baselines([baseline], RESAMPLES, SEED).measure(findings)
     return {name: rows[0].figures for name, rows in findings.rows.items()}
 
 

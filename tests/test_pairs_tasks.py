@@ -210,7 +210,7 @@ def test_irrelevant_answers_can_be_dealt_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"sentence1": "a", "sentence2": "b", "label": 2}, "p.jsonl line 2: label 2 is not 0 or 1; fix it"),
+        ({"sentence1": "a", "sentence2": "b", "label": 2}, "p.jsonl line 2: label 2 is not 0 or 1; correct it"),
         ({"sentence1": "a", "sentence2": "b", "label": "yes"}, "p.jsonl line 2: label 'yes' is not 0 or 1"),
         ({"sentence1": "a", "sentence2": "b", "label": None}, "p.jsonl line 2: label None is not 0 or 1"),
         ({"sentence1": "a", "sentence2": " ", "label": 1}, "p.jsonl line 2: sentence2 is blank"),
@@ -245,4 +245,4 @@ def test_resampled_figures_of_two_systems_are_paired(files: dict[str, str]) -> N
     task = load_pairs(PairsConfig(**files))
     one, two = figures(task), figures(task)
     np.testing.assert_array_equal(one["accuracy"][1], two["accuracy"][1])
-    assert LabelledPairs.of("x", ["a", "b"], ["c", "a"], [True, False]).texts.queries == ["a", "b", "c"]
+    assert LabelledPairs.from_texts("x", ["a", "b"], ["c", "a"], [True, False]).texts.queries == ["a", "b", "c"]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dec2vec.decoder.pooling import View
-from dec2vec.vectors.quantization import Ranges
 from dec2vec.vectors.whitening import Moments, Spectrum
+from eval.config import PostName
 from eval.metrics.grid_edge import edge
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.text_statistics import Fitted
-from eval.report.notes import choice_edge
-from eval.selection.choose import Choice, Contender
-from eval.selection.judge import dimension_edge
+from eval.selection.choose import Choice, Contender, dimension_edge
 from eval.systems.recipes import read_recipe, unlike
-from eval.systems.seeds import by_recipe, mean_and_sd, seeds_of, split_name
-from eval.systems.system import System
+from eval.systems.seeds import by_recipe, find_seeds, mean_and_sd
+from eval.systems.subject import Subject
+from eval.systems.system import Post, System
 
 
 def test_edges() -> None:
@@ -26,25 +26,25 @@ def test_edges() -> None:
     assert edge("C", 0.1, [0.1, 1.0, 10.0]) == "C = 0.1 is the smallest that was tried"
     assert edge("C", 1.0, [0.1, 1.0, 10.0]) is edge("C", 1.0, [1.0]) is None
     assert edge("k", 1, [1, 3], low=1) is edge("k", 20, [1, 20], high=20) is None
-    assert dimension_edge("whiten-32", 32, [256, 64, 32], 256) == (
-        "k = 32 is the smallest that was tried (systems.dimensions)"
-    )
-    assert dimension_edge("whiten-256", 256, [256, 64], 256) is None, "there is no larger one"
-    assert dimension_edge("pca-128", 128, [128, 64], 256) is not None
-    assert dimension_edge("abtt-8", 248, [255, 248], 256) is None
+    assert dimension_edge(32, [256, 64, 32], 256) == "k = 32 is the smallest that was tried (systems.dimensions)"
+    assert dimension_edge(256, [256, 64], 256) is None, "there is no larger one"
+    assert dimension_edge(128, [128, 64], 256) is not None
 
 
 def test_the_edge_of_a_choice_is_that_of_its_own_layer() -> None:
-    system = System("bare", View("mean", 1), None, "whiten-4")
     post = next(c for c in _fitting(6).candidates(View("mean", 1), 6) if c.label == "whiten-4").affine()
-    grid = [Contender(System("bare", View("mean", layer), None, f"whiten-{k}"), k, 0.1) for layer, k in GRID]
-    choice = Choice(system, 4, 0.5, np.zeros(3), "dev", post, tuple(grid), ranges=RANGES)
-    assert choice_edge(choice) == "k = 4 is the smallest that was tried (systems.dimensions)"
-    wider = (*grid, Contender(System("bare", View("mean", 1), None, "whiten-3"), 3, 0.1))
-    assert choice_edge(Choice(system, 4, 0.5, np.zeros(3), "dev", post, wider, ranges=RANGES)) is None
+    grid = [Contender(_system("whiten", layer, k), k, 0.1) for layer, k in GRID]
+    choice = Choice(_system("whiten", 1, 4), 4, 0.5, "dev", post, tuple(grid))
+    assert choice.edge == "k = 4 is the smallest that was tried (systems.dimensions)"
+    wider = (*grid, Contender(_system("whiten", 1, 3), 3, 0.1))
+    assert replace(choice, dev_curve=wider).edge is None
+    assert replace(choice, system=_system("abtt", 1, 4)).edge is None
 
 
-RANGES = Ranges.of(np.zeros((1, 4)))
+def _system(family: PostName, layer: int, k: int) -> System:
+    return System("bare", View("mean", layer), None, Post(family, f"{family}-{k}", k))
+
+
 GRID = [(1, 6), (1, 4), (2, 2)]
 
 
@@ -80,10 +80,16 @@ def test_one_eigendecomposition_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_seeds_by_name() -> None:
-    names = ["tuned/a-seed1", "tuned/a-seed1+whiten-64", "tuned/a_seed_2", "tuned/a-seed2+whiten-32", "tuned/b-seed1"]
-    found = {seeds.label: seeds.systems for seeds in seeds_of([*names, "untuned/a-seed1", "tuned/c", "tuned/c2"])}
-    assert found == {"tuned/a": (names[0], names[2]), "tuned/a+whiten": (names[1], names[3])}
-    assert split_name("tuned/a+b-seed1") == ("a+b-seed1", "") and split_name("tuned/a+pca-3") == ("a", "pca")
+    posts = {k: Post("whiten", f"whiten-{k}", k) for k in (64, 32)}
+    runs = [("a-seed1", None), ("a-seed1", posts[64]), ("a_seed_2", None), ("a-seed2", posts[32]), ("b-seed1", None)]
+    runs += [("c", None), ("c2", None), (None, None)]
+    subjects = [Subject.from_system(System("a-seed1", View("mean", 1), run, post)) for run, post in runs]
+    first, second = find_seeds(subjects)
+    assert (first.label, first.members) == ("tuned/a", (subjects[0], subjects[2]))
+    assert (second.label, second.members) == ("tuned/a+whiten", (subjects[1], subjects[3]))
+    mean = second.mean
+    assert mean.name == "mean of tuned/a+whiten (n = 2)" and mean.of == (subjects[1].name, subjects[3].name)
+    assert (mean.kind, second.sd.kind, mean.run, mean.post, mean.is_tuned) == ("mean", "sd", "a", "whiten", False)
     assert by_recipe(["x-seed1", "y", "x-seed2"], str) == {"x": ["x-seed1", "x-seed2"], "y": ["y"]}
     figures = np.random.default_rng(0).random((4, 3))
     mean, sd = mean_and_sd(figures)

@@ -13,17 +13,16 @@ import pytest
 from dec2vec.decoder.pooling import View
 from eval.config import ClusteringConfig, EvalConfig, GapConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.overlap import EvaluationSet, clean_rows, evaluation_sets, measure, train_splits
-from eval.postprocess.fitting import Fitting
+from eval.postprocess.moments import Material
 from eval.report.markdown import to_markdown
 from eval.report.report import Report
 from eval.run import evaluate
-from eval.selection.judge import EvaluationOptions, Measured, judge
+from eval.selection.judge import EvaluationOptions, Measured, Reader, judge
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
-from eval.tasks.pairs import PairEvidence, load_pairs
+from eval.tasks.pairs import load_pairs
 from eval.tasks.retrieval import load_retrieval
-from eval.tasks.task import Itemised, Task, TaskVectors, Texts
-from eval.tasks.topic_evidence import TopicEvidence
+from eval.tasks.task import Task, TaskVectors, Texts, clean_figure
 from eval.tasks.topic_files import load_topics
 from tests.eval_data import write_similarity
 from tests.fake_encoder import FakeEncoder
@@ -32,7 +31,8 @@ from tests.helpers import write_jsonl
 Rows = list[dict[str, Any]]
 KINDS = ("pairs", "pairs-precision", "gap", "word", "calibrated", "knn", "probe", "clustering", "retrieval")
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in range(3)]  # type: ignore[arg-type]
-BENCH = EvaluationOptions(batch_tokens=1024, resamples=100, seed=0, progress=False)
+MATERIAL = Material(posts=("raw", "truncate"), dimensions=(12, 8), batch_tokens=1024, progress=False)
+OPTIONS = EvaluationOptions(MATERIAL, resamples=100, seed=0)
 
 
 def text_of(topic: int, generator: np.random.Generator) -> str:
@@ -107,17 +107,14 @@ def make(kind: str, folder: Path, *, kept: Sequence[int] | None = None, permute:
 
 
 def judged(task: Task) -> list[Measured]:
-    posts: Any = ("raw", "truncate")
-    fitting = Fitting.of(FakeEncoder(), "bare", VIEWS, posts=posts, dimensions=(12, 8))
-    return judge(task, FakeEncoder(noise=(4.0, 1.0, 2.0)), fitting, VIEWS, [], BENCH)
+    reader = Reader.from_encoder(FakeEncoder(noise=(4.0, 1.0, 2.0)), "bare", VIEWS, OPTIONS)
+    return judge(reader, task, VIEWS, [])
 
 
 def choices(row: Measured) -> tuple[object, ...]:
-    """Everything that was chosen: reading and strength, by which dev score, and what dev set inside the task."""
-    decided = None if row.evidence is None else row.evidence.decisions
-    threshold = decided.threshold if isinstance(decided, PairEvidence) else None
-    setting = dict(decided.setting) if isinstance(decided, TopicEvidence) else None
-    return row.name, row.dev_score, row.chosen_on, row.remarks, threshold, setting
+    """Everything that was chosen: system and strength, by which dev score, and what dev set inside the task."""
+    assert row.choice is not None and row.evidence is not None
+    return row.name, row.dev_score, row.choice.chosen_on, row.remarks, row.evidence.chosen
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,12 +147,14 @@ def vectors(texts: Texts | None) -> TaskVectors:
 @pytest.mark.parametrize("kind", KINDS)
 def test_items_left_out_are_as_if_they_had_never_been(kind: str, tmp_path: Path) -> None:
     task = make(kind, tmp_path)
-    assert isinstance(task, Itemised)
     rows = np.array([0, 2, 3, 5, 6, 7], dtype=np.int64)
     dev, test = vectors(task.dev), vectors(task.test)
-    found = task.measure_items(rows, dev, test, 100, 0)
+    evidence = task.evidence(dev, test)
+    found = task.figures(evidence.at(rows), 100, 0)
+    clean = clean_figure(task, evidence, rows, 100, 0)
+    assert clean.clean and (clean.metric, clean.value, clean.n) == (task.metric, found[0].value, len(rows))
     other = make(kind, tmp_path, kept=rows.tolist())
-    assert isinstance(other, Itemised) and other.items == [task.items[row] for row in rows]
+    assert task.items is not None and other.items == [task.items[row] for row in rows]
     expected = other.measure(dev, vectors(other.test), 100, 0)
     assert [figure.metric for figure in found] == [figure.metric for figure in expected]
     for one, two in zip(found, expected, strict=True):
@@ -167,9 +166,8 @@ def test_items_left_out_are_as_if_they_had_never_been(kind: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", ["pairs", "gap", "clustering"])
 def test_items_of_one_kind_alone_allow_no_figure(kind: str, tmp_path: Path) -> None:
     task = make(kind, tmp_path)
-    assert isinstance(task, Itemised)
     alike = np.array([0, 6, 12] if kind == "clustering" else [0, 2, 4], dtype=np.int64)
-    [figure] = task.measure_items(alike, vectors(task.dev), vectors(task.test), 100, 0)
+    figure = clean_figure(task, task.evidence(vectors(task.dev), vectors(task.test)), alike, 100, 0)
     assert figure.n == 3 and np.isnan(figure.value) and np.isnan(figure.resampled).all()
 
 
@@ -192,7 +190,8 @@ def test_scores_on_what_training_has_not_shown(tmp_path: Path) -> None:
     copied = [row["sentence2"].upper() for row in rows[:11]]
     report = with_copies(tmp_path, copied)
     [table] = report.tasks
-    clean = {row.system: row for row in table.rows if row.metric == "accuracy (clean)"}
+    clean = {row.system: row for row in table.rows if row.clean}
+    assert {row.metric for row in clean.values()} == {"accuracy"}
     seen = {text.lower() for text in copied}
     left = [i for i, row in enumerate(rows) if not {row["sentence1"], row["sentence2"]} & seen]
     assert "tuned/a" in clean and {row.n for row in clean.values()} == {len(left)} and len(left) < 40
@@ -203,12 +202,12 @@ def test_scores_on_what_training_has_not_shown(tmp_path: Path) -> None:
     )
     assert task.dev is not None
     dev, test = (
-        TaskVectors(found, found[:0]) for found in (encoder.encode(texts.queries) for texts in (task.dev, task.test))
+        TaskVectors.from_queries(found) for found in (encoder.encode(texts.queries) for texts in (task.dev, task.test))
     )
     assert clean["tuned/a"].value == pytest.approx(task.measure(dev, test, 100, 0)[0].value)
     assert f"Overlap: {40 - len(left)} of 40 items have a text that is in, or close to" in table.note
-    [gap] = [row for name, row in clean.items() if " minus " in name]
-    ours, rival = gap.system.split(" minus ")
+    [gap] = [row for row in clean.values() if row.subject.kind == "difference"]
+    ours, rival = gap.subject.of
     assert gap.value == pytest.approx(clean[ours].value - clean[rival].value)
     assert "accuracy (clean) x 100" in to_markdown(report)
     counts = {row.evaluation: row for row in report.overlap}
@@ -217,7 +216,7 @@ def test_scores_on_what_training_has_not_shown(tmp_path: Path) -> None:
 
 def test_nothing_is_said_where_nothing_was_shown(tmp_path: Path) -> None:
     [table] = with_copies(tmp_path, ["something else altogether"]).tasks
-    assert not any("clean" in row.metric for row in table.rows) and "Overlap" not in table.note
+    assert not any(row.clean for row in table.rows) and "Overlap" not in table.note
     [table] = with_copies(tmp_path, [row[side] for row in pair_rows(1) for side in ("sentence1", "sentence2")]).tasks
     assert "40 of 40 items" in table.note and "The other 0 are too few for a score" in table.note
 
@@ -240,5 +239,5 @@ def test_evaluation_sets_hold_the_scored_items(tmp_path: Path) -> None:
     sets = {item.name: item for item in evaluation_sets([], [make("retrieval", tmp_path)])}
     name = tmp_path.name
     assert {key: len(item.items) for key, item in sets.items()} == {name: 9, f"{name} corpus": 12, f"{name} dev": 21}
-    two = EvaluationSet.of_items("x", [("a", "b"), ("b", "a"), ("a", "a")])
+    two = EvaluationSet.from_items("x", [("a", "b"), ("b", "a"), ("a", "a")])
     assert two.texts == ["a", "b"] and two.items.tolist() == [[0, 1], [1, 0], [0, 0]]

@@ -20,7 +20,6 @@ from dec2vec.fingerprint import fingerprint
 from dec2vec.prompts.prompt import Side
 from eval.cache.vector_cache import CachedEncoder, VectorCache
 from eval.cache.vector_file import KEY_BYTES, VectorFile
-from eval.systems.system import TextEncoder
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import tiny_model_folder
 
@@ -38,7 +37,6 @@ def same(cached: CachedEncoder, texts: list[str], views: list[View], prompt: str
 
 def test_second_asking_embeds_nothing(tmp_path: Path) -> None:
     cached = CachedEncoder(FakeEncoder(), tmp_path)
-    assert isinstance(cached, TextEncoder)
     same(cached, TEXTS, VIEWS)
     assert cached.passes == {"bare": 4}  # distinct texts
     again = CachedEncoder(FakeEncoder(), tmp_path)

@@ -98,28 +98,23 @@ def _load_dev(config: TrainConfig) -> StsTask | None:
 
 def _fit_whitening(run: Run) -> Whitening:
     """The whitening of the report's row `tuned/...+whiten-k`: fitted on the same text, with k chosen on dev."""
-    from dec2vec.vectors.whitening import Whitening
     from eval.inputs import load_tasks
-    from eval.leakage.training_text import run_sources, sample_fit_text
-    from eval.selection.choose import Material, choose
-    from eval.systems.system import own_view
+    from eval.leakage.training_text import held_out_texts, run_sources, sample_fit_text
+    from eval.selection.whiten import choose_whitening
     from eval.tasks.sts import load_task
 
     config = run.config
     assert config.eval.dev is not None
     dev, tests = load_tasks(_eval_config(config)) if config.eval.has_report else (load_task(config.eval.dev), [])
     sources = run_sources(str(run.folder.path))
-    evaluated = [text for task in (dev, *tests) for text in task.texts]
-    fit = sample_fit_text(sources, evaluated, config.eval.whitening_sentences, config.seed)
-    material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256, posts=("whiten",))
-    choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
-    fitted = [choice.post for choice in choices if isinstance(choice.post, Whitening)]
-    if not fitted:
+    fit = sample_fit_text(sources, held_out_texts([dev, *tests]), config.eval.whitening_sentences, config.seed)
+    whitening = choose_whitening(run.encoder, dev, fit.sentences, fit.sha256)
+    if whitening is None:
         raise UserError(
             "export.whiten: no whitening can be fitted on the training texts (too few outside dev, or all vectors "
             "equal); run the same command with --export.whiten false"
         )
-    return fitted[0]
+    return whitening
 
 
 def _write_report(run: Run) -> str:

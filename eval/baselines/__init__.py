@@ -1,4 +1,4 @@
-"""Outside baselines: what needs no decoder at all. In tables each is `baseline/<name>`."""
+"""Baselines that need no decoder at all. In tables each is `baseline/<name>`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "rouge-l": rouge_l,
 }
 
+PACKAGES = {
+    "word2vec": "gensim",
+    "word2vec-sif": "gensim",
+    "bleu": "sacrebleu",
+    "chrf": "sacrebleu",
+    "rouge-l": "rouge_score",
+}
+"""By baseline the package that it needs, where that comes with dec2vec[eval]."""
 SIF = "sif"
 INPUTS = (SIF, "input-embeddings")
 
@@ -43,9 +51,4 @@ def make_baseline(name: str, model: ModelConfig) -> Baseline:
     if Path(name).is_dir() or name.count("/") == 1:
         return OutsideEncoder(name)
     known = ", ".join((*BASELINES, *INPUTS))
-    raise UserError(f"baseline {name!r} is neither the folder or Hub id of an encoder nor one of {known}")
-
-
-def table_name(baseline: Baseline) -> str:
-    """`baseline/tfidf`."""
-    return f"baseline/{baseline.name}"
+    raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {known}")

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from dec2vec.inference import TokenCounts
+from eval.systems.system import TextEncoder
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class HasTally(Protocol):
-    """An encoder that counts what its decoder reads."""
-
-    tally: TokenCounts
 
 
 @dataclass
@@ -25,16 +18,15 @@ class Cost:
 
     texts: int = 0
     tokens: int = 0
-    """0 where the encoder does not count them."""
     prefix_tokens: int = 0
     """Of `tokens`: the prompt, as far as it was read once for all texts."""
     spared_tokens: int = 0
     """What reading it with every text would have added."""
     seconds: float = 0.0
 
-    def watch(self, encoder: object, stream: Iterator[T]) -> Iterator[T]:
+    def watch(self, encoder: TextEncoder, stream: Iterator[T]) -> Iterator[T]:
         """`stream` itself, with the time that it takes and the tokens that `encoder` reads meanwhile."""
-        before = _read(encoder)
+        before = replace(encoder.tally)
         try:
             while True:
                 started = time.perf_counter()
@@ -44,12 +36,7 @@ class Cost:
                     return
                 yield item
         finally:
-            after = _read(encoder)
+            after = encoder.tally
             self.tokens += after.tokens - before.tokens
             self.prefix_tokens += after.prefix - before.prefix
             self.spared_tokens += after.saved - before.saved
-
-
-def _read(encoder: object) -> TokenCounts:
-    """A copy."""
-    return TokenCounts(**vars(encoder.tally)) if isinstance(encoder, HasTally) else TokenCounts()

@@ -74,14 +74,14 @@ class Encoders:
 
 
 def cache_folder(config: EvalConfig) -> Path | None:
-    """`cache`, or a folder beside the report; None where nothing is to be kept."""
+    """`cache`, or a folder next to the report; None where nothing is to be kept."""
     if config.cache is None:
         return Path(config.output_dir) / "vectors"
     return Path(config.cache) if config.cache else None
 
 
 def _unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> Iterator[str]:
-    """A tuned run is read as it was trained; what the untuned rows should then share is named."""
+    """A line for each option in which a tuned run, read as it was trained, differs from the untuned rows."""
     for option in ("max_length", "text_normalization", "dtype"):
         mine, other = vars(tuned)[option], vars(untuned)[option]
         if mine != other:

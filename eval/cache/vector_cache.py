@@ -3,7 +3,7 @@
 A second evaluation, one more task, or an evaluation that was interrupted computes only what is missing.
 
 The key is what a vector depends on: weights, tokenizer and options (one folder), prompt and side (one folder in it),
-layer and pooling (one file), and the text. Moments of training-side text are kept beside them, not its vectors.
+layer and pooling (one file), and the text. Of training-side text the moments are kept there too, not its vectors.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import why_not_written
 from dec2vec.files.lock import lock_folder
+from dec2vec.inference import TokenCounts
+from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import Side
 from eval.cache.cost import Cost
 from eval.cache.vector_file import KEY_BYTES, VectorFile
-from eval.systems.system import HasEnsemble, HasOutputEmbeddings, TextEncoder
+from eval.systems.system import TextEncoder
 
 Vectors = NDArray[np.float32]
 Stream = Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoredViews(Mapping[View, Vectors]):
-    """Vectors that are read from disk when asked for, and not held: all views of a split may be more than fits.
+    """Vectors that are read from disk on access and not held: all views of a split may not fit in memory.
 
     `others` are mappings of further views, such as logits, which are never stored.
     """
@@ -73,11 +75,11 @@ class CachedEncoder:
         self._files: dict[tuple[Path, View], VectorFile] = {}
         self.passes: Counter[str] = Counter()
         self.costs: dict[str, Cost] = {}
-        """Of the same texts, by prompt."""
+        """What that took, by prompt."""
 
     @property
     def layer_count(self) -> int:
-        """Of the encoder behind."""
+        """The number of layers of the encoder behind."""
         return self.behind.layer_count
 
     def encode(
@@ -90,7 +92,7 @@ class CachedEncoder:
         normalize: bool = True,
         progress: bool = True,
     ) -> Vectors:
-        """Not kept: the encoder's own reading, asked for a text or two."""
+        """Not kept: used for a text or two."""
         return self.behind.encode(
             texts, prompt=prompt, side=side, batch_tokens=batch_tokens, normalize=normalize, progress=progress
         )
@@ -121,7 +123,7 @@ class CachedEncoder:
         return StoredViews(files, keys)
 
     def _keep(self, stream: Stream, keys: Sequence[bytes], files: Mapping[View, VectorFile]) -> None:
-        """Committed now and then, and at the end however it comes: an interrupted evaluation goes on from there."""
+        """Committed every few seconds and at the end, errors included: an interrupted evaluation resumes from there."""
         committed = time.monotonic()
         try:
             for rows, found in stream:
@@ -167,14 +169,21 @@ class CachedEncoder:
 
     def output_embeddings(self) -> Vectors:
         """The LM head of the encoder behind."""
-        if not isinstance(self.behind, HasOutputEmbeddings):
-            raise UserError("systems.post embfilter: this encoder has no LM head; remove embfilter")
         return self.behind.output_embeddings()
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        """The prompts behind `prompt`."""
+        return self.behind.ensemble(prompt, side)
+
+    @property
+    def tally(self) -> TokenCounts:
+        """What the decoder behind has read so far."""
+        return self.behind.tally
 
     def prompt_folder(self, prompt: str | None, side: Side = "query") -> Path:
         """Where everything about one prompt is kept: by what it writes, so that sides that read alike share it."""
         spec = self.config.prompt if prompt is None else prompt
-        written = repr(self.behind.ensemble(spec, side)) if isinstance(self.behind, HasEnsemble) else f"{side} {spec}"
+        written = repr(self.behind.ensemble(spec, side))
         folder = self._folder / hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()[:24]
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +200,7 @@ class CachedEncoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         if not texts:
             return
-        members = len(self.behind.ensemble(prompt, side).members) if isinstance(self.behind, HasEnsemble) else 1
+        members = len(self.behind.ensemble(prompt, side).members)
         name = self.config.prompt if prompt is None else prompt
         cost = self.costs.setdefault(name, Cost())
         stream = self.behind.iter_views(

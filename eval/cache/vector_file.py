@@ -52,7 +52,7 @@ class VectorFile:
         count = len(self._rows)
         path = self._path(self._dimension)
         _write_at(path, count * self._dimension * _FLOAT_BYTES, np.ascontiguousarray(vectors[fresh]).tobytes())
-        self._rows.update({keys[index]: count + place for place, index in enumerate(fresh)})
+        self._rows.update({keys[index]: count + offset for offset, index in enumerate(fresh)})
         self._pending += [keys[index] for index in fresh]
 
     def commit(self) -> None:

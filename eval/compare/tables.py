@@ -17,7 +17,7 @@ from eval.report.html import html_table, page
 from eval.report.report import hundred, span
 from eval.results.results import AVERAGE
 from eval.systems.recipes import unlike
-from eval.systems.seeds import Seeds, by_recipe, mean_and_sd
+from eval.systems.seeds import by_recipe, mean_and_sd
 
 NOTE = "Spearman x 100; mean and sd (sample standard deviation) over the seeds of a recipe."
 
@@ -83,13 +83,13 @@ def _row(report: SavedReport, columns: Sequence[str]) -> list[str]:
 
 
 def _spread(recipe: str, members: Sequence[SavedReport], columns: Sequence[str]) -> list[list[str]]:
-    seeds = Seeds(recipe, tuple(report.name for report in members))
     gains = [float("nan") if report.gain is None else report.gain.value for report in members]
     figures = [
         [*(report.score(report.best, column).value for column in columns), gain]
         for report, gain in zip(members, gains, strict=True)
     ]
-    rows = zip((seeds.mean_name, seeds.sd_name), mean_and_sd(np.array(figures)), strict=True)
+    titles = [f"{kind} of {recipe} (n = {len(members)})" for kind in ("mean", "sd")]
+    rows = zip(titles, mean_and_sd(np.array(figures)), strict=True)
     return [[name, *map(hundred, row[:-1]), "", hundred(row[-1]), "", ""] for name, row in rows]
 
 

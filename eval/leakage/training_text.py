@@ -14,7 +14,6 @@ from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, is_negative_column, read_table, read_texts
 from eval.leakage.overlap import normalized
 from eval.systems.recipes import run_config
-from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
@@ -30,7 +29,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class FitText:
-    """The sample that whitening is fitted on. `dropped` texts stand in an evaluation file: left out."""
+    """The sample that whitening is fitted on, without the `dropped` texts, which occur in an evaluation file."""
 
     sentences: list[str]
     dropped: int
@@ -141,8 +140,8 @@ def merged_by_file(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, li
     names: dict[Path, str] = {}
     for part in parts:
         for name, texts in part.items():
-            place = names.setdefault(Path(name).resolve(), name)
-            found.setdefault(place, {}).update(dict.fromkeys(texts))
+            first = names.setdefault(Path(name).resolve(), name)
+            found.setdefault(first, {}).update(dict.fromkeys(texts))
     return {name: list(texts) for name, texts in found.items()}
 
 
@@ -176,16 +175,16 @@ def _source(data: Mapping[str, Any]) -> TextSource:
     )
 
 
-def held_out_texts(similarity: Sequence[StsTask], further: Sequence[Task]) -> list[str]:
-    """Of every task's test and dev. A whitening fitted on dev texts looks better there than it is, and dev prefers it.
+def held_out_texts(tasks: Sequence[Task[Any]]) -> list[str]:
+    """Test and dev texts of every task. A whitening fitted on dev texts looks better there than it is.
 
     What a task's own classifier learns from is training-side text.
     """
-    found = [text for task in similarity for text in task.texts]
-    for task in further:
-        found += [*task.test.queries, *task.test.documents]
+    texts: list[str] = []
+    for task in tasks:
+        texts += task.test.both
         if isinstance(task, TrainedTask):
-            found += [] if task.data.dev is None else task.data.dev.texts
+            texts += [] if task.data.dev is None else task.data.dev.texts
         elif task.dev is not None:
-            found += [*task.dev.queries, *task.dev.documents]
-    return found
+            texts += task.dev.both
+    return texts

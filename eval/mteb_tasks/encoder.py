@@ -18,7 +18,7 @@ REVISION = "local"
 
 
 class MtebEncoder:
-    """Only `encode` is asked for vectors. What the mteb protocol passes besides inputs and prompt type is its own."""
+    """mteb gets vectors from `encode` alone. Other arguments than inputs and prompt type are not used."""
 
     def __init__(
         self, model_name: str, revision: str | None = REVISION, *, encoder: TextEncoder, batch_tokens: int = 16_384

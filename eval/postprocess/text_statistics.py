@@ -24,7 +24,7 @@ class Fitted:
 
     @cached_property
     def mean(self) -> Float64[np.ndarray, " dim"]:
-        """Of the text's vectors."""
+        """The mean of the text's vectors."""
         moments = self._scatter()
         refuse_constant(moments)
         return moments.mean.copy()

@@ -14,14 +14,14 @@ MAX_LABELS = 20
 MAX_MISTAKES = 20
 
 
-def _sweep(report: Report) -> list[Section]:
+def dev_sections(report: Report) -> list[Section]:
     """Dev scores behind the choices: by layer for each prompt, by dimension for each post-processing."""
-    by_prompt, by_k = by_layer(report.sweep, raw=True), by_dimension(report.sweep)
+    by_prompt, by_k = by_layer(report.dev_curves, raw=True), by_dimension(report.dev_curves)
     found = []
     if by_prompt:
         text = f"Spearman x 100 on {report.dev}, raw vectors; of each prompt the best pooling at every layer."
         pictures = [Picture("layers.png", "Dev score by layer, a line a prompt: raw vectors.")]
-        if has_posts(report.sweep):
+        if has_posts(report.dev_curves):
             pictures.append(Picture("layers-post.png", "The same with the best post-processing at every layer."))
         found.append(Section("Score by layer", [text], [*pictures, _curve_table("prompt", "layer", by_prompt)]))
     if by_k:
@@ -35,15 +35,15 @@ def _sweep(report: Report) -> list[Section]:
 
 
 def _curve_table(line: str, axis: str, curves: dict[str, Curve]) -> Table:
-    places = sorted({place for curve in curves.values() for place, _ in curve})
+    columns = sorted({x for curve in curves.values() for x, _ in curve})
     rows = []
     for name, curve in curves.items():
         scores = dict(curve)
-        rows.append([name, *(hundred(scores[place]) if place in scores else "–" for place in places)])
-    return Table([line, *(f"{axis} {place}" for place in places)], rows, fold="The figures")
+        rows.append([name, *(hundred(scores[x]) if x in scores else "–" for x in columns)])
+    return Table([line, *(f"{axis} {x}" for x in columns)], rows, fold="The figures")
 
 
-def _cosines(report: Report) -> list[Section]:
+def cosine_sections(report: Report) -> list[Section]:
     if not report.histograms:
         return []
     rows = [
@@ -61,14 +61,14 @@ def _cosines(report: Report) -> list[Section]:
 PLANES = (("pca", "Principal components"), ("tsne", "t-SNE"))
 
 
-def _scatter(report: Report) -> list[Section]:
+def scatter_sections(report: Report) -> list[Section]:
     if not report.scatter:
         return []
     text = "The first two principal components, with their share of the variance; and t-SNE, whose distances between"
     text += " groups mean little."
     blocks: list[Table | Picture] = []
     for index, panel in enumerate(report.scatter):
-        labels = [[str(place), label] for place, label in enumerate(panel.coloured, start=1)]
+        labels = [[str(number), label] for number, label in enumerate(panel.coloured, start=1)]
         pictures = [Picture(f"scatter-{index}-{plane}.png", f"{name}: {panel.title}.") for plane, name in PLANES]
         blocks += [*pictures, Table(["number", "label"], labels, fold=_fold("The labels", panel.coloured))]
     return [Section("Vectors by label", [text], blocks)]
@@ -81,13 +81,13 @@ def _fold(title: str, labels: Sequence[str]) -> str:
     return title if all(map(is_drawable, labels)) else ""
 
 
-def _confusion(item: Confusion, index: int) -> Section:
+def confusion_section(item: Confusion, index: int) -> Section:
     text = [
         f"Accuracy x 100: {hundred(item.accuracy)}; n = {item.counts.sum()}. Rows: gold label; columns: given label."
     ]
     shade = "The darker, the larger the share of the gold label."
-    numbered = [f"{place} {label}" for place, label in enumerate(item.labels, start=1)]
-    whole = Table(
+    numbered = [f"{number} {label}" for number, label in enumerate(item.labels, start=1)]
+    matrix = Table(
         ["gold", *numbered],
         [[label, *map(str, row)] for label, row in zip(numbered, item.counts.tolist(), strict=True)],
         fold=_fold("The counts", item.labels),
@@ -95,13 +95,13 @@ def _confusion(item: Confusion, index: int) -> Section:
     wrong = [[gold, given, str(count)] for gold, given, count in item.mistakes(MAX_MISTAKES)]
     blocks: list[Table | Picture] = [Picture(f"confusion-{index}.png", f"{item.title}. {shade}")]
     if len(item.labels) <= MAX_LABELS:
-        blocks.append(whole)
+        blocks.append(matrix)
     elif wrong:
         blocks.append(Table(["gold", "given", "count"], wrong, fold="The most frequent mistakes"))
     return Section(f"Confusion: {item.title}", text, blocks)
 
 
-def _curves(report: Report) -> list[Section]:
+def curve_sections(report: Report) -> list[Section]:
     if not report.curves:
         return []
     rows = [_curve_row(item) for item in report.curves]

@@ -11,7 +11,7 @@ from eval.report.sections import sections
 
 
 def to_markdown(report: Report) -> str:
-    """The whole report; pictures lie beside it as PNG."""
+    """The whole report; its pictures are PNG files in the same folder."""
     parts = ["# Evaluation", "", *(f"- {line}" for line in headline(report)), ""]
     for section in sections(report):
         parts += _section(section)

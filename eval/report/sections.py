@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 
 from eval.leakage.overlap import RULE
+from eval.metrics.similarities import SIMILARITIES
 from eval.report.blocks import Picture, Section, Table
-from eval.report.figure_sections import _confusion, _cosines, _curves, _scatter, _sweep
-from eval.report.overview import HEADER, Duel, duels, overview_rows
-from eval.report.report import Report, hundred, is_tuned, span, table_header, table_rows
-from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.results.results import AVERAGE
-from eval.results.similarities import SIMILARITIES
-from eval.results.task_results import TaskTable
-from eval.systems.seeds import is_spread
+from eval.report.figure_sections import (
+    confusion_section,
+    cosine_sections,
+    curve_sections,
+    dev_sections,
+    scatter_sections,
+)
+from eval.report.overview import HEADER, find_duel, overview_rows
+from eval.report.report import Report, hundred, metric_label, span, table_header, table_rows
+from eval.results.results import AVERAGE, Result, TaskTable
 
 MAX_ROWS = 12
 """Rows of a further task's table above its fold."""
@@ -31,11 +35,11 @@ def sections(report: Report) -> list[Section]:
         *_further(report),
         *mistake_sections(report),
         *([_intervals(report)] if report.tests else []),
-        *_sweep(report),
-        *_cosines(report),
-        *_scatter(report),
-        *(_confusion(item, index) for index, item in enumerate(report.confusions)),
-        *_curves(report),
+        *dev_sections(report),
+        *cosine_sections(report),
+        *scatter_sections(report),
+        *(confusion_section(item, index) for index, item in enumerate(report.confusions)),
+        *curve_sections(report),
         *([_subsets(report), similarity_section(report)] if report.tests else []),
         *_overlap(report),
         cost_section(report),
@@ -48,15 +52,16 @@ def _systems(report: Report) -> Section:
     if report.best_untuned is not None:
         text.append(f"Best untuned row, chosen on {report.dev}: {report.best_untuned}.")
     header = table_header(report)
-    blocks = [Table(header, table_rows(report, report.highlights), report.best_untuned)]
+    best, tuned = report.best_untuned, report.tuned_names
+    blocks = [Table(header, table_rows(report, report.highlights), best, tuned=tuned)]
     if len(report.systems) > len(report.highlights):
         rows = table_rows(report, report.systems)
-        blocks.append(Table(header, rows, report.best_untuned, f"Every system ({len(rows)} rows)"))
+        blocks.append(Table(header, rows, best, f"Every system ({len(rows)} rows)", tuned))
     return Section("Systems and tests", text, blocks)
 
 
 def _overview(report: Report) -> Section:
-    """For who reads no further."""
+    """The result in one table."""
     rows = overview_rows(report)
     text = "A difference is called higher or lower where its 95 % interval holds no 0. Both systems of a row were"
     text += " chosen on dev data, by each task anew where it has its own."
@@ -70,41 +75,58 @@ def _further(report: Report) -> list[Section]:
 
 
 def _task_tables(task: TaskTable) -> list[Table | Picture]:
-    """Tuned rows, the rows of the comparison and the best others; the whole table folded below."""
-    duel = next(iter(duels(task)), None)
-    rival = None if duel is None else duel.rival.system
-    whole = _task_table(task, duel)
-    if len(whole.rows) <= MAX_ROWS:
-        return [whole]
-    kept = [row for row in whole.rows if is_tuned(row[0]) or row[0] == rival]
-    others = [row for row in whole.rows if row not in kept]
-    best = [*kept, *others[: max(3, MAX_ROWS - len(kept))]]
-    few = Table(whole.header, [row for row in whole.rows if row in best], rival)
-    return [few, Table(whole.header, whole.rows, rival, f"Every system ({len(whole.rows)} rows)")]
+    """Tuned rows, the rows of the comparison and the best others; the full table folded below."""
+    table = _task_table(task)
+    if len(table.rows) <= MAX_ROWS:
+        return [table]
+    kept = [row for row in table.rows if row[0] in table.tuned or row[0] == table.best]
+    others = [row for row in table.rows if row not in kept]
+    shown = [*kept, *others[: max(3, MAX_ROWS - len(kept))]]
+    few = replace(table, rows=[row for row in table.rows if row in shown])
+    return [few, replace(table, fold=f"Every system ({len(table.rows)} rows)")]
 
 
-def _task_table(task: TaskTable, duel: Duel | None) -> Table:
+def _task_table(task: TaskTable) -> Table:
     """A row a system; the main metric with its interval first. The difference stands below the tuned rows."""
-    rival, gap = (None, None) if duel is None else (duel.rival.system, duel.gap.system)
-    rows = {(row.system, row.metric): row for row in task.rows}
-    systems = list(dict.fromkeys(row.system for row in task.rows))
-    main = {name: rows[name, task.metric].value for name in systems if (name, task.metric) in rows}
-    systems.sort(
-        key=lambda name: (not is_tuned(name), name == gap, not is_spread(name), -main.get(name, float("-inf")))
+    subjects = {row.system: row.subject for row in task.rows}
+    rows = {(row.system, row.metric, row.clean): row for row in task.rows}
+    main = {name: rows[name, task.metric, False].value for name in subjects if (name, task.metric, False) in rows}
+    kinds = {name: subject.kind for name, subject in subjects.items()}
+    order = sorted(
+        subjects,
+        key=lambda name: (
+            not subjects[name].is_tuned,
+            kinds[name] == "difference",
+            kinds[name] not in ("mean", "sd"),
+            -main.get(name, float("-inf")),
+        ),
     )
     has_choices = any(row.chosen for row in task.rows)
-    lines = []
-    for name in systems:
-        first = rows.get((name, task.metric))
-        low, high = (None, None) if first is None else (first.low, first.high)
-        cells = [_cell(m, rows[name, m].value) if (name, m) in rows else "–" for m in task.metrics]
-        interval = "–" if low is None or high is None else span(low, high)
-        dev = "–" if first is None or first.dev is None else hundred(first.dev)
-        chosen = [("" if first is None else first.chosen) or "–"] if has_choices else []
-        lines.append([name, cells[0], interval, dev, *chosen, *cells[1:], "–" if first is None else f"{first.n}"])
-    metrics = [metric if metric in COUNTS else f"{metric} x 100" for metric in task.metrics]
+    lines = [_task_line(task, name, rows, has_choices=has_choices) for name in order]
+    titles = [_title(*column) for column in task.columns]
     chosen = ["chosen on dev"] if has_choices else []
-    return Table(["system", metrics[0], "95 % interval", "dev", *chosen, *metrics[1:], "n"], lines, rival)
+    header = ["system", titles[0], "95 % interval", "dev", *chosen, *titles[1:], "n"]
+    duel = find_duel(task)
+    tuned = [name for name, subject in subjects.items() if subject.is_tuned]
+    return Table(header, lines, None if duel is None else duel.rival.system, tuned=tuned)
+
+
+def _task_line(
+    task: TaskTable, name: str, rows: Mapping[tuple[str, str, bool], Result], *, has_choices: bool
+) -> list[str]:
+    found = [rows.get((name, *column)) for column in task.columns]
+    main, cells = found[0], ["–" if row is None else _cell(row.metric, row.value) for row in found]
+    if main is None:
+        interval, dev, chosen, n = "–", "–", "–", "–"
+    else:
+        dev = "–" if main.dev is None else hundred(main.dev)
+        interval, chosen, n = span(main.low, main.high), main.chosen or "–", f"{main.n}"
+    return [name, cells[0], interval, dev, *([chosen] if has_choices else []), *cells[1:], n]
+
+
+def _title(metric: str, clean: bool) -> str:
+    label = metric_label(metric, clean)
+    return label if metric in COUNTS else f"{label} x 100"
 
 
 def _cell(metric: str, value: float) -> str:
@@ -154,47 +176,55 @@ def _subsets(report: Report) -> Section:
     ]
     header = ["system", "all (concatenated)", "mean over sub-sets", "weighted mean"]
     text = "Spearman x 100, average over the test sets."
-    table = Table(header, rows, report.best_untuned, f"Every system ({len(rows)} rows)")
+    table = Table(header, rows, report.best_untuned, f"Every system ({len(rows)} rows)", report.tuned_names)
     return Section("Aggregation over sub-sets", [text], [table])
 
 
 OVERLAP_HEADER = ("training side", "evaluation", "texts", "exact", "normalised", "near", "pairs")
 OVERLAP_MORE = ("pairs with both texts", "clean pairs")
+OVERLAP_FIELDS = (
+    "training",
+    "evaluation",
+    "texts",
+    "exact",
+    "normalized",
+    "near",
+    "pairs",
+    "pairs_with_both",
+    "pairs_clean",
+)
 
 
 def _overlap(report: Report) -> list[Section]:
     if not report.overlap:
         return []
-    counts = [[str(value) for value in asdict(row).values()] for row in report.overlap]
+    counts = [[str(vars(row)[name]) for name in OVERLAP_FIELDS] for row in report.overlap]
     blocks = [Table([*OVERLAP_HEADER, *OVERLAP_MORE], counts)]
     clean = _clean_rows(report)
     if clean:
-        blocks.append(Table(["system", "pairs used", *report.columns, "95 % interval"], clean))
+        header = ["system", "pairs used", *report.columns, "95 % interval"]
+        blocks.append(Table(header, clean, tuned=report.tuned_names))
     return [Section("Overlap of training and evaluation texts", [f"Distinct texts; {RULE}."], blocks)]
 
 
 def _clean_rows(report: Report) -> list[list[str]]:
     """Full and clean scores below each other, then the difference of the headline, then how many pairs there are."""
-    shown = [name for name in report.systems if report.has(name, AVERAGE, CLEAN)]
+    shown = [name for name in report.systems if report.has(name, AVERAGE, clean=True)]
     if not shown:
         return []
-    rows = []
-    for name in shown:
-        rows += [_scores(report, name, "spearman_all", "all"), _scores(report, name, CLEAN, "clean")]
-    found = report.comparison
-    if found is not None:
-        name = f"{found.tuned} minus {found.untuned}"
-        rows.append(_scores(report, name, "spearman_all_difference", "all"))
-        rows.append(_scores(report, name, CLEAN_DIFFERENCE, "clean"))
-    for metric, label in (("spearman_all", "all"), (CLEAN, "clean")):
-        rows.append(["pairs", label, *(str(report.result(shown[0], task, metric).n) for task in report.columns), ""])
+    both = ((False, "all"), (True, "clean"))
+    names = [*shown, *([] if report.gain is None else [report.gain])]
+    rows = [_scores(report, name, clean, label) for name in names for clean, label in both]
+    for clean, label in both:
+        counts = [str(report.result(shown[0], task, clean=clean).n) for task in report.columns]
+        rows.append(["pairs", label, *counts, ""])
     return rows
 
 
-def _scores(report: Report, name: str, metric: str, label: str) -> list[str]:
-    average = report.result(name, AVERAGE, metric)
-    figures = [hundred(report.result(name, task, metric).value) for task in report.columns]
-    return [name, label, *figures, span(average.ci_low, average.ci_high)]
+def _scores(report: Report, name: str, clean: bool, label: str) -> list[str]:
+    figures = [hundred(report.result(name, task, clean=clean).value) for task in report.columns]
+    average = report.result(name, AVERAGE, clean=clean)
+    return [name, label, *figures, span(average.low, average.high)]
 
 
 OTHERS = {
@@ -211,11 +241,12 @@ def similarity_section(report: Report) -> Section:
     shown = [name for name in report.systems if report.has(name, AVERAGE, "pearson_cosine")]
     rows = []
     for name in shown:
-        whole = report.result(name, AVERAGE)
+        average = report.result(name, AVERAGE)
         others = [hundred(report.result(name, AVERAGE, metric).value) for metric in OTHERS.values()]
-        rows.append([name, hundred(whole.value), span(whole.ci_low, whole.ci_high), *others])
+        rows.append([name, hundred(average.value), span(average.low, average.high), *others])
     text = "x 100, average over the test sets; distances count as negative. Choices were made by Spearman of cosines."
-    table = Table(["system", "Spearman cosine", "95 % interval", *OTHERS], rows, report.best_untuned)
+    header = ["system", "Spearman cosine", "95 % interval", *OTHERS]
+    table = Table(header, rows, report.best_untuned, tuned=report.tuned_names)
     return Section("Other similarities", [text], [table] if rows else [])
 
 

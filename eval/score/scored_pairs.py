@@ -46,7 +46,7 @@ def select_threshold(
 ) -> Threshold:
     """The threshold that is best on dev. UserError if no threshold reaches the precision."""
     vectors = encoder.encode(dev.texts.queries, prompt=args.prompt, batch_tokens=args.batch_tokens)
-    cosines = dev.cosines(TaskVectors(vectors, vectors[:0]))
+    cosines = dev.cosines(TaskVectors.from_queries(vectors))
     _check_finite(cosines, dev.name)
     threshold = choose_threshold(cosines, dev.labels, criterion, precision)
     if threshold is None:

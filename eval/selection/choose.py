@@ -1,214 +1,167 @@
-"""The choice of layer and strength for each pooling and post-processing of one prompt, on dev alone.
+"""The one selection: of every post-processing the layer, pooling and strength with the best dev score.
 
-One streaming pass over the training-side text gives the moments of every view, one over dev its vectors.
-`choose` never sees a test.
+Of equal dev scores the deeper layer is chosen, then the larger k, then the first candidate. This holds for every task
+and for every comparison of chosen systems, so that two runs of an evaluation agree. Test data are never seen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Float64
 
 from dec2vec.decoder.pooling import View
-from dec2vec.errors import UserError
-from dec2vec.vectors.affine import Affine, Provenance
-from dec2vec.vectors.quantization import Ranges
+from dec2vec.vectors.affine import Affine
 from eval.config import PostName
-from eval.metrics.correlation import spearman
-from eval.postprocess.families import Candidate
+from eval.metrics.grid_edge import edge
+from eval.postprocess.families import SIZED, Candidate
 from eval.postprocess.fitting import Fitting
-from eval.postprocess.scores import dev_scores
+from eval.postprocess.scores import applied, dev_scores
 from eval.postprocess.text_statistics import whitened_by_itself
-from eval.systems.system import TRANSDUCTIVE, System, TextEncoder
-from eval.tasks.sts import StsTask
+from eval.systems.system import TRANSDUCTIVE, System
+from eval.tasks.task import E, Task, TaskVectors
 
-
-@dataclass(frozen=True)
-class Material:
-    """What choices are made from. `fit` is training-side text; empty means that nothing is fitted."""
-
-    dev: StsTask | None
-    """None in an evaluation without similarity: nothing can be chosen for it, and `choose` is not called."""
-    fit: list[str]
-    fit_hash: str = ""
-    posts: tuple[PostName, ...] = ("raw", "whiten")
-    dimensions: tuple[int, ...] = ()
-    transductive: bool = False
-    batch_tokens: int = 16_384
-    progress: bool = True
-
-    @property
-    def task(self) -> StsTask:
-        """The dev task."""
-        if self.dev is None:
-            raise UserError("dev: give the similarity file on which layer and k are selected (--dev FILE)")
-        return self.dev
+Rank = tuple[float, float, int]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One candidate of a choice. `k` is the width of its vectors, `dev_score` a Spearman correlation."""
+    """One candidate of a choice. `k` is the width of its vectors."""
 
     system: System
     k: int
     dev_score: float
 
     @property
-    def rank(self) -> tuple[float, float, int]:
-        """By dev score. Of equals the deeper layer, then the larger k: a rule, so that reruns agree."""
+    def rank(self) -> Rank:
+        """Dev score, then layer, then k: higher is better. A score that is not a number is the lowest."""
         score = self.dev_score if np.isfinite(self.dev_score) else -np.inf
         return score, float(self.system.view.layer), self.k
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
-    """A system that stands for its prompt, pooling and post-processing.
+class Choice(Contender):
+    """The chosen candidate, with the map that makes its vectors from raw ones of its view."""
 
-    `chosen_on` is None where nothing was to choose; `sweep` has every candidate it was chosen from.
-    """
-
-    system: System
-    k: int
-    dev_score: float
-    cosines: Float64[np.ndarray, " pairs"] = field(repr=False)
-    ranges: Ranges = field(repr=False, kw_only=True)
-    """Of its vectors of dev, for what is left of others in one byte a dimension."""
-    chosen_on: str | None
+    chosen_on: str | None = None
+    """The name of the dev data; None where there was nothing to choose."""
     post: Affine | None = None
-    sweep: tuple[Contender, ...] = field(default=(), repr=False)
+    dev_curve: tuple[Contender, ...] = field(default=(), repr=False)
+    """Every candidate that it was chosen from."""
 
-    def vectors_of(self, raw: Float32[np.ndarray, "texts dim"]) -> Float32[np.ndarray, "texts k"]:
-        """The system's vectors of one task's texts, from raw ones of its view."""
+    def applied(self, vectors: TaskVectors) -> TaskVectors:
+        """The system's vectors of one split, from raw ones."""
         if self.system.is_transductive:
-            return whitened_by_itself(raw, self.k)
-        return raw if self.post is None else self.post.apply(raw)
+            return TaskVectors.from_queries(whitened_by_itself(vectors.queries, self.k))
+        return applied(self.post, vectors)
 
-    def cosines_on(self, task: StsTask, raw: Float32[np.ndarray, "texts dim"]) -> Float64[np.ndarray, " pairs"]:
-        """Of a task's pairs, from the raw vectors of its texts."""
-        return task.cosines(self.vectors_of(raw))
+    @property
+    def edge(self) -> str | None:
+        """Where k is the smallest or the largest that was tried at its layer, in words."""
+        if self.post is None or self.system.family not in SIZED or self.system.is_transductive:
+            return None
+        tried = [point.k for point in self.dev_curve if point.system.view == self.system.view]
+        return dimension_edge(self.k, tried, len(self.post.mean)) if tried else None
 
 
-def choose(
-    encoder: TextEncoder,
-    prompt: str,
-    views: Sequence[View],
-    material: Material,
-    *,
-    run: str | None = None,
-    fitting: Fitting | None = None,
-) -> list[Choice]:
-    """Per pooling, in the order of `material.posts`: the best (layer, strength) of each post-processing.
+NARROWEST = 2
+"""Vectors of one dimension have no cosine but 1 and -1."""
 
-    One that can't be made (no text to fit on, a constant view) has no choice. UserError where no candidate k fits the
-    vectors, or where `embfilter` is asked of an encoder that shows no LM head. `fitting` spares making it anew.
+
+def dimension_edge(k: int, tried: Sequence[int], width: int) -> str | None:
+    """Whether k lies at the edge of `tried`, in words."""
+    line = edge("k", k, tried, low=NARROWEST, high=width)
+    return None if line is None else f"{line} (systems.dimensions)"
+
+
+C = TypeVar("C", bound=Contender)
+
+
+def best(contenders: Sequence[C]) -> C:
+    """The highest by `Contender.rank`; of equals the first. Transductive systems never win."""
+    return max(
+        (contender for contender in contenders if not contender.system.is_transductive),
+        key=lambda contender: contender.rank,
+    )
+
+
+def choose(task: Task[E], dev: Mapping[View, TaskVectors], fitting: Fitting, views: Iterable[View]) -> list[Choice]:
+    """The best of `views` and strengths for each post-processing, in their order.
+
+    A post-processing that cannot be made (no text to fit on, a constant view) has no choice. A candidate that lost is
+    dropped at once: its map is never built, and one view's vectors at a time are in memory.
     """
-    found = fit(encoder, prompt, views, material, run=run) if fitting is None else fitting
-    dev = encoder.encode_views(
-        material.task.texts,
-        views,
-        prompt=prompt,
-        batch_tokens=material.batch_tokens,
-        progress=material.progress,
-    )
-    race = _Candidates(encoder, material, dev, found)
-    poolings = dict.fromkeys(view.pooling for view in views)
-    return [choice for pooling in poolings for choice in race.winners([v for v in views if v.pooling == pooling])]
+    points: dict[PostName, list[Contender]] = {}
+    leaders: dict[PostName, tuple[Contender, Candidate]] = {}
+    for view in views:
+        vectors = dev[view]
+        candidates = fitting.candidates(view, vectors.queries.shape[1])
+        for candidate, score in zip(candidates, dev_scores(task, candidates, vectors), strict=True):
+            point = Contender(System(fitting.prompt, view, fitting.run, candidate.described), candidate.k, float(score))
+            points.setdefault(candidate.post, []).append(point)
+            if candidate.post not in leaders or point.rank > leaders[candidate.post][0].rank:
+                leaders[candidate.post] = point, candidate
+    return [
+        _choice(*leaders[post], task.chosen_on, fitting, points[post])
+        for post in dict.fromkeys(fitting.posts)
+        if post in leaders
+    ]
 
 
-def fit(
-    encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material, *, run: str | None = None
-) -> Fitting:
-    """What the post-processings of `prompt` are made of."""
-    return Fitting.of(
-        encoder,
-        prompt,
-        views,
-        run=run,
-        posts=material.posts,
-        dimensions=material.dimensions,
-        text=material.fit,
-        batch_tokens=material.batch_tokens,
-        progress=material.progress,
-    )
+def choose_by_pooling(
+    task: Task[E],
+    dev: Mapping[View, TaskVectors],
+    fitting: Fitting,
+    views: Sequence[View],
+    *,
+    transductive: bool = False,
+) -> list[Choice]:
+    """As `choose`, for each pooling in turn: a table of similarity has a row for each.
+
+    The dev scores are computed anew, from the vectors that the tests will meet as well.
+    """
+    choices: list[Choice] = []
+    for pooling in dict.fromkeys(view.pooling for view in views):
+        chosen = choose(task, dev, fitting, [view for view in views if view.pooling == pooling])
+        choices += [rescored(task, choice, dev) for choice in chosen]
+        if transductive:
+            whitened = [_transductive(choice, task) for choice in chosen if choice.system.family == "whiten"]
+            choices += [rescored(task, choice, dev) for choice in whitened]
+    return choices
 
 
-def fixed(encoder: TextEncoder, system: System, material: Material) -> Choice:
-    """A raw system named beforehand, such as the tuned encoder without its adapter."""
-    vectors = encoder.encode_views(
-        material.task.texts,
-        [system.view],
-        prompt=system.prompt,
-        batch_tokens=material.batch_tokens,
-        progress=material.progress,
-    )[system.view]
-    cosines = material.task.cosines(vectors)
-    score = spearman(cosines, material.task.gold)
-    return Choice(system, vectors.shape[1], score, cosines, None, ranges=Ranges.of(vectors))
+def fixed(task: Task[E], dev: Mapping[View, TaskVectors], system: System) -> Choice:
+    """A raw system that is named beforehand, such as the tuned encoder without its adapter."""
+    width = dev[system.view].queries.shape[1]
+    return rescored(task, Choice(system, width, float("nan")), dev)
 
 
-def best(choices: Sequence[Choice]) -> Choice:
-    """The highest dev score; ties as in `Contender.rank`, then the first. Transductive rows never win."""
-    honest = [choice for choice in choices if not choice.system.is_transductive]
-    return max(honest, key=lambda choice: Contender(choice.system, choice.k, choice.dev_score).rank)
+def rescored(task: Task[E], choice: Choice, dev: Mapping[View, TaskVectors]) -> Choice:
+    """The choice with the dev score of the vectors themselves."""
+    return replace(choice, dev_score=task.dev_score(choice.applied(dev[choice.system.view])))
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidates:
-    """The candidates of one prompt, with what they have in common."""
+def inherited(choices: Sequence[Choice]) -> list[Choice]:
+    """For a task without dev data: of each post-processing the choice with the best similarity dev score."""
+    families: dict[PostName, list[Choice]] = {}
+    for choice in choices:
+        if not choice.system.is_transductive:
+            families.setdefault(choice.system.family, []).append(choice)
+    return [replace(best(members), dev_curve=()) for members in families.values()]
 
-    encoder: TextEncoder
-    material: Material
-    dev: Mapping[View, Float32[np.ndarray, "texts dim"]]
-    fitting: Fitting
 
-    def winners(self, views: Sequence[View]) -> list[Choice]:
-        """Of one pooling's layers. A loser's kernel is never built, and its rotation not kept."""
-        points: dict[PostName, list[Contender]] = {}
-        leaders: dict[PostName, tuple[Contender, Candidate]] = {}
-        posts = dict.fromkeys(self.material.posts)
-        for view in views:
-            vectors = self.dev[view]  # perhaps read from disk: one view at a time is in memory
-            found = self.fitting.candidates(view, vectors.shape[1])
-            scores = dev_scores(found, vectors, self.material.task)
-            for candidate, score in zip(found, scores, strict=True):
-                label = None if candidate.post == "raw" else candidate.label
-                point = Contender(System(self.fitting.prompt, view, self.fitting.run, label), candidate.k, float(score))
-                points.setdefault(candidate.post, []).append(point)
-                if candidate.post not in leaders or point.rank > leaders[candidate.post][0].rank:
-                    leaders[candidate.post] = point, candidate
-        choices = [self._choice(*leaders[post], tuple(points[post])) for post in posts if post in leaders]
-        if self.material.transductive and "whiten" in leaders:
-            choices.append(self._transductive(leaders["whiten"][0]))
-        return choices
+def _choice(
+    point: Contender, candidate: Candidate, chosen_on: str, fitting: Fitting, points: Sequence[Contender]
+) -> Choice:
+    post = candidate.transform(fitting.provenance(point.system.view))
+    return Choice(point.system, point.k, point.dev_score, chosen_on if len(points) > 1 else None, post, tuple(points))
 
-    def _choice(self, point: Contender, candidate: Candidate, sweep: tuple[Contender, ...]) -> Choice:
-        """Its dev score anew, from the vectors that the tests will meet as well."""
-        dev, system = self.material.task, point.system
-        post = None if system.post is None else candidate.affine(self._facts(system))
-        raw = self.dev[system.view]
-        vectors = raw if post is None else post.apply(raw)
-        cosines, ranges = dev.cosines(vectors), Ranges.of(vectors)
-        chosen_on = dev.name if len(sweep) > 1 else None
-        return Choice(system, point.k, spearman(cosines, dev.gold), cosines, chosen_on, post, sweep, ranges=ranges)
 
-    def _transductive(self, honest: Contender) -> Choice:
-        """The chosen whitening's layer and k, fitted on the sentences of each file on its own."""
-        dev, system = self.material.task, honest.system
-        vectors = whitened_by_itself(self.dev[system.view], honest.k)
-        cosines = dev.cosines(vectors)
-        labelled = replace(system, post=f"{system.post}{TRANSDUCTIVE}")
-        return Choice(labelled, honest.k, spearman(cosines, dev.gold), cosines, dev.name, ranges=Ranges.of(vectors))
-
-    def _facts(self, system: System) -> Provenance:
-        model = self.encoder.config
-        return {
-            "prompt": system.prompt,
-            "pooling": str(system.view.pooling),
-            "layer": system.view.layer,
-            "model": model.name_or_path,
-            "revision": model.revision or "",
-            "fit_sha256": self.material.fit_hash,
-        }
+def _transductive(honest: Choice, task: Task[E]) -> Choice:
+    """The chosen whitening's layer and k, fitted on the sentences of each file on its own."""
+    post = honest.system.post
+    assert post is not None
+    labelled = replace(post, label=f"{post.label}{TRANSDUCTIVE}", is_transductive=True)
+    return Choice(replace(honest.system, post=labelled), honest.k, float("nan"), task.chosen_on)

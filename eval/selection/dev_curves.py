@@ -1,4 +1,4 @@
-"""What every reading scored on dev: the ground that layers and k were chosen on, kept to be drawn."""
+"""What every candidate scored on the similarity dev file, kept to be drawn by layer and by k."""
 
 from __future__ import annotations
 
@@ -6,56 +6,52 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eval.postprocess.families import SIZED
+from eval.config import PostName
 from eval.selection.choose import Choice, Contender
 
-RAW = "raw"
-"""`SweepPoint.post` of vectors as they are."""
+RAW: PostName = "raw"
 
 
 @dataclass(frozen=True)
-class SweepPoint:
-    """One reading of the untuned decoder. `post` is "raw" or a post-processing; `k` its dimensions, if it cuts any."""
+class CurvePoint:
+    """One candidate of the untuned decoder. `post` is raw or a post-processing in one strength."""
 
     prompt: str
     pooling: str
     layer: int
     post: str
     k: int | None
+    """Dimensions that are kept, where the post-processing comes in several k."""
     dev_score: float
-
-    @property
-    def family(self) -> str:
-        """`whiten-64` is one of `whiten`."""
-        return self.post.partition("-")[0]
+    family: PostName
+    """The post-processing without its strength."""
 
 
-def points(choices: Iterable[Choice]) -> list[SweepPoint]:
+def points(choices: Iterable[Choice]) -> list[CurvePoint]:
     """Every contender of the untuned choices."""
-    return [_point(found) for choice in choices if not choice.system.is_tuned for found in choice.sweep]
+    return [_point(found) for choice in choices if not choice.system.is_tuned for found in choice.dev_curve]
 
 
-def _point(found: Contender) -> SweepPoint:
-    system, view = found.system, found.system.view
-    post = system.post or RAW
-    k = found.k if post.partition("-")[0] in SIZED else None
+def _point(found: Contender) -> CurvePoint:
+    system, view, post = found.system, found.system.view, found.system.post
     pooling = f"{view.pooling}+norm" if view.norm else str(view.pooling)
-    return SweepPoint(system.prompt, pooling, int(view.layer), post, k, found.dev_score)
+    label, k = ("raw", None) if post is None else (post.label, post.k)
+    return CurvePoint(system.prompt, pooling, int(view.layer), label, k, found.dev_score, system.family)
 
 
 Curve = list[tuple[int, float]]
 """(layer or k, dev score), in order."""
 
 
-def by_layer(points: Sequence[SweepPoint], *, raw: bool) -> dict[str, Curve]:
+def by_layer(points: Sequence[CurvePoint], *, raw: bool) -> dict[str, Curve]:
     """Of each prompt the best pooling (and post-processing, unless `raw`) at every layer; best prompt first."""
-    chosen = [point for point in points if not raw or point.post == RAW]
+    chosen = [point for point in points if not raw or point.family == RAW]
     prompts = dict.fromkeys(point.prompt for point in chosen)
     curves = {p: _best((point.layer, point.dev_score) for point in chosen if point.prompt == p) for p in prompts}
     return _best_first(curves)
 
 
-def by_dimension(points: Sequence[SweepPoint]) -> dict[str, Curve]:
+def by_dimension(points: Sequence[CurvePoint]) -> dict[str, Curve]:
     """Of each post-processing that cuts: its score by k, with prompt, pooling and layer of its best point."""
     curves: dict[str, Curve] = {}
     for family in dict.fromkeys(point.family for point in points if point.k is not None):
@@ -68,25 +64,25 @@ def by_dimension(points: Sequence[SweepPoint]) -> dict[str, Curve]:
     return _best_first(curves)
 
 
-def has_posts(points: Sequence[SweepPoint]) -> bool:
+def has_posts(points: Sequence[CurvePoint]) -> bool:
     """Whether anything but raw vectors was tried."""
-    return any(point.post != RAW for point in points)
+    return any(point.family != RAW for point in points)
 
 
-def best_raw(points: Sequence[SweepPoint]) -> SweepPoint | None:
-    """The best reading without post-processing."""
-    return max((point for point in points if point.post == RAW), key=_score, default=None)
+def best_raw(points: Sequence[CurvePoint]) -> CurvePoint | None:
+    """The best candidate without post-processing."""
+    return max((point for point in points if point.family == RAW), key=_score, default=None)
 
 
-def _score(point: SweepPoint) -> float:
+def _score(point: CurvePoint) -> float:
     return point.dev_score if math.isfinite(point.dev_score) else -math.inf
 
 
 def _best(pairs: Iterable[tuple[int, float]]) -> Curve:
     top: dict[int, float] = {}
-    for place, score in pairs:
+    for x, score in pairs:
         if math.isfinite(score):
-            top[place] = max(score, top.get(place, -math.inf))
+            top[x] = max(score, top.get(x, -math.inf))
     return sorted(top.items())
 
 

@@ -1,275 +1,181 @@
-"""Further tasks: an encoder's readings judged on each task's own dev data, the chosen ones measured on its test data.
+"""Evaluate one encoder with one prompt: choose layer, pooling and post-processing on dev, report on test.
 
-As for similarity: layer, pooling and the strength of a post-processing are chosen, one row for each post-processing of
-a prompt. A task without dev data takes the readings that the similarity dev file chose.
+Similarity tests share one dev file and are embedded together; every other task chooses on dev data of its own, or
+takes what the similarity dev file chose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from tqdm import tqdm
 
 from dec2vec.decoder.pooling import View
-from dec2vec.errors import UserError
-from dec2vec.vectors.affine import Affine
-from eval.config import PostName
-from eval.metrics.grid_edge import edge
-from eval.postprocess.families import SIZED
 from eval.postprocess.fitting import Fitting
-from eval.selection.choose import Choice, best
+from eval.postprocess.moments import Material
+from eval.selection.choose import Choice, choose, choose_by_pooling, fixed, inherited
+from eval.systems.subject import Subject
 from eval.systems.system import System, TextEncoder
-from eval.tasks.pairs import PairEvidence
-from eval.tasks.task import BothSides, Figure, Itemised, Task, TaskVectors, Texts, missing
-from eval.tasks.topic_evidence import TopicEvidence, topic_figures
-from eval.tasks.topics import TrainedTask
+from eval.tasks.sts import StsTask
+from eval.tasks.task import BothSides, E, Evidence, Figure, Task, TaskVectors, Texts, clean_figure
 
 Step = TypeVar("Step")
-CLEAN = " (clean)"
-"""Ends the name of the main metric where it is measured without the items that training has shown."""
-FEWEST = 2
-"""Items without which there is no figure."""
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """A system with the map that makes its vectors from raw ones of its view."""
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How vectors are made and figures resampled: the same for every encoder and task."""
 
-    system: System
-    post: Affine | None
-    dev_score: float
-    """On the task's dev data, or on the similarity dev file where the task has none."""
-    chosen_on: str
-    remark: str | None = None
-    """Where the strength lies at the edge of its grid."""
+    material: Material
+    resamples: int
+    seed: int
+    transductive: bool = False
+    clean: Mapping[str, Int64[np.ndarray, " _"]] = field(default_factory=dict)
+    """By task the rows of the items that no training text touches; only where training touches some."""
 
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What pictures are drawn from: the decisions on the test data, and labelled vectors where there are classes."""
-
-    decisions: object
-    vectors: Float32[np.ndarray, "texts dim"]
-    labels: Sequence[str]
-
-
-@runtime_checkable
-class Decides(Protocol):
-    """A task that shows its decisions."""
-
-    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> object:
-        """On the test data, with what dev chose."""
+    def watched(self, steps: Sequence[Step], name: str) -> Iterable[Step]:
+        """A bar with the time left, once the steps have taken some seconds."""
+        return tqdm(steps, desc=name, delay=3.0, disable=not self.material.progress, leave=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A reading's figures on a task's test data, the main one first. `dev_score` is None for an outside baseline."""
+    """What one system reached on a task's test data, the main figure first."""
 
-    name: str
-    is_tuned: bool
-    dev_score: float | None
-    chosen_on: str
+    subject: Subject
     figures: list[Figure]
-    is_baseline: bool = False
+    choice: Choice | None = None
+    """None for a baseline, for which nothing is chosen."""
     evidence: Evidence | None = None
-    remarks: tuple[str, ...] = ()
-    """Choices at the edge of what was tried."""
     chosen: str = ""
     """Threshold, k or C."""
+    remarks: tuple[str, ...] = ()
+    """Choices at the edge of what was tried."""
+
+    @property
+    def name(self) -> str:
+        return self.subject.name
+
+    @property
+    def is_tuned(self) -> bool:
+        return self.subject.is_tuned
+
+    @property
+    def dev_score(self) -> float | None:
+        """On the task's dev data, or on the similarity dev file where the task has none."""
+        return None if self.choice is None else self.choice.dev_score
 
     def without_evidence(self) -> Measured:
         """The figures alone: vectors of every system are too much to hold."""
         return self if self.evidence is None else replace(self, evidence=None)
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How vectors are made and figures resampled: the same for every task."""
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """An encoder with one prompt, and the post-processings that were fitted for it."""
 
-    batch_tokens: int
-    resamples: int
-    seed: int
-    progress: bool = True
-    clean: Mapping[str, Int64[np.ndarray, " _"]] = field(default_factory=dict)
-    """By task the rows of the items that no training text touches; only where others are."""
+    encoder: TextEncoder
+    fitting: Fitting
+    options: EvaluationOptions
 
-    def watched(self, steps: Sequence[Step], name: str) -> Iterable[Step]:
-        """A bar with the time left, once the steps have taken some seconds."""
-        return tqdm(steps, desc=name, delay=3.0, disable=not self.progress, leave=False)
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: TextEncoder,
+        prompt: str,
+        views: Sequence[View],
+        options: EvaluationOptions,
+        *,
+        run: str | None = None,
+    ) -> Reader:
+        """Fits the post-processings of `views`."""
+        return cls(encoder, Fitting.from_encoder(encoder, prompt, views, options.material, run=run), options)
 
-
-def judge(
-    task: Task,
-    encoder: TextEncoder,
-    fitting: Fitting,
-    views: Sequence[View],
-    chosen: Sequence[Choice],
-    bench: EvaluationOptions,
-) -> list[Measured]:
-    """Every post-processing's best reading. `chosen` are the similarity task's choices for the same prompt."""
-    dev = None if task.dev is None else read(encoder, task.dev, fitting.prompt, views, bench)
-    readings = _inherited(chosen) if dev is None else _choose(task, dev, fitting, views, bench)
-    if not readings:
-        return []
-    wanted = list(dict.fromkeys(reading.system.view for reading in readings))
-    test = read(encoder, task.test, fitting.prompt, wanted, bench)
-    return [_measure(task, reading, dev, test, bench) for reading in bench.watched(readings, task.name)]
-
-
-def read(
-    encoder: TextEncoder, texts: Texts, prompt: str, views: Sequence[View], bench: EvaluationOptions
-) -> Mapping[View, TaskVectors]:
-    """Raw vectors of both sides, one forward pass a text."""
-    queries = encoder.encode_views(
-        texts.queries, views, prompt=prompt, side="query", batch_tokens=bench.batch_tokens, progress=bench.progress
-    )
-    if not texts.documents:
-        return BothSides(queries)
-    documents = encoder.encode_views(
-        texts.documents, views, prompt=prompt, side="document", batch_tokens=bench.batch_tokens, progress=bench.progress
-    )
-    return BothSides(queries, documents)
+    def read(self, texts: Texts, views: Sequence[View]) -> Mapping[View, TaskVectors]:
+        """Raw vectors of both sides, one forward pass a text."""
+        material = self.options.material
+        options: dict[str, Any] = {
+            "prompt": self.fitting.prompt,
+            "batch_tokens": material.batch_tokens,
+            "progress": material.progress,
+        }
+        queries = self.encoder.encode_views(texts.queries, views, side="query", **options)
+        if not texts.documents:
+            return BothSides(queries)
+        return BothSides(queries, self.encoder.encode_views(texts.documents, views, side="document", **options))
 
 
-def applied(post: Affine | None, vectors: TaskVectors) -> TaskVectors:
-    """Both sides through one map."""
-    if post is None:
-        return vectors
-    documents = vectors.documents
-    return TaskVectors(post.apply(vectors.queries), post.apply(documents) if len(documents) else _narrow(post))
-
-
-def _narrow(post: Affine) -> Float32[np.ndarray, "0 k"]:
-    return np.empty((0, post.dimension), dtype=np.float32)
-
-
-def _inherited(chosen: Sequence[Choice]) -> list[Reading]:
-    """Of each post-processing the reading with the best similarity dev score."""
-    families: dict[str, list[Choice]] = {}
-    for choice in chosen:
-        if not choice.system.is_transductive:
-            families.setdefault(_family(choice.system.post), []).append(choice)
-    winners = [best(members) for members in families.values()]
-    return [Reading(winner.system, winner.post, winner.dev_score, winner.chosen_on or "") for winner in winners]
-
-
-def _family(post: str | None) -> str:
-    return "raw" if post is None else post.partition("-")[0]
-
-
-def _choose(
-    task: Task, dev: Mapping[View, TaskVectors], fitting: Fitting, views: Sequence[View], bench: EvaluationOptions
-) -> list[Reading]:
-    """Of equal dev scores the first: the shallower layer, the larger k."""
-    leaders: dict[PostName, tuple[float, Reading]] = {}
-    for view in bench.watched(views, dev_name(task)):
-        vectors = dev[view]
-        width = vectors.queries.shape[1]
-        found = fitting.candidates(view, width)
-        for candidate in found:
-            post = None if candidate.post == "raw" else candidate.affine()
-            score = task.dev_score(applied(post, vectors))
-            rank = float(np.nan_to_num(score, nan=-np.inf))
-            if candidate.post not in leaders or rank > leaders[candidate.post][0]:
-                tried = [other.k for other in found if other.post == candidate.post]
-                remark = dimension_edge(candidate.label, candidate.k, tried, width)
-                system = System(fitting.prompt, view, fitting.run, None if post is None else candidate.label)
-                leaders[candidate.post] = rank, Reading(system, post, rank, dev_name(task), remark)
-    return [reading for _, reading in leaders.values()]
-
-
-def dev_name(task: Task) -> str:
-    """What a task's readings are chosen on."""
-    if isinstance(task, TrainedTask) and task.data.dev is None:
-        return f"a fifth of the training texts of {task.name}"
-    return f"{task.name} dev"
-
-
-def _measure(
-    task: Task,
-    reading: Reading,
-    dev: Mapping[View, TaskVectors] | None,
-    test: Mapping[View, TaskVectors],
-    bench: EvaluationOptions,
-) -> Measured:
-    view, post = reading.system.view, reading.post
-    own_dev, own_test = None if dev is None else applied(post, dev[view]), applied(post, test[view])
-    decisions = task.evidence(own_dev, own_test) if isinstance(task, Decides) else None
-    if isinstance(decisions, TopicEvidence):  # a classifier is not trained twice
-        figures = topic_figures(decisions, task.metric, bench.resamples, bench.seed)
+def judge(reader: Reader, task: Task[E], views: Sequence[View], similarity: Sequence[Choice]) -> list[Measured]:
+    """The best system of each post-processing. `similarity` are the choices of the similarity dev file, if any."""
+    options = reader.options
+    dev = None if task.dev is None else reader.read(task.dev, views)
+    if dev is None:
+        choices = inherited(similarity)
     else:
-        figures = task.measure(own_dev, own_test, bench.resamples, bench.seed)
-    if task.name in bench.clean:
-        figures = [*figures, _on_clean(task, decisions, own_dev, own_test, bench)]
+        choices = choose(task, dev, reader.fitting, options.watched(views, task.chosen_on))
+    if not choices:
+        return []
+    test = reader.read(task.test, _views_of(choices))
+    measured = []
+    for choice in options.watched(choices, task.name):
+        dev_vectors = None if dev is None else choice.applied(dev[choice.system.view])
+        measured.append(measure(task, choice, dev_vectors, choice.applied(test[choice.system.view]), options))
+    return measured
+
+
+def judge_similarity(
+    reader: Reader, dev_task: StsTask, tests: Sequence[StsTask], views: Sequence[View], named: Sequence[System]
+) -> dict[str, list[Measured]]:
+    """By task, dev included: each pooling's best systems, and the `named` ones raw, whatever their dev score."""
+    options, fitting = reader.options, reader.fitting
+    dev = reader.read(dev_task.test, list(dict.fromkeys([*views, *(system.view for system in named)])))
+    choices = choose_by_pooling(dev_task, dev, fitting, views, transductive=options.transductive)
+    present = {choice.system for choice in choices}
+    choices += [fixed(dev_task, dev, system) for system in dict.fromkeys(named) if system not in present]
+    if not choices:
+        return {}
+    texts, rows = _together(tests)
+    test = reader.read(texts, _views_of(choices))
+    measured: dict[str, list[Measured]] = {task.name: [] for task in (dev_task, *tests)}
+    for choice in options.watched(choices, "similarity"):
+        dev_vectors, vectors = choice.applied(dev[choice.system.view]), test[choice.system.view].queries
+        measured[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, options))
+        for task, of_task in zip(tests, rows, strict=True):
+            part = choice.applied(TaskVectors.from_queries(vectors[of_task]))
+            measured[task.name].append(measure(task, choice, dev_vectors, part, options))
+    return measured
+
+
+def measure(
+    task: Task[E], choice: Choice, dev: TaskVectors | None, test: TaskVectors, options: EvaluationOptions
+) -> Measured:
+    """The figures of one chosen system, from its vectors."""
+    evidence = task.evidence(dev, test)
+    figures = task.figures(evidence, options.resamples, options.seed)
+    if task.name in options.clean:
+        rows = options.clean[task.name]
+        figures = [*figures, clean_figure(task, evidence, rows, options.resamples, options.seed)]
+    edges = [] if choice.edge is None else [choice.edge]
     return Measured(
-        name=reading.system.name,
-        is_tuned=reading.system.is_tuned,
-        dev_score=reading.dev_score,
-        chosen_on=reading.chosen_on,
+        subject=Subject.from_system(choice.system),
         figures=figures,
-        evidence=None if decisions is None else _evidence(task, decisions, own_test),
-        remarks=_remarks(task, reading, decisions),
-        chosen=_chosen(decisions),
+        choice=choice,
+        evidence=evidence,
+        chosen=evidence.chosen,
+        remarks=(*edges, *task.remarks(evidence)),
     )
 
 
-def _chosen(decisions: object) -> str:
-    if isinstance(decisions, PairEvidence) and decisions.threshold is not None:
-        return f"threshold {decisions.threshold:.4f}"
-    if isinstance(decisions, TopicEvidence):
-        return ", ".join(f"{name} {value:g}" for name, value in decisions.setting.items())
-    return ""
+def _views_of(choices: Sequence[Choice]) -> list[View]:
+    return list(dict.fromkeys(choice.system.view for choice in choices))
 
 
-def _on_clean(
-    task: Task, decisions: object, dev: TaskVectors | None, test: TaskVectors, bench: EvaluationOptions
-) -> Figure:
-    """The main metric on what training has not shown; what dev chose stays as it was."""
-    rows = bench.clean[task.name]
-    found = missing(task.metric, bench.resamples, len(rows))
-    if len(rows) >= FEWEST and isinstance(decisions, TopicEvidence):
-        found = topic_figures(decisions.at(rows), task.metric, bench.resamples, bench.seed)[0]
-    elif len(rows) >= FEWEST and isinstance(task, Itemised):
-        found = task.measure_items(rows, dev, test, bench.resamples, bench.seed)[0]
-    return replace(found, metric=f"{task.metric}{CLEAN}")
-
-
-def _remarks(task: Task, reading: Reading, decisions: object) -> tuple[str, ...]:
-    """Of the strength of the post-processing, and of a classifier's own setting."""
-    found = [reading.remark]
-    if isinstance(task, TrainedTask) and isinstance(decisions, TopicEvidence):
-        found += [task.setting_edge(value) for value in decisions.setting.values()]
-    return tuple(remark for remark in found if remark is not None)
-
-
-def _evidence(task: Task, decisions: object, test: TaskVectors) -> Evidence:
-    if not isinstance(decisions, TopicEvidence):
-        return Evidence(decisions, test.queries[:0], [])
-    place = {text: row for row, text in enumerate(task.test.queries)}
-    rows = [place[text] for text in decisions.texts]
-    return Evidence(decisions, test.queries[rows], [decisions.classes[code] for code in decisions.gold])
-
-
-def refuse_equal_names(tasks: Sequence[Task], others: Sequence[str]) -> None:
-    """Names are the columns of the report."""
-    seen = set(others)
-    for task in tasks:
-        if task.name in seen:
-            raise UserError(f"two tasks have the name {task.name}; rename one of them (option name)")
-        seen.add(task.name)
-
-
-NARROWEST = 2
-"""Vectors of one dimension have no cosine but 1 and -1."""
-
-
-def dimension_edge(post: str, k: int, tried: Sequence[int], width: int) -> str | None:
-    """Of a post-processing (`whiten-64`) that comes in several k."""
-    if post.partition("-")[0] not in SIZED:
-        return None
-    found = edge("k", k, tried, low=NARROWEST, high=width)
-    return None if found is None else f"{found} (systems.dimensions)"
+def _together(tasks: Sequence[StsTask]) -> tuple[Texts, list[Int64[np.ndarray, " texts"]]]:
+    """The distinct texts of all tasks, and where the texts of each are among them."""
+    index = {text: number for number, text in enumerate(dict.fromkeys(t for task in tasks for t in task.test.queries))}
+    rows = [np.array([index[text] for text in task.test.queries], dtype=np.int64) for task in tasks]
+    return Texts(list(index), []), rows

@@ -38,8 +38,8 @@ def unlike(label: str, recipes: Mapping[str, Recipe | None]) -> str | None:
     for option in sorted({option for found in known.values() for option in found}):
         values = {run: repr(found.get(option)) for run, found in known.items()}
         if len(set(values.values())) > 1:
-            said = ", ".join(f"{run} {value}" for run, value in values.items())
-            return f"Warning: {label}: the runs differ in more than their seed: {option} is {said}."
+            listed = ", ".join(f"{run} {value}" for run, value in values.items())
+            return f"Warning: {label}: the runs differ in more than their seed: {option} is {listed}."
     if unknown:
         return f"Note: {label}: taken as seeds by name; there is no record of how {', '.join(unknown)} was trained."
     return None
@@ -65,6 +65,6 @@ def run_config(run: str) -> dict[str, Any] | None:
     UserError for a file that is no YAML mapping.
     """
     folder = Path(run)
-    places = [folder, folder.resolve().parent] if folder.resolve().name in PARTS else [folder]
-    file = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+    folders = [folder, folder.resolve().parent] if folder.resolve().name in PARTS else [folder]
+    file = next((path / "config.yaml" for path in folders if (path / "config.yaml").is_file()), None)
     return None if file is None else translated(read_mapping(file))

@@ -1,4 +1,4 @@
-"""What is compared: an encoder read through a prompt, a pooling, a layer and perhaps a post-processing."""
+"""What is compared: an encoder with a prompt, a pooling, a layer and perhaps a post-processing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
 from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.errors import UserError
+from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import Side
-from eval.config import SystemsConfig
+from eval.config import PostName, SystemsConfig
 
 LAYERS = 12
 """Candidate layers when none are named."""
 SHARES = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
 """Candidate k of a post-processing when none are named, as shares of d."""
 TRANSDUCTIVE = "(transductive)"
-"""Ends the names of rows whose post-processing saw the sentences that it is judged on."""
+"""Ends the labels of post-processings that saw the sentences that they are judged on."""
 
 
 @runtime_checkable
@@ -33,8 +34,18 @@ class TextEncoder(Protocol):
     config: ModelConfig
 
     @property
+    def tally(self) -> TokenCounts:
+        """What the decoder has read so far."""
+
+    @property
     def layer_count(self) -> int:
         """Transformer layers; hidden states are numbered 0 to this."""
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        """The prompts behind `prompt`."""
+
+    def output_embeddings(self) -> NDArray[np.float32]:
+        """The matrix (vocabulary, d) that turns states into logits. Raises UserError where there is none to be had."""
 
     def encode(
         self,
@@ -58,7 +69,7 @@ class TextEncoder(Protocol):
         batch_tokens: int = 16_384,
         progress: bool = True,
     ) -> Mapping[View, NDArray[np.float32]]:
-        """Raw vectors of several views from one forward pass a text; perhaps read from disk when asked for."""
+        """Raw vectors of several views from one forward pass a text; perhaps read from disk on access."""
 
     def iter_views(
         self,
@@ -74,20 +85,37 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True)
+class Post:
+    """A post-processing in one strength."""
+
+    family: PostName
+    label: str
+    """The family with its strength, such as whiten-128."""
+    k: int | None = None
+    """Dimensions that are kept; None where the family does not come in several k."""
+    is_transductive: bool = False
+    """Fitted on the sentences that it is judged on: shown for comparison with the literature, never chosen."""
+
+
+@dataclass(frozen=True)
 class System:
-    """A row of the table. `run` is None for the untuned decoder; `post` is None for raw vectors."""
+    """A way to get vectors. `run` is None for the untuned decoder; `post` is None for raw vectors."""
 
     prompt: str
     view: View
     run: str | None = None
-    post: str | None = None
-    """Post-processing with its strength, such as whiten-128."""
+    post: Post | None = None
 
     @property
     def name(self) -> str:
         """`untuned/<prompt>/<pooling>@<layer>[+<post>]` or `tuned/<run>[+<post>]`."""
-        reading = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
-        return reading if self.post is None else f"{reading}+{self.post}"
+        name = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
+        return name if self.post is None else f"{name}+{self.post.label}"
+
+    @property
+    def family(self) -> PostName:
+        """The post-processing without its strength; raw without one."""
+        return "raw" if self.post is None else self.post.family
 
     @property
     def is_tuned(self) -> bool:
@@ -95,24 +123,7 @@ class System:
 
     @property
     def is_transductive(self) -> bool:
-        """Shown for comparison with the literature, never chosen."""
-        return self.post is not None and self.post.endswith(TRANSDUCTIVE)
-
-
-@runtime_checkable
-class HasEnsemble(Protocol):
-    """An encoder that shows what a prompt's name stands for."""
-
-    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
-        """The prompts behind `prompt`."""
-
-
-@runtime_checkable
-class HasOutputEmbeddings(Protocol):
-    """An encoder that shows its LM head, for the post-processing `embfilter`."""
-
-    def output_embeddings(self) -> NDArray[np.float32]:
-        """The matrix (vocabulary, d) that turns states into logits."""
+        return self.post is not None and self.post.is_transductive
 
 
 def candidate_layers(layers: Sequence[int | float], layer_count: int) -> list[int]:

@@ -49,9 +49,9 @@ class LabelledTexts:
         return replace(self, texts=[self.texts[row] for row in rows], labels=[self.labels[row] for row in rows])
 
     def codes(self, classes: Sequence[str]) -> Int64[np.ndarray, " texts"]:
-        """Positions of the labels in `classes`."""
-        place = {label: index for index, label in enumerate(classes)}
-        return np.array([place[label] for label in self.labels], dtype=np.int64)
+        """Indices of the labels in `classes`."""
+        code = {label: index for index, label in enumerate(classes)}
+        return np.array([code[label] for label in self.labels], dtype=np.int64)
 
 
 def read_labelled(

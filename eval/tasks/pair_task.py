@@ -1,31 +1,36 @@
-"""Tasks on labelled pairs. They need no vectors: a similarity of each pair is enough, whatever it comes from."""
+"""Tasks on pairs of texts. They need no vectors: a similarity of each pair is enough, whatever it comes from."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from dec2vec.errors import UserError
-from eval.tasks.pair_files import LabelledPairs, refuse_dev_as_test
-from eval.tasks.task import Figure, TaskVectors, Texts, missing
+from eval.tasks.pair_files import Pairs
+from eval.tasks.task import E, Evidence, Task, TaskVectors, Texts
+
+P = TypeVar("P", bound=Pairs)
 
 
 @dataclass(frozen=True, eq=False)
-class PairTask(ABC):
-    """Pair matching and the relevance gap: a `Task`, and for baselines that compare texts directly."""
+class PairTask(Task[E], Generic[P, E]):
+    """Similarity, pair matching and the relevance gap; also for baselines that compare texts directly."""
 
-    name: str
-    metric: str
-    test_pairs: LabelledPairs
+    test_pairs: P
     """What is measured on."""
-    dev_pairs: LabelledPairs | None = None
+    dev_pairs: P | None = None
     """What choices are made on."""
+    has_threshold: ClassVar[bool] = False
+    """Whether the scores of dev choose something for test."""
 
     def __post_init__(self) -> None:
-        refuse_dev_as_test(self.dev_pairs, self.test_pairs)
+        if self.dev_pairs is not None and self.dev_pairs.content_hash == self.test_pairs.content_hash:
+            name, dev = self.test_pairs.name, self.dev_pairs.name
+            raise UserError(f"{name} holds the pairs of {dev}: choices on a test set are leakage")
 
     @property
     def dev(self) -> Texts | None:
@@ -46,31 +51,43 @@ class PairTask(ABC):
         return self.test_pairs.items
 
     @property
-    def known_dev_pairs(self) -> LabelledPairs:
-        """UserError without dev pairs."""
+    def known_dev_pairs(self) -> P:
+        """Raises UserError where there are no dev pairs."""
         if self.dev_pairs is None:
             raise UserError(f"{self.name} has no dev pairs; give a dev file")
         return self.dev_pairs
 
-    @abstractmethod
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """As `Task.measure`."""
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> E:
+        pairs = self.dev_pairs if self.has_threshold else None
+        dev_cosines = None if dev is None or pairs is None else pairs.cosines(dev)
+        return self.evidence_from_scores(dev_cosines, self.test_pairs.cosines(test))
 
     @abstractmethod
-    def measure_scores(
-        self,
-        dev: Float64[np.ndarray, " dev_pairs"] | None,
-        test: Float64[np.ndarray, " test_pairs"],
-        resamples: int,
-        seed: int,
-    ) -> list[Figure]:
-        """The same of similarities, in the order of the pairs, that need not be cosines."""
+    def evidence_from_scores(
+        self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
+    ) -> E:
+        """The same from similarities, in the order of the pairs, that need not be cosines."""
 
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """On some of the test pairs; nan where they have one label."""
-        pairs = self.test_pairs.at(rows)
-        if not pairs.is_of_both_kinds:
-            return [missing(self.metric, resamples, len(rows))]
-        return replace(self, test_pairs=pairs).measure(dev, test, resamples, seed)
+
+@dataclass(frozen=True, eq=False)
+class PairEvidence(Evidence):
+    """Cosines of the test pairs with their labels, and the threshold that dev chose (None where it chose none)."""
+
+    cosines: Float64[np.ndarray, " pairs"]
+    labels: Bool[np.ndarray, " pairs"]
+    threshold: float | None = None
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> PairEvidence | None:
+        """None where all these pairs have one label."""
+        labels = self.labels[rows]
+        is_of_both_kinds = labels.any() and not labels.all()
+        return replace(self, cosines=self.cosines[rows], labels=labels) if is_of_both_kinds else None
+
+    @property
+    def chosen(self) -> str:
+        return "" if self.threshold is None else f"threshold {self.threshold:.4f}"
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no cosine is nan."""
+        return bool(np.isfinite(self.cosines).all())

@@ -16,8 +16,10 @@ from dec2vec.text_tables import markdown_table
 METRIC = "spearman_all"
 AVERAGE = "average"
 MAX_UNTUNED = 10
-TRANSDUCTIVE = "(transductive)"
-"""Suffix of rows that were fitted on the test sentences. A card does not show them."""
+_POST = re.compile(
+    r"\+(centre|standardise|abtt|pca|whiten|shrunk_whiten|soft_whiten|embfilter|random|truncate)(-[^+/]*)?$"
+)
+"""Post-processings as older reports write them into the name of a row."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,31 @@ class Score:
     ci_high: float | None
     n: int
     chosen_on: str | None
+    kind: str | None = None
+    """system, baseline, difference, mean or sd."""
+    run: str | None = None
+    """The tuned run; None for the untuned decoder and for baselines."""
+    post: str | None = None
+    transductive: bool = False
+    """Fitted on the test sentences: no part of a card."""
+
+    def __post_init__(self) -> None:
+        """Older reports say what a row is about in its name alone."""
+        if self.kind is None:
+            for name, value in _fields_of_name(self.system).items():
+                object.__setattr__(self, name, value)
+
+
+def _fields_of_name(system: str) -> dict[str, object]:
+    label = "(transductive)"
+    post = _POST.search(system.removesuffix(label))
+    tuned = system.startswith("tuned")
+    return {
+        "kind": "difference" if " minus " in system else "system",
+        "run": system.removeprefix("tuned/").removesuffix(post[0] if post else "") if tuned else None,
+        "post": post[1] if post else None,
+        "transductive": system.endswith(label),
+    }
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -47,32 +74,27 @@ def read_scores(path: Path) -> list[Score]:
         ) from error
 
 
-def is_tuned(system: str) -> bool:
-    """Whether a row is a tuned system, and not a difference of two systems."""
-    return system.startswith("tuned") and " minus " not in system
-
-
 def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
     """The figures of the tuned system that is exported, with or without whitening."""
-    names = {score.system for score in scores if is_tuned(score.system) and not score.system.endswith(TRANSDUCTIVE)}
-    raw = {name for name in names if not any(name.startswith(f"{other}+") for other in names)}
-    wanted = {name for name in names if re.search(r"\+whiten-\d+$", name)} if whitened else raw
-    return [score for score in scores if score.metric == METRIC and score.system in wanted]
+    post = "whiten" if whitened else None
+    tuned = [score for score in scores if score.kind == "system" and score.run is not None and not score.transductive]
+    return [score for score in tuned if score.metric == METRIC and score.post == post]
 
 
 def scores_table(scores: Sequence[Score]) -> str:
     """Spearman x 100: the tuned systems, then the best untuned ones by their average, which has its interval."""
-    figures = {(score.system, score.task): score for score in scores if score.metric == METRIC}
-    hidden = (" minus ", TRANSDUCTIVE)
-    systems = list(dict.fromkeys(system for system, _ in figures if not any(part in system for part in hidden)))
+    kept = [row for row in scores if row.kind in ("system", "baseline") and not row.transductive]
+    figures = {(row.system, row.task): row for row in kept if row.metric == METRIC}
+    tuned = {row.system for row in kept if row.run is not None}
+    systems = list(dict.fromkeys(system for system, _ in figures))
     dev = {score.chosen_on for score in scores} - {None}
     tasks = sorted(dict.fromkeys(task for _, task in figures), key=lambda task: (task == AVERAGE, task in dev))
     if len([task for task in tasks if task != AVERAGE and task not in dev]) == 1:
         tasks = [task for task in tasks if task != AVERAGE]
     rank = next((task for task in (AVERAGE, *tasks) if task in tasks), "")
-    systems.sort(key=lambda name: (not is_tuned(name), -(_value(figures, name, rank) or -1.0)))
-    untuned = [name for name in systems if not is_tuned(name)]
-    shown = [name for name in systems if is_tuned(name)] + untuned[:MAX_UNTUNED]
+    systems.sort(key=lambda name: (name not in tuned, -(_value(figures, name, rank) or -1.0)))
+    untuned = [name for name in systems if name not in tuned]
+    shown = [name for name in systems if name in tuned] + untuned[:MAX_UNTUNED]
     titles = [f"{task} (dev)" if task in dev else task for task in tasks]
     rows = [(name, *(_cell(figures.get((name, task)), task == rank) for task in tasks)) for name in shown]
     lines = markdown_table(("system", *titles), rows)

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eval.report.plots.style import GRID, canvas, colour, dash, legend_below, short
-from eval.selection.dev_curves import Curve, SweepPoint, best_raw, by_dimension, by_layer, has_posts
+from eval.selection.dev_curves import Curve, CurvePoint, best_raw, by_dimension, by_layer, has_posts
 
 MAX_LINES = 10
 """As many as there are colours: more lines than that can't be followed."""
 
 
-def layers(points: Sequence[SweepPoint]) -> dict[str, Figure]:
+def layers(points: Sequence[CurvePoint]) -> dict[str, Figure]:
     """A line a prompt: raw vectors, and in a second picture the best post-processing, if there is any.
 
     Both have the same scale, and a prompt has the same colour in both.
@@ -40,7 +40,7 @@ def layers(points: Sequence[SweepPoint]) -> dict[str, Figure]:
     return figures
 
 
-def dimensions(points: Sequence[SweepPoint]) -> Figure:
+def dimensions(points: Sequence[CurvePoint]) -> Figure:
     """A line a post-processing that cuts, over k; the best raw score as a level."""
     curves = by_dimension(points)
     names = list(curves)[:MAX_LINES]
@@ -50,9 +50,9 @@ def dimensions(points: Sequence[SweepPoint]) -> Figure:
     if raw is not None:
         label = f"best raw: {raw.prompt}, {raw.pooling}, layer {raw.layer}"
         axes.axhline(100 * raw.dev_score, color="#555555", linestyle=":", label=short(label))
-    places = sorted({k for curve in curves.values() for k, _ in curve})
+    widths = sorted({k for curve in curves.values() for k, _ in curve})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(_apart(places), [str(k) for k in _apart(places)])
+    axes.set_xticks(_apart(widths), [str(k) for k in _apart(widths)])
     axes.minorticks_off()
     axes.set_xlabel("dimensions kept")
     axes.set_ylabel("Spearman x 100 on dev")
@@ -60,18 +60,18 @@ def dimensions(points: Sequence[SweepPoint]) -> Figure:
     return figure
 
 
-def _apart(places: Sequence[int]) -> list[int]:
+def _apart(ticks: Sequence[int]) -> list[int]:
     """Of ticks on a log axis those that do not run into each other, from the largest down."""
     kept: list[int] = []
-    for place in reversed(places):
-        if not kept or place <= kept[-1] * (places[0] / places[-1]) ** 0.1:
-            kept.append(place)
+    for tick in reversed(ticks):
+        if not kept or tick <= kept[-1] * (ticks[0] / ticks[-1]) ** 0.1:
+            kept.append(tick)
     return kept
 
 
 def _lines(axes: Axes, curves: dict[str, Curve]) -> None:
     for index, (name, curve) in enumerate(curves.items()):
-        x, y = [place for place, _ in curve], [100 * score for _, score in curve]
+        x, y = [value for value, _ in curve], [100 * score for _, score in curve]
         axes.plot(x, y, marker="o", markersize=3, color=colour(index), linestyle=dash(index), label=short(name))
     axes.grid(color=GRID)
 

@@ -13,7 +13,7 @@ from eval.report.plots.style import FONT, GRID, canvas, colour, dash, legend_bel
 from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
 
 MAX_NAMES = 20
-"""Labels up to which each has its number beside the matrix."""
+"""Labels up to which each has its number next to the matrix."""
 MAX_COUNTS = 10
 """Labels up to which names and counts can be read in it."""
 
@@ -51,9 +51,9 @@ def confusion(item: Confusion) -> Figure:
     figure, axes = canvas(min(4.4, 1.6 + 0.4 * count))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.spines[["top", "right"]].set_visible(True)
-    places = [str(place) for place in range(1, count + 1)]
-    names = numbered(list(item.labels), 18) if count <= MAX_COUNTS else places
-    axes.set_xticks(range(count) if count <= MAX_NAMES else [], places if count <= MAX_NAMES else None)
+    numbers = [str(number) for number in range(1, count + 1)]
+    names = numbered(list(item.labels), 18) if count <= MAX_COUNTS else numbers
+    axes.set_xticks(range(count) if count <= MAX_NAMES else [], numbers if count <= MAX_NAMES else None)
     axes.set_yticks(range(count) if count <= MAX_NAMES else [], names if count <= MAX_NAMES else None)
     if count <= MAX_COUNTS:
         _write(axes, item, shares)

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from eval.report.plots.dev_curves import dimensions, layers
 from eval.report.plots.diagnostics import confusion, precision_recall, scatter
 from eval.report.plots.style import DPI, FONT, GRID, canvas, legend_below, settings, short
-from eval.report.report import Report, is_baseline, is_tuned
+from eval.report.report import Report
 from eval.results.results import AVERAGE, Result
 from eval.selection.dev_curves import by_dimension, by_layer
+from eval.systems.subject import Subject
 
 TUNED, PROCESSED, RAW, OUTSIDE = "#c2571a", "#3d6fa5", "#9db4c8", "#8a8a8a"
 LEGEND = (
@@ -36,10 +37,10 @@ def draw(report: Report) -> dict[str, bytes]:
 def _figures(report: Report) -> dict[str, Figure]:
     figures = {"averages.png": _averages(report), "tests.png": _tests(report)} if report.tests else {}
     figures |= {f"cosines-{index}.png": figure for index, figure in enumerate(_cosines(report))}
-    if by_layer(report.sweep, raw=True):
-        figures |= layers(report.sweep)
-    if by_dimension(report.sweep):
-        figures["dimensions.png"] = dimensions(report.sweep)
+    if by_layer(report.dev_curves, raw=True):
+        figures |= layers(report.dev_curves)
+    if by_dimension(report.dev_curves):
+        figures["dimensions.png"] = dimensions(report.dev_curves)
     for index, panel in enumerate(report.scatter):
         figures |= {f"scatter-{index}-{plane}.png": figure for plane, figure in scatter(panel).items()}
     figures |= {f"confusion-{index}.png": confusion(item) for index, item in enumerate(report.confusions)}
@@ -54,27 +55,26 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _colour(system: str) -> str:
-    if is_tuned(system):
+def _colour(subject: Subject) -> str:
+    if subject.is_tuned:
         return TUNED
-    if is_baseline(system):
+    if subject.kind == "baseline":
         return OUTSIDE
-    reading = system.rpartition("/")[2].replace("+norm", "")
-    return PROCESSED if "+" in reading else RAW
+    return RAW if subject.post is None else PROCESSED
 
 
 def _whiskers(results: list[Result]) -> Float64[np.ndarray, "2 results"]:
     """Distances below and above the values, x 100."""
-    below = [max(0.0, result.value - result.ci_low) for result in results]
-    above = [max(0.0, result.ci_high - result.value) for result in results]
-    return np.asarray(100 * np.nan_to_num(np.array([below, above])))
+    values = np.array([[row.low, row.value, row.high] for row in results], dtype=np.float64)
+    return np.asarray(100 * np.nan_to_num(np.maximum(0.0, np.diff(values, axis=1))).T)
 
 
 def _shown(report: Report) -> list[str]:
     """The best ones, and of the others those that the page speaks of."""
     everyone = sorted(report.systems, key=lambda name: -np.nan_to_num(report.result(name, AVERAGE).value, nan=-2.0))
     wanted = {report.best_untuned, report.reference}
-    return [name for place, name in enumerate(everyone) if place < MAX_BARS or is_tuned(name) or name in wanted]
+    wanted |= {*everyone[:MAX_BARS], *report.tuned_names}
+    return [name for name in everyone if name in wanted]
 
 
 def _averages(report: Report) -> Figure:
@@ -82,12 +82,14 @@ def _averages(report: Report) -> Figure:
     shown = _shown(report)
     results = [report.result(name, AVERAGE) for name in shown]
     figure, axes = canvas(1.1 + 0.4 * len(shown))
-    places = np.arange(len(shown))
+    heights = np.arange(len(shown))
     values = [100 * np.nan_to_num(result.value) for result in results]
-    colours = [_colour(name) for name in shown]
-    axes.barh(places + 0.2, values, xerr=_whiskers(results), color=colours, height=0.42, error_kw=WHISKER)
-    for place, name in zip(places, shown, strict=True):
-        axes.text(0.01, place - 0.22, short(name, 50), transform=axes.get_yaxis_transform(), va="center", fontsize=FONT)
+    colours = [_colour(report.subjects[name]) for name in shown]
+    axes.barh(heights + 0.2, values, xerr=_whiskers(results), color=colours, height=0.42, error_kw=WHISKER)
+    for height, name in zip(heights, shown, strict=True):
+        axes.text(
+            0.01, height - 0.22, short(name, 50), transform=axes.get_yaxis_transform(), va="center", fontsize=FONT
+        )
     axes.set_yticks([])
     axes.set_ylim(len(shown) - 0.5, -0.55)
     axes.grid(axis="x", color=GRID)
@@ -146,7 +148,7 @@ def _cosines(report: Report) -> list[Figure]:
             weights = np.full(len(values), 1 / len(values))
             heights, _, _ = axes.hist(values, bins=bins.tolist(), weights=weights, color=colour, alpha=0.65, label=text)
             highest = max(highest, float(np.max(heights)))
-        axes.set_title(short(panel.title.partition(":")[0]))
+        axes.set_title(short(panel.moment))
         axes.set_xlabel("cosine")
         axes.set_ylabel("share of pairs")
         legend_below(figure, axes)

@@ -89,7 +89,8 @@ def is_drawable(text: str) -> bool:
 def numbered(labels: list[str], limit: int = 16) -> list[str]:
     """`3 label`; the number alone where the fonts lack a character: the page's own text says what it stands for."""
     return [
-        f"{place} {short(label, limit)}" if is_drawable(label) else f"{place}" for place, label in enumerate(labels, 1)
+        f"{number} {short(label, limit)}" if is_drawable(label) else f"{number}"
+        for number, label in enumerate(labels, 1)
     ]
 
 
