@@ -93,7 +93,7 @@ def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
     if not config.dev:
         raise UserError("config error: dev: give the similarity file on which layer and k are selected (--dev FILE)")
     if not config.tests:
-        raise UserError("config error: tests: name at least one similarity file to report on (--tests FILE ...)")
+        raise UserError("config error: tests: give at least one similarity file (--tests FILE ...)")
     dev = load_task(config.dev)
     tests = [replace(load_task(path), dev_pairs=dev.test_pairs) for path in config.tests]
     for index, task in enumerate(tests):
@@ -156,7 +156,7 @@ def _refuse_equal_names(tasks: Sequence[Task[Any]]) -> None:
     names = [task.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"two tasks are called {twice}; give one of them a name of its own (option name)")
+        raise UserError(f"two tasks have the name {twice}; rename one of them (option name)")
 
 
 def _refuse_unfitted(config: EvalConfig, sources: Collection[str]) -> None:

@@ -130,7 +130,9 @@ def _with(views: Sequence[View], named: Sequence[System]) -> list[View]:
 def _refuse_nothing(config: EvalConfig, findings: Findings) -> None:
     """Raises UserError where nothing was measured, or where two systems have one name."""
     if not any(findings.rows.values()):
-        raise UserError(f"systems.post {list(config.systems.post)}: none can be made of these vectors; add raw")
+        raise UserError(
+            f"systems.post {list(config.systems.post)}: none of them can be applied to these vectors; add raw"
+        )
     names = [choice.system.name for choice in findings.choices]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -123,7 +123,7 @@ def test_constant_and_broken_views_are_passed_over(
     with caplog.at_level(logging.WARNING):
         raw, whitened = choose_on(Broken(), dev, VIEWS[:3], material)
     assert raw.system.view.layer == whitened.system.view.layer == 1
-    assert "nothing is fitted to untuned/bare/last@2: 50 of 50 vectors hold inf or nan" in caplog.text
+    assert "no post-processing is fitted for untuned/bare/last@2: 50 of 50 vectors contain inf or nan" in caplog.text
     alone = fixed(dev, dev_vectors(Broken(), dev, VIEWS[:1]), System("bare", View("last", 0)))
     assert alone.dev_score == 0.0
 
@@ -133,7 +133,7 @@ def test_memory_is_warned_of(
 ) -> None:
     monkeypatch.setattr(moments_file, "MEMORY_WARNING", 6 * 8 * 16**2 - 1)
     choose_on(FakeEncoder(), dev, VIEWS, material)
-    assert "name fewer systems.poolings or systems.layers" in caplog.text
+    assert "use fewer systems.poolings or systems.layers" in caplog.text
     caplog.clear()
     choose_on(FakeEncoder(), dev, VIEWS[:5], material)
     assert not caplog.text

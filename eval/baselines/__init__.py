@@ -51,4 +51,4 @@ def make_baseline(name: str, model: ModelConfig) -> Baseline:
     if Path(name).is_dir() or name.count("/") == 1:
         return OutsideEncoder(name)
     known = ", ".join((*BASELINES, *INPUTS))
-    raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {known}")
+    raise UserError(f"baseline {name!r} is neither the folder or Hub id of an encoder nor one of {known}")

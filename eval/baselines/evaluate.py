@@ -63,7 +63,7 @@ class Baselines:
         names = [baseline.name for baseline in baselines]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"baselines: two are called {twice}; name each once, or rename a folder")
+            raise UserError(f"baselines: two have the name {twice}; give each once, or rename a folder")
         text = without(sources, evaluated) if baselines else []
         for baseline in baselines:
             if isinstance(baseline, VectorBaseline):

@@ -108,7 +108,10 @@ def load_clustering(config: ClusteringConfig) -> ClusteringTask:
     test = _read(config.test, config)
     dev = _read(config.dev, config) if config.dev else None
     if dev is not None and dev.content_hash == test.content_hash:
-        raise UserError(f"{test.name} holds the texts of {dev.name}: choices on a test set are leakage")
+        raise UserError(
+            f"{test.name} contains the texts of {dev.name}; use different files, because selection on test data is "
+            "leakage"
+        )
     return ClusteringTask(config.name or f"{test.name}/clusters", METRIC, test, dev, config.seeds)
 
 

@@ -110,7 +110,7 @@ def load_isotropy(path: str | Path, close: float = CLOSE) -> IsotropyTask:
 def _task(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> IsotropyTask:
     index = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     if len(index) < 3:
-        raise UserError(f"{name}: {len(index)} different texts; the shape of a space needs three at least")
+        raise UserError(f"{name} has {len(index)} different texts; isotropy needs at least three")
     left, right = (np.array([index[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
     return IsotropyTask(name, "IsoScore", list(index), left, right)
 

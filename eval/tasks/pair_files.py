@@ -102,7 +102,7 @@ class LabelledPairs(Pairs):
         """Raises UserError where all labels are equal: there would be nothing to tell apart."""
         if len(set(labels)) < 2:
             only, other = (1, 0) if labels[0] else (0, 1)
-            raise UserError(f"{name}: every label is {only}; add pairs with label {other}, or nothing is to tell apart")
+            raise UserError(f"{name}: every label is {only}; add pairs with label {other}")
         texts, left, right = index_texts(first, second, two_sided=two_sided)
         return cls(name, texts, left, right, np.array(labels, dtype=np.bool_))
 

@@ -30,7 +30,9 @@ class PairTask(Task[E], Generic[P, E]):
     def __post_init__(self) -> None:
         if self.dev_pairs is not None and self.dev_pairs.content_hash == self.test_pairs.content_hash:
             name, dev = self.test_pairs.name, self.dev_pairs.name
-            raise UserError(f"{name} holds the pairs of {dev}: choices on a test set are leakage")
+            raise UserError(
+                f"{name} contains the pairs of {dev}; use different files, because selection on test data is leakage"
+            )
 
     @property
     def dev(self) -> Texts | None:

@@ -39,7 +39,7 @@ class GradedPairs(Pairs):
     def from_data(cls, data: SimilarityData) -> GradedPairs:
         """Raises UserError where all gold scores are equal: no ranking agrees or disagrees with them."""
         if np.ptp(data.scores) == 0:
-            raise UserError(f"{data.name}: every score is {data.scores[0]:g}, so there is nothing to rank")
+            raise UserError(f"{data.name}: every score is {data.scores[0]:g}; a correlation needs different scores")
         texts, left, right = index_texts(data.sentences1, data.sentences2, two_sided=False)
         code = {name: index for index, name in enumerate(dict.fromkeys(data.subsets))}
         subsets = np.array([code[name] for name in data.subsets], dtype=np.int64)
