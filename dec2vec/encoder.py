@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
 from dec2vec.decoder import model_folders
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
@@ -195,30 +195,20 @@ class Encoder:
             return np.empty((0, self.dimension), dtype=np.float32)
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
         view = View(config.pooling, config.pooled_layer)
-        vectors = self.encode_views(
-            texts, [view], prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
-        )[view]
+        options = EncodeOptions(prompt, side, batch_tokens, progress)
+        vectors = self.encode_views(texts, [view], options)[view]
         if self.whitening is not None:
             vectors = self.whitening.apply(vectors)
         return unit_rows(vectors) if normalize else vectors
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> dict[View, Vectors]:
         """Raw vectors of several views from one forward pass per text. UserError for logits that exceed the memory."""
         if _reads_logits(views):
             check_room(len(texts), views, self.lm_head())
         collected: dict[View, Vectors] = {}
-        for rows, by_view in self.iter_views(
-            texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
-        ):
+        for rows, by_view in self.iter_views(texts, views, options):
             for view, vectors in by_view.items():
                 if view not in collected:
                     collected[view] = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
@@ -226,29 +216,22 @@ class Encoder:
         return collected
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
-        ensemble = self.ensemble(prompt, side)
+        ensemble = self.ensemble(options.prompt, options.side)
         window = WINDOW if ensemble.is_single else self._ensemble_window(views)
         with tqdm(
             total=len(texts) * len(ensemble.members),
             desc="encode",
             unit="text",
             delay=PROGRESS_DELAY,
-            disable=not progress,
+            disable=not options.progress,
             leave=False,
         ) as bar:
             for start in range(0, len(texts), window):
                 part = self._normalized(texts[start : start + window])
-                for rows, vectors in self._read(part, ensemble, views, batch_tokens, bar):
+                for rows, vectors in self._read(part, ensemble, views, options.batch_tokens, bar):
                     yield start + rows, dict(zip(views, vectors, strict=True))
 
     def _read(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
@@ -47,7 +48,7 @@ def choose_on(
 ) -> list[Choice]:
     """What an evaluation chooses for one prompt on a similarity dev file."""
     fitting = Fitting.from_encoder(encoder, "bare", views, material, run=run)
-    vectors = BothSides(encoder.encode_views(dev.test.queries, views, prompt="bare"))
+    vectors = BothSides(encoder.encode_views(dev.test.queries, views, EncodeOptions("bare")))
     return choose_by_pooling(dev, vectors, fitting, views, transductive=transductive)
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.config.model import ModelConfig
+from dec2vec.config.model import AS_CONFIGURED, EncodeOptions, ModelConfig
 from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
@@ -65,34 +65,20 @@ class FakeEncoder:
         progress: bool = True,
     ) -> NDArray[np.float32]:
         view = View(self.config.pooling, self.config.pooled_layer)
-        vectors = self.encode_views(texts, [view], prompt=prompt)[view]
+        vectors = self.encode_views(texts, [view], EncodeOptions(prompt))[view]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True) if normalize else 1.0
         return np.asarray(vectors / norms, dtype=np.float32)
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> dict[View, NDArray[np.float32]]:
-        name = self.config.prompt if prompt is None else prompt
+        name = self.config.prompt if options.prompt is None else options.prompt
         self.calls.append((name, len(texts), len(views)))
         return {view: np.array([self._vector(text, view, name) for text in texts], dtype=np.float32) for view in views}
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, NDArray[np.float32]]]]:
         for start in range(0, len(texts), 50):
             rows = np.arange(start, min(start + 50, len(texts)), dtype=np.int64)
-            yield rows, self.encode_views([texts[row] for row in rows], views, prompt=prompt)
+            yield rows, self.encode_views([texts[row] for row in rows], views, options)

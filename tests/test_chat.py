@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from dec2vec import Encoder, ModelConfig, UserError
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from dec2vec.prompts.chat import chat_prompt
 from dec2vec.prompts.ensembles import check_prompt, default_layer
@@ -60,7 +61,7 @@ def test_ids_and_vectors_are_those_of_the_template(encoder: Encoder, name: str) 
     ids = encoder.tokenize(TEXTS, prompt=name)
     assert ids == [written(name, text) for text in TEXTS]
     model = AutoModel.from_pretrained(encoder.config.name_or_path, dtype=torch.float32).eval()
-    found = encoder.encode_views(TEXTS, [LAST], prompt=name)[LAST]
+    found = encoder.encode_views(TEXTS, [LAST], EncodeOptions(name))[LAST]
     for row, text in enumerate(TEXTS):
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([written(name, text)])).last_hidden_state[0, -1].numpy()

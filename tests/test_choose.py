@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dec2vec.config.load import validate
-from dec2vec.config.model import ModelConfig
+from dec2vec.config.model import EncodeOptions, ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.vectors.whitening import Moments, fit_whitening
@@ -43,7 +43,7 @@ def material(tmp_path: Path) -> Material:
 
 
 def dev_vectors(encoder: FakeEncoder, dev: StsTask, views: Sequence[View]) -> Mapping[View, TaskVectors]:
-    return BothSides(encoder.encode_views(dev.test.queries, views, prompt="bare"))
+    return BothSides(encoder.encode_views(dev.test.queries, views, EncodeOptions("bare")))
 
 
 def test_raw_takes_the_layer_that_is_best_on_dev(dev: StsTask, material: Material) -> None:
@@ -68,7 +68,7 @@ def test_whitened_takes_the_best_pair_of_layer_and_k(dev: StsTask, material: Mat
     for layer in (0, 1, 2):
         view = View("last", layer)
         moments = Moments(16)
-        moments.update(encoder.encode_views(material.text, [view], prompt="bare")[view])
+        moments.update(encoder.encode_views(material.text, [view], EncodeOptions("bare"))[view])
         raw = dev_vectors(encoder, dev, [view])[view].queries
         for k in (16, 8, 4):
             vectors = fit_whitening(moments, k=k).apply(raw)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from dec2vec.config.load import validate
-from dec2vec.config.model import ModelConfig
+from dec2vec.config.model import EncodeOptions, ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -68,7 +68,7 @@ def test_one_choice_a_pooling_and_post_with_all_its_candidates(dev: StsTask, mat
         assert {point.system.view.layer for point in choice.dev_curve} == {0, 1, 2}
         assert choice.system == max(choice.dev_curve, key=lambda point: point.rank).system
         assert choice.dev_score == pytest.approx(max(point.dev_score for point in choice.dev_curve), abs=2e-3)
-        raw = encoder.encode_views(dev.test.queries, [choice.system.view], prompt="bare")[choice.system.view]
+        raw = encoder.encode_views(dev.test.queries, [choice.system.view], EncodeOptions("bare"))[choice.system.view]
         assert choice.dev_score == dev.dev_score(choice.applied(TaskVectors.from_queries(raw)))
         assert choice.k == (WIDTH if choice.post is None else choice.post.dimension)
     whitened = next(choice for choice in found if choice.system.family == "whiten")
@@ -172,7 +172,7 @@ def test_transductive_rows_are_fitted_on_each_file_and_never_best(tmp_path: Path
     assert k is not None
     for path in (config.dev, *config.tests):
         task = load_task(path)
-        raw = base.encode_views(task.test.queries, [view], prompt="bare")[view]
+        raw = base.encode_views(task.test.queries, [view], EncodeOptions("bare"))[view]
         vectors = whitened_by_itself(raw, k)
         found = report.result(f"{honest}(transductive)", task.name).value
         assert found == pytest.approx(task.dev_score(TaskVectors.from_queries(vectors)))

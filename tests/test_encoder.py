@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from dec2vec.prompts.prompt import PROMPT_NAMES, get_prompt
 from tests.helpers import FAMILIES, LAYERS, tiny_model_folder, tiny_tokenizer
@@ -41,12 +42,14 @@ def views() -> list[View]:
 def test_vector_depends_on_its_text_only(family_folder: Path, prompt: str) -> None:
     encoder = load(family_folder)
     alone = {
-        view: np.concatenate([encoder.encode_views([text], [view], prompt=prompt)[view] for text in TEXTS])
+        view: np.concatenate([encoder.encode_views([text], [view], EncodeOptions(prompt))[view] for text in TEXTS])
         for view in views()
     }
     for budget in (1, 100, 100_000):
         for order in (list(range(len(TEXTS))), list(reversed(range(len(TEXTS))))):
-            together = encoder.encode_views([TEXTS[row] for row in order], views(), prompt=prompt, batch_tokens=budget)
+            together = encoder.encode_views(
+                [TEXTS[row] for row in order], views(), EncodeOptions(prompt, batch_tokens=budget)
+            )
             for view in views():
                 np.testing.assert_allclose(together[view], alone[view][order], **CLOSE)
 
@@ -64,7 +67,7 @@ def test_equals_plain_transformers_with_left_padding(family_folder: Path) -> Non
         states = model(input_ids=padded, attention_mask=mask, output_hidden_states=True, **extra).hidden_states
     for layer in (-1, -2, 1):
         expected = states[layer][:, -1].numpy()
-        found = encoder.encode_views(TEXTS, [View("last", layer)], prompt="prompteol")[View("last", layer)]
+        found = encoder.encode_views(TEXTS, [View("last", layer)], EncodeOptions("prompteol"))[View("last", layer)]
         np.testing.assert_allclose(found, expected, **CLOSE)
 
 

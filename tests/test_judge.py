@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dec2vec.config.load import validate
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from eval.config import EvalConfig
@@ -142,7 +143,7 @@ def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> Non
     views = [View(pooling, layer) for pooling in ("last", "mean") for layer in range(3)]  # type: ignore[arg-type]
 
     def vectors(texts: list[str], view: View) -> TaskVectors:
-        found = encoder.encode_views(texts, [view], prompt="bare")[view]
+        found = encoder.encode_views(texts, [view], EncodeOptions("bare"))[view]
         return TaskVectors.from_queries(found)
 
     dev = {view: vectors(task.dev.queries, view) for view in views}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dec2vec import Encoder, ModelConfig, UserError
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder import lm_head
 from dec2vec.decoder.lm_head import load_lm_head
 from dec2vec.decoder.pooling import View, layers_of
@@ -47,7 +48,7 @@ def test_equal_those_of_the_causal_model(tmp_path: Path, family: str) -> None:
     encoder = load(causal_folder(tmp_path, family))
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert encoder._head is None
-    found = encoder.encode_views(TEXTS, VIEWS, prompt="prompteol")
+    found = encoder.encode_views(TEXTS, VIEWS, EncodeOptions("prompteol"))
     for row, ids in enumerate(encoder.tokenize(TEXTS, prompt="prompteol")):
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
@@ -64,7 +65,7 @@ def test_own_text_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [encoder.encode_views([text], VIEWS) for text in TEXTS]
     monkeypatch.setattr(lm_head, "SLICE_BYTES", 1)
     for budget in (1, 100_000):
-        together = encoder.encode_views(TEXTS[::-1], VIEWS, batch_tokens=budget)
+        together = encoder.encode_views(TEXTS[::-1], VIEWS, EncodeOptions(batch_tokens=budget))
         for view in VIEWS:
             expected = np.concatenate([vectors[view] for vectors in alone[::-1]])
             np.testing.assert_allclose(together[view], expected, rtol=0, atol=1e-5)

@@ -186,7 +186,7 @@ def test_little_text() -> None:
     }
     assert len(made("whiten", few)) == len(made("shrunk_whiten", few)) == 5
     assert list(made("abtt", few)) == ["abtt-1", "abtt-2", "abtt-4"]
-    spectrum = Spectrum.of(moments_of(DATA[:8]))
+    spectrum = Spectrum.from_moments(moments_of(DATA[:8]))
     with pytest.raises(UserError, match="k = 7 from 8 sentences is degenerate"):
         soft_scales(spectrum, 7, power=0.5)
     for wrong in ({"power": 1.5}, {"power": 0.5, "ridge": -1.0}):

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import OpenAIGPTConfig, OpenAIGPTModel
 
 from dec2vec import Encoder, ModelConfig, UserError
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.layers import final_norm
 from dec2vec.decoder.pooling import View, layers_of, pool
 from tests.helpers import FAMILIES, LAYERS, tiny_model_folder
@@ -84,7 +85,7 @@ def test_own_text_only(encoder: Encoder) -> None:
     """Invariant 1 for the new views."""
     alone = [encoder.encode_views([text], VIEWS) for text in TEXTS]
     for budget in (1, 100_000):
-        together = encoder.encode_views(TEXTS[::-1], VIEWS, batch_tokens=budget)
+        together = encoder.encode_views(TEXTS[::-1], VIEWS, EncodeOptions(batch_tokens=budget))
         for view in VIEWS:
             expected = np.concatenate([vectors[view] for vectors in alone[::-1]])
             np.testing.assert_allclose(together[view], expected, rtol=0, atol=1e-5)

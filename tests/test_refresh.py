@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import train.loop
+from dec2vec.config.model import EncodeOptions
 from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
 from tests.tiny_run import metrics_of, sha256, write_run
@@ -33,7 +34,7 @@ def naive(prompts: tuple[str | None, str | None], encoder: Any, ratio: float, co
     """For each row the most similar positives of others, one cosine at a time."""
 
     def vector(text: str, prompt: str | None, side: str) -> np.ndarray[Any, Any]:
-        found = encoder.encode_views([text], [encoder.embedder.view], prompt=prompt, side=side)
+        found = encoder.encode_views([text], [encoder.embedder.view], EncodeOptions(prompt, side=side))
         (row,) = found[encoder.embedder.view]
         return np.asarray(row / np.linalg.norm(row))
 

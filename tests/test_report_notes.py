@@ -62,13 +62,13 @@ def _fitting(width: int) -> Fitting:
 def test_one_eigendecomposition_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever number of tasks ask, in whatever order; the scatter matrix is given up for it."""
     count: list[int] = []
-    plain = Spectrum.of
+    plain = Spectrum.from_moments
 
     def counted(moments: Moments) -> Spectrum:
         count.append(1)
         return plain(moments)
 
-    monkeypatch.setattr(Spectrum, "of", counted)
+    monkeypatch.setattr(Spectrum, "from_moments", counted)
     fitting, fresh = _fitting(6), Fitted(_moments(6))
     first, second = (fitting.candidates(View("mean", 1), 6) for _ in range(2))
     assert count == [1] and [c.label for c in first] == [c.label for c in second]

@@ -89,7 +89,7 @@ def test_constant_and_broken_scores() -> None:
 def test_equal_vectors_are_nearest(tmp_path: Path) -> None:
     pairs = load_task(write_similarity(tmp_path / "t.jsonl", 20, 1)).test_pairs
     ones = np.ones((len(pairs.texts.queries), 4), dtype=np.float32)
-    found = similarities(ones, pairs.left, pairs.right, Ranges.of(ones))
+    found = similarities(ones, pairs.left, pairs.right, Ranges.from_vectors(ones))
     assert {name: set(scores.tolist()) for name, scores in found.items()} == {
         "cosine": {1.0},
         "dot": {4.0},

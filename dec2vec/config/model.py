@@ -33,6 +33,10 @@ class EncodeOptions:
     """Show a progress bar if the call takes more than a few seconds."""
 
 
+AS_CONFIGURED = EncodeOptions()
+"""Queries with the prompt of the encoder's configuration."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The decoder, and how its hidden states become one vector."""

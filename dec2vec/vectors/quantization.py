@@ -1,6 +1,6 @@
 """Vectors with one byte or one bit per dimension: 4 and 32 times smaller than float32.
 
-    ranges = Ranges.of(vectors_of_other_text)
+    ranges = Ranges.from_vectors(vectors_of_other_text)
     codes = ranges.encode(vectors)                      # int8 (n, d)
     rounded = ranges.decode(codes)                      # float32 (n, d), to be compared like the vectors
     bits = to_bits(vectors)                             # uint8 (n, d / 8)
@@ -25,7 +25,7 @@ class Ranges:
     high: Float32[np.ndarray, " dim"]
 
     @classmethod
-    def of(cls, vectors: Float[np.ndarray, "texts dim"]) -> Ranges:
+    def from_vectors(cls, vectors: Float[np.ndarray, "texts dim"]) -> Ranges:
         """The ranges of one or more vectors."""
         return cls(vectors.min(axis=0).astype(np.float32), vectors.max(axis=0).astype(np.float32))
 

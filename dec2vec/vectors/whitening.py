@@ -85,7 +85,7 @@ class Spectrum:
     variances: Float64[np.ndarray, " dim"]
 
     @classmethod
-    def of(cls, moments: Moments) -> Spectrum:
+    def from_moments(cls, moments: Moments) -> Spectrum:
         """The spectrum of moments. UserError for fewer than two sentences, or if all vectors are equal."""
         refuse_constant(moments)
         values, vectors = _descending_eigh(moments.covariance)
@@ -157,7 +157,7 @@ def fit_whitening(
     always means OAS. With rho = 0, k is limited to the numerical rank, and n <= k + 1 is refused: with k = n - 1 all
     pairs of fitted points have the cosine -1/(n-1), whatever they say.
     """
-    spectrum = moments if isinstance(moments, Spectrum) else Spectrum.of(moments)
+    spectrum = moments if isinstance(moments, Spectrum) else Spectrum.from_moments(moments)
     scales, facts = whitening_scales(spectrum, k, shrinkage, skip_top)
     return Whitening(spectrum.basis.mean, spectrum.basis.kernel(scales), {**(provenance or {}), **facts})
 

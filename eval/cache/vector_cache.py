@@ -15,13 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import BaseFileLock
 from numpy.typing import NDArray
 
-from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import why_not_written
@@ -98,27 +97,20 @@ class CachedEncoder:
         )
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Mapping[View, Vectors]:
         """From disk; texts of which a view is missing go through the decoder once, for all views.
 
         Logits are as wide as the vocabulary: they are not kept.
         """
         if any(view.pooling in LOGIT_POOLINGS for view in views):
-            return self._uncached(texts, views, prompt, side, batch_tokens, progress)
+            return self._uncached(texts, views, options)
         keys = [_digest(text) for text in texts]
-        files = {view: self._file(prompt, side, view) for view in views}
+        files = {view: self._file(options, view) for view in views}
         missing = {
             key: text for key, text in zip(keys, texts, strict=True) if any(key not in file for file in files.values())
         }
-        stream = self._through_decoder(list(missing.values()), views, prompt, side, batch_tokens, progress)
+        stream = self._through_decoder(list(missing.values()), views, options)
         self._keep(stream, list(missing), files)
         return StoredViews(files, keys)
 
@@ -137,35 +129,19 @@ class CachedEncoder:
             with writing(self._folder):
                 _commit(files)
 
-    def _uncached(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        prompt: str | None,
-        side: Side,
-        batch_tokens: int,
-        progress: bool,
-    ) -> Mapping[View, Vectors]:
+    def _uncached(self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions) -> Mapping[View, Vectors]:
         """Logits from the encoder itself, which guards the memory; the other views as ever."""
         wide = [view for view in views if view.pooling in LOGIT_POOLINGS]
         kept = [view for view in views if view.pooling not in LOGIT_POOLINGS]
-        options: dict[str, Any] = {"prompt": prompt, "side": side, "batch_tokens": batch_tokens, "progress": progress}
-        found = self.behind.encode_views(texts, wide, **options)
-        stored = self.encode_views(texts, kept, **options) if kept else {}
+        found = self.behind.encode_views(texts, wide, options)
+        stored = self.encode_views(texts, kept, options) if kept else {}
         return StoredViews({}, [], found, stored)
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """A stream is too much to keep: it serves moments, which are (see `eval.postprocess.moments`)."""
-        yield from self._through_decoder(texts, views, prompt, side, batch_tokens, progress)
+        yield from self._through_decoder(texts, views, options)
 
     def output_embeddings(self) -> Vectors:
         """The LM head of the encoder behind."""
@@ -190,29 +166,20 @@ class CachedEncoder:
         return folder
 
     def _through_decoder(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        prompt: str | None,
-        side: Side,
-        batch_tokens: int,
-        progress: bool,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         if not texts:
             return
-        members = len(self.behind.ensemble(prompt, side).members)
-        name = self.config.prompt if prompt is None else prompt
+        members = len(self.behind.ensemble(options.prompt, options.side).members)
+        name = self.config.prompt if options.prompt is None else options.prompt
         cost = self.costs.setdefault(name, Cost())
-        stream = self.behind.iter_views(
-            texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
-        )
-        for rows, found in cost.watch(self.behind, stream):
+        for rows, found in cost.watch(self.behind, self.behind.iter_views(texts, views, options)):
             self.passes[name] += len(rows) * members
             cost.texts += len(rows) * members
             yield rows, found
 
-    def _file(self, prompt: str | None, side: Side, view: View) -> VectorFile:
-        key = (self.prompt_folder(prompt, side), view)
+    def _file(self, options: EncodeOptions, view: View) -> VectorFile:
+        key = (self.prompt_folder(options.prompt, options.side), view)
         if key not in self._files:
             self._files[key] = VectorFile(key[0], str(view))
         return self._files[key]

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_bytes
@@ -53,8 +53,8 @@ def stream_moments(encoder: TextEncoder, prompt: str, views: Sequence[View], mat
 def _streamed(encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material) -> dict[View, Moments]:
     moments: dict[View, Moments] = {}
     broken: set[View] = set()
-    options: dict[str, Any] = {"batch_tokens": material.batch_tokens, "progress": material.progress}
-    for _, vectors in encoder.iter_views(material.text, views, prompt=prompt, **options):
+    options = EncodeOptions(prompt, batch_tokens=material.batch_tokens, progress=material.progress)
+    for _, vectors in encoder.iter_views(material.text, views, options):
         if not moments and not broken:
             _warn_of_memory(views, {view: array.shape[1] for view, array in vectors.items()})
         for view, array in vectors.items():

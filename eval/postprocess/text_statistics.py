@@ -40,7 +40,7 @@ class Fitted:
     def spectrum(self) -> Spectrum:
         """Directions by descending variance."""
         _ = self.mean, self.deviations  # the scatter matrix goes after this
-        found = Spectrum.of(self._scatter())
+        found = Spectrum.from_moments(self._scatter())
         self._moments = None
         return found
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
+from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
@@ -98,15 +99,11 @@ class Reader:
     def read(self, texts: Texts, views: Sequence[View]) -> Mapping[View, TaskVectors]:
         """Raw vectors of both sides, one forward pass a text."""
         material = self.options.material
-        options: dict[str, Any] = {
-            "prompt": self.fitting.prompt,
-            "batch_tokens": material.batch_tokens,
-            "progress": material.progress,
-        }
-        queries = self.encoder.encode_views(texts.queries, views, side="query", **options)
+        options = EncodeOptions(self.fitting.prompt, "query", material.batch_tokens, material.progress)
+        queries = self.encoder.encode_views(texts.queries, views, options)
         if not texts.documents:
             return BothSides(queries)
-        return BothSides(queries, self.encoder.encode_views(texts.documents, views, side="document", **options))
+        return BothSides(queries, self.encoder.encode_views(texts.documents, views, replace(options, side="document")))
 
 
 def judge(reader: Reader, task: Task[E], views: Sequence[View], similarity: Sequence[Choice]) -> list[Measured]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dec2vec.config.model import EncodeOptions
 from dec2vec.vectors.whitening import Whitening
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
@@ -20,6 +21,6 @@ def choose_whitening(encoder: TextEncoder, dev: StsTask, text: Sequence[str], sh
     """
     prompt, view = encoder.config.prompt, own_view(encoder)
     fitting = Fitting.from_encoder(encoder, prompt, [view], Material(text, sha256, posts=("whiten",)))
-    vectors = BothSides(encoder.encode_views(dev.test.queries, [view], prompt=prompt))
+    vectors = BothSides(encoder.encode_views(dev.test.queries, [view], EncodeOptions(prompt)))
     posts = [choice.post for choice in choose(dev, vectors, fitting, [view])]
     return next((post for post in posts if isinstance(post, Whitening)), None)

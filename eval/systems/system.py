@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
+from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig, PoolingName
 from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
@@ -60,26 +60,12 @@ class TextEncoder(Protocol):
         """Vectors (n, d) as the encoder's own configuration reads them."""
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Mapping[View, NDArray[np.float32]]:
         """Raw vectors of several views from one forward pass a text; perhaps read from disk on access."""
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, NDArray[np.float32]]]]:
         """The same as a stream of (rows, vectors by view)."""
 
@@ -199,7 +185,7 @@ def usable_views(encoder: TextEncoder, views: Sequence[View], prompt: str) -> li
     for view in views:
         try:
             if view.norm or view.pooling in PARTICULAR:
-                encoder.encode_views(["a"], [view], prompt=prompt, progress=False)
+                encoder.encode_views(["a"], [view], EncodeOptions(prompt, progress=False))
             usable.append(view)
         except UserError as error:
             logger.warning("%s is skipped: %s", view, error)

@@ -100,7 +100,7 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
         if dev is None:
             return super().evidence(dev, test)
         pairs = self.test_pairs
-        scores = similarities(test.queries, pairs.left, pairs.right, Ranges.of(dev.queries))
+        scores = similarities(test.queries, pairs.left, pairs.right, Ranges.from_vectors(dev.queries))
         return SimilarityEvidence(pairs, scores)
 
     def evidence_from_scores(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dec2vec.config.model import PoolingName
+from dec2vec.config.model import EncodeOptions, PoolingName
 from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -103,7 +103,7 @@ def _pooling(encoder: Encoder) -> dict[str, object]:
     chosen = _MODES[encoder.config.pooling]
     modes = {f"pooling_mode_{mode}": mode == chosen for mode in _ALL_MODES}
     view = encoder.embedder.view
-    width = encoder.encode_views(["a"], [view], progress=False)[view].shape[1]
+    width = encoder.encode_views(["a"], [view], EncodeOptions(progress=False))[view].shape[1]
     return {"word_embedding_dimension": width, **modes, "include_prompt": True}
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
+from dec2vec.config.model import EncodeOptions
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_bytes, why_not_written
@@ -151,7 +152,7 @@ def mine_source(
     def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
         prompt = source.document_prompt if document else source.query_prompt
         side: Side = "document" if document else "query"
-        return unit_rows(encoder.encode_views(texts, [view], prompt=prompt, side=side, progress=False)[view])
+        return unit_rows(encoder.encode_views(texts, [view], EncodeOptions(prompt, side=side, progress=False))[view])
 
     selection = Selection(
         count=config.negatives,
