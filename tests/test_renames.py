@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from train.mining.args import MineArgs
 
 from dec2vec.cli import main
 from dec2vec.config.load import config_hash, dump, load
@@ -25,7 +24,7 @@ from tests.processes import run_alone
 from tests.tiny_run import STEPS, fingerprint, metrics_of, steps_of, write_run
 from tests.tiny_run import train as train_run
 from train.config import RESUMABLE_CHANGES, BatchConfig, LoraConfig, TrainConfig
-from train.sweep.args import SweepArgs
+from train.mining.mine import MineArgs
 from train.sweep.grid import parse_axis, plan
 
 CONFIGS = (TrainConfig, EvalConfig, MineArgs)
@@ -210,5 +209,5 @@ def test_an_evaluation_takes_runs_of_both_versions_as_seeds_of_one_recipe(run: P
 
 
 def test_a_sweep_starts_from_the_configuration_of_an_earlier_run(run: Path, tmp_path: Path) -> None:
-    args = SweepArgs(config=run / "config.yaml", output=tmp_path, grid=("lora.fused=true,false",))
-    assert [planned.name for planned in plan(args, [])] == ["fused-true", "fused-false"]
+    runs = plan(run / "config.yaml", ["lora.fused=true,false"], [], [])
+    assert [planned.name for planned in runs] == ["fused-true", "fused-false"]
