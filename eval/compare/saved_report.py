@@ -1,4 +1,4 @@
-"""A report.json read back, as far as a comparison of runs needs it."""
+"""The parts of report.json that a comparison of runs needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIFFERENCE = "spearman_all_difference"
 
 @dataclass(frozen=True)
 class Score:
-    """A figure with its 95 % interval; nan where the report has null."""
+    """A figure with its 95 % interval; nan if the report has null."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True)
 class SavedReport:
-    """`tests` maps each test set to the sha256 of its pairs; `tuned` and `untuned` are the headline's systems."""
+    """`tests` maps each test set to the sha256 of its pairs; `tuned` and `untuned` are the two compared systems."""
 
     name: str
     path: Path
@@ -39,14 +39,14 @@ class SavedReport:
     tuned: str | None
     untuned: str | None
     gain: Score | None
-    """Tuned minus untuned, on the average."""
+    """Tuned minus untuned, averaged over the tests."""
     p_value: float | None
     recipe: Recipe | None = None
-    """What the headline's tuned run was trained with, apart from its seed; None in older reports."""
+    """The options of the tuned run except its seed; None in older reports."""
 
     @property
     def best(self) -> str:
-        """The system the run stands for."""
+        """The tuned system, or the best untuned one if nothing was tuned."""
         name = self.tuned or self.untuned
         assert name is not None
         return name
@@ -56,7 +56,7 @@ class SavedReport:
 
 
 def read_report(run: str) -> SavedReport:
-    """Of a run folder, a report folder or the file itself. Raises UserError that names it."""
+    """The report of a run folder, a report folder or a report.json file. UserError if there is none."""
     path = _find(run)
     try:
         return _parsed(json.loads(path.read_text(encoding="utf-8")), path)
@@ -66,23 +66,23 @@ def read_report(run: str) -> SavedReport:
 
 
 def _find(run: str) -> Path:
-    given = Path(run)
-    candidates = (given, given / "report.json", given / "report" / "report.json")
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        where = "there is no such folder" if not given.exists() else "there is no report/report.json in it"
+    folder = Path(run)
+    candidates = (folder, folder / "report.json", folder / "report" / "report.json")
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        where = "there is no such folder" if not folder.exists() else "there is no report/report.json in it"
         raise UserError(f"{run}: {where}; evaluate the run first: dec2vec eval CONFIG.yaml --tuned {run}")
-    return found
+    return path
 
 
 def _name(path: Path) -> str:
-    """`runs/a/report/report.json` is of `a`."""
+    """The name of the run: `a` for `runs/a/report/report.json`."""
     folder = path.resolve().parent
     return folder.parent.name if folder.name == "report" else folder.name
 
 
 def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
-    """Reports of the first version did not name dev and tests: dev comes first among the data, the tests after it."""
+    """Reports of the first version do not name dev and tests: dev is their first data set, the others are tests."""
     data = {name: str(facts["sha256"]) for name, facts in tree["provenance"]["data"].items()}
     if not data:
         raise UserError(f"{path} has no similarity tests, which compare needs; evaluate the run with tests")

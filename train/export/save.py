@@ -67,8 +67,8 @@ def save_sentence_transformer(
     check_exportable(encoder)
     check_replaceable(folder)
     backbone = encoder.embedder.backbone
-    whole = merge or not isinstance(backbone, PeftModel)
-    check_mergeable(encoder.config, merge=whole)
+    has_all_weights = merge or not isinstance(backbone, PeftModel)
+    check_mergeable(encoder.config, merge=has_all_weights)
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
     with atomic_folder(folder) as temporary:
         if not isinstance(backbone, PeftModel) or merge:
@@ -80,7 +80,7 @@ def save_sentence_transformer(
             _save_peft(encoder, backbone, temporary / "adapter", base)
             _save_reading(encoder, temporary / "adapter", whitening, base)
         save_tokenizer(encoder, temporary)
-        save_modules(encoder, temporary, whitening, merged=whole)
+        save_modules(encoder, temporary, whitening, merged=has_all_weights)
         _save_reading(encoder, temporary, whitening, base)
         if readme is not None:
             (temporary / "README.md").write_text(readme, encoding="utf-8")

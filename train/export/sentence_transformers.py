@@ -1,7 +1,7 @@
-"""The files by which sentence-transformers rebuilds an encoder: modules, pooling, whitening, normalisation, prompts.
+"""The files from which sentence-transformers builds an encoder: modules, pooling, whitening, normalization, prompts.
 
-Written by hand, since sentence-transformers need not be installed here, and in the spelling of its older versions where
-the newest still reads it: those refuse a key that they don't know.
+They are written without sentence-transformers, which need not be installed, and with the keys of its older versions
+if the newest still reads them: older versions refuse unknown keys.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WHITENING_FOLDER = "2_Dense"
 
 
 def check_exportable(encoder: Encoder) -> None:
-    """UserError for what sentence-transformers has no module for."""
+    """UserError for options that sentence-transformers has no module for."""
     if encoder.config.pooling not in _MODES:
         raise UserError(
             f"pooling {encoder.config.pooling} is not supported by sentence-transformers; train with --model.pooling "
@@ -56,7 +56,7 @@ def check_exportable(encoder: Encoder) -> None:
 
 
 def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *, merged: bool) -> None:
-    """Everything but the weights and the tokenizer of the first module; `merged`: the folder has all weights."""
+    """Write everything but the weights and the tokenizer. `merged` says that the folder has all weights."""
     kinds = ["Transformer", "Pooling", *(["Dense"] if whitening is not None else []), "Normalize"]
     modules = [
         {
@@ -79,22 +79,22 @@ def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *,
 
 
 def write_json(path: Path, content: object) -> None:
-    """UTF-8 JSON that reads well in a diff."""
+    """Write indented JSON in UTF-8."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _transformer(encoder: Encoder, *, merged: bool) -> dict[str, object]:
-    """An inner layer is read from the hidden states, so the model stays whole; only versions from 5.4 can."""
-    found = {"max_seq_length": encoder.config.max_length, "do_lower_case": False, **_dtype(encoder, merged=merged)}
+    """An inner layer is taken from the hidden states of the whole model, which needs version 5.4 or later."""
+    options = {"max_seq_length": encoder.config.max_length, "do_lower_case": False, **_dtype(encoder, merged=merged)}
     layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
     if layer == encoder.layer_count:
-        return found
+        return options
     output = {"method": "forward", "method_output_name": ["hidden_states", layer]}
-    return {**found, "modality_config": {"text": output}, "module_output_name": "token_embeddings"}
+    return {**options, "modality_config": {"text": output}, "module_output_name": "token_embeddings"}
 
 
 def _dtype(encoder: Encoder, *, merged: bool) -> dict[str, object]:
-    """Merged weights say so themselves; transformers 5 loads an adapter's base as it was saved, often in float16."""
+    """The dtype of the weights; transformers 5 would load an adapter's base as it was saved, often in float16."""
     dtype = encoder.config.dtype
     return {} if merged and dtype == "float32" else {"model_args": {"dtype": dtype}}
 
@@ -118,7 +118,7 @@ def _prompts(encoder: Encoder) -> dict[str, object]:
 
 
 def _save_whitening(whitening: Whitening, folder: Path) -> None:
-    """`(x - mean) @ kernel` as one affine layer without activation."""
+    """Write `(x - mean) @ kernel` as an affine layer without activation."""
     rows, columns = whitening.kernel.shape
     weights = {
         "linear.weight": torch.from_numpy(np.ascontiguousarray(whitening.kernel.T, dtype=np.float32)),
@@ -133,7 +133,7 @@ _PLAIN = ("rope_theta", "partial_rotary_factor")
 
 
 def spell_for_all(encoder: Encoder, path: Path) -> None:
-    """Add the older spelling to a config.json that transformers has written."""
+    """Add the keys of transformers 4 to a config.json written by a newer version."""
     content = json.loads(path.read_text(encoding="utf-8"))
     changes = older_rotary_keys(content.get("rope_parameters"))
     if encoder.tokenizer.eos_token is not None:
@@ -142,7 +142,7 @@ def spell_for_all(encoder: Encoder, path: Path) -> None:
 
 
 def older_rotary_keys(parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """What transformers 4 calls `rope_parameters`; nothing for decoders without, or with one for each kind of layer."""
+    """`rope_parameters` with the keys of transformers 4. Empty without them, or if each kind of layer has its own."""
     if not parameters or "rope_theta" not in parameters:
         return {}
     keys: dict[str, Any] = {name: parameters[name] for name in _PLAIN if name in parameters}

@@ -1,8 +1,8 @@
-"""A tokenizer that writes the prompt's end by itself, so that plain sentence-transformers needs no code of ours.
+"""A tokenizer that appends the end of the prompt, so that sentence-transformers needs no code of dec2vec.
 
-Truncation in the `tokenizers` library leaves room for what the post-processor adds. With suffix and EOS in the
-post-processor, an over-long text is therefore cut and they survive, exactly as in our own encoder. What stands before
-the text goes into the `prompts` of sentence-transformers, which writes it into the string.
+Truncation in the `tokenizers` library leaves room for what the post-processor adds. Suffix and EOS are in the
+post-processor, so that truncation cuts the text and keeps them, exactly as in our encoder. The prefix is one of the
+`prompts` of sentence-transformers, which puts it in front of the text.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _PROBES = (
 )
 SIDES: tuple[Side, Side] = ("query", "document")
 _SPACES = r"\x09-\x0d\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-"""What `str.strip` strips, for the regular expressions of `tokenizers` (Oniguruma)."""
+"""The characters that `str.strip` removes, for the regular expressions of `tokenizers` (Oniguruma)."""
 
 
 def side_prompts(encoder: Encoder) -> dict[Side, Prompt]:
-    """The encoder's prompt as written for queries and for documents."""
+    """The encoder's prompt for queries and for documents."""
     config = encoder.config
     prompts = {side: get_prompt(config.prompt, config.task, side) for side in SIDES}
     if config.tokenization == "joint" and any(prompt.suffix for prompt in prompts.values()):
@@ -48,7 +48,7 @@ def side_prompts(encoder: Encoder) -> dict[Side, Prompt]:
 
 
 def save_tokenizer(encoder: Encoder, folder: Path) -> None:
-    """Write the encoder's tokenizer with prompt end, padding and length built in, read it back and compare the ids."""
+    """Write the tokenizer with the end of the prompt, padding and maximum length, then load it and compare the ids."""
     prompts = side_prompts(encoder)
     encoder.tokenizer.save_pretrained(folder)
     _edit(folder / "tokenizer.json", _tokenizer_changes(encoder, prompts, folder))
@@ -63,10 +63,10 @@ def _edit(path: Path, changes: Mapping[str, object], drop: Sequence[str] = ()) -
 
 
 def _config_changes(encoder: Encoder) -> Json:
-    """The generic class reads tokenizer.json as it is; a model's own class would rebuild parts of it.
+    """The generic class reads tokenizer.json unchanged; a model's own class would rebuild parts of it.
 
-    Two keys are for transformers 4. It looks for a folder's processor in config.json, which an adapter has none of,
-    unless it is named here; and its tokenizers return token types by themselves, for which GPT-2 adds an embedding.
+    Two keys are for transformers 4: unless the processor is named here, it looks for it in config.json, which an
+    adapter does not have; and its tokenizers return token types by default, for which GPT-2 adds an embedding.
     """
     tokenizer = encoder.tokenizer
     pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -96,7 +96,7 @@ def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder:
 
 
 def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> list[Json]:
-    """What the exported tokenizer does to a string, prompt included, before it is cut into tokens."""
+    """The normalizers of the exported tokenizer, which see the whole string including the prompt."""
     prefixes = sorted({prompt.prefix for prompt in prompts.values() if prompt.prefix})
     suffix = prompts["query"].suffix
     if name == "sts":
@@ -113,7 +113,7 @@ def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> lis
 
 
 def _post_processor(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Json:
-    """`head text tail`: what the tokenizer itself puts first, and the suffix's tokens and EOS as one entry."""
+    """`head text tail`: the tokenizer's own leading tokens, and the tokens of the suffix and EOS as one entry."""
     suffix: list[int] = tokenizer(prompt.suffix, add_special_tokens=False)["input_ids"] if prompt.suffix else []
     entries = {
         "<head>": leading_specials(tokenizer),
@@ -135,11 +135,11 @@ def _post_processor(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Json:
 
 
 def _sts_normalizers(prefixes: Sequence[str], suffix: str) -> list[Json]:
-    r"""`prompts.normalize_sentence` on a text that may stand behind one of the prefixes, which it must not touch.
+    r"""The `sts` normalization of a text that may follow one of the prefixes. Prefix and suffix must not change.
 
-    Nor may it touch the suffix, which our Encoder tokenises on its own when it loads the exported folder.
-    In Oniguruma \A and \z are the ends of the string (^ and $ are those of a line). A text that holds a special
-    token's own spelling is normalised piece by piece, which is the one difference to our encoder.
+    (Our Encoder tokenizes the suffix separately when it loads the exported folder.) In Oniguruma \A and \z are the ends
+    of the string, ^ and $ those of a line. A text that contains the spelling of a special token is normalized piece by
+    piece, which is the one difference from our encoder.
     """
     fixed = [text for text in (*prefixes, suffix) if text]
     alone = "".join(rf"(?<!\A{_literal(text)})" for text in fixed)
@@ -165,18 +165,18 @@ def _replace(pattern: str, content: str) -> Json:
 
 
 def _literal(text: str) -> str:
-    """Every sign by its code point, so that none is read as an operator."""
+    """Every character by its code point, so that none is an operator."""
     return "".join(rf"\x{{{ord(sign):x}}}" for sign in text)
 
 
 def _check(encoder: Encoder, prompts: Mapping[Side, Prompt], folder: Path) -> None:
-    """Ids of the saved tokenizer, called as sentence-transformers calls it, against the encoder's own."""
+    """Compare the ids of the saved tokenizer, called as sentence-transformers calls it, with those of the encoder."""
     saved = AutoTokenizer.from_pretrained(folder)
     probes = [*_PROBES, "many words and more " * encoder.config.max_length]
     for side, prompt in prompts.items():
         for text, expected in zip(probes, encoder.tokenize(probes, side=side), strict=True):
-            found = saved(prompt.prefix + text, truncation="longest_first")["input_ids"]
-            if found != expected:
+            ids = saved(prompt.prefix + text, truncation="longest_first")["input_ids"]
+            if ids != expected:
                 raise UserError(
                     f"tokenizer of {encoder.config.name_or_path}: sentence-transformers would give {text[:40]!r} "
                     "different token ids than dec2vec, so it is not exported; use adapter/ with dec2vec"

@@ -106,10 +106,10 @@ def write_merged(
 def _adapters(runs: Sequence[FinishedRun], rank: int | None) -> list[Adapter] | None:
     """All adapters as low-rank sums. None if a run has no adapter, or one that is more than such a sum."""
     adapters = [None if run.artifact.adapter is None else read_adapter(run.artifact.adapter) for run in runs]
-    plain = [adapter for adapter in adapters if adapter is not None]
-    if len(plain) == len(adapters):
-        check_modules(plain, [str(run.path) for run in runs])
-        return plain
+    low_rank = [adapter for adapter in adapters if adapter is not None]
+    if len(low_rank) == len(adapters):
+        check_modules(low_rank, [str(run.path) for run in runs])
+        return low_rank
     if rank is not None:
         path = runs[adapters.index(None)].path
         raise UserError(f"--rank {rank}: {path} is not a plain LoRA adapter, so full weights are merged; remove --rank")

@@ -1,4 +1,4 @@
-"""A grid in words -> the training runs it stands for."""
+"""A grid as typed -> the training runs that it describes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dec2vec.files.atomic import sha256_file
 from train.config import RESUMABLE_CHANGES, TrainConfig
 
 NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")
-"""Options that don't change what is trained, or change what it is measured by."""
+"""Options that don't change what is trained, or that change how it is evaluated."""
 LONGEST_NAME = 120
 Tokens = tuple[str, ...]
 
@@ -34,7 +34,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Planned:
-    """One training run. `name` is its folder below the sweep's, `options` all that its command line gets.
+    """One training run: `name` is its folder in that of the sweep, `options` are the options of its command line.
 
     `inputs` are the names of its data and dev files.
     """
@@ -130,7 +130,7 @@ def _check_training_options(axes: Sequence[Axis], seeds: Sequence[int], training
 
 
 def _labels(axes: Sequence[Axis]) -> list[str]:
-    """The last part of an option's name where no other ends in it."""
+    """The last part of each option's name, or the whole name if two options have the same last part."""
     ends = Counter(axis.option.rpartition(".")[2] for axis in axes)
     return [
         axis.option if ends[axis.option.rpartition(".")[2]] > 1 else axis.option.rpartition(".")[2] for axis in axes
@@ -138,12 +138,12 @@ def _labels(axes: Sequence[Axis]) -> list[str]:
 
 
 def _folder_name(parts: Sequence[str]) -> str:
-    """Readable, and different for different values: what a file name can't hold is replaced, and then told apart."""
-    plain = "_".join(parts) or "base"
-    name = re.sub(r"[^\w.+-]+", "-", plain)
-    if name == plain and len(name) <= LONGEST_NAME:
+    """A readable name. Characters that a file name can't have are replaced, and a hash keeps the names distinct."""
+    label = "_".join(parts) or "base"
+    name = re.sub(r"[^\w.+-]+", "-", label)
+    if name == label and len(name) <= LONGEST_NAME:
         return name
-    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(label.encode()).hexdigest()[:6]}"
 
 
 def _refuse_equal(runs: Sequence[Planned]) -> None:
@@ -155,23 +155,23 @@ def _refuse_equal(runs: Sequence[Planned]) -> None:
 
 
 def inputs_of(config: TrainConfig) -> tuple[str, ...]:
-    """What a run learns from, and what it is chosen on, as the configuration names it."""
+    """The data and dev files, as named in the configuration."""
     dev = () if config.eval.dev is None else (config.eval.dev,)
     return tuple(dict.fromkeys([*(source.path for source in config.data), *dev]))
 
 
 def hash_inputs(names: Iterable[str]) -> dict[str, str]:
-    """sha256 of the bytes of those that are files or folders here; the Hub is not asked, and the trainer complains."""
-    found = {}
+    """sha256 of those that are local files or folders. Data sets on the Hub are skipped."""
+    hashes = {}
     for name in dict.fromkeys(names):
-        place = next((path for path in (Path(name), Path(name.partition("@")[0])) if name and path.exists()), None)
-        if place is not None:
-            found[name] = _hash(place)
-    return found
+        path = next((path for path in (Path(name), Path(name.partition("@")[0])) if name and path.exists()), None)
+        if path is not None:
+            hashes[name] = _hash(path)
+    return hashes
 
 
-def _hash(place: Path) -> str:
-    if place.is_file():
-        return sha256_file(place)
-    files = sorted(path for path in place.rglob("*") if path.is_file())
+def _hash(path: Path) -> str:
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(path for path in path.rglob("*") if path.is_file())
     return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

@@ -60,7 +60,7 @@ def _train_all(config: Path, output: Path, outcomes: list[Outcome], others: Sequ
 
 
 def _train(config: Path, output: Path, outcome: Outcome, *, report: bool) -> Ended:
-    """A run's command; tests are scored only for the report of the winner."""
+    """Train one run. Only the winner's runs are evaluated on the tests, with `report`."""
     folder = str(output / outcome.name)
     after = ["--eval.after_training", "true" if report else "false", "--output_dir", folder]
     return run_training([str(config), *outcome.options, *after], _log(output, outcome.name))
@@ -82,7 +82,7 @@ def _outcome(folder: Path, outcome: Outcome, ended: Ended, seconds: float) -> Ou
 
 
 def _best_dev(metrics: Path) -> tuple[int | None, float | None]:
-    """Step and score of the best evaluation, as the trainer keeps it: the first of equals."""
+    """Step and score of the best dev evaluation, the first of equal ones, as the trainer selects it."""
     if not metrics.is_file():
         return None, None
     scored = [(step_of(line), line.get(DEV_METRIC)) for line in read_metrics(metrics)]
@@ -91,7 +91,7 @@ def _best_dev(metrics: Path) -> tuple[int | None, float | None]:
 
 
 def _report_winner(config: Path, output: Path, outcomes: list[Outcome], others: Sequence[Outcome], winner: str) -> None:
-    """The finished runs of the winning recipe once more, with the evaluation after training: no step is repeated."""
+    """Evaluate the finished runs of the winning recipe on the tests. No training step is repeated."""
     for number, outcome in enumerate(outcomes):
         if outcome.recipe != winner or outcome.reported:
             continue
@@ -107,7 +107,7 @@ def _report_winner(config: Path, output: Path, outcomes: list[Outcome], others: 
 
 
 def _write(folder: Path, outcomes: Sequence[Outcome], others: Sequence[Outcome], winner: str | None) -> None:
-    """`sweep.json` has every run, the comparison those of this command: others may differ in more than the grid."""
+    """Write `sweep.json` with all runs, and the comparison of this command's runs (others may have other options)."""
     save(folder, [*outcomes, *others], winner)
     try:
         atomic_write_text(folder / REPORT, report_markdown(outcomes, winner, folder, others))

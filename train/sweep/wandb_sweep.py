@@ -19,10 +19,10 @@ from train.sweep.grid import Axis, parse_axes, parse_seeds
 def wandb_sweep(
     config: Path, output: Path, grid: Sequence[str], seed_words: Sequence[str], training: Sequence[str]
 ) -> dict[str, Any]:
-    """W&B's form. Dotted names are our options' own; the agent passes `--optim.lr=0.0001`.
+    """The sweep as W&B expects it. Dotted names are options of dec2vec: the agent passes `--optim.lr=0.0001`.
 
-    Each run needs a folder of its own. W&B fills `${envvar:...}` before it sets the run's id, so a shell does it.
-    -P keeps the user's own files out: a train.py in the agent's folder would be run instead.
+    Each run needs its own folder. W&B replaces `${envvar:...}` before it sets the run's id, so a shell inserts the id.
+    -P prevents that a file train.py in the agent's folder is run instead.
     """
     parameters: dict[str, Any] = {
         axis.option: {"values": [_typed(config, training, axis, tokens) for tokens in axis.values]}
@@ -56,7 +56,7 @@ def write_wandb_sweep(
 
 
 def _typed(config_path: Path, training: Sequence[str], axis: Axis, tokens: tuple[str, ...]) -> object:
-    """The value as our configuration understands it: W&B draws charts of numbers, not of the text 1e-4."""
+    """The value with its type in the configuration: W&B draws charts of numbers, not of the text 1e-4."""
     config: Any = load(TrainConfig, config_path, [*training, f"--{axis.option}", *tokens])
     for part in axis.option.split("."):
         config = config[int(part)] if part.isdigit() else vars(config)[part]
