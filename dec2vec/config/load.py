@@ -36,8 +36,8 @@ class Config(Protocol):
 
 
 T = TypeVar("T")
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
-"""Every section refuses unknown keys, nan and infinity. Schemas are built when first used, not at import."""
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+"""Every section refuses unknown keys, nan and infinity, and keeps the docstrings of its fields for `--help`."""
 
 
 def load(cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str = "dec2vec COMMAND CONFIG.yaml") -> T:
