@@ -1,6 +1,6 @@
-"""Ragged token ids -> padded chunks of similar length, and rows back in the caller's order.
+"""Group token ids of different lengths into padded chunks, and find the caller's order again.
 
-A chunk holds texts of neighbouring length, so that little of it is padding; equal texts are embedded once.
+A chunk holds texts of similar length, so that little of it is padding. Equal texts are embedded once.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from torch import Tensor
 
 TokenIds = Sequence[int]
 CHUNK_OVERHEAD = {"cpu": 64, "cuda": 4096}
-"""What a chunk costs beside its tokens, in tokens: calls and kernel launches, and weights read anew."""
+"""The fixed cost of a chunk, measured in tokens: calls, kernel launches, and reading the weights again."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One forward pass. `rows` are positions among the unique texts it was planned from."""
+    """The input of one forward pass. `rows` are positions among the unique texts."""
 
     rows: Int[Tensor, batch]
     input_ids: Int[Tensor, "batch time"]
     lengths: Int[Tensor, batch]
 
     def to(self, device: torch.device) -> Chunk:
-        """The same chunk with its ids on `device`; `rows` index tensors there too."""
+        """The same chunk with all its tensors on `device`."""
         return Chunk(self.rows.to(device), self.input_ids.to(device), self.lengths.to(device))
 
     @property
     def padded_tokens(self) -> int:
-        """Token positions computed, padding included."""
+        """Number of token positions with padding."""
         return self.input_ids.numel()
 
 
 def deduplicate(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], NDArray[np.int64]]:
-    """Unique sequences in order of first sight, and for each input the index of its unique one."""
+    """The unique sequences in order of their first occurrence, and for each input the index of its unique sequence."""
     index_of: dict[tuple[int, ...], int] = {}
     unique: list[TokenIds] = []
     inverse = np.empty(len(sequences), dtype=np.int64)
@@ -52,10 +52,10 @@ def deduplicate(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], NDArray[
 
 
 def plan(lengths: Sequence[int], token_budget: int, overhead: int = CHUNK_OVERHEAD["cpu"]) -> list[list[int]]:
-    """Split rows, sorted by length, into groups of at most `token_budget` padded tokens (one row always fits).
+    """Split rows, sorted by length, into groups of at most `token_budget` padded tokens. A single row always fits.
 
-    Of all such splits by length one with the least padded tokens, where a group costs `overhead` tokens more. Ascending
-    and stable: the plan depends on the lengths and these numbers alone.
+    Among such splits, choose one with the fewest padded tokens, counting `overhead` tokens more for each group. The
+    groups are in ascending order of length, and depend on nothing but the arguments.
     """
     if not len(lengths):
         return []
@@ -82,7 +82,7 @@ def plan(lengths: Sequence[int], token_budget: int, overhead: int = CHUNK_OVERHE
 
 
 def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> Chunk:
-    """Right-pad the chosen rows. With causal attention no real token can see a pad, so its id does not matter."""
+    """Pad the chosen rows on the right. With causal attention no real token sees a pad, so its id does not matter."""
     lengths = torch.tensor([len(sequences[row]) for row in rows])
     input_ids = torch.full((len(rows), int(lengths.max())), pad_id, dtype=torch.long)
     for position, row in enumerate(rows):
@@ -91,6 +91,6 @@ def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> 
 
 
 def make_chunks(sequences: Sequence[TokenIds], token_budget: int, overhead: int = CHUNK_OVERHEAD["cpu"]) -> list[Chunk]:
-    """Padded, length-sorted chunks over all sequences."""
+    """Padded chunks of all sequences, sorted by length."""
     groups = plan([len(sequence) for sequence in sequences], token_budget, overhead)
     return [pad(sequences, rows) for rows in groups]

@@ -1,4 +1,4 @@
-"""Texts -> vectors: a decoder with its tokenizer, prompt, pooling, layer and, where chosen, whitening.
+"""Turn texts into vectors with a decoder, its tokenizer, a prompt, a pooling, a layer and perhaps whitening.
 
 encoder = Encoder.load(ModelConfig(name_or_path="runs/english-8m"))
 vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), unit length
@@ -14,38 +14,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
-from transformers import PretrainedConfig as HubConfig
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from dec2vec import artifacts
-from dec2vec.averaging import Part, Vectors, mean_over_members, unit_rows
-from dec2vec.backbone import load_architecture, load_backbone, load_tokenizer, use_autocast
-from dec2vec.chat import encoder_prompts
-from dec2vec.chunked_forward import ChunkedForward
-from dec2vec.echo import EchoTokenizer
-from dec2vec.embedder import Embedder
-from dec2vec.ensembles import Ensemble, check_prompt
+from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
+from dec2vec.decoder import model_folders
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
+from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, position_limit, use_autocast
+from dec2vec.decoder.model_folders import Artifact
+from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.errors import UserError
-from dec2vec.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig
-from dec2vec.pooling import View, layers_of, resolve_layer
-from dec2vec.prompts import NORMALIZERS, Prompt, Side
-from dec2vec.tally import Tally
-from dec2vec.tokenization import PromptTokenizer
-from dec2vec.whitening import Whitening
+from dec2vec.inference import ChunkedForward, TokenCounts
+from dec2vec.prompts.chat import encoder_prompts
+from dec2vec.prompts.ensembles import Ensemble, check_prompt
+from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
+from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer
+from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
+from dec2vec.vectors.whitening import Whitening
 
 WINDOW = 65_536
-"""Texts tokenised and length-sorted together: bounds the ids held in memory."""
+"""Number of texts that are tokenized and sorted by length together. It limits the ids held in memory."""
 ENSEMBLE_WINDOW = 4096
-"""The same for an ensemble, whose sums are held until every member has embedded the window."""
+"""The same for an ensemble, which holds sums of vectors until every member has embedded the window."""
 ENSEMBLE_BYTES = 256 << 20
-"""Upper bound of these sums: with many views the window is smaller."""
+"""Largest size of these sums. With many views the window is smaller."""
 PROGRESS_DELAY = 3.0
-"""Seconds before a progress bar shows."""
+"""Seconds before a progress bar is shown."""
 
 
 class Encoder:
-    """A decoder read as an embedder. Vectors depend on their own text only (design invariant 1)."""
+    """A decoder that embeds texts. A vector depends on its own text only, not on the other texts of the call."""
 
     def __init__(
         self,
@@ -60,31 +58,35 @@ class Encoder:
         self.embedder = embedder
         self.whitening = whitening
         self.share_prefix = True
-        """Off: every token of every text runs, the plain way that sharing is proved equal to."""
-        self.tally = Tally()
-        """Of all texts so far."""
+        """If off, a prompt is computed for every text anew instead of once for all texts."""
+        self.tally = TokenCounts()
+        """Counts of all texts so far."""
         self.base = base or config
-        """Where the decoder's files are, which an adapter is put upon."""
+        """Where the files of the decoder are; an adapter may be loaded on top of it."""
         self._head: LMHead | None = None
 
     @classmethod
     def load(cls, config: ModelConfig) -> Encoder:
-        """From a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
+        """Load a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
 
-        A folder of ours brings its own reading (prompt, pooling, layer ...); of `config` only the device then counts.
+        A folder written by dec2vec has its own prompt, pooling, layer and so on. Of `config` only the device then
+        counts, and whether foreign code may run.
         """
-        artifact = artifacts.find(config)
-        if artifact is None:
-            return cls.from_backbone(config)
+        artifact = model_folders.find(config)
+        return cls.from_backbone(config) if artifact is None else cls.from_artifact(artifact)
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Encoder:
+        """A tuned encoder from its folder: the base, its adapter if it has one, and its whitening."""
         encoder = cls.from_backbone(artifact.config, base=artifact.base)
         if artifact.adapter is not None:
-            encoder.embedder.backbone = artifacts.attach_adapter(encoder.embedder.backbone, artifact.adapter)
+            encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
         return encoder
 
     @classmethod
     def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
-        """The untuned decoder at `base` (default: `config`), read as `config` says."""
+        """The untuned decoder at `base` (by default at `config`) with the prompt, pooling and layer of `config`."""
         check_prompt(config.prompt)
         hub_config = load_architecture(base or config)
         layer_count = int(hub_config.get_text_config().num_hidden_layers)
@@ -99,7 +101,7 @@ class Encoder:
         return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast), base=base)
 
     def set_max_length(self, tokens: int) -> None:
-        """Keep that many tokens of a text with its prompt; refused beyond the decoder's positions."""
+        """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
         config = replace(self.config, max_length=tokens)
         backbone: Any = self.embedder.backbone
         _check_length(config, backbone.config.get_text_config())
@@ -107,56 +109,60 @@ class Encoder:
 
     @property
     def layer_count(self) -> int:
-        """Transformer layers; hidden states are numbered 0 (input embeddings) to this."""
+        """The number n of transformer layers. Hidden states are numbered from 0 (input embeddings) to n."""
         return self.embedder.layer_count
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.embedder.parameters()).device
 
     def output_embeddings(self) -> Vectors:
-        """The LM head (vocabulary, d) of a decoder that ties it to its input embeddings; UserError for others."""
+        """The LM head (vocabulary, d), which has to be tied to the input embeddings; UserError for other decoders."""
         backbone: Any = self.embedder.backbone
         if not backbone.config.get_text_config().tie_word_embeddings:
             raise UserError(
                 f"model {self.config.name_or_path}: its LM head is not tied to the input embeddings and is not loaded; "
-                "leave embfilter out of systems.post"
+                "remove embfilter from systems.post"
             )
         return np.asarray(backbone.get_input_embeddings().weight.detach().float().cpu().numpy())
 
     @property
     def dimension(self) -> int:
-        """Length of the vectors of `encode`."""
+        """The length of the vectors that `encode` returns."""
         if self.whitening is not None:
             return int(self.whitening.kernel.shape[1])
         return int(self.encode(["a"], progress=False).shape[1])
 
     def lm_head(self) -> LMHead:
-        """The decoder's LM head, loaded on first use (views of logits are the only one); UserError if it has none."""
+        """The decoder's LM head, loaded when it is first needed for a view of logits. UserError if it has none."""
         if self._head is None:
             backbone: Any = self.embedder.backbone
             self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
         return self._head
 
     def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[list[int]]:
-        """Ids with prompt and EOS, at most `config.max_length` long; the text is cut, never the prompt.
+        """The ids of each text with its prompt and EOS, at most `config.max_length` of them.
 
-        An empty text is the prompt and EOS alone; lone surrogates become U+FFFD.
+        A long text is cut; its prompt never is. An empty text gives the prompt and EOS alone. Lone surrogates become
+        U+FFFD.
         """
         ensemble = self.ensemble(prompt, side)
         if not ensemble.is_single:
-            raise UserError(f"tokenize: {prompt or self.config.prompt} is {len(ensemble.members)} prompts; name one")
+            raise UserError(
+                f"tokenize: {prompt or self.config.prompt} consists of {len(ensemble.members)} prompts; use a single "
+                "prompt"
+            )
         return self._wrap(ensemble.members[0])(self._normalized(texts))
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
-        """Whether `tokenize` cuts each text; for prompts that hold one copy of it (not echo)."""
+        """Whether `tokenize` cuts each text. For prompts that hold one copy of the text, so not for echo."""
         (member,) = self.ensemble(prompt, side).members
         wrap = PromptTokenizer(self.tokenizer, member, self.config.max_length, self.config.tokenization)
         return wrap.is_cut(self._normalized(texts))
 
     def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
-        """The prompts that `prompt` (None: the configured one) stands for; most are one alone."""
+        """The prompts that `prompt` stands for, usually a single one. None stands for the configured prompt."""
         spec = self.config.prompt if prompt is None else prompt
         return encoder_prompts(self.tokenizer, spec, self.config.task, side)
 
@@ -178,81 +184,67 @@ class Encoder:
         normalize: bool = True,
         progress: bool = True,
     ) -> Vectors:
-        """float32 (n, d) in the order of `texts`; an empty list gives shape (0, d).
+        """Vectors of the texts as float32 (n, d), in their order; an empty list gives shape (0, d).
 
-        Another `prompt` than the configured one is read at its own layer, unless `config.layer` names one.
+        With another `prompt` than the configured one, the layer is that of its publication unless `config.layer` is
+        set.
         """
         if isinstance(texts, str):
             raise UserError("encode: got one string; give a list of texts")
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        asked = self.config if prompt is None else replace(self.config, prompt=prompt)
-        view = View(asked.pooling, asked.pooled_layer)
-        vectors = self.encode_views(
-            texts, [view], prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
-        )[view]
+        config = self.config if prompt is None else replace(self.config, prompt=prompt)
+        view = View(config.pooling, config.pooled_layer)
+        options = EncodeOptions(prompt, side, batch_tokens, progress)
+        vectors = self.encode_views(texts, [view], options)[view]
         if self.whitening is not None:
             vectors = self.whitening.apply(vectors)
         return unit_rows(vectors) if normalize else vectors
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> dict[View, Vectors]:
-        """Raw vectors of several views from one forward pass a text; UserError for more logits than memory may hold."""
+        """Raw vectors of several views from one forward pass per text. UserError for logits that exceed the memory."""
         if _reads_logits(views):
             check_room(len(texts), views, self.lm_head())
         collected: dict[View, Vectors] = {}
-        for rows, found in self.iter_views(
-            texts, views, prompt=prompt, side=side, batch_tokens=batch_tokens, progress=progress
-        ):
-            for view, vectors in found.items():
+        for rows, by_view in self.iter_views(texts, views, options):
+            for view, vectors in by_view.items():
                 if view not in collected:
                     collected[view] = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
                 collected[view][rows] = vectors
         return collected
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
-        """Stream (rows, raw vectors by view), a chunk at a time and in no particular order; every row comes once."""
-        ensemble = self.ensemble(prompt, side)
+        """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
+        ensemble = self.ensemble(options.prompt, options.side)
         window = WINDOW if ensemble.is_single else self._ensemble_window(views)
         with tqdm(
             total=len(texts) * len(ensemble.members),
             desc="encode",
             unit="text",
             delay=PROGRESS_DELAY,
-            disable=not progress,
+            disable=not options.progress,
             leave=False,
         ) as bar:
             for start in range(0, len(texts), window):
                 part = self._normalized(texts[start : start + window])
-                for rows, vectors in self._read(part, ensemble, views, batch_tokens, bar):
+                for rows, vectors in self._read(part, ensemble, views, options.batch_tokens, bar):
                     yield start + rows, dict(zip(views, vectors, strict=True))
 
     def _read(
         self, texts: list[str], ensemble: Ensemble, views: Sequence[View], batch_tokens: int, bar: tqdm[Any]
     ) -> Iterator[Part]:
-        """A window of texts: as it comes from a single prompt, whole from an ensemble."""
+        """Embed a window of texts: chunk by chunk for a single prompt, at once for an ensemble."""
 
         def stream(member: Prompt) -> Iterator[Part]:
             wrap = self._wrap(member)
-            read = list(map(state_view, views))
-            forward = ChunkedForward(self.embedder, read, wrap.starts, batch_tokens, self.share_prefix, self.tally)
+            state_views = list(map(state_view, views))
+            forward = ChunkedForward(
+                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally
+            )
             parts = forward(wrap(texts))
             for rows, vectors in with_logits(parts, views, self.lm_head()) if _reads_logits(views) else parts:
                 bar.update(len(rows))
@@ -276,11 +268,9 @@ def _reads_logits(views: Sequence[View]) -> bool:
     return any(view.pooling in LOGIT_POOLINGS for view in views)
 
 
-def _check_length(config: ModelConfig, decoder: HubConfig) -> None:
-    """Learned positions end; past them GPT-2 and OPT fail inside a kernel."""
-    name = decoder.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # n_positions in GPT-2
-    limit = decoder.to_dict().get(name)
-    if isinstance(limit, int) and config.max_length > limit:
+def _check_length(config: ModelConfig, decoder: PretrainedConfig) -> None:
+    limit = position_limit(decoder)
+    if limit is not None and config.max_length > limit:
         raise UserError(
             f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less"
         )

@@ -1,4 +1,4 @@
-"""What an encoder's vectors depend on, as one digest: equal digests give equal vectors, wherever they were loaded."""
+"""A digest of all that an encoder's vectors depend on. Encoders with equal digests give equal vectors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from peft import PeftModel
 from dec2vec.encoder import Encoder
 
 _ELSEWHERE = ("name_or_path", "revision", "trust_remote_code", "prompt", "pooling", "layer")
-"""Options that don't count: where the weights came from (their bytes count), and what is named at each call."""
+"""Options that are left out: where the weights came from (their bytes count), and what each call names itself."""
 _NAMES = ("_name_or_path", "base_model_name_or_path", "transformers_version", "inference_mode")
-"""Entries of configurations that say where something lies, not what it is."""
+"""Entries of configurations that say where something is, not what it is."""
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """sha256 of weights, tokenizer and the options that change a vector, such as dtype or `max_length`."""
+    """sha256 of the weights, the tokenizer and the options that change a vector, such as dtype or `max_length`."""
     digest = hashlib.sha256()
     options = {key: value for key, value in dataclasses.asdict(encoder.config).items() if key not in _ELSEWHERE}
     digest.update(json.dumps([options, encoder.embedder.autocast], sort_keys=True).encode())
@@ -32,14 +32,14 @@ def fingerprint(encoder: Encoder) -> str:
 
 
 def _surroundings(encoder: Encoder) -> list[object]:
-    """What weights alone don't say: special tokens, the architecture's constants, the adapters' scale."""
+    """What the weights do not show: special tokens, constants of the architecture, scales of adapters."""
     tokenizer, backbone = encoder.tokenizer, encoder.embedder.backbone
     architecture: Any = backbone.config
     constants = {key: value for key, value in architecture.to_dict().items() if key not in _NAMES}
     adapters: list[object] = []
     if isinstance(backbone, PeftModel):
         adapters = [
-            {key: value for key, value in found.to_dict().items() if key not in _NAMES}
-            for found in backbone.peft_config.values()
+            {key: value for key, value in adapter.to_dict().items() if key not in _NAMES}
+            for adapter in backbone.peft_config.values()
         ]
     return [tokenizer.bos_token_id, tokenizer.eos_token_id, constants, adapters]

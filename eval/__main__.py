@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dec2vec.config import load_arguments
+from dec2vec.config.load import load_arguments
 from dec2vec.errors import UserError
-from dec2vec.exit_codes import run as run_command
+from dec2vec.errors import run as run_command
 from eval.config import EvalConfig
 
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_arguments(EvalConfig, argv, prog="dec2vec eval")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("dec2vec eval runs in one process; start it without a launcher, or with --num_processes 1")
-    from dec2vec.memory import keep_freed_memory
+    from dec2vec.runtime import keep_freed_memory
     from eval.report.report import format_table
     from eval.report.write import check_writable, write_report
     from eval.run import evaluate, report_folder

@@ -1,16 +1,15 @@
-"""Every option of an evaluation: the tuned runs, the untuned systems beside them, the tasks."""
+"""Every option of an evaluation: the tuned runs, the untuned systems and the tasks."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Gt, Le, Len, MinLen
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
-from dec2vec.model_config import ModelConfig, PoolingName
-from eval.task_config import ClusteringConfig, GapConfig, IsotropyConfig, PairsConfig, RetrievalConfig, TopicsConfig
+from dec2vec.config.load import STRICT
+from dec2vec.config.model import ModelConfig, PoolingName
 
 PostName = Literal[
     "raw",
@@ -29,23 +28,24 @@ PostName = Literal[
 
 @dataclass(frozen=True, config=STRICT)
 class SystemsConfig:
-    """The untuned systems: every prompt with every pooling and every post-processing."""
+    """The untuned systems: every combination of prompt, pooling and post-processing."""
 
     prompts: tuple[str, ...] = ("bare", "prompteol", "pretended_cot", "knowledge_enhancement", "instruct")
-    """Prompt names or templates with one {text}."""
+    """Prompt names, or templates with one {text}."""
     poolings: tuple[PoolingName, ...] = ("last", "mean", "weighted_mean", "first_last", "max")
     """Poolings tried with each prompt."""
     layers: tuple[int | float, ...] = ()
-    """Candidate layers; empty means all up to 12, else 12 spread evenly, always with -1 and -2."""
+    """Candidate layers. Empty means all if there are at most 12, otherwise 12 evenly spaced ones that include -1 and
+    -2."""
     post: Annotated[tuple[PostName, ...], MinLen(1)] = ("raw", "whiten")
-    """Post-processings, each a row with its own layer and strength: raw, centre, standardise, abtt, pca, whiten,
-    shrunk_whiten, soft_whiten, embfilter, random, truncate."""
+    """Post-processings. Each is a separate row, whose layer and strength are selected on dev: raw, centre, standardise,
+    abtt, pca, whiten, shrunk_whiten, soft_whiten, embfilter, random, truncate."""
     dimensions: tuple[int, ...] = ()
-    """Candidate k of the post-processings that have one; empty means d, 3d/4, d/2, d/3, d/4, d/8."""
+    """Candidate values of k for post-processings that have one. Empty means d, 3d/4, d/2, d/3, d/4, d/8."""
     norm: bool = False
-    """Also read inner layers through the decoder's final norm."""
+    """Also apply the decoder's final norm to inner layers."""
     transductive: bool = False
-    """Also whiten each file with its own sentences: labelled rows that are never chosen."""
+    """Also whiten each file with its own sentences. These rows are labelled and never selected."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,44 +53,184 @@ class EvalConfig:
     """An evaluation run."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
-    """The untuned decoder; its prompt, pooling and layer are overridden by the systems."""
+    """The untuned decoder. The systems override its prompt, pooling and layer."""
     tuned: tuple[str, ...] = ()
-    """Run folders (or exported adapters) to compare with it."""
+    """Run folders or exported adapters to compare with the untuned decoder."""
     dev: str = ""
-    """Similarity file on which layer and post-processing are chosen (or a Hub id, owner/name:subset@split); empty,
-    and no tests, for other tasks alone."""
+    """Similarity file on which layer and post-processing are selected, or a Hub id (owner/name:subset@split). Leave it
+    and tests empty to run only other tasks."""
     tests: tuple[str, ...] = ()
-    """Similarity files that are reported on."""
+    """Similarity files to report."""
     fit: tuple[str, ...] = ()
-    """Training-side text that post-processings are fitted on: pair files or plain .txt."""
-    fit_sentences: Annotated[int, Ge(2)] = 8000
-    """Sentences taken from `fit`."""
+    """Training text on which post-processings are fitted: pair files or plain .txt files."""
+    whitening_sentences: Annotated[int, Ge(2)] = 8000
+    """Number of sentences taken from `fit`."""
     systems: SystemsConfig = Field(default_factory=SystemsConfig)
     pairs: tuple[PairsConfig, ...] = ()
-    """Pair matching: yes or no from a threshold that dev chooses."""
+    """Pair matching: yes or no, with a threshold selected on dev."""
     gap: tuple[GapConfig, ...] = ()
-    """Relevant answers against irrelevant ones."""
+    """Similarity of relevant answers compared with irrelevant ones."""
     topics: tuple[TopicsConfig, ...] = ()
-    """Topic classification: nearest label text, neighbours, probe."""
+    """Topic classification: nearest label text, nearest neighbours or linear probe."""
     clustering: tuple[ClusteringConfig, ...] = ()
-    """k-means against labels."""
+    """k-means clusters compared with labels."""
     retrieval: tuple[RetrievalConfig, ...] = ()
-    """Queries that look for documents."""
+    """Retrieval of documents for queries."""
     isotropy: tuple[IsotropyConfig, ...] = ()
-    """How evenly vectors fill their space."""
+    """How evenly vectors are distributed in space."""
     mteb: tuple[str, ...] = ()
-    """Names of MTEB tasks, run by the mteb package; their data come from the Hub."""
+    """Names of MTEB tasks. The mteb package runs them and downloads their data from the Hub."""
     baselines: tuple[str, ...] = ()
-    """Outside baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, input-embeddings and sif (the
-    decoder's own, plain and weighted), jaccard, dice, bleu, chrf, rouge-l,
-    or the folder or Hub id of any sentence-transformers or Hugging Face encoder."""
+    """Baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, input-embeddings and sif (averages of the
+    decoder's input embeddings, plain and weighted), jaccard, dice, bleu, chrf, rouge-l, or the folder or Hub id of any
+    sentence-transformers or Hugging Face encoder."""
     cache: str | None = None
-    """Folder in which vectors are kept for the next evaluation; null takes output_dir/vectors, "" keeps none."""
+    """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
+    cache."""
     batch_tokens: Annotated[int, Ge(1)] = 16384
-    """Padded tokens of one forward pass."""
+    """Maximum number of padded tokens per forward pass."""
     bootstrap: Annotated[int, Ge(100)] = 1000
-    """Resamples behind each 95 % interval."""
+    """Number of bootstrap resamples for each 95 % interval."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of the bootstrap and of the sample of fit sentences."""
+    """Seed of the bootstrap and of the sample of sentences from `fit`."""
     output_dir: str = "runs/eval"
-    """Folder that receives report/."""
+    """Folder in which report/ is written."""
+
+
+PairsMetric = Literal["accuracy", "f1", "ap", "auc"]
+Criterion = Literal["accuracy", "f1", "precision"]
+GapMetric = Literal["gap", "auc"]
+Form = Literal["word", "definition", "examples"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PairsConfig:
+    """Pair matching on pairs with a yes/no label."""
+
+    test: str
+    """File of test pairs: jsonl, csv, tsv, parquet, a saved data set (folder@split) or a Hub id
+    (owner/name:subset@split)."""
+    dev: str = ""
+    """File of pairs on which the threshold is selected. Without it, only ap and auc are measured."""
+    name: str = ""
+    """Name in the report. Empty uses the name of the test file."""
+    sentence1: str = "sentence1"
+    """Column of the first texts."""
+    sentence2: str = "sentence2"
+    """Column of the second texts."""
+    label: str = "label"
+    """Column of the labels, 0 or 1."""
+    positive_from: float | None = None
+    """Smallest score that is a match, if the label column contains scores."""
+    dev_only: tuple[str, ...] = ()
+    """Use only dev rows in which a column has one of these values: [column=value]."""
+    dev_limit: Annotated[int, Ge(2)] | None = None
+    """Use at most this many rows of dev."""
+    metric: PairsMetric = "accuracy"
+    """Main metric, by which settings are selected on dev."""
+    criterion: Criterion = "accuracy"
+    """How the threshold is selected on dev: best accuracy, best f1, or a required precision."""
+    precision: Annotated[float, Gt(0), Le(1)] | None = None
+    """Required precision for criterion precision. The smallest threshold that reaches it on dev is used."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class GapConfig:
+    """Similarity gap between relevant and irrelevant pairs of question and answer."""
+
+    test: str
+    """File of test pairs."""
+    dev: str = ""
+    """File of pairs on which settings are selected. Empty uses the similarity dev file."""
+    name: str = ""
+    """Name in the report. Empty uses the name of the test file and /gap."""
+    question: str = "sentence1"
+    """Column of the questions."""
+    answer: str = "sentence2"
+    """Column of the answers."""
+    label: str | None = "label"
+    """Column with 1 for relevant and 0 for irrelevant. null means that all rows are relevant and answers of other rows
+    are irrelevant."""
+    metric: GapMetric = "gap"
+    """Main metric, by which settings are selected on dev."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the assignment of other rows' answers."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TopicsConfig:
+    """Classification of texts with class names."""
+
+    test: str
+    """File of test texts: jsonl, csv, tsv, parquet, a saved data set (folder@split) or a Hub id
+    (owner/name:subset@split)."""
+    train: str = ""
+    """File of training texts for knn and probe."""
+    dev: str = ""
+    """File of texts on which k, C and settings are selected. Without it, k and C are selected on a fifth of train."""
+    name: str = ""
+    """Name in the report. Empty uses the name of the test file and the method."""
+    text: str = "text"
+    """Column of the texts."""
+    label: str = "label"
+    """Column of the class names, such as label_des of IFLYTEK."""
+    classes: tuple[str, ...] = ()
+    """Keep only rows of these classes. Empty keeps all."""
+    method: Literal["zero_shot", "knn", "probe"] = "zero_shot"
+    """zero_shot uses the nearest label text, knn the k nearest training texts, probe a logistic regression on training
+    vectors."""
+    form: Form = "word"
+    """Label texts for zero_shot: the class name, its definition, or its definition with examples."""
+    labels: str = ""
+    """YAML or JSON file that maps class names to definitions, or to {definition, examples}."""
+    calibrated: bool = False
+    """Subtract the mean similarity of each label text to the dev texts."""
+    neighbours: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(1)] = (1, 3, 5, 10, 20, 50)
+    """Candidate values of k for knn."""
+    strengths: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    """Candidate values of C for probe (inverse regularization strength)."""
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    """Main metric, by which k, C and settings are selected on dev."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class RetrievalConfig:
+    """Retrieval on a test collection: corpus, queries and qrels, and dev_queries and dev_qrels if they exist."""
+
+    path: str
+    """Folder with corpus.jsonl, queries.jsonl and qrels.jsonl (or csv, tsv, parquet), their common prefix, or a Hub id
+    with the layout of mteb, such as mteb/scifact."""
+    name: str = ""
+    """Name in the report. Empty uses the name of the corpus file."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClusteringConfig:
+    """Clustering of labelled texts by k-means, with as many clusters as labels."""
+
+    test: str
+    """File of labelled test texts."""
+    dev: str = ""
+    """File on which settings are selected. Empty uses the similarity dev file."""
+    text: str = "text"
+    """Column of the texts."""
+    label: str = "label"
+    """Column of the class names."""
+    limit: Annotated[int, Ge(2)] | None = None
+    """Use at most this many rows of each file."""
+    seeds: Annotated[int, Ge(1)] = 5
+    """Number of k-means runs whose V-measures are averaged."""
+    name: str = ""
+    """Name in the report. Empty uses the name of the test file."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class IsotropyConfig:
+    """Isotropy of the vectors of texts. Nothing is selected by it."""
+
+    path: str
+    """A .txt file, or a table with the columns text, anchor and positive, or sentence1 and sentence2."""
+    close: float = 4.0
+    """Scored pairs above this score count as equivalent (for alignment)."""
+    name: str = ""
+    """Name in the report. Empty uses the name of the file."""

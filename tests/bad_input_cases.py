@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train(
             "--data.1.path", p.file("texts.jsonl", '{"text": "a"}\n{"text": "b"}\n'), "--data.1.kind", "texts"
         ),
-        ("data.1.kind: not that of data.0", "add --batch.sources one"),
+        ("data.1.kind differs from that of data.0", "add --batch.sources single"),
     ),
     "prompt of a source that is none": (
         lambda p: p.train("--data.0.query_prompt", "promteol"),
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "malformed JSON": (lambda p: p.third_pair(b'{"anchor": '), ("spoilt.jsonl line 3: not JSON", "column")),
     "JSON without names": (
         lambda p: p.third_pair(b'["a", "b"]'),
-        ("spoilt.jsonl line 3", "a row is an object"),
+        ("spoilt.jsonl line 3", "a row must be an object"),
     ),
     "not UTF-8": (
         lambda p: p.third_pair(b'{"anchor": "caf\xe9", "positive": "x"}'),
@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "column of numbers": (
         lambda p: p.pairs("anchor,positive\n1,x\n2,y\n", "spoilt.csv"),
-        ("spoilt.csv: column 'anchor' holds only numbers", "name a column of texts"),
+        ("spoilt.csv: column 'anchor' contains only numbers", "give a column of texts"),
     ),
     "ragged csv": (
         lambda p: p.pairs("anchor,positive\na,b\nc,d,e\n", "spoilt.csv"),
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.pairs("PAR", "spoilt.parquet"),
         ("spoilt.parquet: not a readable parquet file",),
     ),
-    "one pair": (lambda p: p.pairs(PAIR), ("spoilt.jsonl: 1 pair", "at least two")),
+    "one pair": (lambda p: p.pairs(PAIR), ("spoilt.jsonl has 1 pair", "at least two")),
     "all pairs equal": (lambda p: p.pairs(PAIR * 9), ("spoilt.jsonl: all anchors are equal ('one dog')",)),
     "batch larger than the data": (
         lambda p: p.train("--batch.size", "400"),
@@ -121,19 +121,19 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "weight without batches of one source": (
         lambda p: p.train("--data.0.weight", "2"),
-        ("data.0.weight: only batches of one source have weights", "add --batch.sources one"),
+        ("data.0.weight is only used for batches of a single source", "add --batch.sources single"),
     ),
     "batch larger than every source": (
-        lambda p: p.train("--batch.sources", "one", "--batch.size", "400"),
+        lambda p: p.train("--batch.sources", "single", "--batch.size", "400"),
         ("batch.size 400 is larger than every source (the largest has 12 pairs)", "use --batch.size 12 or less"),
     ),
     "enormous weight": (
-        lambda p: p.train("--batch.sources", "one", "--data.0.weight", "1e308"),
+        lambda p: p.train("--batch.sources", "single", "--data.0.weight", "1e308"),
         ("data.0.weight: '1e308'", "less than or equal to 1000000"),
     ),
     "one of two sources with one pair": (
-        lambda p: p.train("--batch.sources", "one", "--data.1.path", p.file("lone.jsonl", PAIR)),
-        ("data.1 (", "lone.jsonl): 1 pair; a batch of one source needs at least two"),
+        lambda p: p.train("--batch.sources", "single", "--data.1.path", p.file("lone.jsonl", PAIR)),
+        ("data.1 (", "lone.jsonl) has 1 pair; a batch of a single source needs at least two"),
     ),
     # similarity files
     "score that is no number": (
@@ -142,13 +142,16 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "score nan": (
         lambda p: p.graded(GRADED + GRADED.replace("2}", "NaN}")),
-        ("graded.jsonl line 2: score nan is not a finite number", "mend it or empty it"),
+        ("graded.jsonl line 2: score nan is not a finite number", "correct it or leave it empty"),
     ),
     "no score": (
         lambda p: p.graded(GRADED.replace("score", "label")),
         ("graded.jsonl: no column 'score'", "the columns are: sentence1, sentence2, label"),
     ),
-    "scores all equal": (lambda p: p.graded(GRADED * 3), ("graded: every score is 2", "nothing to rank")),
+    "scores all equal": (
+        lambda p: p.graded(GRADED * 3),
+        ("graded: every score is 2", "a correlation needs different scores"),
+    ),
     "bad test file, found before training": (
         lambda p: p.train("--eval.tests", p.file("later.jsonl", "{}\n"), "--eval.after_training"),
         ("later.jsonl: no column 'sentence1'",),
@@ -170,14 +173,14 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda p: p.train("--model.prompt", "promteol"),
         ("'promteol'", "did you mean prompteol?"),
     ),
-    "two slots": (lambda p: p.train("--model.prompt", "{text} or {text}"), ("2 slots {text}", "exactly one")),
+    "two slots": (lambda p: p.train("--model.prompt", "{text} or {text}"), ("{text} 2 times", "exactly once")),
     "suffix tokenised with the text": (
         lambda p: p.train("--model.prompt", "prompteol"),
         ("model.prompt 'prompteol'", "--model.tokenization separate"),
     ),
     "prompt with capitals before lower case": (
         lambda p: p.train("--model.prompt", "instruct", "--model.text_normalization", "lower"),
-        ("model.text_normalization lower", "would lower the prompt 'Instruct:", "--export.model false"),
+        ("model.text_normalization lower", "would also lower-case the prompt 'Instruct:", "--export.model false"),
     ),
     "unknown pooling": (
         lambda p: p.train("--model.pooling", "cls"),
@@ -188,11 +191,11 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "fraction of depth": (lambda p: p.train("--model.layer", "1.5"), ("layer 1.5", "between 0.0 and 1.0")),
     "layer with nothing to tune": (
         lambda p: p.train("--model.layer", "0"),
-        ("model.layer 0", "choose a layer above 0"),
+        ("model.layer 0", "use a layer above 0"),
     ),
     "room for the prompt only": (
         lambda p: p.train("--model.prompt", "instruct", "--model.max_length", "8"),
-        ("max_length 8", "prompt 'instruct' alone takes", "set --model.max_length above"),
+        ("max_length 8", "prompt 'instruct' needs", "set --model.max_length above"),
     ),
     "more tokens than positions": (
         lambda p: p.train("--model.max_length", "512"),
@@ -227,7 +230,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "no such Hub id": (
         lambda p: p.train("--model.name_or_path", "nobody/nothing"),
-        ("nobody/nothing: no such folder here, and not from the Hub", "check the name"),
+        ("nobody/nothing: there is no such folder, and the Hub could not be used", "check the name"),
     ),
     "model that is a file": (
         lambda p: p.train("--model.name_or_path", p.file("model.gguf", "GGUF")),
@@ -236,8 +239,8 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "empty model folder": (lambda p: p.model("empty"), ("empty: no config.json in the folder",)),
     "model without tokenizer": (lambda p: p.model("no_tokenizer"), ("no_tokenizer", "tokenizer.json")),
     "encoder-only model": (lambda p: p.model("bert"), ("bert", "not causal", "use a decoder-only model")),
-    "encoder-decoder model": (lambda p: p.model("t5"), ("t5 is no decoder-only language model", "name a decoder")),
-    "vision model": (lambda p: p.model("vit"), ("vit is no decoder-only language model", "name a decoder")),
+    "encoder-decoder model": (lambda p: p.model("t5"), ("t5 is not a decoder-only language model", "use a decoder")),
+    "vision model": (lambda p: p.model("vit"), ("vit is not a decoder-only language model", "use a decoder")),
     "no EOS to pool": (
         lambda p: p.model("no_eos"),
         ("no_eos", "no EOS token", "set eos_token in its tokenizer_config.json"),
@@ -259,16 +262,16 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "adapter option without adapters": (
         lambda p: p.train("--lora.method", "full"),
-        ("lora.dropout: lora.method full trains every weight", "leave it out"),
+        ("lora.dropout: lora.method full trains every weight", "remove the option"),
     ),
     # run folders
     "base where the result goes": (
         base_in_output,
-        ("model.name_or_path", "training would replace it; choose another --output_dir"),
+        ("model.name_or_path", "would be overwritten by training; choose another --output_dir"),
     ),
     "something else where the result goes": (
         foreign_model_folder,
-        ("taken/model: exists and is not an export of dec2vec",),
+        ("taken/model exists and is not an export of dec2vec",),
     ),
     "output folder in use": (use, ("run is in use by another run", "choose another --output_dir")),
     "file where the output folder should be": (
@@ -281,7 +284,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "checkpoint of another configuration": (
         lambda p: p.resume("--optim.lr", "0.1"),
-        ("step-000004 belongs to another configuration", "--checkpoint.resume never"),
+        ("step-000004 belongs to another configuration", "--checkpoint.resume fresh"),
     ),
     "checkpoint as pickle": (
         pickled_checkpoint,
@@ -294,12 +297,12 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "export of an unfinished run": (
         unfinished,
-        ("run: nothing to export yet", "let the training run finish"),
+        ("run has nothing to export yet", "wait until training has finished"),
     ),
-    "export over other files": (export_over_other_files, ("mine: exists and is not an export of dec2vec",)),
+    "export over other files": (export_over_other_files, ("mine exists and is not an export of dec2vec",)),
     "push to what is no name": (
         lambda p: ["export", str(p.run), "--push", "me"],
-        ("push 'me': not a repository name", "user/name"),
+        ("push 'me' is not a repository name", "user/name"),
     ),
     "encode an unknown format": (
         lambda p: p.encode(source=p.file("texts.docx", "x")),
@@ -325,11 +328,11 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "encode with a spoilt marker": (spoilt_marker, ("adapter/dec2vec.json: damaged", "export the run again")),
     "encode when the base has moved": (
         base_gone,
-        ("adapter/dec2vec.json: the base model", "moved is gone", "correct name_or_path there"),
+        ("adapter/dec2vec.json: the base model", "moved does not exist", "correct name_or_path in this file"),
     ),
-    "evaluate without dev": (lambda p: p.eval("--dev", ""), ("dev: name the similarity file", "--dev FILE")),
-    "evaluate without tests": (lambda p: p.eval("--tests"), ("tests: name at least one", "--tests FILE")),
-    "evaluate on dev": (dev_is_test, ("copy.jsonl holds the pairs of", "dev.jsonl", "leakage")),
+    "evaluate without dev": (lambda p: p.eval("--dev", ""), ("dev: give the similarity file", "--dev FILE")),
+    "evaluate without tests": (lambda p: p.eval("--tests"), ("tests: give at least one", "--tests FILE")),
+    "evaluate on dev": (dev_is_test, ("copy.jsonl contains the pairs of", "dev.jsonl", "leakage")),
     "evaluate no such run": (lambda p: p.eval("--tuned", str(p.path / "none")), ("none", "no such folder")),
     "evaluate an unknown prompt": (
         lambda p: p.eval("--systems.prompts", "promteol"),

@@ -1,11 +1,21 @@
-"""Small similarity files with a real signal: pairs that share more words have higher scores."""
+"""Small similarity files with a real signal (pairs that share more words have higher scores), and choices on them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View
+from eval.postprocess.fitting import Fitting
+from eval.postprocess.moments import Material
+from eval.selection.choose import Choice, choose_by_pooling
+from eval.systems.system import TextEncoder
+from eval.tasks.sts import StsTask
+from eval.tasks.task import BothSides
 
 WORDS = [f"w{index}" for index in range(60)]
 
@@ -25,6 +35,21 @@ def write_similarity(path: Path, pairs: int, seed: int) -> Path:
         lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def choose_on(
+    encoder: TextEncoder,
+    dev: StsTask,
+    views: Sequence[View],
+    material: Material,
+    *,
+    run: str | None = None,
+    transductive: bool = False,
+) -> list[Choice]:
+    """What an evaluation chooses for one prompt on a similarity dev file."""
+    fitting = Fitting.from_encoder(encoder, "bare", views, material, run=run)
+    vectors = BothSides(encoder.encode_views(dev.test.queries, views, EncodeOptions("bare")))
+    return choose_by_pooling(dev, vectors, fitting, views, transductive=transductive)
 
 
 def write_pairs(path: Path, rows: int, seed: int) -> Path:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from dec2vec.config import dump
+from dec2vec.config.load import dump
+from dec2vec.config.model import EncodeOptions, ModelConfig
 from dec2vec.encoder import Encoder
-from dec2vec.model_config import ModelConfig
-from dec2vec.whitening import Moments, fit_whitening
+from dec2vec.vectors.whitening import Moments, fit_whitening
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
-from train.export import save_adapter
+from train.export.save import save_adapter
 
 PEFT_WARNING = "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
 """peft 0.21 asks transformers 5.23 by the old name."""
@@ -71,7 +71,8 @@ def finished_run(root: Path, family: str = "llama") -> Path:
 def whiten(encoder: Encoder, k: int = 8) -> None:
     """Fit a whitening on a few hundred numbers in words."""
     view = encoder.embedder.view
-    raw = encoder.encode_views([f"text {i} of {i * i}" for i in range(400)], [view], progress=False)[view]
+    texts = [f"text {i} of {i * i}" for i in range(400)]
+    raw = encoder.encode_views(texts, [view], EncodeOptions(progress=False))[view]
     moments = Moments(raw.shape[1])
     moments.update(raw)
     encoder.whitening = fit_whitening(moments, k=k)

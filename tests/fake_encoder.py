@@ -13,9 +13,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View, resolve_layer
-from dec2vec.prompts import Side
+from dec2vec.config.model import AS_CONFIGURED, EncodeOptions, ModelConfig
+from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.errors import UserError
+from dec2vec.inference import TokenCounts
+from dec2vec.prompts.ensembles import Ensemble, get_ensemble
+from dec2vec.prompts.prompt import Side
 
 WIDTH = 16
 
@@ -33,10 +36,17 @@ class FakeEncoder:
         self.config = replace(config or ModelConfig(), name_or_path="fake")
         self.noise = noise
         self.calls: list[tuple[str, int, int]] = []
+        self.tally = TokenCounts()
 
     @property
     def layer_count(self) -> int:
         return len(self.noise) - 1
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
+
+    def output_embeddings(self) -> NDArray[np.float32]:
+        raise UserError("fake: its LM head is not tied to the input embeddings; leave embfilter out of systems.post")
 
     def _vector(self, text: str, view: View, prompt: str) -> NDArray[np.float64]:
         layer = resolve_layer(view.layer, self.layer_count)
@@ -55,34 +65,20 @@ class FakeEncoder:
         progress: bool = True,
     ) -> NDArray[np.float32]:
         view = View(self.config.pooling, self.config.pooled_layer)
-        vectors = self.encode_views(texts, [view], prompt=prompt)[view]
+        vectors = self.encode_views(texts, [view], EncodeOptions(prompt))[view]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True) if normalize else 1.0
         return np.asarray(vectors / norms, dtype=np.float32)
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> dict[View, NDArray[np.float32]]:
-        name = self.config.prompt if prompt is None else prompt
+        name = self.config.prompt if options.prompt is None else options.prompt
         self.calls.append((name, len(texts), len(views)))
         return {view: np.array([self._vector(text, view, name) for text in texts], dtype=np.float32) for view in views}
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, NDArray[np.float32]]]]:
         for start in range(0, len(texts), 50):
             rows = np.arange(start, min(start + 50, len(texts)), dtype=np.int64)
-            yield rows, self.encode_views([texts[row] for row in rows], views, prompt=prompt)
+            yield rows, self.encode_views([texts[row] for row in rows], views, options)

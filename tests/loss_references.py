@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.config import LossConfig
-from train.rows import GradedRows, LabelledRows, Rows, TeacherRows
+from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, TeacherInputs
 
 LEARNED = 0.3
 """Temperature of the cases."""
@@ -28,7 +28,7 @@ def ranking(values: list[Tensor], scores: list[float]) -> Tensor:
     return log_sum_exp([torch.zeros((), dtype=torch.float64), *(values[j] - values[i] for i, j in pairs)])
 
 
-def cosent(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
+def cosent(x: Tensor, rows: GradedInputs, tau: Tensor) -> Tensor:
     values = [cos(x[i], x[j]) / tau for i, j in zip(rows.first, rows.second, strict=True)]
     return ranking(values, rows.scores.tolist())
 
@@ -42,12 +42,12 @@ def angle_similarity(first: Tensor, second: Tensor) -> Tensor:
     return (quotient.real.sum() + quotient.imag.sum()).abs()
 
 
-def angle(x: Tensor, rows: GradedRows, tau: float) -> Tensor:
+def angle(x: Tensor, rows: GradedInputs, tau: float) -> Tensor:
     values = [angle_similarity(x[i], x[j]) / tau for i, j in zip(rows.first, rows.second, strict=True)]
     return ranking(values, rows.scores.tolist())
 
 
-def in_batch(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
+def in_batch(x: Tensor, rows: GradedInputs, tau: Tensor) -> Tensor:
     """A text's candidates: its partner, and every other text that isn't its copy, a positive or a positive's."""
     scores, count = rows.scores.tolist(), len(rows.scores)
     places, keys = (
@@ -68,7 +68,7 @@ def in_batch(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
     return total / (2 * count)
 
 
-def supcon(x: Tensor, rows: LabelledRows, tau: Tensor) -> Tensor:
+def supcon(x: Tensor, rows: LabelledInputs, tau: Tensor) -> Tensor:
     labels, texts = rows.labels.tolist(), rows.texts.tolist()
     terms = []
     for i, label in enumerate(labels):
@@ -80,7 +80,7 @@ def supcon(x: Tensor, rows: LabelledRows, tau: Tensor) -> Tensor:
     return sum(terms) / len(terms) if terms else 0 * (x.sum() + tau)
 
 
-def _rows_of_cosines(x: Tensor, rows: TeacherRows) -> list[tuple[list[Tensor], list[Tensor]]]:
+def _rows_of_cosines(x: Tensor, rows: TeacherInputs) -> list[tuple[list[Tensor], list[Tensor]]]:
     texts, count = rows.texts.tolist(), len(rows.texts)
     return [
         (
@@ -91,7 +91,7 @@ def _rows_of_cosines(x: Tensor, rows: TeacherRows) -> list[tuple[list[Tensor], l
     ]
 
 
-def kl(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+def kl(x: Tensor, rows: TeacherInputs, tau: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for student, teacher in _rows_of_cosines(x, rows):
         log_q = [value / tau - log_sum_exp(value / tau for value in student) for value in student]
@@ -100,7 +100,7 @@ def kl(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
     return total / len(rows.texts)
 
 
-def margin(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+def margin(x: Tensor, rows: TeacherInputs, tau: Tensor) -> Tensor:
     terms = [
         ((s[j] - s[k]) - (t[j] - t[k])) ** 2
         for s, t in _rows_of_cosines(x, rows)
@@ -111,36 +111,36 @@ def margin(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
     return sum(terms) / len(terms)
 
 
-def mse(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+def mse(x: Tensor, rows: TeacherInputs, tau: Tensor) -> Tensor:
     terms = [(a - b) ** 2 for s, t in _rows_of_cosines(x, rows) for a, b in zip(s, t, strict=True)]
     return sum(terms) / len(terms)
 
 
-def correlation(x: Tensor, rows: TeacherRows, tau: Tensor) -> Tensor:
+def correlation(x: Tensor, rows: TeacherInputs, tau: Tensor) -> Tensor:
     pairs = [torch.stack([torch.stack(s), torch.stack(t)]) for s, t in _rows_of_cosines(x, rows)]
     return sum(1 - torch.corrcoef(pair)[0, 1] for pair in pairs) / len(pairs)
 
 
-def graded_rows(pairs: int) -> GradedRows:
+def graded_rows(pairs: int) -> GradedInputs:
     """Ties, and texts in two pairs: one with two positives (of which the first stands in another pair, too)."""
     first, second = torch.arange(pairs) % 4, pairs + torch.arange(pairs)
     second[-1] = 0
     second[2:3] = second[1:2].clone()
-    return GradedRows(
+    return GradedInputs(
         first, second, torch.tensor([float(i * 7 % 4) for i in range(pairs)]), 10**9 + first, 10**9 + second
     )
 
 
-def labelled_rows(texts: int) -> LabelledRows:
+def labelled_rows(texts: int) -> LabelledInputs:
     """Large keys, and a label that one text alone has."""
     labels = [2**62 + i % 3 for i in range(texts)]
-    return LabelledRows(torch.arange(texts), torch.tensor([*labels[:-1], 5]))
+    return LabelledInputs(torch.arange(texts), torch.tensor([*labels[:-1], 5]))
 
 
-def teacher_rows(texts: int, seed: int = 3) -> TeacherRows:
+def teacher_rows(texts: int, seed: int = 3) -> TeacherInputs:
     generator = torch.Generator().manual_seed(seed)
     places = torch.arange(texts)
-    return TeacherRows(places, torch.randn(texts, 9, generator=generator, dtype=torch.float64), 2**62 - places)
+    return TeacherInputs(places, torch.randn(texts, 9, generator=generator, dtype=torch.float64), 2**62 - places)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Case:
     """A loss, rows for it, and its definition (embeddings, rows, temperature) -> scalar."""
 
     config: LossConfig
-    rows: Callable[[int], Rows]
+    rows: Callable[[int], LossInputs]
     reference: Callable[..., Tensor]
 
 
@@ -156,13 +156,13 @@ def _config(kind: str, **options: object) -> LossConfig:
     return LossConfig(kind=kind, learn_temperature=True, **options)
 
 
-def _angle_sum(x: Tensor, rows: GradedRows, tau: Tensor) -> Tensor:
-    return 0.5 * cosent(x, rows, tau) + 2 * in_batch(x, rows, tau) + 3 * angle(x, rows, 0.5)
+def _angle_sum(x: Tensor, rows: GradedInputs, tau: Tensor) -> Tensor:
+    return 0.5 * cosent(x, rows, tau) + 2 * in_batch(x, rows, tau) + 3 * angle(x, rows, 1.0)
 
 
 CASES = {
     "cosent": Case(_config("cosent"), graded_rows, cosent),
-    "angle": Case(_config("angle", angle_weights=(0.5, 2.0, 3.0), angle_temperature=0.5), graded_rows, _angle_sum),
+    "angle": Case(_config("angle", angle_weights=(0.5, 2.0, 3.0)), graded_rows, _angle_sum),
     "supcon": Case(_config("supcon"), labelled_rows, supcon),
     "kl": Case(_config("distil_scores", teacher="t", teacher_temperature=0.1), teacher_rows, kl),
     "margin": Case(_config("distil_scores", teacher="t", distance="margin"), teacher_rows, margin),

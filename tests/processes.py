@@ -30,7 +30,14 @@ from tqdm import tqdm
 T = TypeVar("T")
 STUCK = 120.0
 """Seconds after which a process says on stderr where it is."""
-IMPORTED_LATE = ("eval.inputs", "train.contact", "train.export", "train.lineage", "train.push_best", "train.session")
+IMPORTED_LATE = (
+    "eval.inputs",
+    "train.distributed.lost_ranks",
+    "train.export.save",
+    "train.finish",
+    "train.export.push",
+    "train.build",
+)
 """What the trainer imports only once it knows that it will run."""
 
 for _name in IMPORTED_LATE:
@@ -117,7 +124,7 @@ def _work(
         end.send_bytes(pickle.dumps((False, traceback.format_exc())))
     finally:
         if dist.is_initialized():
-            gc.collect()  # a DDP model must not outlive its group: train.session.leave
+            gc.collect()  # a DDP model must not outlive its group: train.finish.leave
             dist.destroy_process_group()
         faulthandler.cancel_dump_traceback_later()
 

@@ -6,19 +6,25 @@ from functools import cache
 
 import numpy as np
 
-from eval.choice.sweep import SweepPoint
+from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
 from eval.metrics.statistics import Interval
-from eval.report.report import Histogram, Report
-from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.results.results import AVERAGE, Comparison, Result
-from eval.results.task_table import TaskRow, TaskTable
-from eval.vectors.cost import Cost
+from eval.report.report import Report
+from eval.results.comparison import Comparison
+from eval.results.diagnostics import Confusion, Histogram, PrecisionRecall, Scatter
+from eval.results.results import AVERAGE, Result, TaskTable
+from eval.selection.dev_curves import CurvePoint
+from eval.systems.subject import Subject
 
 TESTS = ("sts12", "sts13", "sts14")
 TUNED, RIVAL = "tuned/english-8m-seed1", "untuned/prompteol/last@5+whiten-64"
 OTHERS = ("untuned/bare/mean@0", "untuned/This | sentence <b>{text}</b> means 一个词 in one word:/weighted_mean@-2")
+SUBJECTS = {
+    TUNED: Subject(TUNED, "system", run="english-8m-seed1"),
+    RIVAL: Subject(RIVAL, "system", post="whiten", k=64),
+    **{name: Subject(name, "system") for name in OTHERS},
+}
+GAIN = Subject.from_difference(SUBJECTS[TUNED], SUBJECTS[RIVAL])
 LABELS = ("亲子儿童", "news & <i>more</i>", "sports", "动作类")
 
 
@@ -26,12 +32,15 @@ def full_report(*, gap: float = 0.08) -> Report:
     """`gap`: how far the tuned system is ahead of the best untuned one; its interval is 0.04 wide on either side."""
     generator = np.random.default_rng(0)
     levels = {TUNED: 0.5 + gap, RIVAL: 0.5, OTHERS[0]: 0.41, OTHERS[1]: 0.3}
-    results = [row for name, level in levels.items() for row in _rows(name, level, "spearman_all", 100, 0.03)]
+    main, subjects = "spearman_all", SUBJECTS
+    results = [row for name, level in levels.items() for row in _rows(subjects[name], level, main, 100, 0.03)]
     for metric in ("spearman_mean", "spearman_wmean"):
-        results += [row for name, level in levels.items() for row in _rows(name, level - 0.01, metric, 100, 0.03)]
-    results += [row for name in (TUNED, RIVAL) for row in _rows(name, levels[name] - 0.02, CLEAN, 80, 0.04)]
-    both = f"{TUNED} minus {RIVAL}"
-    results += _rows(both, gap, "spearman_all_difference", 100, 0.04) + _rows(both, gap, CLEAN_DIFFERENCE, 80, 0.04)
+        results += [
+            row for name, level in levels.items() for row in _rows(subjects[name], level - 0.01, metric, 100, 0.03)
+        ]
+    for name in (TUNED, RIVAL):
+        results += _rows(subjects[name], levels[name] - 0.02, main, 80, 0.04, clean=True)
+    results += _rows(GAIN, gap, main, 100, 0.04) + _rows(GAIN, gap, main, 80, 0.04, clean=True)
     comparison = Comparison(
         TUNED,
         RIVAL,
@@ -52,11 +61,11 @@ def full_report(*, gap: float = 0.08) -> Report:
         dev="dev",
         tests=TESTS,
         histograms=[
-            Histogram(f"{moment} tuning: {name}", generator.beta(8, 2, 300), generator.beta(4, 4, 300))
+            Histogram(f"{moment} tuning", name, generator.beta(8, 2, 300), generator.beta(4, 4, 300))
             for moment, name in (("before", OTHERS[1]), ("after", TUNED))
         ],
         tasks=[_task()],
-        sweep=_sweep(),
+        dev_curves=_dev_curves(),
         costs={"untuned: prompteol": Cost(1200, 23_456, 8, 9_592, 12.34)},
         scatter=[_scatter()],
         confusions=[_confusion(generator)],
@@ -64,49 +73,43 @@ def full_report(*, gap: float = 0.08) -> Report:
     )
 
 
-def _rows(system: str, level: float, metric: str, n: int, half: float) -> list[Result]:
-    places = [
-        ("dev", level + 0.02),
-        *((task, level + 0.01 * index) for index, task in enumerate(TESTS)),
-        (AVERAGE, level),
-    ]
+def _rows(subject: Subject, level: float, metric: str, n: int, half: float, *, clean: bool = False) -> list[Result]:
+    values = {
+        "dev": level + 0.02,
+        **{task: level + 0.01 * index for index, task in enumerate(TESTS)},
+        AVERAGE: level,
+    }
+    counts = {AVERAGE: n * len(TESTS)}
     return [
-        Result(
-            system, task, metric, value, value - half, value + half, n * (len(TESTS) if task == AVERAGE else 1), "dev"
-        )
-        for task, value in places
+        Result(subject, task, metric, value, value - half, value + half, counts.get(task, n), clean, "dev")
+        for task, value in values.items()
     ]
 
 
 def _task() -> TaskTable:
+    name, baseline = "iflytek-6", Subject("tf-idf", "baseline")
     rows = [
-        TaskRow(name, metric, value, value - 0.02, value + 0.02, 500)
-        for name, value in ((TUNED, 0.81), (RIVAL, 0.74), ("tf-idf", 0.69))
+        Result(subject, name, metric, value, value - 0.02, value + 0.02, 500)
+        for subject, value in ((SUBJECTS[TUNED], 0.81), (SUBJECTS[RIVAL], 0.74), (baseline, 0.69))
         for metric, value in (("accuracy", value), ("macro_f1", value - 0.05))
     ]
-    return TaskTable(
-        "iflytek-6",
-        "accuracy",
-        [
-            *rows,
-            TaskRow("majority", "accuracy", 0.31, None, None, 500),
-            TaskRow(f"{TUNED} minus {RIVAL}", "accuracy", 0.07, -0.01, 0.11, 500),
-        ],
-        "Chance: 16.67.",
-    )
+    majority = Result(Subject("majority", "baseline"), name, "accuracy", 0.31, None, None, 500)
+    gap = Result(GAIN, name, "accuracy", 0.07, -0.01, 0.11, 500)
+    return TaskTable(name, "accuracy", [*rows, majority, gap], "Chance: 16.67.")
 
 
-def _sweep() -> list[SweepPoint]:
+def _dev_curves() -> list[CurvePoint]:
     points = []
     for index, prompt in enumerate(("bare", "prompteol", "pretended_cot", OTHERS[1].split("/", 1)[1])):
         for layer in range(9):
             score = 0.3 + 0.03 * index + 0.1 * float(np.sin(layer / 3))
-            points.append(SweepPoint(prompt, "mean", layer, "raw", None, score))
-            points.append(SweepPoint(prompt, "last", layer, "standardise", None, score + 0.01))
+            points.append(CurvePoint(prompt, "mean", layer, "raw", None, score, "raw"))
+            points.append(CurvePoint(prompt, "last", layer, "standardise", None, score + 0.01, "standardise"))
             for k in (8, 16, 32, 64, 96, 128, 192, 256):
-                points.append(SweepPoint(prompt, "mean", layer, f"whiten-{k}", k, score + 0.1 - abs(k - 96) / 1500))
-                points.append(SweepPoint(prompt, "mean", layer, f"truncate-{k}", k, score - 0.1 + k / 2560))
-    return [*points, SweepPoint("broken", "last", 1, "raw", None, float("nan"))]
+                whitened, cut = score + 0.1 - abs(k - 96) / 1500, score - 0.1 + k / 2560
+                points.append(CurvePoint(prompt, "mean", layer, f"whiten-{k}", k, whitened, "whiten"))
+                points.append(CurvePoint(prompt, "mean", layer, f"truncate-{k}", k, cut, "truncate"))
+    return [*points, CurvePoint("broken", "last", 1, "raw", None, float("nan"), "raw")]
 
 
 @cache
@@ -116,15 +119,15 @@ def _scatter() -> Scatter:
     centres = generator.standard_normal((len(LABELS), 12))
     labels = [LABELS[index] for index in generator.integers(0, len(LABELS), 120)]
     vectors = np.stack([centres[LABELS.index(label)] for label in labels]) + generator.standard_normal((120, 12)) / 2
-    return Scatter.of(f"after tuning: {TUNED}", vectors, labels)
+    return Scatter.from_vectors(f"after tuning: {TUNED}", vectors, labels)
 
 
 def _confusion(generator: np.random.Generator) -> Confusion:
     gold = [LABELS[index] for index in generator.integers(0, len(LABELS), 300)]
     given = [label if generator.random() < 0.7 else LABELS[int(generator.integers(0, 4))] for label in gold]
-    return Confusion.of(f"iflytek-6, {TUNED}", gold, given)
+    return Confusion.from_labels(f"iflytek-6, {TUNED}", gold, given)
 
 
 def _curve(generator: np.random.Generator) -> PrecisionRecall:
     labels = generator.random(400) < 0.4
-    return PrecisionRecall.of(f"covid, {TUNED}", labels + generator.standard_normal(400) * 0.6, labels, 0.55)
+    return PrecisionRecall.from_scores(f"covid, {TUNED}", labels + generator.standard_normal(400) * 0.6, labels, 0.55)

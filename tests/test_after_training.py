@@ -10,12 +10,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.whitening import Whitening
+from dec2vec.vectors.whitening import Whitening
 from tests.export_cases import PEFT_WARNING
 from tests.tiny_run import STEPS, metrics_of, train, write_run
-from train.export import export_command
-from train.export_args import ExportArgs
-from train.loop import TrainState
+from train.export.export import ExportArgs, export_command
+from train.state import TrainState
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TEXTS = ["red green", "a small blue cat", ""]
@@ -58,7 +57,10 @@ def test_training_goes_on_from_a_merged_model(tmp_path: Path, monkeypatch: pytes
 
 def test_the_best_step() -> None:
     state = TrainState()
-    assert not state.better(math.nan)
-    assert state.better(-0.5)
-    state.best_score = 0.4
-    assert state.better(0.5) and not state.better(0.4) and not state.better(math.nan)
+    assert not state.note_score(math.nan) and state.best_step is None
+    assert state.note_score(-0.5)
+    state.step = 2
+    assert state.note_score(0.4)
+    state.step = 3
+    assert not state.note_score(0.4) and not state.note_score(math.nan)
+    assert (state.best_step, state.best_score) == (2, 0.4)

@@ -1,6 +1,6 @@
 """Bad inputs through the real command: one line that names the culprit and the fix, exit code 2, nothing damaged.
 
-Every case aims at a folder that holds an earlier finished run, with `--checkpoint.resume never`: the most that a
+Every case aims at a folder that holds an earlier finished run, with `--checkpoint.resume fresh`: the most that a
 mistake could destroy.
 """
 
@@ -19,7 +19,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-import train.checkpoint
+import train.checkpointing.checkpoint
 from dec2vec.cli import main
 from tests.bad_input_cases import CASES
 from tests.bad_input_place import STEPS, Place, halve, shelved
@@ -50,7 +50,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": [{"path": str(shelf / "pairs.jsonl")}],
         "optim": {"steps": STEPS},
         "batch": {"size": 4},
-        "checkpoint": {"every": 2, "resume": "never"},
+        "checkpoint": {"every": 2, "resume": "fresh"},
         "eval": {"dev": str(shelf / "dev.jsonl"), "every": 2, "after_training": False},
     }
     evaluation = {
@@ -122,7 +122,7 @@ def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.L
     mapped = ["--data.0.path", pairs, "--data.0.anchor", "query", "--data.0.positive", "answer"]
     evaluated = ["--eval.tests", str(place.shelf / "test.jsonl"), "--eval.after_training", "--model.max_length", "40"]
     assert main(place.train("--optim.steps", "1", *mapped, *evaluated)) == 0
-    assert "knowledge_enhancement is left out: max_length 40" in caplog.text
+    assert "knowledge_enhancement is skipped: max_length 40" in caplog.text
     report = json.loads((place.run / "report" / "report.json").read_text())
     assert [source["training"] for source in report["overlap"]] == [pairs, pairs, "dev (choices)"]
     systems = {result["system"] for result in report["results"]}
@@ -154,7 +154,7 @@ def test_disk_full_during_a_checkpoint(
         raise OSError(number, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.checkpoint, "save_file", full)
+        patch.setattr(train.checkpointing.checkpoint, "save_file", full)
         assert main(place.resume()) == 2
     *progress, last = capsys.readouterr().err.splitlines()
     assert last.startswith("dec2vec: error: cannot write checkpoint") and "the disk is full; free some space" in last

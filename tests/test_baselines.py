@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from transformers import AutoModel
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from eval.baselines import BASELINES, make_baseline, table_name
+from eval.baselines import BASELINES, make_baseline
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline
-from eval.baselines.characters import CharacterVectors
 from eval.baselines.cosines import cosines, dense
 from eval.baselines.encoder import OutsideEncoder
+from eval.baselines.sparse import CharacterVectors, words
 from eval.baselines.word_vectors import WordVectors
-from eval.baselines.words import words
+from eval.systems.subject import Subject
 from tests.eval_data import sentences
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
@@ -56,7 +56,7 @@ def test_words_of_both_scripts() -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) -> None:
     baseline = fitted(name)
-    assert table_name(baseline) == f"baseline/{name}"
+    assert Subject.from_baseline(baseline.name).name == f"baseline/{name}"
     text, near, far = (list(column) for column in zip(*PAIRS, strict=True))
     assert (similarity(baseline, text, near) > similarity(baseline, text, far)).all()
     np.testing.assert_allclose(similarity(baseline, text, near), similarity(baseline, near, text), atol=1e-6)
@@ -161,21 +161,21 @@ def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None
     SentenceTransformer(modules=[BoW(vocab=["man", "dog", "guitar"])], device="cpu").save(str(tmp_path / "bow"))
     baseline = make_baseline(str(tmp_path / "bow"), ModelConfig())
     assert isinstance(baseline, OutsideEncoder)
-    assert table_name(baseline) == "baseline/bow"
+    assert baseline.name == "bow"
     np.testing.assert_array_equal(baseline.encode(["man dog", "guitar"]), [[1, 1, 0], [0, 0, 1]])
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"baseline 'tf-idf': neither an encoder's folder .* tfidf"):
+    with pytest.raises(UserError, match=r"baseline 'tf-idf' is neither the folder .* tfidf"):
         make_baseline("tf-idf", ModelConfig())
-    with pytest.raises(UserError, match="tfidf: has no vocabulary yet; fit it on training-side text"):
+    with pytest.raises(UserError, match="tfidf has no vocabulary; fit it on training text"):
         BASELINES["tfidf"]().encode(["a"])  # type: ignore[union-attr]
     with pytest.raises(UserError, match="word2vec: no word occurs 2 times in 2 training texts"):
         WordVectors().fit(["a b", "c d"])
-    with pytest.raises(UserError, match="tfidf: can't be fitted on 1 texts: empty vocabulary"):
+    with pytest.raises(UserError, match="tfidf cannot be fitted on 1 texts: empty vocabulary"):
         BASELINES["tfidf"]().fit(["?!"])  # type: ignore[union-attr]
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="no encoder can be loaded from there"):
+    with pytest.raises(UserError, match="cannot be loaded as an encoder"):
         make_baseline(str(tmp_path), ModelConfig()).encode(["a"])  # type: ignore[union-attr]
 
 
@@ -188,7 +188,7 @@ def test_sif_of_the_input_embeddings(tmp_path: Path) -> None:
     )
     baseline = make_baseline("sif", config)
     assert isinstance(baseline, VectorBaseline)
-    with pytest.raises(UserError, match="no frequencies yet"):
+    with pytest.raises(UserError, match="no frequencies"):
         baseline.encode(others)
     baseline.fit(texts)
     tokenizer = tiny_tokenizer()

@@ -45,7 +45,7 @@ def test_another_model_is_void(tmp_path: Path) -> None:
     """The negative control: one side pools another layer."""
     result = train(tmp_path, "--peer", "self", "--peer-set", "model.layer=1")
     assert result["void"]
-    assert not train(tmp_path, "--peer", "self", "--peer-set", "lora.fast=false", "batch.graph_tokens=0")["void"]
+    assert not train(tmp_path, "--peer", "self", "--peer-set", "lora.fused=false", "batch.graph_tokens=0")["void"]
 
 
 def test_encode(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import AutoModel, MistralConfig
 
 from dec2vec import Encoder, ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.pooling import View
 from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokenizer
 from tests.tiny_run import train, write_run
 from tests.training_setup import distance, gradients, tiny_encoder
 from train.config import LoraConfig
-from train.export import save_adapter, save_sentence_transformer
+from train.export.save import save_adapter, save_sentence_transformer
 
 TEXTS = ["a man is riding a horse", "the cat sat", "a", "the cat sat on the mat."]
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean", "weighted_mean", "max") for layer in (0, 2, -1)]
@@ -69,16 +69,16 @@ def test_equals_attention_written_out(
 def load_without_checks(folder: Path) -> Encoder:
     """A plain decoder: what would refuse one that is not causal runs before attention is replaced."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dec2vec.backbone._check_attention", lambda *_: None)
+        patch.setattr("dec2vec.decoder.load._check_attention", lambda *_: None)
         return load(folder, bidirectional=False)
 
 
 def test_a_prompt_is_not_shared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its states depend on the text that follows."""
     encoder = load(tiny_model_folder(tmp_path), max_length=160)
-    with caplog.at_level(logging.INFO, "dec2vec.chunked_forward"):
+    with caplog.at_level(logging.INFO, "dec2vec.inference"):
         together = encoder.encode(TEXTS, prompt="knowledge_enhancement")
-    assert "computed anew for each text" in caplog.text
+    assert "recomputed for each text" in caplog.text
     alone = np.concatenate([encoder.encode([text], prompt="knowledge_enhancement") for text in TEXTS])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
@@ -122,7 +122,7 @@ def test_a_whole_model_says_that_it_was_turned(tmp_path: Path) -> None:
     model = save_adapter(encoder, tmp_path / "run" / "adapter")
     np.testing.assert_allclose(load(tmp_path / "run").encode(TEXTS), expected, rtol=0, atol=1e-6)
     (model / "dec2vec.json").unlink()
-    with pytest.raises(UserError, match=r"tuned with attention in both directions; add --model.bidirectional true"):
+    with pytest.raises(UserError, match=r"tuned with bidirectional attention; add --model.bidirectional true"):
         load(model, bidirectional=False)
     with pytest.raises(UserError, match=r"--export.model false"):
         save_sentence_transformer(encoder, tmp_path / "st", True, None)
@@ -143,10 +143,10 @@ def test_windows_do_not_narrow_it(tmp_path: Path) -> None:
 
 def test_other_families_and_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model_folder(tmp_path)
-    monkeypatch.setattr("dec2vec.bidirectional.FAMILIES", frozenset({"qwen2"}))
-    with pytest.raises(UserError, match=r"model.bidirectional: not for llama; leave it out"):
+    monkeypatch.setattr("dec2vec.decoder.bidirectional.FAMILIES", frozenset({"qwen2"}))
+    with pytest.raises(UserError, match=r"model.bidirectional is not supported for llama; remove it"):
         load(tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("dec2vec.backbone._check_kernels", lambda *_: None)
-    with pytest.raises(UserError, match=r"model.bidirectional: flash_attention_2 takes no mask"):
+    monkeypatch.setattr("dec2vec.decoder.load._check_kernels", lambda *_: None)
+    with pytest.raises(UserError, match=r"model.bidirectional: flash_attention_2 does not support bidirectional masks"):
         load(tmp_path, attention="flash_attention_2")

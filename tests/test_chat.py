@@ -12,10 +12,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.chat import chat_prompt
-from dec2vec.ensembles import check_prompt, default_layer
-from dec2vec.pooling import View
-from dec2vec.prompts import get_prompt
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View
+from dec2vec.prompts.chat import chat_prompt
+from dec2vec.prompts.ensembles import check_prompt, default_layer
+from dec2vec.prompts.prompt import get_prompt
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
 CHATML = (
@@ -60,7 +61,7 @@ def test_ids_and_vectors_are_those_of_the_template(encoder: Encoder, name: str) 
     ids = encoder.tokenize(TEXTS, prompt=name)
     assert ids == [written(name, text) for text in TEXTS]
     model = AutoModel.from_pretrained(encoder.config.name_or_path, dtype=torch.float32).eval()
-    found = encoder.encode_views(TEXTS, [LAST], prompt=name)[LAST]
+    found = encoder.encode_views(TEXTS, [LAST], EncodeOptions(name))[LAST]
     for row, text in enumerate(TEXTS):
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([written(name, text)])).last_hidden_state[0, -1].numpy()
@@ -99,8 +100,8 @@ def test_a_template_that_ends_in_the_text_gets_eos() -> None:
     [
         (None, "has no chat template"),
         ("{{ raise_exception('system first') }}", r"fails \(system first\)"),
-        ("{{ messages[0].content }} {{ messages[0].content }}", "writes the text 2 times"),
-        ("hello", "writes the text 0 times"),
+        ("{{ messages[0].content }} {{ messages[0].content }}", "inserts the text 2 times"),
+        ("hello", "inserts the text 0 times"),
     ],
 )
 def test_refused(template: str | None, message: str) -> None:
@@ -119,5 +120,5 @@ def test_names_are_known_without_a_tokenizer_but_not_to_training() -> None:
     for name in NAMES:
         check_prompt(name)
         assert default_layer(name) == -1
-        with pytest.raises(UserError, match="training and export want one prompt"):
+        with pytest.raises(UserError, match="training and export need a single prompt"):
             get_prompt(name, "")

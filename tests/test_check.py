@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.command import check_model
+from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
-from dec2vec.checks.place import find_place
-from dec2vec.checks.servers import check_servers
-from dec2vec.checks.subject import open_subject
+from dec2vec.checks.loaded_model import load_model
+from dec2vec.checks.model_files import find_model_files
+from dec2vec.checks.serving_files import check_serving_files
 from dec2vec.cli import main
+from dec2vec.config.model import ModelConfig
 from scripts.checks.broken.breakages import BREAKAGES, edit, no_eos, no_normalize, pooled
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
-from train.export import save_adapter, save_sentence_transformer
+from train.export.save import save_adapter, save_sentence_transformer
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 SUFFIX = {"prompt": "Is {text} it?", "tokenization": "separate"}
@@ -49,7 +49,7 @@ def _export(root: Path, name: str, case: dict[str, Any]) -> Path:
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    return {finding.check: finding for finding in check_model(CheckArgs(model=str(folder), device="cpu"))}
+    return {finding.check: finding for finding in check_model(ModelConfig(name_or_path=str(folder), device="cpu"))}
 
 
 EOS_OFF = "EOS is no longer appended"
@@ -63,27 +63,31 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "merged without effect": ("merged", "merged weights are the base's", ""),
     "prompt missing": ("instruct", "the prompt is lost", "the query prompt is missing"),
     "prompt of the other side": ("instruct", "documents get a prompt, too", ""),
-    "prompt twice": ("instruct", "the prompt stands twice", ""),
-    "prompt by name only": ("instruct", "the prompt has to be asked for", ""),
-    "other ids": ("instruct", "texts are lower-cased", ""),
+    "prompt twice": ("instruct", "the prompt is written twice", ""),
+    "prompt by name only": ("instruct", "`encode` has no default prompt", ""),
+    "different ids": ("instruct", "texts are lower-cased", ""),
     "cut early": ("merged", "texts are cut after 8 tokens", "after 8 tokens, dec2vec after 160"),
-    "cut never": ("merged", "texts are never cut", "after 1024 tokens; the decoder has 256 positions"),
+    "cut never": ("merged", "texts are never cut", "after 1024 tokens, but the decoder has 256 positions"),
     "beginning cut": ("instruct", "the beginning is cut off", ""),
-    "mean for last": ("instruct", "mean for last token", "pools mean, trained with lasttoken"),
-    "first for last": ("instruct", "first token for last", ""),
-    "mean without prompt": ("full-mean", "the mean leaves the prompt out", ""),
+    "mean for last": (
+        "instruct",
+        "mean pooling instead of the last token",
+        "uses mean pooling, but the model was trained with lasttoken",
+    ),
+    "first for last": ("instruct", "first token instead of the last", ""),
+    "mean without prompt": ("full-mean", "the mean excludes the prompt", ""),
     "not normalised": ("instruct", "no normalisation", ""),
     "nan in the adapter": ("instruct", "nan in the adapter", ""),
     "nan in the model": ("full-mean", "nan in the model", ""),
     "float16 overflow": ("full-mean", "float16 overflows", ""),
-    "torn weights": ("full-mean", "the weights' file is torn", ""),
+    "torn weights": ("full-mean", "the file of the weights is incomplete", ""),
     "token without a row": ("instruct", "a token without a row", ""),
     "tokens moved": ("instruct", "two tokens have swapped ids", ""),
     "another whitening": ("merged", "another run's whitening", ""),
-    "an adapter and no word how": ("instruct", "an adapter and no word how to read it", ""),
+    "an adapter and no word how": ("instruct", "an adapter without pooling information", ""),
 }
 """(export, breakage, what else its sentence says)"""
-ALSO = {"first token for last": ["distinct texts"]}
+ALSO = {"first token instead of the last": ["distinct texts"]}
 """A causal decoder's first token sees nothing of the text."""
 
 
@@ -152,7 +156,7 @@ SERVED: dict[str, tuple[Callable[[Path], None], str]] = {
     "rotary base": (drop_rope_theta, "has no rope_theta"),
     "qwen2": (lambda folder: edit(folder / "config.json", model_type="qwen2"), "TEI appends"),
     "mistral": (lambda folder: edit(folder / "config.json", model_type="mistral"), "vLLM and TEI find"),
-    "adapter": (lambda folder: (folder / "config.json").unlink(), "want it merged"),
+    "adapter": (lambda folder: (folder / "config.json").unlink(), "is not merged, which"),
 }
 
 
@@ -161,11 +165,11 @@ def test_what_servers_would_find(exports: dict[str, Path], tmp_path: Path, name:
     """By the files: the model is loaded as it was, so that only the files speak."""
     change, what = SERVED[name]
     folder = shutil.copytree(exports["merged"], tmp_path / "model")
-    subject = open_subject(find_place(CheckArgs(model=str(folder), device="cpu")))
+    model = load_model(find_model_files(ModelConfig(name_or_path=str(folder), device="cpu")))
     change(folder)
     if name == "weighted mean":
-        subject.pooling.pooling_mode = "weightedmean"
-    found = check_servers(subject)
+        model.pooling.pooling_mode = "weightedmean"
+    found = check_serving_files(model)
     assert what in found.what
     assert (found.verdict == "warn") == bool(found.fix) == (name not in ("as it is", "mistral", "adapter"))
 
@@ -181,4 +185,4 @@ def test_table_exit_code_and_json(exports: dict[str, Path], tmp_path: Path, caps
     assert written["failed"] == ["unit length"] and len(written["findings"]) == 14
     assert main(["check", str(tmp_path / "none" / "of" / "it")]) == 2
     assert main(["check", str(folder), "--json", str(tmp_path / "no" / "found.json")]) == 2
-    assert "make it first" in capsys.readouterr().err
+    assert "create it first" in capsys.readouterr().err

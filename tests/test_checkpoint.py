@@ -17,12 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dec2vec.files
-import train.checkpoint
+import dec2vec.files.atomic
+import train.checkpointing.checkpoint
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, refuse_pickle
+from dec2vec.files.atomic import atomic_write_text, refuse_pickle
 from tests.helpers import same_bits
-from train.checkpoint import (
+from train.checkpointing.checkpoint import (
     discard_checkpoints,
     latest_checkpoint,
     load_checkpoint,
@@ -128,7 +128,7 @@ def test_only_damaged_ones_starts_anew_and_says_so(tmp_path: Path, caplog: pytes
 
 def test_other_configuration_is_refused_with_the_fix(tmp_path: Path) -> None:
     save(tmp_path, 100, config_hash="b" * 64)
-    with pytest.raises(UserError, match=r"step-000100.*--checkpoint\.resume never.*--output_dir"):
+    with pytest.raises(UserError, match=r"step-000100.*--checkpoint\.resume fresh.*--output_dir"):
         latest_checkpoint(tmp_path, HASH)
 
 
@@ -171,7 +171,7 @@ def test_disk_full_while_flushing(tmp_path: Path, number: int, monkeypatch: pyte
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(dec2vec.files.os, "fsync", full)
+        patch.setattr(dec2vec.files.atomic.os, "fsync", full)
         with pytest.raises(UserError, match=r"step-000200.*disk is full.*earlier checkpoints are intact"):
             save(tmp_path, 200)
     assert names(tmp_path) == ["step-000100"]
@@ -184,7 +184,7 @@ def test_file_size_limit_hit_inside_safetensors(tmp_path: Path) -> None:
 import resource, sys, torch
 from pathlib import Path
 from dec2vec.errors import UserError
-from train.checkpoint import save_checkpoint
+from train.checkpointing.checkpoint import save_checkpoint
 root = Path({str(tmp_path)!r})
 save_checkpoint(root, 1, {{"a": torch.zeros(4)}}, {{}}, {{}}, "h")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -255,7 +255,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 KILLED_WRITER = """
 import itertools, sys, torch
 from pathlib import Path
-from train.checkpoint import prune, save_checkpoint
+from train.checkpointing.checkpoint import prune, save_checkpoint
 root = Path(sys.argv[1])
 for step in itertools.count(1):
     tensors = {"a": torch.full((50_000,), float(step))}
@@ -287,7 +287,7 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch:
     atomic_write_text(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(
-            dec2vec.files.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+            dec2vec.files.atomic.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
         )
         with pytest.raises(OSError, match="full"):
             atomic_write_text(path, "new")
@@ -298,7 +298,7 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch:
 
 
 def test_step_zero_is_a_checkpoint_too(tmp_path: Path) -> None:
-    train.checkpoint.save_checkpoint(tmp_path, 0, {}, {}, {}, HASH)
+    train.checkpointing.checkpoint.save_checkpoint(tmp_path, 0, {}, {}, {}, HASH)
     found = latest_checkpoint(tmp_path, HASH)
     assert found is not None
     assert found.tensors == {}

@@ -3,69 +3,79 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dec2vec.config import validate
+from dec2vec.config.load import validate
+from dec2vec.config.model import EncodeOptions, ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View
-from dec2vec.whitening import Moments, fit_whitening
-from eval.choice.choose import Material, choose, fixed
+from dec2vec.vectors.whitening import Moments, fit_whitening
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage.training_text import TextSource, read_training_texts
-from eval.metrics.correlation import spearman
 from eval.postprocess import moments as moments_file
+from eval.postprocess.moments import Material
 from eval.run import evaluate
-from eval.systems.system import System, candidate_dimensions, candidate_layers, candidate_views, run_name
+from eval.selection.choose import fixed
+from eval.selection.judge import EvaluationOptions, Reader, judge_similarity
+from eval.systems.system import Post, System, candidate_dimensions, candidate_layers, candidate_views, run_name
 from eval.tasks.sts import StsTask, load_task
-from tests.eval_data import write_pairs, write_similarity
+from eval.tasks.task import BothSides, TaskVectors
+from tests.eval_data import choose_on, write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1, 2)]
 
 
 @pytest.fixture
+def dev(tmp_path: Path) -> StsTask:
+    return load_task(write_similarity(tmp_path / "dev.jsonl", 80, 1))
+
+
+@pytest.fixture
 def material(tmp_path: Path) -> Material:
-    dev = load_task(write_similarity(tmp_path / "dev.jsonl", 80, 1))
     fit = read_training_texts(TextSource(str(write_pairs(tmp_path / "fit.jsonl", 150, 2))))
-    return Material(dev, fit, "hash", dimensions=(16, 8, 4), progress=False)
+    return Material(fit, "hash", dimensions=(16, 8, 4), progress=False)
 
 
-def test_raw_takes_the_layer_that_is_best_on_dev(material: Material) -> None:
+def dev_vectors(encoder: FakeEncoder, dev: StsTask, views: Sequence[View]) -> Mapping[View, TaskVectors]:
+    return BothSides(encoder.encode_views(dev.test.queries, views, EncodeOptions("bare")))
+
+
+def test_raw_takes_the_layer_that_is_best_on_dev(dev: StsTask, material: Material) -> None:
     encoder = FakeEncoder()
-    found = choose(encoder, "bare", VIEWS, material)
+    found = choose_on(encoder, dev, VIEWS, material)
     assert [choice.system.view.pooling for choice in found] == ["last", "last", "mean", "mean"]
     for choice, pooling in ((found[0], "last"), (found[2], "mean")):
         scores = {}
         for layer in (0, 1, 2):
             view = View("last" if pooling == "last" else "mean", layer)
-            vectors = encoder.encode_views(material.dev.texts, [view], prompt="bare")[view]
-            scores[layer] = spearman(material.dev.cosines(vectors), material.dev.gold)
+            scores[layer] = dev.dev_score(dev_vectors(encoder, dev, [view])[view])
         assert choice.system.post is None
         assert choice.chosen_on == "dev"
         assert choice.system.view.layer == max(scores, key=lambda layer: scores[layer]) == 1
         assert choice.dev_score == pytest.approx(scores[1])
 
 
-def test_whitened_takes_the_best_pair_of_layer_and_k(material: Material) -> None:
+def test_whitened_takes_the_best_pair_of_layer_and_k(dev: StsTask, material: Material) -> None:
     encoder = FakeEncoder()
-    found = choose(encoder, "bare", VIEWS, material)[1]
+    found = choose_on(encoder, dev, VIEWS, material)[1]
     scores = {}
     for layer in (0, 1, 2):
         view = View("last", layer)
         moments = Moments(16)
-        moments.update(encoder.encode_views(material.fit, [view], prompt="bare")[view])
-        dev = encoder.encode_views(material.dev.texts, [view], prompt="bare")[view]
+        moments.update(encoder.encode_views(material.text, [view], EncodeOptions("bare"))[view])
+        raw = dev_vectors(encoder, dev, [view])[view].queries
         for k in (16, 8, 4):
-            vectors = fit_whitening(moments, k=k).apply(dev)
-            scores[layer, k] = spearman(material.dev.cosines(vectors), material.dev.gold)
+            vectors = fit_whitening(moments, k=k).apply(raw)
+            scores[layer, k] = dev.dev_score(TaskVectors.from_queries(vectors))
     winner = max(scores, key=lambda key: scores[key])
     assert (found.system.view.layer, found.k) == winner
-    assert found.system.post == f"whiten-{found.k}"
+    assert found.system.post == Post("whiten", f"whiten-{found.k}", found.k)
     assert found.dev_score == pytest.approx(scores[winner], abs=1e-9)
     assert found.post is not None
     assert {
@@ -77,52 +87,61 @@ def test_whitened_takes_the_best_pair_of_layer_and_k(material: Material) -> None
     }.items() <= set(found.post.provenance.items())
 
 
-def test_one_pass_over_fit_text_and_one_over_dev(material: Material) -> None:
+def test_one_pass_over_fit_text_and_one_over_each_task(tmp_path: Path, dev: StsTask, material: Material) -> None:
     encoder = FakeEncoder()
-    choose(encoder, "bare", VIEWS, material)
-    assert sum(texts for _, texts, _ in encoder.calls) == len(material.fit) + len(material.dev.texts)
-    assert {views for _, _, views in encoder.calls} == {len(VIEWS)}
+    tests = [
+        replace(load_task(write_similarity(tmp_path / f"t{seed}.jsonl", 60, seed)), dev_pairs=dev.test_pairs)
+        for seed in (3, 4)
+    ]
+    reader = Reader.from_encoder(encoder, "bare", VIEWS, EvaluationOptions(material, resamples=100, seed=0))
+    found = judge_similarity(reader, dev, tests, VIEWS, [])
+    together = {text for task in tests for text in task.test.queries}
+    assert sum(texts for _, texts, _ in encoder.calls) == len(material.text) + len(dev.test.queries) + len(together)
+    assert [[row.name for row in rows] for rows in found.values()] == [[row.name for row in found["dev"]]] * 3
 
 
-def test_without_fit_text_nothing_is_whitened(material: Material) -> None:
-    found = choose(FakeEncoder(), "bare", VIEWS, replace(material, fit=[]))
+def test_without_fit_text_nothing_is_whitened(dev: StsTask, material: Material) -> None:
+    found = choose_on(FakeEncoder(), dev, VIEWS, replace(material, text=[]))
     assert [choice.system.post for choice in found] == [None, None]
 
 
-def test_a_tuned_encoder_has_one_view_and_only_k_is_chosen(material: Material) -> None:
-    raw, whitened = choose(FakeEncoder(), "bare", [View("mean", 2)], material, run="mine")
+def test_a_tuned_encoder_has_one_view_and_only_k_is_chosen(dev: StsTask, material: Material) -> None:
+    raw, whitened = choose_on(FakeEncoder(), dev, [View("mean", 2)], material, run="mine")
     assert (raw.system.name, raw.chosen_on) == ("tuned/mine", None)
     assert whitened.system.name == f"tuned/mine+whiten-{whitened.k}"
     assert whitened.chosen_on == "dev"
 
 
-def test_constant_and_broken_views_are_passed_over(material: Material, caplog: pytest.LogCaptureFixture) -> None:
+def test_constant_and_broken_views_are_passed_over(
+    dev: StsTask, material: Material, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken(FakeEncoder):
         def _vector(self, text: str, view: View, prompt: str) -> np.ndarray:
             vector = super()._vector(text, view, prompt)
             return {0: np.ones(16), 1: vector, 2: np.full(16, np.nan)}[int(view.layer)]
 
     with caplog.at_level(logging.WARNING):
-        raw, whitened = choose(Broken(), "bare", VIEWS[:3], material)
+        raw, whitened = choose_on(Broken(), dev, VIEWS[:3], material)
     assert raw.system.view.layer == whitened.system.view.layer == 1
-    assert "nothing is fitted to untuned/bare/last@2: 50 of 50 vectors hold inf or nan" in caplog.text
-    alone = fixed(Broken(), System("bare", View("last", 0)), material)
+    assert "no post-processing is fitted for untuned/bare/last@2: 50 of 50 vectors contain inf or nan" in caplog.text
+    alone = fixed(dev, dev_vectors(Broken(), dev, VIEWS[:1]), System("bare", View("last", 0)))
     assert alone.dev_score == 0.0
 
 
 def test_memory_is_warned_of(
-    material: Material, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    dev: StsTask, material: Material, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moments_file, "MEMORY_WARNING", 6 * 8 * 16**2 - 1)
-    choose(FakeEncoder(), "bare", VIEWS, material)
-    assert "name fewer systems.poolings or systems.layers" in caplog.text
+    choose_on(FakeEncoder(), dev, VIEWS, material)
+    assert "use fewer systems.poolings or systems.layers" in caplog.text
     caplog.clear()
-    choose(FakeEncoder(), "bare", VIEWS[:5], material)
+    choose_on(FakeEncoder(), dev, VIEWS[:5], material)
     assert not caplog.text
 
 
 def permuted(task: StsTask) -> StsTask:
-    return replace(task, gold=np.random.default_rng(0).permutation(task.gold))
+    pairs = task.test_pairs
+    return replace(task, test_pairs=replace(pairs, gold=np.random.default_rng(0).permutation(pairs.gold)))
 
 
 def test_test_labels_change_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +181,15 @@ def test_candidate_layers() -> None:
 def test_candidate_dimensions() -> None:
     assert candidate_dimensions((), 256) == [256, 192, 128, 85, 64, 32]
     assert candidate_dimensions((8, 512, 16), 256) == [16, 8]
-    with pytest.raises(UserError, match=r"systems.dimensions \[512\]: none lies in 2..256"):
+    with pytest.raises(UserError, match=r"systems.dimensions \[512\]: none is in 2..256"):
         candidate_dimensions((512,), 256)
 
 
 def test_names(tmp_path: Path) -> None:
     assert System("bare", View("mean", 8)).name == "untuned/bare/mean@8"
-    assert System("bare", View("mean", 8), post="whiten-64").name == "untuned/bare/mean@8+whiten-64"
-    assert System("bare", View("mean", 8), "a", "whiten-64").name == "tuned/a+whiten-64"
+    post = Post("whiten", "whiten-64", 64)
+    assert System("bare", View("mean", 8), post=post).name == "untuned/bare/mean@8+whiten-64"
+    assert System("bare", View("mean", 8), "a", post).name == "tuned/a+whiten-64"
     (tmp_path / "mine" / "adapter").mkdir(parents=True)
     assert run_name(str(tmp_path / "mine")) == run_name(str(tmp_path / "mine" / "adapter")) == "mine"
     assert run_name("somebody/model") == "somebody/model"
@@ -182,12 +202,12 @@ def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     same_name = str(write_similarity(tmp_path / "other" / "test.jsonl", 20, 3))
     cases: list[tuple[dict[str, object], str]] = [
-        ({}, "dev: name the similarity file"),
-        ({"dev": dev}, "tests: name at least one"),
-        ({"dev": dev, "tests": [copy]}, "choices on a test set are leakage"),
-        ({"dev": dev, "tests": [test, same_name]}, "another file is called test too"),
-        ({"dev": dev, "tests": [test]}, "fit: whiten needs training-side text"),
-        ({"dev": dev, "tests": [test], "fit": [dev]}, "0 sentences are left to fit"),
+        ({}, "dev: give the similarity file"),
+        ({"dev": dev}, "tests: give at least one"),
+        ({"dev": dev, "tests": [copy]}, "selection on test data is leakage"),
+        ({"dev": dev, "tests": [test, same_name]}, "another file has the name test too"),
+        ({"dev": dev, "tests": [test]}, "fit: whiten needs training text"),
+        ({"dev": dev, "tests": [test], "fit": [dev]}, "only 0 sentences remain to fit"),
     ]
     for raw, message in cases:
         with pytest.raises(UserError, match=message):

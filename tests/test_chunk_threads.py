@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import LOSS, ROWS, close
 from tests.test_prefix_gradient import PROMPT
 from tests.training_setup import gradients, tiny_table
-from train.batch import prepare
-from train.chunk_threads import in_order, side_by_side
-from train.contrast import contrast
-from train.gradcache import cached_step
-from train.temperature import Temperature
+from train.data.batch import BatchOptions, prepare
+from train.distributed.single import Single
+from train.gradcache.cached_step import cached_step
+from train.gradcache.threads import fitting_threads, in_order
+from train.losses.infonce.infonce import infonce
+from train.losses.objective import Temperature
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +34,17 @@ def two_threads() -> Iterator[None]:
 
 def step(encoder: Encoder, *, parallel: bool, graph_tokens: int) -> tuple[float, dict[str, Tensor]]:
     torch.set_num_threads(1 + parallel)
-    batch = prepare(tiny_table(24), ROWS, encoder, 40, share_prefix=True)
-    assert not parallel or side_by_side(encoder.embedder, len(batch.chunks)) == 2
-    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
+    batch = prepare(tiny_table(24), ROWS, encoder, BatchOptions(40, share_prefix=True))
+    model = Single(encoder.embedder)
+    assert not parallel or fitting_threads(model, len(batch.chunks)) == 2
+    objective = partial(infonce, rows=batch.loss_inputs, config=LOSS, temperature=Temperature(0.05, learned=False))
     result = cached_step(
-        encoder.embedder,
+        model,
         batch.chunks,
         objective,
         graph_tokens=graph_tokens,
         prefix=batch.prefix,
-        parallel=parallel,
+        threads=None if parallel else 1,
     )
     return float(result.loss), gradients(encoder.embedder)
 
@@ -58,13 +61,17 @@ def test_equals_one_after_another(tmp_path: Path, model: dict[str, object]) -> N
     assert torch.get_num_threads() == 2
 
 
+def threads(folder: Path, chunks: int, **options: Any) -> int:
+    return fitting_threads(Single(encoder_of(folder, **options).embedder), chunks)
+
+
 def test_where_it_would_differ(tmp_path: Path) -> None:
     """Dropout draws from one generator; inner layers are read by hooks; other blocks are switched as modules."""
-    assert side_by_side(encoder_of(tmp_path, fast=True, lora={}).embedder, 4) == 2
-    assert side_by_side(encoder_of(tmp_path, fast=True, lora={}).embedder, 3) == 1
-    assert side_by_side(encoder_of(tmp_path, fast=True, lora={"dropout": 0.1}).embedder, 4) == 1
-    assert side_by_side(encoder_of(tmp_path, fast=False, lora={}).embedder, 4) == 1
-    assert side_by_side(encoder_of(tmp_path, fast=True, lora={}, layer=2).embedder, 4) == 1
+    assert threads(tmp_path, 4, fast=True, lora={}) == 2
+    assert threads(tmp_path, 3, fast=True, lora={}) == 1
+    assert threads(tmp_path, 4, fast=True, lora={"dropout": 0.1}) == 1
+    assert threads(tmp_path, 4, fast=False, lora={}) == 1
+    assert threads(tmp_path, 4, fast=True, lora={}, layer=2) == 1
 
 
 def test_order_and_errors() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from eval.config import Criterion
 from eval.metrics.classification import (
     baselines,
     choose_threshold,
@@ -19,7 +20,6 @@ from eval.metrics.classification import (
     whole,
 )
 from eval.metrics.resampling import multiplicities
-from eval.task_config import Criterion
 
 N = 150
 RESAMPLES = 8

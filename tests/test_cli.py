@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
-from dec2vec import cli, encode_files
-from dec2vec.errors import UserError
-from dec2vec.exit_codes import run
-from dec2vec.model_config import ModelConfig
+from dec2vec import cli
+from dec2vec.config.model import ModelConfig
+from dec2vec.corpus import vector_files
+from dec2vec.errors import UserError, run
 
 
 class LengthEncoder:
     """A stand-in for Encoder: a text's vector holds its length and whether it is a document."""
 
     def encode(
-        self, texts: Sequence[str], *, prompt: str | None, side: str, batch_tokens: int, normalize: bool
+        self, texts: Sequence[str], *, prompt: str | None, side: str, batch_tokens: int, normalize: bool, progress: bool
     ) -> NDArray[np.float32]:
         rows = [[len(text), side == "document", normalize, prompt == "prompteol"] for text in texts]
         return np.array(rows, dtype=np.float32)
@@ -65,7 +68,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bug_exits_with_1_and_a_traceback() -> None:
-    code = "import sys; from dec2vec.exit_codes import run; sys.exit(run(lambda argv: 1 / 0, []))"
+    code = "import sys; from dec2vec.errors import run; sys.exit(run(lambda argv: 1 / 0, []))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr
 
@@ -74,18 +77,22 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["--help"], ["-h"]):
         assert cli.main(argv) == 0
         page = capsys.readouterr().out
-        assert all(
-            f"\n  {verb} " in page
-            for verb in ("train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup")
-        )
+        assert all(f"\n  {verb} " in page for verb in cli._VERBS)
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("dec2vec 0.")
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ["", "train", "eval", "compare", "encode", "score", "export", "check", "index", "search", "dedup", "outliers"],
-)
+def test_every_verb_has_its_command() -> None:
+    for name, verb in cli._VERBS.items():
+        module = import_module(verb.module)
+        if hasattr(module, "main"):
+            continue
+        options = inspect.signature(getattr(module, f"{name}_command"), eval_str=True).parameters["args"].annotation
+        assert options is getattr(module, f"{name.capitalize()}Args")
+        assert verb.positional in {"", *options.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("verb", ["", *cli._VERBS])
 def test_help_is_quick(verb: str) -> None:
     """Half a second of processor time, the least of ten: a busy machine's shared caches can double a single one."""
     argv = [sys.executable, "-m", "dec2vec.cli", *verb.split(), "--help"]
@@ -111,7 +118,7 @@ def test_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes_in_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "did you mean model?" in refused(capsys, "encode", "--modle", "x")
     assert "input: must be given; output: must be given" in refused(capsys, "encode", "--model", "x")
-    assert "name the run folder" in refused(capsys, "export", "--to", "x")
+    assert "run: must be given" in refused(capsys, "export", "--to", "x")
     assert "did you mean merge?" in refused(capsys, "export", "runs/x", "--mrge")
     assert "batch_tokens: '0' must be greater than or equal to 1" in refused(
         capsys, "encode", "--model", "m", "--input", "i", "--output", "o", "--batch-tokens", "0"
@@ -185,7 +192,7 @@ def test_encode_refuses_before_the_model_is_loaded(
     assert "v.csv: unknown format .csv; use .npy or .parquet" in words("v.csv")
     assert "unknown format without a suffix" in words("v")
     assert "is a folder" in words("folder.npy")
-    assert "does not exist; make it first" in words("none/v.npy")
+    assert "does not exist; create it first" in words("none/v.npy")
     assert "no column 'x'; the columns are: text" in words("v.npy", "--column", "x")
     assert "no.txt does not exist" in words("v.npy", given=str(tmp_path / "no.txt"))
     (tmp_path / "t.docx").write_text("hello", encoding="utf-8")
@@ -201,11 +208,11 @@ def test_a_failed_write_leaves_the_old_file(
     assert encode(tmp_path, "v.npy") == 0
     before = (tmp_path / "v.npy").read_bytes()
 
-    def full(path: Path, vectors: object) -> None:
-        path.write_bytes(b"part")
+    def full(file: BinaryIO, vectors: object) -> None:
+        file.write(b"part")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encode_files.np, "save", full)
+    monkeypatch.setattr(vector_files.np, "save", full)
     capsys.readouterr()
     assert encode(tmp_path, "v.npy", text="other\n") == 2
     assert "v.npy cannot be written: No space left on device" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import v_measure_score
 
 from dec2vec.errors import UserError
-from eval.task_config import ClusteringConfig
+from eval.config import ClusteringConfig
 from eval.tasks import clustering
 from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
 from eval.tasks.task import Task, TaskVectors
@@ -93,14 +93,14 @@ def test_files_that_cannot_be_clustered(tmp_path: Path) -> None:
     def load(rows: list[tuple[str, object]]) -> ClusteringTask:
         return load_clustering(ClusteringConfig(str(write(tmp_path / "t.jsonl", rows))))
 
-    with pytest.raises(UserError, match="every label is 'a'; telling classes apart needs two"):
+    with pytest.raises(UserError, match="every label is 'a'; at least two classes are needed"):
         load([("x", "a"), ("y", "a")])
-    with pytest.raises(UserError, match="each of the 2 texts has its own label"):
+    with pytest.raises(UserError, match="each of the 2 texts has a different label"):
         load([("x", "a"), ("y", "b")])
-    with pytest.raises(UserError, match=r"t.jsonl line 2: label 0.5 is no class"):
+    with pytest.raises(UserError, match=r"t.jsonl line 2: label 0.5 is not a class"):
         load([("x", 1), ("y", 0.5)])
     toy = load([("x", 1), ("y", 2), ("z", 2)])
-    with pytest.raises(UserError, match="t/clusters: has no dev texts; name a dev file to choose on"):
+    with pytest.raises(UserError, match="t/clusters has no dev texts; give a dev file for the selection"):
         toy.dev_score(vectors(3, 1.0))
 
 
@@ -113,5 +113,7 @@ def test_columns_limit_and_leakage(tmp_path: Path) -> None:
     assert found.test_data.codes(found.test_data.classes).tolist() == [index % 3 for index in range(10)]
     with pytest.raises(UserError, match="every label is 'same'"):
         load_clustering(ClusteringConfig(str(path), text="t"))
-    with pytest.raises(UserError, match="t holds the texts of t: choices on a test set are leakage"):
+    with pytest.raises(
+        UserError, match="t contains the texts of t; use different files, because selection on test data is leakage"
+    ):
         load_clustering(ClusteringConfig(str(path), str(path), text="t", label="topic"))

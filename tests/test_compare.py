@@ -11,9 +11,9 @@ import pytest
 
 from dec2vec import cli
 from dec2vec.errors import UserError
-from eval.compare.args import CompareArgs
-from eval.compare.command import comparison_tables, seed_warnings
-from eval.compare.saved_report import read_report
+from eval.compare.compare import CompareArgs
+from eval.compare.saved_report import _with_fields, read_report
+from eval.compare.tables import comparison_tables, seed_warnings
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE
 from tests.report_data import OTHERS, RIVAL, TESTS, TUNED, full_report
@@ -23,7 +23,9 @@ GAPS = {"mine-seed1": 0.08, "mine-seed2": 0.05, "other": 0.02}
 
 def write_run(folder: Path, gap: float, *, digest: str = "same", tests: tuple[str, ...] = TESTS) -> Path:
     data = {name: {"pairs": 100, "sha256": f"{digest} {name}"} for name in ("dev", *tests)}
-    report = replace(full_report(gap=gap), provenance={"data": data}, sweep=(), scatter=(), confusions=(), curves=())
+    report = replace(
+        full_report(gap=gap), provenance={"data": data}, dev_curves=(), scatter=(), confusions=(), curves=()
+    )
     (folder / "report").mkdir(parents=True)
     (folder / "report" / "report.json").write_text(to_json(replace(report, tests=tests)))
     return folder
@@ -85,8 +87,8 @@ def test_runs_of_one_name_and_two_recipes_are_named(tmp_path: Path, capsys: pyte
     reports = [read_report(path) for path in paths]
     warnings = seed_warnings(reports)
     assert warnings == [
-        "Warning: b: the runs differ in more than their seed: optim.lr is b-seed1 1e-05, b-seed2 2e-05.",
-        "Note: c: taken as seeds by name; there is no record of how c-seed2 was trained.",
+        "Warning: b: the runs differ in other settings than the seed: optim.lr is b-seed1 1e-05, b-seed2 2e-05.",
+        "Note: c are treated as seeds because of their names; there is no record of how c-seed2 was trained.",
     ]
     assert len(seed_warnings(reports, group=True)) == 1
     _, out, _ = compare(capsys, *paths, "--output", str(tmp_path / "all.md"))
@@ -98,7 +100,7 @@ def test_without_similarity_there_is_nothing_to_compare(tmp_path: Path) -> None:
     path = write_run(tmp_path / "tasks", 0.05) / "report" / "report.json"
     tree = json.loads(path.read_text())
     path.write_text(json.dumps({**tree, "results": [], "tests": [], "dev": "", "provenance": {"data": {}}}))
-    with pytest.raises(UserError, match=r"report.json: has no similarity tests"):
+    with pytest.raises(UserError, match=r"report.json has no similarity tests"):
         read_report(str(path))
 
 
@@ -136,6 +138,28 @@ def test_reports_without_anything_tuned_and_of_the_first_version(tmp_path: Path)
     assert main.rows[2][6] == "–"
 
 
+def test_reports_whose_rows_do_not_say_what_they_are(tmp_path: Path) -> None:
+    """As they were written before: the same comparison comes out, and the tuned run's recipe is found."""
+    path = write_run(tmp_path / "a-seed1", 0.08) / "report" / "report.json"
+    tree = json.loads(path.read_text())
+    names = {"tuned/a+b-seed1": None, "tuned/a+whiten-64(transductive)": None, "baseline/tfidf": 0.99}
+    extra = [{**tree["results"][0], "system": name, "task": "dev", "value": value} for name, value in names.items()]
+    recipe = {TUNED.removeprefix("tuned/"): {"optim.lr": 1e-5}}
+    tree["provenance"]["recipes"] = recipe
+    path.write_text(json.dumps(tree))
+    new = read_report(str(path))
+    fields = ("kind", "of", "run", "post", "k", "transductive", "clean")
+    old_rows = [{key: value for key, value in row.items() if key not in fields} for row in [*tree["results"], *extra]]
+    path.write_text(json.dumps({**tree, "results": old_rows}))
+    old = read_report(str(path))
+    assert {key: old.scores[key] for key in new.scores} == new.scores
+    assert ("baseline/tfidf", "dev") not in old.scores
+    assert replace(old, scores=new.scores) == new and new.recipe == recipe[TUNED.removeprefix("tuned/")]
+    typed = _with_fields({"system": "tuned/a+whiten-64(transductive)", "metric": "spearman_all_clean"})
+    assert (typed["run"], typed["transductive"], typed["clean"], typed["kind"]) == ("a", True, True, "system")
+    assert _with_fields({"system": "tuned/a+b-seed1", "metric": "spearman_all"})["run"] == "a+b-seed1"
+
+
 def test_mistakes_are_one_line(runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine, fewer = runs["other"], write_run(tmp_path / "fewer", 0.01, tests=TESTS[:2])
     changed = write_run(tmp_path / "changed", 0.01, digest="another")
@@ -143,14 +167,14 @@ def test_mistakes_are_one_line(runs: dict[str, str], tmp_path: Path, capsys: pyt
     broken = tmp_path / "report.json"
     broken.write_text("[1]")
     cases = {
-        (mine,): "name at least two runs",
-        (): "name at least two runs",
+        (mine,): "give at least two runs",
+        (): "give at least two runs",
         (mine, str(tmp_path / "gone")): "gone: there is no such folder; evaluate the run first",
         (mine, str(tmp_path / "empty")): "empty: there is no report/report.json in it",
         (mine, str(broken)): "report.json: not a report of dec2vec (Type",
         (mine, str(fewer)): "was tested on sts12, sts13, ",
-        (mine, str(changed)): "sts12 has other pairs in ",
-        (mine, mine): "two runs are called other",
+        (mine, str(changed)): "sts12 has different pairs in ",
+        (mine, mine): "two runs have the name other",
         (mine, runs["mine-seed1"], "--output", "x.pdf"): "--output x.pdf: must end in .html or .md",
         (mine, "--outptu", "x"): "did you mean output?",
     }

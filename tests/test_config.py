@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dec2vec.config import config_hash, dump, load, load_arguments
-from dec2vec.config_overrides import merge_overrides
+from dec2vec.config.load import config_hash, dump, load, load_arguments
+from dec2vec.config.model import ModelConfig
+from dec2vec.config.overrides import merge_overrides
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval.config import EvalConfig, SystemsConfig
 from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, SourceConfig, TrainConfig
 
@@ -91,9 +91,9 @@ def test_override_values(overrides: list[str], expected: TrainConfig) -> None:
         ("optim: {lr: .nan}", "optim.lr: nan must be a finite number"),
         ("model: {layer: .inf}", "model.layer: inf must be a finite number"),
         ("lora: {rank: yes}", "lora.rank: 'yes' must be a whole number"),
-        ("lora: {rank: true}", "lora.rank: true is no number"),
-        ("model: {layer: true}", "model.layer: true is no number"),
-        ("data: [{limit: true}]", "data.0.limit: true is no number"),
+        ("lora: {rank: true}", "lora.rank: true is not a number"),
+        ("model: {layer: true}", "model.layer: true is not a number"),
+        ("data: [{limit: true}]", "data.0.limit: true is not a number"),
         ("lora: {rank: 2.5}", "lora.rank: 2.5 must be a whole number"),
         ("lora: {init: pisa}", "lora.init: 'pisa' must be 'default', 'gaussian', 'pissa', 'olora' or 'orthogonal'"),
         ("lora: {targets: {a: 1}}", "lora.targets: {'a': 1} must be text (quote it) or a list"),
@@ -105,7 +105,7 @@ def test_override_values(overrides: list[str], expected: TrainConfig) -> None:
         ("seed: 1\nseed: 2", "run.yaml line 2: seed is given twice"),
         ("1: a", "run.yaml line 1: key 1 is not a name"),
         ("[a, b]: c", "run.yaml line 1: key ? is not a name"),
-        ("- a\n- b", "run.yaml holds a list"),
+        ("- a\n- b", "run.yaml contains a list"),
         ("seed: 1\nlora: [1, 2", "run.yaml line 2"),
         ("seed: 1\n\tlora: 2", "run.yaml line 2"),
         ("seed: 1\n---\nseed: 2", "run.yaml line 2"),
@@ -135,7 +135,7 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str | bytes, words: str) -> 
         (["--optim.lr"], "--optim.lr needs one value, not none"),
         (["--optim.lr", "1", "2"], "--optim.lr needs one value, not 1 2"),
         (["--optim", "1"], "--optim: unknown option"),
-        (["lr", "1"], "'lr' is no option; write --section.key value"),
+        (["lr", "1"], "'lr' is not an option; write --section.key value"),
         (["--data.1.path", "x"], "--data.1.path: the next entry is data.0"),
         (["--data.path", "x"], "--data.path: unknown option; did you mean data.0.path?"),
     ],
@@ -145,8 +145,8 @@ def test_mistakes_on_the_command_line(tmp_path: Path, overrides: list[str], word
 
 
 def test_overriding_inside_what_is_no_section(tmp_path: Path) -> None:
-    assert "optim: 3 is no section" in complaint(tmp_path, "optim: 3", "--optim.lr", "1")
-    assert "data: 'a' is no section" in complaint(tmp_path, "data: a", "--data.0.path", "b")
+    assert "optim: 3 is not a section" in complaint(tmp_path, "optim: 3", "--optim.lr", "1")
+    assert "data: 'a' is not a section" in complaint(tmp_path, "data: a", "--data.0.path", "b")
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_load_arguments(tmp_path: Path) -> None:
 def test_help_has_a_sentence_for_every_option_and_the_present_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dec2vec.config_overrides import options
+    from dec2vec.config.overrides import options
 
     path = written(tmp_path, "optim: {lr: 0.125}")
     for config in (TrainConfig, EvalConfig):

@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.neighbors import NearestNeighbors
 
-from dec2vec import cli, encode_files
-from dec2vec.corpus.duplicates import BLOCK, group_duplicates, near_pairs
-from dec2vec.corpus.index import build_index, exact_over_blocks, read_index, sample_recall, search_index, write_index
-from dec2vec.corpus.neighbours import mean_distances, nearest_others
-from dec2vec.corpus.search import exact_top, unit_rows
+from dec2vec import cli
+from dec2vec.corpus import inputs
+from dec2vec.corpus.exact_search import exact_top, searchable_rows
+from dec2vec.corpus.faiss_index import (
+    build_index,
+    exact_over_blocks,
+    read_index,
+    sample_recall,
+    search_index,
+    write_index,
+)
+from dec2vec.corpus.neighbours import BLOCK, group_duplicates, mean_distances, near_pairs, nearest_others
 from dec2vec.corpus.shards import Index, Shard
-from dec2vec.corpus.vectors import Part, Vectors, open_vectors
+from dec2vec.corpus.vector_files import StoredVectors, VectorFile, open_vectors
 from dec2vec.errors import UserError
 
 LEAST = {"flat": 1.0, "hnsw": 0.95, "ivf-pq": 0.4}
@@ -32,14 +39,14 @@ def clustered(rows: int, dimension: int = 16, seed: int = 0) -> NDArray[np.float
     return (centres[np.arange(rows) % 20] + 0.5 * draw.normal(size=(rows, dimension))).astype(np.float32)
 
 
-def in_parts(folder: Path, vectors: NDArray[np.float32], size: int) -> Vectors:
+def in_parts(folder: Path, vectors: NDArray[np.float32], size: int) -> StoredVectors:
     folder.mkdir()
     parts = []
     for number, first in enumerate(range(0, len(vectors), size)):
         part = vectors[first : first + size]
         np.save(folder / f"{number}.npy", part)
-        parts.append(Part(folder / f"{number}.npy", first, len(part)))
-    return Vectors(str(folder), tuple(parts), vectors.shape[1])
+        parts.append(VectorFile(folder / f"{number}.npy", first, len(part)))
+    return StoredVectors(str(folder), tuple(parts), vectors.shape[1])
 
 
 def test_vectors_in_parts_are_the_vectors(tmp_path: Path) -> None:
@@ -70,8 +77,8 @@ def test_recall_against_a_naive_count(tmp_path: Path) -> None:
     """An index that lacks half of the corpus finds half of the neighbours."""
     matrix = clustered(400)
     vectors = in_parts(tmp_path / "v", matrix, 150)
-    half = build_index(Vectors("half", vectors.parts[:2], 16), "flat")
-    cosines = unit_rows(matrix) @ unit_rows(matrix).T
+    half = build_index(StoredVectors("half", vectors.parts[:2], 16), "flat")
+    cosines = searchable_rows(matrix) @ searchable_rows(matrix).T
     np.fill_diagonal(cosines, -2)
     nearest = np.argsort(-cosines, axis=1)[:, :10]
     assert sample_recall(half, vectors, sample=400) == pytest.approx((nearest < 300).mean(), abs=0.01)
@@ -106,7 +113,7 @@ def test_pairs_across_blocks() -> None:
     matrix = clustered(BLOCK + 50)
     matrix[BLOCK + 7] = 3 * matrix[5]
     matrix[BLOCK + 9] = matrix[BLOCK + 3]
-    cosines = unit_rows(matrix) @ unit_rows(matrix).T
+    cosines = searchable_rows(matrix) @ searchable_rows(matrix).T
     expected = np.argwhere(np.triu(cosines >= 0.9999, 1)).tolist()
     assert sorted(near_pairs(matrix, 0.9999).tolist()) == expected
     assert [5, BLOCK + 7] in expected and [BLOCK + 3, BLOCK + 9] in expected
@@ -142,7 +149,7 @@ class WordEncoder:
 
     def encode(self, texts: Sequence[str], **options: Any) -> NDArray[np.float32]:
         rows = [np.sum([self.word(word) for word in text.split()], axis=0) for text in texts]
-        return unit_rows(np.array(rows, dtype=np.float32))
+        return searchable_rows(np.array(rows, dtype=np.float32))
 
     def word(self, word: str) -> NDArray[np.float64]:
         return np.random.default_rng(list(word.encode())).normal(size=12)
@@ -150,7 +157,7 @@ class WordEncoder:
 
 @pytest.fixture
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(encode_files, "load_encoder", lambda args: WordEncoder())
+    monkeypatch.setattr(inputs, "load_encoder", lambda config, max_length: WordEncoder())
     lines = ["a red dog runs", "the old man", "dog a runs red", "a red dog", "xyzzy plugh", "the old man"]
     (tmp_path / "t.txt").write_text("\n".join(lines))
     return tmp_path / "t.txt"
@@ -195,16 +202,16 @@ def test_mistakes(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     np.save(tmp_path / "v.npy", clustered(30))
     np.save(tmp_path / "o.npy", np.array([["a"]], dtype=object), allow_pickle=True)
     vectors, output = str(tmp_path / "v.npy"), ["--output", str(tmp_path / "x.jsonl")]
-    assert "texts need --model" in refused("dedup", str(texts), *output)
-    assert "holds vectors already" in refused("dedup", vectors, "--model", "m", *output)
+    assert "contains texts; add --model" in refused("dedup", str(texts), *output)
+    assert "already contains vectors" in refused("dedup", vectors, "--model", "m", *output)
     assert "unknown format .csv; use .jsonl" in refused("outliers", vectors, "--output", str(tmp_path / "x.csv"))
-    assert "not a readable .npy of numbers" in refused("outliers", str(tmp_path / "o.npy"), *output)
-    assert "ivf-pq wants 624 vectors or more" in refused("index", vectors, "--kind", "ivf-pq", *output)
+    assert "not a readable .npy file of numbers" in refused("outliers", str(tmp_path / "o.npy"), *output)
+    assert "ivf-pq needs at least 624 vectors" in refused("index", vectors, "--kind", "ivf-pq", *output)
     (tmp_path / "i").write_bytes(b"no index")
     query = ["--model", "m", "--queries", str(texts)]
     assert "not a readable FAISS index" in refused("search", str(tmp_path / "i"), *query, *output)
     assert cli.main(["index", vectors, "--output", str(tmp_path / "i")]) == 0
-    assert "vectors of 16 dimensions, model m gives 12" in refused("search", str(tmp_path / "i"), *query, *output)
+    assert "vectors of 16 dimensions, but model m gives 12" in refused("search", str(tmp_path / "i"), *query, *output)
     assert "input: must be given" in refused("dedup", *output)
 
 

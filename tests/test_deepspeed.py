@@ -31,18 +31,18 @@ from tests.processes import run_alone, run_ranks
 from tests.test_engines import BATCHES, LOSS, REPOSITORY, Case, pairs, there_and_back
 from tests.tiny_run import train
 from tests.training_setup import distance, tiny_encoder
-from train.batch import prepare
+from train.adapters.lora import trainable_parameters
+from train.checkpointing.optimizer_state import optimizer_tensors
 from train.config import LoraConfig, OptimConfig, TrainConfig
-from train.engine import adapters_under, engine_of, make_accelerator, optimizer_under, wrap
-from train.engine_deepspeed import OLDEST, DeepSpeedAdamW, asked_stage, check_installed
-from train.engine_sharded import is_sharded, whole
-from train.engine_zero2 import PartitionedAdamW
-from train.engine_zero3 import STAGE, divide
-from train.lora import trainable_parameters
-from train.losses.dispatch import combined
-from train.optimizer_state import optimizer_tensors
-from train.step import Learner, StepResult, make_optimizer, train_step
-from train.temperature import Temperature
+from train.data.batch import BatchOptions, prepare
+from train.distributed.deepspeed import OLDEST, DeepSpeedAdamW, check_installed, launched_stage
+from train.distributed.engine import choose_engine, make_accelerator, wrap
+from train.distributed.zero2 import PartitionedAdamW, Zero2
+from train.distributed.zero3 import STAGE, Zero3, divide
+from train.losses.compute import compute_loss
+from train.losses.objective import Temperature
+from train.optim import Learner, make_optimizer
+from train.step import StepResult, train_step
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: pip install 'dec2vec[deepspeed]'"
@@ -54,6 +54,7 @@ SHORT_LIVED = {"stage": 3, **{f"stage3_{name}": 0 for name in _AT_ONCE}}
 """Each weight is given up after each use, as large ones are."""
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=0.05)
 """The clipping binds in every step."""
+CONFIG = TrainConfig(loss=LOSS, optim=OPTIM)
 CASES = {
     "some graphs kept": Case(),
     "none kept": Case(graph_tokens=0),
@@ -62,7 +63,7 @@ CASES = {
     "full": Case(lora={"method": "full"}),
     "DoRA": Case(lora={"dora": True}),
     "checkpointed": Case(lora={"gradient_checkpointing": True}),
-    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fast": False}),
+    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fused": False}),
 }
 FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
 RELEASED = ["some graphs kept", "all kept", "early exit", "checkpointed"]
@@ -94,28 +95,27 @@ def start_deepspeed(environment: dict[str, str]) -> None:
 
 
 def not_finite(*arguments: Any, **options: Any) -> Any:
-    return dataclasses.replace(combined(*arguments, **options), loss=torch.tensor(float("inf")))
+    return dataclasses.replace(compute_loss(*arguments, **options), loss=torch.tensor(float("inf")))
 
 
 def three_steps(folder: Path, case: Case) -> Outcome:
-    engine = engine_of(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
-    lora = adapters_under(engine, LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
+    engine = choose_engine(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
+    lora = engine.adapters(LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
     encoder = tiny_encoder(folder, lora=lora, device="cpu", **case.model)
     encoder.embedder.train()
     size = sum(value.numel() for value in encoder.embedder.parameters())
     numbers = sum(value.numel() for value in trainable_parameters(encoder.embedder).values())
     model, temperature = wrap(encoder.embedder, accelerator), Temperature(LOSS.temperature, learned=True)
-    assert is_sharded(model) == (engine == "zero3")
-    adamw = make_optimizer(encoder.embedder, temperature, OPTIM)
-    optimizer = optimizer_under(engine, encoder.embedder, adamw, OPTIM.max_grad_norm)
-    assert isinstance(optimizer, DeepSpeedAdamW) == engine.startswith("zero")
+    assert model.passes_are_collective == (engine is Zero3)
+    optimizer = make_optimizer(model, temperature, OPTIM)
+    assert isinstance(optimizer, DeepSpeedAdamW) == issubclass(engine, (Zero2, Zero3))
     parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
     learner, found = Learner(model, temperature, optimizer, total_steps=3), Outcome([], [], [], [], [], [])
     weights = list(encoder.embedder.parameters())
     for step, rows in enumerate(BATCHES):
         rank, world = accelerator.process_index, accelerator.num_processes
-        batch = prepare(pairs(), np.array(rows), encoder, 120, rank=rank, world=world)
-        loss = unittest.mock.patch("train.step.combined", not_finite if step == 1 else combined)
+        batch = prepare(pairs(), np.array(rows), encoder, BatchOptions(120, rank=rank, world=world))
+        loss = unittest.mock.patch("train.step.compute_loss", not_finite if step == 1 else compute_loss)
         held: list[int] = []
 
         def backward(*arguments: Any, call: Any = torch.autograd.backward, held: list[int] = held) -> None:
@@ -123,12 +123,12 @@ def three_steps(folder: Path, case: Case) -> Outcome:
             held.append(sum(value.numel() for value in weights))
 
         with loss, counted_sums() as summed, unittest.mock.patch.object(torch.autograd, "backward", backward):
-            found.results.append(train_step(learner, batch, step, LOSS, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+            found.results.append(train_step(learner, batch, step, CONFIG, graph_tokens=case.graph_tokens))
         found.reductions.append(sum(size >= numbers for size in summed))
         found.held.append(sum(value.numel() for value in weights))
         found.in_passes.append(max(held) / size)
         found.moments.append({k: v.clone() for k, v in optimizer_tensors(optimizer, list(parameters)).items()})
-        found.weights.append({name: whole(value).detach().clone() for name, value in parameters.items()})
+        found.weights.append({name: model.whole(value).detach().clone() for name, value in parameters.items()})
     return found
 
 
@@ -157,7 +157,7 @@ def counted_sums() -> Iterator[list[int]]:
 def all_cases(folder: Path, names: list[str], environment: dict[str, str], stage: dict[str, Any]) -> dict[str, Outcome]:
     """In one process group, since starting one costs more than the steps."""
     outcomes = {}
-    with unittest.mock.patch("train.engine_zero3.STAGE", stage):
+    with unittest.mock.patch("train.distributed.zero3.STAGE", stage):
         for name in names:
             AcceleratorState._reset_state()
             if environment:
@@ -169,7 +169,10 @@ def all_cases(folder: Path, names: list[str], environment: dict[str, str], stage
 def left_to_itself(folder: Path, environment: dict[str, str]) -> None:
     """Were DeepSpeed not told that several passes make one step."""
     start_deepspeed(environment)
-    with unittest.mock.patch("train.step.reduced_once", lambda _: contextlib.nullcontext()):
+    with contextlib.ExitStack() as patches:
+        for name in ("zero2.PartitionedAdamW", "zero3.ShardedAdamW"):
+            path = f"train.distributed.{name}.one_reduction"
+            patches.enter_context(unittest.mock.patch(path, lambda _: contextlib.nullcontext()))
         three_steps(folder, CASES["none kept"])
 
 
@@ -317,7 +320,7 @@ def test_an_older_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 REFUSED = {
     "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("1", r"zero_stage 1: not supported; use 2 or 3, or .*ddp\.yaml"),
-    "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("zero.json", "put zero_stage: 2 under deepspeed_config"),
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": ("zero.json", "use zero_stage: 2 under deepspeed_config"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("cpu", "offload_optimizer_device: not supported"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": ("nvme", "offload_param_device: not supported"),
 }
@@ -325,19 +328,19 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_goes_beyond_is_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked_stage() == "zero2"
+    assert launched_stage() == 2
     monkeypatch.setenv(name, REFUSED[name][0])
     with pytest.raises(UserError, match=REFUSED[name][1]) as caught:
-        asked_stage()
+        launched_stage()
     assert "\n" not in str(caught.value)
 
 
 def test_dividing_weights_while_they_are_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(UserError, match="zero3_init_flag: not supported; set it to false"):
-        asked_stage()
+        launched_stage()
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "false")
-    assert asked_stage() == "zero3"
+    assert launched_stage() == 3
 
 
 def test_weights_in_16_bits_are_refused() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import AutoModel
 
-from dec2vec.readers import read_similarity
 from eval.leakage.overlap import normalized
+from eval.tasks.sts import read_similarity
 from train.config import SourceConfig
-from train.data import load_data
+from train.data.dataset import load_data
 
 DEMO = Path(__file__).parent.parent / "dec2vec" / "demo"
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dec2vec.denormals import flushed
+from dec2vec.runtime import flushed
 from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import step
 
 _THREADS = """
 import torch
-from dec2vec.denormals import flushed, start_threads_flushed
+from dec2vec.runtime import flushed, start_threads_flushed
 if {start}:
     assert start_threads_flushed()
 tiny = torch.full((1 << 20,), 1e-30)

@@ -11,15 +11,15 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig
+from dec2vec.decoder.layers import final_norm
 from dec2vec.errors import UserError
-from dec2vec.final_norm import final_norm
 from eval.config import EvalConfig
 from tests.helpers import FAMILIES, LAYERS, graded_pairs, tiny_model_folder, write_jsonl
 from tests.tiny_run import train, write_run
 from tests.training_setup import tiny_encoder
 from train.config import ExportConfig, LoraConfig, TrainConfig
-from train.export import save_adapter, save_sentence_transformer
-from train.session import resolve
+from train.export.save import save_adapter, save_sentence_transformer
+from train.resolve import resolve
 
 TEXTS = ["the cat sat", "a man is riding a horse", "a"]
 
@@ -65,7 +65,7 @@ def test_what_is_saved_is_smaller(full: bool, tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     tiny_model_folder(tmp_path / "base")
-    with pytest.raises(UserError, match=r"model.depth 4: .*base has 3 blocks; use that many or fewer"):
+    with pytest.raises(UserError, match=r"model.depth 4: .*base has 3 blocks; use at most that many"):
         load(tmp_path / "base", depth=4)
     with pytest.raises(UserError, match=r"layer"):
         load(tmp_path / "base", depth=2, layer=3)

@@ -10,22 +10,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
 
+import train.losses.infonce.infonce
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
-from train.batch import prepare
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
-from train.contrast import contrast
-from train.distributed import gather_rows, sum_over_ranks
-from train.engine import make_accelerator, wrap
-from train.lora import trainable_parameters
-from train.objective import Objective
-from train.readings import text_keys
-from train.rows import NO_ANCHOR, NO_ID, PairRows
-from train.sampler import batch_indices, shard, steps_per_epoch
-from train.step import Learner, make_optimizer, train_step
-from train.temperature import Temperature
+from train.data.batch import BatchOptions, prepare
+from train.data.prompted_input import text_keys
+from train.data.sampler import batch_indices, shard, steps_per_epoch
+from train.distributed.collectives import gather_rows, sum_over_ranks
+from train.distributed.ddp import Ddp
+from train.distributed.engine import make_accelerator, wrap
+from train.distributed.single import PlainAdamW, Single
+from train.losses.infonce.infonce import infonce
+from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
+from train.losses.objective import Objective, Temperature
+from train.optim import Learner, make_optimizer
+from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -65,9 +67,9 @@ class Share:
     negatives: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> PairRows:
+    def rows(self) -> PairInputs:
         pairs, documents = len(self.anchors), self.positives + self.negatives
-        return PairRows(
+        return PairInputs(
             anchors=torch.arange(pairs),
             documents=pairs + torch.arange(len(documents)),
             anchor_keys=text_keys(self.anchors),
@@ -112,14 +114,14 @@ def joined(per_rank: list[Tensor], shares: tuple[Share, ...]) -> Tensor:
     return torch.cat([parts[side] for side in range(3) for parts in split])
 
 
-def objective_of(share: Share, vectors: Tensor, config: LossConfig) -> Objective:
+def objective_of(share: Share, vectors: Tensor, config: LossConfig, tiles: bool) -> Objective:
     temperature = Temperature(config.temperature, learned=True).double()
-    return contrast(vectors, share.rows, config, temperature)
+    return infonce(vectors, share.rows, config, temperature, tiles=tiles)
 
 
-def objective_of_rank(shares: tuple[Share, ...], config: LossConfig) -> Objective:
+def objective_of_rank(shares: tuple[Share, ...], config: LossConfig, tiles: bool) -> Objective:
     rank = dist.get_rank()
-    return objective_of(shares[rank], shares[rank].vectors(rank), config)
+    return objective_of(shares[rank], shares[rank].vectors(rank), config, tiles)
 
 
 TERMS = LossConfig(
@@ -128,15 +130,15 @@ TERMS = LossConfig(
 
 
 @pytest.mark.parametrize(
-    "config",
-    [LossConfig(temperature=0.2), LossConfig(temperature=0.2, symmetric=True, tiles=False), TERMS],
+    ("config", "tiles"),
+    [(LossConfig(temperature=0.2), True), (LossConfig(temperature=0.2, symmetric=True), False), (TERMS, True)],
     ids=["one direction", "both, plain", "all terms"],
 )
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_contrast_equals_one_process(shares: tuple[Share, ...], config: LossConfig) -> None:
-    found = run_ranks(len(shares), objective_of_rank, shares, config)
+def test_contrast_equals_one_process(shares: tuple[Share, ...], config: LossConfig, tiles: bool) -> None:
+    found = run_ranks(len(shares), objective_of_rank, shares, config, tiles)
     vectors = joined([share.vectors(rank) for rank, share in enumerate(shares)], shares)
-    expected = objective_of(whole(shares), vectors, config)
+    expected = objective_of(whole(shares), vectors, config, tiles)
     gradient = joined([result.embedding_gradient for result in found], shares)
     torch.testing.assert_close(gradient, expected.embedding_gradient, rtol=1e-10, atol=1e-14)
     assert gradient.abs().max() > 1e-3
@@ -148,34 +150,10 @@ def test_contrast_equals_one_process(shares: tuple[Share, ...], config: LossConf
         assert not result.embedding_gradient[-1].any()
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_without_gathering_each_rank_has_its_own_negatives(shares: tuple[Share, ...], symmetric: bool) -> None:
-    """The loss is then the mean over all queries of every rank's own InfoNCE, and not the gathered one."""
-    config = LossConfig(temperature=0.2, symmetric=symmetric, gather=False)
-    found = run_ranks(len(shares), objective_of_rank, shares, config)
-    pairs = [len(share.anchors) for share in shares]
-    own = [
-        objective_of(share, share.vectors(rank), config) if pairs[rank] else None for rank, share in enumerate(shares)
-    ]
-    weights = [count / sum(pairs) for count in pairs]
-    expected = sum(weight * result.loss for weight, result in zip(weights, own, strict=True) if result)
-    for result, alone, weight in zip(found, own, weights, strict=True):
-        torch.testing.assert_close(result.loss, expected, rtol=1e-12, atol=0)
-        if alone is not None:
-            torch.testing.assert_close(result.embedding_gradient, weight * alone.embedding_gradient)
-    gathered_loss = objective_of(
-        whole(shares),
-        joined([share.vectors(rank) for rank, share in enumerate(shares)], shares),
-        LossConfig(temperature=0.2, symmetric=symmetric),
-    ).loss
-    has_others = sum(count > 0 for count in pairs) > 1
-    assert (abs(float(found[0].loss - gathered_loss)) > 1e-3) == has_others
-
-
 PAIRS, BATCH = 16, 7
 LOSS = LossConfig(temperature=0.05, learn_temperature=True, symmetric=True)
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0, max_grad_norm=1.0)
+CONFIG = TrainConfig(loss=LOSS, optim=OPTIM)
 
 
 @dataclass(frozen=True)
@@ -201,6 +179,7 @@ class Case:
     whole_on: int | None = None
     """A rank that takes its texts in one chunk, as one with short texts does."""
     gather: bool = True
+    """False leaves out the negatives of the other ranks."""
     wrapped: bool = True
     odd_rank: int | None = None
 
@@ -209,31 +188,33 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     encoder = tiny_encoder(folder, lora=LoraConfig(rank=4, alpha=8.0), device="cpu")
     encoder.embedder.train()
     accelerator = make_accelerator(TrainConfig(model=encoder.config))
-    model = wrap(encoder.embedder, accelerator) if case.wrapped else encoder.embedder
+    model = wrap(encoder.embedder, accelerator) if case.wrapped else Single(encoder.embedder)
     reductions: list[int] = []
-    if isinstance(model, DistributedDataParallel):
+    if isinstance(model, Ddp):
         # unannotated: DDP compares the annotations with the classes themselves
-        model.register_comm_hook(None, lambda group, bucket: _counted(reductions, bucket))
+        model.wrapped.register_comm_hook(None, lambda group, bucket: _counted(reductions, bucket))
     temperature = Temperature(LOSS.temperature, learned=True)
-    optimizer = make_optimizer(encoder.embedder, temperature, OPTIM)
+    optimizer = make_optimizer(model, temperature, OPTIM)
+    assert isinstance(optimizer, PlainAdamW)
     parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
     gradients: list[dict[str, Tensor]] = []
-    optimizer.register_step_pre_hook(
+    optimizer.adamw.register_step_pre_hook(
         lambda *_: gradients.append({name: parameter.grad.clone() for name, parameter in parameters.items()})
     )
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     learner = Learner(model, temperature, optimizer, total_steps=3)
     table = tiny_table(PAIRS)
     rank, world = accelerator.process_index, accelerator.num_processes
-    loss = LossConfig(**{**vars(LOSS), "gather": case.gather})
+    if not case.gather:
+        train.losses.infonce.infonce.world_size = lambda: 1  # in this forked process alone
     results, chunks, passes = [], [], []
     encoder.embedder.register_forward_pre_hook(lambda *_: passes.append(len(results)))
     for step in range(3):
         rows = shard(batch_indices(PAIRS, BATCH, 0, step), rank, world)
         chunk_tokens = 10_000 if rank == case.whole_on else 40
-        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, chunk_tokens)
+        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, BatchOptions(chunk_tokens))
         chunks.append(len(batch.chunks))
-        results.append(train_step(learner, batch, step, loss, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+        results.append(train_step(learner, batch, step, CONFIG, graph_tokens=case.graph_tokens))
     assert all(result.applied for result in results)
     return Outcome(
         [result.loss for result in results],

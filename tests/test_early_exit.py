@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dec2vec.early_exit import decoder_blocks, inner_states
-from dec2vec.embedder import Embedder
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks, inner_states
+from dec2vec.decoder.pooling import View, layers_of, pool
 from dec2vec.encoder import Encoder
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View, layers_of, pool
 from tests.helpers import FAMILIES, tiny_model_folder
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig

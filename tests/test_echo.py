@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.pooling import View, pool
-from dec2vec.prompts import get_prompt
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View, pool
+from dec2vec.prompts.prompt import get_prompt
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "Ünïcödé 猫", "Query again:", "x " * 200]
@@ -50,7 +51,7 @@ def test_ids_are_those_of_the_template(encoder: Encoder, side: str) -> None:
 def test_pools_the_second_copy_as_a_loop_does(encoder: Encoder, side: str) -> None:
     """A plain forward pass of each row, and sums over the positions of the second copy and the EOS."""
     model = AutoModel.from_pretrained(encoder.config.name_or_path, dtype=torch.float32).eval()
-    found = encoder.encode_views(TEXTS, VIEWS, side=side)
+    found = encoder.encode_views(TEXTS, VIEWS, EncodeOptions(side=side))
     for row, (text, ids) in enumerate(zip(TEXTS, encoder.tokenize(TEXTS, side=side), strict=True)):
         prefix, copy, between = pieces(text, side)
         with torch.no_grad():
@@ -88,7 +89,7 @@ def test_own_text_only(encoder: Encoder) -> None:
     """Invariant 1."""
     alone = [encoder.encode_views([text], VIEWS) for text in TEXTS]
     for budget in (1, 200, 100_000):
-        together = encoder.encode_views(TEXTS[::-1], VIEWS, batch_tokens=budget)
+        together = encoder.encode_views(TEXTS[::-1], VIEWS, EncodeOptions(batch_tokens=budget))
         for view in VIEWS:
             expected = np.concatenate([vectors[view] for vectors in alone[::-1]])
             np.testing.assert_allclose(together[view], expected, rtol=0, atol=1e-5)
@@ -118,12 +119,12 @@ def test_start_zero_is_no_start() -> None:
 
 
 def test_refused(encoder: Encoder) -> None:
-    with pytest.raises(UserError, match="training and export want one prompt"):
+    with pytest.raises(UserError, match="training and export need a single prompt"):
         get_prompt("echo", "")
     empty = len(encoder.tokenize([""])[0])
     encoder.set_max_length(empty + 2)
     assert len(encoder.tokenize(["a man"])[0]) == empty + 2
     encoder.set_max_length(empty + 1)
-    with pytest.raises(UserError, match=rf"takes {empty} tokens, .* set --model.max_length to {empty + 2} or more"):
+    with pytest.raises(UserError, match=rf"needs {empty} tokens .* set --model.max_length to {empty + 2} or more"):
         encoder.encode(TEXTS)
     encoder.set_max_length(MAX_LENGTH)

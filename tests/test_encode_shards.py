@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dec2vec import cli, encode_files
+from dec2vec import cli
+from dec2vec.config.model import ModelConfig
+from dec2vec.corpus import inputs
+from dec2vec.corpus.encode import EncodeArgs, shard_work
+from dec2vec.corpus.encode_shards import encode_shards
 from dec2vec.corpus.shards import read_index
-from dec2vec.corpus.stream import block_texts, iter_tables
-from dec2vec.corpus.vectors import open_vectors
-from dec2vec.encode_args import EncodeArgs
-from dec2vec.encode_shards import encode_shards, plan_work
+from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
+from dec2vec.files.tables import block_texts, iter_tables
 
 ROWS, SHARD = 47, 8
 TEXTS = [f"text {number} " + "na\u00efve " * (number % 3) for number in range(ROWS)]
@@ -66,7 +67,7 @@ def run(source: Path, output: Path, rank: int = 0, world: int = 1, weights: str 
         for name, value in place.items():
             patch.setenv(name, value)
         encoder = HashEncoder()
-        encode_shards(plan_work(args), encoder, weights)
+        encode_shards(shard_work(args), encoder, weights)
     return encoder.seen
 
 
@@ -170,7 +171,7 @@ def test_an_index_never_speaks_of_outdated_shards(source: Path, tmp_path: Path) 
 def test_other_options_are_not_mixed(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "v")
     for other in ({"weights": "x"}, {"prompt": "prompteol"}, {"side": "document"}, {"shard_rows": 9}):
-        with pytest.raises(UserError, match="by another model or with other options; name another folder"):
+        with pytest.raises(UserError, match="by another model or with other options; use another folder"):
             run(source, tmp_path / "v", **other)
     assert_whole(tmp_path / "v")
 
@@ -178,7 +179,7 @@ def test_other_options_are_not_mixed(source: Path, tmp_path: Path) -> None:
 def test_the_verb(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dec2vec.fingerprint
 
-    monkeypatch.setattr(encode_files, "load_encoder", lambda args: HashEncoder())
+    monkeypatch.setattr(inputs, "load_encoder", lambda config, max_length: HashEncoder())
     monkeypatch.setattr(dec2vec.fingerprint, "fingerprint", lambda encoder: "w")
     source_and = ["encode", "--model", "m", "--input", str(source), "--shard_rows", str(SHARD), "--output"]
     assert cli.main([*source_and, str(tmp_path / "v")]) == 0
@@ -191,8 +192,8 @@ def test_mistakes(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         return capsys.readouterr().err
 
     shards = ["--shard_rows", "8", "--output"]
-    assert "with --shard_rows it is a folder" in refused(*shards, str(tmp_path / "v.npy"))
-    assert "does not exist; make it first" in refused(*shards, str(tmp_path / "no" / "v"))
+    assert "--shard_rows writes a folder" in refused(*shards, str(tmp_path / "v.npy"))
+    assert "does not exist; create it first" in refused(*shards, str(tmp_path / "no" / "v"))
     assert "no.txt does not exist" in refused(*shards, str(tmp_path / "v"), given=tmp_path / "no.txt")
     (tmp_path / "t.jsonl").write_text('{"a": "b"}\n')
     assert "no column 'text'" in refused(*shards, str(tmp_path / "v"), given=tmp_path / "t.jsonl")

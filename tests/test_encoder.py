@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
-from dec2vec.pooling import View
-from dec2vec.prompts import PROMPT_NAMES, get_prompt
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View
+from dec2vec.prompts.prompt import PROMPT_NAMES, get_prompt
 from tests.helpers import FAMILIES, LAYERS, tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a", "the cat sat on the mat.", "", "Ünïcödé 猫", "x " * 40, "the cat sat on the mat.", "a man?"]
@@ -41,12 +42,14 @@ def views() -> list[View]:
 def test_vector_depends_on_its_text_only(family_folder: Path, prompt: str) -> None:
     encoder = load(family_folder)
     alone = {
-        view: np.concatenate([encoder.encode_views([text], [view], prompt=prompt)[view] for text in TEXTS])
+        view: np.concatenate([encoder.encode_views([text], [view], EncodeOptions(prompt))[view] for text in TEXTS])
         for view in views()
     }
     for budget in (1, 100, 100_000):
         for order in (list(range(len(TEXTS))), list(reversed(range(len(TEXTS))))):
-            together = encoder.encode_views([TEXTS[row] for row in order], views(), prompt=prompt, batch_tokens=budget)
+            together = encoder.encode_views(
+                [TEXTS[row] for row in order], views(), EncodeOptions(prompt, batch_tokens=budget)
+            )
             for view in views():
                 np.testing.assert_allclose(together[view], alone[view][order], **CLOSE)
 
@@ -64,7 +67,7 @@ def test_equals_plain_transformers_with_left_padding(family_folder: Path) -> Non
         states = model(input_ids=padded, attention_mask=mask, output_hidden_states=True, **extra).hidden_states
     for layer in (-1, -2, 1):
         expected = states[layer][:, -1].numpy()
-        found = encoder.encode_views(TEXTS, [View("last", layer)], prompt="prompteol")[View("last", layer)]
+        found = encoder.encode_views(TEXTS, [View("last", layer)], EncodeOptions("prompteol"))[View("last", layer)]
         np.testing.assert_allclose(found, expected, **CLOSE)
 
 
@@ -175,3 +178,13 @@ def test_max_length_of_a_loaded_encoder(llama: Path) -> None:
     with pytest.raises(UserError, match="max_length 257: the model has 256 positions"):
         encoder.set_max_length(257)
     assert encoder.config.max_length == 200
+
+
+def test_published_model_cards_find_their_imports() -> None:
+    """Cards written by earlier versions import from these modules, newer ones from the package."""
+    import dec2vec.encoder
+    import dec2vec.model_config
+    from dec2vec import Encoder, ModelConfig, UserError, Whitening
+
+    assert Encoder is dec2vec.encoder.Encoder and ModelConfig is dec2vec.model_config.ModelConfig
+    assert issubclass(UserError, Exception) and callable(Whitening.load)

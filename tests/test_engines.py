@@ -23,7 +23,8 @@ from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
 from tests.tiny_run import train, write_run
 from tests.training_setup import data_of, distance, tiny_encoder
-from train.batch import prepare
+from train.adapters.capabilities import why_not_shared
+from train.adapters.lora import trainable_parameters
 from train.config import (
     BatchConfig,
     CheckpointConfig,
@@ -31,17 +32,18 @@ from train.config import (
     ExportConfig,
     LoraConfig,
     LossConfig,
-    MiningConfig,
     OptimConfig,
     TrainConfig,
 )
-from train.engine import adapters_under, check_shardable, engine_of, make_accelerator, wrap
-from train.engine_sharded import Sharded, is_sharded, whole
-from train.lora import trainable_parameters
-from train.prefix_gradient import why_not_shared
-from train.step import Learner, make_optimizer, train_step
-from train.table import SourceTable
-from train.temperature import Temperature
+from train.data.batch import BatchOptions, prepare
+from train.data.table import SourceTable
+from train.distributed.engine import choose_engine, make_accelerator, wrap
+from train.distributed.fsdp2 import Fsdp2
+from train.distributed.interface import Engine
+from train.distributed.single import PlainAdamW
+from train.losses.objective import Temperature
+from train.optim import Learner, make_optimizer
+from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FSDP2 = {
@@ -54,6 +56,7 @@ FSDP2 = {
 ONCE = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
 LOSS = LossConfig(temperature=0.05, learn_temperature=True, symmetric=True)
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0)
+CONFIG = TrainConfig(loss=LOSS, optim=OPTIM)
 BATCHES = [range(7), range(7, 14), range(14, 16)]
 """The last one leaves ranks of four without a row."""
 
@@ -88,8 +91,8 @@ CASES = {
     "checkpointed": Case(lora={"gradient_checkpointing": True}),
     "full": Case(lora={"method": "full"}),
     "DoRA": Case(lora={"dora": True}),
-    "embeddings whole": Case(lora={"whole": ("embed_tokens",)}),
-    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fast": False}),
+    "embeddings whole": Case(lora={"modules_to_save": ("embed_tokens",)}),
+    "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fused": False}),
 }
 FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
 
@@ -107,33 +110,34 @@ class Outcome:
 
 
 def three_steps(folder: Path, case: Case) -> Outcome:
-    engine = engine_of(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
+    engine = choose_engine(accelerator := make_accelerator(TrainConfig(model=ModelConfig(device="cpu"))))
     rank, world = accelerator.process_index, accelerator.num_processes
-    lora = adapters_under(engine, LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
+    lora = engine.adapters(LoraConfig(**{"rank": 4, "alpha": 8.0, **case.lora}))
     encoder = tiny_encoder(folder, lora=lora, device="cpu", **case.model)
     encoder.embedder.train()
     model = wrap(encoder.embedder, accelerator)
-    assert is_sharded(model) == (engine == "fsdp2")
+    assert model.passes_are_collective == (engine is Fsdp2)
     temperature = Temperature(LOSS.temperature, learned=True)
-    optimizer = make_optimizer(encoder.embedder, temperature, OPTIM)
+    optimizer = make_optimizer(model, temperature, OPTIM)
+    assert isinstance(optimizer, PlainAdamW)
     parameters = {**trainable_parameters(encoder.embedder), "log_temperature": temperature.log_value}
     gradients: list[dict[str, Tensor]] = []
-    optimizer.register_step_pre_hook(
-        lambda *_: gradients.append({name: whole(value.grad).clone() for name, value in parameters.items()})
+    optimizer.adamw.register_step_pre_hook(
+        lambda *_: gradients.append({name: model.whole(value.grad).clone() for name, value in parameters.items()})
     )
     learner, data = Learner(model, temperature, optimizer, total_steps=3), pairs()
     results, calls = [], []
     for step, rows in enumerate(BATCHES):
-        batch = prepare(data, np.array(rows), encoder, 120, rank=rank, world=world)
+        batch = prepare(data, np.array(rows), encoder, BatchOptions(120, rank=rank, world=world))
         with Counted(model) as count:
-            results.append(train_step(learner, batch, step, LOSS, OPTIM, graph_tokens=case.graph_tokens, seed=0))
+            results.append(train_step(learner, batch, step, CONFIG, graph_tokens=case.graph_tokens))
         calls.append(count)
     assert all(result.applied for result in results)
     return Outcome(
         [result.loss for result in results],
         [result.grad_norm for result in results],
         gradients,
-        {name: whole(value.detach()).clone() for name, value in parameters.items()},
+        {name: model.whole(value.detach()).clone() for name, value in parameters.items()},
         calls,
     )
 
@@ -141,7 +145,7 @@ def three_steps(folder: Path, case: Case) -> Outcome:
 class Counted:
     """Count gathers and reductions of shards, and passes of the model."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Engine) -> None:
         self.count: Counter[str] = Counter()
         self._model = model
         self._patches = [
@@ -163,7 +167,7 @@ class Counted:
     def __enter__(self) -> Counter[str]:
         for patch in self._patches:
             patch.start()
-        self._hook = self._model.register_forward_pre_hook(lambda *_: self.count.update(["forward"]))
+        self._hook = self._model.embedder.register_forward_pre_hook(lambda *_: self.count.update(["forward"]))
         return self.count
 
     def __exit__(self, *_: object) -> None:
@@ -284,8 +288,8 @@ def test_the_comparison_finds_another_run(tmp_path: Path, engines_script: Any) -
 
 
 REFUSED = {
-    "DeepSpeed alone": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed: shards need a process group"),
-    "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "put fsdp_version: 2 into fsdp_config"),
+    "DeepSpeed alone": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed: sharding needs a process group"),
+    "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "set fsdp_version: 2 in fsdp_config"),
     "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
     "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),
     "checkpointing": ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--lora.gradient_checkpointing true"),
@@ -298,7 +302,7 @@ def refusals() -> list[str]:
     found = []
     for environment, _ in REFUSED.values():
         with unittest.mock.patch.dict(os.environ, environment), pytest.raises(UserError) as caught:
-            engine_of(accelerator)
+            choose_engine(accelerator)
         found.append(str(caught.value))
     return found
 
@@ -312,30 +316,20 @@ def falls_back(folder: Path) -> list[str]:
     lines: list[str] = []
     os.environ.update(FSDP2)
     accelerator = make_accelerator(TrainConfig(model=ModelConfig(device="cpu")))
-    with unittest.mock.patch("train.engine._log.info", lambda line, *values: lines.append(line % values)):
-        lora = adapters_under("fsdp2", LoraConfig(rank=4, alpha=8.0))
+    with unittest.mock.patch("train.distributed.sharded._log.info", lambda line, *values: lines.append(line % values)):
+        lora = Fsdp2.adapters(LoraConfig(rank=4, alpha=8.0))
     encoder = tiny_encoder(folder, lora=lora, device="cpu")
     texts, prompt = ["a", "a man rides a horse " * 9], "What somebody does: {text}"
     before = encoder.encode(texts, prompt=prompt)
     model = wrap(encoder.embedder, accelerator)
-    assert isinstance(model, Sharded) and not lora.fast
+    assert isinstance(model, Fsdp2) and not lora.fused
     with unittest.mock.patch.object(encoder.embedder, "read_prefix", wraps=encoder.embedder.read_prefix) as read:
         np.testing.assert_allclose(encoder.encode(texts, prompt=prompt), before, atol=1e-6)
     read.assert_called_once()
-    return [*lines, why_not_shared(encoder.embedder) or ""]
+    return [*lines, why_not_shared(model) or ""]
 
 
 def test_fast_ways_fall_back_with_a_line_and_encoding_stays_the_same(decoder: Path) -> None:
     """Encoding shares the prompt's beginning between texts, whose reading must gather weights too."""
     first, _ = run_ranks(2, falls_back, decoder)
-    assert "lora.fast is off" in first[0] and "sharded" in first[1]
-
-
-def test_mining_while_training_is_refused_where_weights_are_sharded() -> None:
-    config = TrainConfig(mining=MiningConfig(every=10))
-    check_shardable("ddp", config)
-    check_shardable("fsdp2", TrainConfig())
-    with pytest.raises(UserError, match=r"mining\.every: not under FSDP2"):
-        check_shardable("fsdp2", config)
-    with pytest.raises(UserError, match=r"export\.push: not under FSDP2"):
-        check_shardable("fsdp2", TrainConfig(export=ExportConfig(push="user/name")))
+    assert "lora.fused is disabled" in first[0] and "sharded" in first[1]

@@ -20,18 +20,18 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-import train.export
+import train.export.save
 from dec2vec.cli import main
-from dec2vec.config import dump
+from dec2vec.config.load import dump
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, MAX_LENGTH, PEFT_WARNING, TEXTS, both_sides, tuned_encoder, whiten
 from tests.helpers import tiny_model_folder
 from train.config import TrainConfig
-from train.export import export_command, save_adapter, save_sentence_transformer
-from train.export_args import ExportArgs
-from train.export_config import older_rotary_keys
+from train.export.export import ExportArgs, export_command
+from train.export.save import save_adapter, save_sentence_transformer
+from train.export.sentence_transformers import older_rotary_keys
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TOLERANCE = 1e-5
@@ -243,7 +243,7 @@ def test_what_sentence_transformers_cannot_do_is_refused(tmp_path: Path, config:
 def test_a_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = tuned_encoder(tmp_path / "base")
     monkeypatch.setattr(encoder, "tokenize", lambda texts, *, side: [[5, 0]] * len(texts))
-    with pytest.raises(UserError, match="other token ids"):
+    with pytest.raises(UserError, match="different token ids"):
         save_sentence_transformer(encoder, tmp_path / "model", False, None)
 
 
@@ -258,7 +258,7 @@ def test_a_failed_export_leaves_the_old_folder_whole(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(train.export, "save_modules", fail)
+    monkeypatch.setattr(train.export.save, "save_modules", fail)
     expected = (UserError, "disk is full") if isinstance(error, OSError) else (RuntimeError, "bug")
     with pytest.raises(expected[0], match=expected[1]):
         save_sentence_transformer(encoder, folder, True, None)
@@ -301,10 +301,10 @@ def test_export_command_writes_model_again(run: Path) -> None:
 def test_export_command_refuses_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.yaml"):
         export_command(ExportArgs(run=tmp_path / "nothing"))
-    with pytest.raises(UserError, match="the run's own adapter"):
+    with pytest.raises(UserError, match="the adapter folder of the run"):
         export_command(ExportArgs(run=run, to=run / "adapter"))
     (run / "adapter" / "dec2vec.json").unlink()
-    with pytest.raises(UserError, match="let the training run finish"):
+    with pytest.raises(UserError, match="wait until training has finished"):
         export_command(ExportArgs(run=run))
 
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dec2vec.early_exit import decoder_blocks
+from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.encoder import Encoder
 from tests.test_fast_blocks import FAST, encoder_of, ran
 from tests.test_prefix_gradient import PROMPT, step
-from train.fast_lora import product_dtype
-from train.stacked_linears import Appended, Layer, Merged, Stack
+from train.kernels.lora_linear import product_dtype
+from train.kernels.lora_stack import ConcatenatedStack, Layer, LoraStack, MergedStack
 
 SETTINGS = [{}, {"prompt": PROMPT, "max_length": 100}, {"pooling": "mean", "layer": 2}]
 
@@ -24,9 +24,9 @@ def gradient(encoder: Encoder, *, share: bool) -> Tensor:
     return torch.cat([value.flatten() for value in step(encoder, share=share)[1].values()])
 
 
-def stacks(encoder: Encoder) -> set[type[Stack]]:
+def stacks(encoder: Encoder) -> set[type[LoraStack]]:
     blocks = decoder_blocks(encoder.embedder.backbone, encoder.layer_count) or ()
-    return {type(made) for block in blocks for _, made in block.memory._made.values()}
+    return {type(made) for block in blocks for _, made in block.memory._stacks.values()}
 
 
 def distances(folder: Path, family: str, lora: dict[str, object], model: dict[str, object]) -> tuple[float, float]:
@@ -35,7 +35,7 @@ def distances(folder: Path, family: str, lora: dict[str, object], model: dict[st
     for autocast, fast in (("off", False), ("on", False), ("on", True)):
         encoder = encoder_of(folder, family, fast=fast, lora=lora, autocast=autocast, **model)
         found.append(gradient(encoder, share="prompt" in model))
-        assert ran(encoder) == fast and (not fast or stacks(encoder) == {Appended})
+        assert ran(encoder) == fast and (not fast or stacks(encoder) == {ConcatenatedStack})
     exact, plain, fast_one = found
     return float((plain - exact).norm() / exact.norm()), float((fast_one - exact).norm() / exact.norm())
 
@@ -53,7 +53,7 @@ def test_as_near_to_float32_as_autocast(tmp_path: Path, family: str, lora: dict[
 def test_the_comparison_sees_a_wrong_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Without what a norm takes away from the gradient, or without what reaches the input through the adapters."""
     if wrong == "norm":
-        monkeypatch.setattr("train.block_passes.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
+        monkeypatch.setattr("train.kernels.block_autograd.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
     else:
         monkeypatch.setattr(Tensor, "addmm", lambda self, *_: self)
     plain, fast = distances(tmp_path, "llama", {}, {})
@@ -72,8 +72,8 @@ def test_small_updates_of_bfloat16_weights_are_seen() -> None:
         change = outputs[0].float() - outputs[1].float()
         return float((change * exact).sum() / exact.square().sum())
 
-    stacks = [Stack.of([layer], None, torch.bfloat16) for layer in layers]
-    assert seen([stack(stack.inputs(x)) for stack in stacks]) == pytest.approx(1.0, abs=0.1)
+    stacks = [LoraStack.from_layers([layer], None, torch.bfloat16) for layer in layers]
+    assert seen([stack(stack.prepare_inputs(x)) for stack in stacks]) == pytest.approx(1.0, abs=0.1)
     assert seen([F.linear(x.bfloat16(), layer.merged().bfloat16()) for layer in layers]) == 0.0
 
 
@@ -84,7 +84,7 @@ def test_the_products_decide_and_not_the_order_of_use(tmp_path: Path) -> None:
     for autocast in (True, False, True):
         encoder.embedder.autocast = autocast
         found.append(gradient(encoder, share=False))
-        assert stacks(encoder) == {Appended if autocast else Merged}
+        assert stacks(encoder) == {ConcatenatedStack if autocast else MergedStack}
     assert found[0].equal(found[2]) and not found[0].equal(found[1])
     assert F.cosine_similarity(found[0], found[1], dim=0) > 0.99
 

@@ -8,15 +8,14 @@ import pytest
 import torch
 from transformers import MistralConfig
 
-from dec2vec.early_exit import decoder_blocks
+from dec2vec.decoder.layers import decoder_blocks, final_norm
 from dec2vec.encoder import Encoder
-from dec2vec.final_norm import final_norm
 from tests.helpers import FAMILIES, tiny_model_folder
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
-from train.fast_blocks import FastBlock
+from train.kernels.decoder_block import FastBlock
 from train.step import seed_dropout
 
 FAST = {"llama", "mistral", "qwen2", "qwen3"}
@@ -24,7 +23,7 @@ FAST = {"llama", "mistral", "qwen2", "qwen3"}
 
 def encoder_of(folder: Path, family: str = "llama", *, fast: bool, lora: dict[str, object], **model: object) -> Encoder:
     """With weights of the norms that are not all one, as they are in new models."""
-    encoder = tiny_encoder(folder, family, lora=LoraConfig(**{"rank": 4, "alpha": 4.0, "fast": fast, **lora}), **model)
+    encoder = tiny_encoder(folder, family, lora=LoraConfig(**{"rank": 4, "alpha": 4.0, "fused": fast, **lora}), **model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in encoder.embedder.named_parameters():
@@ -62,8 +61,8 @@ def test_equals_the_plain_blocks(tmp_path: Path, family: str, model: dict[str, o
         ({"targets": ("k_proj", "up_proj"), "rslora": True}, True),
         ({"dropout": 0.3}, False),
         ({"dora": True}, False),
-        ({"whole": ("embed_tokens",)}, True),
-        ({"whole": ("post_attention_layernorm",)}, False),
+        ({"modules_to_save": ("embed_tokens",)}, True),
+        ({"modules_to_save": ("post_attention_layernorm",)}, False),
         ({"gradient_checkpointing": True}, False),
     ],
 )
@@ -84,7 +83,7 @@ def test_the_comparison_sees_a_wrong_gradient(tmp_path: Path, monkeypatch: pytes
     _, expected, _ = step(encoder_of(tmp_path, fast=False, lora={}), share=False)
     fast = encoder_of(tmp_path, fast=True, lora={})
     with monkeypatch.context() as patch:
-        patch.setattr("train.block_passes.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
+        patch.setattr("train.kernels.block_autograd.unit_rms_backward", lambda at, _, inverse: at.mul_(inverse))
         assert not close(step(fast, share=False)[1], expected)
     assert close(step(fast, share=False)[1], expected)
 
@@ -100,7 +99,7 @@ def test_a_sliding_window_that_a_text_is_longer_than(tmp_path: Path, window: int
         config = MistralConfig.from_pretrained(folder)
         config.sliding_window = sliding
         config.save_pretrained(folder)
-        encoder = tiny_encoder(folder, "mistral", lora=LoraConfig(rank=4, alpha=4.0, fast=fast))
+        encoder = tiny_encoder(folder, "mistral", lora=LoraConfig(rank=4, alpha=4.0, fused=fast))
         encoder.embedder.train()
         results.append(step(encoder, share=False))
         if fast:
@@ -127,7 +126,7 @@ def test_follows_the_weights(tmp_path: Path) -> None:
                 if part in name:
                     parameter *= 1.5
         losses.append(step(encoder, share=False)[0])
-        plain = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, alpha=4.0, fast=False))
+        plain = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, alpha=4.0, fused=False))
         plain.embedder.load_state_dict(encoder.embedder.state_dict())
         assert losses[-1] == pytest.approx(step(plain, share=False)[0], rel=1e-5)
     assert len({round(loss, 4) for loss in losses}) == len(losses)

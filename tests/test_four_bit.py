@@ -21,13 +21,13 @@ from tests.processes import run_alone, run_ranks
 from tests.test_engines import Case, Outcome, all_cases
 from tests.test_prefix_gradient import step
 from tests.training_setup import distance, tiny_encoder
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig
-from train.lora import trainable_parameters
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install bitsandbytes"
 )
-CASES = {"4-bit base": Case(model={"load_in_4bit": True, "dtype": "bfloat16"}, lora={"fast": False})}
+CASES = {"4-bit base": Case(model={"load_in_4bit": True, "dtype": "bfloat16"}, lora={"fused": False})}
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def four_bits_on_a_cpu() -> Iterator[None]:
     """Without the kernel for inference alone, which bitsandbytes packs the weights anew for."""
     modules = importlib.import_module("bitsandbytes.nn.modules")
     with (
-        unittest.mock.patch("dec2vec.backbone._check_kernels"),
+        unittest.mock.patch("dec2vec.decoder.load._check_kernels"),
         unittest.mock.patch.object(modules, "has_avx512bf16", lambda: False),
     ):
         yield
@@ -54,7 +54,7 @@ def gradient(encoder: Encoder) -> dict[str, Tensor]:
 def three_gradients(folder: Path) -> list[dict[str, Tensor]]:
     """With 4-bit weights, with what they stand for in float32, and with the weights as they were."""
     functional = importlib.import_module("bitsandbytes.functional")
-    lora = LoraConfig(rank=4, alpha=8, fast=False)
+    lora = LoraConfig(rank=4, alpha=8, fused=False)
     with four_bits_on_a_cpu():
         packed = tiny_encoder(folder, lora=lora, device="cpu", load_in_4bit=True)
     for module in packed.embedder.modules():

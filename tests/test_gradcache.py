@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from dec2vec.encoder import Encoder
 from tests.helpers import FAMILIES
 from tests.training_setup import gradients, tiny_encoder, tiny_table
-from train.batch import prepare
 from train.config import LoraConfig, LossConfig
-from train.contrast import contrast
-from train.gradcache import cached_step
+from train.data.batch import BatchOptions, prepare
+from train.distributed.single import Single
+from train.gradcache.cached_step import cached_step
+from train.losses.infonce.infonce import infonce
+from train.losses.objective import Temperature
 from train.step import seed_dropout
-from train.temperature import Temperature
 
 ROWS = np.arange(12)
 LOSS = LossConfig(temperature=0.05)
@@ -45,10 +46,10 @@ def plain(encoder: Encoder, rows: np.ndarray) -> tuple[float, dict[str, torch.Te
 def cached(
     encoder: Encoder, rows: np.ndarray, chunk_tokens: int, graph_tokens: int
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    batch = prepare(tiny_table(24), rows, encoder, chunk_tokens)
+    batch = prepare(tiny_table(24), rows, encoder, BatchOptions(chunk_tokens))
     temperature = Temperature(LOSS.temperature, learned=False)
-    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=temperature)
-    result = cached_step(encoder.embedder, batch.chunks, objective, graph_tokens=graph_tokens)
+    objective = partial(infonce, rows=batch.loss_inputs, config=LOSS, temperature=temperature)
+    result = cached_step(Single(encoder.embedder), batch.chunks, objective, graph_tokens=graph_tokens)
     return float(result.loss), gradients(encoder.embedder)
 
 
@@ -92,7 +93,7 @@ def test_every_pooling_and_inner_layers(pooling: str, layer: int, tmp_path: Path
         {"dora": True},
         {"init": "gaussian"},
         {"targets": ("q_proj", "v_proj")},
-        {"whole": ("embed_tokens", "norm")},
+        {"modules_to_save": ("embed_tokens", "norm")},
     ],
 )
 def test_lora_variants(options: dict[str, object], tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from dec2vec.batching import Chunk
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
-from train.graph_memory import affordable_tokens, chunk_budget, free_bytes, graph_bytes
+from train.distributed.single import Single
+from train.gradcache.memory import activation_budget, chunk_budget, free_bytes, graph_bytes
 
 CPU = torch.device("cpu")
 
@@ -22,10 +23,10 @@ def chunk(rows: int, width: int) -> Chunk:
 
 
 def test_twice_the_tokens_hold_twice_as_much(tmp_path: Path) -> None:
-    embedder = tiny_encoder(tmp_path).embedder
-    once, twice = (graph_bytes(embedder, chunk(rows, 20)) for rows in (50, 100))
+    model = Single(tiny_encoder(tmp_path).embedder)
+    once, twice = (graph_bytes(model, chunk(rows, 20)) for rows in (50, 100))
     assert once > 50 * 20 * 4 * 16 and 1.9 * once < twice < 2.1 * once
-    frozen = tiny_encoder(tmp_path, lora=LoraConfig(targets=("down_proj",))).embedder
+    frozen = Single(tiny_encoder(tmp_path, lora=LoraConfig(targets=("down_proj",))).embedder)
     assert graph_bytes(frozen, chunk(50, 20)) < once
 
 
@@ -40,20 +41,20 @@ def test_counts_activations_not_weights() -> None:
         def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
             return [self.backbone(torch.ones(len(lengths), 8) * 2)]
 
-    assert graph_bytes(Stub(), chunk(10, 3)) == 10 * 8 * 4
+    assert graph_bytes(Single(Stub()), chunk(10, 3)) == 10 * 8 * 4
 
 
 def test_free_memory_sets_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedder = tiny_encoder(tmp_path).embedder
-    held = graph_bytes(embedder, chunk(50, 20))
-    monkeypatch.setattr("train.graph_memory.free_bytes", lambda device: 4 * held)
-    assert affordable_tokens(embedder, chunk(50, 20)) == 2 * 50 * 20
-    monkeypatch.setattr("train.graph_memory.free_bytes", lambda device: 0)
-    assert affordable_tokens(embedder, chunk(50, 20)) == 0
+    model = Single(tiny_encoder(tmp_path).embedder)
+    held = graph_bytes(model, chunk(50, 20))
+    monkeypatch.setattr("train.gradcache.memory.free_bytes", lambda device: 4 * held)
+    assert activation_budget(model, chunk(50, 20)) == 2 * 50 * 20
+    monkeypatch.setattr("train.gradcache.memory.free_bytes", lambda device: 0)
+    assert activation_budget(model, chunk(50, 20)) == 0
 
 
 def test_a_container_has_less_than_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.graph_memory._CGROUP", tmp_path)
+    monkeypatch.setattr("train.gradcache.memory._CGROUP", tmp_path)
     machine = free_bytes(CPU)
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.command import check_model
+from dec2vec.checks.check_model import check_model
 from dec2vec.cli import main
-from dec2vec.config import load
+from dec2vec.config.load import load
+from dec2vec.config.model import ModelConfig
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
 from train.config import TrainConfig
@@ -110,7 +110,7 @@ def test_every_command_of_the_guides(workspace: Path, capsys: pytest.CaptureFixt
         *("train", "check", "encode", "mine", "compare", "export"),
         *("index", "search", "dedup", "outliers"),
     }
-    names = {finding.check for finding in check_model(CheckArgs(model="merged", device="cpu"))}
+    names = {finding.check for finding in check_model(ModelConfig(name_or_path="merged", device="cpu"))}
     missing = [name for name in names if f"\n| {name} |" not in text_of("broken")]
     assert missing == [], "docs/guides/broken.md explains every check"
 
@@ -124,7 +124,7 @@ def test_marked_commands_have_options_that_exist() -> None:
                 if needs and words[:2] == ["dec2vec", "train"]:
                     load(TrainConfig, None, words[3:])
                 if needs and "-m" in words and "encode" in words:
-                    from dec2vec.encode_args import EncodeArgs
+                    from dec2vec.corpus.encode import EncodeArgs
 
                     load(EncodeArgs, None, words[words.index("encode") + 1 :])
 

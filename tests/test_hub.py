@@ -23,14 +23,14 @@ from huggingface_hub.utils._http import close_session
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from transformers import PreTrainedModel
 
-from dec2vec.config import dump
+from dec2vec.config.load import dump
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from tests.export_cases import BASE, PEFT_WARNING, TEXTS, both_sides, tuned_encoder
 from tests.hub_server import INLINE_BYTES, Hub, running_hub
 from train.config import TrainConfig
-from train.export import save_adapter
-from train.hub import push_folder
+from train.export.push import push_folder
+from train.export.save import save_adapter
 
 pytestmark = [
     pytest.mark.filterwarnings(PEFT_WARNING),
@@ -209,10 +209,9 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from dec2vec.encoder import Encoder
 from dec2vec.model_config import ModelConfig
-from train.export import export_command
+from train.export.export import ExportArgs, export_command
 from train.config import TrainConfig
-from train.export_args import ExportArgs
-from train.session import resolve
+from train.resolve import resolve
 
 texts = json.load(open(sys.argv[1]))
 for base in ("bob/base", "bob/gone", sys.argv[2]):

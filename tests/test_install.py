@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "requirements"
+OURS = {"dec2vec", "train", "eval"}
+EXTRAS = ("eval", "search", "mteb", "tensorboard", "cuda", "deepspeed")
 PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -81,3 +86,27 @@ def test_install_says_what_is_wrong(tmp_path: Path, options: list[str], code: in
     assert done.returncode == code and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert message in line and not (tmp_path / ".venv").exists()
+
+
+def test_every_imported_package_is_declared() -> None:
+    """Under the name that it is installed by; what only type checkers import doesn't count."""
+    installed_as = packages_distributions()
+    names = {canonicalize_name(requirement.name) for requirement in (*declared(), *declared(*EXTRAS))}
+    for package in ("dec2vec", "train", "eval"):
+        for file in (REPOSITORY / package).rglob("*.py"):
+            for module in imported_modules(ast.parse(file.read_text(encoding="utf-8"))):
+                owners = {canonicalize_name(name) for name in installed_as.get(module, [module])}
+                assert module in OURS or module in sys.stdlib_module_names or owners & names, (file, module)
+
+
+def imported_modules(tree: ast.Module) -> set[str]:
+    """First parts of the names that a file imports, at its top or within functions."""
+    skipped = {id(part) for node in ast.walk(tree) if is_for_types(node) for part in ast.walk(node)}
+    nodes = [node for node in ast.walk(tree) if id(node) not in skipped]
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in plain | parts}
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from train.interrupts import Interrupts
+from train.checkpointing.interrupts import Interrupts
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -81,7 +81,7 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
 
 WORKER = """
 import sys, time
-from train.interrupts import Interrupts
+from train.checkpointing.interrupts import Interrupts
 with Interrupts(grace=0.2) as interrupts:
     print("ready", flush=True)
     while not interrupts:

@@ -139,7 +139,7 @@ def test_the_task_of_pairs_and_its_intervals(tmp_path: Path) -> None:
     assert (task.name, len(task.test.queries), len(task.left), task.dev) == ("toy", 80, 16, None)
     assert [task.texts[i] for i in task.left[:2]] == ["a0", "a2"]
     points = gaussian(80, 5)
-    figures = task.measure(None, TaskVectors(points, points[:0]), 200, 0)
+    figures = task.measure(None, TaskVectors.from_queries(points), 200, 0)
     assert [figure.metric for figure in figures] == [*METRICS, "alignment"]
     assert [figure.n for figure in figures] == [80] * 5 + [16]
     for figure in figures:
@@ -147,7 +147,7 @@ def test_the_task_of_pairs_and_its_intervals(tmp_path: Path) -> None:
         assert low < figure.value < high
     assert figures[5].value == pytest.approx(isotropy.alignment(points[task.left], points[task.right]))
     points[0] = np.nan
-    assert np.isnan([figure.value for figure in task.measure(None, TaskVectors(points, points[:0]), 100, 0)]).all()
+    assert np.isnan([figure.value for figure in task.measure(None, TaskVectors.from_queries(points), 100, 0)]).all()
 
 
 def test_large_files_are_sampled_alike_for_every_system() -> None:
@@ -156,7 +156,7 @@ def test_large_files_are_sampled_alike_for_every_system() -> None:
     points = gaussian(60, 3)
     base = load_isotropy_of(60)
     task = replace(base, limit=20)
-    one = task.measure(None, TaskVectors(points, points[:0]), 100, 0)
+    one = task.measure(None, TaskVectors.from_queries(points), 100, 0)
     other = task.measure(None, TaskVectors(2 * points, points[:0]), 100, 0)
     assert one[0].n == 20
     np.testing.assert_allclose([figure.value for figure in one], [figure.value for figure in other])
@@ -174,7 +174,7 @@ def test_labels_are_numbers_and_no_pair_is_refused(tmp_path: Path) -> None:
     ]
     assert len(load_isotropy(write(tmp_path / "t.jsonl", rows)).left) == 3
     small: list[dict[str, object]] = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": i / 4} for i in range(5)]
-    with pytest.raises(UserError, match="no pair has label 1, or a score above 4; set close"):
+    with pytest.raises(UserError, match="no pair has label 1 or a score above 4; set close"):
         load_isotropy(write(tmp_path / "t.jsonl", small))
     assert len(load_isotropy(write(tmp_path / "t.jsonl", small), close=0.6).left) == 2
 
@@ -190,9 +190,9 @@ def test_kinds_of_files(tmp_path: Path) -> None:
     assert len(load_isotropy(write(path, labels)).left) == 1
     (tmp_path / "t.txt").write_text("a\nb\nc\n")
     assert load_isotropy(tmp_path / "t.txt").texts == ["a", "b", "c"]
-    with pytest.raises(UserError, match=r"t.jsonl: has neither text, nor anchor and positive, nor .* but question"):
+    with pytest.raises(UserError, match=r"t.jsonl needs the column text, anchor and positive, or .* it has question"):
         load_isotropy(write(path, [{"question": "a"}]))
-    with pytest.raises(UserError, match="t: 2 different texts; the shape of a space needs three at least"):
+    with pytest.raises(UserError, match="t has 2 different texts; isotropy needs at least three"):
         load_isotropy(write(path, [{"text": "a"}, {"text": "b"}]))
-    with pytest.raises(UserError, match="toy: isotropy chooses nothing"):
+    with pytest.raises(UserError, match="toy: isotropy cannot be used for the selection"):
         load_isotropy_of(5).dev_score(TaskVectors(gaussian(5, 2), gaussian(5, 2)[:0]))

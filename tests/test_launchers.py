@@ -13,7 +13,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 from tests.processes import free_port
 from tests.test_engines import FSDP2, ONCE, REPOSITORY
-from train.engine_deepspeed import asked_stage
+from train.distributed.deepspeed import launched_stage
 
 CONFIGS = REPOSITORY / "configs" / "accelerate"
 
@@ -36,7 +36,7 @@ def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.Monk
     assert options.multi_gpu == (not sharded and not partitioned)
     if partitioned:
         with unittest.mock.patch.dict(os.environ, environment):
-            assert asked_stage() == f"zero{options.zero_stage}"
+            assert launched_stage() == options.zero_stage
     if sharded:
         assert {name: environment[name] for name in FSDP2} == (ONCE if "once" in path.stem else FSDP2)
     if options.num_machines > 1:

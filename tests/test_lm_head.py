@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from dec2vec import Encoder, ModelConfig, UserError, lm_head
-from dec2vec.lm_head import load_lm_head
-from dec2vec.pooling import View, layers_of
+from dec2vec import Encoder, ModelConfig, UserError
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder import lm_head
+from dec2vec.decoder.lm_head import load_lm_head
+from dec2vec.decoder.pooling import View, layers_of
 from tests.helpers import FAMILIES, LAYERS, tiny_config, tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
-from train.session import resolve
+from train.resolve import resolve
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "a man?"]
 VIEWS = [View("logits", -1), View("sparse_logits", -1), View("last", -1), View("logits", 1, norm=True)]
@@ -46,7 +48,7 @@ def test_equal_those_of_the_causal_model(tmp_path: Path, family: str) -> None:
     encoder = load(causal_folder(tmp_path, family))
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert encoder._head is None
-    found = encoder.encode_views(TEXTS, VIEWS, prompt="prompteol")
+    found = encoder.encode_views(TEXTS, VIEWS, EncodeOptions("prompteol"))
     for row, ids in enumerate(encoder.tokenize(TEXTS, prompt="prompteol")):
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
@@ -63,7 +65,7 @@ def test_own_text_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [encoder.encode_views([text], VIEWS) for text in TEXTS]
     monkeypatch.setattr(lm_head, "SLICE_BYTES", 1)
     for budget in (1, 100_000):
-        together = encoder.encode_views(TEXTS[::-1], VIEWS, batch_tokens=budget)
+        together = encoder.encode_views(TEXTS[::-1], VIEWS, EncodeOptions(batch_tokens=budget))
         for view in VIEWS:
             expected = np.concatenate([vectors[view] for vectors in alone[::-1]])
             np.testing.assert_allclose(together[view], expected, rtol=0, atol=1e-5)
@@ -80,7 +82,7 @@ def test_a_random_head_is_never_used(tmp_path: Path, family: str) -> None:
               lost, {"format": "pt"})  # fmt: skip
     for encoder in (base, load(tmp_path / "lost")):
         assert encoder.encode_views(TEXTS, [View("last", -1)])
-        with pytest.raises(UserError, match="hold no LM head"):
+        with pytest.raises(UserError, match="contain no LM head"):
             encoder.encode_views(TEXTS, VIEWS)
 
 
@@ -106,7 +108,7 @@ def test_shards_and_old_names(tmp_path: Path) -> None:
 def test_memory_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(causal_folder(tmp_path))
     monkeypatch.setattr(lm_head, "LOGITS_BYTES", 4 * len(encoder.lm_head().weight) * 3)
-    with pytest.raises(UserError, match=r"logits of 4 texts: .* take fewer texts at a time"):
+    with pytest.raises(UserError, match=r"logits of 4 texts: .* use fewer texts"):
         encoder.encode_views(TEXTS, VIEWS[:1])
     assert encoder.encode_views(TEXTS[:3], VIEWS[:1])[VIEWS[0]].shape == (3, len(encoder.lm_head().weight))
     assert len(list(encoder.iter_views(TEXTS, VIEWS))) > 0
@@ -116,7 +118,7 @@ def test_memory_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_configured_pooling_and_what_it_can_not_do(tmp_path: Path) -> None:
     encoder = load(causal_folder(tmp_path), pooling="sparse_logits")
     assert encoder.encode(TEXTS).shape == (4, len(tiny_tokenizer()))
-    with pytest.raises(UserError, match=r"the LM head reads what went through the final norm"):
+    with pytest.raises(UserError, match=r"the LM head needs states after the final norm"):
         layers_of(View("logits", 1), LAYERS)
-    with pytest.raises(UserError, match=r"model.pooling logits: for encoding and evaluation only"):
+    with pytest.raises(UserError, match=r"model.pooling logits is only for encoding and evaluation"):
         resolve(TrainConfig(model=ModelConfig(pooling="logits"), export=ExportConfig(model=False)))

@@ -8,18 +8,18 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from dec2vec.early_exit import decoder_blocks
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.errors import UserError
 from tests.helpers import FAMILIES
 from tests.training_setup import tiny_encoder
+from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig
-from train.lora import trainable_parameters
 
 
 def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:
     lora, whole = (
-        set(trainable_parameters(tiny_encoder(tmp_path, lora=LoraConfig(rank=4, whole=names)).embedder))
+        set(trainable_parameters(tiny_encoder(tmp_path, lora=LoraConfig(rank=4, modules_to_save=names)).embedder))
         for names in ((), ("embed_tokens",))
     )
     assert lora and all(".lora_" in name for name in lora)
@@ -27,7 +27,7 @@ def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:
     assert "embed_tokens.modules_to_save" in (whole - lora).pop()
 
 
-@pytest.mark.parametrize("option", ["targets", "whole"])
+@pytest.mark.parametrize("option", ["targets", "modules_to_save"])
 @pytest.mark.parametrize(("name", "fix"), [("embed_tokenz", "did you mean embed_tokens"), ("xyzzy", "q_proj")])
 def test_unknown_modules(tmp_path: Path, option: str, name: str, fix: str) -> None:
     with pytest.raises(UserError, match=f"lora.{option} '{name}': the decoder has no such module; .*{fix}"):
@@ -65,7 +65,7 @@ def test_adapters_in_chosen_blocks(tmp_path: Path, family: str) -> None:
 
 
 def test_chosen_blocks_of_chosen_targets(tmp_path: Path) -> None:
-    lora = LoraConfig(rank=4, layers=(1,), targets=("q_proj",), whole=("embed_tokens",))
+    lora = LoraConfig(rank=4, layers=(1,), targets=("q_proj",), modules_to_save=("embed_tokens",))
     names = list(trainable_parameters(tiny_encoder(tmp_path, lora=lora).embedder))
     assert [name.split(".layers.")[1] for name in names if "lora_" in name] == [
         "1.self_attn.q_proj.lora_A.default.weight",
@@ -75,10 +75,8 @@ def test_chosen_blocks_of_chosen_targets(tmp_path: Path) -> None:
 
 
 def test_blocks_that_the_loss_does_not_reach(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lora.layers 2: layer 2 is pooled, so blocks 0 to 1 can be tuned"):
+    with pytest.raises(UserError, match=r"lora.layers 2: layer 2 is pooled, so only blocks 0 to 1 can be trained"):
         tiny_encoder(tmp_path, lora=LoraConfig(layers=(1, 2)), layer=2)
-    with pytest.raises(UserError, match=r"lora.layers: lora.method full trains every weight"):
-        tiny_encoder(tmp_path, lora=LoraConfig(layers=(1,), method="full"))
 
 
 def blocks_with_adapters(embedder: Embedder) -> set[int]:

@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.naive_info_nce import Texts, document_ignored, naive_loss, query_ignored
-from train import tiles
 from train.config import LossConfig
-from train.contrast import contrast
-from train.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
-from train.loss import info_nce
-from train.objective import Objective
-from train.readings import text_keys
-from train.rows import NO_ANCHOR, NO_ID, PairRows
-from train.temperature import Temperature
+from train.data.prompted_input import text_keys
+from train.losses.infonce import tiled as tiles
+from train.losses.infonce.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
+from train.losses.infonce.infonce import infonce
+from train.losses.infonce.plain import info_nce
+from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
+from train.losses.objective import Objective, Temperature
 
 TEXTS = Texts(("a", "b", "c", "a", "d"), ("p", "q", "r", "s", "p"), ("x", "c", "q", "y"))
 PLAIN = LossConfig(temperature=0.1, learn_temperature=True)
@@ -35,10 +34,10 @@ def unlike(pairs: int, negatives: int = 0) -> Texts:
     return Texts(*(tuple(f"{side}{row}" for row in range(count)) for side, count in counts.items()))
 
 
-def rows_of(texts: Texts) -> PairRows:
+def rows_of(texts: Texts) -> PairInputs:
     count, documents = len(texts.anchors), len(texts.documents)
     ids = [NO_ID if texts.id_of(row) is None else int(texts.id_of(row) or 0) for row in range(documents)]
-    return PairRows(
+    return PairInputs(
         anchors=torch.arange(count),
         documents=torch.arange(count, count + documents),
         anchor_keys=text_keys(texts.anchors),
@@ -53,12 +52,19 @@ def vectors_of(texts: Texts, seed: int, dim: int = 6) -> torch.Tensor:
     return torch.randn(len(texts.anchors) + len(texts.documents), dim, generator=generator, dtype=torch.float64)
 
 
-def found(vectors: torch.Tensor, rows: PairRows, config: LossConfig, sizes: tiles.Sizes | None = None) -> Objective:
-    """With strips and tiles of the given sizes."""
+def found(
+    vectors: torch.Tensor,
+    rows: PairInputs,
+    config: LossConfig,
+    sizes: tiles.Sizes | None = None,
+    *,
+    tiled: bool = True,
+) -> Objective:
+    """With strips and tiles of the given sizes, or the plain way."""
     temperature = Temperature(config.temperature, learned=True).to(vectors.dtype)
     choose = (lambda _: sizes) if sizes else tiles.choose_sizes
     with patch.object(tiles, "choose_sizes", choose):
-        return contrast(vectors, rows, config, temperature)
+        return infonce(vectors, rows, config, temperature, tiles=tiled)
 
 
 def naive(vectors: torch.Tensor, texts: Texts, config: LossConfig) -> Objective:
@@ -111,7 +117,7 @@ def test_tiles_equal_the_plain_way_and_the_loop(
 ) -> None:
     vectors, rows, sizes = vectors_of(texts, seed), rows_of(texts), tiles.Sizes(height, width)
     expected = naive(vectors, texts, config)
-    plain = found(vectors, rows, LossConfig(**{**vars(config), "tiles": False}))
+    plain = found(vectors, rows, config, tiled=False)
     assert difference(plain, expected) < 1e-10
     assert difference(found(vectors, rows, config, sizes), expected) < 1e-10
     single = naive(vectors.float(), texts, config)
@@ -123,16 +129,16 @@ def test_a_wrong_mask_differs(tiled: bool) -> None:
     """Negative control: every rule, the margin and each further term are noticed when they are missing."""
     texts = Texts(TEXTS.anchors, TEXTS.positives, TEXTS.negatives, (None, 3, None, None, 4, 4, None, None, 3))
     vectors, rows = vectors_of(texts, 0), rows_of(texts)
-    config = LossConfig(**{**vars(EVERYTHING), "tiles": tiled})
-    expected = found(vectors, rows, config, tiles.Sizes(2, 3))
+    config = EVERYTHING
+    expected = found(vectors, rows, config, tiles.Sizes(2, 3), tiled=tiled)
     assert difference(expected, naive(vectors, texts, config)) < 1e-10
     for name, keys in vars(rows).items():
         if name not in ("anchors", "documents"):
-            others = PairRows(**{**vars(rows), name: torch.arange(len(keys)) + (0 if name == "document_ids" else 10)})
-            assert difference(found(vectors, others, config), expected) > 1e-4, name
+            others = PairInputs(**{**vars(rows), name: torch.arange(len(keys)) + (0 if name == "document_ids" else 10)})
+            assert difference(found(vectors, others, config, tiled=tiled), expected) > 1e-4, name
     for name, value in (("symmetric", False), ("margin", None), ("query_negatives", False), ("hardness", 0.0)):
         other = LossConfig(**{**vars(config), name: value})
-        assert difference(found(vectors, rows, other), expected) > 1e-4, name
+        assert difference(found(vectors, rows, other, tiled=tiled), expected) > 1e-4, name
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-13])
@@ -140,10 +146,10 @@ def test_rows_that_share_vectors_or_have_none(length: float) -> None:
     """Equal token ids are embedded once. A vector of zeros has no direction: its gradient is divided by 1e-12."""
     texts = Texts(("a", "b", "c"), ("p", "q", "r"), ("x",))
     shared = {"anchors": torch.tensor([4, 0, 4]), "documents": torch.tensor([1, 3, 1, 0])}
-    rows, vectors = PairRows(**{**vars(rows_of(texts)), **shared}), vectors_of(texts, 1)
+    rows, vectors = PairInputs(**{**vars(rows_of(texts)), **shared}), vectors_of(texts, 1)
     vectors[3] *= length / vectors[3].norm()
     for config in (PLAIN, EVERYTHING):
-        expected = found(vectors, rows, LossConfig(**{**vars(config), "tiles": False}))
+        expected = found(vectors, rows, config, tiled=False)
         result = found(vectors, rows, config, tiles.Sizes(2, 3))
         torch.testing.assert_close(result.loss, expected.loss)
         torch.testing.assert_close(result.log_temperature_gradient, expected.log_temperature_gradient)
@@ -215,7 +221,7 @@ def test_memory_is_flat_and_no_matrix_of_all_cosines_is_made() -> None:
     for tiled in (True, False):
         largest.clear()
         with Sizes(), patch.object(tiles, "BUDGET_BYTES", 1 << 20):
-            found(vectors, rows, LossConfig(tiles=tiled))
+            found(vectors, rows, LossConfig(), tiled=tiled)
         assert (max(largest) < 2 << 20) == tiled
         assert (max(largest) >= 4 * count**2) == (not tiled)
 
@@ -240,14 +246,14 @@ def test_permutation_changes_nothing(count: int, extra: int, seed: int) -> None:
 
 @given(st.integers(2, 30), st.booleans())
 def test_log_n_at_uniform(count: int, tiled: bool) -> None:
-    result = found(torch.ones(2 * count, 4), rows_of(unlike(count)), LossConfig(tiles=tiled))
+    result = found(torch.ones(2 * count, 4), rows_of(unlike(count)), LossConfig(), tiled=tiled)
     assert float(result.loss) == pytest.approx(math.log(count), rel=1e-5)
 
 
 @pytest.mark.parametrize("tiled", [False, True])
 def test_zero_at_perfect_separation(tiled: bool) -> None:
     vectors = torch.cat([torch.eye(8), torch.eye(8)])
-    result = found(vectors, rows_of(unlike(8)), LossConfig(temperature=0.01, tiles=tiled))
+    result = found(vectors, rows_of(unlike(8)), LossConfig(temperature=0.01), tiled=tiled)
     assert float(result.loss) == pytest.approx(0, abs=1e-6)
 
 

@@ -11,9 +11,9 @@ from dec2vec.errors import UserError
 from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
 from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
-from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_rows
-from train.rows import GradedRows, LabelledRows, PairRows, TeacherRows
-from train.source_losses import check_losses, run_temperature
+from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_losses, check_rows
+from train.losses.inputs import GradedInputs, LabelledInputs, PairInputs, TeacherInputs
+from train.losses.per_source import run_temperature
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -22,7 +22,7 @@ def test_a_loss_takes_its_own_rows_only(case: Case) -> None:
     if config.kind == "distil_vectors":
         config = replace(config, learn_temperature=False)
     check_loss(config, ROWS_OF[config.kind], "data.0")
-    for other in {PairRows, GradedRows, LabelledRows, TeacherRows} - {ROWS_OF[config.kind]}:
+    for other in {PairInputs, GradedInputs, LabelledInputs, TeacherInputs} - {ROWS_OF[config.kind]}:
         with pytest.raises(UserError, match=rf"loss.kind {config.kind} needs .* but data.0 has .*; use \w+"):
             check_loss(config, other, "data.0")
 
@@ -30,21 +30,21 @@ def test_a_loss_takes_its_own_rows_only(case: Case) -> None:
 def test_the_message_names_what_fits() -> None:
     expected = "loss.kind cosent needs pairs with a score, but a.jsonl has pairs of anchor and positive; use infonce"
     with pytest.raises(UserError, match=expected):
-        check_rows("cosent", PairRows, "a.jsonl")
+        check_rows("cosent", PairInputs, "a.jsonl")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LossConfig(angle_temperature=0.5), "loss.angle_temperature: loss.kind infonce has no use for it"),
-        (LossConfig(distance="kl"), r"only distil_scores, distil_vectors\)"),
-        (LossConfig(kind="supcon", symmetric=True), "loss.symmetric: loss.kind supcon has no use"),
-        (LossConfig(kind="cosent", gather=False), "loss.gather: loss.kind cosent has no use"),
-        (LossConfig(kind="distil_scores", teacher="t", distance="mse"), "takes kl or margin"),
-        (LossConfig(kind="distil_vectors"), "name the folder of a teacher"),
+        (LossConfig(angle_weights=(1, 0, 0)), "loss.angle_weights is not used by loss.kind infonce"),
+        (LossConfig(distance="kl"), r"only by distil_scores, distil_vectors\)"),
+        (LossConfig(kind="supcon", symmetric=True), "loss.symmetric is not used by loss.kind supcon"),
+        (LossConfig(kind="cosent", hardness=1.0), "loss.hardness is not used by loss.kind cosent"),
+        (LossConfig(kind="distil_scores", teacher="t", distance="mse"), "use kl or margin"),
+        (LossConfig(kind="distil_vectors"), "give the folder of a teacher"),
         (LossConfig(kind="distil_vectors", teacher="t", learn_temperature=True), "distance mse has no temperature"),
-        (LossConfig(kind="angle", angle_weights=(0, 0, 0)), "give at least one loss a weight"),
-        (LossConfig(matryoshka=(8, 8)), "a number of dimensions comes twice"),
+        (LossConfig(kind="angle", angle_weights=(0, 0, 0)), "set at least one above 0"),
+        (LossConfig(matryoshka=(8, 8)), "a number of dimensions is repeated"),
         (LossConfig(matryoshka=(8, 4), matryoshka_weights=(1.0,)), "1 weights for 2 numbers of dimensions"),
     ],
 )
@@ -61,7 +61,7 @@ def test_every_option_is_read_by_all_losses_or_refused_by_some() -> None:
         default = vars(LossConfig())[name]
         value = values.get(name, (not default) if isinstance(default, bool) else 0.5)
         for kind in set(ROWS_OF) - set(kinds):
-            with pytest.raises(UserError, match=rf"^loss.{name}: loss.kind {kind} has no use for it"):
+            with pytest.raises(UserError, match=rf"^loss.{name} is not used by loss.kind {kind}"):
                 check_loss(LossConfig(kind=kind, **{name: value}), ROWS_OF[kind], "data.0")
 
 
@@ -70,7 +70,7 @@ def sources_of(*losses: tuple[LossConfig, ...]) -> tuple[SourceConfig, ...]:
 
 
 def test_one_learned_temperature_starts_as_the_losses_in_use_say() -> None:
-    """Not as the run's loss, where every source has losses of its own, and not as the first of several that differ."""
+    """Not as the run's loss, where every source has its own losses, and not as the first of several that differ."""
     learning, fixed = LossConfig(kind="cosent", temperature=0.2, learn_temperature=True), LossConfig(kind="angle")
     unused = LossConfig(temperature=0.7, learn_temperature=True)
     found = run_temperature(TrainConfig(loss=unused, data=sources_of((fixed,), (fixed, learning), (learning,))))
@@ -80,22 +80,22 @@ def test_one_learned_temperature_starts_as_the_losses_in_use_say() -> None:
     other = replace(learning, temperature=0.1)
     for data in (sources_of((learning,), (other,)), sources_of((other, learning))):
         with pytest.raises(
-            UserError, match=r"share one, which can't start at 0.1 and 0.2; give them the same temperature"
+            UserError, match=r"share one value, which cannot start at 0.1 and 0.2; set the same temperature"
         ):
             check_losses(TrainConfig(data=data))
     run = replace(other, kind="infonce")
-    with pytest.raises(UserError, match=r"can't start at 0.1 and 0.2"):
+    with pytest.raises(UserError, match=r"cannot start at 0.1 and 0.2"):
         check_losses(TrainConfig(loss=run, data=(SourceConfig(), *sources_of((learning,)))))
 
 
 def test_a_loss_that_no_source_uses_is_refused() -> None:
     loss = LossConfig(temperature=0.1, matryoshka=(4,))
     own = (LossConfig(kind="cosent"),)
-    with pytest.raises(UserError, match=r"^loss.matryoshka, loss.temperature: every source has losses of its own"):
+    with pytest.raises(UserError, match=r"^loss.matryoshka, loss.temperature: every source has its own losses"):
         check_losses(TrainConfig(loss=loss, data=sources_of(own, own)))
     check_losses(TrainConfig(loss=loss, data=(*sources_of(own), SourceConfig())))
     check_losses(TrainConfig(data=sources_of(own, own)))
-    check_losses(TrainConfig(loss=loss))  # without data, which `load_data` refuses
+    check_losses(TrainConfig(loss=loss))  # `check_config` refuses a run without data
 
 
 def test_a_run_with_nested_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

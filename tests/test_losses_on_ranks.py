@@ -11,16 +11,15 @@ from torch import Tensor
 
 from tests.loss_references import CASES, Case, vectors
 from tests.processes import run_ranks
-from train.losses.dispatch import objective
-from train.objective import Objective
-from train.rows import Rows
-from train.temperature import Temperature
+from train.losses.compute import one_loss
+from train.losses.inputs import LossInputs
+from train.losses.objective import Objective, Temperature
 
 TEXTS = 7
 SHARES = {2: (5, 2), 3: (3, 0, 4)}
 
 
-def share_of(case: Case, counts: tuple[int, ...], rank: int) -> tuple[Tensor, Rows]:
+def share_of(case: Case, counts: tuple[int, ...], rank: int) -> tuple[Tensor, LossInputs]:
     """Consecutive rows; a rank embeds all texts of its rows anew, and one that nobody reads."""
     rows, start = case.rows(TEXTS), sum(counts[:rank])
     kept: dict[str, Any] = {name: tensor[start : start + counts[rank]] for name, tensor in vars(rows).items()}
@@ -32,8 +31,8 @@ def objectives_of_rank(counts: tuple[int, ...]) -> dict[str, Objective]:
     return {name: at_share(case, *share_of(case, counts, rank)) for name, case in CASES.items()}
 
 
-def at_share(case: Case, x: Tensor, rows: Rows) -> Objective:
-    return objective(x, rows, case.config, Temperature(0.3, learned=True).double())
+def at_share(case: Case, x: Tensor, rows: LossInputs) -> Objective:
+    return one_loss(x, rows, case.config, Temperature(0.3, learned=True).double())
 
 
 @pytest.mark.parametrize("world", SHARES)

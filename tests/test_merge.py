@@ -13,15 +13,15 @@ from peft import PeftModel
 from scipy.spatial import geometric_slerp
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.artifacts import find
 from dec2vec.cli import main
-from dec2vec.config import dump, load
+from dec2vec.config.load import dump, load
+from dec2vec.decoder.model_folders import find
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from train.config import LoraConfig, SourceConfig, TrainConfig
-from train.export import export_command, save_adapter
-from train.export_args import ExportArgs
+from train.export.export import ExportArgs, export_command
+from train.export.save import save_adapter
+from train.merging.full_weights import load_folded, slerp_whole
 from train.merging.low_rank import LowRank, inner, slerp_weights, truncate, weighted_sum
-from train.merging.whole import load_folded, slerp_whole
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TEXTS = ["red green", "a small blue cat", "", "the old man sings to a horse"]
@@ -158,16 +158,16 @@ def test_mistakes_are_one_line_and_write_nothing(plain: Path, capsys: pytest.Cap
     one, two = str(plain / "one"), str(plain / "two")
     for arguments, words in (
         ([one], "at least two runs"),
-        ([one, one], "named twice"),
+        ([one, one], "given twice"),
         ([one, two, "--weights", "1"], "1 weights for 2 runs"),
         ([one, two, "--weights", "0", "0"], "all weights are 0"),
-        ([one, two, str(other), "--method", "slerp"], "an arc lies between two runs"),
+        ([one, two, str(other), "--method", "slerp"], "slerp needs two runs"),
         ([one, str(other)], "model.pooling is mean"),
-        ([one, str(both_ways)], f"model.bidirectional is True, of {one} False"),
-        ([one, str(cut)], f"model.depth is 2, of {one} None"),
+        ([one, str(both_ways)], f"model.bidirectional is True, but that of {one} is False"),
+        ([one, str(cut)], f"model.depth is 2, but that of {one} is None"),
         ([one, str(plain / "base")], "not a run folder"),
-        ([one, two, "--output", str(plain / "full-folder")], "is no merged run"),
-        ([one, two, "--output", one], "is, holds or lies in one of the runs"),
+        ([one, two, "--output", str(plain / "full-folder")], "is not a merged run"),
+        ([one, two, "--output", one], "overlaps with one of the runs"),
     ):
         assert (
             main(["merge", *arguments, *([] if "--output" in arguments else ["--output", str(plain / "never")])]) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,18 @@ import pytest
 
 from dec2vec import Encoder, ModelConfig
 from dec2vec.cli import main
-from dec2vec.corpus.faiss_index import build_index, search_index
+from dec2vec.config.encoder_args import EncoderArgs
+from dec2vec.corpus.faiss_index import index_array, search_array
 from dec2vec.errors import UserError
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
-from train.data import load_data
+from train.data.dataset import load_data
 from train.mining import encoders
-from train.mining.args import MineArgs
-from train.mining.choice import ABSENT
 from train.mining.cross_encoder import rescore
 from train.mining.encoders import Vectors, embed_all
-from train.mining.mine import Judges, mine
 from train.mining.pairs import Material, read_material, same
+from train.mining.search import Judges, mine
+from train.mining.selection import ABSENT, Rules, Selection
 
 ROWS: list[dict[str, object]] = [
     {"anchor": "red dog runs", "positive": "a dog", "source": "x"},
@@ -102,10 +101,10 @@ def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.
     model = ["--model", str(place / "decoder"), "--device", "cpu", "--max_length", "64"]
     base = ["mine", str(place / "pairs.jsonl"), *model, "--output", str(output)]
     for options, words in (
-        (["--from_rank", "9", "--to_rank", "3"], "--from_rank 9 lies behind"),
-        (["--to_rank", "2", "--negatives", "3"], "raise --to_rank"),
+        (["--min_rank", "9", "--max_rank", "3"], "--min_rank 9 is larger than --max_rank 3"),
+        (["--max_rank", "2", "--negatives", "3"], "raise --max_rank"),
         (["--corpus", str(place / "one.txt")], "1 different text"),
-        (["--only", "source=y"], "no row has source=y; mend `only`"),
+        (["--only", "source=y"], "no row has source=y; change `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
         (["--output", "x.csv"], "use .jsonl"),
         (["--max_score", "-1"], "no candidate passes the rules"),
@@ -136,9 +135,9 @@ def plain_vectors(seed: int = 0, count: int = 300, dimension: int = 12) -> tuple
 @pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("hnsw", 0.95), ("ivf", 0.7)])
 def test_every_index_finds_the_negatives_of_the_exact_one(kind: Any, least: float) -> None:
     material, vectors = plain_vectors()
-    options = {"pairs": "p", "model": "m", "output": "o.jsonl", "negatives": 3, "to_rank": 20}
-    exact, _, certain = mine(material, vectors, Judges(), MineArgs(**options))
-    found, tally, recall = mine(material, vectors, Judges(), MineArgs(**options, index=kind))
+    selection = Selection(count=3, max_rank=20, rules=Rules(ratio=0.95))
+    exact, _, certain = mine(material, vectors, Judges(), selection)
+    found, tally, recall = mine(material, vectors, Judges(), selection, index_kind=kind)
     assert tally.candidates > 0 and certain == 1.0 and least <= recall <= 1
     pairs = [
         ({negative.position for negative in one.negatives}, {negative.position for negative in other.negatives})
@@ -149,14 +148,14 @@ def test_every_index_finds_the_negatives_of_the_exact_one(kind: Any, least: floa
 
 def test_a_teacher_that_disagrees_refuses() -> None:
     material, vectors = plain_vectors()
-    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=3, to_rank=20)
-    alone, _, _ = mine(material, vectors, Judges(), args)
-    agreeing, _, _ = mine(material, vectors, Judges(teacher=vectors), args)
+    selection = Selection(count=3, max_rank=20, rules=Rules(ratio=0.95))
+    alone, _, _ = mine(material, vectors, Judges(), selection)
+    agreeing, _, _ = mine(material, vectors, Judges(teacher=vectors), selection)
     assert agreeing == alone
     reversed_teacher = Vectors(
         -vectors.anchors, vectors.documents, vectors.anchor_of, vectors.positive_of, vectors.corpus_size
     )
-    refused, tally, _ = mine(material, vectors, Judges(teacher=reversed_teacher), args)
+    refused, tally, _ = mine(material, vectors, Judges(teacher=reversed_teacher), selection)
     assert not any(row.negatives for row in refused)
     assert tally.refused["teacher"] == tally.candidates
 
@@ -168,8 +167,8 @@ def test_a_cross_encoder_replaces_the_cosines() -> None:
     def score(pairs: list[tuple[str, str]]) -> Any:
         return np.array([float(text.split()[1]) for _, text in pairs])
 
-    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"), negatives=2, to_rank=59, ratio=1.0, margin=1.0)
-    mined, _, _ = mine(material, vectors, Judges(cross_encoder=score), args)
+    selection = Selection(count=2, max_rank=59, rules=Rules(margin=1.0, ratio=1.0))
+    mined, _, _ = mine(material, vectors, Judges(cross_encoder=score), selection)
     for row, found in enumerate(mined):
         assert [n.position for n in found.negatives] == [i for i in (row - 1, row - 2) if i >= 0]
         assert found.positive_score == row
@@ -179,7 +178,7 @@ def test_a_cross_encoder_replaces_the_cosines() -> None:
 
 def test_the_index_gives_cosines() -> None:
     _, vectors = plain_vectors(count=50)
-    scores, positions = search_index(build_index(vectors.corpus, "flat"), vectors.anchors[:5], 3)
+    scores, positions = search_array(index_array(vectors.corpus, "flat"), vectors.anchors[:5], 3)
     np.testing.assert_allclose(
         scores, np.take_along_axis(vectors.anchors[:5] @ vectors.corpus.T, positions, axis=1), atol=1e-6
     )
@@ -188,14 +187,7 @@ def test_the_index_gives_cosines() -> None:
 def test_the_corpus_of_a_file_and_what_it_excludes(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "pairs.jsonl", ROWS)
     (tmp_path / "corpus.txt").write_text("A dog\na  DOG\n\nsomething else\nred dog RUNS\n", encoding="utf-8")
-    material = read_material(
-        MineArgs(
-            pairs=str(tmp_path / "pairs.jsonl"),
-            model="m",
-            output=tmp_path / "o.jsonl",
-            corpus=tmp_path / "corpus.txt",
-        )
-    )
+    material = read_material(str(tmp_path / "pairs.jsonl"), corpus=tmp_path / "corpus.txt")
     assert material.corpus == ["A dog", "something else", "red dog RUNS"]
     assert [sorted(places) for places in material.excluded[:3]] == [[0, 2], [0, 2], []]
     assert sorted(material.excluded[4]) == [0, 2]  # anchor "A DOG" is the positive of "red dog runs"
@@ -206,13 +198,12 @@ def test_rows_that_are_left_out_still_say_what_belongs_together(tmp_path: Path, 
     """Row 0 alone is mined for: row 1 has its anchor, and with it another text that is no negative."""
     write_jsonl(tmp_path / "pairs.jsonl", [*ROWS, {"note": "no pair"}, {"anchor": "x", "positive": None}])
     (tmp_path / "corpus.txt").write_text("small blue cat\nred dog runs FAST\na dog\n", encoding="utf-8")
-    args = MineArgs(pairs=str(tmp_path / "pairs.jsonl"), model="m", output=tmp_path / "o.jsonl", **options)
-    material = read_material(args)
+    material = read_material(str(tmp_path / "pairs.jsonl"), **options)
     assert (material.anchors, material.positives) == (["red dog runs"], ["a dog"])
-    assert material.others == [{"source": "x"}]
+    assert material.other_columns == [{"source": "x"}]
     assert material.corpus == [str(row["positive"]) for row in ROWS]
     assert [sorted(places) for places in material.excluded] == [[0, 1]]
-    given = read_material(replace(args, corpus=tmp_path / "corpus.txt"))
+    given = read_material(str(tmp_path / "pairs.jsonl"), corpus=tmp_path / "corpus.txt", **options)
     assert [sorted(places) for places in given.excluded] == [[1, 2]]
 
 
@@ -229,9 +220,9 @@ def test_a_sentence_transformers_model_is_one_wherever_it_lies(
     def ours(texts: list[str], *, document: bool) -> Any: ...
 
     monkeypatch.setattr(encoders, "_sentence_transformer", lambda name, args: theirs)
-    monkeypatch.setattr(encoders, "_encoder", lambda name, args, prompt: ours)
+    monkeypatch.setattr(encoders, "_encoder", lambda name, args: ours)
     contents = {"encoder": ["modules.json"], "export": ["modules.json", "dec2vec.json"], "decoder": []}
-    args = MineArgs(pairs="p", model="m", output=Path("o.jsonl"))
+    args = EncoderArgs()
     found = {}
     for kind, files in contents.items():
         cached = tmp_path / "hub" / f"models--some--{kind}"
@@ -243,7 +234,7 @@ def test_a_sentence_transformers_model_is_one_wherever_it_lies(
         (cached / "refs" / "main").write_text("0" * 40, encoding="utf-8")
         found[kind] = encoders.load_embed(f"some/{kind}" if place == "hub" else str(snapshot), args)
     assert found == {"encoder": theirs, "export": ours, "decoder": ours}
-    with pytest.raises(UserError, match="--prompt: some/encoder is a sentence-transformers model, which has its own"):
-        encoders.load_embed("some/encoder", args, prompt="bare")
+    with pytest.raises(UserError, match="--prompt: some/encoder is a sentence-transformers model with its own prompts"):
+        encoders.load_embed("some/encoder", EncoderArgs(prompt="bare"))
     with pytest.raises(UserError, match=r"model \./gone: no such folder"):
         encoders.load_embed("./gone", args)

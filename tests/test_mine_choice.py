@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.mining.choice import ABSENT, Candidates, Rules, choose, rank_window, refusals
+from train.mining.selection import ABSENT, Candidates, Rules, choose, rank_window, refusals
 
 SCORES = st.integers(-10, 10).map(lambda tenths: tenths / 10)
 

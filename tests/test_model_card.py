@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import yaml
 
-from dec2vec.config import dump
+from dec2vec.config.load import dump
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
 from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
-from train.data import load_data
-from train.export import export_command, save_adapter
-from train.export_args import ExportArgs
-from train.model_card import Card, DataFact, build_card, describe_data, is_hub_id
-from train.report_table import Score, markdown_table, read_scores
+from train.data.dataset import load_data
+from train.export.card_scores import Score, read_scores, scores_table
+from train.export.export import ExportArgs, export_command
+from train.export.model_card import Card, DataFact, build_card, describe_data, is_hub_id
+from train.export.save import save_adapter
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 
@@ -92,7 +92,7 @@ def test_model_index_holds_the_tests_of_the_exported_form() -> None:
 
 
 def test_table_has_tuned_rows_first_and_untuned_by_average() -> None:
-    lines = markdown_table(SCORES).splitlines()
+    lines = scores_table(SCORES).splitlines()
     assert lines[0] == "| system | sts12 | sts13 | stsb-dev (dev) | average |"
     assert [line.split(" |")[0].strip("| ") for line in lines[2:]] == [
         "tuned/demo",
@@ -106,7 +106,7 @@ def test_table_has_tuned_rows_first_and_untuned_by_average() -> None:
 
 def test_table_of_one_test_and_many_untuned_rows() -> None:
     many = [score(f"untuned/p{i}", task, i / 100) for i in range(14) for task in ("sts12", "average")]
-    text = markdown_table([*many, score("tuned/x", "sts12", 0.5), score("tuned/x", "average", 0.5)])
+    text = scores_table([*many, score("tuned/x", "sts12", 0.5), score("tuned/x", "average", 0.5)])
     assert text.splitlines()[0] == "| system | sts12 |"
     assert text.count("untuned/") == 10 and "untuned/p13" in text and "untuned/p3 " not in text
     assert text.endswith("4 lower untuned rows are left out.")
@@ -128,11 +128,11 @@ def test_body_names_base_data_recipe_licence_and_limits() -> None:
 def test_recipe_of_full_tuning_on_weighted_sources() -> None:
     source = SourceConfig(path="pairs.jsonl", only=("source=qqp", "source=mrpc"), limit=1000, weight=44.0)
     config = dataclasses.replace(
-        make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="one")
+        make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="single")
     )
     card = build_card(make_card(config=config, data=describe_data(config)))
     assert "| pairs.jsonl: only source=qqp or source=mrpc, first 1,000, weight 44 | not counted |" in card
-    assert "  method: full\nloss:" in card and "  sources: one" in card
+    assert "  method: full\nloss:" in card and "  sources: single" in card
 
 
 def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:

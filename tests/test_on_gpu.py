@@ -10,7 +10,8 @@ import torch
 from tests.test_fast_blocks import encoder_of
 from tests.test_prefix_gradient import PROMPT, step
 from tests.training_setup import distance
-from train.unpadded import leave_out_padding
+from train.adapters.capabilities import leave_out_padding
+from train.distributed.single import Single
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +38,7 @@ def test_texts_end_to_end_equal_padded_rows(tmp_path: Path, model: dict[str, obj
     exact = encoder_of(tmp_path, "qwen3", fast=True, lora={}, device="cuda", **model)
     expected_loss, expected, _ = step(exact, share=False)
     loss, padded, _ = step(encoder, share=False)
-    leave_out_padding(encoder.embedder)
+    leave_out_padding(Single(encoder.embedder))
     assert encoder.embedder.unpadded, "torch 2.11 or later has the kernel"
     found_loss, found, _ = step(encoder, share=False)
     assert found_loss == pytest.approx(loss, rel=2e-2) and found_loss == pytest.approx(expected_loss, rel=2e-2)

@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 
 from tests.helpers import same_bits
-from train.checkpoint import (
-    latest_checkpoint,
-    save_checkpoint,
-)
-from train.optimizer_state import optimizer_tensors, restore_optimizer
+from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
+from train.checkpointing.optimizer_state import optimizer_tensors, restore_optimizer
+from train.distributed.single import PlainAdamW
 
 
-def trained(steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def trained(steps: int, model: nn.Module, optimizer: PlainAdamW) -> None:
     for step in range(steps):
         optimizer.zero_grad()
         generator = torch.Generator().manual_seed(step)
@@ -24,7 +23,7 @@ def trained(steps: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
         optimizer.step()
 
 
-def small_model() -> tuple[nn.Module, torch.optim.AdamW, list[str]]:
+def small_model() -> tuple[nn.Module, PlainAdamW, list[str]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2))
     named = list(model.named_parameters())
@@ -33,7 +32,7 @@ def small_model() -> tuple[nn.Module, torch.optim.AdamW, list[str]]:
         {"params": [named[1][1], named[3][1]], "weight_decay": 0.0},
     ]
     order = [named[index][0] for index in (0, 2, 1, 3)]
-    return model, torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1), order
+    return model, PlainAdamW(AdamW(groups, lr=0.01, weight_decay=0.1), max_norm=1.0), order
 
 
 def test_optimizer_goes_on_bit_exactly_through_a_checkpoint(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_optimizer_goes_on_bit_exactly_through_a_checkpoint(tmp_path: Path) -> N
     trained(4, straight, straight_optimizer)
     trained(4, resumed, resumed_optimizer)
     assert same_bits(dict(resumed.named_parameters()), dict(straight.named_parameters()))
-    assert resumed_optimizer.param_groups[1]["weight_decay"] == 0.0
+    assert resumed_optimizer.adamw.param_groups[1]["weight_decay"] == 0.0
 
 
 def test_optimizer_without_steps_is_empty_and_forgotten_state_matters() -> None:

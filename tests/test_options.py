@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dec2vec.config_overrides import options
+from dec2vec.config.overrides import options
 from eval.config import EvalConfig
 from train.config import TrainConfig
 
@@ -30,11 +30,11 @@ lora.alpha
 lora.dropout
 lora.targets
 lora.layers
-lora.whole
+lora.modules_to_save
 lora.rslora
 lora.dora
 lora.init
-lora.fast
+lora.fused
 lora.gradient_checkpointing
 data.N.path
 data.N.split
@@ -57,19 +57,16 @@ data.N.losses.N.weight
 data.N.losses.N.matryoshka
 data.N.losses.N.matryoshka_weights
 data.N.losses.N.angle_weights
-data.N.losses.N.angle_temperature
 data.N.losses.N.distance
 data.N.losses.N.teacher
 data.N.losses.N.teacher_temperature
 data.N.losses.N.temperature
 data.N.losses.N.learn_temperature
 data.N.losses.N.symmetric
-data.N.losses.N.gather
 data.N.losses.N.margin
 data.N.losses.N.query_negatives
 data.N.losses.N.document_negatives
 data.N.losses.N.hardness
-data.N.losses.N.tiles
 data.N.clean
 data.N.only
 data.N.limit
@@ -80,23 +77,20 @@ loss.weight
 loss.matryoshka
 loss.matryoshka_weights
 loss.angle_weights
-loss.angle_temperature
 loss.distance
 loss.teacher
 loss.teacher_temperature
 loss.temperature
 loss.learn_temperature
 loss.symmetric
-loss.gather
 loss.margin
 loss.query_negatives
 loss.document_negatives
 loss.hardness
-loss.tiles
 mining.every
 mining.negatives
-mining.from_rank
-mining.to_rank
+mining.min_rank
+mining.max_rank
 mining.choice
 mining.margin
 mining.ratio
@@ -108,34 +102,27 @@ optim.decay
 optim.weight_decay
 optim.beta2
 optim.max_grad_norm
-optim.max_bad_steps
 batch.size
 batch.sources
 batch.no_duplicates
 batch.chunk_tokens
 batch.graph_tokens
 batch.share_prefix
-batch.prefetch
-batch.cache_tokens
 batch.unpadded
-batch.parallel_chunks
-batch.flush_denormals
 checkpoint.every
 checkpoint.keep
 checkpoint.resume
 distributed.timeout
-distributed.check_every
+distributed.compare_every
 tracking.backend
 tracking.project
-tracking.entity
-tracking.name
 tracking.upload
 tracking.every
 eval.dev
 eval.tests
 eval.every
 eval.after_training
-eval.fit_sentences
+eval.whitening_sentences
 export.model
 export.merge
 export.whiten
@@ -168,7 +155,7 @@ tuned
 dev
 tests
 fit
-fit_sentences
+whitening_sentences
 systems.prompts
 systems.poolings
 systems.layers

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dec2vec.errors import UserError
-from dec2vec.output_file import check_output
+from dec2vec.files.atomic import check_output
 
 
 def test_what_can_be_written_is_not_refused(tmp_path: Path) -> None:
@@ -21,9 +21,9 @@ def test_what_can_be_written_is_not_refused(tmp_path: Path) -> None:
     [
         ("new.csv", "unknown format .csv; use .jsonl or .npy"),
         ("new", "unknown format without a suffix; use .jsonl or .npy"),
-        ("sub/../in.jsonl", "is an input; name another file"),
-        ("folder.npy", "is a folder; name a file"),
-        ("gone/new.npy", "does not exist; make it first"),
+        ("sub/../in.jsonl", "is an input file; use another file"),
+        ("folder.npy", "is a folder; give a file"),
+        ("gone/new.npy", "does not exist; create it first"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, name: str, says: str) -> None:

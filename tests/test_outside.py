@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dec2vec.model_config import ModelConfig
-from eval.baselines import make_baseline, outside
+from dec2vec.config.model import ModelConfig
+from eval.baselines import evaluate as outside
+from eval.baselines import make_baseline
 from eval.baselines.baseline import PairBaseline, VectorBaseline
-from eval.baselines.outside import Outside
-from eval.results.task_results import Findings
-from eval.task_config import GapConfig, PairsConfig, TopicsConfig
+from eval.baselines.evaluate import Baselines
+from eval.config import GapConfig, PairsConfig, TopicsConfig
+from eval.results.findings import Findings
 from eval.tasks.gap import load_gap
-from eval.tasks.judges_pairs import JudgesPairs
+from eval.tasks.pair_task import PairTask
 from eval.tasks.pairs import load_pairs
 from eval.tasks.task import Figure, Task
-from eval.tasks.topic_config import load_topics
+from eval.tasks.topic_files import load_topics
 from tests.eval_data import sentences
 from tests.helpers import write_jsonl
 
@@ -46,8 +47,8 @@ def found_by(name: str, tasks: list[Task]) -> dict[str, list[Figure]]:
     baseline = make_baseline(name, ModelConfig())
     if isinstance(baseline, VectorBaseline):
         baseline.fit(sentences(np.random.default_rng(0), 100))
-    findings = Findings()
-    Outside([baseline], RESAMPLES, SEED).judge(findings, tasks)
+    findings = Findings(None, [], tasks)
+    Baselines([baseline], RESAMPLES, SEED).measure(findings)
     return {name: rows[0].figures for name, rows in findings.rows.items()}
 
 
@@ -85,7 +86,7 @@ def test_similarities_without_vectors_judge_pairs(name: str, tasks: list[Task], 
     baseline = make_baseline(name, ModelConfig())
     assert isinstance(baseline, PairBaseline)
     [pairs, _] = tasks
-    assert isinstance(pairs, JudgesPairs) and pairs.dev_pairs is not None
+    assert isinstance(pairs, PairTask) and pairs.dev_pairs is not None
     dev, test = (baseline.similarities(part.first, part.second) for part in (pairs.dev_pairs, pairs.test_pairs))
     levels = np.unique(dev)
     right = [float(((dev >= level) == pairs.dev_pairs.labels).mean()) for level in levels]

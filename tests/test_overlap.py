@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eval.config import EvalConfig, SystemsConfig
-from eval.leakage.held_out import held_out_texts
+from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure, normalized
-from eval.leakage.training_text import TextSource, merged_by_file, read_training_texts, trained_on
+from eval.leakage.training_text import TextSource, held_out_texts, merged_by_file, read_training_texts, trained_on
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
-from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
 from eval.run import evaluate
-from eval.task_config import PairsConfig, TopicsConfig
 from eval.tasks.pairs import load_pairs
 from eval.tasks.sts import StsTask, load_task
-from eval.tasks.topic_config import load_topics
+from eval.tasks.task import TaskVectors
+from eval.tasks.topic_files import load_topics
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
@@ -46,7 +44,7 @@ def task_of(folder: Path, rows: list[tuple[str, str, float]]) -> StsTask:
 
 def test_planted_copies_of_each_degree(tmp_path: Path) -> None:
     rows = [(LONG, "Something else entirely is here.", 0), ("Dogs run!", "Birds fly high above.", 5), ("!?", "Hm.", 2)]
-    sets = [EvaluationSet.of_pairs(task_of(tmp_path, rows))]
+    sets = [EvaluationSet.from_pairs(task_of(tmp_path, rows).test_pairs)]
     planted = {
         "exact": (["Dogs run!"], (1, 1, 1, 0, 2)),
         "normalised": (["dogs -- RUN"], (0, 1, 1, 0, 2)),
@@ -78,7 +76,7 @@ def test_texts_without_spaces_are_compared_by_character() -> None:
 
 
 def test_labelled_texts_count_each_item() -> None:
-    found = measure({"train": ["a b c d"]}, [EvaluationSet.of_texts("topics", ["a b c d", "e f", "A b c d!", "e f"])])
+    found = measure({"train": ["a b c d"]}, [EvaluationSet.from_texts("topics", ["a b c d", "e f", "A b c d!", "e f"])])
     (counts,) = found.counts
     assert (counts.texts, counts.exact, counts.normalized, counts.pairs, counts.pairs_clean) == (3, 1, 2, 4, 2)
     np.testing.assert_array_equal(found.clean["topics"], [False, True, False, True])
@@ -134,17 +132,18 @@ def test_scores_on_the_clean_remainder(tmp_path: Path) -> None:
     left = [i for i, row in enumerate(pairs) if not {row["sentence1"], row["sentence2"]} & seen]
     assert 40 <= len(left) <= 50
     task = load_task(first)
-    cosines = task.cosines(tuned.encode(task.texts, normalize=False))[left]
-    row = report.result("tuned/mine", "one", CLEAN)
-    assert row.value == pytest.approx(spearmanr(cosines, task.gold[left]).statistic)
+    pairs, vectors = task.test_pairs, tuned.encode(task.test.queries, normalize=False)
+    cosines = pairs.cosines(TaskVectors.from_queries(vectors))[left]
+    row = report.result("tuned/mine", "one", clean=True)
+    assert row.value == pytest.approx(spearmanr(cosines, pairs.gold[left]).statistic)
     assert row.n == len(left)
-    whole = report.result("tuned/mine", "two", CLEAN)
+    whole = report.result("tuned/mine", "two", clean=True)
     assert (whole.n, whole.value) == (50, report.result("tuned/mine", "two").value)
-    assert report.result("tuned/mine", "average", CLEAN).value == pytest.approx((row.value + whole.value) / 2)
+    assert report.result("tuned/mine", "average", clean=True).value == pytest.approx((row.value + whole.value) / 2)
     found = report.comparison
     assert found is not None
-    gap = report.result(f"{found.tuned} minus {found.untuned}", "average", CLEAN_DIFFERENCE)
-    mine, other = (report.result(name, "average", CLEAN).value for name in (found.tuned, found.untuned))
+    gap = report.result(f"{found.tuned} minus {found.untuned}", "average", clean=True)
+    mine, other = (report.result(name, "average", clean=True).value for name in (found.tuned, found.untuned))
     assert gap.value == pytest.approx(mine - other)
     counts = {row.evaluation: row for row in report.overlap if row.training != "dev (choices)"}
     assert counts["one"].pairs_clean == len(left) and counts["two"].pairs_clean == 50
@@ -154,10 +153,10 @@ def test_nothing_left_is_no_figure(tmp_path: Path) -> None:
     dev, test = write_similarity(tmp_path / "dev.jsonl", 40, 1), write_similarity(tmp_path / "one.jsonl", 30, 2)
     systems = SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",))
     config = EvalConfig(dev=str(dev), tests=(str(test),), systems=systems, bootstrap=100)
-    texts = {"train": load_task(test).texts}
+    texts = {"train": load_task(test).test.queries}
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, training_texts=texts, progress=False)
-    row = report.result("tuned/a", "average", CLEAN)
-    assert row.n == 0 and np.isnan(row.value) and np.isnan(row.ci_low)
+    row = report.result("tuned/a", "average", clean=True)
+    assert row.n == 0 and np.isnan(row.value) and row.low is not None and np.isnan(row.low)
 
 
 def test_without_training_text_nothing_is_measured(tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ def test_without_training_text_nothing_is_measured(tmp_path: Path) -> None:
         tuned={"a": FakeEncoder()},
         progress=False,
     )
-    assert again.overlap and any(row.metric == CLEAN for row in again.results)
+    assert again.overlap and any(row.clean for row in again.results)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
@@ -184,13 +183,13 @@ def test_known_contamination_is_found() -> None:
     Two of the 1,325 are one sentence in two spellings within STS12: 1,326 of its texts.
     """
     tasks = {name: load_task(SHARED / "sts_en" / f"{name}.test.jsonl") for name in STS}
-    sets = [EvaluationSet.of_pairs(task) for task in tasks.values()]
+    sets = [EvaluationSet.from_pairs(task.test_pairs) for task in tasks.values()]
     files = {"mrpc": SHARED / "pairs" / "mrpc.train.jsonl", "stsb": SHARED / "sts_en" / "stsb.train.jsonl"}
     sources = {name: read_training_texts(TextSource(str(path))) for name, path in files.items()}
     counts = {(row.training, row.evaluation): row for row in measure(sources, sets).counts}
     found = {key: (row.exact, row.normalized) for key, row in counts.items()}
     assert found["mrpc", "sts12.test"] == (1323, 1326)
-    assert len({*map(normalized, sources["mrpc"])} & {*map(normalized, tasks["sts12"].texts)}) == 1325
+    assert len({*map(normalized, sources["mrpc"])} & {*map(normalized, tasks["sts12"].test.queries)}) == 1325
     assert all(counts["mrpc", f"{name}.test"].near == 0 for name in STS[1:])
     expected = {"sts12": (1009, 1908), "sts13": (1148, 1148), "sts14": (3354, 3355), "sts15": (2158, 2159)}
     assert {name: found["stsb", f"{name}.test"] for name in STS} == {**expected, "sts16": (394, 394)}
@@ -215,7 +214,7 @@ def test_one_index_serves_every_source(tmp_path: Path, monkeypatch: pytest.Monke
     similar = [write_similarity(tmp_path / f"{name}.jsonl", 30, seed) for seed, name in enumerate(names)]
     dev, *tests = map(load_task, similar)
     long = [f"{LONG} {number}" for number in range(10)]
-    learnt = [{"text": text, "label": f"class {n % 2}"} for n, text in enumerate([*long, tests[0].texts[0]])]
+    learnt = [{"text": text, "label": f"class {n % 2}"} for n, text in enumerate([*long, tests[0].test.queries[0]])]
     longer = [{**row, "text": f"{row['text']} again"} for row in learnt[:3]]
     files = {
         "train": str(write_jsonl(tmp_path / "train.jsonl", learnt)),
@@ -229,7 +228,10 @@ def test_one_index_serves_every_source(tmp_path: Path, monkeypatch: pytest.Monke
         systems=SystemsConfig(prompts=("bare",), poolings=("last",), post=("raw",)),
         bootstrap=100,
     )
-    shown = {"a": [*dev.texts[:7], *tests[0].texts[5:9], f"{LONG} today"], "b": tests[1].texts[::2]}
+    shown = {
+        "a": [*dev.test.queries[:7], *tests[0].test.queries[5:9], f"{LONG} today"],
+        "b": tests[1].test.queries[::2],
+    }
     built: list[NearIndex] = []
 
     class Counted(NearIndex):
@@ -243,7 +245,7 @@ def test_one_index_serves_every_source(tmp_path: Path, monkeypatch: pytest.Monke
     task = load_topics(topics)
     sets = evaluation_sets([dev, *tests], [task])
     pairs = [(name, texts, item) for name, texts in shown.items() for item in sets]
-    pairs += [("dev (choices)", dev.texts, item) for item in sets if item.name in ("one", "two")]
+    pairs += [("dev (choices)", dev.test.queries, item) for item in sets if item.name in ("one", "two")]
     pairs += [("topics train", [str(row["text"]) for row in learnt], item) for item in sets if item.name == "topics"]
     apart = [row for name, texts, item in pairs for row in measure({name: texts}, [item]).counts]
     assert report.overlap == apart and len(built) == 1 + len(apart)
@@ -258,7 +260,7 @@ def test_nothing_is_fitted_on_dev_texts(tmp_path: Path) -> None:
     topics = {name: write_jsonl(tmp_path / f"{name}.jsonl", topic_rows(name)) for name in ("train", "test", "held")}
     files = {"train": str(topics["train"]), "test": str(topics["test"]), "dev": str(topics["held"])}
     tasks = [load_pairs(PairsConfig(test=str(test), dev=str(dev))), load_topics(TopicsConfig(**files, method="knn"))]
-    held = set(held_out_texts([], tasks))
+    held = set(held_out_texts(tasks))
     assert {"a", "b", "c", "d", "test 0", "held 3"} <= held and not any(text.startswith("train") for text in held)
 
 
@@ -276,13 +278,14 @@ def test_a_run_whose_training_text_is_unknown_is_named(tmp_path: Path) -> None:
     why = list(found.unknown.values())
     assert "no config.yaml" in why[0] and "nowhere" in why[1]
     [first, _] = unknown_training(found.unknown)
-    assert first.startswith("Warning: what ") and "is not measured" in first
+    assert first.startswith("Warning: the training data of ") and "is not measured" in first
 
 
 def test_a_dev_file_that_tuning_has_shown_is_warned_of() -> None:
-    rows = [Overlap("mine.jsonl", f"{name} dev", 100, 0, 0, near, 50, 0, 40) for name, near in (("a", 5), ("b", 6))]
+    counts = {"a dev": (5, "dev"), "b dev": (6, "dev"), "a": (9, "test")}
+    rows = [Overlap("mine.jsonl", name, 100, 0, 0, near, 50, 0, 40, part) for name, (near, part) in counts.items()]
     [line] = shown_dev(rows, ["mine.jsonl"])
-    assert line.startswith("Warning: 6 of the 100 texts of b dev are in, or close to, mine.jsonl")
+    assert line.startswith("Warning: 6 of the 100 texts of b dev occur in mine.jsonl")
     assert shown_dev(rows, []) == []
 
 

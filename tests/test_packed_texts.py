@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dec2vec import readers
 from dec2vec.errors import UserError
+from dec2vec.files import tables as readers
 from tests.helpers import word_pairs, write_jsonl
-from train import packed_texts
 from train.config import SourceConfig
-from train.data import load_data
-from train.packed_texts import PackedTexts, Packer
+from train.data import table as packed_texts
+from train.data.dataset import load_data
+from train.data.table import PackedTexts, Packer
 
 ROWS = [("naïve café", "東京 😀"), ("", "\ud800 alone", "a\nb"), ("x",)]
 
@@ -56,7 +56,9 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(packer._file, "write", full)
-    with pytest.raises(UserError, match=r"training texts can't be kept in .*; name a folder with room in TMPDIR"):
+    with pytest.raises(
+        UserError, match=r"training texts cannot be stored in .*; set TMPDIR to a folder with enough space"
+    ):
         packer.extend(ROWS)
     packer.close()
 
@@ -81,7 +83,7 @@ def test_a_file_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_numbers_in_some_blocks_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "BLOCK", 2)
     rows: list[dict[str, object]] = [{"anchor": f"a{i}", "positive": str(i)} for i in range(4)]
-    with pytest.raises(UserError, match=r"column 'positive' holds only numbers"):
+    with pytest.raises(UserError, match=r"column 'positive' contains only numbers"):
         load_data([SourceConfig(path=str(write_jsonl(tmp_path / "a.jsonl", rows)))])
     rows.append({"anchor": "b", "positive": "words"})
     assert len(load_data([SourceConfig(path=str(write_jsonl(tmp_path / "a.jsonl", rows)))])) == 5

@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as sk
 
 from dec2vec.errors import UserError
-from eval.task_config import GapConfig, PairsConfig
+from eval.config import GapConfig, PairsConfig
 from eval.tasks.gap import GapTask, load_gap, with_dealt_answers
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pairs import PairsTask, load_pairs
@@ -124,14 +124,14 @@ def test_a_threshold_keeps_the_wanted_precision_on_dev(files: dict[str, str]) ->
 
 def test_rows_of_a_dev_file_that_is_not_named_are_refused(files: dict[str, str]) -> None:
     for options in ({"dev_only": ("label=1",)}, {"dev_limit": 3}):
-        with pytest.raises(UserError, match="dev_only and dev_limit choose rows of dev; name dev"):
+        with pytest.raises(UserError, match="dev_only and dev_limit select rows of dev; give dev"):
             load_pairs(PairsConfig(test=files["test"], metric="ap", **options))
 
 
 def test_without_dev_only_rankings_are_measured(files: dict[str, str]) -> None:
     task = load_pairs(PairsConfig(test=files["test"], metric="ap"))
     assert task.dev is None and figures(task).keys() == {"ap", "auc"}
-    with pytest.raises(UserError, match="accuracy needs a threshold; name dev pairs, or take metric ap or auc"):
+    with pytest.raises(UserError, match="accuracy needs a threshold; give dev pairs, or use metric ap or auc"):
         load_pairs(PairsConfig(test=files["test"]))
 
 
@@ -203,14 +203,14 @@ def test_irrelevant_answers_can_be_dealt_out(tmp_path: Path) -> None:
     irrelevant = {pair for pair, label in zip(named, pairs.labels, strict=True) if not label}
     assert relevant == {(row["anchor"], row["positive"]) for row in table}
     assert irrelevant and not relevant & irrelevant
-    with pytest.raises(UserError, match="no question has an answer that another lacks"):
+    with pytest.raises(UserError, match="all questions have the same answers"):
         with_dealt_answers("x", ["a", "b"], ["same", "same"], 0)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"sentence1": "a", "sentence2": "b", "label": 2}, "p.jsonl line 2: label 2 is not 0 or 1; mend it"),
+        ({"sentence1": "a", "sentence2": "b", "label": 2}, "p.jsonl line 2: label 2 is not 0 or 1; correct it"),
         ({"sentence1": "a", "sentence2": "b", "label": "yes"}, "p.jsonl line 2: label 'yes' is not 0 or 1"),
         ({"sentence1": "a", "sentence2": "b", "label": None}, "p.jsonl line 2: label None is not 0 or 1"),
         ({"sentence1": "a", "sentence2": " ", "label": 1}, "p.jsonl line 2: sentence2 is blank"),
@@ -228,9 +228,9 @@ def test_bad_files(tmp_path: Path, row: dict[str, object], message: str) -> None
 def test_bad_options(files: dict[str, str], tmp_path: Path) -> None:
     cases = {
         "no column 'q'; the columns are: sentence1, sentence2, label": PairsConfig(**files, sentence1="q"),
-        "criterion precision: say which with": PairsConfig(**files, criterion="precision"),
+        "criterion precision: set": PairsConfig(**files, criterion="precision"),
         "precision 0.5 is for criterion precision": PairsConfig(**files, precision=0.5),
-        "test holds the pairs of test: choices": PairsConfig(test=files["test"], dev=files["test"]),
+        "test contains the pairs of test": PairsConfig(test=files["test"], dev=files["test"]),
         "no row has label=3": PairsConfig(**files, dev_only=("label=3",)),
     }
     for message, config in cases.items():
@@ -245,4 +245,4 @@ def test_resampled_figures_of_two_systems_are_paired(files: dict[str, str]) -> N
     task = load_pairs(PairsConfig(**files))
     one, two = figures(task), figures(task)
     np.testing.assert_array_equal(one["accuracy"][1], two["accuracy"][1])
-    assert LabelledPairs.of("x", ["a", "b"], ["c", "a"], [True, False]).texts.queries == ["a", "b", "c"]
+    assert LabelledPairs.from_texts("x", ["a", "b"], ["c", "a"], [True, False]).texts.queries == ["a", "b", "c"]

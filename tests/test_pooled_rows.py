@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dec2vec.early_exit import decoder_blocks
-from dec2vec.embedder import Embedder
-from dec2vec.pooling import View
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks
+from dec2vec.decoder.pooling import View
 from tests.helpers import FAMILIES
 from tests.test_early_exit import IDS, LENGTHS, gradients, same_gradients
 from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
 
-PLAIN = LoraConfig(rank=4, fast=False)
+PLAIN = LoraConfig(rank=4, fused=False)
 """Blocks that call their MLP as a module, which shows what it is given."""
 NARROW = {"llama", "mistral", "qwen2", "qwen3"}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from dec2vec.decoder.pooling import View, pool, real_tokens, resolve_layer
 from dec2vec.errors import UserError
-from dec2vec.pooling import View, pool, real_tokens, resolve_layer
 
 PEERS = {"last": "lasttoken", "mean": "mean", "weighted_mean": "weightedmean", "max": "max"}
 

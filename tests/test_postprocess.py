@@ -10,15 +10,16 @@ from sklearn.covariance import OAS
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from dec2vec.affine import Basis
 from dec2vec.errors import UserError
-from dec2vec.whitening import Spectrum, Whitening, fit_whitening, soft_scales
+from dec2vec.vectors.affine import Basis
+from dec2vec.vectors.whitening import Spectrum, Whitening, fit_whitening, soft_scales
 from eval.config import PostName
-from eval.metrics.correlation import spearman
+from eval.metrics.correlation import cosine_pairs, spearman
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
-from eval.postprocess.fitted import Fitted
-from eval.postprocess.scores import dev_scores, shared_cosines
-from eval.tasks.sts import StsTask
+from eval.postprocess.scores import correlations, shared_cosines
+from eval.postprocess.text_statistics import Fitted
+from eval.tasks.sts import GradedPairs
+from eval.tasks.task import Texts
 from tests.test_whitening import cosines, moments_of, sample
 
 D = 12
@@ -47,11 +48,12 @@ def agree(candidate: Candidate, expected: np.ndarray, x: np.ndarray = FRESH) -> 
     assert np.abs(cosines(mapped(candidate, x)) - cosines(expected)).max() < 1e-9
 
 
-def task_of(texts: int, pairs: int = 30) -> StsTask:
+def graded(texts: int, pairs: int = 30) -> GradedPairs:
     generator = np.random.default_rng(5)
     left, right = (generator.integers(0, texts, pairs) for _ in range(2))
     gold = generator.random(pairs)
-    return StsTask("dev", [str(i) for i in range(texts)], left, right, gold, np.zeros(pairs, dtype=np.int64), ["all"])
+    names = Texts([str(i) for i in range(texts)], [])
+    return GradedPairs("dev", names, left, right, gold, np.zeros(pairs, dtype=np.int64), ["all"])
 
 
 def test_labels() -> None:
@@ -147,7 +149,7 @@ def test_embfilter_keeps_the_middle_right_singular_vectors(k: int) -> None:
 
 
 def test_embfilter_of_a_head_of_another_width_is_refused() -> None:
-    with pytest.raises(UserError, match="another width"):
+    with pytest.raises(UserError, match="different widths"):
         list(candidates("embfilter", Source(8, (4,), None, right_singular(HEAD))))
 
 
@@ -160,7 +162,7 @@ def test_truncation_and_random_projection_need_no_data() -> None:
     drawn = {c.label: c for c in candidates("random", Source(512, (512, 256)))}["random-256"]
     assert np.abs(cosines(mapped(drawn, wide)) - cosines(wide)).max() < 0.3  # Johnson-Lindenstrauss
     for post in FITTED:
-        with pytest.raises(UserError, match="no training-side text"):
+        with pytest.raises(UserError, match="no training text"):
             list(candidates(post, empty))
 
 
@@ -184,38 +186,39 @@ def test_little_text() -> None:
     }
     assert len(made("whiten", few)) == len(made("shrunk_whiten", few)) == 5
     assert list(made("abtt", few)) == ["abtt-1", "abtt-2", "abtt-4"]
-    spectrum = Spectrum.of(moments_of(DATA[:8]))
+    spectrum = Spectrum.from_moments(moments_of(DATA[:8]))
     with pytest.raises(UserError, match="k = 7 from 8 sentences is degenerate"):
         soft_scales(spectrum, 7, power=0.5)
     for wrong in ({"power": 1.5}, {"power": 0.5, "ridge": -1.0}):
-        with pytest.raises(UserError, match=r"power lies in 0\.\.1"):
+        with pytest.raises(UserError, match=r"power must be in 0\.\.1"):
             soft_scales(spectrum, 3, **wrong)
 
 
 @pytest.mark.parametrize(("seed", "d"), [(0, 2), (1, 3), (2, 5), (3, 16)])
-def test_the_sweep_scores_what_applying_each_map_scores(seed: int, d: int) -> None:
+def test_shared_cosines_score_what_applying_each_map_scores(seed: int, d: int) -> None:
     data, vectors = sample(300, d, seed), sample(25, d, seed + 1)
     of = Source(d, tuple(range(d, 1, -1)), Fitted(moments_of(data)), right_singular(data), gaussian(d))
     everything = [candidate for post in get_args(PostName) for candidate in candidates(post, of)]
     assert len({id(candidate.basis) for candidate in everything}) == (5 if d > 2 else 3)
-    task = task_of(25)
-    assert (task.left == task.right).any()
-    applied = [task.cosines(mapped(candidate, vectors)) for candidate in everything]
+    pairs = graded(25)
+    assert (pairs.left == pairs.right).any()
+    maps = [mapped(candidate, vectors) for candidate in everything]
+    applied = [cosine_pairs(found[pairs.left], found[pairs.right]) for found in maps]
     for candidate, cosine in zip(everything, applied, strict=True):
-        np.testing.assert_allclose(shared_cosines([candidate], vectors, task)[:, 0], cosine, atol=1e-9)
-    expected = [spearman(cosine.round(9), task.gold) for cosine in applied]
-    np.testing.assert_allclose(dev_scores(everything, vectors, task), expected, atol=1e-9)
+        np.testing.assert_allclose(shared_cosines([candidate], vectors, pairs)[:, 0], cosine, atol=1e-9)
+    expected = [spearman(cosine.round(9), pairs.gold) for cosine in applied]
+    np.testing.assert_allclose(correlations(everything, vectors, pairs), expected, atol=1e-9)
 
 
-def test_zero_vectors_and_nan_in_the_sweep() -> None:
+def test_zero_vectors_and_nan_in_shared_cosines() -> None:
     vectors = np.vstack([FRESH[:10], np.zeros((1, D))])
-    task = task_of(11)
+    pairs = graded(11)
     everything = [*candidates("raw", source()), *candidates("truncate", source())]
-    found = shared_cosines(everything, vectors, task)
-    touched = (task.left == 10) | (task.right == 10)
+    found = shared_cosines(everything, vectors, pairs)
+    touched = (pairs.left == 10) | (pairs.right == 10)
     assert touched.any() and (found[touched] == 0).all() and (found[~touched] != 0).all()
-    vectors[task.left[0], 3] = np.nan
-    assert np.isnan(dev_scores(everything, vectors, task)).all()
+    vectors[pairs.left[0], 3] = np.nan
+    assert np.isnan(correlations(everything, vectors, pairs)).all()
 
 
 def test_a_basis_of_axes_is_the_identity() -> None:

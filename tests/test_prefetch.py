@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tests.training_setup import tiny_encoder, tiny_table
-from train.batch import LocalBatch, prepare
-from train.prefetch import Prefetch
+from train.data.batch import BatchOptions, LocalBatch, prepare
+from train.data.prefetch import Prefetch
 
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory: pytest.TempPathFactory) -> list[LocalBatch]:
     encoder = tiny_encoder(tmp_path_factory.mktemp("model"))
-    return [prepare(tiny_table(24), np.arange(step, step + 4), encoder, 60) for step in range(5)]
+    return [prepare(tiny_table(24), np.arange(step, step + 4), encoder, BatchOptions(60)) for step in range(5)]
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -55,7 +55,7 @@ def test_tokenizing_in_the_thread_changes_nothing(tmp_path_factory: pytest.TempP
     state = torch.get_rng_state()
 
     def make(step: int) -> LocalBatch:
-        return prepare(tiny_table(24), np.arange(step, step + 4), encoder, 60)
+        return prepare(tiny_table(24), np.arange(step, step + 4), encoder, BatchOptions(60))
 
     with Prefetch(make, 3) as prefetch:
         found = [prefetch.batch(step) for step in range(3)]

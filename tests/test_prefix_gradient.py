@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
 
+from dec2vec import ModelConfig
 from dec2vec.encoder import Encoder
 from tests.helpers import FAMILIES
 from tests.test_gradcache import LOSS, ROWS, close
+from tests.tiny_run import train, write_run
 from tests.training_setup import gradients, tiny_encoder, tiny_table
-from train.batch import LocalBatch, prepare
-from train.config import LoraConfig
-from train.contrast import contrast
-from train.gradcache import cached_step
-from train.prefix_gradient import why_not_shared
-from train.temperature import Temperature
+from train.adapters.capabilities import why_not_shared
+from train.config import BatchConfig, LoraConfig
+from train.data.batch import BatchOptions, LocalBatch, prepare
+from train.distributed.single import Single
+from train.gradcache.cached_step import cached_step
+from train.losses.infonce.infonce import infonce
+from train.losses.objective import Temperature
 
 PROMPT = "Instruct: the text that follows means: {text}"
 
 
 def step(encoder: Encoder, *, share: bool, graph_tokens: int = 100) -> tuple[float, dict[str, Tensor], LocalBatch]:
-    batch = prepare(tiny_table(24), ROWS, encoder, 60, share_prefix=share)
-    objective = partial(contrast, rows=batch.rows, config=LOSS, temperature=Temperature(0.05, learned=False))
-    result = cached_step(encoder.embedder, batch.chunks, objective, graph_tokens=graph_tokens, prefix=batch.prefix)
+    batch = prepare(tiny_table(24), ROWS, encoder, BatchOptions(60, share_prefix=share))
+    objective = partial(infonce, rows=batch.loss_inputs, config=LOSS, temperature=Temperature(0.05, learned=False))
+    model = Single(encoder.embedder)
+    result = cached_step(model, batch.chunks, objective, graph_tokens=graph_tokens, prefix=batch.prefix)
     return float(result.loss), gradients(encoder.embedder), batch
 
 
@@ -53,7 +58,7 @@ def test_poolings_and_layers_and_full_tuning(tmp_path: Path, reading: dict[str, 
 def test_without_the_gradient_at_the_beginning_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100)
     _, expected, _ = step(encoder, share=False)
-    monkeypatch.setattr("train.prefix_gradient.PrefixGradient.backward", lambda self: None)
+    monkeypatch.setattr("train.gradcache.prefix.PrefixGradient.backward", lambda self: None)
     _, found, _ = step(encoder, share=True)
     assert not close(found, expected)
 
@@ -67,9 +72,27 @@ def test_without_the_gradient_at_the_beginning_it_differs(tmp_path: Path, monkey
 )
 def test_falls_back_where_it_would_differ(tmp_path: Path, lora: LoraConfig, reason: str) -> None:
     encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100, lora=lora)
-    assert reason in str(why_not_shared(encoder.embedder))
-    assert prepare(tiny_table(24), ROWS, encoder, 60, share_prefix=True).prefix is None
+    assert reason in str(why_not_shared(Single(encoder.embedder)))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_run_shares_a_beginning_unless_it_would_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ModelConfig(name_or_path="decoder", max_length=96, device="cpu", autocast="off", prompt=PROMPT)
+    batch = BatchConfig(size=8)
+    config = write_run(tmp_path, model=model, lora=LoraConfig(rank=4, dropout=dropout), batch=batch)
+    batches: list[LocalBatch] = []
+
+    def noted(*arguments: Any) -> LocalBatch:
+        batches.append(prepare(*arguments))
+        return batches[-1]
+
+    monkeypatch.setattr("train.loop.prepare", noted)
+    train(config, tmp_path / "out", "--optim.steps", "2", "--export.model", "false")
+    assert len(batches) == 2 and all((batch.prefix is None) == (dropout > 0) for batch in batches)
 
 
 def test_short_beginnings_are_not_worth_it(tmp_path: Path) -> None:
-    assert prepare(tiny_table(24), ROWS, tiny_encoder(tmp_path), 60, share_prefix=True).prefix is None
+    assert prepare(tiny_table(24), ROWS, tiny_encoder(tmp_path), BatchOptions(60, share_prefix=True)).prefix is None

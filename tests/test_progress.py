@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from contextlib import redirect_stderr
 
 import pytest
 
-from train.progress import BarProgress, LineProgress, NullProgress, Rate, make_progress
+import train.tracking.progress
+from train.tracking.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -15,9 +17,7 @@ class Terminal(io.StringIO):
 
 
 def test_progress_in_a_log_file_is_plain_lines() -> None:
-    stream = io.StringIO()
-    with make_progress(1003, done=3, stream=stream) as progress:
-        assert isinstance(progress, LineProgress)
+    with redirect_stderr(io.StringIO()) as stream, Progress(1003, done=3) as progress:
         for _ in range(1000):
             progress.advance(0.5, 64)
         progress.note("saved")
@@ -30,10 +30,17 @@ def test_progress_in_a_log_file_is_plain_lines() -> None:
     assert "\r" not in stream.getvalue()
 
 
+def test_log_lines_come_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.tracking.progress, "LINE_SECONDS", 0.0)
+    with redirect_stderr(io.StringIO()) as stream, Progress(4) as progress:
+        for step in range(4):
+            progress.advance(float(step), 8)
+    starts = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
+    assert starts == [[f"step {step + 1}/4", f"loss {step}.0000"] for step in range(4)]
+
+
 def test_progress_in_a_terminal_is_a_bar() -> None:
-    stream = Terminal()
-    with make_progress(10, done=4, stream=stream) as progress:
-        assert isinstance(progress, BarProgress)
+    with redirect_stderr(Terminal()) as stream, Progress(10, done=4) as progress:
         for _ in range(6):
             progress.advance(0.25, 64)
         progress.note("saved")
@@ -43,22 +50,22 @@ def test_progress_in_a_terminal_is_a_bar() -> None:
     assert "saved\n" in stream.getvalue()
 
 
-def test_progress_only_in_the_main_process() -> None:
-    stream = io.StringIO()
-    progress = make_progress(10, is_main=False, stream=stream)
-    assert isinstance(progress, NullProgress)
-    with progress:
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_progress_only_in_the_main_process(kind: type[io.StringIO]) -> None:
+    with redirect_stderr(kind()) as stream, Progress(10, is_main=False) as progress:
         progress.advance(0.5, 64)
         progress.note("saved")
     assert stream.getvalue() == ""
 
 
-def test_rate_forgets_a_slow_start() -> None:
-    times = iter([0.0, 100.0, *(100.0 + 0.5 * step for step in range(1, 500))])
-    rate = Rate(clock=lambda: next(times))
-    rate.add(64)
-    assert rate.steps == pytest.approx(0.01)
-    for _ in range(499):
-        rate.add(64)
-    assert rate.steps == pytest.approx(2.0, rel=0.01)
-    assert rate.pairs == pytest.approx(128.0, rel=0.01)
+def test_speed_is_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps a second of 64 pairs each, by a clock of our own."""
+    with redirect_stderr(io.StringIO()) as stream, Progress(100) as progress:
+        bar = progress._bar
+        monkeypatch.setattr(bar, "_time", lambda: bar.start_t + 0.5 * bar.n)
+        for _ in range(100):
+            progress.advance(0.5, 64)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 6  # the first step, four intervals of ten seconds, the last step
+    assert all("  128 pairs/s  " in line for line in lines)
+    assert lines[1].startswith("step 20/100") and lines[1].endswith("00:40 left")

@@ -7,9 +7,9 @@ import hashlib
 import pytest
 from tokenizers.normalizers import Lowercase
 
-from dec2vec import templates
 from dec2vec.errors import UserError
-from dec2vec.prompts import get_prompt, lower_case, normalize_sentence
+from dec2vec.prompts import templates
+from dec2vec.prompts.prompt import get_prompt, lower_case, normalize_sentence
 
 PUBLISHED = {
     "prompteol": ('This sentence : "*" means in one word:"', -1),

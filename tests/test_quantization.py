@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-from dec2vec.quantization import Ranges, hamming, to_bits
+from dec2vec.vectors.quantization import Ranges, hamming, to_bits
 
 
 @given(st.integers(1, 33), st.integers(2, 50), st.integers(0, 2**32 - 1))
@@ -18,7 +18,7 @@ def test_bytes_are_those_of_faiss(width: int, rows: int, seed: int) -> None:
     trained, vectors = (random.standard_normal((rows, width)).astype(np.float32) for _ in range(2))
     quantizer = faiss.ScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit)
     quantizer.train(trained)
-    ranges = Ranges.of(trained)
+    ranges = Ranges.from_vectors(trained)
     ours = ranges.encode(vectors).astype(np.int64) + 128
     theirs = quantizer.compute_codes(vectors).astype(np.int64)
     assert np.abs(ours - theirs).max() <= 1
@@ -29,9 +29,9 @@ def test_bytes_are_those_of_faiss(width: int, rows: int, seed: int) -> None:
 
 def test_dimensions_that_do_not_vary_and_no_numbers() -> None:
     vectors = np.array([[1.0, 2.0, np.inf], [1.0, 4.0, 0.0]], dtype=np.float32)
-    found = Ranges.of(vectors[:, :2]).rounded(vectors[:, :2])
+    found = Ranges.from_vectors(vectors[:, :2]).rounded(vectors[:, :2])
     assert (found[:, 0] == 1.0).all() and found[0, 1] < 2.01 and found[1, 1] > 3.99
-    broken = Ranges.of(vectors).rounded(vectors)
+    broken = Ranges.from_vectors(vectors).rounded(vectors)
     assert np.isnan(broken[0, 2]) and np.isfinite(broken[:, :2]).all()
 
 

@@ -15,20 +15,20 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-import train.engine
+import train.adapters.lora
+import train.distributed.engine
 import train.loop
 import train.step
-from dec2vec.errors import TryAgain
-from dec2vec.exit_codes import run
+from dec2vec.errors import TryAgain, run
 from tests.processes import run_ranks
 from tests.test_whole_run_on_ranks import NO_DROPOUT
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run
 from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
-from train.contact import in_contact, why_lost
-from train.drift import check_drift, checksums
-from train.metrics_file import read_metrics
-from train.pace import pace
+from train.distributed.diverged_ranks import check_replicas_equal, checksums
+from train.distributed.lost_ranks import lost_rank_message, why_lost
+from train.tracking.metrics_file import read_metrics
+from train.tracking.step_metrics import rank_seconds
 
 NO_DEV = EvalSection(after_training=False)
 
@@ -40,15 +40,15 @@ def drifted(dtype: torch.dtype) -> tuple[str, str]:
     """Nothing while the weights are equal; then what ranks say when rank 2's differ in a single last bit."""
     torch.manual_seed(0)
     weights = {"first": torch.randn(3, 5).to(dtype), "second": torch.randn(4).to(dtype), "empty": torch.empty(0)}
-    check_drift(weights, 1)
+    check_replicas_equal(weights, 1)
     if dist.get_rank() == 2:
         weights["second"][1] = torch.nextafter(weights["second"][1], torch.tensor(math.inf, dtype=dtype))
     with pytest.raises(TryAgain) as several:
-        check_drift(weights, 7)
+        check_replicas_equal(weights, 7)
     if dist.get_rank() != 0:
         weights["first"] += 1
     with pytest.raises(TryAgain) as most:
-        check_drift({"first": weights["first"]}, 8)
+        check_replicas_equal({"first": weights["first"]}, 8)
     return str(several.value), str(most.value)
 
 
@@ -56,7 +56,7 @@ def drifted(dtype: torch.dtype) -> tuple[str, str]:
 def test_a_single_bit_is_found_and_the_minority_named(dtype: torch.dtype) -> None:
     for several, most in run_ranks(3, drifted, dtype):
         assert several.startswith(
-            "step 7: the trained weights of rank 2 of 3 differ from the others', first in second;"
+            "step 7: the trained weights of rank 2 of 3 differ from those of the others, first in second;"
         )
         assert most.startswith("step 8: the trained weights of rank 0 of 3 differ")
 
@@ -75,7 +75,7 @@ def drifting_run(config: Path, output: Path) -> str:
         result = step(learner, batch, number, *arguments, **options)
         if number == 4 and dist.get_rank() == 1:
             with torch.no_grad():
-                next(iter(train.loop.trainable_parameters(learner.model).values())).mul_(1.001)
+                next(iter(train.adapters.lora.trainable_parameters(learner.model.embedder).values())).mul_(1.001)
         return result
 
     train.loop.train_step = faulty
@@ -87,7 +87,7 @@ def drifting_run(config: Path, output: Path) -> str:
 def test_no_checkpoint_holds_drifted_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the next comparison by itself would be far away."""
     monkeypatch.chdir(tmp_path)
-    sections = {"checkpoint": CheckpointConfig(every=3), "distributed": DistributedConfig(check_every=1000)}
+    sections = {"checkpoint": CheckpointConfig(every=3), "distributed": DistributedConfig(compare_every=1000)}
     config = write_run(tmp_path, lora=NO_DROPOUT, eval=NO_DEV, **sections)
     for message in run_ranks(2, drifting_run, config, tmp_path / "out"):
         assert message.startswith("step 6: the trained weights of rank 1 of 2 differ")
@@ -121,8 +121,8 @@ def test_a_slow_rank_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_pace() -> None:
-    assert pace([0.5]) == {}
-    assert pace([1.0, 4.0, 2.0]) == {"rank_seconds_median": 2.0, "rank_seconds_max": 4.0, "slowest_rank": 1.0}
+    assert rank_seconds([0.5]) == {}
+    assert rank_seconds([1.0, 4.0, 2.0]) == {"rank_seconds_median": 2.0, "rank_seconds_max": 4.0, "slowest_rank": 1.0}
 
 
 # lost processes
@@ -168,11 +168,11 @@ def test_a_lost_rank_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "lost a process on 10.77.0",
         ),
         ("[pair.cc:1] Read error [::1]:7: Connection reset by peer", "lost a process on ::1"),
-        ("Timed out waiting 15000ms for recv operation to complete", "no word from another process for 15 s"),
-        ("Timed out after 31 seconds waiting for clients. 1/2 clients joined.", "no word from another process"),
+        ("Timed out waiting 15000ms for recv operation to complete", "no response from another process for 15 s"),
+        ("Timed out after 31 seconds waiting for clients. 1/2 clients joined.", "no response from another process"),
         (
             "[pair.cc:152] timed out connecting: SO_ERROR: Connection refused, remote=[10.77.0.1]:61327",
-            "a process on 10.77.0.1 refused the connection; if it has ended, its address was still in torchrun's store",
+            "a process on 10.77.0.1 refused the connection; if it exited, its address was still in torchrun's store",
         ),
         ("The size of tensor a (3) must match the size of tensor b (4)", None),
         ("CUDA out of memory", None),
@@ -182,7 +182,7 @@ def test_what_errors_mean(error: str, expected: str | None, monkeypatch: pytest.
     found = why_lost(error, 15.0)
     assert found is None if expected is None else found is not None and expected in found
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RuntimeError), in_contact(TrainConfig()):  # one process alone has nobody to lose
+    with pytest.raises(RuntimeError), lost_rank_message(TrainConfig()):  # one process alone has nobody to lose
         raise RuntimeError(error)
 
 
@@ -212,8 +212,8 @@ def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             found.update(options)
 
-    monkeypatch.setattr(train.engine, "Accelerator", Noted)
-    train.engine.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
+    monkeypatch.setattr(train.distributed.engine, "Accelerator", Noted)
+    train.distributed.engine.make_accelerator(TrainConfig(distributed=DistributedConfig(timeout=7.5)))
     (handler,) = found["kwargs_handlers"]
     assert isinstance(handler, InitProcessGroupKwargs)
     assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
-from dec2vec.readers import read_blocks, read_rows, read_similarity, read_table, read_texts
+from dec2vec.files.tables import read_blocks, read_rows, read_table, read_texts
+from eval.tasks.sts import read_similarity
 from tests.helpers import write_jsonl
 
 ROWS = [{"a": "one, two", "b": 'say "x"'}, {"a": "line\u2028separator", "b": "Ärger 北京"}]
@@ -107,9 +108,9 @@ def test_only_keeps_rows_with_a_value(tmp_path: Path) -> None:
     some = read_table(path, only=["source=x", "year=2001"], limit=3)
     assert [row["a"] for row in some.rows] == ["t0", "t1", "t3"]
     assert some.where(2) == f"{path} line 4"
-    with pytest.raises(UserError, match="no row has source=w or year=1; mend `only`"):
+    with pytest.raises(UserError, match="no row has source=w or year=1; change `only`"):
         read_table(path, only=["source=w", "year=1"])
-    with pytest.raises(UserError, match="only 'source': not of the form column=value"):
+    with pytest.raises(UserError, match="only 'source': write column=value"):
         read_table(path, only=["source"])
 
 
@@ -122,7 +123,7 @@ def test_limit_stops_before_a_mistake(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("t.jsonl", '{"a": "x"}\n{"a": \n', "t.jsonl line 2: not JSON"),
-        ("t.jsonl", '{"a": "x"}\n["x"]\n', "t.jsonl line 2: a row is an object"),
+        ("t.jsonl", '{"a": "x"}\n["x"]\n', "t.jsonl line 2: a row must be an object"),
         ("t.jsonl", '{"a": "x"}\n\n{"b": "x"}\n', "t.jsonl line 3: no 'a'; this row has: b"),
         ("t.jsonl", '{"b": "x", "c": 1}\n', "t.jsonl: no column 'a'; the columns are: b, c"),
         ("t.jsonl", b'{"a": "x"}\n{"a": "\xe9"}\n', "t.jsonl line 2: byte 0xe9 is not UTF-8"),
@@ -154,8 +155,8 @@ def test_what_is_refused(tmp_path: Path, name: str, content: str | bytes, words:
 def test_missing_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no.jsonl does not exist" in complaint(lambda: read_table(tmp_path / "no.jsonl"))
     (tmp_path / "odd.jsonl").mkdir()
-    assert "no data set written by datasets.save_to_disk" in complaint(lambda: read_table(tmp_path / "odd.jsonl"))
-    assert "no data file named" in complaint(lambda: read_table(""))
+    assert "not a data set written by datasets.save_to_disk" in complaint(lambda: read_table(tmp_path / "odd.jsonl"))
+    assert "no data file is given" in complaint(lambda: read_table(""))
     monkeypatch.chdir(tmp_path)
     assert "pairs does not exist" in complaint(lambda: read_table("pairs"))
     (tmp_path / "data").mkdir()
@@ -181,8 +182,10 @@ def test_hub_id_is_loaded_and_its_errors_are_one_line(monkeypatch: pytest.Monkey
     assert read_table("someone/pairs:triplet@dev").where(0) == "someone/pairs [triplet, dev] row 1"
     for source, option in (("@test", {"split": "dev"}), (":triplet", {"subset": "pair"})):
         message = complaint(lambda source=source, option=option: read_table(f"someone/pairs{source}", **option))
-        assert "named here and as an option of its own" in message
-    assert "someone/else is no file or folder here, and from the Hub" in complaint(lambda: read_table("someone/else"))
+        assert "given both here and as an option" in message
+    assert "someone/else is not a local file or folder, and cannot be read from the Hub" in complaint(
+        lambda: read_table("someone/else")
+    )
 
 
 def test_a_stream_is_read_no_further_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +236,7 @@ def test_cells_that_are_no_text(tmp_path: Path, cell: object, words: str) -> Non
 def test_a_column_of_numbers_is_the_wrong_column(tmp_path: Path) -> None:
     path = raw(tmp_path, "t.csv", "a,b\n1,x\n2.5,2\n")
     table = read_table(path)
-    assert "column 'a' holds only numbers" in complaint(lambda: table.texts("a"))
+    assert "column 'a' contains only numbers" in complaint(lambda: table.texts("a"))
     assert table.texts("b") == ["x", "2"]
 
 

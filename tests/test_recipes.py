@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dec2vec.config import load
+from dec2vec.config.load import load
 from eval.config import EvalConfig
 from eval.tasks.topic_files import label_texts
 from train.config import TrainConfig
-from train.session import resolve
-from train.source_losses import check_losses
+from train.losses.checks import check_losses
+from train.resolve import resolve
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))

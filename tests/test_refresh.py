@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 import train.loop
+from dec2vec.config.model import EncodeOptions
 from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
 from tests.tiny_run import metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
+from train.checkpointing.run_folder import RunFolder
 from train.config import BatchConfig, CheckpointConfig, MiningConfig, OptimConfig, SourceConfig, TrainConfig
-from train.mining.refresh import NONE, WithNegatives, make_refreshed, refreshed
-from train.run_folder import RunFolder
-from train.table import SourceTable
+from train.data.table import SourceTable
+from train.mining.refresh import NONE, WithNegatives, make_refreshed, mine_source
 
 TEXTS = [
     (f"a {word}", f"the {word} of {other}", f"no {word}") for word, other in zip("abcdefgh", "hgfedcba", strict=True)
@@ -33,7 +34,7 @@ def naive(prompts: tuple[str | None, str | None], encoder: Any, ratio: float, co
     """For each row the most similar positives of others, one cosine at a time."""
 
     def vector(text: str, prompt: str | None, side: str) -> np.ndarray[Any, Any]:
-        found = encoder.encode_views([text], [encoder.embedder.view], prompt=prompt, side=side)
+        found = encoder.encode_views([text], [encoder.embedder.view], EncodeOptions(prompt, side=side))
         (row,) = found[encoder.embedder.view]
         return np.asarray(row / np.linalg.norm(row))
 
@@ -61,7 +62,7 @@ def test_finds_what_a_naive_search_finds(tmp_path: Path, prompts: tuple[str | No
     encoder.embedder.train()
     source = SourceConfig(query_prompt=prompts[0], document_prompt=prompts[1])
     table = SourceTable("pairs", TEXTS)
-    found = refreshed(table, source, encoder, MiningConfig(every=1, negatives=2, ratio=0.99), seed=0)
+    found = mine_source(table, source, encoder, MiningConfig(every=1, negatives=2, ratio=0.99), seed=0)
     rows = WithNegatives(TEXTS, found)
     expected = naive(prompts, encoder, 0.99, 2)
     assert [set(row[len(own) :]) for row, own in zip(rows, TEXTS, strict=True)] == expected
@@ -135,7 +136,7 @@ def refused(config: Path, output: Path, words: str) -> None:
 def test_negatives_that_are_gone(config: Path, tmp_path: Path) -> None:
     run_alone(stopped, config, tmp_path, 4)
     (tmp_path / "negatives" / "step-000003.npz").unlink()
-    run_alone(refused, config, tmp_path, "step-000003.npz: .*--checkpoint.resume never")
+    run_alone(refused, config, tmp_path, "step-000003.npz: .*--checkpoint.resume fresh")
 
 
 def ranks_in_folder(config: Path, output: Path) -> None:
@@ -157,11 +158,11 @@ def test_refusals(tmp_path: Path) -> None:
     for found, section, words in (
         (data, {}, "only pairs get negatives"),
         (pairs, {"batch": BatchConfig(no_duplicates=True)}, "batch.no_duplicates forbids"),
-        (pairs, {}, "one positive only"),
+        (pairs, {}, "only one positive"),
         (
             data_of(SourceTable("pairs", TEXTS)),
-            {"mining": MiningConfig(every=1, negatives=9, to_rank=8)},
-            "mining.negatives 9: more than the window of ranks 1 to 8",
+            {"mining": MiningConfig(every=1, negatives=9, max_rank=8)},
+            "mining.negatives 9 is more than the window of ranks 1 to 8",
         ),
     ):
         config = TrainConfig(**{"mining": MiningConfig(every=1), **section})

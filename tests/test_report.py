@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval import __main__ as command_line
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage import training_text
@@ -59,12 +59,22 @@ def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> No
     assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
     assert list(tree)[6:] == ["tasks", "sweep", "confusions", "curves", "mistakes", "seeds", "costs", "notes"]
     for row in tree["results"]:
-        assert list(row) == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
+        assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
+        assert list(row)[8:] == ["kind", "of", "run", "post", "k", "transductive", "clean"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1
         assert row["n"] in (80, 90, 180)
     systems = {row["system"] for row in tree["results"] if not row["metric"].endswith("difference")}
     assert len(systems) == 2 * 2 * 2 + 2 + 1
     assert all(re.match(r"(untuned/.+/\w+@\d+|tuned/mine)(\+whiten-\d+)?$", name) for name in systems)
+    for row in tree["results"]:
+        is_difference = row["metric"].endswith("difference")
+        assert (row["kind"] == "difference") == is_difference and row["clean"] == ("_clean" in row["metric"])
+        assert row["run"] == ("mine" if row["system"].startswith("tuned/mine") else None)
+        if is_difference:
+            assert row["system"] == " minus ".join(row["of"]) and set(row["of"]) <= systems
+        else:
+            label = row["system"].partition("+")[2]
+            assert label == (f"{row['post']}-{row['k']}" if row["post"] else "")
     chosen = {row["system"]: row["chosen_on"] for row in tree["results"] if row["system"] in systems}
     assert {name for name, task in chosen.items() if task is None} == {"tuned/mine", "untuned/bare/last@2"}
     tasks = {row["task"] for row in tree["results"]}
@@ -89,14 +99,15 @@ def test_average_and_differences_add_up(report: Report) -> None:
     assert found.tuned.startswith("tuned/mine")
     assert found.is_tuned_above_every_untuned
     name = f"{found.tuned} minus {found.untuned}"
-    rows = {row.task: row for row in report.results if row.system == name and row.metric == "spearman_all_difference"}
-    assert set(rows) == {"test3", "test4", "average"}
+    assert report.gain == name
+    rows = {task: report.result(name, task) for task in ("test3", "test4", "average")}
+    assert {row.task for row in report.results if row.system == name} == set(rows)
     for task, row in rows.items():
         expected = report.result(found.tuned, task).value - report.result(found.untuned, task).value
         assert row.value == pytest.approx(expected)
-        assert row.ci_low <= row.value <= row.ci_high
-    assert (rows["average"].ci_low, rows["average"].ci_high) == (found.difference.low, found.difference.high)
-    untuned = [name for name in report.systems if name.startswith("untuned/")]
+        assert row.low <= row.value <= row.high
+    assert (rows["average"].low, rows["average"].high) == (found.difference.low, found.difference.high)
+    untuned = [name for name, subject in report.subjects.items() if subject.is_rival]
     by_dev = max(untuned, key=lambda name: report.result(name, "dev").value)
     assert found.untuned == by_dev
     best = max(report.result(name, "average").value for name in untuned)
@@ -207,7 +218,7 @@ def test_same_config_same_figures(config: EvalConfig, report: Report) -> None:
 def test_tests_meet_one_forward_pass_a_prompt(config: EvalConfig) -> None:
     base = FakeEncoder()
     evaluate(config, base=base, tuned={}, progress=False)
-    texts = len({text for path in config.tests for text in load_task(path).texts})
+    texts = len({text for path in config.tests for text in load_task(path).test.queries})
     assert [call[0] for call in base.calls if call[1] == texts] == list(config.systems.prompts)
 
 
@@ -218,23 +229,21 @@ def test_overlap_counts(tmp_path: Path) -> None:
     ]
     path = tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sets = [EvaluationSet.of_pairs(load_task(path))]
+    sets = [EvaluationSet.from_pairs(load_task(path).test_pairs)]
     (found,) = measure({"train": ["A cat sat.", "dogs run", "else"]}, sets).counts
     assert (found.texts, found.exact, found.normalized, found.pairs, found.pairs_with_both) == (4, 1, 3, 2, 1)
     assert normalized("Ｄon't  STOP—now!") == "don t stop now"
 
 
 def test_fit_text_is_sampled_without_evaluation_texts(tmp_path: Path) -> None:
-    task = load_task(write_similarity(tmp_path / "test.jsonl", 30, 1))
-    pool = [*task.texts[:10], *(f"new {index}" for index in range(40))]
-    fit = sample_fit_text({"a": pool, "b": pool[:5]}, task.texts, 100, 0)
+    texts = load_task(write_similarity(tmp_path / "test.jsonl", 30, 1)).test.queries
+    pool = [*texts[:10], *(f"new {index}" for index in range(40))]
+    fit = sample_fit_text({"a": pool, "b": pool[:5]}, texts, 100, 0)
     assert sorted(fit.sentences) == sorted(pool[10:])
     assert fit.dropped == 10
-    assert sample_fit_text({"a": pool}, task.texts, 7, 0) == sample_fit_text({"a": pool}, task.texts, 7, 0)
-    assert len(sample_fit_text({"a": pool}, task.texts, 7, 0).sentences) == 7
-    assert (
-        sample_fit_text({"a": pool}, task.texts, 7, 0).sha256 != sample_fit_text({"a": pool}, task.texts, 7, 1).sha256
-    )
+    assert sample_fit_text({"a": pool}, texts, 7, 0) == sample_fit_text({"a": pool}, texts, 7, 0)
+    assert len(sample_fit_text({"a": pool}, texts, 7, 0).sentences) == 7
+    assert sample_fit_text({"a": pool}, texts, 7, 0).sha256 != sample_fit_text({"a": pool}, texts, 7, 1).sha256
 
 
 def test_training_texts_of_files_and_of_runs(tmp_path: Path) -> None:
@@ -243,7 +252,7 @@ def test_training_texts_of_files_and_of_runs(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("one\n\ntwo\none\n")
     assert read_training_texts(TextSource(str(tmp_path / "lines.txt"))) == ["one", "two"]
     (tmp_path / "wrong.jsonl").write_text('{"a": "x"}\n')
-    with pytest.raises(UserError, match=r"no column of texts .* among \['a'\]"):
+    with pytest.raises(UserError, match=r"none of the columns \['a'\] contains texts"):
         read_training_texts(TextSource(str(tmp_path / "wrong.jsonl")))
     run = tmp_path / "run"
     (run / "adapter").mkdir(parents=True)
@@ -286,7 +295,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_command_line(
     config: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dec2vec.config import dump
+    from dec2vec.config.load import dump
 
     path = tmp_path / "eval.yaml"
     path.write_text(dump(config))

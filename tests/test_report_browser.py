@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from eval.plots.style import FONT, INCHES
 from eval.report.blocks import Table
 from eval.report.html import html_table, page
+from eval.report.plots.style import FONT, INCHES
 from eval.report.write import write_report
 from tests.browser import Opened, find_browser, open_pages
 from tests.report_data import full_report

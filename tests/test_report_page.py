@@ -15,17 +15,18 @@ import pytest
 from matplotlib.font_manager import findfont, get_font
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score
 
-from eval.choice.sweep import by_dimension, by_layer
-from eval.plots import style as plots_style
 from eval.report.blocks import Picture, Table
 from eval.report.markdown import to_markdown
-from eval.report.overview import duels, overview_rows
+from eval.report.overview import find_duel, overview_rows
+from eval.report.plots import style as plots_style
 from eval.report.report import headline, hundred
 from eval.report.report_json import to_json
 from eval.report.sections import sections
 from eval.report.write import write_report
 from eval.results.diagnostics import MAX_CURVE, Confusion, PrecisionRecall, Scatter
-from eval.results.task_table import TaskRow, TaskTable
+from eval.results.results import Result, TaskTable
+from eval.selection.dev_curves import by_dimension, by_layer
+from eval.systems.subject import Subject
 from tests.report_data import LABELS, OTHERS, RIVAL, TUNED, full_report
 
 REPORT = full_report()
@@ -117,7 +118,7 @@ def test_three_formats_hold_the_same_tables(page: str) -> None:
                 assert "".join(f"<td>{escape(cell)}</td>" for cell in row) in page
     assert tree["comparison"]["p_value"] == 0.002 and tree["comparison"]["is_tie"] is False
     assert tree["tasks"][0]["rows"][0]["value"] == 0.81
-    assert [len(column) for column in tree["sweep"].values()] == [len(REPORT.sweep)] * 6
+    assert [len(column) for column in tree["sweep"].values()] == [len(REPORT.dev_curves)] * 7
     assert tree["sweep"]["dev_score"][-1] is None
     assert np.array(tree["confusions"][0]["counts"]).sum() == 300
     assert tree["curves"][0]["threshold"] == 0.55
@@ -129,7 +130,7 @@ def test_pictures_are_those_the_sections_name(folder: Path) -> None:
 
 
 def test_what_is_absent_is_left_out(tmp_path: Path) -> None:
-    bare = replace(REPORT, histograms=(), tasks=(), sweep=(), scatter=(), confusions=(), curves=(), overlap=())
+    bare = replace(REPORT, histograms=(), tasks=(), dev_curves=(), scatter=(), confusions=(), curves=(), overlap=())
     paths = write_report(replace(bare, provenance={}, costs={}), tmp_path)
     assert parsed(paths.html.read_text()).headings == [
         "Tuned against the best untuned", "Systems and tests", "Intervals", "Aggregation over sub-sets", "Provenance",
@@ -141,11 +142,11 @@ def test_headline_says_p_and_calls_a_tie_a_tie() -> None:
     clear, tie = headline(REPORT), headline(full_report(gap=0.02))
     assert "+4.00 to +12.00, p = 0.002 (paired bootstrap" in clear[1] and "tie" not in clear[1]
     assert "-2.00 to +6.00, p = 0.400" in tie[1] and tie[1].endswith("A tie: the interval contains 0.")
-    assert clear[3].startswith("Overlap: 60 of 300 test pairs") and "On the 240 others: tuned 56.00" in clear[3]
+    assert clear[3].startswith("Overlap: 60 of 300 test pairs") and "On the other 240: tuned 56.00" in clear[3]
 
 
-def test_sweep_curves_are_maxima() -> None:
-    points = REPORT.sweep
+def test_dev_curves_are_maxima() -> None:
+    points = REPORT.dev_curves
     raw = by_layer(points, raw=True)
     assert "broken" not in raw
     for prompt, curve in by_layer(points, raw=False).items():
@@ -163,7 +164,7 @@ def test_sweep_curves_are_maxima() -> None:
 def test_confusion_and_precision_recall_against_scikit_learn() -> None:
     generator = np.random.default_rng(3)
     gold, given = ([f"l{index}" for index in generator.integers(0, 5, 200)] for _ in range(2))
-    item = Confusion.of("x", gold, given)
+    item = Confusion.from_labels("x", gold, given)
     np.testing.assert_array_equal(item.counts, confusion_matrix(gold, given, labels=list(item.labels)))
     assert item.accuracy == np.mean([a == b for a, b in zip(gold, given, strict=True)])
     first = item.mistakes(1)[0]
@@ -172,12 +173,12 @@ def test_confusion_and_precision_recall_against_scikit_learn() -> None:
     )
     labels = generator.random(5000) < 0.3
     scores = labels + generator.standard_normal(5000)
-    curve = PrecisionRecall.of("x", scores, labels, 0.7)
+    curve = PrecisionRecall.from_scores("x", scores, labels, 0.7)
     said = scores >= 0.7
     assert curve.at_threshold == pytest.approx((precision_score(labels, said), recall_score(labels, said)))
     assert curve.average_precision == pytest.approx(average_precision_score(labels, scores))
     assert len(curve.precision) == len(curve.recall) <= MAX_CURVE
-    assert PrecisionRecall.of("x", scores, labels, 99.0).at_threshold == (1.0, 0.0)
+    assert PrecisionRecall.from_scores("x", scores, labels, 99.0).at_threshold == (1.0, 0.0)
 
 
 def test_overview_has_every_task_and_calls_ties_ties() -> None:
@@ -185,15 +186,24 @@ def test_overview_has_every_task_and_calls_ties_ties() -> None:
     assert [row[0] for row in rows] == ["sts12", "sts13", "sts14", "average of the similarity tests", "iflytek-6"]
     assert rows[3][1:] == ["+8.00", "+4.00 to +12.00", "higher", "58.00", "50.00", "Spearman"]
     assert rows[4][1:] == ["+7.00", "-1.00 to +11.00", "tied", "81.00", "74.00", "accuracy"]
-    odd = [TaskRow(name, "auc", 0.5, None, None, 9) for name in ("a", "b minus c", "a minus b minus c", "d minus e")]
-    duel = duels(TaskTable("x", "auc", odd))
-    assert [(found.ours.system, found.rival.system) for found in duel] == [("a", "b minus c")]
+    one, other = Subject("a", "system", run="a"), Subject("b minus c", "system")
+    gain = Subject.from_difference(one, other)
+    odd = [
+        Result(subject, "x", "auc", 0.5, None, None, 9)
+        for subject in (one, other, Subject("d minus e", "system"), gain)
+    ]
+    duel = find_duel(TaskTable("x", "auc", odd))
+    assert duel is not None and (duel.ours.system, duel.rival.system) == ("a", "b minus c")
+    assert find_duel(TaskTable("x", "auc", odd[:3])) is None
     assert overview_rows(replace(REPORT, comparison=None, tasks=())) == []
 
 
 def test_long_task_tables_are_folded_and_keep_what_is_compared() -> None:
-    low = [TaskRow(f"untuned/p{index}", "accuracy", 0.9 - index / 1000, None, None, 500) for index in range(200)]
     task = REPORT.tasks[0]
+    low = [
+        Result(Subject(f"untuned/p{index}", "system"), task.name, "accuracy", 0.9 - index / 1000, None, None, 500)
+        for index in range(200)
+    ]
     section = sections(replace(REPORT, tasks=[replace(task, rows=[*task.rows, *low])]))[2]
     few, whole = [block for block in section.blocks if isinstance(block, Table)]
     assert len(few.rows) == 12 and not few.fold and few.best == whole.best == RIVAL
@@ -219,11 +229,11 @@ def test_letters_of_other_fonts_are_drawn_where_these_are_installed(monkeypatch:
 
 def test_many_labels_are_drawn_without_text(tmp_path: Path) -> None:
     names = [f"label {index}" for index in range(40)]
-    many = Confusion.of("many", names * 2, [*names, *names[1:], names[0]])
+    many = Confusion.from_labels("many", names * 2, [*names, *names[1:], names[0]])
     generator = np.random.default_rng(0)
-    panel = Scatter.of("many", generator.standard_normal((60, 5)), [names[i % 15] for i in range(60)])
+    panel = Scatter.from_vectors("many", generator.standard_normal((60, 5)), [names[i % 15] for i in range(60)])
     assert len(panel.coloured) == 9 and np.isfinite(panel.tsne).all()
-    report = replace(REPORT, confusions=[many], scatter=[panel], sweep=REPORT.sweep[:9])
+    report = replace(REPORT, confusions=[many], scatter=[panel], dev_curves=REPORT.dev_curves[:9])
     markdown = write_report(report, tmp_path).markdown.read_text()
     assert "The most frequent mistakes" in markdown and "The counts" not in markdown
     assert hundred(many.accuracy) == "50.00" and "Accuracy x 100: 50.00; n = 80." in markdown

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import train.checkpoint
+import dec2vec.files.atomic
+import train.checkpointing.checkpoint
 import train.loop
+import train.state
 from tests.processes import exit_code_alone, run_alone, run_ranks
 from tests.tiny_run import (
     MIXTURE,
@@ -88,9 +91,9 @@ def test_a_finished_run_has_nothing_left_to_do(config: Path, whole: Path, tmp_pa
     same(tmp_path, whole)
 
 
-def test_resume_never_starts_anew(config: Path, whole: Path, tmp_path: Path) -> None:
+def test_resume_fresh_starts_anew(config: Path, whole: Path, tmp_path: Path) -> None:
     run_alone(in_folder, config, tmp_path, "--optim.lr", "1e-3")
-    assert run_alone(counted_steps, config, tmp_path, "--checkpoint.resume", "never") == STEPS
+    assert run_alone(counted_steps, config, tmp_path, "--checkpoint.resume", "fresh") == STEPS
     same(tmp_path, whole)
 
 
@@ -174,10 +177,10 @@ def broken(config: Path, output: Path, module: Any, name: str, call: int) -> Non
         (train.loop, "train_step", 1, None),
         (train.loop, "train_step", 8, 6),
         (train.loop, "save", 2, 3),  # the step is logged, its checkpoint is missing
-        (train.loop, "save_checkpoint", 1, None),
-        (train.checkpoint, "_write_files", 2, 3),
-        (train.checkpoint, "_put_in_place", 3, 4),
-        (train.loop, "prune", 3, 6),
+        (train.state, "save_checkpoint", 1, None),
+        (train.checkpointing.checkpoint, "_write_files", 2, 3),
+        (dec2vec.files.atomic, "_replace_folder", 3, 4),
+        (train.state, "prune", 3, 6),
     ],
 )
 def test_exception(
@@ -239,10 +242,10 @@ def _tear_metrics(path: Path) -> None:
 
 
 def killed_at(config: Path, output: Path, event: str, part: str) -> None:
-    """SIGKILL right before the first `event` on a path with `part` in it."""
+    """SIGKILL right before the first `event` on a path with `part`, a pattern, in it."""
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        if name == event and part in str(arguments[0]):
+        if name == event and fnmatch(str(arguments[0]), f"*{part}*"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
@@ -252,11 +255,10 @@ def killed_at(config: Path, output: Path, event: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("event", "part"),
     [
-        pytest.param("os.mkdir", ".tmp-step-000006", marks=pytest.mark.slow),
-        ("open", "step-000006/state.json"),
-        pytest.param("open", "step-000006/.manifest.json", marks=pytest.mark.slow),
-        ("os.rename", "step-000006/.manifest.json"),
-        ("os.rename", "checkpoints/.tmp-step-000006"),
+        pytest.param("os.mkdir", ".step-000006.", marks=pytest.mark.slow),
+        ("open", "step-000006*/state.json"),
+        pytest.param("open", "step-000006*/manifest.json", marks=pytest.mark.slow),
+        ("os.rename", "checkpoints/.step-000006."),
         ("os.rename", "checkpoints/step-000003"),  # dropping an old one
         ("shutil.rmtree", "checkpoints/.tmp-step-000003"),
         ("open", ".config.yaml"),
@@ -280,10 +282,10 @@ def test_killed_inside_a_write(config: Path, whole: Path, tmp_path: Path, event:
 def test_killed_and_resumed_with_batches_of_one_source(
     tmp_path: Path, data: tuple[SourceConfig, ...], no_duplicates: bool
 ) -> None:
-    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one", no_duplicates=no_duplicates)
+    batch = BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="single", no_duplicates=no_duplicates)
     config = write_run(tmp_path / "run", data=data, batch=batch)
     run_alone(in_folder, config, tmp_path / "whole")
-    torn = "checkpoints/.tmp-step-000006"
+    torn = "checkpoints/.step-000006."
     assert exit_code_alone(killed_at, config, tmp_path / "killed", "os.rename", torn) == -signal.SIGKILL
     assert len(steps_of(tmp_path / "killed")) == 6
     run_alone(in_folder, config, tmp_path / "killed")
@@ -335,7 +337,7 @@ def test_another_configuration_differs(config: Path, whole: Path, tmp_path: Path
 
 
 def without_moments(config: Path, output: Path) -> None:
-    train.loop.restore_optimizer = lambda *_: None
+    train.state.restore_optimizer = lambda *_: None
     in_folder(config, output)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,15 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import dec2vec.files
-import train.run_folder
+import dec2vec.files.atomic
 from dec2vec.errors import UserError
-from train.checkpoint import latest_checkpoint, save_checkpoint
-from train.run_folder import RunFolder
+from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
+from train.checkpointing.run_folder import RunFolder
 
 HOLDER = """
 import sys, time
-from train.run_folder import RunFolder
+from train.checkpointing.run_folder import RunFolder
 folder = RunFolder.claim(sys.argv[1])
 print("claimed", flush=True)
 time.sleep(60)
@@ -91,7 +91,7 @@ def test_config_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(dec2vec.files.os, "fsync", full)
+            patch.setattr(dec2vec.files.atomic.os, "fsync", full)
             with pytest.raises(UserError, match=r"config\.yaml: the disk is full"):
                 folder.write_config("seed: 1\n")
         assert folder.config.read_text() == "seed: 0\n"
@@ -119,7 +119,7 @@ def test_file_system_without_locks_warns(
     def unsupported(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(train.run_folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     RunFolder.claim(tmp_path).release()
     assert "can't be locked" in caplog.text
 

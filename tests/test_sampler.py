@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dec2vec.errors import UserError
-from train.sampler import Mixed, OneSource, _drawn_sources, batch_indices, shard, steps_per_epoch
+from train.data.sampler import Mixed, OneSource, _drawn_sources, batch_indices, shard, steps_per_epoch
 
 profile = settings(max_examples=80, deadline=None, derandomize=True)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from train.schedule import Decay, lr_factor, warmup_steps
+from train.optim import Decay, lr_factor, warmup_steps
 
 DECAYS: tuple[Decay, ...] = ("linear", "cosine", "constant")
 totals = st.integers(min_value=1, max_value=400)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dec2vec import cli
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.model import ModelConfig
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
 
@@ -75,8 +75,8 @@ def test_a_threshold_chosen_on_dev(
     highest = max(float(np.dot(*encoder.encode([f"a{n} b{n}", f"c{n} d{n}"]))) for n in range(0, 12, 2))
     assert [row["threshold"] for row in rows] == pytest.approx([(1 + highest) / 2] * 3, abs=1e-6)
     said = capsys.readouterr().err
-    assert "3 pairs, 1 with a blank text, 1 usable from cosine" in said
-    assert "chosen for accuracy on dev: accuracy 1.000, f1 1.000, precision 1.000, recall 1.000" in said
+    assert "3 pairs, 1 with a blank text, 1 usable with a cosine" in said
+    assert "selected for accuracy on dev: accuracy 1.000, f1 1.000, precision 1.000, recall 1.000" in said
 
 
 def test_a_given_threshold_columns_and_csv(options: dict[str, str], loaded: list[ModelConfig], tmp_path: Path) -> None:
@@ -99,16 +99,16 @@ def test_refused_before_the_model_is_loaded(
     taken = str(write_jsonl(tmp_path / "taken.jsonl", [{**PAIRS[0], "usable": "maybe"}]))
     unlabelled = str(write_jsonl(tmp_path / "unlabelled.jsonl", PAIRS[:1]))
     cases: dict[str, dict[str, str | None]] = {
-        "give either --dev labelled.jsonl, which chooses the threshold, or --threshold 0.7": {"--dev": None},
-        "which chooses the threshold, or --threshold": {"--threshold": "0.5"},
-        "remove them or --threshold": {"--dev": None, "--threshold": "0.5", "--precision": "0.9"},
-        "criterion precision: say which with --precision": {"--criterion": "precision"},
+        "give either --dev labelled.jsonl, on which the threshold is selected, or --threshold 0.7": {"--dev": None},
+        "on which the threshold is selected, or --threshold": {"--threshold": "0.5"},
+        "remove them, or remove --threshold": {"--dev": None, "--threshold": "0.5", "--precision": "0.9"},
+        "criterion precision: set --precision": {"--criterion": "precision"},
         "precision 0.9 is for criterion precision, not accuracy": {"--precision": "0.9"},
         "threshold: '1.5' must be less than or equal to 1": {"--dev": None, "--threshold": "1.5"},
         "out.npy: unknown format .npy; use .jsonl or .csv": {"--output": str(tmp_path / "out.npy")},
-        "is an input; name another file": {"--output": options["--input"]},
-        "does not exist; make it first": {"--output": str(tmp_path / "none" / "out.jsonl")},
-        "has a column 'usable', which the output adds; rename it": {"--input": taken},
+        "is an input file; use another file": {"--output": options["--input"]},
+        "does not exist; create it first": {"--output": str(tmp_path / "none" / "out.jsonl")},
+        "has a column 'usable', which the output adds; rename the column": {"--input": taken},
         "no column 'said'; the columns are: id, generated, reference": {"--column1": "said"},
         "unlabelled.jsonl: no column 'label'": {"--dev": unlabelled},
         "xyzzy": {"--prompt": "xyzzy"},
@@ -127,7 +127,7 @@ def test_a_precision_that_no_threshold_has(
     dev = str(write_jsonl(tmp_path / "contrary.jsonl", contrary))
     wanted = {"--dev": dev, "--criterion": "precision"}
     assert score({**options, **wanted, "--precision": "0.9"}) == 2
-    assert "contrary: no threshold has precision 0.9; the best has 0.500" in capsys.readouterr().err
+    assert "contrary: no threshold reaches precision 0.9; the highest is 0.500" in capsys.readouterr().err
     assert not Path(options["--output"]).exists()
     assert score({**options, **wanted, "--precision": "0.5"}) == 0
 
@@ -138,7 +138,7 @@ def test_a_failed_write_leaves_the_old_file(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from eval.score import command as module
+    from eval.score import scored_pairs as module
 
     Path(options["--output"]).write_text("old")
 

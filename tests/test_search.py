@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dec2vec.corpus.search import RECALL, Ranking, exact_top, faiss_top, recall_against, unit_rows
+from dec2vec import cli
+from dec2vec.corpus.exact_search import Ranking, exact_top, recall_against, searchable_rows
+from dec2vec.corpus.faiss_index import RECALL, faiss_top, index_array, search_array
 from dec2vec.errors import UserError
 
 
@@ -36,7 +41,7 @@ def test_exact_search_is_a_sort_of_all_cosines(
     left = np.random.default_rng(seed).integers(-1, 2, (queries, 3)).astype(np.float32)  # few values: many ties
     right = np.random.default_rng(seed + 1).integers(-1, 2, (documents, 3)).astype(np.float32)
     found = exact_top(left, right, k, block=block, document_block=step)
-    cosines = unit_rows(left) @ unit_rows(right).T
+    cosines = searchable_rows(left) @ searchable_rows(right).T
     for row, line in enumerate(cosines):
         expected = sorted(range(documents), key=lambda j: (-line[j], j))[:k]
         np.testing.assert_allclose(found.scores[row], line[expected], atol=1e-6)
@@ -58,6 +63,45 @@ def test_faiss_finds_what_exact_search_finds(kind: str) -> None:
     np.testing.assert_allclose(found.scores[:, 0], exact.scores[:, 0], atol=0.05)
 
 
+def test_flat_search_needs_no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, documents = searchable_rows(vectors(50, 16, 0)), searchable_rows(vectors(1500, 16, 1))
+    scores, positions = search_array(index_array(documents, "flat"), queries, 10)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    exact_scores, exact_positions = search_array(index_array(documents, "flat"), queries, 10)
+    np.testing.assert_array_equal(exact_positions, positions)
+    np.testing.assert_allclose(exact_scores, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["index", "vectors.npy", "--output", "index"],
+        ["search", "index", "--model", "m", "--queries", "texts.txt", "--output", "hits.jsonl"],
+        ["dedup", "vectors.npy", "--method", "hnsw", "--output", "groups.jsonl"],
+        ["outliers", "vectors.npy", "--method", "hnsw", "--output", "rows.jsonl"],
+        ["mine", "pairs.jsonl", "--model", "m", "--index", "ivf", "--output", "mined.jsonl"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_one_line_where_faiss_is_missing(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", vectors(30, 4, 0))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.rstrip().endswith("pip install 'dec2vec[search]'")
+
+
+def test_exact_methods_need_no_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", vectors(30, 4, 0))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert cli.main(["dedup", "vectors.npy", "--output", "groups.jsonl"]) == 0
+    assert cli.main(["outliers", "vectors.npy", "--output", "rows.jsonl"]) == 0
+
+
 def test_recall_sees_what_is_missed() -> None:
     exact = Ranking(np.array([[0, 1], [2, 3]]), np.zeros((2, 2), dtype=np.float32))
     found = Ranking(np.array([[1, 7], [-1, -1]]), np.zeros((2, 2), dtype=np.float32))
@@ -75,9 +119,9 @@ def test_few_documents_and_zero_vectors() -> None:
 
 def test_bad_searches_are_refused() -> None:
     good = vectors(3, 2, 0)
-    with pytest.raises(UserError, match="k 0: a search needs k of 1 or more"):
+    with pytest.raises(UserError, match="k 0: a search needs k of at least 1"):
         exact_top(good, good, 0)
     with pytest.raises(UserError, match="no documents to search"):
         exact_top(good, good[:0], 1)
-    with pytest.raises(UserError, match="vectors hold inf or nan"):
+    with pytest.raises(UserError, match="vectors contain inf or nan"):
         faiss_top(good, np.full_like(good, np.inf), 1)

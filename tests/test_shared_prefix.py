@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModel, MistralConfig
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.pooling import View
-from dec2vec.shared_prefix import common_prefix
-from dec2vec.tally import Tally
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View
+from dec2vec.decoder.shared_prefix import common_prefix
+from dec2vec.inference import TokenCounts
 from tests.helpers import FAMILIES, tiny_config, tiny_model_folder, tiny_tokenizer
 
 TEXTS = ["a", "the cat sat on the mat.", "", "x " * 40, "a man?"]
@@ -35,9 +36,9 @@ def test_shared_equals_whole(family: str, tmp_path: Path) -> None:
     for prompt in PROMPTS:
         for views in (VIEWS, VIEWS[:1], VIEWS[1:2]):
             encoder.share_prefix = True
-            shared = encoder.encode_views(TEXTS, views, prompt=prompt, batch_tokens=300)
+            shared = encoder.encode_views(TEXTS, views, EncodeOptions(prompt, batch_tokens=300))
             encoder.share_prefix = False
-            whole = encoder.encode_views(TEXTS, views, prompt=prompt, batch_tokens=300)
+            whole = encoder.encode_views(TEXTS, views, EncodeOptions(prompt, batch_tokens=300))
             for view in views:
                 np.testing.assert_allclose(shared[view], whole[view], rtol=0, atol=1e-5)
 
@@ -49,7 +50,7 @@ def test_the_prefix_is_read_once(tmp_path: Path) -> None:
         lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     prefix = len(common_prefix(encoder.tokenize(TEXTS, prompt="knowledge_enhancement")))
-    encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
+    encoder.encode_views(TEXTS, VIEWS, EncodeOptions("knowledge_enhancement"))
     assert seen[0] == (1, prefix) and len(seen) == 2
     assert seen[1] == (len(TEXTS), max(map(len, encoder.tokenize(TEXTS, prompt="knowledge_enhancement"))) - prefix)
 
@@ -58,12 +59,12 @@ def test_what_was_read_is_counted(tmp_path: Path) -> None:
     encoder = load(tiny_model_folder(tmp_path))
     ids = encoder.tokenize(TEXTS, prompt="knowledge_enhancement")
     whole, prefix = sum(map(len, ids)), len(common_prefix(ids))
-    encoder.encode_views([*TEXTS, TEXTS[0]], VIEWS, prompt="knowledge_enhancement")
-    spared = prefix * (len(TEXTS) - 1)
-    assert prefix > 20 and encoder.tally == Tally(tokens=whole - spared, prefix=prefix, spared=spared)
+    encoder.encode_views([*TEXTS, TEXTS[0]], VIEWS, EncodeOptions("knowledge_enhancement"))
+    saved = prefix * (len(TEXTS) - 1)
+    assert prefix > 20 and encoder.tally == TokenCounts(tokens=whole - saved, prefix=prefix, saved=saved)
     encoder.share_prefix = False
-    encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
-    assert encoder.tally == Tally(tokens=2 * whole - spared, prefix=prefix, spared=spared)
+    encoder.encode_views(TEXTS, VIEWS, EncodeOptions("knowledge_enhancement"))
+    assert encoder.tally == TokenCounts(tokens=2 * whole - saved, prefix=prefix, saved=saved)
 
 
 def test_another_prefix_gives_other_vectors(tmp_path: Path) -> None:
@@ -86,11 +87,11 @@ def test_sliding_windows_fall_back(tmp_path: Path, caplog: pytest.LogCaptureFixt
     AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     encoder = load(tmp_path)
-    with caplog.at_level(logging.INFO, "dec2vec.chunked_forward"):
-        whole = encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
-    assert "computed anew for each text" in caplog.text
+    with caplog.at_level(logging.INFO, "dec2vec.inference"):
+        whole = encoder.encode_views(TEXTS, VIEWS, EncodeOptions("knowledge_enhancement"))
+    assert "recomputed for each text" in caplog.text
     encoder.share_prefix = False
-    plain = encoder.encode_views(TEXTS, VIEWS, prompt="knowledge_enhancement")
+    plain = encoder.encode_views(TEXTS, VIEWS, EncodeOptions("knowledge_enhancement"))
     for view in VIEWS:
         np.testing.assert_array_equal(whole[view], plain[view])
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.short_attention import ShortAttention, by_token, causal_mask, heads_first
+from train.kernels.short_attention import ShortAttention, by_token, causal_mask, heads_first
 
 HEADS, GROUP, BATCH, TIME, DIM, PREFIX = 2, 3, 4, 5, 6, 7
 

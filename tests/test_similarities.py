@@ -12,15 +12,15 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from dec2vec.config import validate
+from dec2vec.config.load import validate
 from dec2vec.errors import UserError
-from dec2vec.quantization import Ranges
+from dec2vec.vectors.quantization import Ranges
 from eval.config import EvalConfig
+from eval.metrics.similarities import pearson, similarities
 from eval.mteb_tasks import rows as mteb_rows
 from eval.mteb_tasks.encoder import MtebEncoder
 from eval.report.markdown import to_markdown
 from eval.report.report import hundred
-from eval.results.similarities import pearson, similarities
 from eval.run import evaluate
 from eval.tasks.sts import load_task
 from tests.eval_data import write_similarity
@@ -44,18 +44,18 @@ def config(tmp_path: Path) -> EvalConfig:
 
 def test_rows_against_scipy(config: EvalConfig) -> None:
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
-    task, tuned = load_task(config.tests[0]), FakeEncoder()
-    vectors = tuned.encode(task.texts, normalize=False).astype(np.float64)
+    task, tuned = load_task(config.tests[0]).test_pairs, FakeEncoder()
+    vectors = tuned.encode(task.texts.queries, normalize=False).astype(np.float64)
     pairs = list(zip(vectors[task.left], vectors[task.right], strict=True))
     for name, far in DISTANCES.items():
         scores = [-far(one, other) for one, other in pairs]
         row = report.result("tuned/a", "t3", f"spearman_{name}")
         assert row.value == pytest.approx(stats.spearmanr(scores, task.gold)[0])
-        assert row.ci_low < row.value < row.ci_high
+        assert row.low is not None and row.high is not None and row.low < row.value < row.high
         row = report.result("tuned/a", "t3", f"pearson_{name}")
         assert row.value == pytest.approx(stats.pearsonr(scores, task.gold)[0])
-        assert row.ci_low < row.value < row.ci_high
-    dev = tuned.encode(load_task(config.dev).texts, normalize=False)
+        assert row.low is not None and row.high is not None and row.low < row.value < row.high
+    dev = tuned.encode(load_task(config.dev).test.queries, normalize=False)
     bytes_of = faiss.ScalarQuantizer(dev.shape[1], faiss.ScalarQuantizer.QT_8bit)
     bytes_of.train(dev)
     left, right = (
@@ -87,9 +87,9 @@ def test_constant_and_broken_scores() -> None:
 
 
 def test_equal_vectors_are_nearest(tmp_path: Path) -> None:
-    task = load_task(write_similarity(tmp_path / "t.jsonl", 20, 1))
-    ones = np.ones((len(task.texts), 4), dtype=np.float32)
-    found = similarities(task, ones, Ranges.of(ones))
+    pairs = load_task(write_similarity(tmp_path / "t.jsonl", 20, 1)).test_pairs
+    ones = np.ones((len(pairs.texts.queries), 4), dtype=np.float32)
+    found = similarities(ones, pairs.left, pairs.right, Ranges.from_vectors(ones))
     assert {name: set(scores.tolist()) for name, scores in found.items()} == {
         "cosine": {1.0},
         "dot": {4.0},

@@ -23,7 +23,7 @@ def data(n: int, *, ties: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize("aggregation", ["all", "mean", "wmean"])
 def test_equals_a_loop_over_resampled_rows(ties: bool, aggregation: Aggregation) -> None:
     gold, scores, subsets = data(90, ties=ties)
-    found = Bootstrap(gold, subsets, resamples=CHUNK + 9, seed=3).correlations(scores, aggregation)
+    found = Bootstrap(gold, subsets, resamples=CHUNK + 9, seed=3).aggregations(scores)[aggregation]
     assert found.shape == (CHUNK + 9,)
     weights = np.bincount(subsets) if aggregation == "wmean" else np.ones(3)
     for index in range(0, CHUNK + 9, 5):

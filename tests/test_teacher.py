@@ -10,20 +10,20 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW
 
-import train.teacher
+import dec2vec.files.atomic
+import train.teachers.teacher_vectors
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from tests.helpers import WORDS
 from tests.training_setup import data_of
-from train.batch import Asked
 from train.config import LoraConfig, LossConfig, TrainConfig
-from train.export import save_adapter
-from train.losses.dropout_views import check_dropout
-from train.source_losses import load_teachers
-from train.table import SourceTable
-from train.teacher import load_teacher
+from train.data.batch import Asked
+from train.data.table import SourceTable
+from train.export.save import save_adapter
+from train.losses.checks import check_dropout
+from train.teachers.teacher_vectors import load_teacher, load_teachers
 
 TEXTS = ["red dog", "old cat sleeps", "blue bird sings", "young man eats", "red dog"]
 ASKED: list[Asked] = [(text, "query") for text in TEXTS]
@@ -44,20 +44,20 @@ def bag_of_words(folder: Path, weight: float = 1.0) -> str:
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each call of a teacher embedded."""
     counts: list[int] = []
-    load = train.teacher._encoder
+    load = train.teachers.teacher_vectors._encoder
 
-    def counting(teacher: str, device: str) -> train.teacher.Encode:
+    def counting(teacher: str, device: str) -> train.teachers.teacher_vectors.Encode:
         encode = load(teacher, device)
         return lambda texts, side: (counts.append(len(texts)), encode(texts, side))[1]
 
-    monkeypatch.setattr(train.teacher, "_encoder", counting)
+    monkeypatch.setattr(train.teachers.teacher_vectors, "_encoder", counting)
     return counts
 
 
 def test_vectors_are_the_librarys_and_computed_once(
     tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.teacher, "BLOCK", 3)
+    monkeypatch.setattr(train.teachers.teacher_vectors, "BLOCK", 3)
     path = bag_of_words(tmp_path / "teacher")
     expected = SentenceTransformer(path).encode(TEXTS, normalize_embeddings=True)
     found = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
@@ -88,8 +88,8 @@ def test_a_write_that_broke_off_is_no_cache(
     tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bag_of_words(tmp_path / "teacher")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot keep the teacher's vectors"):
-        patch.setattr(train.teacher, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot cache the teacher's vectors"):
+        patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
     load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
@@ -114,7 +114,7 @@ def test_a_teacher_reads_the_data_s_own_texts_each_on_its_side(
     tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A student in lower case, a teacher in any: two texts that are one to the student are the first of the two."""
-    monkeypatch.setattr(train.teacher, "BLOCK", 3)
+    monkeypatch.setattr(train.teachers.teacher_vectors, "BLOCK", 3)
     save_adapter(tuned_encoder(tmp_path / "base", prompt="instruct"), tmp_path / "adapter")
     teacher = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "adapter"), device="cpu"))
     loss = LossConfig(kind="distil_vectors", teacher=str(tmp_path / "adapter"))
@@ -146,10 +146,10 @@ def test_a_teacher_reads_the_data_s_own_texts_each_on_its_side(
 
 
 def test_a_teacher_that_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder; download a teacher"):
+    with pytest.raises(UserError, match="does not exist; download a teacher"):
         load_teacher(str(tmp_path / "none"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no encoder can be loaded from there"):
+    with pytest.raises(UserError, match="cannot be loaded as an encoder"):
         load_teacher(str(tmp_path / "empty"), as_queries(TEXTS), tmp_path / "cache", device="cpu")
 
 

@@ -13,19 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import Chunk
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
-from dec2vec.model_config import ModelConfig
 from tests.helpers import tiny_model_folder
 from tests.loss_references import CASES
 from tests.processes import run_ranks
 from tests.training_setup import data_of
-from train.batch import Asked, LocalBatch, prepare
 from train.config import LossConfig
-from train.losses.dispatch import combined
-from train.readings import text_keys
-from train.rows import PairRows
-from train.table import SourceTable
-from train.temperature import Temperature
+from train.data.batch import Asked, BatchOptions, LocalBatch, prepare
+from train.data.prompted_input import text_keys
+from train.data.table import SourceTable
+from train.losses.compute import compute_loss
+from train.losses.inputs import PairInputs
+from train.losses.objective import Temperature
 
 ROWS = [("a dog", "a cat"), ("red", "blue"), ("a dog", "a bird"), ("a cat", "a dog"), ("green", "blue")]
 """Two ranks share the text `a dog` as an anchor, and `blue` as a positive; `a dog` and `a cat` stand on both sides."""
@@ -61,7 +61,7 @@ def found_of(batch: LocalBatch) -> Found:
     ids = {int(row): str(one) for chunk in batch.chunks for row, one in zip(chunk.rows, ids_of(chunk), strict=True)}
     x = torch.stack([random_vector(ids[row]) for row in range(len(ids))])
     temperature = Temperature(0.3, learned=True).double()
-    result = combined(x, batch.rows, batch.losses, temperature, batch.teachers)
+    result = compute_loss(x, batch.loss_inputs, batch.losses, temperature, batch.teachers)
     gradients = {ids[row]: gradient for row, gradient in enumerate(result.embedding_gradient)}
     return Found(result.loss, result.log_temperature_gradient, gradients)
 
@@ -73,7 +73,9 @@ def ids_of(chunk: Chunk) -> list[list[int]]:
 def batch_of(encoder: Encoder, losses: tuple[LossConfig, ...], rank: int, world: int) -> LocalBatch:
     data = data_of(SourceTable("pairs", ROWS), query_prompt="Query: {text}")
     teachers = {"t": RandomTeacher()}
-    return prepare(data, np.arange(len(ROWS)), encoder, 64, rank=rank, world=world, losses=losses, teachers=teachers)
+    return prepare(
+        data, np.arange(len(ROWS)), encoder, BatchOptions(64, rank=rank, world=world, losses=losses, teachers=teachers)
+    )
 
 
 def of_rank(encoder: Encoder, losses: list[tuple[LossConfig, ...]]) -> list[Found]:
@@ -100,7 +102,7 @@ def test_a_text_on_two_ranks_counts_once(encoder: Encoder, world: int) -> None:
         for ids, gradient in expected.gradients.items():
             total = sum(part.gradients[ids] for part in parts if ids in part.gradients)
             torch.testing.assert_close(total, gradient, rtol=1e-9, atol=1e-12)
-        assert isinstance(whole.rows, PairRows) == (own[0] is INFO_NCE)
+        assert isinstance(whole.loss_inputs, PairInputs) == (own[0] is INFO_NCE)
 
 
 def test_each_reading_is_taught_once(encoder: Encoder) -> None:
@@ -113,5 +115,7 @@ def test_each_reading_is_taught_once(encoder: Encoder) -> None:
     twice = replace(taught, **{name: torch.cat([rows, rows[:1]]) for name, rows in vars(taught).items()})
     apart = replace(twice, keys=torch.arange(9))
     x, temperature = torch.stack([random_vector(str(row)) for row in range(8)]), Temperature(0.3, learned=True).double()
-    values = [combined(x, batch.rows, losses, temperature, {"t": rows}).loss for rows in (taught, twice, apart)]
+    values = [
+        compute_loss(x, batch.loss_inputs, losses, temperature, {"t": rows}).loss for rows in (taught, twice, apart)
+    ]
     assert values[0] == values[1] and abs(float(values[2] - values[0])) > 1e-3 and loss.teacher == "t"

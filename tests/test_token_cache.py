@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import unittest.mock
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.token_cache
+import dec2vec.files.atomic
+import train.data.token_cache
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from tests.helpers import word_pairs
@@ -22,12 +23,12 @@ from tests.processes import run_alone, run_ranks
 from tests.tiny_run import MIXTURE, STEPS, fingerprint, metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
-from train.batch import LocalBatch, prepare
 from train.config import BatchConfig, SourceConfig, TrainConfig
-from train.data import TrainingData
-from train.readings import Reading
-from train.table import SourceTable
-from train.token_cache import keeps_tokens, known_tokens, load_tokens
+from train.data.batch import BatchOptions, LocalBatch, prepare
+from train.data.dataset import TrainingData
+from train.data.prompted_input import PromptedInput
+from train.data.table import SourceTable
+from train.data.token_cache import keeps_tokens, known_tokens, load_tokens
 
 LONG = "The cat sat on the mat and The dog ran " * 9
 ROWS = [("A cat", "a CAT", "dog"), ("A cat", LONG), ("sat \ud800 on", "Query: A cat"), ("", "a cat")]
@@ -44,7 +45,7 @@ def data() -> TrainingData:
 
 def tensors_of(batch: LocalBatch) -> list[Tensor]:
     chunks = [part for chunk in batch.chunks for part in (chunk.rows, chunk.input_ids, chunk.lengths)]
-    return [*chunks, *vars(batch.rows).values()]
+    return [*chunks, *vars(batch.loss_inputs).values()]
 
 
 @pytest.fixture
@@ -62,14 +63,19 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_batches_are_the_same(tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.token_cache, "BLOCK", 3)
+    monkeypatch.setattr(train.data.token_cache, "BLOCK", 3)
     encoder = tiny_encoder(tmp_path / "model", **READING)
     known = load_tokens(data(), encoder, tmp_path / "tokens")
     for rows in ([0, 1, 2, 3], [3, 1], [4, 5], [7, 6], []):
         for rank in (0, 1):
-            expected = prepare(data(), np.array(rows, dtype=np.int64), encoder, 60, rank=rank, world=2)
+            expected = prepare(data(), np.array(rows, dtype=np.int64), encoder, BatchOptions(60, rank=rank, world=2))
             made.clear()
-            found = prepare(data(), np.array(rows, dtype=np.int64), encoder, 60, rank=rank, world=2, known=known)
+            found = prepare(
+                data(),
+                np.array(rows, dtype=np.int64),
+                encoder,
+                BatchOptions(60, rank=rank, world=2, token_source=known),
+            )
             assert sum(made) == (0 if len(rows) > rank else 1)  # the empty text of a rank without a row
             assert (found.real_tokens, found.pairs) == (expected.real_tokens, expected.pairs)
             assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
@@ -81,19 +87,28 @@ def test_equal_readings_are_made_once_and_found_again(tmp_path: Path, made: list
     assert sum(made) == len(first.keys) == 3 + 4 + 4 + 1
     made.clear()
     again = load_tokens(data(), tiny_encoder(tmp_path / "model", **READING), tmp_path / "tokens")
-    readings = [Reading("a cat", "Q: {text}"), Reading("a cat", "{text} means", "document"), Reading("dog", None)]
+    readings = [
+        PromptedInput("a cat", "Q: {text}"),
+        PromptedInput("a cat", "{text} means", "document"),
+        PromptedInput("dog", None),
+    ]
     assert not made and again.of(readings) == first.of(readings)
     assert len({tuple(ids) for ids in again.of(readings) or ()}) == 3
 
 
-@pytest.mark.parametrize("asked", [Reading("a bird", None), Reading("dog", "{text}"), Reading("dog", None, "document")])
-def test_what_was_not_made_is_tokenised(tmp_path: Path, made: list[int], asked: Reading) -> None:
+@pytest.mark.parametrize(
+    "asked", [PromptedInput("a bird", None), PromptedInput("dog", "{text}"), PromptedInput("dog", None, "document")]
+)
+def test_what_was_not_made_is_tokenised(tmp_path: Path, made: list[int], asked: PromptedInput) -> None:
     encoder = tiny_encoder(tmp_path / "model", **READING)
     known = load_tokens(data(), encoder, tmp_path / "tokens")
-    assert known.of([Reading("dog", None), asked]) is None
+    assert known.of([PromptedInput("dog", None), asked]) is None
     other = data_of(SourceTable("texts", [("a bird",), ("dog",)]))
     rows = np.array([0, 1])
-    pair = prepare(other, rows, encoder, 60, known=known), prepare(other, rows, encoder, 60)
+    pair = (
+        prepare(other, rows, encoder, BatchOptions(60, token_source=known)),
+        prepare(other, rows, encoder, BatchOptions(60)),
+    )
     assert all(map(torch.equal, *map(tensors_of, pair)))
 
 
@@ -127,33 +142,28 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     load_tokens(data(), encoder, folder)
     (path,) = folder.glob("*.arrow")
     path.write_bytes(path.read_bytes()[:7])
-    with pytest.raises(UserError, match=r"\.arrow: damaged.* delete it"):
+    with pytest.raises(UserError, match=r"\.arrow is damaged.* delete it"):
         load_tokens(data(), encoder, folder)
 
 
-@pytest.mark.parametrize("asked", ["auto", "on"])
-def test_what_auto_cannot_keep_is_tokenised_in_each_step(
-    tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_kept_is_tokenised_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = tiny_encoder(tmp_path / "model", **READING)
-    config = TrainConfig(batch=BatchConfig(size=8, cache_tokens=asked))
-    monkeypatch.setattr(train.token_cache, "keeps_tokens", lambda *_: True)
+    config = TrainConfig(batch=BatchConfig(size=8))
+    monkeypatch.setattr(train.data.token_cache, "keeps_tokens", lambda *_: True)
     (tmp_path / "tokens").write_text("a file where the folder should be")
-    known = partial(known_tokens, config, data(), encoder, tmp_path / "tokens", 100)
-    if asked == "auto":
-        assert known() is None
-    else:
-        with pytest.raises(UserError, match=r"cannot keep token ids in .*--batch\.cache_tokens off"):
-            known()
+    assert known_tokens(config, data(), encoder, tmp_path / "tokens", 100) is None
+    assert "cannot cache token ids in" in caplog.text and "tokenized in each step" in caplog.text
 
 
 def test_a_write_that_broke_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, folder = tiny_encoder(tmp_path / "model"), tmp_path / "tokens"
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot keep token ids in .*disk is full"):
-        patch.setattr(train.token_cache, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot cache token ids in .*disk is full"):
+        patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         load_tokens(data(), encoder, folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert load_tokens(data(), encoder, folder).of([Reading("", "Q: {text}")]) is not None
+    assert load_tokens(data(), encoder, folder).of([PromptedInput("", "Q: {text}")]) is not None
 
 
 def test_one_of_several_processes_writes(tmp_path: Path, made: list[int]) -> None:
@@ -169,12 +179,12 @@ def test_one_of_several_processes_writes(tmp_path: Path, made: list[int]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("setting", "layer", "steps", "kept"),
-    [("auto", 0, 8, True), ("auto", 0, 7, False), ("auto", 1, 8, False), ("on", 1, 1, True), ("off", 0, 8, False)],
+    ("layer", "steps", "kept"),
+    [(0, 8, True), (0, 7, False), (1, 8, False)],
 )
-def test_when_ids_are_kept(tmp_path: Path, setting: str, layer: int, steps: int, kept: bool) -> None:
+def test_when_ids_are_kept(tmp_path: Path, layer: int, steps: int, kept: bool) -> None:
     """Two epochs of 8 rows are 8 steps of 2."""
-    config = TrainConfig(batch=BatchConfig(size=2, cache_tokens=setting))
+    config = TrainConfig(batch=BatchConfig(size=2))
     encoder = tiny_encoder(tmp_path)
     encoder.embedder.view = type(encoder.embedder.view)("mean", layer)
     pairs = data_of(SourceTable("pairs", [(str(row["anchor"]), str(row["positive"])) for row in word_pairs(8)]))
@@ -183,7 +193,8 @@ def test_when_ids_are_kept(tmp_path: Path, setting: str, layer: int, steps: int,
 
 def run(config: Path, output: Path, setting: str) -> None:
     os.chdir(config.parent)
-    train_run(config, output, "--batch.cache_tokens", setting)
+    with unittest.mock.patch("train.data.token_cache.keeps_tokens", lambda *_: setting == "on"):
+        train_run(config, output)
 
 
 def weights(output: Path) -> dict[str, str]:
@@ -191,7 +202,7 @@ def weights(output: Path) -> dict[str, str]:
 
 
 def test_a_run_is_the_same_also_resumed(tmp_path: Path) -> None:
-    config = write_run(tmp_path / "run", data=MIXTURE[:3], batch=BatchConfig(size=8, chunk_tokens=64, sources="one"))
+    config = write_run(tmp_path / "run", data=MIXTURE[:3], batch=BatchConfig(size=8, chunk_tokens=64, sources="single"))
     plain, kept = tmp_path / "plain", tmp_path / "kept"
     run_alone(run, config, plain, "off")
     run_alone(run, config, kept, "on")
@@ -206,7 +217,7 @@ def test_a_run_is_the_same_also_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_on_ranks_is_the_same(tmp_path: Path) -> None:
-    config = write_run(tmp_path / "run", data=MIXTURE[:1])
+    config = write_run(tmp_path / "run", data=MIXTURE[:1], batch=BatchConfig(size=8, chunk_tokens=64, sources="single"))
     for setting in ("off", "on"):
         run_ranks(2, run, config, tmp_path / setting, setting)
     assert metrics_of(tmp_path / "on") == metrics_of(tmp_path / "off")

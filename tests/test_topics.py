@@ -16,13 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dec2vec.errors import UserError
+from eval.config import TopicsConfig
 from eval.metrics.correlation import cosine_pairs
-from eval.task_config import TopicsConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours, label_cosines
-from eval.tasks.topic_config import load_topics
-from eval.tasks.topic_files import label_texts
+from eval.tasks.topic_files import label_texts, load_topics
 from eval.tasks.topics import TrainedTask, ZeroShotTask, split
 from tests.helpers import write_jsonl
 
@@ -170,7 +169,7 @@ def test_without_dev_every_fifth_train_text_of_a_class_chooses(files: dict[str, 
     assert {judge.labels.count(name) for name in CLASSES} == {3}
     assert split(task.data.train, 0)[1].texts == judge.texts != split(task.data.train, 1)[1].texts
     assert task.evidence(embed(task.dev), embed(task.test)).setting["k"] <= 36
-    with pytest.raises(UserError, match="3 texts are too few to choose on"):
+    with pytest.raises(UserError, match="3 texts are too few for the selection"):
         split(LabelledTexts("x", ["a", "b", "c"], ["1", "2", "1"]), 0)
 
 
@@ -256,10 +255,10 @@ def test_bad_options(files: dict[str, str], tmp_path: Path) -> None:
     )
     test = {"test": files["test"]}
     cases = {
-        "there is one class, 'x'; a classification needs two": TopicsConfig(test=alone),
+        "there is only the class 'x'; classification needs at least two": TopicsConfig(test=alone),
         "alone: every label is 'x'; training needs two": TopicsConfig(**test, train=alone, method="knn"),
-        "test holds the texts of test: choices on a test set": TopicsConfig(**test, dev=files["test"]),
-        "nothing to train on; name a file of train texts": TopicsConfig(**test, method="probe"),
+        "test contains the texts of test": TopicsConfig(**test, dev=files["test"]),
+        "has no training texts; give a train file": TopicsConfig(**test, method="probe"),
         "calibration needs dev texts": TopicsConfig(**test, calibrated=True),
         "form definition needs a file": TopicsConfig(**test, form="definition"),
         "the example 'test 0' is a test text": TopicsConfig(**test, form="examples", labels=str(labels)),
@@ -276,9 +275,9 @@ def test_bad_options(files: dict[str, str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "unread"),
     [
-        ({"labels": "labels.yaml"}, "labels is not read by method zero_shot with form word"),
-        ({"method": "knn", "form": "definition"}, "form is not read by method knn"),
-        ({"method": "knn", "calibrated": True}, "calibrated is not read by method knn"),
+        ({"labels": "labels.yaml"}, "labels is not used by method zero_shot with form word"),
+        ({"method": "knn", "form": "definition"}, "form is not used by method knn"),
+        ({"method": "knn", "calibrated": True}, "calibrated is not used by method knn"),
     ],
 )
 def test_options_that_nothing_reads_are_refused(options: dict[str, Any], unread: str) -> None:

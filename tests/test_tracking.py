@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import create_autospec
+from unittest.mock import create_autospec, patch
 
 import pytest
 import wandb
@@ -21,12 +21,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from wandb.proto import wandb_internal_pb2
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from train.config import SourceConfig, TrackingConfig, TrainConfig
-from train.lineage import describe_inputs
-from train.metrics_file import MetricsFile, read_metrics
-from train.tracking import NullTracker, Tracker, WandbTracker, make_tracker
+from train.finish import run_inputs
+from train.tracking.make_tracker import make_tracker
+from train.tracking.metrics_file import MetricsFile, read_metrics
+from train.tracking.tracker import NullTracker, Tracker
+from train.tracking.wandb_tracker import WandbTracker
 
 FAKE_KEY = "f4ke5ecret0123456789abcdef0123456789abcd"
 FAKE_TOKEN = "hf_f4keTokenOfNobody"
@@ -117,10 +119,10 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(
     (run_dir / "report").mkdir(parents=True)
     (run_dir / "report" / "report.md").write_text("# report\n")
     config = TrackingConfig(backend="wandb", project="unit", upload=True)
-    with caplog.at_level(logging.INFO, logger="train.tracking"):
+    with caplog.at_level(logging.INFO, logger="train.tracking.wandb_tracker"):
         tracker = make_tracker(config, run_dir, RESOLVED, is_main=True)
     assert isinstance(tracker, WandbTracker)
-    (record,) = [record for record in caplog.records if record.name == "train.tracking"]
+    (record,) = [record for record in caplog.records if record.name == "train.tracking.wandb_tracker"]
     assert record.levelname == "WARNING"
     assert "no W&B login found" in record.message
     assert "logging offline" in record.message
@@ -155,7 +157,7 @@ def test_lineage_of_an_online_run(tmp_path: Path) -> None:
         model=ModelConfig(name_or_path="someone/decoder-8m", revision="abc"),
         data=(SourceConfig(path=str(tmp_path / "pairs.jsonl")), SourceConfig(path="someone/pairs")),
     )
-    inputs = describe_inputs(config, 12, "f00d" * 16)
+    inputs = run_inputs(config, 12, "f00d" * 16)
     assert str(tmp_path) not in json.dumps([item.facts for item in inputs])
     digests = []
     for _ in range(2):
@@ -184,8 +186,8 @@ import os, signal, sys
 from pathlib import Path
 from tests.test_tracking import RESOLVED, run_steps
 from train.config import TrackingConfig
-from train.metrics_file import MetricsFile
-from train.tracking import make_tracker
+from train.tracking.metrics_file import MetricsFile
+from train.tracking.make_tracker import make_tracker
 run_dir = Path(sys.argv[1])
 tracker = make_tracker(TrackingConfig(backend=sys.argv[2]), run_dir, RESOLVED, is_main=True)
 run_steps(tracker, MetricsFile(run_dir / "metrics.jsonl"), 1, 5)
@@ -239,6 +241,26 @@ def test_no_secret_reaches_the_run_folder(
     assert "no W&B login" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("project", "name", "started"),
+    [
+        ("unit", None, {"entity": None, "project": "unit", "name": "my run"}),
+        ("team/unit", "mine", {"entity": "team", "project": "unit", "name": "mine"}),
+    ],
+)
+def test_the_project_may_name_a_team_and_the_environment_the_run(
+    clean_wandb: pytest.MonkeyPatch, tmp_path: Path, project: str, name: str | None, started: dict[str, str | None]
+) -> None:
+    if name is not None:
+        clean_wandb.setenv("WANDB_NAME", name)
+    run = create_autospec(wandb.Run, instance=True)
+    run.step, run.url = 0, None
+    (tmp_path / "my run").mkdir()
+    with patch.object(wandb, "init", return_value=run) as init:
+        make_tracker(TrackingConfig(backend="wandb", project=project), tmp_path / "my run", RESOLVED, is_main=True)
+    assert {key: init.call_args.kwargs[key] for key in started} == started
+
+
 def test_refused_key_is_one_line_without_the_key(clean_wandb: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clean_wandb.setenv("WANDB_API_KEY", "tooshort-secret")
     with pytest.raises(UserError, match="W&B refused to start") as refused:
@@ -264,7 +286,7 @@ def test_disabled_by_the_environment(clean_wandb: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "elsewhere.example"])
 def test_netrc_counts_as_login_for_its_host_only(clean_wandb: pytest.MonkeyPatch, tmp_path: Path, host: str) -> None:
-    from train.tracking import _wandb_mode
+    from train.tracking.wandb_tracker import _wandb_mode
 
     (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {FAKE_KEY}\n")
     (tmp_path / "netrc").chmod(0o600)

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-import dec2vec.unpadded
-import train.unpadded
-from dec2vec.pooled_rows import FAMILIES
-from dec2vec.unpadded import NAME, EndToEnd
+import dec2vec.decoder.varlen
+import train.adapters.capabilities
+from dec2vec.decoder.last_token_block import FAMILIES
+from dec2vec.decoder.varlen import NAME, PackedSequences
 from tests.test_fast_blocks import encoder_of
 from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
-from train.unpadded import leave_out_padding, why_padded
+from train.adapters.capabilities import leave_out_padding, why_padded
+from train.distributed.single import Single
 
 
 def kernel(
@@ -57,7 +58,7 @@ def kernel(
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], None]:
-    return lambda chosen: monkeypatch.setattr(dec2vec.unpadded, "find_kernel", lambda: chosen)
+    return lambda chosen: monkeypatch.setattr(dec2vec.decoder.varlen, "find_kernel", lambda: chosen)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_common_beginning_goes_the_padded_way(tmp_path: Path, use: Callable[[C
 
 
 def test_rows_and_back() -> None:
-    laid = EndToEnd.of(torch.tensor([2, 1, 3]), 3)
+    laid = PackedSequences.from_lengths(torch.tensor([2, 1, 3]), 3)
     ids = torch.tensor([[1, 2, 0], [3, 0, 0], [4, 5, 6]])
     assert laid.ids(ids).tolist() == [[1, 2, 3, 4, 5, 6]] and laid.edges.tolist() == [0, 2, 3, 6]
     assert laid.ends.tolist() == [1, 2, 5] and laid.arguments["position_ids"].tolist() == [[0, 1, 0, 0, 1, 2]]
@@ -160,11 +161,11 @@ def test_rows_and_back() -> None:
 @pytest.mark.parametrize(
     ("family", "model", "reason"),
     [
-        ("llama", {}, "16 bits"),
+        ("llama", {}, "16-bit"),
         ("gemma", {"autocast": "on"}, "family"),
-        ("llama", {"autocast": "on", "bidirectional": True}, "both directions"),
+        ("llama", {"autocast": "on", "bidirectional": True}, "bidirectional attention"),
         ("llama", {"autocast": "on", "attention": "eager"}, "sdpa"),
-        ("llama", {"autocast": "on"}, "heads of 4"),
+        ("llama", {"autocast": "on"}, "heads have 4"),
         ("qwen3", {"autocast": "on"}, None),
         ("qwen3", {"dtype": "bfloat16"}, None),
     ],
@@ -178,9 +179,9 @@ def test_why_padded(
     reason: str | None,
 ) -> None:
     embedder = encoder_of(tmp_path, family, fast=True, lora={}, device="cpu", **model).embedder
-    assert "CUDA" in str(why_padded(embedder))
-    monkeypatch.setattr("train.unpadded.why_padded", train.unpadded._why_not_here)
+    assert "CUDA" in str(why_padded(Single(embedder)))
+    monkeypatch.setattr("train.adapters.capabilities.why_padded", train.adapters.capabilities._why_not_for_this_model)
     with caplog.at_level("INFO", logger="train"):
-        leave_out_padding(embedder)
+        leave_out_padding(Single(embedder))
     assert embedder.unpadded == (reason is None)
     assert (reason or "") in caplog.text and bool(caplog.text) == (reason is not None)

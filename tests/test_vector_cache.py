@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from dec2vec import Encoder
+from dec2vec.config.model import EncodeOptions, ModelConfig
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.fingerprint import fingerprint
-from dec2vec.model_config import ModelConfig
-from dec2vec.pooling import View
-from dec2vec.prompts import Side
-from eval.systems.system import TextEncoder
-from eval.vectors.cache import CachedEncoder, VectorCache
-from eval.vectors.file import KEY_BYTES, VectorFile
+from dec2vec.prompts.prompt import Side
+from eval.cache.vector_cache import CachedEncoder, VectorCache
+from eval.cache.vector_file import KEY_BYTES, VectorFile
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import tiny_model_folder
 
@@ -29,8 +28,8 @@ TEXTS = ["a b", "c", "", "a b", "\ud800 lone"]
 
 
 def same(cached: CachedEncoder, texts: list[str], views: list[View], prompt: str = "bare") -> None:
-    plain = FakeEncoder().encode_views(texts, views, prompt=prompt)
-    found = cached.encode_views(texts, views, prompt=prompt)
+    plain = FakeEncoder().encode_views(texts, views, EncodeOptions(prompt))
+    found = cached.encode_views(texts, views, EncodeOptions(prompt))
     assert list(found) == views
     for view in views:
         np.testing.assert_array_equal(found[view], plain[view])
@@ -38,7 +37,6 @@ def same(cached: CachedEncoder, texts: list[str], views: list[View], prompt: str
 
 def test_second_asking_embeds_nothing(tmp_path: Path) -> None:
     cached = CachedEncoder(FakeEncoder(), tmp_path)
-    assert isinstance(cached, TextEncoder)
     same(cached, TEXTS, VIEWS)
     assert cached.passes == {"bare": 4}  # distinct texts
     again = CachedEncoder(FakeEncoder(), tmp_path)
@@ -58,8 +56,8 @@ def test_only_what_is_missing_is_embedded(tmp_path: Path) -> None:
 
 def test_sides_are_kept_apart(tmp_path: Path) -> None:
     cached = CachedEncoder(FakeEncoder(), tmp_path)
-    cached.encode_views(["a"], VIEWS, prompt="instruct", side="query")
-    cached.encode_views(["a"], VIEWS, prompt="instruct", side="document")
+    cached.encode_views(["a"], VIEWS, EncodeOptions("instruct", side="query"))
+    cached.encode_views(["a"], VIEWS, EncodeOptions("instruct", side="document"))
     assert cached.passes == {"instruct": 2}
 
 
@@ -93,7 +91,7 @@ def test_rows_reach_the_disk_before_their_keys(tmp_path: Path, monkeypatch: pyte
     """Killed before the commit: the rows are there, no key says so, and the next process writes over them."""
     synced: list[str] = []
     monkeypatch.setattr(
-        "eval.vectors.file.os.fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        "eval.cache.vector_file.os.fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name)
     )
     file = VectorFile(tmp_path, "mean@0")
     keys, rows = [bytes([index]) * KEY_BYTES for index in range(3)], np.arange(48, dtype=np.float32).reshape(3, 16)
@@ -122,7 +120,7 @@ def test_an_interrupted_stream_keeps_what_it_had(tmp_path: Path) -> None:
 
     texts = [f"text {index}" for index in range(150)]
     with pytest.raises(KeyboardInterrupt):
-        CachedEncoder(Interrupted(), tmp_path).encode_views(texts, VIEWS, prompt="bare")
+        CachedEncoder(Interrupted(), tmp_path).encode_views(texts, VIEWS, EncodeOptions("bare"))
     again = CachedEncoder(FakeEncoder(), tmp_path)
     same(again, texts, VIEWS)
     assert again.passes == {"bare": 50}
@@ -137,7 +135,7 @@ def test_views_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.Monke
         read.append(file._name)
         return plain(file, keys)
 
-    found = cached.encode_views(TEXTS, VIEWS, prompt="bare")
+    found = cached.encode_views(TEXTS, VIEWS, EncodeOptions("bare"))
     monkeypatch.setattr(VectorFile, "read", counted)
     assert (len(found), list(found), read) == (3, VIEWS, [])
     assert found[VIEWS[1]].shape == (5, 16) and read == [str(VIEWS[1])]
@@ -148,7 +146,7 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(VectorFile, "append", full)
-    with pytest.raises(UserError, match=r"cannot keep vectors in .*the disk is full.*--cache ''"):
+    with pytest.raises(UserError, match=r"cannot cache vectors in .*the disk is full.*--cache ''"):
         CachedEncoder(FakeEncoder(), tmp_path).encode_views(["a"], VIEWS)
 
 
@@ -159,8 +157,8 @@ def test_prompts_are_known_by_what_they_write(tmp_path: Path) -> None:
     views = [View("mean", 1)]
     for prompt, texts in (("bare", 1), ("instruct", 2), ("ck", 2)):
         for side in get_args(Side):
-            found = cached.encode_views(["a cat"], views, prompt=prompt, side=side)[views[0]]
-            plain = encoder.encode_views(["a cat"], views, prompt=prompt, side=side)[views[0]]
+            found = cached.encode_views(["a cat"], views, EncodeOptions(prompt, side=side))[views[0]]
+            plain = encoder.encode_views(["a cat"], views, EncodeOptions(prompt, side=side))[views[0]]
             np.testing.assert_allclose(found, plain, atol=1e-6)
         assert cached.passes[prompt] == texts, "an ensemble of two takes two passes a text"
     assert {prompt: cost.texts for prompt, cost in cached.costs.items()} == cached.passes
@@ -174,8 +172,8 @@ def test_logits_are_not_kept(tmp_path: Path) -> None:
     encoder = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "model"), max_length=64))
     cached = CachedEncoder(encoder, tmp_path / "cache")
     views = [View("logits", -1), View("mean", 1)]
-    found = cached.encode_views(["a cat"], views, prompt="bare")
-    for view, plain in encoder.encode_views(["a cat"], views, prompt="bare").items():
+    found = cached.encode_views(["a cat"], views, EncodeOptions("bare"))
+    for view, plain in encoder.encode_views(["a cat"], views, EncodeOptions("bare")).items():
         np.testing.assert_allclose(found[view], plain, atol=1e-6)
     assert [path.name for path in (tmp_path / "cache").rglob("*.f32")] == ["mean@1.16.f32"]
 

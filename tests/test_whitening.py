@@ -13,7 +13,7 @@ from sklearn.covariance import OAS
 from sklearn.decomposition import PCA
 
 from dec2vec.errors import UserError
-from dec2vec.whitening import Moments, Whitening, fit_whitening
+from dec2vec.vectors.whitening import Moments, Whitening, fit_whitening
 
 
 def sample(n: int, d: int, seed: int = 0, offset: float = 5.0) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_one_sentence_or_none_is_refused() -> None:
 def test_non_finite_rows_are_refused(value: float) -> None:
     x = sample(10, 4)
     x[3, 1] = value
-    with pytest.raises(UserError, match="1 of 10 vectors hold inf or nan"):
+    with pytest.raises(UserError, match="1 of 10 vectors contain inf or nan"):
         Moments(4).update(x)
 
 
@@ -207,7 +207,7 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 def test_files_that_are_no_whitening(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    with pytest.raises(UserError, match="no whitening file"):
+    with pytest.raises(UserError, match="whitening file"):
         Whitening.load(path)
     path.write_bytes(pickle.dumps({"mean": [0.0]}))
     with pytest.raises(UserError, match="is a pickle") as caught:
@@ -215,7 +215,7 @@ def test_files_that_are_no_whitening(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     fit_whitening(moments_of(sample(100, 4))).save(path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match="not a whole safetensors"):
+    with pytest.raises(UserError, match="not a complete safetensors"):
         Whitening.load(path)
 
 

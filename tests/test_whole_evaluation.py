@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dec2vec import Encoder
-from dec2vec.config import validate
+from dec2vec.config.load import validate
 from eval.config import EvalConfig
 from eval.leakage.training_text import TextSource, read_training_texts
 from eval.report.report import Report
@@ -45,7 +45,7 @@ def passes(report: Report) -> dict[str, int]:
 
 
 def test_one_pass_a_text_and_prompt_for_the_whole_matrix(config: EvalConfig) -> None:
-    evaluated = {text for path in (config.dev, *config.tests) for text in load_task(path).texts}
+    evaluated = {text for path in (config.dev, *config.tests) for text in load_task(path).test.queries}
     fitted = set(read_training_texts(TextSource(config.fit[0]))) - evaluated
     first = evaluate(config, progress=False)
     assert passes(first) == dict.fromkeys(PROMPTS, len(evaluated) + len(fitted))

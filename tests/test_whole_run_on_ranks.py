@@ -44,7 +44,10 @@ def same_run(two: Path, one: Path) -> None:
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "mixed": {},
-    "one source": {"data": TWO_SOURCES, "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="one")},
+    "one source": {
+        "data": TWO_SOURCES,
+        "batch": BatchConfig(size=8, chunk_tokens=64, graph_tokens=128, sources="single"),
+    },
 }
 
 
@@ -78,7 +81,7 @@ def wrapped_models_when_the_group_ends(config: Path, output: Path) -> list[int]:
 
 
 def test_the_wrapped_model_goes_before_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a rank may hang at the end of its run: train.session.leave."""
+    """Otherwise a rank may hang at the end of its run: train.finish.leave."""
     monkeypatch.chdir(tmp_path)
     config = write_run(tmp_path, lora=NO_DROPOUT)
     assert run_ranks(2, wrapped_models_when_the_group_ends, config, tmp_path / "many") == [[0], [0]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec import ModelConfig
-from dec2vec.config import dump
+from dec2vec.config.load import dump
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
 from train.__main__ import main
 from train.config import (
@@ -21,7 +21,7 @@ from train.config import (
     SourceConfig,
     TrainConfig,
 )
-from train.metrics_file import read_metrics
+from train.tracking.metrics_file import read_metrics
 
 STEPS = 10
 STEPS_PER_EPOCH = 3

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.embedder import Embedder
+from dec2vec.decoder.embedder import Embedder
 from tests.helpers import tiny_model_folder, word_pairs
-from train.cleaning import Counts
+from train.adapters.lora import make_trainable, trainable_parameters
 from train.config import LoraConfig, SourceConfig
-from train.data import TrainingData
-from train.lora import make_trainable, trainable_parameters
-from train.table import SourceTable
+from train.data.clean import Counts
+from train.data.dataset import TrainingData
+from train.data.table import SourceTable
 
 
 def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None = None, **model: object) -> Encoder:

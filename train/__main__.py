@@ -1,6 +1,8 @@
 """`python -m train CONFIG.yaml [--section.key value ...]`, also under `accelerate launch -m train` and torchrun.
 
-The composition root: it alone knows training and evaluation, and hands one to the other.
+A run as a whole: read the configuration, refuse what cannot work, build, fit, finish. This file alone knows both
+training and evaluation, and hands training what it needs to know of evaluation: the dev score, the whitening of the
+tuned model, and the report.
 """
 
 from __future__ import annotations
@@ -11,135 +13,117 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dec2vec.config import load_arguments
+from dec2vec.config.load import load_arguments
 from dec2vec.errors import UserError
-from dec2vec.exit_codes import run as run_command
+from dec2vec.errors import run as run_command
 from train.config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from dec2vec.vectors.whitening import Whitening
     from eval.config import EvalConfig
     from eval.tasks.sts import StsTask
-    from train.contact import Contact
-    from train.data import TrainingData
-    from train.loop import OnBest, Run
+    from train.data.dataset import TrainingData
+    from train.distributed.lost_ranks import Contact
+    from train.state import OnBest, Run
 
 
 def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
-    from dec2vec.denormals import start_threads_flushed
-    from dec2vec.memory import keep_freed_memory
-    from train import session
-    from train.contact import in_contact
-    from train.data import load_data
-    from train.engine import make_accelerator
-    from train.order import make_sampler
-    from train.push_best import check_push
+    from dec2vec.runtime import keep_freed_memory, start_threads_flushed
+    from train.data.dataset import load_data
+    from train.distributed.engine import make_accelerator
+    from train.distributed.lost_ranks import lost_rank_message
+    from train.finish import leave
+    from train.preflight import check_config
+    from train.resolve import resolve
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
-    if config.batch.flush_denormals:
-        start_threads_flushed()
-    config = session.resolve(config)
-    check_push(config)
+    start_threads_flushed()
+    check_config(config)
+    config = resolve(config)
     data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
-    make_sampler(config, data)
-    dev = _load_tasks(config)
-    with in_contact(config) as contact:
+    dev = _load_dev(config)
+    with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
         _train(config, data, dev, accelerator, contact)
-        session.leave(accelerator)
+        leave(accelerator)
 
 
 def _train(
     config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator, contact: Contact
 ) -> None:
     from eval.tasks.sts import dev_score
-    from train import session
+    from train.build import build, open_folder
+    from train.finish import finish
     from train.loop import fit
-    from train.progress import make_progress
+    from train.tracking.progress import Progress
 
-    with session.open_folder(config, accelerator) as folder:
+    with open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
-        run = session.build(config, data, accelerator, folder, score)
+        run = build(config, data, accelerator, folder, score)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
-        bar = make_progress(run.learner.total_steps, run.state.step, run.is_main)
+        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
             fit(run, progress, on_best)
         if run.is_main:
-            run = session.take_best(run)
-            _finish(run)
-            run.tracker.finish()
+            finish(run, fit_whitening=_fit_whitening, write_report=_write_report)
 
 
 def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
-    """What uploads each best checkpoint, on the main process of a run that wants that."""
-    from train.push_best import BestPush
+    """What uploads each best checkpoint, on the main process of a run with `export.push`."""
+    from train.export.push import BestPush
 
     if run.config.export.push is None or not run.is_main:
         return contextlib.nullcontext()
     return BestPush(run.config, run.folder.path, run.encoder)
 
 
-def _load_tasks(config: TrainConfig) -> StsTask | None:
-    """The dev task. What the evaluation after training would refuse is refused before it."""
+def _load_dev(config: TrainConfig) -> StsTask | None:
+    """The dev task. Test files are read too, so that the report after training does not refuse them."""
     from eval.inputs import load_tasks
     from eval.tasks.sts import load_task
 
-    if config.eval.dev is None and config.export.whiten:
-        raise UserError("export.whiten: its k is chosen on dev; name a similarity file with --eval.dev")
-    if config.eval.after_training and config.eval.tests:
-        if config.eval.dev is None:
-            raise UserError(
-                "eval.tests: layers are chosen on dev; name a similarity file with --eval.dev, "
-                "or use --eval.after_training false"
-            )
+    if config.eval.has_report:
         return load_tasks(_eval_config(config))[0]
     return None if config.eval.dev is None else load_task(config.eval.dev)
 
 
-def _finish(run: Run) -> None:
-    """Adapter, report and model folder, and where they are."""
-    from train.export import export_model, save_adapter
-    from train.lineage import describe_inputs
-    from train.push_best import push_finished
+def _fit_whitening(run: Run) -> Whitening:
+    """The whitening of the report's row `tuned/...+whiten-k`: fitted on the same text, with k chosen on dev."""
+    from eval.inputs import load_tasks
+    from eval.leakage.training_text import held_out_texts, run_sources, sample_fit_text
+    from eval.selection.whiten import choose_whitening
+    from eval.tasks.sts import load_task
 
-    config, folder = run.config, run.folder
-    if config.export.whiten:
-        _whiten(run)
-    saved = save_adapter(run.encoder, folder.adapter)  # model/ where all weights were tuned
-    lines = [f"{saved.name:<8} {saved}"]
-    if config.eval.after_training and config.eval.dev is not None and config.eval.tests:
-        lines = [*_compare(run), *lines]
-    if config.export.model:
-        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
-        lines += [f"model    {folder.model}"] if saved != folder.model else []
-    if config.export.push is not None:
-        lines.append(push_finished(config, folder.path, run.encoder))
-    if config.tracking.upload:
-        inputs = describe_inputs(config, sum(run.data.sizes), run.data.content_hash)
-        for item in inputs:
-            run.tracker.uses(item.name, item.kind, item.facts)
-        facts = {item.kind: item.facts for item in inputs} | {"best_step": run.state.best_step}
-        run.tracker.artifact(saved.name, "model", saved, facts)
-        if folder.report.is_dir():
-            run.tracker.artifact("report", "report", folder.report)
-    sys.stdout.write("\n".join(lines) + "\n")
+    config = run.config
+    assert config.eval.dev is not None
+    dev, tests = load_tasks(_eval_config(config)) if config.eval.has_report else (load_task(config.eval.dev), [])
+    sources = run_sources(str(run.folder.path))
+    fit = sample_fit_text(sources, held_out_texts([dev, *tests]), config.eval.whitening_sentences, config.seed)
+    whitening = choose_whitening(run.encoder, dev, fit.sentences, fit.sha256)
+    if whitening is None:
+        raise UserError(
+            "export.whiten: no whitening can be fitted on the training texts (too few outside dev, or all vectors "
+            "equal); run the same command with --export.whiten false"
+        )
+    return whitening
 
 
-def _compare(run: Run) -> list[str]:
-    """Write the report of the tuned model beside every untuned system; its table and where it lies."""
+def _write_report(run: Run) -> str:
+    """Compare the tuned model with every untuned system; the table, and where the report is."""
     from eval.leakage.training_text import run_sources
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
     from eval.run import evaluate
-    from train.session import load_base
+    from train.build import load_base
 
     config = _eval_config(run.config)
     untuned = load_base(run.config.model.untuned)
@@ -147,7 +131,7 @@ def _compare(run: Run) -> list[str]:
     report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
     paths = write_report(report, run.folder.report)
     run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
-    return [format_table(report), "", f"report   {paths.html}"]
+    return f"{format_table(report)}\n\nreport   {paths.html}"
 
 
 def _eval_config(config: TrainConfig) -> EvalConfig:
@@ -160,38 +144,11 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
         dev=config.eval.dev or "",
         tests=config.eval.tests,
         fit=tuple(dict.fromkeys(source.path for source in config.data)),
-        fit_sentences=config.eval.fit_sentences,
+        whitening_sentences=config.eval.whitening_sentences,
         seed=config.seed,
         output_dir=config.output_dir,
         cache="",
     )
-
-
-def _whiten(run: Run) -> None:
-    """Give the encoder the whitening of the report's row `tuned/...+whiten-k`: the same text, k chosen on dev."""
-    from dec2vec.whitening import Whitening
-    from eval.choice.choose import Material, choose
-    from eval.inputs import load_tasks
-    from eval.leakage.training_text import run_sources, sample_fit_text
-    from eval.systems.system import own_view
-    from eval.tasks.sts import load_task
-
-    config = run.config
-    assert config.eval.dev is not None
-    is_compared = config.eval.after_training and config.eval.tests
-    dev, tests = load_tasks(_eval_config(config)) if is_compared else (load_task(config.eval.dev), [])
-    sources = run_sources(str(run.folder.path))
-    evaluated = [text for task in (dev, *tests) for text in task.texts]
-    fit = sample_fit_text(sources, evaluated, config.eval.fit_sentences, config.seed)
-    material = Material(dev=dev, fit=fit.sentences, fit_hash=fit.sha256, posts=("whiten",))
-    choices = choose(run.encoder, config.model.prompt, [own_view(run.encoder)], material)
-    fitted = [choice.post for choice in choices if isinstance(choice.post, Whitening)]
-    if not fitted:
-        raise UserError(
-            "export.whiten: no whitening can be fitted on the training texts (too few outside dev, or all vectors "
-            "equal); run the same command with --export.whiten false"
-        )
-    run.encoder.whitening = fitted[0]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every option of a training run. The resolved value is written to `config.yaml` in the run folder."""
+"""Every option of a training run. The resolved values are written to `config.yaml` in the run folder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from dec2vec.config import STRICT
-from dec2vec.model_config import ModelConfig
+from dec2vec.config.load import STRICT
+from dec2vec.config.model import ModelConfig
 
 Fraction = Annotated[float, Ge(0.0), Lt(1.0)]
 
@@ -19,30 +19,30 @@ class LoraConfig:
     """Which weights are trained."""
 
     method: Literal["lora", "full"] = "lora"
-    """lora trains adapters through PEFT; full trains every weight of the decoder."""
+    """lora trains adapters with PEFT; full trains every weight of the decoder."""
     rank: Annotated[int, Ge(1)] = 16
-    """Rank of the update."""
+    """Rank of the adapters."""
     alpha: Annotated[float, Gt(0.0)] = 32.0
-    """Scale of the update is alpha / rank (alpha / sqrt(rank) with rslora)."""
+    """The update is scaled by alpha / rank (alpha / sqrt(rank) with rslora)."""
     dropout: Fraction = 0.0
-    """Dropout on the adapter's input."""
+    """Dropout probability on the input of the adapters."""
     targets: str | tuple[str, ...] = "all-linear"
-    """all-linear, or a list of module names such as [q_proj, v_proj]."""
+    """Modules that get adapters: all-linear, or a list of names such as [q_proj, v_proj]."""
     layers: tuple[Annotated[int, Ge(0)], ...] = ()
-    """Blocks that get adapters, numbered from 0; empty takes all that the pooled layer depends on."""
-    whole: tuple[str, ...] = ()
-    """Modules trained in full beside the adapters and kept with them (PEFT's modules_to_save): [embed_tokens]."""
+    """Decoder blocks that get adapters, numbered from 0. Empty means all blocks that the pooled layer depends on."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules that are trained in full and saved with the adapters (PEFT's modules_to_save), such as [embed_tokens]."""
     rslora: bool = False
-    """Rank-stabilised scale (Kalajdzievski 2023)."""
+    """Use the rank-stabilized scale alpha / sqrt(rank) (Kalajdzievski 2023)."""
     dora: bool = False
-    """Weight-decomposed update (Liu et al. 2024)."""
+    """Use weight-decomposed adapters (DoRA, Liu et al. 2024)."""
     init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
-    """How PEFT fills the adapter's matrices; pissa and olora take them out of the base's."""
-    fast: bool = True
-    """Multiply by weights and adapters together, where that is the same (no dropout; float32, or autocast on a CPU),
-    instead of in passes of their own over every token; off is PEFT's own way."""
+    """How PEFT initializes the adapters. pissa and olora take the initial values from the base weights."""
+    fused: bool = True
+    """Use fused products of weights and adapters where they give the same result (no dropout; float32, or autocast on a
+    CPU). false uses PEFT's implementation."""
     gradient_checkpointing: bool = False
-    """Recompute activations in backward: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
 
 
 LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors"]
@@ -51,50 +51,50 @@ Distance = Literal["kl", "margin", "mse", "correlation"]
 
 @dataclass(frozen=True, config=STRICT)
 class LossConfig:
-    """What is minimised over the global batch."""
+    """The loss over the global batch."""
 
     kind: LossKind = "infonce"
-    """infonce for pairs; cosent, angle for pairs with scores; supcon for labelled texts; distil_scores, distil_vectors
-    for any texts and a teacher."""
+    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores or distil_vectors
+    for any texts with a teacher."""
     weight: Annotated[float, Gt(0.0)] = 1.0
-    """Factor of this loss."""
+    """Weight of this loss in the sum of losses."""
     matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
-    """Numbers of leading dimensions that are embeddings too, such as [64, 128]; the full number always is."""
+    """Numbers of leading dimensions that are also trained as embeddings, such as [64, 128]. The full vector is always
+    included."""
     matryoshka_weights: tuple[Annotated[float, Gt(0.0)], ...] = ()
-    """Weight of the loss at each of these; empty weighs all with 1, as the full number is unless listed."""
+    """Weight of the loss for each entry of matryoshka. Empty means 1 for all. The full vector has weight 1 unless it is
+    listed."""
     angle_weights: tuple[Annotated[float, Ge(0.0)], Annotated[float, Ge(0.0)], Annotated[float, Ge(0.0)]] = (
         1.0,
         1.0,
         1.0,
     )
-    """AnglE's sum of the cosine, in-batch and angle losses; 0 leaves one out."""
-    angle_temperature: Annotated[float, Gt(0.0)] = 1.0
-    """AnglE's angle loss divides by it; the other two by `temperature`."""
+    """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
     distance: Distance | None = None
-    """Between the student's and the teacher's cosines. distil_scores: kl (default) or margin; distil_vectors: mse
+    """Distance between the cosines of student and teacher. distil_scores: kl (default) or margin; distil_vectors: mse
     (default) or correlation."""
     teacher: str | None = None
-    """Folder of a sentence-transformers model or of a dec2vec encoder to distil from; its vectors are kept on disk."""
+    """Folder of a sentence-transformers model or of a dec2vec encoder to distil from. Its vectors are cached on
+    disk."""
     teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
-    """The teacher's cosines are divided by it in kl; never learned."""
+    """Temperature of the teacher's cosines in kl. It is never learned."""
     temperature: Annotated[float, Gt(0.0)] = 0.05
-    """Cosines are divided by it; the starting value when learned."""
+    """Cosines are divided by this value. It is the initial value if learn_temperature is true."""
     learn_temperature: bool = False
-    """Train log(temperature) with the adapters."""
+    """Train log(temperature) together with the model."""
     symmetric: bool = False
-    """Also rank anchors for each positive, and average both directions."""
-    gather: bool = True
-    """Negatives from every process, with gradient."""
+    """Also contrast each positive with all anchors, and average both directions."""
     margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None
-    """Cosines above the positive's minus this are no negatives (Qwen3-Embedding: -0.1); None turns it off."""
+    """Ignore negatives with a cosine above that of the positive minus this value (Qwen3-Embedding: -0.1). None ignores
+    none."""
     query_negatives: bool = False
-    """An anchor's negatives are the other anchors too (the query-to-query term of GTE and Qwen3-Embedding)."""
+    """Also use the other anchors as negatives of an anchor (query-to-query term of GTE and Qwen3-Embedding)."""
     document_negatives: bool = False
-    """The other positives also push a positive away from themselves (their document-to-document term)."""
+    """Also use the other positives as negatives of a positive (document-to-document term of GTE and
+    Qwen3-Embedding)."""
     hardness: Annotated[float, Ge(0.0), Le(100.0)] = 0.0
-    """A negative weighs e^(hardness * cosine), a constant to the gradient (Lan et al. 2025); 0 weighs all alike."""
-    tiles: bool = True
-    """Score a tile of the batch at a time, in flat memory; false holds all cosines and differentiates by autograd."""
+    """Weight each negative by e^(hardness * cosine), without gradient through the weight (Lan et al. 2025). 0 weights
+    all equally."""
 
 
 Kind = Literal["pairs", "graded", "texts", "labelled"]
@@ -107,69 +107,73 @@ class SourceConfig:
     path: str = ""
     """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
     split: str = "train"
-    """Split of a saved or Hub data set; files have none."""
+    """Split of a saved or Hub data set. Files have no splits."""
     subset: str | None = None
     """Configuration of a Hub data set that has several, such as `triplet` of sentence-transformers/all-nli."""
     kind: Kind = "pairs"
-    """What a row is: an anchor with its match (pairs), two texts with a score (graded), a text alone, embedded twice
-    under dropout (texts), or a text with its class (labelled)."""
+    """Kind of rows: an anchor with a matching text (pairs), two texts with a score (graded), a single text, embedded
+    twice with different dropout (texts), or a text with its class (labelled)."""
     anchor: str = "anchor"
     """pairs: column of the queries."""
     positive: str = "positive"
     """pairs: column of the matching texts."""
     negatives: tuple[str, ...] | None = None
-    """pairs: columns of hard negatives; None takes `negative`, `negative_1`, `negative_2` ... where present."""
+    """pairs: columns of hard negatives. None uses `negative`, `negative_1`, `negative_2`, ... if they exist."""
     document_id: str | None = None
-    """pairs: column of the positives' ids; where two are equal, neither is a negative of the other's anchor."""
+    """pairs: column of document ids. Rows with equal ids are not used as negatives of each other."""
     sentence1: str = "sentence1"
     """graded: column of the first texts."""
     sentence2: str = "sentence2"
     """graded: column of the second texts."""
     score: str = "score"
-    """graded: column of their similarity; only its order counts."""
+    """graded: column of similarity scores. Only their order is used."""
     text: str = "text"
     """texts and labelled: column of the texts."""
     label: str = "label"
-    """labelled: column of the classes; equal values are one class, in all sources of a batch."""
+    """labelled: column of the classes. Equal values are the same class in all sources of a batch."""
     texts_per_label: Annotated[int, Ge(2)] = 2
-    """labelled: so many texts of a label, or all that it has, come in one batch."""
+    """labelled: number of texts of a label in one batch; all of them if the label has fewer."""
     query_prompt: str | None = None
-    """Prompt of the anchors, and of every text of the other kinds, at the model's layer; None is the model's."""
+    """Prompt of the anchors, and of all texts of the other kinds. The layer remains the model's. None uses the model's
+    prompt."""
     document_prompt: str | None = None
-    """pairs: prompt of positives and negatives; None is the model's."""
+    """pairs: prompt of positives and negatives. None uses the model's prompt."""
     losses: tuple[LossConfig, ...] = ()
-    """Losses of this source's batches; none means the run's `loss`."""
+    """Losses of batches from this source. Empty uses the run's `loss`."""
     clean: bool = False
-    """Leave out rows with an empty text, all but the first of equal rows, and anchors equal to their positive."""
+    """Drop rows with an empty text, repeated rows, and pairs whose anchor equals the positive."""
     only: tuple[str, ...] = ()
-    """Use only rows where a column has a value: [source=mrpc, source=qqp] keeps both; empty keeps all."""
+    """Use only rows in which a column has one of these values: [source=mrpc, source=qqp] keeps both. Empty keeps all
+    rows."""
     limit: Annotated[int, Ge(1)] | None = None
-    """Use only the first rows of those."""
+    """Use at most this many rows, the first of those kept by `only`."""
     streaming: bool = False
-    """Fetch a Hub data set row by row, no further than `limit`; no copy stays in the cache of `datasets`."""
+    """Stream a Hub data set row by row, up to `limit`, without a copy in the cache of `datasets`."""
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
-    """With `batch.sources one`: a step's chance to come from this source, relative to the others'; None for all is
-    their number of rows."""
+    """With `batch.sources single`: probability that a batch comes from this source, relative to the other sources. None
+    for all sources uses their numbers of rows."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class MiningConfig:
-    """Hard negatives for pairs, found while training by the model itself; `dec2vec mine` finds them beforehand."""
+    """Hard negatives for pairs, mined during training with the current model. `dec2vec mine` mines them before
+    training."""
 
     every: Annotated[int, Ge(1)] | None = None
-    """Steps between two searches among the positives of a source, the first after so many; None searches never."""
+    """Number of steps between searches among the positives of a source, and before the first one. None disables
+    mining."""
     negatives: Annotated[int, Ge(1), Le(100)] = 1
-    """Wanted for each pair, beside those of the data."""
-    from_rank: Annotated[int, Ge(1)] = 1
-    """First place of the window, by cosine; texts equal to anchor or positives don't count."""
-    to_rank: Annotated[int, Ge(1)] = 100
-    """Last place of the window."""
+    """Number of mined negatives per pair, in addition to those of the data."""
+    min_rank: Annotated[int, Ge(1)] = 1
+    """First rank by cosine that is considered. Texts equal to the anchor or a positive are not counted."""
+    max_rank: Annotated[int, Ge(1)] = 100
+    """Last rank that is considered."""
     choice: Literal["top", "random"] = "top"
-    """Which of those that pass: the highest scores, or a seeded draw."""
+    """How to choose among the accepted candidates: top takes the highest scores, random draws with the seed."""
     margin: Annotated[float, Ge(0.0)] = 0.0
-    """A negative's score is at most the positive's minus this."""
+    """Reject candidates that score above the positive's score minus this value."""
     ratio: Annotated[float, Gt(0.0), Le(1.0)] = 0.95
-    """A negative's score is at most this share of the positive's."""
+    """Reject candidates that score above this fraction of the positive's score."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -177,80 +181,69 @@ class OptimConfig:
     """AdamW and its schedule."""
 
     steps: Annotated[int, Ge(1)] | None = None
-    """Optimiser steps; None takes them from `epochs`."""
+    """Number of optimizer steps. None computes it from `epochs`."""
     epochs: Annotated[float, Gt(0.0)] = 1.0
-    """Passes over the data when `steps` is None."""
+    """Number of passes over the data if `steps` is None."""
     lr: Annotated[float, Gt(0.0)] = 5e-4
     """Peak learning rate."""
     warmup: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
-    """Share of the steps that warm up."""
+    """Fraction of the steps used for the warm-up."""
     decay: Literal["linear", "cosine", "constant"] = "cosine"
-    """Shape after the warm-up, down to zero."""
+    """Learning-rate schedule after the warm-up. linear and cosine decay to zero."""
     weight_decay: Annotated[float, Ge(0.0)] = 0.0
-    """AdamW's decoupled decay."""
+    """Decoupled weight decay of AdamW."""
     beta2: Annotated[float, Gt(0.0), Lt(1.0)] = 0.999
-    """AdamW's second-moment decay."""
+    """Decay rate of AdamW's second moment."""
     max_grad_norm: Annotated[float, Gt(0.0)] = 1.0
     """Gradients are clipped to this global norm."""
-    max_bad_steps: Annotated[int, Ge(1)] = 5
-    """Stop after so many non-finite steps in a row."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class BatchConfig:
-    """How much is contrasted at once, and how much is computed at once."""
+    """The batch, and the chunks in which it is computed."""
 
     size: Annotated[int, Ge(2)] = 256
-    """Pairs in a step over all processes: each sees the others as negatives."""
-    sources: Literal["mixed", "one"] = "mixed"
-    """mixed draws each batch from all sources; one fills it from a single source: negatives of the same kind."""
+    """Number of pairs per step over all processes. Each pair uses the others as negatives."""
+    sources: Literal["mixed", "single"] = "mixed"
+    """mixed draws each batch from all sources; single fills it from one source, so that its negatives are of the same
+    kind."""
     no_duplicates: bool = False
-    """No text comes twice in a batch, as anchor, positive or negative of two rows."""
+    """Build batches in which no text occurs in two rows, whether as anchor, positive or negative."""
     chunk_tokens: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
-    """Padded tokens of one forward pass: bounds the memory, never changes the gradient. auto: 1024 on CPUs, whose
-    caches then hold a layer's activations, 16384 on CUDA."""
+    """Maximum number of padded tokens per forward pass. It limits the memory and does not change the gradient. auto:
+    1024 on CPUs, so that a layer's activations fit into their caches, and 16384 on CUDA."""
     graph_tokens: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
-    """Tokens a process may keep the graph of; the rest is embedded twice (gradient caching). auto: what fits into half
-    of the memory that is free at the first step."""
+    """Maximum number of tokens per process whose autograd graph is kept. The others are embedded twice (gradient
+    caching). auto: as many as fit into half of the memory that is free at the first step."""
     share_prefix: bool = True
-    """Run what all texts of a step begin with (an instruction) once, where that gives the same gradient."""
-    prefetch: bool = True
-    """Tokenise the next step's texts while this step runs."""
-    cache_tokens: Literal["auto", "on", "off"] = "auto"
-    """Tokenise all texts once, before the first step, and keep their ids in output_dir/tokens. auto: where layer 0 is
-    pooled, so that a step takes less time than its texts' ids do, rows come twice or more, and they
-    are at most 20 million."""
+    """Run a prefix that all texts of a step share, such as an instruction, only once where this gives the same
+    gradient."""
     unpadded: bool = False
-    """On CUDA in 16 bits, run a chunk's texts end to end instead of in padded rows, where torch has the kernel for it
-    and they have no common beginning to share; not measured on a GPU yet."""
-    parallel_chunks: bool = True
-    """On CPUs, run chunks side by side with one thread each, where that gives the same gradient; off is one after
-    another with all threads."""
-    flush_denormals: bool = True
-    """CPUs take numbers below 1e-38 as zero in a step, for which they need 50 times as long otherwise. Gradients are
-    full of them where a decoder attends to few tokens."""
+    """On CUDA with a 16-bit dtype, concatenate the texts of a chunk instead of padding them, if torch has the kernel
+    and the texts share no prefix. Not measured on a GPU yet."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class CheckpointConfig:
-    """What survives a kill."""
+    """Checkpoints and resuming."""
 
     every: Annotated[int, Ge(1)] = 100
-    """Steps between checkpoints; one is always written at the end and on SIGTERM or SIGINT."""
+    """Number of steps between checkpoints. One is also written at the end and on SIGTERM or SIGINT."""
     keep: Annotated[int, Ge(1)] = 2
-    """Newest checkpoints kept, beside the best one."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto goes on from the newest whole checkpoint of the same configuration."""
+    """Number of latest checkpoints to keep, in addition to the best one."""
+    resume: Literal["auto", "fresh"] = "auto"
+    """auto resumes from the latest complete checkpoint of the same configuration; fresh starts from the beginning."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DistributedConfig:
-    """How several processes watch each other."""
+    """How processes detect lost or diverged processes."""
 
     timeout: Annotated[float, Gt(0.0), Le(1e7)] = 1800.0
-    """Seconds that a process waits for the others before it ends; they wait while the main one evaluates on dev."""
-    check_every: Annotated[int, Ge(1)] = 100
-    """Steps between comparisons of all processes' trained weights; they are also compared before every checkpoint."""
+    """Seconds for which a process waits for the others before it exits. Set it above the time of a dev evaluation."""
+    compare_every: Annotated[int, Ge(1)] = 100
+    """Number of steps between comparisons of the trained weights of all processes. Every checkpoint also compares
+    them."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -258,54 +251,56 @@ class TrackingConfig:
     """Where metrics go besides `metrics.jsonl`."""
 
     backend: Literal["wandb", "tensorboard", "none"] = "none"
-    """wandb logs offline when there is no login."""
+    """Additional destination of the metrics. wandb logs offline if there is no login."""
     project: str = "dec2vec"
-    """W&B project."""
-    entity: str | None = None
-    """W&B team or user."""
-    name: str | None = None
-    """W&B run name; None takes the run folder's name."""
+    """W&B project, or entity/project for that of a team or another user."""
     upload: bool = False
-    """Also send the report and the adapter as artifacts."""
+    """Also upload the report and the adapter as artifacts."""
     every: Annotated[int, Ge(1)] = 1
-    """Steps between logged lines."""
+    """Number of steps between logged metrics."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class EvalSection:
-    """Dev evaluation while training and the report after it. Files as in docs: sentence1, sentence2, score."""
+    """Dev evaluation during training and the final report. Files have the columns sentence1, sentence2 and score."""
 
     dev: str | None = None
-    """Similarity file on which every choice is made (checkpoint, layer, k)."""
+    """Similarity file used for every choice (checkpoint, layer, k)."""
     tests: tuple[str, ...] = ()
-    """Similarity files that are only reported on."""
+    """Similarity files used only for the final report."""
     every: Annotated[int, Ge(1)] = 100
-    """Steps between dev evaluations."""
+    """Number of steps between dev evaluations."""
     after_training: bool = True
-    """Compare the tuned model with every untuned system when training ends."""
-    fit_sentences: Annotated[int, Ge(2)] = 8000
-    """Training-side sentences that whitening is fitted on."""
+    """Compare the tuned model with every untuned system after training."""
+    whitening_sentences: Annotated[int, Ge(2)] = 8000
+    """Number of training sentences on which whitening is fitted."""
+
+    @property
+    def has_report(self) -> bool:
+        """Whether a report follows the training."""
+        return self.after_training and self.dev is not None and bool(self.tests)
 
 
 @dataclass(frozen=True, config=STRICT)
 class ExportConfig:
-    """What is written for the Hub when training ends."""
+    """The exported folder, which is written after training."""
 
     model: bool = True
-    """Write `model/`, the sentence-transformers folder; without it what that can't express may be trained too."""
+    """Write `model/`, a sentence-transformers folder. false also allows settings that such a folder cannot
+    represent."""
     merge: bool = False
-    """Fold the adapter into the weights of `model/`."""
+    """Merge the adapter into the weights of `model/`."""
     whiten: bool = False
-    """Add the tuned model's whitening as a layer of `model/` (fitted on training-side text)."""
+    """Add whitening, fitted on training text, as a layer of `model/`."""
     license: str = "other"
-    """Licence identifier for the model card."""
+    """License identifier for the model card."""
     language: str = "en"
     """Language code for the model card."""
     push: str | None = None
-    """Hub repository user/name: each checkpoint that is the best on dev so far goes there while training runs, and the
+    """Hub repository user/name. Each checkpoint that is the best on dev so far is pushed to it during training, and the
     finished model with its report at the end."""
     private: bool = False
-    """Create that repository private."""
+    """Create the repository as private."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -325,6 +320,20 @@ class TrainConfig:
     eval: EvalSection = Field(default_factory=EvalSection)
     export: ExportConfig = Field(default_factory=ExportConfig)
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Decides data order, adapter init and dropout."""
+    """Seed of data order, adapter initialization and dropout."""
     output_dir: str = "runs/default"
     """Run folder."""
+
+
+RESUMABLE_CHANGES = (
+    "checkpoint",
+    "distributed",
+    "tracking",
+    "eval.tests",
+    "eval.every",
+    "eval.after_training",
+    "eval.whitening_sentences",
+    "export",
+    "output_dir",
+)
+"""Sections and options that may differ between a run and its resumption."""

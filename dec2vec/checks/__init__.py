@@ -1,1 +1,1 @@
-"""`dec2vec check`: what is wrong with a model as an embedder, one idea a file."""
+"""`dec2vec check`: find what is wrong with an embedding model. Each file holds one check or two related ones."""

@@ -1,11 +1,12 @@
-"""What a check found out, and the table of all of them."""
+"""The result of a check, and the table of all results."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from dec2vec.text_tables import plain_table
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
 WIDTH = 110
@@ -13,7 +14,7 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. `fix` says what to do about a warn or a fail."""
+    """One row of the table. `fix` says what to do about a warning or a failure."""
 
     check: str
     verdict: Verdict
@@ -22,7 +23,7 @@ class Finding:
 
 
 def worst(check: str, findings: Sequence[Finding], otherwise: str) -> Finding:
-    """The first fail, else the first warn, else a pass that says `otherwise`."""
+    """The first failure, else the first warning, else a pass with the text `otherwise`."""
     for verdict in ("fail", "warn"):
         for finding in findings:
             if finding.verdict == verdict:
@@ -36,17 +37,10 @@ def failed(findings: Sequence[Finding]) -> list[str]:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Plain text: check, verdict, what was seen; the fix on a line of its own."""
-    width = max(len(finding.check) for finding in findings) + 2
-    lines: list[str] = []
+    """One row for each finding with the check, the verdict and what was seen, and a second row for the fix."""
+    rows: list[tuple[str, str, str]] = []
     for finding in findings:
-        lines += _wrapped(f"{finding.check:<{width}}{finding.verdict:<6}", finding.what)
+        rows.append((finding.check, finding.verdict, finding.what))
         if finding.fix:
-            lines += _wrapped(f"{'':<{width + 6}}", f"fix: {finding.fix}")
-    return "\n".join(lines) + "\n"
-
-
-def _wrapped(start: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False
-    ) or [start]
+            rows.append(("", "", f"fix: {finding.fix}"))
+    return "\n".join(plain_table(rows, left=(0, 1, 2), width=WIDTH)) + "\n"

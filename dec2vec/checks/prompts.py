@@ -1,70 +1,72 @@
-"""The prompt before a text: what sentence-transformers writes is what the model was trained with, once."""
+"""Check that sentence-transformers writes the prompt that the model was trained with, and writes it once."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from dec2vec.checks.finding import Finding, worst
-from dec2vec.checks.subject import PROBES, Subject
-from dec2vec.checks.tokens import ends_with, expected_tail, library_ids
-from dec2vec.prompts import SLOT, Side
-from dec2vec.tokenization import leading_specials
+from dec2vec.checks.library_tokens import ends_with, expected_tail, library_ids
+from dec2vec.checks.loaded_model import PROBES, LoadedModel
+from dec2vec.prompts.prompt import SLOT, Side
+from dec2vec.prompts.tokenizer import leading_specials
 
 NAME = "prompts"
 _FILE = "config_sentence_transformers.json"
 SIDES: tuple[Side, Side] = ("query", "document")
 
 
-def check_prompts(subject: Subject) -> Finding:
-    """Strings, then the token ids that come of them."""
-    if subject.library is None:
-        assert subject.encoder is not None
-        return Finding(NAME, "pass", f"dec2vec writes {subject.encoder.config.prompt!r} by itself")
-    found = [_doubled_start(subject)]
-    if subject.is_marked and subject.prompt("query") is not None:
-        found += [_written(subject, side) for side in SIDES]
-        found += [_default(subject)]
-        found += [_round_trip(subject, side) for side in SIDES]
+def check_prompts(model: LoadedModel) -> Finding:
+    """Check the prompts as strings, then the token ids of texts with them."""
+    if model.library is None:
+        assert model.encoder is not None
+        return Finding(NAME, "pass", f"dec2vec adds {model.encoder.config.prompt!r} automatically")
+    findings = [_doubled_start(model)]
+    if model.is_marked and model.prompt("query") is not None:
+        findings += [_written(model, side) for side in SIDES]
+        findings += [_default(model)]
+        findings += [_round_trip(model, side) for side in SIDES]
     else:
-        found += [_foreign(name, text) for name, text in subject.library.prompts.items() if text]
-    shown = {name: text for name, text in subject.library.prompts.items() if text}
-    return worst(NAME, found, f"sentence-transformers writes {shown or 'none'}, as the model wants")
+        findings += [_foreign(name, text) for name, text in model.library.prompts.items() if text]
+    shown = {name: text for name, text in model.library.prompts.items() if text}
+    return worst(NAME, findings, f"sentence-transformers writes {shown or 'none'}, as the model wants")
 
 
-def _written(subject: Subject, side: Side) -> Finding:
-    prompt = subject.prompt(side)
+def _written(model: LoadedModel, side: Side) -> Finding:
+    prompt = model.prompt(side)
     assert prompt is not None
-    wanted, found = prompt.prefix, subject.library.prompts.get(side) or ""
-    if found == wanted:
+    trained, written = prompt.prefix, model.library.prompts.get(side) or ""
+    if written == trained:
         return Finding(NAME, "pass", "")
-    how = "is missing" if not found else "is written twice" if wanted and found == wanted * 2 else "differs"
-    what = f"the {side} prompt {how}: {found!r} in {_FILE}, trained with {wanted!r}"
-    return Finding(NAME, "fail", what, f"set prompts.{side} in {_FILE} to {wanted!r}, or export again")
+    how = "is missing" if not written else "is written twice" if trained and written == trained * 2 else "differs"
+    what = f"the {side} prompt {how}: it is {written!r} in {_FILE}, but the model was trained with {trained!r}"
+    return Finding(NAME, "fail", what, f"set prompts.{side} in {_FILE} to {trained!r}, or export again")
 
 
-def _default(subject: Subject) -> Finding:
-    """`encode` without a name has to write what queries get, or nothing where they get nothing."""
-    prompt = subject.prompt("query")
+def _default(model: LoadedModel) -> Finding:
+    """Check that `encode` without a prompt name uses the prompt of queries, if they have one."""
+    prompt = model.prompt("query")
     assert prompt is not None
-    name = subject.library.default_prompt_name
+    name = model.library.default_prompt_name
     if prompt.prefix and name is None:
-        what = "plain `encode` writes no prompt: default_prompt_name is empty"
+        what = "`encode` adds no prompt, because default_prompt_name is empty"
         return Finding(NAME, "fail", what, f"set default_prompt_name to query in {_FILE}, or export again")
     return Finding(NAME, "pass", "")
 
 
-def _round_trip(subject: Subject, side: Side) -> Finding:
-    """The ids before the ending, which has its own check."""
-    assert subject.encoder is not None
-    tail = expected_tail(subject, side)
-    prompt = subject.prompt(side)
-    if not tail or prompt is None or (subject.library.prompts.get(side) or "") != prompt.prefix:
-        return Finding(NAME, "pass", "")  # the string was blamed already
-    for text, ours in zip(PROBES, subject.encoder.tokenize(PROBES, side=side), strict=True):
-        theirs = _without(library_ids(subject, text, side), tail)
-        if len(ours) < subject.encoder.config.max_length and theirs != _without(ours, tail):
-            what = f"{side} {text[:30]!r} is read as other token ids than dec2vec's"
-            return Finding(NAME, "fail", what, "export again: tokenizer.json was changed or belongs to another model")
+def _round_trip(model: LoadedModel, side: Side) -> Finding:
+    """Compare the ids without their ending, which has its own check."""
+    assert model.encoder is not None
+    tail = expected_tail(model, side)
+    prompt = model.prompt(side)
+    if not tail or prompt is None or (model.library.prompts.get(side) or "") != prompt.prefix:
+        return Finding(NAME, "pass", "")  # the check of the strings has failed already
+    for text, ours in zip(PROBES, model.encoder.tokenize(PROBES, side=side), strict=True):
+        theirs = _without(library_ids(model, text, side), tail)
+        if len(ours) < model.encoder.config.max_length and theirs != _without(ours, tail):
+            what = f"{side} {text[:30]!r} gets different token ids than in dec2vec"
+            return Finding(
+                NAME, "fail", what, "export again, because tokenizer.json was changed or belongs to another model"
+            )
     return Finding(NAME, "pass", "")
 
 
@@ -74,21 +76,21 @@ def _without(ids: list[int], tail: list[int]) -> list[int]:
     return ids
 
 
-def _doubled_start(subject: Subject) -> Finding:
-    """A BOS that both the tokenizer and the prompt's text write."""
-    tokenizer: Any = subject.library.tokenizer
+def _doubled_start(model: LoadedModel) -> Finding:
+    """Check that the prompt does not repeat the BOS that the tokenizer writes."""
+    tokenizer: Any = model.library.tokenizer
     head = leading_specials(tokenizer)
-    if head and library_ids(subject, PROBES[0])[: 2 * len(head)] == head * 2:
+    if head and library_ids(model, PROBES[0])[: 2 * len(head)] == head * 2:
         what = f"texts begin with {tokenizer.decode(head)!r} twice"
-        return Finding(NAME, "fail", what, "remove it from the prompt: the tokenizer writes it by itself")
+        return Finding(NAME, "fail", what, "remove it from the prompt, because the tokenizer adds it")
     return Finding(NAME, "pass", "")
 
 
 def _foreign(name: str, text: str) -> Finding:
     half = text[: len(text) // 2]
     if SLOT in text:
-        what = f"prompt {name!r} holds {SLOT}, which sentence-transformers writes as it is"
-        return Finding(NAME, "fail", what, f"cut it off in {_FILE}: prompts stand before the text")
+        what = f"prompt {name!r} contains {SLOT}, which sentence-transformers does not replace"
+        return Finding(NAME, "fail", what, f"remove it in {_FILE}, because prompts are placed before the text")
     if len(text) > 8 and half * 2 == text:
         return Finding(NAME, "fail", f"prompt {name!r} is written twice: {text!r}", f"write it once in {_FILE}")
     return Finding(NAME, "pass", "")

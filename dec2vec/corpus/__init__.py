@@ -1,1 +1,1 @@
-"""Corpora larger than memory: streamed texts, sharded vectors, and searches among them. One idea a file."""
+"""Verbs for large collections of texts: encode, index, search, dedup and outliers."""

@@ -1,162 +1,49 @@
-"""FAISS indexes over a corpus that need not fit into memory, and how much they find of the exact neighbours.
-
-flat compares all; hnsw (Malkov and Yashunin 2018) walks a graph; ivf-pq (Jegou et al. 2011) visits a few cells and
-keeps a vector in a few bytes, so it is the one for corpora larger than memory.
-"""
+"""`dec2vec index`: vectors -> a FAISS index, and the recall that it has."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-from jaxtyping import Float32, Int64
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
 
-from dec2vec.corpus.faiss_index import HNSW_BREADTH, HNSW_LINKS
-from dec2vec.corpus.search import Ranking, exact_top, unit_rows
-from dec2vec.corpus.vectors import Vectors
-from dec2vec.errors import UserError
-from dec2vec.files import fsync_directory, fsync_file
-
-Kind = Literal["flat", "hnsw", "ivf-pq"]
-PER_CENTRE = 39
-"""Vectors a centre of k-means wants, by FAISS."""
-FEWEST = PER_CENTRE * 16
-TRAINED_ON = 256
-"""Vectors a cell that k-means sees at most."""
-CODE_BYTES = 64
-"""Of a vector in ivf-pq, at most; 4 dimensions share a byte where there are fewer than 256."""
+from dec2vec.config.load import STRICT
+from dec2vec.errors import check_installed
+from dec2vec.files.atomic import check_output
 
 
-def build_index(vectors: Vectors, kind: Kind, *, code_bytes: int | None = None, seed: int = 0) -> Any:
-    """A FAISS index of inner products over unit vectors, filled block by block. UserError for too few vectors."""
-    import faiss
+@dataclass(frozen=True, config=STRICT)
+class IndexArgs:
+    """Build a FAISS index of vectors and measure its recall."""
 
-    if kind == "flat":
-        index: Any = faiss.IndexFlatIP(vectors.dimension)
-    elif kind == "hnsw":
-        index = faiss.IndexHNSWFlat(vectors.dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = index.hnsw.efSearch = HNSW_BREADTH
-    else:
-        index = _trained(vectors, code_bytes, seed)
-    for _, block in vectors.blocks():
-        index.add(unit_rows(block))
-    return index
-
-
-def search_index(index: Any, queries: Float32[np.ndarray, "queries dim"], k: int) -> Ranking:
-    """The k best rows of each query; -1 where an approximate index finds fewer. ivf-pq's cosines are approximate."""
-    scores, positions = index.search(unit_rows(queries), min(k, index.ntotal))
-    return Ranking(positions, scores)
+    vectors: Path
+    """Vectors written by `dec2vec encode`: a .npy file, a .parquet file or a folder of shards."""
+    output: Path
+    """File in which the index is written."""
+    kind: Literal["flat", "hnsw", "ivf-pq"] = "flat"
+    """flat is exact; hnsw is fast; ivf-pq is small, for corpora larger than memory."""
+    code_bytes: Annotated[int, Ge(1)] | None = None
+    """Number of bytes per vector for ivf-pq, one for each part of the vector. None uses up to 64."""
+    sample: Annotated[int, Ge(1)] = 100
+    """Number of rows whose ten nearest neighbours are compared with those of exact search."""
+    seed: int = 0
+    """Seed of the sample and of the rows on which ivf-pq is trained."""
 
 
-def sample_recall(index: Any, vectors: Vectors, *, k: int = 10, sample: int = 100, seed: int = 0) -> float:
-    """Share of the exact k nearest others that the index finds, for `sample` rows drawn from the corpus.
+def index_command(args: IndexArgs) -> None:
+    """Build the index, measure its recall on a sample, write it and print one line about it."""
+    check_installed("faiss", "search", "index")
+    check_output(args.output, inputs=[args.vectors])
+    from dec2vec.corpus.faiss_index import build_index, sample_recall, write_index
+    from dec2vec.corpus.inputs import print_table
+    from dec2vec.corpus.vector_files import open_vectors
 
-    A row is not its own neighbour. Of equal vectors that compete for the last places any one counts.
-    """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:sample]).astype(np.int64)
-    queries, depth = vectors.take(rows), min(k + 1, len(vectors))
-    exact = others(exact_over_blocks(queries, vectors, depth), rows)
-    found = others(search_index(index, queries, depth), rows)
-    if not exact.scores.shape[1]:
-        return 1.0
-    reached = _cosines_of(found.positions, queries, vectors) >= exact.scores[:, -1:] - 1e-6
-    return float(reached.mean())
-
-
-def others(ranking: Ranking, rows: Int64[np.ndarray, " queries"]) -> Ranking:
-    """Neighbours without the row itself, or, where equals have pushed it out, without the last one."""
-    own = ranking.positions == rows[:, None]
-    own[~own.any(axis=1), -1] = True
-    shape = (len(rows), ranking.positions.shape[1] - 1)
-    return Ranking(ranking.positions[~own].reshape(shape), ranking.scores[~own].reshape(shape))
-
-
-def exact_over_blocks(queries: Float32[np.ndarray, "queries dim"], vectors: Vectors, k: int) -> Ranking:
-    """`exact_top` with one block of documents in memory."""
-    positions = np.empty((len(queries), 0), dtype=np.int64)
-    scores = np.empty((len(queries), 0), dtype=np.float32)
-    for first, block in vectors.blocks():
-        fresh = exact_top(queries, block, k)
-        positions = np.concatenate([positions, fresh.positions + first], axis=1)
-        scores = np.concatenate([scores, fresh.scores], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        positions, scores = np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
-    return Ranking(positions, scores)
-
-
-def write_index(index: Any, path: Path) -> None:
-    """Under a temporary name, fsync, rename."""
-    import faiss
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        faiss.write_index(index, str(temporary))
-        fsync_file(temporary)
-        temporary.replace(path)
-        fsync_directory(path.parent)
-    except (OSError, RuntimeError) as error:  # FAISS reports a full disk as the latter
-        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0][:200]}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_index(path: Path) -> Any:
-    """UserError for what is no index."""
-    import faiss
-
-    if not path.is_file():
-        raise UserError(f"{path}: {'a folder' if path.is_dir() else 'does not exist'}; write it with `dec2vec index`")
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError:
-        raise UserError(f"{path}: not a readable FAISS index; write it with `dec2vec index`") from None
-
-
-def _trained(vectors: Vectors, code_bytes: int | None, seed: int) -> Any:
-    """ivf-pq, its cells and codes learnt on a sample."""
-    import faiss
-
-    n, dimension = len(vectors), vectors.dimension
-    if n < FEWEST:
-        raise UserError(f"{vectors.name}: ivf-pq wants {FEWEST} vectors or more, here are {n}; use --kind flat or hnsw")
-    cells = max(1, min(round(4 * n**0.5), n // PER_CENTRE))
-    bits = min(8, int(np.log2(n / PER_CENTRE)))
-    index: Any = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(dimension),
-        dimension,
-        cells,
-        _code_size(dimension, code_bytes),
-        bits,
-        faiss.METRIC_INNER_PRODUCT,
-    )
-    index.nprobe = min(cells, max(8, cells // 8))
-    wanted = min(n, TRAINED_ON * max(cells, 256))
-    rows = np.random.default_rng(seed).permutation(n)[:wanted].astype(np.int64)
-    index.train(unit_rows(vectors.take(rows)))
-    return index
-
-
-def _code_size(dimension: int, wanted: int | None) -> int:
-    """The largest number of parts that divides the dimension; UserError for a wish that does not."""
-    if wanted is not None:
-        if dimension % wanted:
-            fitting = ", ".join(str(m) for m in range(1, dimension + 1) if dimension % m == 0)
-            raise UserError(f"code_bytes {wanted}: does not divide the dimension {dimension}; use one of {fitting}")
-        return wanted
-    limit = min(CODE_BYTES, max(1, dimension // 2))
-    return max(m for m in range(1, limit + 1) if dimension % m == 0)
-
-
-def _cosines_of(
-    positions: Int64[np.ndarray, "queries k"], queries: Float32[np.ndarray, "queries dim"], vectors: Vectors
-) -> Float32[np.ndarray, "queries k"]:
-    """True cosines of found rows; -1 where none was found."""
-    known = np.unique(positions[positions >= 0])
-    if not len(known):
-        return np.full(positions.shape, -1, dtype=np.float32)
-    rows = unit_rows(vectors.take(known))
-    cosines = np.einsum("qd,qkd->qk", unit_rows(queries), rows[np.searchsorted(known, positions.clip(known[0]))])
-    return np.where(positions >= 0, cosines, -1).astype(np.float32)
+    vectors = open_vectors(args.vectors)
+    index = build_index(vectors, args.kind, code_bytes=args.code_bytes, seed=args.seed)
+    recall = sample_recall(index, vectors, sample=args.sample, seed=args.seed)
+    write_index(index, args.output)
+    header = ("kind", "rows", "dimensions", "MB", "recall@10", "file")
+    size = f"{args.output.stat().st_size / 1e6:.1f}"
+    row = (args.kind, str(len(vectors)), str(vectors.dimension), size, f"{recall:.4f}", str(args.output))
+    print_table([header, row], left=(0, 5))

@@ -1,68 +1,64 @@
-"""What the corpus verbs start from: vectors that lie there, or texts that are embedded now; and where they end."""
+"""What the verbs of this folder share: loading the encoder, reading texts or vectors, and writing rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.corpus.args import DedupArgs, OutliersArgs, SearchArgs
-from dec2vec.corpus.vectors import holds_vectors, open_vectors
+from dec2vec.config.encoder_args import SidedEncoderArgs
+from dec2vec.config.model import ModelConfig
+from dec2vec.corpus.vector_files import holds_vectors, open_vectors
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text
-from dec2vec.readers import read_texts
+from dec2vec.files.atomic import atomic_write_text
+from dec2vec.files.tables import read_texts
+from dec2vec.prompts.ensembles import check_prompt
+from dec2vec.text_tables import plain_table
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder
 
 Rows = Float32[np.ndarray, "rows dim"]
 SHOWN = 60
-"""Characters of a text on the terminal."""
+"""Number of characters of a text that are printed."""
+PRINTED_ROWS = 10
+"""Number of rows of a table that are printed."""
 
 
-def read_corpus(args: DedupArgs | OutliersArgs) -> tuple[Rows, list[str] | None]:
-    """All vectors in memory, and the texts where the input has them. UserError for texts without a model."""
-    if holds_vectors(args.input):
-        if args.model is not None:
-            raise UserError(f"{args.input} holds vectors already; remove --model, or give a file of texts")
-        return open_vectors(args.input).everything(), None
-    if args.model is None:
-        raise UserError(f"{args.input}: texts need --model to become vectors")
-    texts = read_texts(args.input, args.column)
-    return embed(args, args.model, texts), texts
+def read_corpus(path: Path, column: str, model: str | None, args: SidedEncoderArgs) -> tuple[Rows, list[str] | None]:
+    """All vectors of a file, and its texts if it is a file of texts, which `model` embeds. UserError without one."""
+    if holds_vectors(path):
+        if model is not None:
+            raise UserError(f"{path} already contains vectors; remove --model, or give a file of texts")
+        return open_vectors(path).everything(), None
+    if model is None:
+        raise UserError(f"{path} contains texts; add --model to embed them")
+    texts = read_texts(path, column)
+    return embed(texts, model, args), texts
 
 
-def embed(args: DedupArgs | OutliersArgs | SearchArgs, model: str, texts: Sequence[str]) -> Rows:
-    """(texts, d) of unit length. UserError for vectors with inf or nan."""
-    from dec2vec.encode_args import EncodeArgs
-    from dec2vec.encode_files import load_encoder
-    from dec2vec.ensembles import check_prompt
-
+def embed(texts: Sequence[str], model: str, args: SidedEncoderArgs) -> Rows:
+    """Vectors of unit length. UserError for vectors with inf or nan."""
     if args.prompt is not None:
         check_prompt(args.prompt)
-    encoder = load_encoder(
-        EncodeArgs(
-            model=model,
-            input=Path(),
-            output=Path(),
-            device=args.device,
-            revision=args.revision,
-            trust_remote_code=args.trust_remote_code,
-            max_length=args.max_length,
-        )
-    )
-    vectors: Rows = encoder.encode(texts, prompt=args.prompt, side=args.side, batch_tokens=args.batch_tokens)
+    encoder = load_encoder(args.model_config(model, args.revision), args.max_length)
+    vectors = encoder.encode(texts, **vars(args.encode_options))
     if not np.isfinite(vectors).all():
-        raise UserError(f"model {model}: gives vectors with inf or nan; see `dec2vec check {model}`")
+        raise UserError(f"model {model} gives vectors with inf or nan; run `dec2vec check {model}`")
     return vectors
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, whole or not at all."""
+    """Write JSON lines. After a crash the file is complete or absent."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not text.isascii():
-        from dec2vec.tokenization import clean_surrogates
+        from dec2vec.prompts.tokenizer import clean_surrogates
 
         text = clean_surrogates(text)
     try:
@@ -71,17 +67,28 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain columns; the last one is left as it is."""
-    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header) - 1)]
-    lines = [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in (header, *rows)
-    ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+def print_table(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> None:
+    """Print the rows, of which the first is the header, as a table whose columns `left` are aligned to the left."""
+    sys.stdout.write("\n".join(plain_table(rows, left=left)) + "\n")
 
 
 def short(text: str) -> str:
-    """One line of a text."""
+    """The text in one line, cut if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "\u2026"
+
+
+def load_encoder(config: ModelConfig, max_length: int | None = None) -> Encoder:
+    """The `Encoder` of a model on this process's own device. Its module is imported only now."""
+    import torch
+
+    from dec2vec.encoder import Encoder
+    from dec2vec.runtime import keep_freed_memory
+
+    keep_freed_memory()
+    if "LOCAL_RANK" in os.environ and config.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    encoder = Encoder.load(config)
+    if max_length is not None:
+        encoder.set_max_length(max_length)
+    return encoder

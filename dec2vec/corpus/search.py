@@ -1,111 +1,91 @@
-"""Nearest documents by cosine: exactly, block by block, or through a FAISS index with its recall reported."""
+"""`dec2vec search`: texts and an index -> the nearest rows of each text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-from jaxtyping import Float, Float32, Int64
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
 
-from dec2vec.corpus.faiss_index import IndexKind, build_index, search_index
-from dec2vec.errors import UserError
+from dec2vec.config.encoder_args import SidedEncoderArgs
+from dec2vec.config.load import STRICT
+from dec2vec.errors import UserError, check_installed
+from dec2vec.files.atomic import check_output
+from dec2vec.files.tables import block_texts, iter_tables, read_texts
 
-RECALL: dict[IndexKind, float] = {"flat": 0.999, "hnsw": 0.95, "ivf": 0.9}
-"""Least share of the exact top k that each index finds in our tests. Flat loses ties and last digits alone."""
-BLOCK = 256
-"""Queries scored together."""
-DOCUMENT_BLOCK = 65_536
-"""Documents scored together: with BLOCK queries, 64 MB of scores."""
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Of each query, document positions and their scores, best first."""
-
-    positions: Int64[np.ndarray, "queries k"]
-    scores: Float32[np.ndarray, "queries k"]
+TEXT_BLOCK = 8192
+"""Rows of the indexed texts in memory at a time."""
 
 
-def exact_top(
-    queries: Float32[np.ndarray, "queries dim"],
-    documents: Float32[np.ndarray, "documents dim"],
-    k: int,
-    *,
-    block: int = BLOCK,
-    document_block: int = DOCUMENT_BLOCK,
-) -> Ranking:
-    """The k largest cosines of each query, all documents compared. Of equals the earlier document comes first.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SearchArgs(SidedEncoderArgs):
+    """Search an index with the texts of a file."""
 
-    Fewer than k documents give as many columns as there are documents. Raises UserError for k < 1 or no document.
-    """
-    k = _usable(k, len(documents))
-    left, right = unit_rows(queries), unit_rows(documents)
-    positions = np.empty((len(left), k), dtype=np.int64)
-    scores = np.empty((len(left), k), dtype=np.float32)
-    for start in range(0, len(left), block):
-        rows = slice(start, start + block)
-        positions[rows], scores[rows] = _top_of_block(left[rows], right, k, document_block)
-    return Ranking(positions, scores)
-
-
-def faiss_top(
-    queries: Float32[np.ndarray, "queries dim"],
-    documents: Float32[np.ndarray, "documents dim"],
-    k: int,
-    kind: IndexKind = "flat",
-) -> Ranking:
-    """The same through FAISS; -1 stands where an approximate index found fewer than k."""
-    k = _usable(k, len(documents))
-    scores, positions = search_index(build_index(unit_rows(documents), kind), unit_rows(queries), k)
-    return Ranking(positions, scores)
+    index: Path
+    """Index written by `dec2vec index`."""
+    model: str
+    """Run folder, model folder or Hub id with which the vectors were computed."""
+    queries: Path
+    """Texts: lines of a .txt file, or a column of a .jsonl, .csv, .tsv or .parquet file."""
+    output: Path
+    """.jsonl file with one line per query and hit, best hits first."""
+    k: Annotated[int, Ge(1)] = 10
+    """Number of hits per query."""
+    column: str = "text"
+    """Column of the queries. Not used for a .txt file."""
+    texts: Path | None = None
+    """File of the indexed texts. If it is given, hits include their text."""
+    texts_column: str = "text"
+    """Column of the indexed texts."""
 
 
-def recall_against(found: Ranking, exact: Ranking) -> float:
-    """Mean share of the exact top k that was found."""
-    hits = (found.positions[:, :, None] == exact.positions[:, None, :]).any(axis=1)
-    return float(hits.mean())
+def search_command(args: SearchArgs) -> None:
+    """Write a line for each query and hit, and print the best hit of the first queries."""
+    check_installed("faiss", "search", "search")
+    check_output(args.output, [".jsonl"], inputs=[args.queries, args.texts])
+    from dec2vec.corpus.faiss_index import read_index, search_index
+    from dec2vec.corpus.inputs import PRINTED_ROWS, embed, print_table, short, write_rows
+
+    queries = read_texts(args.queries, args.column)
+    index = read_index(args.index)
+    vectors = embed(queries, args.model, args)
+    if vectors.shape[1] != index.d:
+        raise UserError(
+            f"{args.index} has vectors of {index.d} dimensions, but model {args.model} gives {vectors.shape[1]}; use "
+            "the model with which the index was built"
+        )
+    ranking = search_index(index, vectors, args.k)
+    texts = _hit_texts(args, set(ranking.positions.ravel().tolist()), index.ntotal)
+    rows = [
+        {"query": at, "text": query, "rank": rank, "row": int(row), "cosine": float(score)}
+        | ({"hit": texts[int(row)]} if int(row) in texts else {})
+        for at, query in enumerate(queries)
+        for rank, (row, score) in enumerate(zip(ranking.positions[at], ranking.scores[at], strict=True), start=1)
+        if row >= 0
+    ]
+    write_rows(args.output, rows)
+    best = [row for row in rows if row["rank"] == 1][:PRINTED_ROWS]
+    lines = [
+        (f"{row['cosine']:.4f}", str(row["row"]), short(str(row["text"])), short(str(row.get("hit", ""))))
+        for row in best
+    ]
+    print_table([("cosine", "row", "query", "best hit"), *lines], left=(2, 3))
+    sys.stderr.write(f"{len(queries)} queries, {len(rows)} hits: {args.output}\n")
 
 
-def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
-    """Rows of length 1, computed in float64; a zero row stays zero. Raises UserError for inf and nan."""
-    if not np.isfinite(vectors).all():
-        raise UserError("vectors hold inf or nan and have no neighbours; encode in float32 (model.dtype)")
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: Float32[np.ndarray, "rows dim"] = np.divide(wide, norms, out=wide, where=norms != 0).astype(np.float32)
-    return unit
-
-
-def _usable(k: int, documents: int) -> int:
-    if k < 1:
-        raise UserError(f"k {k}: a search needs k of 1 or more")
-    if documents == 0:
-        raise UserError("there are no documents to search")
-    return min(k, documents)
-
-
-def _top_of_block(
-    queries: Float32[np.ndarray, "queries dim"], documents: Float32[np.ndarray, "documents dim"], k: int, step: int
-) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-    """The best so far stand before the next block's, so that a stable sort keeps ties in order."""
-    positions = np.empty((len(queries), 0), dtype=np.int64)
-    scores = np.empty((len(queries), 0), dtype=np.float32)
-    for start in range(0, len(documents), step):
-        fresh = queries @ documents[start : start + step].T
-        columns = _best(fresh, k)
-        positions = np.concatenate([positions, start + columns], axis=1)
-        scores = np.concatenate([scores, np.take_along_axis(fresh, columns, axis=1)], axis=1)
-        order = _best(scores, k)
-        positions, scores = np.take_along_axis(positions, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return positions, scores
-
-
-def _best(scores: Float32[np.ndarray, "queries candidates"], k: int) -> Int64[np.ndarray, "queries kept"]:
-    """Columns of the k largest, best first. Whatever reaches the k-th largest is sorted, and nothing else."""
-    k = min(k, scores.shape[1])
-    least = np.partition(scores, -k, axis=1)[:, -k]
-    columns = np.empty((len(scores), k), dtype=np.int64)
-    for row, (line, bound) in enumerate(zip(scores, least, strict=True)):
-        reached = np.flatnonzero(line >= bound)
-        columns[row] = reached[np.argsort(-line[reached], kind="stable")[:k]]
-    return columns
+def _hit_texts(args: SearchArgs, hits: Collection[int], indexed: int) -> dict[int, str]:
+    """The texts of all hits, read block by block. UserError if the file has other rows than the index."""
+    if args.texts is None:
+        return {}
+    texts, first = dict[int, str](), 0
+    for block in iter_tables(args.texts, TEXT_BLOCK):
+        for row, text in enumerate(block_texts(args.texts, block, args.texts_column), start=first):
+            if row in hits:
+                texts[row] = text
+        first += len(block)
+    if first != indexed:
+        raise UserError(f"{args.texts} has {first} rows, but the index has {indexed}; give the file that was encoded")
+    return texts

@@ -1,7 +1,7 @@
-"""A folder of vectors in shards: `shard-00003.npy`, a note beside each, and `index.json` once all are there.
+"""A folder of vectors in shards such as `shard-00003.npy`, each with a note, and `index.json` when all are done.
 
-A shard is done when its note is there and says what the file and the texts are: the note is written last. Notes do not
-depend on who wrote them, so any number of processes may work on one folder, now or after a crash.
+A shard is done when its note exists and matches the file and the texts; the note is written last. Notes do not depend
+on the process that wrote them, so any number of processes may work on a folder, also after a crash.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, sha256_file
+from dec2vec.files.atomic import atomic_write_text, sha256_file
 
 INDEX = "index.json"
 FORMAT = 1
@@ -25,7 +25,7 @@ _NAME = re.compile(r"shard-(\d{5,})\.(?:npy|parquet|json)")
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `first` to `first + rows - 1` of the corpus. `reading` stands for the model and the options."""
+    """Rows `first` to `first + rows - 1` of the corpus. `reading` is a digest of the model and the options."""
 
     file: str
     first: int
@@ -38,7 +38,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """All shards in order."""
+    """All shards, in order."""
 
     format: int
     rows: int
@@ -47,12 +47,12 @@ class Index:
 
 
 def shard_path(folder: Path, number: int, suffix: str) -> Path:
-    """`shard-00003.npy`."""
+    """The path of a shard, such as `shard-00003.npy`."""
     return folder / f"shard-{number:05d}{suffix}"
 
 
 def texts_digest(texts: Sequence[str]) -> str:
-    """sha256 of texts with their lengths, so that no two lists of texts look alike."""
+    """sha256 of texts and their lengths, so that different lists of texts have different digests."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
@@ -61,7 +61,7 @@ def texts_digest(texts: Sequence[str]) -> str:
 
 
 def read_note(path: Path) -> Shard | None:
-    """The note of a shard file; None if there is none that can be read, as after a power cut."""
+    """The note of a shard file; None if it is missing or damaged, for instance by a power cut."""
     try:
         return TypeAdapter(Shard).validate_json(path.with_suffix(".json").read_bytes())
     except (OSError, ValidationError, ValueError):
@@ -69,45 +69,45 @@ def read_note(path: Path) -> Shard | None:
 
 
 def write_note(path: Path, shard: Shard) -> None:
-    """Last of all: from now on the shard is done."""
+    """Write the note of a shard, after which the shard is done."""
     atomic_write_text(path.with_suffix(".json"), json.dumps(asdict(shard)) + "\n")
 
 
 def is_done(path: Path, wanted: Shard) -> bool:
-    """Whether the shard on disk is of these texts, and whole to its last byte.
+    """Whether the shard on disk is complete and holds the vectors of these texts.
 
-    `wanted` has neither digest nor dimension of the file yet. UserError for the shard of another model or other
-    options: mixing them is never meant.
+    `wanted` does not have the file's digest and dimension yet. UserError for the shard of another model or of other
+    options, because they must not be mixed.
     """
     note = read_note(path)
     if note is None:
         return False
     if note.reading != wanted.reading:
         raise UserError(
-            f"output {path.parent}: {path.name} is by another model or with other options; name another folder, or "
-            "remove this one"
+            f"output {path.parent}: {path.name} was written by another model or with other options; use another "
+            "folder, or remove this one"
         )
     return is_same(note, wanted) and path.is_file() and sha256_file(path) == note.sha256
 
 
 def is_same(note: Shard, wanted: Shard) -> bool:
-    """Whether a note is of the wanted rows, texts and reading."""
+    """Whether a note is for the same rows, texts, model and options."""
     return replace(note, dimension=0, sha256="") == replace(wanted, dimension=0, sha256="")
 
 
 def write_index(folder: Path, wanted: Sequence[Shard]) -> Index | None:
-    """Write `index.json` if all shards are done, and remove what an earlier, longer input left behind.
+    """Write `index.json` if all shards are done, and remove shards that an earlier, longer input has left.
 
-    Whoever finishes last finds them all; if two do, they write the same. The files themselves were compared with their
-    notes by those whose shards they are.
+    The process that finishes last finds all shards; if two do, they write the same. Each process has compared the
+    files of its own shards with their notes.
     """
     notes = [read_note(folder / shard.file) for shard in wanted]
     shards = [note for note, shard in zip(notes, wanted, strict=True) if note is not None and is_same(note, shard)]
     if len(shards) < len(wanted):
         return None
     for path in folder.iterdir():
-        found = _NAME.fullmatch(path.name)
-        if found is not None and int(found.group(1)) >= len(wanted):
+        match = _NAME.fullmatch(path.name)
+        if match is not None and int(match.group(1)) >= len(wanted):
             path.unlink(missing_ok=True)
     index = Index(FORMAT, sum(shard.rows for shard in shards), shards[0].dimension, shards)
     atomic_write_text(folder / INDEX, json.dumps(asdict(index), indent=1) + "\n")
@@ -115,7 +115,7 @@ def write_index(folder: Path, wanted: Sequence[Shard]) -> Index | None:
 
 
 def read_index(folder: Path) -> Index:
-    """UserError for a folder that is not whole."""
+    """Read `index.json`. UserError if the folder is not complete."""
     try:
         index = TypeAdapter(Index).validate_json((folder / INDEX).read_bytes())
     except OSError:

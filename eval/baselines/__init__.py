@@ -1,4 +1,4 @@
-"""Outside baselines: what needs no decoder at all. In tables each is `baseline/<name>`."""
+"""Baselines that need no decoder at all. In tables each is `baseline/<name>`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from dec2vec.model_config import ModelConfig
 from eval.baselines.baseline import Baseline
-from eval.baselines.characters import CharacterVectors
-from eval.baselines.counts import bag_of_words, tfidf
 from eval.baselines.encoder import OutsideEncoder
-from eval.baselines.generation import bleu, chrf, rouge_l
-from eval.baselines.input_embeddings import InputEmbeddings
-from eval.baselines.overlap import dice, jaccard
-from eval.baselines.word_vectors import WordVectors
+from eval.baselines.sparse import CharacterVectors, bag_of_words, tfidf
+from eval.baselines.text_overlap import bleu, chrf, dice, jaccard, rouge_l
+from eval.baselines.word_vectors import InputEmbeddings, WordVectors
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "bag-of-words": bag_of_words,
@@ -30,6 +27,14 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "rouge-l": rouge_l,
 }
 
+PACKAGES = {
+    "word2vec": "gensim",
+    "word2vec-sif": "gensim",
+    "bleu": "sacrebleu",
+    "chrf": "sacrebleu",
+    "rouge-l": "rouge_score",
+}
+"""By baseline the package that it needs, where that comes with dec2vec[eval]."""
 SIF = "sif"
 INPUTS = (SIF, "input-embeddings")
 
@@ -46,9 +51,4 @@ def make_baseline(name: str, model: ModelConfig) -> Baseline:
     if Path(name).is_dir() or name.count("/") == 1:
         return OutsideEncoder(name)
     known = ", ".join((*BASELINES, *INPUTS))
-    raise UserError(f"baseline {name!r}: neither an encoder's folder or Hub id nor one of {known}")
-
-
-def table_name(baseline: Baseline) -> str:
-    """`baseline/tfidf`."""
-    return f"baseline/{baseline.name}"
+    raise UserError(f"baseline {name!r} is neither the folder or Hub id of an encoder nor one of {known}")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from scipy.sparse import csr_matrix
 
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 
 Vectors = Float32[np.ndarray, "texts dim"] | csr_matrix
 

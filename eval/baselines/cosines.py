@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def cosines(left: Vectors, right: Vectors) -> Float64[np.ndarray, " pairs"]:
     """Cosine of each row with its partner, dense or sparse; 0 for a zero vector.
 
-    Rounded to 12 places as those of dense vectors are: equal texts tie.
+    Rounded to 12 decimals as those of dense vectors are: equal texts tie.
     """
     if not (isinstance(left, csr_matrix) and isinstance(right, csr_matrix)):
         return cosine_pairs(np.asarray(left), np.asarray(right))

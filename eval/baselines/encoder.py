@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.prompts import Side
+from dec2vec.hub import check_path_exists
+from dec2vec.prompts.prompt import Side
 from eval.systems.system import run_name
 
 BATCH = 32
@@ -21,7 +21,7 @@ class OutsideEncoder:
 
     def __init__(self, path: str, device: str | None = None) -> None:
         """UserError for the path of no folder."""
-        refuse_missing_folder(path, "baseline")
+        check_path_exists(path, "baseline")
         self.name = run_name(path)
         self.path = path
         self.device = device
@@ -46,5 +46,5 @@ class OutsideEncoder:
             try:
                 self._model = SentenceTransformer(self.path, device=self.device)
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"baseline {self.path}: no encoder can be loaded from there: {error}") from None
+                raise UserError(f"baseline {self.path} cannot be loaded as an encoder: {error}") from None
         return self._model

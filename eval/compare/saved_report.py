@@ -1,26 +1,27 @@
-"""A report.json read back, as far as a comparison of runs needs it."""
+"""The parts of report.json that a comparison of runs needs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dec2vec.errors import UserError
-from eval.report.report import is_rival
+from eval.config import PostName
 from eval.results.results import AVERAGE
 from eval.systems.recipes import Recipe
-from eval.systems.seeds import split_name
+from eval.systems.system import TRANSDUCTIVE
 
 METRIC = "spearman_all"
 DIFFERENCE = "spearman_all_difference"
+"""The metric of the headline, and its name in the row of a difference."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure with its 95 % interval; nan where the report has null."""
+    """A figure with its 95 % interval; nan if the report has null."""
 
     value: float
     low: float
@@ -29,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True)
 class SavedReport:
-    """`tests` maps each test set to the sha256 of its pairs; `tuned` and `untuned` are the headline's systems."""
+    """`tests` maps each test set to the sha256 of its pairs; `tuned` and `untuned` are the two compared systems."""
 
     name: str
     path: Path
@@ -38,14 +39,14 @@ class SavedReport:
     tuned: str | None
     untuned: str | None
     gain: Score | None
-    """Tuned minus untuned, on the average."""
+    """Tuned minus untuned, averaged over the tests."""
     p_value: float | None
     recipe: Recipe | None = None
-    """What the headline's tuned run was trained with, apart from its seed; None in older reports."""
+    """The options of the tuned run except its seed; None in older reports."""
 
     @property
     def best(self) -> str:
-        """The system the run stands for."""
+        """The tuned system, or the best untuned one if nothing was tuned."""
         name = self.tuned or self.untuned
         assert name is not None
         return name
@@ -55,7 +56,7 @@ class SavedReport:
 
 
 def read_report(run: str) -> SavedReport:
-    """Of a run folder, a report folder or the file itself. Raises UserError that names it."""
+    """The report of a run folder, a report folder or a report.json file. UserError if there is none."""
     path = _find(run)
     try:
         return _parsed(json.loads(path.read_text(encoding="utf-8")), path)
@@ -65,38 +66,32 @@ def read_report(run: str) -> SavedReport:
 
 
 def _find(run: str) -> Path:
-    place = Path(run)
-    candidates = (place, place / "report.json", place / "report" / "report.json")
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        where = "there is no such folder" if not place.exists() else "there is no report/report.json in it"
+    folder = Path(run)
+    candidates = (folder, folder / "report.json", folder / "report" / "report.json")
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        where = "there is no such folder" if not folder.exists() else "there is no report/report.json in it"
         raise UserError(f"{run}: {where}; evaluate the run first: dec2vec eval CONFIG.yaml --tuned {run}")
-    return found
+    return path
 
 
 def _name(path: Path) -> str:
-    """`runs/a/report/report.json` is of `a`."""
+    """The name of the run: `a` for `runs/a/report/report.json`."""
     folder = path.resolve().parent
     return folder.parent.name if folder.name == "report" else folder.name
 
 
 def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
-    """Reports of the first version did not name dev and tests: dev comes first among the data, the tests after it."""
+    """Reports of the first version do not name dev and tests: dev is their first data set, the others are tests."""
     data = {name: str(facts["sha256"]) for name, facts in tree["provenance"]["data"].items()}
     if not data:
-        raise UserError(f"{path}: has no similarity tests, which are what compare sets side by side")
+        raise UserError(f"{path} has no similarity tests, which compare needs; evaluate the run with tests")
     dev, tests = tree.get("dev", next(iter(data))), tree.get("tests", list(data)[1:])
-    rows = tree["results"]
-    scores = {(row["system"], row["task"]): _score(row) for row in rows if row["metric"] == METRIC}
-    gaps = [row for row in rows if row["metric"] == DIFFERENCE and row["task"] == AVERAGE]
-    tuned, untuned, gain = None, None, None
-    if gaps:
-        tuned, _, rest = str(gaps[0]["system"]).partition(" minus untuned/")
-        untuned, gain = f"untuned/{rest}", _score(gaps[0])
-    else:
-        untuned = max(
-            (name for name, task in scores if task == dev and is_rival(name)), key=lambda n: scores[n, dev].value
-        )
+    rows = [row if "kind" in row else _with_fields(row) for row in tree["results"]]
+    full = [row for row in rows if row["metric"] in (METRIC, DIFFERENCE) and not row["clean"]]
+    scores = {(row["system"], row["task"]): _score(row) for row in full if row["kind"] == "system"}
+    gap = next((row for row in full if row["kind"] == "difference" and row["task"] == AVERAGE), None)
+    tuned, untuned = (None, _best_on(dev, full)) if gap is None else gap["of"]
     return SavedReport(
         name=_name(path),
         path=path,
@@ -104,15 +99,34 @@ def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
         scores=scores,
         tuned=tuned,
         untuned=untuned,
-        gain=gain,
+        gain=None if gap is None else _score(gap),
         p_value=(tree.get("comparison") or {}).get("p_value"),
-        recipe=_recipe(tree, tuned),
+        recipe=None if gap is None else (tree["provenance"].get("recipes") or {}).get(gap["run"]),
     )
 
 
-def _recipe(tree: Mapping[str, Any], tuned: str | None) -> Recipe | None:
-    recipes: Mapping[str, Recipe] = tree["provenance"].get("recipes") or {}
-    return None if tuned is None else recipes.get(split_name(tuned)[0])
+def _best_on(dev: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The untuned system that a tuned one would have been compared with."""
+    rivals = [row for row in rows if row["task"] == dev and row["kind"] == "system" and not row["transductive"]]
+    return str(max((row for row in rivals if row["run"] is None), key=lambda row: _score(row).value)["system"])
+
+
+def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a report that was written before rows said what they are: the fields are read from its names."""
+    name, metric = str(row["system"]), str(row["metric"])
+    tuned, is_difference, rest = name.partition(" minus untuned/")
+    run, _, post = tuned.removeprefix("tuned/").rpartition("+")
+    family = post.partition("-")[0]
+    if not (run and family in get_args(PostName)):
+        run = tuned.removeprefix("tuned/")
+    return {
+        **row,
+        "kind": "difference" if is_difference else "baseline" if name.startswith("baseline/") else "system",
+        "of": [tuned, f"untuned/{rest}"] if is_difference else [],
+        "run": run if name.startswith("tuned/") else None,
+        "transductive": name.endswith(TRANSDUCTIVE),
+        "clean": "_clean" in metric,
+    }
 
 
 def _score(row: Mapping[str, Any]) -> Score:

@@ -1,1 +1,1 @@
-"""Training-side text, and how much of it stands in the evaluation sets."""
+"""Training-side text, and how much of it occurs in the evaluation sets."""

@@ -17,7 +17,7 @@ THRESHOLD = 0.8
 SHINGLE = 3
 """Words of a shingle."""
 BANDS, ROWS = 32, 4
-"""Of the LSH: misses a pair at the threshold once in 20 million, (1 - 0.8^4)^32."""
+"""Bands of the LSH: a pair at the threshold is missed once in 20 million, (1 - 0.8^4)^32."""
 
 UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 """Scripts written without spaces (Thai, Lao, Burmese, Khmer, kana, Han): each character is a word."""

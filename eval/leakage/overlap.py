@@ -11,14 +11,16 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from eval.leakage.near import SHINGLE, THRESHOLD, UNSPACED, NearIndex
+from eval.tasks.pair_files import Pairs
 from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
-from eval.tasks.task import Itemised, Task
+from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
 _WORD = re.compile(r"\w+")
@@ -32,6 +34,10 @@ RULE = (
     " clean: neither text is even near to a text of a training-side file or of the similarity dev file"
 )
 """Stands below the counts wherever they are shown."""
+
+
+Part = Literal["test", "dev", "corpus"]
+"""What the texts of a set are used for."""
 
 
 @dataclass(frozen=True)
@@ -52,55 +58,60 @@ class Overlap:
     pairs: int
     pairs_with_both: int
     pairs_clean: int
+    part: Part = "test"
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """Distinct texts, and for each scored item the positions of its texts (two of a pair, one of a labelled text)."""
+    """Distinct texts, and for each scored item the indices of its texts (two of a pair, one of a labelled text)."""
 
     name: str
     texts: Sequence[str]
     items: Int64[np.ndarray, "items width"]
+    part: Part = "test"
 
     @classmethod
-    def of_pairs(cls, task: StsTask) -> EvaluationSet:
-        return cls(task.name, task.texts, np.stack([task.left, task.right], axis=1))
+    def from_pairs(cls, pairs: Pairs) -> EvaluationSet:
+        return cls(pairs.name, pairs.texts.queries, np.stack([pairs.left, pairs.right], axis=1))
 
     @classmethod
-    def of_items(cls, name: str, items: Sequence[tuple[str, ...]]) -> EvaluationSet:
+    def from_items(cls, name: str, items: Sequence[tuple[str, ...]], part: Part = "test") -> EvaluationSet:
         """Items of equally many texts each."""
-        place = {text: index for index, text in enumerate(dict.fromkeys(text for item in items for text in item))}
-        rows = [[place[text] for text in item] for item in items]
-        return cls(name, list(place), np.array(rows, dtype=np.int64).reshape(len(items), -1))
+        index = {text: number for number, text in enumerate(dict.fromkeys(text for item in items for text in item))}
+        rows = [[index[text] for text in item] for item in items]
+        return cls(name, list(index), np.array(rows, dtype=np.int64).reshape(len(items), -1), part)
 
     @classmethod
-    def of_texts(cls, name: str, texts: Sequence[str]) -> EvaluationSet:
+    def from_texts(cls, name: str, texts: Sequence[str], part: Part = "test") -> EvaluationSet:
         """One item a text, equal ones included."""
-        return cls.of_items(name, [(text,) for text in texts])
+        return cls.from_items(name, [(text,) for text in texts], part)
 
 
-def evaluation_sets(tasks: Sequence[StsTask], further: Sequence[Task] = ()) -> list[EvaluationSet]:
-    """Scored items of every task. The documents of a search, and what choices are made from, each text on its own."""
-    sets = [EvaluationSet.of_pairs(task) for task in tasks]
+def evaluation_sets(similarity: Sequence[StsTask], further: Sequence[Task[Any]] = ()) -> list[EvaluationSet]:
+    """The scored items of every task; texts of dev data and the documents of a search as items of their own.
+
+    The similarity dev file counts as scored: reports have its figures too.
+    """
+    sets = [EvaluationSet.from_pairs(task.test_pairs) for task in similarity]
     for task in further:
-        texts, dev = task.test, task.dev
-        if isinstance(task, Itemised):
-            sets.append(EvaluationSet.of_items(task.name, task.items))
+        texts, dev, items = task.test, task.dev, task.items
+        if items is None:
+            sets.append(EvaluationSet.from_texts(task.name, texts.both))
         else:
-            sets.append(EvaluationSet.of_texts(task.name, [*texts.queries, *texts.documents]))
+            sets.append(EvaluationSet.from_items(task.name, items))
         if isinstance(task, RetrievalTask):
-            sets.append(EvaluationSet.of_texts(f"{task.name} corpus", texts.documents))
+            sets.append(EvaluationSet.from_texts(f"{task.name} corpus", texts.documents, "corpus"))
         if dev is not None:
-            sets.append(EvaluationSet.of_texts(f"{task.name} dev", [*dev.queries, *dev.documents]))
+            sets.append(EvaluationSet.from_texts(f"{task.name} dev", dev.both, "dev"))
     return sets
 
 
 def clean_rows(
-    clean: Mapping[str, Bool[np.ndarray, " _"]], further: Sequence[Task]
+    clean: Mapping[str, Bool[np.ndarray, " _"]], further: Sequence[Task[Any]]
 ) -> dict[str, Int64[np.ndarray, " _"]]:
-    """Positions of the items that no training text touches, for the tasks that lose some."""
-    found = {task.name: clean[task.name] for task in further if isinstance(task, Itemised)}
-    return {name: np.flatnonzero(kept) for name, kept in found.items() if not kept.all()}
+    """The indices of the items that no training text touches, for the tasks that lose some."""
+    kept = {task.name: clean[task.name] for task in further if task.items is not None}
+    return {name: np.flatnonzero(rows) for name, rows in kept.items() if not rows.all()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,30 +145,32 @@ def measure(
     217,000 distinct training texts (163,000 pairs) against 26,000 take 12 s on one core, 9 s of them the index:
     one serves every source.
     """
-    asked = [*(Source(name, texts, [item.name for item in sets]) for name, texts in sources.items()), *narrower]
+    searched = [*(Source(name, texts, [item.name for item in sets]) for name, texts in sources.items()), *narrower]
     clean = {item.name: np.ones(len(item.items), dtype=bool) for item in sets}
-    if not asked:
+    if not searched:
         return Seen([], clean)
-    wanted = {name for source in asked for name in source.sets}
+    wanted = {name for source in searched for name in source.sets}
     keys = {item.name: [normalized(text) for text in item.texts] for item in sets if item.name in wanted}
     index = NearIndex(key for some in keys.values() for key in some)
     counts: list[Overlap] = []
-    for source in asked:
+    for source in searched:
         exact, loose = set(source.texts), {normalized(text) for text in source.texts}
         near = index.found(loose)
         for item in (item for item in sets if item.name in source.sets):
-            seen = _Degrees.of(item.texts, keys[item.name], exact, loose, near)
+            seen = _Degrees.from_texts(item.texts, keys[item.name], exact, loose, near)
             clean[item.name] &= ~seen.near[item.items].any(axis=1)
             counts.append(_count(source.name, item, seen))
     return Seen(counts, clean)
 
 
 def dev_source(dev: StsTask | None, tests: Sequence[StsTask]) -> list[Source]:
-    """The similarity dev file, on which readings and checkpoints are chosen: STS-B's is made of STS12 to 16."""
-    return [] if dev is None else [Source(f"{dev.name} (choices)", dev.texts, [task.name for task in tests])]
+    """The similarity dev file, on which layers and checkpoints are chosen: STS-B's is made of STS12 to 16."""
+    if dev is None:
+        return []
+    return [Source(f"{dev.name} (choices)", dev.test.queries, [task.name for task in tests])]
 
 
-def train_splits(further: Sequence[Task]) -> list[Source]:
+def train_splits(further: Sequence[Task[Any]]) -> list[Source]:
     """What a task's own classifier learns from, against that task's test texts."""
     return [
         Source(f"{task.name} train", task.data.train.texts, [task.name])
@@ -175,7 +188,7 @@ class _Degrees:
     near: Bool[np.ndarray, " texts"]
 
     @classmethod
-    def of(
+    def from_texts(
         cls, texts: Sequence[str], keys: Sequence[str], exact: set[str], loose: set[str], near: set[str]
     ) -> _Degrees:
         """A text without any word (`!?`) has an empty key: only its own copy is one."""
@@ -195,4 +208,5 @@ def _count(training: str, item: EvaluationSet, seen: _Degrees) -> Overlap:
         pairs=len(item.items),
         pairs_with_both=int(seen.normalized[item.items].all(axis=1).sum()),
         pairs_clean=int((~seen.near[item.items].any(axis=1)).sum()),
+        part=item.part,
     )

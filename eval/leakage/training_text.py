@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts
+from dec2vec.files.tables import Table, is_negative_column, read_table, read_texts
 from eval.leakage.overlap import normalized
-from eval.systems.run_config import run_config
+from eval.systems.recipes import run_config
+from eval.tasks.task import Task
+from eval.tasks.topics import TrainedTask
 
-_TEXT_COLUMN = re.compile(r"anchor|positive|negative(_\d+)?|text|sentence[12]|query|document")
-_NEGATIVE_COLUMN = re.compile(r"negative(_\d+)?")
+_TEXT_COLUMNS = ("anchor", "positive", "text", "sentence1", "sentence2", "query", "document")
 _COLUMNS = {
     "pairs": ("anchor", "positive"),
     "graded": ("sentence1", "sentence2"),
@@ -29,7 +29,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class FitText:
-    """The sample that whitening is fitted on. `dropped` texts stand in an evaluation file: left out."""
+    """The sample that whitening is fitted on, without the `dropped` texts, which occur in an evaluation file."""
 
     sentences: list[str]
     dropped: int
@@ -66,15 +66,17 @@ def read_training_texts(source: TextSource) -> list[str]:
     )
     wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
-        raise UserError(f"{path}: no column of texts (anchor, positive, text, sentence1 ...) among {table.columns}")
+        raise UserError(
+            f"{path}: none of the columns {table.columns} contains texts (anchor, positive, text, sentence1 ...)"
+        )
     return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
 
 
 def _is_text_column(column: str, source: TextSource) -> bool:
     if not source.columns:
-        return _TEXT_COLUMN.fullmatch(column) is not None
+        return column in _TEXT_COLUMNS or is_negative_column(column)
     if source.negatives is None:
-        return column in source.columns or _NEGATIVE_COLUMN.fullmatch(column) is not None
+        return column in source.columns or is_negative_column(column)
     return column in source.columns or column in source.negatives
 
 
@@ -138,8 +140,8 @@ def merged_by_file(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, li
     names: dict[Path, str] = {}
     for part in parts:
         for name, texts in part.items():
-            place = names.setdefault(Path(name).resolve(), name)
-            found.setdefault(place, {}).update(dict.fromkeys(texts))
+            first = names.setdefault(Path(name).resolve(), name)
+            found.setdefault(first, {}).update(dict.fromkeys(texts))
     return {name: list(texts) for name, texts in found.items()}
 
 
@@ -171,3 +173,18 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         limit=None if limit is None else int(limit),
         streaming=data.get("streaming") is True,
     )
+
+
+def held_out_texts(tasks: Sequence[Task[Any]]) -> list[str]:
+    """Test and dev texts of every task. A whitening fitted on dev texts looks better there than it is.
+
+    What a task's own classifier learns from is training-side text.
+    """
+    texts: list[str] = []
+    for task in tasks:
+        texts += task.test.both
+        if isinstance(task, TrainedTask):
+            texts += [] if task.data.dev is None else task.data.dev.texts
+        elif task.dev is not None:
+            texts += task.dev.both
+    return texts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from eval.task_config import Criterion
+from eval.config import Criterion
 
 Scores = Float64[np.ndarray, " units"]
 Labels = Bool[np.ndarray, " units"]

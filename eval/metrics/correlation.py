@@ -21,7 +21,7 @@ def cosine_pairs(
 ) -> Float64[np.ndarray, " pairs"]:
     """Cosine of each row with its partner, in float64. A zero vector has no direction: its cosine is 0.
 
-    inf or nan in a vector gives nan, so that it cannot pass for a judgement. Rounded to 12 places: two equal texts have
+    inf or nan in a vector gives nan, so that it cannot pass for a judgement. Rounded to 12 decimals: equal texts have
     the cosine 1 in every pair, and rounding noise must not rank such pairs.
     """
     left, right = left.astype(np.float64), right.astype(np.float64)

@@ -36,8 +36,8 @@ def spectrum(vectors: Float[np.ndarray, "rows dim"]) -> Spectrum:
         _, directions = np.linalg.eigh(centred.T @ centred)
         squares = (centred @ directions[:, ::-1]) ** 2
     else:
-        values, places = np.linalg.eigh(centred @ centred.T)
-        squares = places[:, ::-1] ** 2 * np.maximum(values[::-1], 0)
+        values, directions = np.linalg.eigh(centred @ centred.T)
+        squares = directions[:, ::-1] ** 2 * np.maximum(values[::-1], 0)
     return Spectrum(squares.mean(axis=0), squares, dimension)
 
 
@@ -46,8 +46,8 @@ def compact(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows
     wide = vectors.astype(np.float64)
     if wide.shape[1] <= len(wide):
         return wide
-    values, places = np.linalg.eigh(wide @ wide.T)
-    rows = places * np.sqrt(np.maximum(values, 0))
+    values, directions = np.linalg.eigh(wide @ wide.T)
+    rows = directions * np.sqrt(np.maximum(values, 0))
     rows[~wide.any(axis=1)] = 0  # not 1e-17, which would get a direction once it is divided by its norm
     return np.asarray(rows)
 

@@ -87,20 +87,18 @@ class Bootstrap:
         self._gold = gold
         self._cache: dict[bool, list[list[_GoldChunk]]] = {}
 
-    def correlations(
-        self, scores: Float64[np.ndarray, " pairs"], aggregation: Aggregation = "all"
-    ) -> Float64[np.ndarray, " resamples"]:
-        """Spearman of each resample; nan throughout when a score is nan."""
-        return self.aggregations(scores)[aggregation]
+    def correlations(self, scores: Float64[np.ndarray, " pairs"]) -> Float64[np.ndarray, " resamples"]:
+        """Spearman over all pairs of each resample; nan throughout when a score is nan."""
+        if np.isnan(scores).any():
+            return np.full(self.resamples, np.nan)
+        return _correlations(scores, self._gold_chunks(whole=True)[0])
 
     def aggregations(
         self, scores: Float64[np.ndarray, " pairs"]
     ) -> dict[Aggregation, Float64[np.ndarray, " resamples"]]:
         """All three at once: mean and wmean share the sub-sets' correlations."""
-        if np.isnan(scores).any():
-            return dict.fromkeys(AGGREGATIONS, np.full(self.resamples, np.nan))
-        together = _correlations(scores, self._gold_chunks(whole=True)[0])
-        if len(self.members) == 1:
+        together = self.correlations(scores)
+        if len(self.members) == 1 or np.isnan(scores).any():
             return dict.fromkeys(AGGREGATIONS, together)
         chunks = self._gold_chunks(whole=False)
         parts = np.stack([_correlations(scores[rows], part) for rows, part in zip(self.members, chunks, strict=True)])

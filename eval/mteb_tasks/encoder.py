@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.prompts import Side
+from dec2vec.prompts.prompt import Side
 from eval.systems.system import TextEncoder
 
 REVISION = "local"
 
 
 class MtebEncoder:
-    """Only `encode` is asked for vectors. What the mteb protocol passes besides inputs and prompt type is its own."""
+    """mteb gets vectors from `encode` alone. Other arguments than inputs and prompt type are not used."""
 
     def __init__(
         self, model_name: str, revision: str | None = REVISION, *, encoder: TextEncoder, batch_tokens: int = 16_384

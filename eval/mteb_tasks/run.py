@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from eval.mteb_tasks.encoder import MtebEncoder
 
 BATCH = 1024
@@ -72,7 +72,7 @@ def _evaluate(encoder: MtebEncoder, task: Any) -> Any:
             encode_kwargs={"batch_size": BATCH, "show_progress_bar": False},
         )
     except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"MTEB task {name}: its data can't be loaded: {error}") from None
+        raise UserError(f"MTEB task {name}: its data cannot be loaded: {error}") from None
     return results.task_results[0]
 
 

@@ -25,18 +25,12 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float64
 
-from dec2vec.affine import Affine, Basis, Provenance
 from dec2vec.errors import UserError
-from dec2vec.whitening import (
-    CONSTANT_TOLERANCE,
-    Shrinkage,
-    Spectrum,
-    Whitening,
-    soft_scales,
-    whitening_scales,
-)
+from dec2vec.vectors.affine import Affine, Basis, Provenance
+from dec2vec.vectors.whitening import CONSTANT_TOLERANCE, Shrinkage, Spectrum, Whitening, soft_scales, whitening_scales
 from eval.config import PostName
-from eval.postprocess.fitted import Fitted
+from eval.postprocess.text_statistics import Fitted
+from eval.systems.system import Post
 
 FITTED: frozenset[PostName] = frozenset(
     {"centre", "standardise", "abtt", "pca", "whiten", "shrunk_whiten", "soft_whiten"}
@@ -47,11 +41,11 @@ SIZED: frozenset[PostName] = frozenset(
 )
 """Those that come in several k."""
 REMOVED = (1, 2, 4, 8)
-"""Directions that all-but-the-top removes, beside d / 100, the rule of its paper."""
+"""Directions that all-but-the-top removes, besides d / 100, the rule of its paper."""
 SOFTNESS = ((0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (1.0, 0.01), (1.0, 0.1), (1.0, 1.0))
 """Power and ridge of the soft whitening; (0, 0) is pca and (1, 0) whiten."""
 SEED = 0
-"""Of the random projection."""
+"""The seed of the random projection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +62,16 @@ class Candidate:
     def k(self) -> int:
         """Width of the vectors."""
         return int(np.count_nonzero(self.scales))
+
+    @property
+    def described(self) -> Post | None:
+        """What a row says of it; None for raw vectors."""
+        k = self.k if self.post in SIZED else None
+        return None if self.post == "raw" else Post(self.post, self.label, k)
+
+    def transform(self, provenance: Provenance | None = None) -> Affine | None:
+        """The map to apply; None for raw vectors."""
+        return None if self.post == "raw" else self.affine(provenance)
 
     def affine(self, provenance: Provenance | None = None) -> Affine:
         """The map as one kernel, to be applied and kept."""
@@ -87,7 +91,7 @@ class Source:
     unembedding: Basis | None = None
     """Right singular vectors of the LM head, see `right_singular`."""
     projection: Basis | None = None
-    """Of the random projection, see `gaussian`."""
+    """Directions of the random projection, see `gaussian`."""
 
     @cached_property
     def axes(self) -> Basis:
@@ -97,7 +101,7 @@ class Source:
     def text(self) -> Fitted:
         """Of text in which something varies, or UserError."""
         if self.fitted is None:
-            raise UserError("no training-side text to fit on")
+            raise UserError("there is no training text for the fit")
         return self.fitted
 
     @cached_property
@@ -148,8 +152,8 @@ def _prefixes(post: PostName, basis: Basis, dimensions: Sequence[int], facts: Pr
 
 def _span(size: int, start: int, stop: int) -> Float64[np.ndarray, " size"]:
     """1 from start to stop, 0 elsewhere."""
-    places = np.arange(size)
-    return ((places >= start) & (places < stop)).astype(np.float64)
+    indices = np.arange(size)
+    return ((indices >= start) & (indices < stop)).astype(np.float64)
 
 
 def _raw(source: Source) -> Iterator[Candidate]:
@@ -212,7 +216,7 @@ def _embfilter(source: Source) -> Iterator[Candidate]:
     """The published filter cuts both edges: the strongest directions of the vocabulary and the faintest."""
     basis = source.unembedding
     if basis is None or basis.size != source.width:
-        raise UserError("the LM head has another width than these vectors")
+        raise UserError("the LM head and these vectors have different widths")
     for k in source.smaller:
         start = (source.width - k) // 2
         yield Candidate("embfilter", f"embfilter-{k}", basis, _span(source.width, start, start + k), {"k": k})

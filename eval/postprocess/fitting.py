@@ -1,4 +1,4 @@
-"""What the post-processings of one prompt are made of: moments of training-side text by view, and fixed directions."""
+"""The post-processings of one prompt: from moments of training-side text by view, and from fixed directions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dec2vec.affine import Basis
+from dec2vec.config.model import LOGIT_POOLINGS
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS
-from dec2vec.pooling import View
+from dec2vec.vectors.affine import Basis, Provenance
 from eval.config import PostName
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
-from eval.postprocess.fitted import Fitted
-from eval.postprocess.moments import stream_moments
-from eval.systems.system import HasOutputEmbeddings, System, TextEncoder, candidate_dimensions
+from eval.postprocess.moments import Material, stream_moments
+from eval.postprocess.text_statistics import Fitted
+from eval.systems.system import System, TextEncoder, candidate_dimensions
 
 NARROW: tuple[PostName, ...] = ("raw",)
 """Post-processings of logits."""
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Fitting:
-    """Of one encoder and prompt; shared by the similarity task and all others."""
+    """The post-processings of one encoder and prompt; shared by all tasks."""
 
     prompt: str
     run: str | None
@@ -31,35 +31,37 @@ class Fitting:
     dimensions: tuple[int, ...]
     fitted: Mapping[View, Fitted]
     unembedding: Basis | None
+    facts: Provenance = field(default_factory=dict)
+    """The model and the text, for the provenance of what is fitted."""
     projections: dict[int, Basis] = field(default_factory=dict)
     """Random ones by width: the same in every view."""
     sources: dict[View, Source] = field(default_factory=dict)
     """By view: what one task's choice has computed serves all others."""
 
     @classmethod
-    def of(
-        cls,
-        encoder: TextEncoder,
-        prompt: str,
-        views: Sequence[View],
-        *,
-        run: str | None = None,
-        posts: tuple[PostName, ...],
-        dimensions: tuple[int, ...] = (),
-        text: Sequence[str] = (),
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+    def from_encoder(
+        cls, encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material, *, run: str | None = None
     ) -> Fitting:
-        """One pass over `text`, if something is to be fitted on it.
+        """One pass over the text, if something is to be fitted on it.
 
-        UserError where `embfilter` is asked of an encoder that shows no LM head.
+        Raises UserError where `embfilter` is wanted of an encoder without an LM head.
         """
-        unembedding = _unembedding(encoder) if "embfilter" in posts else None
-        is_fitted = bool(text) and bool(FITTED & {*posts})
-        fitted = [view for view in views if view.pooling not in LOGIT_POOLINGS] if is_fitted else []
-        moments = stream_moments(encoder, prompt, fitted, text, batch_tokens, progress) if fitted else {}
-        found = {view: Fitted(moments.pop(view)) for view in list(moments)}
-        return cls(prompt, run, posts, dimensions, found, unembedding)
+        posts, model = material.posts, encoder.config
+        unembedding = right_singular(encoder.output_embeddings()) if "embfilter" in posts else None
+        is_fitted = bool(material.text) and bool(FITTED & {*posts})
+        wanted = [view for view in views if view.pooling not in LOGIT_POOLINGS] if is_fitted else []
+        moments = stream_moments(encoder, prompt, wanted, material) if wanted else {}
+        fitted = {view: Fitted(moments.pop(view)) for view in list(moments)}
+        facts: Provenance = {
+            "model": model.name_or_path,
+            "revision": model.revision or "",
+            "fit_sha256": material.sha256,
+        }
+        return cls(prompt, run, posts, material.dimensions, fitted, unembedding, facts)
+
+    def provenance(self, view: View) -> Provenance:
+        """Where the maps of one view come from."""
+        return {"prompt": self.prompt, "pooling": str(view.pooling), "layer": view.layer, **self.facts}
 
     def candidates(self, view: View, width: int) -> list[Candidate]:
         """Every post-processing in every strength; one that can't be made of this view is left out.
@@ -88,9 +90,3 @@ class Fitting:
             self.projections[width] = gaussian(width)
         dimensions = candidate_dimensions(self.dimensions, width) if SIZED & {*self.posts} else []
         return Source(width, dimensions, self.fitted.get(view), self.unembedding, self.projections.get(width))
-
-
-def _unembedding(encoder: TextEncoder) -> Basis:
-    if not isinstance(encoder, HasOutputEmbeddings):
-        raise UserError("systems.post embfilter: this encoder shows no LM head; leave embfilter out")
-    return right_singular(encoder.output_embeddings())

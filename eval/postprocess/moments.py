@@ -5,44 +5,56 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes
-from dec2vec.pooling import View
-from dec2vec.whitening import Moments
+from dec2vec.files.atomic import atomic_write_bytes
+from dec2vec.vectors.whitening import Moments
+from eval.cache.vector_cache import CachedEncoder, writing
+from eval.config import PostName
 from eval.systems.system import System, TextEncoder
-from eval.vectors.cache import CachedEncoder, writing
 
 MEMORY_WARNING = 4 * 2**30
 logger = logging.getLogger(__name__)
 
 
-def stream_moments(
-    encoder: TextEncoder, prompt: str, views: Sequence[View], text: Sequence[str], batch_tokens: int, progress: bool
-) -> dict[View, Moments]:
+@dataclass(frozen=True)
+class Material:
+    """What post-processings are made from. `text` is training-side text; without it nothing is fitted."""
+
+    text: Sequence[str] = ()
+    sha256: str = ""
+    posts: tuple[PostName, ...] = ("raw", "whiten")
+    dimensions: tuple[int, ...] = ()
+    batch_tokens: int = 16_384
+    progress: bool = True
+
+
+def stream_moments(encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material) -> dict[View, Moments]:
     """Float64 moments of every view. One with inf or nan (half precision overflows) is left out and named."""
-    kept = _Kept(encoder, prompt, text) if isinstance(encoder, CachedEncoder) else None
+    kept = _Kept(encoder, prompt, material.text) if isinstance(encoder, CachedEncoder) else None
     found = {} if kept is None else kept.read(views)
     absent = [view for view in views if view not in found]
     if absent:
-        fresh = _streamed(encoder, prompt, absent, text, batch_tokens, progress)
+        fresh = _streamed(encoder, prompt, absent, material)
         if kept is not None:
             kept.write(fresh)
         found |= fresh
     return found
 
 
-def _streamed(
-    encoder: TextEncoder, prompt: str, views: Sequence[View], text: Sequence[str], batch_tokens: int, progress: bool
-) -> dict[View, Moments]:
+def _streamed(encoder: TextEncoder, prompt: str, views: Sequence[View], material: Material) -> dict[View, Moments]:
     moments: dict[View, Moments] = {}
     broken: set[View] = set()
-    for _, vectors in encoder.iter_views(text, views, prompt=prompt, batch_tokens=batch_tokens, progress=progress):
+    options = EncodeOptions(prompt, batch_tokens=material.batch_tokens, progress=material.progress)
+    for _, vectors in encoder.iter_views(material.text, views, options):
         if not moments and not broken:
             _warn_of_memory(views, {view: array.shape[1] for view, array in vectors.items()})
         for view, array in vectors.items():
@@ -51,7 +63,7 @@ def _streamed(
             try:
                 moments.setdefault(view, Moments(array.shape[1])).update(array)
             except UserError as error:
-                logger.warning("nothing is fitted to %s: %s", System(prompt, view).name, error)
+                logger.warning("no post-processing is fitted for %s: %s", System(prompt, view).name, error)
                 broken.add(view)
     return {view: found for view, found in moments.items() if view not in broken}
 
@@ -91,7 +103,7 @@ def _warn_of_memory(views: Sequence[View], widths: dict[View, int]) -> None:
     needed = sum(8 * widths[view] ** 2 for view in views)
     if needed > MEMORY_WARNING:
         logger.warning(
-            "fitting %d views takes %.1f GB: name fewer systems.poolings or systems.layers to save memory",
+            "fitting %d views needs %.1f GB; use fewer systems.poolings or systems.layers to save memory",
             len(views),
             needed / 2**30,
         )

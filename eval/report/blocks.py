@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Table:
-    """`best` names the row to mark; a table with a `fold` is closed until its line is clicked."""
+    """A table with a `fold` is closed until its line is clicked."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     best: str | None = None
+    """The row to mark, by its first cell."""
     fold: str = ""
+    tuned: Collection[str] = ()
+    """The rows of tuned systems, by their first cells."""
 
 
 @dataclass(frozen=True)

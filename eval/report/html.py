@@ -9,15 +9,18 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
 from itertools import groupby
 
 from eval.report.blocks import Picture, Section, Table
 from eval.report.overview import signed
-from eval.report.page import MAX_WORDS, SCRIPT, STYLE
-from eval.report.report import Report, headline, hundred, is_tuned
+from eval.report.report import Report, headline, hundred
 from eval.report.sections import sections
 
+MAX_WORDS = 10
+"""Columns that page.css can set to the left: their classes are words2, words3 ... in it."""
 MANY_ROWS = 30
 """Rows from which on a table has a field to filter them."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -43,13 +46,18 @@ def page(title: str, parts: Sequence[str]) -> str:
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{_package_data('page.css')}</style>"
     )
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n<main>\n{body}\n</main>\n'
-        f"<script>{SCRIPT}</script>\n</body></html>\n"
+        f"<script>{_package_data('page.js')}</script>\n</body></html>\n"
     )
+
+
+@cache
+def _package_data(name: str) -> str:
+    return files("eval.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _sums(report: Report) -> str:
@@ -69,15 +77,15 @@ def _sums(report: Report) -> str:
 
 
 def _section(section: Section, pictures: Mapping[str, bytes]) -> str:
-    """Pictures in a row stand beside each other where there is room."""
+    """Pictures in a row are next to each other where there is room."""
     text = "".join(f"<p>{escape(line)}</p>" for line in section.text)
     blocks = ""
     for is_row, group in groupby(section.blocks, lambda block: isinstance(block, Picture)):
-        made = "".join(
+        content = "".join(
             _picture(block, pictures[block.file]) if isinstance(block, Picture) else html_table(block)
             for block in group
         )
-        blocks += f'<div class="pictures">{made}</div>' if is_row else made
+        blocks += f'<div class="pictures">{content}</div>' if is_row else content
     return f"<section><h2>{escape(section.title)}</h2>{text}{blocks}</section>"
 
 
@@ -86,7 +94,7 @@ def html_table(table: Table) -> str:
     top = "".join(
         f'<th scope="col"><button type="button">{escape(cell) or "&nbsp;"}</button></th>' for cell in table.header
     )
-    body = "".join(_row(row, table.best) for row in table.rows)
+    body = "".join(_row(row, table) for row in table.rows)
     search = '<input type="search" placeholder="Filter by name" aria-label="Filter rows by name">'
     box = (search if len(table.rows) >= MANY_ROWS else "") + (
         f'<div class="scroll" tabindex="0"><table class="sortable{_words(table)}"><thead><tr>{top}</tr></thead>'
@@ -95,16 +103,16 @@ def html_table(table: Table) -> str:
     return f"<details><summary>{escape(table.fold)}</summary>{box}</details>" if table.fold else box
 
 
-def _row(row: Sequence[str], best: str | None) -> str:
-    kind = "tuned" if is_tuned(row[0]) else "best" if row[0] == best else "untuned"
+def _row(row: Sequence[str], table: Table) -> str:
+    kind = "tuned" if row[0] in table.tuned else "best" if row[0] == table.best else "untuned"
     return f'<tr class="{kind}">' + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
 
 
 def _words(table: Table) -> str:
     """Classes that set columns of words to the left; the first column always is."""
     columns = list(zip(*table.rows, strict=True))[1:MAX_WORDS]
-    words = [place for place, cells in enumerate(columns, 2) if not any(re.match(r"[+-]?\d|–|$", c) for c in cells)]
-    return "".join(f" words{place}" for place in words)
+    words = [number for number, cells in enumerate(columns, 2) if not any(re.match(r"[+-]?\d|–|$", c) for c in cells)]
+    return "".join(f" words{number}" for number in words)
 
 
 def _picture(picture: Picture, data: bytes) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-from eval.report.blocks import Picture, Section, Table
+from dec2vec.text_tables import markdown_table
+from eval.report.blocks import Picture, Section
 from eval.report.report import Report, headline
 from eval.report.sections import sections
 
 
 def to_markdown(report: Report) -> str:
-    """The whole report; pictures lie beside it as PNG."""
+    """The whole report; its pictures are PNG files in the same folder."""
     parts = ["# Evaluation", "", *(f"- {line}" for line in headline(report)), ""]
     for section in sections(report):
         parts += _section(section)
@@ -29,15 +29,5 @@ def _section(section: Section) -> list[str]:
         if isinstance(block, Picture):
             parts += [f"![{block.caption}]({block.file})", ""]
         else:
-            parts += [*([f"{block.fold}:", ""] if block.fold else []), *markdown_table(block), ""]
+            parts += [*([f"{block.fold}:", ""] if block.fold else []), *markdown_table(block.header, block.rows), ""]
     return parts
-
-
-def markdown_table(table: Table) -> list[str]:
-    """Numbers to the right; bars in prompts escaped."""
-    lines = ["| " + " | ".join(_escaped(row)) + " |" for row in (table.header, *table.rows)]
-    return [lines[0], "|---" + "|---:" * (len(table.header) - 1) + "|", *lines[1:]]
-
-
-def _escaped(row: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in row]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eval.report.report import Report, hundred
-from eval.results.results import AVERAGE
-from eval.results.task_table import TaskRow, TaskTable
+from eval.results.results import AVERAGE, Result, TaskTable
 
 HEADER = ("task", "difference", "95 % interval", "tuned is", "tuned", "best untuned", "figure x 100")
 
@@ -16,60 +14,42 @@ HEADER = ("task", "difference", "95 % interval", "tuned is", "tuned", "best untu
 class Duel:
     """Two systems of a task, and the row of their difference."""
 
-    ours: TaskRow
-    rival: TaskRow
-    gap: TaskRow
+    ours: Result
+    rival: Result
+    gap: Result
 
 
 def overview_rows(report: Report) -> list[list[str]]:
     """A row a similarity test, their average, and a row a further task; empty where nothing tuned was compared."""
-    return [*_similarity(report), *(_row(task.name, found) for task in report.tasks for found in duels(task))]
+    further = [(task.name, find_duel(task)) for task in report.tasks]
+    return [*_similarity(report), *([name, *_cells(duel), duel.gap.metric] for name, duel in further if duel)]
 
 
-def duels(task: TaskTable) -> list[Duel]:
-    """The task's tuned and untuned leaders on its main metric: none or one."""
-    rows = {row.system: row for row in task.rows if row.metric == task.metric}
-    return [
-        Duel(rows[ours], rows[rival], row)
-        for name, row in rows.items()
-        for ours, rival in _split(name)
-        if ours in rows and rival in rows
-    ]
-
-
-def _split(name: str) -> Iterator[tuple[str, str]]:
-    """`A minus B`; a prompt may hold ` minus ` too."""
-    parts = name.split(" minus ")
-    for place in range(1, len(parts)):
-        yield " minus ".join(parts[:place]), " minus ".join(parts[place:])
+def find_duel(task: TaskTable) -> Duel | None:
+    """The task's tuned and untuned leaders on its main metric."""
+    rows = {row.system: row for row in task.rows if row.metric == task.metric and not row.clean}
+    gap = next((row for row in rows.values() if row.subject.kind == "difference"), None)
+    if gap is None:
+        return None
+    ours, rival = (rows[name] for name in gap.subject.of)
+    return Duel(ours, rival, gap)
 
 
 def _similarity(report: Report) -> list[list[str]]:
-    found, metric = report.comparison, "spearman_all_difference"
-    name = "" if found is None else f"{found.tuned} minus {found.untuned}"
-    if found is None or not report.has(name, AVERAGE, metric):
+    if report.comparison is None or report.gain is None:
         return []
-    rows = []
-    for task in report.columns:
-        gap = report.result(name, task, metric)
-        ours, rival = report.result(found.tuned, task), report.result(found.untuned, task)
-        cells = _cells(ours.value, rival.value, gap.value, (gap.ci_low, gap.ci_high))
-        rows.append(["average of the similarity tests" if task == AVERAGE else task, *cells, "Spearman"])
-    return rows
+    names = (report.comparison.tuned, report.comparison.untuned, report.gain)
+    duels = {task: Duel(*(report.result(name, task) for name in names)) for task in report.columns}
+    titles = {AVERAGE: "average of the similarity tests"}
+    return [[titles.get(task, task), *_cells(duel), "Spearman"] for task, duel in duels.items()]
 
 
-def _row(name: str, duel: Duel) -> list[str]:
-    low, high = duel.gap.low, duel.gap.high
-    bounds = None if low is None or high is None else (low, high)
-    return [name, *_cells(duel.ours.value, duel.rival.value, duel.gap.value, bounds), duel.gap.metric]
-
-
-def _cells(ours: float, rival: float, gap: float, bounds: Sequence[float] | None) -> list[str]:
+def _cells(duel: Duel) -> list[str]:
     """Nothing is called higher or lower that the interval does not show to be so."""
-    figures = [hundred(ours), hundred(rival)]
-    if bounds is None:
+    gap, low, high = duel.gap.value, duel.gap.low, duel.gap.high
+    figures = [hundred(duel.ours.value), hundred(duel.rival.value)]
+    if low is None or high is None:
         return [signed(gap), "–", "–", *figures]
-    low, high = bounds
     verdict = "higher" if low > 0 else "lower" if high < 0 else "tied" if low <= 0 <= high else "–"
     return [signed(gap), f"{signed(low)} to {signed(high)}", verdict, *figures]
 

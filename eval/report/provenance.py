@@ -9,13 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from dec2vec.config import config_hash
+from dec2vec.config.load import config_hash
 from eval.config import EvalConfig
 from eval.leakage.training_text import FitText
-from eval.results.results import Judged
+from eval.selection.choose import Choice
 from eval.systems.recipes import Recipe
-from eval.tasks.sts import StsTask
+from eval.tasks.sts import GradedPairs, StsTask
 from eval.tasks.task import Task
 
 PACKAGES = ("dec2vec", "torch", "transformers", "peft", "numpy", "scipy", "safetensors", "tokenizers")
@@ -41,25 +42,20 @@ def versions() -> dict[str, str]:
 
 def describe(
     config: EvalConfig,
-    tasks: Sequence[StsTask],
-    further: Sequence[Task],
+    similarity: Sequence[StsTask],
+    further: Sequence[Task[Any]],
     fit: FitText | None,
-    judged: Sequence[Judged],
-    seconds: float,
-    passes: Mapping[str, Mapping[str, int]] | None = None,
-    recipes: Mapping[str, Recipe] | None = None,
+    choices: Sequence[Choice],
+    recipes: Mapping[str, Recipe],
 ) -> dict[str, object]:
-    """Everything here is plain JSON. `tasks` are those of similarity, dev first; `further` the others."""
-    chosen_on = f"{tasks[0].name} only" if tasks else "no similarity file"
+    """Everything here is plain JSON. Of `similarity` the dev file comes first; `further` are the other tasks."""
+    chosen_on = f"{similarity[0].name} only" if similarity else "no similarity file"
     return {
         "command": command(),
         "versions": versions(),
         "config_sha256": config_hash(config),
         "model": {"name_or_path": config.model.name_or_path, "revision": config.model.revision},
-        "data": {
-            task.name: {"pairs": len(task), "subsets": len(task.subset_names), "sha256": task.content_hash}
-            for task in tasks
-        },
+        "data": {task.name: _pairs(task.test_pairs) for task in similarity},
         "tasks": {task.name: _texts(task) for task in further},
         "whitening_fit": None if fit is None else _fit(config, fit),
         "protocol": {
@@ -69,21 +65,22 @@ def describe(
             "seed": config.seed,
             "chosen": f"layer and strength of every row, and both rows of the headline, on {chosen_on}",
         },
-        "choices": [_choice(item) for item in judged],
-        "recipes": {run: dict(recipe) for run, recipe in (recipes or {}).items()},
-        "seconds": round(seconds, 1),
-        "texts_through_the_decoder": {name: dict(counts) for name, counts in (passes or {}).items()},
+        "choices": [_choice(choice) for choice in choices],
+        "recipes": {run: dict(recipe) for run, recipe in recipes.items()},
     }
 
 
-def _texts(task: Task) -> dict[str, object]:
+def _pairs(pairs: GradedPairs) -> dict[str, object]:
+    return {"pairs": len(pairs), "subsets": len(pairs.subset_names), "sha256": pairs.content_hash}
+
+
+def _texts(task: Task[Any]) -> dict[str, object]:
     """How many distinct texts, and a hash of them in order."""
     found: dict[str, object] = {}
     for split, texts in (("test", task.test), ("dev", task.dev)):
         if texts is not None:
-            every = [*texts.queries, *texts.documents]
-            digest = hashlib.sha256("\0".join(every).encode("utf-8", "surrogatepass"))
-            found[split] = {"texts": len(every), "sha256_of_texts": digest.hexdigest()}
+            digest = hashlib.sha256("\0".join(texts.both).encode("utf-8", "surrogatepass"))
+            found[split] = {"texts": len(texts.both), "sha256_of_texts": digest.hexdigest()}
     return found
 
 
@@ -96,14 +93,14 @@ def _fit(config: EvalConfig, fit: FitText) -> dict[str, object]:
     }
 
 
-def _choice(item: Judged) -> dict[str, object]:
-    post = item.choice.post
+def _choice(choice: Choice) -> dict[str, object]:
+    system, post = choice.system, choice.post
     return {
-        "system": item.system.name,
-        "prompt": item.system.prompt,
-        "pooling": item.system.view.pooling,
-        "layer": item.system.view.layer,
-        "post": item.system.post,
-        "k": item.choice.k,
+        "system": system.name,
+        "prompt": system.prompt,
+        "pooling": system.view.pooling,
+        "layer": system.view.layer,
+        "post": None if system.post is None else system.post.label,
+        "k": choice.k,
         "fit": None if post is None else dict(post.provenance),
     }

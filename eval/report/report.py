@@ -8,30 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
 
-from eval.choice.sweep import SweepPoint
+from dec2vec.text_tables import plain_table
+from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
-from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.results.mistakes import Mistakes
-from eval.results.results import AVERAGE, Comparison, Result
-from eval.results.task_table import TaskTable
-from eval.systems.seeds import Seeds, mean_and_sd, seeds_of
-from eval.systems.system import TRANSDUCTIVE
-from eval.vectors.cost import Cost
-
-SIMILAR, DISSIMILAR = 0.8, 0.2
-"""Shares of a task's score range from which on, and up to which, a pair is similar and dissimilar."""
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """Cosines of a system's similar and dissimilar test pairs."""
-
-    title: str
-    similar: Float64[np.ndarray, " similar"]
-    dissimilar: Float64[np.ndarray, " dissimilar"]
+from eval.results.comparison import Comparison
+from eval.results.diagnostics import Confusion, Histogram, Mistakes, PrecisionRecall, Scatter
+from eval.results.results import AVERAGE, Result, TaskTable
+from eval.selection.dev_curves import CurvePoint
+from eval.systems.seeds import Seeds, find_seeds, mean_and_sd
+from eval.systems.subject import Subject
+from eval.tasks.sts import METRIC
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +36,14 @@ class Report:
     tests: Sequence[str]
     histograms: Sequence[Histogram] = ()
     tasks: Sequence[TaskTable] = ()
-    sweep: Sequence[SweepPoint] = ()
+    dev_curves: Sequence[CurvePoint] = ()
+    """Dev scores of every untuned system that was tried on the similarity dev file."""
     scatter: Sequence[Scatter] = ()
     """Panels, such as before and after tuning."""
     confusions: Sequence[Confusion] = ()
     curves: Sequence[PrecisionRecall] = ()
     mistakes: Sequence[Mistakes] = ()
-    """Of the topic tasks."""
+    """Of the topic tasks: texts that were taken for another class."""
     costs: Mapping[str, Cost] = field(default_factory=dict)
     """By encoder and prompt, as `untuned: prompteol`."""
     notes: Sequence[str] = ()
@@ -64,29 +52,48 @@ class Report:
     """Some tuned run's training text could not be read: nothing is known to be clean."""
 
     @cached_property
-    def _index(self) -> dict[tuple[str, str, str], Result]:
-        return {(result.system, result.task, result.metric): result for result in self.results}
+    def _index(self) -> dict[tuple[str, str, str, bool], Result]:
+        return {(result.system, result.task, result.metric, result.clean): result for result in self.results}
 
-    def result(self, system: str, task: str, metric: str = "spearman_all") -> Result:
-        """One figure."""
-        return self._index[system, task, metric]
+    def result(self, system: str, task: str, metric: str = METRIC, *, clean: bool = False) -> Result:
+        """One figure of a similarity test, by the name of the system or of the difference of two."""
+        return self._index[system, task, metric, clean]
+
+    def has(self, system: str, task: str, metric: str = METRIC, *, clean: bool = False) -> bool:
+        """Whether there is such a figure."""
+        return (system, task, metric, clean) in self._index
 
     @cached_property
-    def systems(self) -> list[str]:
-        """Names, tuned ones first, then by test average, best first."""
-        names = dict.fromkeys(result.system for result in self.results if result.metric == "spearman_all")
-        return sorted(names, key=lambda name: (not is_tuned(name), -_sortable(self.result(name, AVERAGE).value)))
+    def subjects(self) -> dict[str, Subject]:
+        """By name the systems and baselines of the similarity tests: tuned ones first, then by test average."""
+        subjects = {row.system: row.subject for row in self.results if row.subject.kind in ("system", "baseline")}
+        names = sorted(
+            subjects, key=lambda name: (not subjects[name].is_tuned, -_sortable(self.result(name, AVERAGE).value))
+        )
+        return {name: subjects[name] for name in names}
 
-    def has(self, system: str, task: str, metric: str) -> bool:
-        """Whether there is such a figure."""
-        return (system, task, metric) in self._index
+    @property
+    def systems(self) -> list[str]:
+        """Names of `subjects`, in their order."""
+        return list(self.subjects)
+
+    @cached_property
+    def tuned_names(self) -> frozenset[str]:
+        """Of all rows those of tuned systems, and of what they gain."""
+        rows = [*self.results, *(row for task in self.tasks for row in task.rows)]
+        return frozenset(row.system for row in rows if row.subject.is_tuned)
+
+    @cached_property
+    def gain(self) -> str | None:
+        """The name of the headline's difference."""
+        return next((row.system for row in self.results if row.subject.kind == "difference"), None)
 
     @cached_property
     def best_untuned(self) -> str | None:
         """The untuned row with the highest dev score: the tuned one's rival."""
         if self.comparison is not None:
             return self.comparison.untuned
-        untuned = [name for name in self.systems if is_rival(name)]
+        untuned = [name for name, subject in self.subjects.items() if subject.is_rival]
         return max(untuned, key=lambda name: _sortable(self.result(name, self.dev).value), default=None)
 
     @property
@@ -97,31 +104,11 @@ class Report:
     @cached_property
     def highlights(self) -> list[str]:
         """For a terminal: tuned rows, the best untuned on dev and test, the encoder without its adapter, a baseline."""
-        untuned = [name for name in self.systems if is_rival(name)]
+        untuned = [name for name, subject in self.subjects.items() if subject.is_rival]
         on_dev = sorted(untuned, key=lambda name: -_sortable(self.result(name, self.dev).value))
-        outside = [name for name in self.systems if is_baseline(name)]
+        outside = [name for name, subject in self.subjects.items() if subject.kind == "baseline"]
         wanted = {*untuned[:1], *on_dev[:3], self.reference, self.best_untuned, *outside[:1]}
-        return [name for name in self.systems if is_tuned(name) or name in wanted]
-
-
-def is_tuned(system: str) -> bool:
-    """By the name, which is all that report.json has."""
-    return system.startswith("tuned/")
-
-
-def is_transductive(system: str) -> bool:
-    """Rows whose post-processing saw the test sentences: shown, never called the best."""
-    return system.endswith(TRANSDUCTIVE)
-
-
-def is_baseline(system: str) -> bool:
-    """What needs no decoder: shown beside it, and no part of the question whether tuning was worth it."""
-    return system.startswith("baseline/")
-
-
-def is_rival(system: str) -> bool:
-    """An untuned reading that the tuned encoder is compared with."""
-    return not (is_tuned(system) or is_transductive(system) or is_baseline(system))
+        return [name for name, subject in self.subjects.items() if subject.is_tuned or name in wanted]
 
 
 def _sortable(value: float) -> float:
@@ -133,8 +120,24 @@ def hundred(value: float) -> str:
     return f"{100 * value:.2f}" if math.isfinite(value) else "–"
 
 
-def span(low: float, high: float) -> str:
-    return f"{hundred(low)} to {hundred(high)}"
+def span(low: float | None, high: float | None) -> str:
+    """An interval x 100; a dash where there is none."""
+    return "–" if low is None or high is None else f"{hundred(low)} to {hundred(high)}"
+
+
+def metric_label(metric: str, clean: bool) -> str:
+    """Of a further task: `accuracy`, or `accuracy (clean)` on the items that training has not seen."""
+    return f"{metric} (clean)" if clean else metric
+
+
+def similarity_label(row: Result) -> str:
+    """Of a similarity test: `spearman_all`, `spearman_all_clean`, `spearman_all_clean_difference` ..."""
+    parts = [
+        row.metric,
+        *(["clean"] if row.clean else []),
+        *(["difference"] if row.subject.kind == "difference" else []),
+    ]
+    return "_".join(parts)
 
 
 def headline(report: Report) -> list[str]:
@@ -148,12 +151,11 @@ def _verdict(report: Report) -> list[str]:
     found = report.comparison
     where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
     if found is None:
-        honest = [name for name in report.systems if is_tuned(name) or is_rival(name)]
+        honest = [name for name, subject in report.subjects.items() if subject.is_tuned or subject.is_rival]
         top = max(honest, key=lambda name: _sortable(report.result(name, report.dev).value))
         score = report.result(top, AVERAGE)
         return [
-            f"Best on {report.dev}: {top}, with {hundred(score.value)}"
-            f" ({span(score.ci_low, score.ci_high)}) on the {where}."
+            f"Best on {report.dev}: {top}, with {hundred(score.value)} ({span(score.low, score.high)}) on the {where}."
         ]
     verdict = "yes" if found.is_tuned_above_every_untuned else "no"
     return [
@@ -179,34 +181,37 @@ def _difference(found: Comparison) -> str:
 
 def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
     """The headline once more, without every pair that training may have shown."""
-    if not report.has(found.tuned, AVERAGE, CLEAN):
+    if report.gain is None or not report.has(found.tuned, AVERAGE, clean=True):
         return []
-    ours, rival = (report.result(name, AVERAGE, CLEAN) for name in (found.tuned, found.untuned))
+    ours, rival = (report.result(name, AVERAGE, clean=True) for name in (found.tuned, found.untuned))
     total = report.result(found.tuned, AVERAGE).n
     where = f"the training-side text or {report.dev}, on which choices are made"
     if ours.n == total:
         known = not report.has_unknown_training
         return [f"Overlap: no test pair has a text that is in, or close to, {where}."] if known else []
-    gap = report.result(f"{found.tuned} minus {found.untuned}", AVERAGE, CLEAN_DIFFERENCE)
+    gap = report.result(report.gain, AVERAGE, clean=True)
     return [
         f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that is in, or close to, {where}."
         f" On the {ours.n:,} others: tuned {hundred(ours.value)} against {hundred(rival.value)},"
-        f" difference {hundred(gap.value)} ({span(gap.ci_low, gap.ci_high)})."
+        f" difference {hundred(gap.value)} ({span(gap.low, gap.high)})."
     ]
 
 
 def table_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
     """Name, average (or the one test), its interval, dev, each test; mean and spread of seeds below the tuned ones."""
-    tuned, others = [name for name in systems if is_tuned(name)], [name for name in systems if not is_tuned(name)]
-    spreads = [row for seeds in seeds_of(tuned) for row in _spread_rows(report, seeds)]
-    return [*_system_rows(report, tuned), *spreads, *_system_rows(report, others)]
+    tuned = [name for name in systems if report.subjects[name].is_tuned]
+    untuned = [name for name in systems if not report.subjects[name].is_tuned]
+    seeds = find_seeds(report.subjects[name] for name in tuned)
+    spreads = [row for found in seeds for row in _spread_rows(report, found)]
+    return [*_system_rows(report, tuned), *spreads, *_system_rows(report, untuned)]
 
 
 def _spread_rows(report: Report, seeds: Seeds) -> list[list[str]]:
     columns = [*_main_first(report), report.dev]
-    figures = [[report.result(name, task).value for task in columns] for name in seeds.systems]
+    figures = [[report.result(member.name, task).value for task in columns] for member in seeds.members]
     mean, spread = ([hundred(value) for value in row] for row in mean_and_sd(np.array(figures)))
-    return [[name, row[0], "", row[-1], *row[1:-1]] for name, row in ((seeds.mean_name, mean), (seeds.sd_name, spread))]
+    rows = ((seeds.mean.name, mean), (seeds.sd.name, spread))
+    return [[name, row[0], "", row[-1], *row[1:-1]] for name, row in rows]
 
 
 def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
@@ -215,12 +220,12 @@ def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
         average = report.result(name, AVERAGE)
         main, *figures = [hundred(report.result(name, task).value) for task in _main_first(report)]
         dev = hundred(report.result(name, report.dev).value)
-        rows.append([name, main, span(average.ci_low, average.ci_high), dev, *figures])
+        rows.append([name, main, span(average.low, average.high), dev, *figures])
     return rows
 
 
 def table_header(report: Report) -> list[str]:
-    """The average stands first: a table of many tests is wider than the screen."""
+    """The average comes first: a table of many tests is wider than the screen."""
     main, *others = _main_first(report)
     return ["system", main, "95 % interval", report.dev, *others]
 
@@ -234,20 +239,11 @@ def task_lines(report: Report) -> list[str]:
     return [f"{table.name}: {table.note}" for table in report.tasks if table.note]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a plain table: the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(cells))
-        for cells in ([*zip(row, widths, strict=True)] for row in rows)
-    ]
-
-
 def format_table(report: Report) -> str:
     """For the terminal: headline and the rows that matter; report.md has them all."""
     if not report.tests:
         return "\n".join(headline(report))
-    lines = aligned([table_header(report), *table_rows(report, report.highlights)])
+    lines = plain_table([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
     rest = [f"({more} more rows in report.md)"] if more else []
     tasks = ["", *task_lines(report)] if report.tasks else []

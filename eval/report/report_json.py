@@ -9,32 +9,81 @@ from dataclasses import asdict
 
 import numpy as np
 
-from eval.choice.sweep import SweepPoint
-from eval.report.report import Report
+from eval.report.report import Report, metric_label, similarity_label
+from eval.results.comparison import Comparison
 from eval.results.diagnostics import Confusion, PrecisionRecall
-from eval.results.results import AVERAGE, Comparison
-from eval.systems.seeds import Seeds, mean_and_sd, seeds_of
+from eval.results.results import AVERAGE, Result, TaskTable
+from eval.selection.dev_curves import CurvePoint
+from eval.systems.seeds import Seeds, find_seeds, mean_and_sd
 
 
 def to_json(report: Report) -> str:
     """A figure that does not exist is null, as JSON has no nan."""
     tree = {
         "provenance": dict(report.provenance),
-        "results": [asdict(result) for result in report.results],
+        "results": [_result(row) for row in report.results],
         "overlap": [asdict(overlap) for overlap in report.overlap],
         "dev": report.dev,
         "tests": list(report.tests),
         "comparison": None if report.comparison is None else _comparison(report.comparison),
-        "tasks": [asdict(task) for task in report.tasks],
-        "sweep": _sweep(report.sweep),
+        "tasks": [_task(task) for task in report.tasks],
+        "sweep": _columns(report.dev_curves),
         "confusions": [_confusion(item) for item in report.confusions],
         "curves": [_curve(item) for item in report.curves],
         "mistakes": [asdict(item) for item in report.mistakes],
-        "seeds": [row for seeds in seeds_of(report.systems) for row in _spread(report, seeds)],
+        "seeds": [row for seeds in find_seeds(report.subjects.values()) for row in _spread(report, seeds)],
         "costs": {name: asdict(cost) for name, cost in report.costs.items()},
         "notes": list(report.notes),
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _result(row: Result) -> dict[str, object]:
+    """A row of the similarity tests."""
+    return {
+        "system": row.system,
+        "task": row.task,
+        "metric": similarity_label(row),
+        "value": row.value,
+        "ci_low": row.low,
+        "ci_high": row.high,
+        "n": row.n,
+        "chosen_on": row.chosen_on,
+        **_fields(row),
+    }
+
+
+def _task(table: TaskTable) -> dict[str, object]:
+    """The table of a further task."""
+    rows = [
+        {
+            "system": row.system,
+            "metric": metric_label(row.metric, row.clean),
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+            "n": row.n,
+            "dev": row.dev,
+            "chosen": row.chosen,
+            **_fields(row),
+        }
+        for row in table.rows
+    ]
+    return {"name": table.name, "metric": table.metric, "rows": rows, "note": table.note}
+
+
+def _fields(row: Result) -> dict[str, object]:
+    """What a row is about, so that no program has to take its names apart."""
+    subject = row.subject
+    return {
+        "kind": subject.kind,
+        "of": list(subject.of),
+        "run": subject.run,
+        "post": subject.post,
+        "k": subject.k,
+        "transductive": subject.transductive,
+        "clean": row.clean,
+    }
 
 
 def _comparison(found: Comparison) -> dict[str, object]:
@@ -44,14 +93,15 @@ def _comparison(found: Comparison) -> dict[str, object]:
 def _spread(report: Report, seeds: Seeds) -> list[dict[str, object]]:
     """Mean and sample standard deviation over the runs, by task."""
     tasks = list(dict.fromkeys([report.dev, *report.tests, AVERAGE]))
-    figures = np.array([[report.result(name, task).value for task in tasks] for name in seeds.systems])
+    names = [member.name for member in seeds.members]
+    figures = np.array([[report.result(name, task).value for task in tasks] for name in names])
     return [
-        {"recipe": seeds.label, "systems": list(seeds.systems), "task": task, "mean": float(mean), "sd": float(sd)}
+        {"recipe": seeds.label, "systems": names, "task": task, "mean": float(mean), "sd": float(sd)}
         for task, mean, sd in zip(tasks, *mean_and_sd(figures), strict=True)
     ]
 
 
-def _sweep(points: Sequence[SweepPoint]) -> dict[str, object]:
+def _columns(points: Sequence[CurvePoint]) -> dict[str, object]:
     """As columns: a full matrix has tens of thousands of points."""
     rows = [asdict(point) for point in points]
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 
-from eval.choice.sweep import Curve, by_dimension, by_layer, has_posts
 from eval.leakage.overlap import RULE
+from eval.metrics.similarities import SIMILARITIES
 from eval.report.blocks import Picture, Section, Table
-from eval.report.details import cost_section, similarity_section
-from eval.report.overview import HEADER, Duel, duels, overview_rows
-from eval.report.report import Report, hundred, is_tuned, span, table_header, table_rows
-from eval.results.clean import CLEAN, CLEAN_DIFFERENCE
-from eval.results.diagnostics import Confusion, PrecisionRecall
-from eval.results.results import AVERAGE
-from eval.results.task_table import TaskTable
-from eval.systems.seeds import is_spread
+from eval.report.figure_sections import (
+    confusion_section,
+    cosine_sections,
+    curve_sections,
+    dev_sections,
+    scatter_sections,
+)
+from eval.report.overview import HEADER, find_duel, overview_rows
+from eval.report.report import Report, hundred, metric_label, span, table_header, table_rows
+from eval.results.results import AVERAGE, Result, TaskTable
 
-MAX_LABELS = 20
-"""Labels up to which a confusion matrix is written out as a table."""
-MAX_MISTAKES = 20
 MAX_ROWS = 12
 """Rows of a further task's table above its fold."""
 COUNTS = frozenset({"effective rank"})
@@ -36,11 +35,11 @@ def sections(report: Report) -> list[Section]:
         *_further(report),
         *mistake_sections(report),
         *([_intervals(report)] if report.tests else []),
-        *_sweep(report),
-        *_cosines(report),
-        *_scatter(report),
-        *(_confusion(item, index) for index, item in enumerate(report.confusions)),
-        *_curves(report),
+        *dev_sections(report),
+        *cosine_sections(report),
+        *scatter_sections(report),
+        *(confusion_section(item, index) for index, item in enumerate(report.confusions)),
+        *curve_sections(report),
         *([_subsets(report), similarity_section(report)] if report.tests else []),
         *_overlap(report),
         cost_section(report),
@@ -53,15 +52,16 @@ def _systems(report: Report) -> Section:
     if report.best_untuned is not None:
         text.append(f"Best untuned row, chosen on {report.dev}: {report.best_untuned}.")
     header = table_header(report)
-    blocks = [Table(header, table_rows(report, report.highlights), report.best_untuned)]
+    best, tuned = report.best_untuned, report.tuned_names
+    blocks = [Table(header, table_rows(report, report.highlights), best, tuned=tuned)]
     if len(report.systems) > len(report.highlights):
         rows = table_rows(report, report.systems)
-        blocks.append(Table(header, rows, report.best_untuned, f"Every system ({len(rows)} rows)"))
+        blocks.append(Table(header, rows, best, f"Every system ({len(rows)} rows)", tuned))
     return Section("Systems and tests", text, blocks)
 
 
 def _overview(report: Report) -> Section:
-    """For who reads no further."""
+    """The result in one table."""
     rows = overview_rows(report)
     text = "A difference is called higher or lower where its 95 % interval holds no 0. Both systems of a row were"
     text += " chosen on dev data, by each task anew where it has its own."
@@ -75,41 +75,58 @@ def _further(report: Report) -> list[Section]:
 
 
 def _task_tables(task: TaskTable) -> list[Table | Picture]:
-    """Tuned rows, the rows of the comparison and the best others; the whole table folded below."""
-    duel = next(iter(duels(task)), None)
-    rival = None if duel is None else duel.rival.system
-    whole = _task_table(task, duel)
-    if len(whole.rows) <= MAX_ROWS:
-        return [whole]
-    kept = [row for row in whole.rows if is_tuned(row[0]) or row[0] == rival]
-    others = [row for row in whole.rows if row not in kept]
-    best = [*kept, *others[: max(3, MAX_ROWS - len(kept))]]
-    few = Table(whole.header, [row for row in whole.rows if row in best], rival)
-    return [few, Table(whole.header, whole.rows, rival, f"Every system ({len(whole.rows)} rows)")]
+    """Tuned rows, the rows of the comparison and the best others; the full table folded below."""
+    table = _task_table(task)
+    if len(table.rows) <= MAX_ROWS:
+        return [table]
+    kept = [row for row in table.rows if row[0] in table.tuned or row[0] == table.best]
+    others = [row for row in table.rows if row not in kept]
+    shown = [*kept, *others[: max(3, MAX_ROWS - len(kept))]]
+    few = replace(table, rows=[row for row in table.rows if row in shown])
+    return [few, replace(table, fold=f"Every system ({len(table.rows)} rows)")]
 
 
-def _task_table(task: TaskTable, duel: Duel | None) -> Table:
+def _task_table(task: TaskTable) -> Table:
     """A row a system; the main metric with its interval first. The difference stands below the tuned rows."""
-    rival, gap = (None, None) if duel is None else (duel.rival.system, duel.gap.system)
-    rows = {(row.system, row.metric): row for row in task.rows}
-    systems = list(dict.fromkeys(row.system for row in task.rows))
-    main = {name: rows[name, task.metric].value for name in systems if (name, task.metric) in rows}
-    systems.sort(
-        key=lambda name: (not is_tuned(name), name == gap, not is_spread(name), -main.get(name, float("-inf")))
+    subjects = {row.system: row.subject for row in task.rows}
+    rows = {(row.system, row.metric, row.clean): row for row in task.rows}
+    main = {name: rows[name, task.metric, False].value for name in subjects if (name, task.metric, False) in rows}
+    kinds = {name: subject.kind for name, subject in subjects.items()}
+    order = sorted(
+        subjects,
+        key=lambda name: (
+            not subjects[name].is_tuned,
+            kinds[name] == "difference",
+            kinds[name] not in ("mean", "sd"),
+            -main.get(name, float("-inf")),
+        ),
     )
     has_choices = any(row.chosen for row in task.rows)
-    lines = []
-    for name in systems:
-        first = rows.get((name, task.metric))
-        low, high = (None, None) if first is None else (first.low, first.high)
-        cells = [_cell(m, rows[name, m].value) if (name, m) in rows else "–" for m in task.metrics]
-        interval = "–" if low is None or high is None else span(low, high)
-        dev = "–" if first is None or first.dev is None else hundred(first.dev)
-        chosen = [("" if first is None else first.chosen) or "–"] if has_choices else []
-        lines.append([name, cells[0], interval, dev, *chosen, *cells[1:], "–" if first is None else f"{first.n}"])
-    metrics = [metric if metric in COUNTS else f"{metric} x 100" for metric in task.metrics]
+    lines = [_task_line(task, name, rows, has_choices=has_choices) for name in order]
+    titles = [_title(*column) for column in task.columns]
     chosen = ["chosen on dev"] if has_choices else []
-    return Table(["system", metrics[0], "95 % interval", "dev", *chosen, *metrics[1:], "n"], lines, rival)
+    header = ["system", titles[0], "95 % interval", "dev", *chosen, *titles[1:], "n"]
+    duel = find_duel(task)
+    tuned = [name for name, subject in subjects.items() if subject.is_tuned]
+    return Table(header, lines, None if duel is None else duel.rival.system, tuned=tuned)
+
+
+def _task_line(
+    task: TaskTable, name: str, rows: Mapping[tuple[str, str, bool], Result], *, has_choices: bool
+) -> list[str]:
+    found = [rows.get((name, *column)) for column in task.columns]
+    main, cells = found[0], ["–" if row is None else _cell(row.metric, row.value) for row in found]
+    if main is None:
+        interval, dev, chosen, n = "–", "–", "–", "–"
+    else:
+        dev = "–" if main.dev is None else hundred(main.dev)
+        interval, chosen, n = span(main.low, main.high), main.chosen or "–", f"{main.n}"
+    return [name, cells[0], interval, dev, *([chosen] if has_choices else []), *cells[1:], n]
+
+
+def _title(metric: str, clean: bool) -> str:
+    label = metric_label(metric, clean)
+    return label if metric in COUNTS else f"{label} x 100"
 
 
 def _cell(metric: str, value: float) -> str:
@@ -151,107 +168,6 @@ def _average_of(report: Report) -> str:
     return f"Average of the {len(report.tests)} test sets" if len(report.tests) > 1 else f"Test set {report.tests[0]}"
 
 
-def _sweep(report: Report) -> list[Section]:
-    """Dev scores behind the choices: by layer for each prompt, by dimension for each post-processing."""
-    by_prompt, by_k = by_layer(report.sweep, raw=True), by_dimension(report.sweep)
-    found = []
-    if by_prompt:
-        text = f"Spearman x 100 on {report.dev}, raw vectors; of each prompt the best pooling at every layer."
-        pictures = [Picture("layers.png", "Dev score by layer, a line a prompt: raw vectors.")]
-        if has_posts(report.sweep):
-            pictures.append(Picture("layers-post.png", "The same with the best post-processing at every layer."))
-        found.append(Section("Score by layer", [text], [*pictures, _curve_table("prompt", "layer", by_prompt)]))
-    if by_k:
-        text = (
-            f"Spearman x 100 on {report.dev} by the dimensions that are kept; each line keeps the prompt, pooling"
-            " and layer of its best point."
-        )
-        picture = Picture("dimensions.png", "Dev score by dimension, a line a method.")
-        found.append(Section("Quality by dimension", [text], [picture, _curve_table("method", "k", by_k)]))
-    return found
-
-
-def _curve_table(line: str, axis: str, curves: dict[str, Curve]) -> Table:
-    places = sorted({place for curve in curves.values() for place, _ in curve})
-    rows = []
-    for name, curve in curves.items():
-        scores = dict(curve)
-        rows.append([name, *(hundred(scores[place]) if place in scores else "–" for place in places)])
-    return Table([line, *(f"{axis} {place}" for place in places)], rows, fold="The figures")
-
-
-def _cosines(report: Report) -> list[Section]:
-    if not report.histograms:
-        return []
-    rows = [
-        [panel.title, hundred(float(panel.similar.mean())), hundred(float(panel.dissimilar.mean()))]
-        for panel in report.histograms
-    ]
-    pictures = [
-        Picture(f"cosines-{index}.png", f"Cosines of similar and dissimilar pairs {panel.title}.")
-        for index, panel in enumerate(report.histograms)
-    ]
-    table = Table(["mean cosine x 100", "similar pairs", "dissimilar pairs"], rows, fold="The figures")
-    return [Section("Cosines by gold similarity", [], [*pictures, table])]
-
-
-PLANES = (("pca", "Principal components"), ("tsne", "t-SNE"))
-
-
-def _scatter(report: Report) -> list[Section]:
-    if not report.scatter:
-        return []
-    text = "The first two principal components, with their share of the variance; and t-SNE, whose distances between"
-    text += " groups mean little."
-    blocks: list[Table | Picture] = []
-    for index, panel in enumerate(report.scatter):
-        labels = [[str(place), label] for place, label in enumerate(panel.coloured, start=1)]
-        pictures = [Picture(f"scatter-{index}-{plane}.png", f"{name}: {panel.title}.") for plane, name in PLANES]
-        blocks += [*pictures, Table(["number", "label"], labels, fold=_fold("The labels", panel.coloured))]
-    return [Section("Vectors by label", [text], blocks)]
-
-
-def _fold(title: str, labels: Sequence[str]) -> str:
-    """Open where a picture can't write the labels, as their numbers alone say nothing."""
-    from eval.plots.style import is_drawable
-
-    return title if all(map(is_drawable, labels)) else ""
-
-
-def _confusion(item: Confusion, index: int) -> Section:
-    text = [
-        f"Accuracy x 100: {hundred(item.accuracy)}; n = {item.counts.sum()}. Rows: gold label; columns: given label."
-    ]
-    shade = "The darker, the larger the share of the gold label."
-    numbered = [f"{place} {label}" for place, label in enumerate(item.labels, start=1)]
-    whole = Table(
-        ["gold", *numbered],
-        [[label, *map(str, row)] for label, row in zip(numbered, item.counts.tolist(), strict=True)],
-        fold=_fold("The counts", item.labels),
-    )
-    wrong = [[gold, given, str(count)] for gold, given, count in item.mistakes(MAX_MISTAKES)]
-    blocks: list[Table | Picture] = [Picture(f"confusion-{index}.png", f"{item.title}. {shade}")]
-    if len(item.labels) <= MAX_LABELS:
-        blocks.append(whole)
-    elif wrong:
-        blocks.append(Table(["gold", "given", "count"], wrong, fold="The most frequent mistakes"))
-    return Section(f"Confusion: {item.title}", text, blocks)
-
-
-def _curves(report: Report) -> list[Section]:
-    if not report.curves:
-        return []
-    rows = [_curve_row(item) for item in report.curves]
-    header = ["curve", "average precision x 100", "threshold", "precision there", "recall there"]
-    picture = Picture("precision-recall.png", "Precision by recall; the dot is the threshold chosen on dev.")
-    return [Section("Precision and recall", [], [picture, Table(header, rows)])]
-
-
-def _curve_row(item: PrecisionRecall) -> list[str]:
-    precision, recall = item.at_threshold
-    return [item.title, hundred(item.average_precision), f"{item.threshold:.4f}", hundred(precision), hundred(recall)]
-
-
 def _subsets(report: Report) -> Section:
     """The average in the three aggregations over sub-sets."""
     metrics = ("spearman_all", "spearman_mean", "spearman_wmean")
@@ -260,44 +176,87 @@ def _subsets(report: Report) -> Section:
     ]
     header = ["system", "all (concatenated)", "mean over sub-sets", "weighted mean"]
     text = "Spearman x 100, average over the test sets."
-    table = Table(header, rows, report.best_untuned, f"Every system ({len(rows)} rows)")
+    table = Table(header, rows, report.best_untuned, f"Every system ({len(rows)} rows)", report.tuned_names)
     return Section("Aggregation over sub-sets", [text], [table])
 
 
 OVERLAP_HEADER = ("training side", "evaluation", "texts", "exact", "normalised", "near", "pairs")
 OVERLAP_MORE = ("pairs with both texts", "clean pairs")
+OVERLAP_FIELDS = (
+    "training",
+    "evaluation",
+    "texts",
+    "exact",
+    "normalized",
+    "near",
+    "pairs",
+    "pairs_with_both",
+    "pairs_clean",
+)
 
 
 def _overlap(report: Report) -> list[Section]:
     if not report.overlap:
         return []
-    counts = [[str(value) for value in asdict(row).values()] for row in report.overlap]
+    counts = [[str(vars(row)[name]) for name in OVERLAP_FIELDS] for row in report.overlap]
     blocks = [Table([*OVERLAP_HEADER, *OVERLAP_MORE], counts)]
     clean = _clean_rows(report)
     if clean:
-        blocks.append(Table(["system", "pairs used", *report.columns, "95 % interval"], clean))
+        header = ["system", "pairs used", *report.columns, "95 % interval"]
+        blocks.append(Table(header, clean, tuned=report.tuned_names))
     return [Section("Overlap of training and evaluation texts", [f"Distinct texts; {RULE}."], blocks)]
 
 
 def _clean_rows(report: Report) -> list[list[str]]:
     """Full and clean scores below each other, then the difference of the headline, then how many pairs there are."""
-    shown = [name for name in report.systems if report.has(name, AVERAGE, CLEAN)]
+    shown = [name for name in report.systems if report.has(name, AVERAGE, clean=True)]
     if not shown:
         return []
-    rows = []
-    for name in shown:
-        rows += [_scores(report, name, "spearman_all", "all"), _scores(report, name, CLEAN, "clean")]
-    found = report.comparison
-    if found is not None:
-        name = f"{found.tuned} minus {found.untuned}"
-        rows.append(_scores(report, name, "spearman_all_difference", "all"))
-        rows.append(_scores(report, name, CLEAN_DIFFERENCE, "clean"))
-    for metric, label in (("spearman_all", "all"), (CLEAN, "clean")):
-        rows.append(["pairs", label, *(str(report.result(shown[0], task, metric).n) for task in report.columns), ""])
+    both = ((False, "all"), (True, "clean"))
+    names = [*shown, *([] if report.gain is None else [report.gain])]
+    rows = [_scores(report, name, clean, label) for name in names for clean, label in both]
+    for clean, label in both:
+        counts = [str(report.result(shown[0], task, clean=clean).n) for task in report.columns]
+        rows.append(["pairs", label, *counts, ""])
     return rows
 
 
-def _scores(report: Report, name: str, metric: str, label: str) -> list[str]:
-    average = report.result(name, AVERAGE, metric)
-    figures = [hundred(report.result(name, task, metric).value) for task in report.columns]
-    return [name, label, *figures, span(average.ci_low, average.ci_high)]
+def _scores(report: Report, name: str, clean: bool, label: str) -> list[str]:
+    figures = [hundred(report.result(name, task, clean=clean).value) for task in report.columns]
+    average = report.result(name, AVERAGE, clean=clean)
+    return [name, label, *figures, span(average.low, average.high)]
+
+
+OTHERS = {
+    f"{kind} {name}": f"{kind.lower()}_{name}"
+    for name in SIMILARITIES
+    for kind in ("Spearman", "Pearson")
+    if (kind, name) != ("Spearman", "cosine")
+}
+"""Title -> metric, as in report.json."""
+
+
+def similarity_section(report: Report) -> Section:
+    """Spearman and Pearson of every similarity, of the systems for which they were measured."""
+    shown = [name for name in report.systems if report.has(name, AVERAGE, "pearson_cosine")]
+    rows = []
+    for name in shown:
+        average = report.result(name, AVERAGE)
+        others = [hundred(report.result(name, AVERAGE, metric).value) for metric in OTHERS.values()]
+        rows.append([name, hundred(average.value), span(average.low, average.high), *others])
+    text = "x 100, average over the test sets; distances count as negative. Choices were made by Spearman of cosines."
+    header = ["system", "Spearman cosine", "95 % interval", *OTHERS]
+    table = Table(header, rows, report.best_untuned, tuned=report.tuned_names)
+    return Section("Other similarities", [text], [table] if rows else [])
+
+
+def cost_section(report: Report) -> Section:
+    """What went through a decoder in this evaluation."""
+    rows = []
+    for name, cost in report.costs.items():
+        counts = (cost.texts, cost.tokens, cost.prefix_tokens, cost.spared_tokens)
+        rows.append([name, *(f"{count:,}" for count in counts), f"{cost.seconds:.1f}"])
+    text = "Of this evaluation alone: vectors that an earlier one left cost nothing. A prompt is read once for many"
+    text += " texts, as far as it stands before them; spared is what reading it with each text would have added."
+    header = ["encoder and prompt", "texts", "tokens read", "of them prompt, read once", "tokens spared", "seconds"]
+    return Section("Cost", [text], [Table(header, rows)] if rows else [])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
-from eval.plots.draw import draw
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from eval.report.html import to_html
 from eval.report.markdown import to_markdown
+from eval.report.plots.draw import draw
 from eval.report.report import Report
 from eval.report.report_json import to_json
 

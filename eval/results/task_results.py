@@ -1,119 +1,54 @@
-"""What was found on the tasks beside similarity, made ready for the report."""
+"""The table and the verdict of a task besides similarity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from eval.lab import CLEAN, Measured
 from eval.metrics.statistics import interval, p_value
-from eval.results.diagnostics import Confusion, PrecisionRecall, Scatter
-from eval.results.mistakes import Mistakes
-from eval.results.task_table import TaskRow, TaskTable
-from eval.systems.seeds import mean_and_sd, seeds_of
-from eval.tasks.pairs import PairEvidence
-from eval.tasks.task import Figure, Task
-from eval.tasks.topic_evidence import TopicEvidence
-
-SHOWN_CLASSES = 30
-"""A confusion matrix of more classes can't be read."""
+from eval.results.results import Result, TaskTable
+from eval.selection.choose import Choice, best
+from eval.selection.judge import Measured
+from eval.systems.seeds import find_seeds, mean_and_sd
+from eval.systems.subject import Subject
+from eval.tasks.task import E, Figure, Task
 
 
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """By task, in the order in which systems were judged."""
-
-    tasks: list[Task] = field(default_factory=list)
-    rows: dict[str, list[Measured]] = field(default_factory=dict)
-
-    def add(self, task: Task, found: Sequence[Measured]) -> None:
-        """More systems of one task; of their vectors and decisions only the leading ones' are kept."""
-        if task.name not in self.rows:
-            self.tasks.append(task)
-            self.rows[task.name] = []
-        rows = self.rows[task.name]
-        rows.extend(found)
-        kept = {id(row) for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None}
-        rows[:] = [row if id(row) in kept else row.without_evidence() for row in rows]
-
-    def tables(self) -> list[TaskTable]:
-        """Every figure of every system, and the difference of the tuned and the best untuned one."""
-        return [self._table(task) for task in self.tasks]
-
-    def scatter(self) -> list[Scatter]:
-        """Before and after tuning, of the tasks that have classes."""
-        return [
-            Scatter.of(f"{task.name}: {row.name}", row.evidence.vectors, row.evidence.labels)
-            for task, row in self._leaders()
-            if row.evidence is not None
-            and isinstance(row.evidence.decisions, TopicEvidence)
-            and row.evidence.decisions.is_finite
-        ]
-
-    def confusions(self) -> list[Confusion]:
-        """Of the tasks with few enough classes."""
-        found = []
-        for task, row in self._leaders():
-            decided = None if row.evidence is None else row.evidence.decisions
-            if isinstance(decided, TopicEvidence) and decided.is_finite and len(decided.classes) <= SHOWN_CLASSES:
-                found.append(Confusion(f"{task.name}: {row.name}", decided.classes, decided.confusion))
-        return found
-
-    def mistakes(self) -> list[Mistakes]:
-        """The surest ones of each topic task's headline system: the tuned one that leads, or else the untuned one."""
-        found: dict[str, Mistakes] = {}
-        for task, row in self._leaders():  # the tuned one comes last
-            decided = None if row.evidence is None else row.evidence.decisions
-            if isinstance(decided, TopicEvidence) and decided.is_finite:
-                found[task.name] = Mistakes.of(task.name, row.name, decided)
-        return list(found.values())
-
-    def curves(self) -> list[PrecisionRecall]:
-        """Of pair matching."""
-        found = []
-        for task, row in self._leaders():
-            decided = None if row.evidence is None else row.evidence.decisions
-            if isinstance(decided, PairEvidence) and decided.threshold is not None and decided.is_finite:
-                title = f"{task.name}: {row.name}"
-                found.append(PrecisionRecall.of(title, decided.cosines, decided.labels, decided.threshold))
-        return found
-
-    def _leaders(self) -> list[tuple[Task, Measured]]:
-        pairs = [
-            (task, leader(self.rows[task.name], is_tuned=is_tuned)) for task in self.tasks for is_tuned in (False, True)
-        ]
-        return [(task, row) for task, row in pairs if row is not None]
-
-    def _table(self, task: Task) -> TaskTable:
-        rows = self.rows[task.name]
-        made = [
-            _row(row.name, figure, row.dev_score, row.chosen)
-            if figure.metric == task.metric
-            else _row(row.name, figure)
-            for row in _ordered(rows)
-            for figure in row.figures
-        ]
-        made += _spreads(rows)
-        ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
-        if ours is None or rival is None:
-            return TaskTable(task.name, task.metric, made, _note(rows))
-        note = _verdict(ours, rival) + _clean_verdict(ours, rival) + _note(rows)
-        return TaskTable(task.name, task.metric, [*made, *_differences(ours, rival)], note)
+def task_table(task: Task[E], rows: Sequence[Measured]) -> TaskTable:
+    """Every figure, mean and spread of seeds, and the difference of the tuned and the untuned leader."""
+    results = [result for row in _ordered(rows) for result in _results(task, row)]
+    results += _spreads(task.name, rows)
+    ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
+    if ours is None or rival is None:
+        return TaskTable(task.name, task.metric, results, _note(rows))
+    note = _verdict(ours, rival) + _clean_verdict(ours, rival) + _note(rows)
+    return TaskTable(task.name, task.metric, [*results, *_differences(task.name, ours, rival)], note)
 
 
 def leader(rows: Sequence[Measured], *, is_tuned: bool) -> Measured | None:
-    """The system that dev data put first. Outside baselines have no dev score and never lead."""
-    found = [row for row in rows if row.is_tuned == is_tuned and not row.is_baseline]
-    return max(found, key=lambda row: -np.inf if row.dev_score is None else row.dev_score, default=None)
+    """The system that dev data put first. Nothing is chosen for a baseline, which never leads."""
+    by_choice: dict[Choice, Measured] = {
+        row.choice: row for row in rows if row.choice is not None and row.is_tuned == is_tuned
+    }
+    return by_choice[best(list(by_choice))] if by_choice else None
 
 
-def _differences(ours: Measured, rival: Measured) -> list[TaskRow]:
-    theirs = {figure.metric: figure for figure in rival.figures}
-    pairs = [(figure, theirs[figure.metric]) for figure in ours.figures if figure.metric in theirs]
-    gaps = [Figure(a.metric, a.value - b.value, a.resampled - b.resampled, a.n) for a, b in pairs]
-    return [_row(f"{ours.name} minus {rival.name}", gap) for gap in gaps]
+def _results(task: Task[E], row: Measured) -> list[Result]:
+    chosen_on = None if row.choice is None else row.choice.chosen_on
+    results = []
+    for figure in row.figures:
+        is_main = figure.metric == task.metric and not figure.clean
+        dev, chosen = (row.dev_score, row.chosen) if is_main else (None, "")
+        results.append(Result.from_figure(row.subject, task.name, figure, chosen_on=chosen_on, dev=dev, chosen=chosen))
+    return results
+
+
+def _differences(task: str, ours: Measured, rival: Measured) -> list[Result]:
+    theirs = {(figure.metric, figure.clean): figure for figure in rival.figures}
+    pairs = [(figure, theirs.get((figure.metric, figure.clean))) for figure in ours.figures]
+    subject = Subject.from_difference(ours.subject, rival.subject)
+    return [Result.from_figure(subject, task, one.minus(other)) for one, other in pairs if other is not None]
 
 
 def _verdict(ours: Measured, rival: Measured) -> str:
@@ -130,10 +65,10 @@ def _verdict(ours: Measured, rival: Measured) -> str:
 
 def _clean_verdict(ours: Measured, rival: Measured) -> str:
     """The same without the items that training may have shown; nothing where it has shown none."""
-    clean = [figure for row in (ours, rival) for figure in row.figures if figure.metric.endswith(CLEAN)]
-    if len(clean) < len((ours, rival)):
+    pair = _clean(ours), _clean(rival)
+    if pair[0] is None or pair[1] is None:
         return ""
-    a, b = clean
+    a, b = pair[0], pair[1]
     left = f"Overlap: {ours.figures[0].n - a.n:,} of {ours.figures[0].n:,} items have a text that is in, or close to,"
     left += " the training-side text."
     gap = interval(a.value - b.value, a.resampled - b.resampled)
@@ -144,31 +79,30 @@ def _clean_verdict(ours: Measured, rival: Measured) -> str:
     return f"{left} On the {a.n:,} others: {figures}. "
 
 
+def _clean(row: Measured) -> Figure | None:
+    return next((figure for figure in row.figures if figure.clean), None)
+
+
 def _note(rows: Sequence[Measured]) -> str:
-    places = list(dict.fromkeys(row.chosen_on for row in rows if row.chosen_on))
+    dev_names = list(dict.fromkeys(row.choice.chosen_on for row in rows if row.choice and row.choice.chosen_on))
     leaders = [row for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None]
     edges = [f"Note: {row.name}: {remark}." for row in leaders for remark in row.remarks]
-    return " ".join([f"Readings were chosen on {', '.join(places)}.", *edges] if places else edges)
+    return " ".join([f"Readings were chosen on {', '.join(dev_names)}.", *edges] if dev_names else edges)
 
 
-def _spreads(rows: Sequence[Measured]) -> list[TaskRow]:
+def _spreads(task: str, rows: Sequence[Measured]) -> list[Result]:
     """Mean and standard deviation over the seeds of a recipe, which are no intervals over texts."""
     by_name = {row.name: row for row in rows}
-    found = []
-    for seeds in seeds_of(by_name):
-        members = [by_name[name] for name in seeds.systems]
-        figures = np.array([[figure.value for figure in row.figures] for row in members])
-        for name, values in zip((seeds.mean_name, seeds.sd_name), mean_and_sd(figures), strict=True):
-            for figure, value in zip(members[0].figures, values, strict=True):
-                found.append(TaskRow(name, figure.metric, float(value), None, None, figure.n))
-    return found
+    results = []
+    for seeds in find_seeds(row.subject for row in rows):
+        members = [by_name[member.name] for member in seeds.members]
+        values = mean_and_sd(np.array([[figure.value for figure in row.figures] for row in members]))
+        for subject, spread in zip((seeds.mean, seeds.sd), values, strict=True):
+            for figure, value in zip(members[0].figures, spread, strict=True):
+                results.append(Result(subject, task, figure.metric, float(value), None, None, figure.n, figure.clean))
+    return results
 
 
 def _ordered(rows: Sequence[Measured]) -> list[Measured]:
     """Tuned ones first, then by the main figure."""
     return sorted(rows, key=lambda row: (not row.is_tuned, -np.nan_to_num(row.figures[0].value, nan=-np.inf)))
-
-
-def _row(name: str, figure: Figure, dev: float | None = None, chosen: str = "") -> TaskRow:
-    found = interval(figure.value, figure.resampled)
-    return TaskRow(name, figure.metric, found.value, found.low, found.high, figure.n, dev, chosen)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from dec2vec.config.renames import translated
+from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
-from eval.systems.run_config import run_config
 
 Recipe = Mapping[str, object]
 """Value by dotted option, such as `optim.lr`."""
@@ -36,8 +38,8 @@ def unlike(label: str, recipes: Mapping[str, Recipe | None]) -> str | None:
     for option in sorted({option for found in known.values() for option in found}):
         values = {run: repr(found.get(option)) for run, found in known.items()}
         if len(set(values.values())) > 1:
-            said = ", ".join(f"{run} {value}" for run, value in values.items())
-            return f"Warning: {label}: the runs differ in more than their seed: {option} is {said}."
+            listed = ", ".join(f"{run} {value}" for run, value in values.items())
+            return f"Warning: {label}: the runs differ in more than their seed: {option} is {listed}."
     if unknown:
         return f"Note: {label}: taken as seeds by name; there is no record of how {', '.join(unknown)} was trained."
     return None
@@ -51,3 +53,18 @@ def _flat(name: str, value: Any) -> dict[str, object]:
     else:
         return {} if value is None else {name: value}
     return {key: item for part in parts for key, item in part.items()}
+
+
+PARTS = frozenset({"adapter", "model"})
+"""Folders within a run."""
+
+
+def run_config(run: str) -> dict[str, Any] | None:
+    """`config.yaml` of a run folder, or of the run that an adapter or model folder lies in; None without one.
+
+    UserError for a file that is no YAML mapping.
+    """
+    folder = Path(run)
+    folders = [folder, folder.resolve().parent] if folder.resolve().name in PARTS else [folder]
+    file = next((path / "config.yaml" for path in folders if (path / "config.yaml").is_file()), None)
+    return None if file is None else translated(read_mapping(file))

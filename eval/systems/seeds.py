@@ -1,47 +1,49 @@
-"""Runs of one recipe under several seeds: known by their names, shown with mean and spread."""
+"""Runs of one recipe under several seeds: recognised by their names, shown with mean and spread."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from eval.config import PostName
+from eval.systems.subject import Subject, recipe_label
 
 _SEED = re.compile(r"[-_]seed[-_]?\d+$")
-_POSTS: frozenset[str] = frozenset(get_args(PostName))
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """At least two tuned rows of one recipe and one kind of post-processing, such as `tuned/a+whiten`."""
+    """At least two tuned systems of one recipe and one kind of post-processing."""
 
-    label: str
-    systems: tuple[str, ...]
-
-    @property
-    def mean_name(self) -> str:
-        """Of the row below theirs."""
-        return f"mean of {self.label} (n = {len(self.systems)})"
+    recipe: str
+    members: tuple[Subject, ...]
 
     @property
-    def sd_name(self) -> str:
-        """Of the row below that."""
-        return f"sd of {self.label} (n = {len(self.systems)})"
+    def label(self) -> str:
+        """Such as `tuned/a+whiten`."""
+        return recipe_label(self.recipe, self.members[0].post)
+
+    @property
+    def mean(self) -> Subject:
+        return Subject.from_seeds("mean", self.recipe, self.members)
+
+    @property
+    def sd(self) -> Subject:
+        return Subject.from_seeds("sd", self.recipe, self.members)
 
 
 def without_seed(run: str) -> str:
-    """`english-8m-seed2` is of `english-8m`."""
+    """The recipe in a run's name: `english-8m` for `english-8m-seed2`."""
     return _SEED.sub("", run)
 
 
 def by_recipe(items: Iterable[T], name: Callable[[T], str]) -> dict[str, list[T]]:
-    """By their name without its seed, in the order given."""
+    """Items by their name without its seed, in the order given."""
     found: dict[str, list[T]] = {}
     for item in items:
         found.setdefault(without_seed(name(item)), []).append(item)
@@ -56,25 +58,10 @@ def mean_and_sd(
     return wide.mean(axis=0), wide.std(axis=0, ddof=1)
 
 
-def seeds_of(systems: Iterable[str]) -> list[Seeds]:
-    """Among the names of systems; k may differ between the seeds of one post-processing."""
-    tuned = [name for name in systems if name.startswith("tuned/")]
-    groups: dict[str, list[str]] = {}
-    for name in tuned:
-        run, family = split_name(name)
-        recipe = without_seed(run)
-        if recipe != run:
-            groups.setdefault(f"tuned/{recipe}{'+' if family else ''}{family}", []).append(name)
-    return [Seeds(label, tuple(members)) for label, members in groups.items() if len(members) > 1]
-
-
-def split_name(system: str) -> tuple[str, str]:
-    """Run and kind of post-processing of a tuned row: `tuned/a-seed1+whiten-64` -> (a-seed1, whiten)."""
-    run, _, post = system.removeprefix("tuned/").rpartition("+")
-    family = post.partition("-")[0]
-    return (run, family) if run and family in _POSTS else (system.removeprefix("tuned/"), "")
-
-
-def is_spread(name: str) -> bool:
-    """A row of this file, not of a system."""
-    return name.startswith(("mean of ", "sd of "))
+def find_seeds(subjects: Iterable[Subject]) -> list[Seeds]:
+    """Groups of tuned systems whose runs differ in their seed; k may differ within a group."""
+    groups: dict[tuple[str, str | None], list[Subject]] = {}
+    for subject in subjects:
+        if subject.kind == "system" and subject.run is not None and without_seed(subject.run) != subject.run:
+            groups.setdefault((without_seed(subject.run), subject.post), []).append(subject)
+    return [Seeds(recipe, tuple(members)) for (recipe, _), members in groups.items() if len(members) > 1]

@@ -1,7 +1,8 @@
-"""What is compared: an encoder read through a prompt, a pooling, a layer and perhaps a post-processing."""
+"""What is compared: an encoder with a prompt, a pooling, a layer and perhaps a post-processing."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,20 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dec2vec.ensembles import Ensemble
+from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig, PoolingName
+from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.errors import UserError
-from dec2vec.model_config import LOGIT_POOLINGS, ModelConfig, PoolingName
-from dec2vec.pooling import View, resolve_layer
-from dec2vec.prompts import Side
-from eval.config import SystemsConfig
+from dec2vec.inference import TokenCounts
+from dec2vec.prompts.ensembles import Ensemble
+from dec2vec.prompts.prompt import Side
+from eval.config import PostName, SystemsConfig
 
 LAYERS = 12
 """Candidate layers when none are named."""
 SHARES = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
 """Candidate k of a post-processing when none are named, as shares of d."""
 TRANSDUCTIVE = "(transductive)"
-"""Ends the names of rows whose post-processing saw the sentences that it is judged on."""
+"""Ends the labels of post-processings that saw the sentences that they are judged on."""
 
 
 @runtime_checkable
@@ -32,8 +34,18 @@ class TextEncoder(Protocol):
     config: ModelConfig
 
     @property
+    def tally(self) -> TokenCounts:
+        """What the decoder has read so far."""
+
+    @property
     def layer_count(self) -> int:
         """Transformer layers; hidden states are numbered 0 to this."""
+
+    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+        """The prompts behind `prompt`."""
+
+    def output_embeddings(self) -> NDArray[np.float32]:
+        """The matrix (vocabulary, d) that turns states into logits. Raises UserError where there is none to be had."""
 
     def encode(
         self,
@@ -48,45 +60,48 @@ class TextEncoder(Protocol):
         """Vectors (n, d) as the encoder's own configuration reads them."""
 
     def encode_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Mapping[View, NDArray[np.float32]]:
-        """Raw vectors of several views from one forward pass a text; perhaps read from disk when asked for."""
+        """Raw vectors of several views from one forward pass a text; perhaps read from disk on access."""
 
     def iter_views(
-        self,
-        texts: Sequence[str],
-        views: Sequence[View],
-        *,
-        prompt: str | None = None,
-        side: Side = "query",
-        batch_tokens: int = 16_384,
-        progress: bool = True,
+        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, NDArray[np.float32]]]]:
         """The same as a stream of (rows, vectors by view)."""
 
 
 @dataclass(frozen=True)
+class Post:
+    """A post-processing in one strength."""
+
+    family: PostName
+    label: str
+    """The family with its strength, such as whiten-128."""
+    k: int | None = None
+    """Dimensions that are kept; None where the family does not come in several k."""
+    is_transductive: bool = False
+    """Fitted on the sentences that it is judged on: shown for comparison with the literature, never chosen."""
+
+
+@dataclass(frozen=True)
 class System:
-    """A row of the table. `run` is None for the untuned decoder; `post` is None for raw vectors."""
+    """A way to get vectors. `run` is None for the untuned decoder; `post` is None for raw vectors."""
 
     prompt: str
     view: View
     run: str | None = None
-    post: str | None = None
-    """Post-processing with its strength, such as whiten-128."""
+    post: Post | None = None
 
     @property
     def name(self) -> str:
         """`untuned/<prompt>/<pooling>@<layer>[+<post>]` or `tuned/<run>[+<post>]`."""
-        reading = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
-        return reading if self.post is None else f"{reading}+{self.post}"
+        name = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
+        return name if self.post is None else f"{name}+{self.post.label}"
+
+    @property
+    def family(self) -> PostName:
+        """The post-processing without its strength; raw without one."""
+        return "raw" if self.post is None else self.post.family
 
     @property
     def is_tuned(self) -> bool:
@@ -94,24 +109,7 @@ class System:
 
     @property
     def is_transductive(self) -> bool:
-        """Shown for comparison with the literature, never chosen."""
-        return self.post is not None and self.post.endswith(TRANSDUCTIVE)
-
-
-@runtime_checkable
-class HasEnsemble(Protocol):
-    """An encoder that shows what a prompt's name stands for."""
-
-    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
-        """The prompts behind `prompt`."""
-
-
-@runtime_checkable
-class HasOutputEmbeddings(Protocol):
-    """An encoder that shows its LM head, for the post-processing `embfilter`."""
-
-    def output_embeddings(self) -> NDArray[np.float32]:
-        """The matrix (vocabulary, d) that turns states into logits."""
+        return self.post is not None and self.post.is_transductive
 
 
 def candidate_layers(layers: Sequence[int | float], layer_count: int) -> list[int]:
@@ -142,7 +140,10 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
     wanted = dimensions or [round(share * dimension) for share in SHARES]
     usable = sorted({k for k in wanted if 2 <= k <= dimension}, reverse=True)
     if not usable:
-        raise UserError(f"systems.dimensions {list(wanted)}: none lies in 2..{dimension}, the width of the vectors")
+        raise UserError(
+            f"systems.dimensions {list(wanted)}: none is in 2..{dimension}, where the upper limit is the width of the "
+            "vectors"
+        )
     return usable
 
 
@@ -157,3 +158,35 @@ def run_name(path: str) -> str:
         return path
     folder = Path(path).resolve()
     return folder.parent.name if folder.name in ("adapter", "model") else folder.name
+
+
+PARTICULAR: tuple[PoolingName, ...] = ("first_last", "first_last_static", *LOGIT_POOLINGS)
+"""Poolings that some decoders can't give."""
+logger = logging.getLogger(__name__)
+
+
+def usable_prompts(encoder: TextEncoder, prompts: Sequence[str]) -> list[str]:
+    """Without those that leave no room for a text, or that end in an EOS which the tokenizer lacks."""
+    usable: list[str] = []
+    for prompt in dict.fromkeys(prompts):
+        try:
+            encoder.encode(["a"], prompt=prompt, progress=False)
+            usable.append(prompt)
+        except UserError as error:
+            logger.warning("%s is skipped: %s", prompt, error)
+    if not usable:
+        raise UserError("systems.prompts: none of them can be used with this model; use others, such as prompteol")
+    return usable
+
+
+def usable_views(encoder: TextEncoder, views: Sequence[View], prompt: str) -> list[View]:
+    """Without those the model can't give: layers of different width (OPT-350M), no LM head, no final norm."""
+    usable: list[View] = []
+    for view in views:
+        try:
+            if view.norm or view.pooling in PARTICULAR:
+                encoder.encode_views(["a"], [view], EncodeOptions(prompt, progress=False))
+            usable.append(view)
+        except UserError as error:
+            logger.warning("%s is skipped: %s", view, error)
+    return usable

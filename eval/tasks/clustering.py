@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.sparse import csr_matrix
 
-from dec2vec.corpus.search import unit_rows
+from dec2vec.corpus.exact_search import searchable_rows
 from dec2vec.errors import UserError
+from eval.config import ClusteringConfig
 from eval.metrics.resampling import multiplicities
-from eval.task_config import ClusteringConfig
 from eval.tasks.labelled import LabelledTexts, read_labelled
-from eval.tasks.task import Figure, TaskVectors, Texts, missing
+from eval.tasks.task import Evidence, Figure, Task, TaskVectors, Texts
 
+METRIC = "V-measure"
 SEEDS = 5
 LARGE = 20_000
 """Texts beyond which k-means learns from mini-batches."""
@@ -26,14 +27,25 @@ BATCH = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class ClusteringTask:
+class ClusterEvidence(Evidence):
+    """Labelled texts with their vectors. They are clustered anew whenever some are left out."""
+
+    data: LabelledTexts
+    vectors: Float32[np.ndarray, "texts dim"]
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> ClusterEvidence | None:
+        """None where these texts are of one class."""
+        kept = self.data.at(rows)
+        return replace(self, data=kept, vectors=self.vectors[rows]) if len(kept.classes) > 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteringTask(Task[ClusterEvidence]):
     """Labelled texts to report on, and perhaps others to choose on."""
 
-    name: str
     test_data: LabelledTexts
     dev_data: LabelledTexts | None = None
     seeds: int = SEEDS
-    metric: str = "V-measure"
 
     @property
     def dev(self) -> Texts | None:
@@ -48,26 +60,35 @@ class ClusteringTask:
     def dev_score(self, vectors: TaskVectors) -> float:
         """Mean V-measure over the seeds; nan for vectors that hold inf or nan."""
         if self.dev_data is None:
-            raise UserError(f"{self.name}: has no dev texts; name a dev file to choose on")
+            raise UserError(f"{self.name} has no dev texts; give a dev file for the selection")
         if not np.isfinite(vectors.queries).all():
             return float("nan")
         labels = self.dev_data.codes(self.dev_data.classes)
         found = cluster(vectors.queries, len(self.dev_data.classes), self.seeds)
         return float(np.mean([v_measure(labels, clusters) for clusters in found]))
 
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """Mean and standard deviation over the k-means seeds. Nothing is fitted on dev.
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Each test text on its own."""
+        return self.test_data.items
+
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> ClusterEvidence:
+        """Nothing is chosen on dev."""
+        return ClusterEvidence(self.test_data, test.queries)
+
+    def figures(self, evidence: ClusterEvidence, resamples: int, seed: int) -> list[Figure]:
+        """Mean and standard deviation over the k-means seeds.
 
         A resample draws texts with replacement, their clusters as found, and k-means seeds with replacement: the
-        interval covers both. Repeated texts alone raise any V-measure (a class repeats with its cluster), by as much
-        for every system about, so the resampled values are moved to have the figure as their mean.
+        interval covers both. Repeated texts alone raise any V-measure (a class repeats with its cluster), by about as
+        much for every system, so the resampled values are moved to have the figure as their mean.
         """
-        classes, n = self.test_data.classes, len(self.test_data)
-        labels = self.test_data.codes(classes)
-        if not np.isfinite(test.queries).all():
+        classes, n = evidence.data.classes, len(evidence.data)
+        labels = evidence.data.codes(classes)
+        if not np.isfinite(evidence.vectors).all():
             nothing = np.full(resamples, np.nan)
             return [Figure(metric, float("nan"), nothing, n) for metric in (self.metric, f"{self.metric} spread")]
-        found = cluster(test.queries, len(classes), self.seeds)
+        found = cluster(evidence.vectors, len(classes), self.seeds)
         scores = np.array([v_measure(labels, clusters) for clusters in found])
         drawn = np.stack([_resampled(labels, clusters, resamples, seed) for clusters in found], axis=1)
         columns = np.random.default_rng((seed, self.seeds)).integers(0, self.seeds, (resamples, self.seeds))
@@ -78,21 +99,6 @@ class ClusteringTask:
             Figure(f"{self.metric} spread", float(scores.std()), spreads, n),
         ]
 
-    @property
-    def items(self) -> list[tuple[str, ...]]:
-        """Each test text on its own."""
-        return self.test_data.items
-
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """Some of the test texts, clustered anew; nan where they are of one class."""
-        kept = self.test_data.at(rows)
-        if len(kept.classes) < 2:
-            return [missing(self.metric, resamples, len(rows))]
-        vectors = replace(test, queries=test.queries[rows])
-        return replace(self, test_data=kept).measure(dev, vectors, resamples, seed)
-
 
 def load_clustering(config: ClusteringConfig) -> ClusteringTask:
     """The files of `config`, read and checked. UserError where each text is a class of its own: all clusters are right.
@@ -102,22 +108,28 @@ def load_clustering(config: ClusteringConfig) -> ClusteringTask:
     test = _read(config.test, config)
     dev = _read(config.dev, config) if config.dev else None
     if dev is not None and dev.content_hash == test.content_hash:
-        raise UserError(f"{test.name} holds the texts of {dev.name}: choices on a test set are leakage")
-    return ClusteringTask(config.name or f"{test.name}/clusters", test, dev, config.seeds)
+        raise UserError(
+            f"{test.name} contains the texts of {dev.name}; use different files, because selection on test data is "
+            "leakage"
+        )
+    return ClusteringTask(config.name or f"{test.name}/clusters", METRIC, test, dev, config.seeds)
 
 
 def _read(path: str, config: ClusteringConfig) -> LabelledTexts:
     data = read_labelled(path, config.text, config.label, limit=config.limit)
     if len(data.classes) < 2:
-        raise UserError(f"{data.name}: every {config.label} is {data.classes[0]!r}; telling classes apart needs two")
+        raise UserError(f"{data.name}: every {config.label} is {data.classes[0]!r}; at least two classes are needed")
     if len(data.classes) == len(data):
-        raise UserError(f"{data.name}: each of the {len(data)} texts has its own {config.label}; nothing clusters")
+        raise UserError(
+            f"{data.name}: each of the {len(data)} texts has a different {config.label}; clustering needs texts with "
+            "equal labels"
+        )
     return data
 
 
 def cluster(vectors: Float32[np.ndarray, "texts dim"], k: int, seeds: int) -> list[Int64[np.ndarray, " texts"]]:
     """One clustering of the unit vectors for each seed 0, 1, ..."""
-    rows = unit_rows(vectors)
+    rows = searchable_rows(vectors)
     return [_cluster_once(rows, k, seed) for seed in range(seeds)]
 
 
@@ -146,8 +158,8 @@ def _resampled(
     labels: Int64[np.ndarray, " texts"], clusters: Int64[np.ndarray, " texts"], resamples: int, seed: int
 ) -> Float64[np.ndarray, " resamples"]:
     """V-measure of each resample of texts, from the weights of the occupied (class, cluster) cells."""
-    place = np.unique(np.stack([labels, clusters]), axis=1, return_inverse=True)[1].ravel()
-    joint, by_class, by_cluster = (_indicator(codes) for codes in (place, labels, clusters))
+    cells = np.unique(np.stack([labels, clusters]), axis=1, return_inverse=True)[1].ravel()
+    joint, by_class, by_cluster = (_indicator(codes) for codes in (cells, labels, clusters))
     values = []
     for counts in multiplicities(len(labels), resamples, seed):
         entropies = [_entropy(counts @ indicator / len(labels)) for indicator in (joint, by_class, by_cluster)]

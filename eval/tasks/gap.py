@@ -1,4 +1,4 @@
-"""How far relevant answers stand above irrelevant ones: mean cosine of each kind, their difference, and AUC."""
+"""Relevant against irrelevant answers: mean cosine of each kind, their difference, and AUC."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import read_table
+from dec2vec.files.tables import read_table
+from eval.config import GapConfig
 from eval.metrics.classification import ranking_metrics, whole
-from eval.task_config import GapConfig
-from eval.tasks.figures import weighted_figures
-from eval.tasks.judges_pairs import JudgesPairs
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
-from eval.tasks.task import Figure, TaskVectors
+from eval.tasks.pair_task import PairEvidence, PairTask
+from eval.tasks.task import Figure, TaskVectors, weighted_figures
 
 
 @dataclass(frozen=True, eq=False)
-class GapTask(JudgesPairs):
+class GapTask(PairTask[LabelledPairs, PairEvidence]):
     """Two-sided pairs: questions are queries, answers documents."""
 
     def dev_score(self, vectors: TaskVectors) -> float:
@@ -29,20 +28,16 @@ class GapTask(JudgesPairs):
         cosines = pairs.cosines(vectors)
         return float(_metrics(cosines, pairs.labels, whole(len(cosines)))[self.metric][0])
 
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`."""
-        return self.measure_scores(None, self.test_pairs.cosines(test), resamples, seed)
+    def evidence_from_scores(
+        self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
+    ) -> PairEvidence:
+        """Nothing is chosen on dev."""
+        return PairEvidence(test, self.test_pairs.labels)
 
-    def measure_scores(
-        self,
-        dev: Float64[np.ndarray, " dev_pairs"] | None,
-        test: Float64[np.ndarray, " test_pairs"],
-        resamples: int,
-        seed: int,
-    ) -> list[Figure]:
-        """The same of similarities that need not be cosines. Nothing is chosen on dev."""
-        labels = self.test_pairs.labels
-        return weighted_figures(partial(_metrics, test, labels), self.metric, len(labels), resamples, seed)
+    def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
+        """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`."""
+        metrics = partial(_metrics, evidence.cosines, evidence.labels)
+        return weighted_figures(metrics, self.metric, len(evidence.labels), resamples, seed)
 
 
 def load_gap(config: GapConfig) -> GapTask:
@@ -62,11 +57,11 @@ def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed
         if (questions[one], answers[other]) not in relevant
     ]
     if not dealt:
-        raise UserError(f"{name}: no question has an answer that another lacks; add pairs, or label irrelevant ones")
+        raise UserError(f"{name}: all questions have the same answers; add pairs, or label irrelevant ones")
     first = [*questions, *(question for question, _ in dealt)]
     second = [*answers, *(answer for _, answer in dealt)]
     labels = [True] * len(questions) + [False] * len(dealt)
-    return LabelledPairs.of(name, first, second, labels, two_sided=True)
+    return LabelledPairs.from_texts(name, first, second, labels, two_sided=True)
 
 
 def _read(path: str, config: GapConfig) -> LabelledPairs:
@@ -97,7 +92,7 @@ def _mean(
     members: Bool[np.ndarray, " pairs"],
     weights: Float64[np.ndarray, "resamples pairs"],
 ) -> Float64[np.ndarray, " resamples"]:
-    """Of the members; the whole sample's mean in a resample that drew none of them."""
+    """Mean cosine of the members; that of the full sample in a resample that drew none of them."""
     drawn = weights[:, members]
     total = drawn.sum(axis=1)
     fallback = np.full(len(weights), cosines[members].mean())

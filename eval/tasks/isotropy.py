@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts
+from dec2vec.files.tables import Table, read_table, read_texts
 from eval.metrics import isotropy
 from eval.metrics.resampling import multiplicities, resampled_means
 from eval.tasks.pair_files import finite_number
-from eval.tasks.task import Figure, TaskVectors, Texts
+from eval.tasks.task import Evidence, Figure, Task, TaskVectors, Texts
 
 Spectral = Callable[[Float64[np.ndarray, "resamples directions"]], Float64[np.ndarray, " resamples"]]
 LIMIT = 4000
@@ -29,14 +29,19 @@ METRICS = ("mean cosine", "IsoScore", "effective rank", "first component", "unif
 
 
 @dataclass(frozen=True, eq=False)
-class IsotropyTask:
-    """Distinct texts, and positions of the pairs among them that mean the same (none for a file of texts)."""
+class IsotropyEvidence(Evidence):
+    """Vectors of all texts, in the order of the task's texts."""
 
-    name: str
+    vectors: Float32[np.ndarray, "texts dim"]
+
+
+@dataclass(frozen=True, eq=False)
+class IsotropyTask(Task[IsotropyEvidence]):
+    """Distinct texts, and the indices of the pairs among them that mean the same (none for a file of texts)."""
+
     texts: list[str]
     left: Int64[np.ndarray, " pairs"]
     right: Int64[np.ndarray, " pairs"]
-    metric: str = "IsoScore"
     limit: int = LIMIT
 
     @property
@@ -51,19 +56,23 @@ class IsotropyTask:
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """There is no dev: raises UserError."""
-        raise UserError(f"{self.name}: isotropy chooses nothing; choose on a task with labels")
+        raise UserError(f"{self.name}: isotropy cannot be used for the selection; use a task with labels")
 
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> IsotropyEvidence:
+        return IsotropyEvidence(test.queries)
+
+    def figures(self, evidence: IsotropyEvidence, resamples: int, seed: int) -> list[Figure]:
         """Texts are resampled, for alignment pairs. Spectra are resampled along the sample's principal directions."""
-        if not np.isfinite(test.queries).all():
+        vectors = evidence.vectors
+        if not np.isfinite(vectors).all():
             nothing = np.full(resamples, np.nan)
             return [Figure(metric, float("nan"), nothing, len(self.texts)) for metric in self._metrics()]
-        found = _space(self._sample(test.queries, seed), resamples, seed)
+        figures = _space(self._sample(vectors, seed), resamples, seed)
         if len(self.left):
-            distances = isotropy.squared_distances(test.queries[self.left], test.queries[self.right])
+            distances = isotropy.squared_distances(vectors[self.left], vectors[self.right])
             drawn = resampled_means(distances[:, None], resamples, seed)[:, 0]
-            found.append(Figure("alignment", float(distances.mean()), drawn, len(distances)))
-        return found
+            figures.append(Figure("alignment", float(distances.mean()), drawn, len(distances)))
+        return figures
 
     def _metrics(self) -> tuple[str, ...]:
         return (*METRICS, "alignment") if len(self.left) else METRICS
@@ -92,16 +101,18 @@ def load_isotropy(path: str | Path, close: float = CLOSE) -> IsotropyTask:
     left, right = table.texts(columns[0]), table.texts(columns[1])
     same = [pair for index, pair in enumerate(zip(left, right, strict=True)) if _means_the_same(table, index, close)]
     if not same:
-        raise UserError(f"{table.name}: no pair has label 1, or a score above {close:g}; set close to fit the scores")
+        raise UserError(
+            f"{table.name}: no pair has label 1 or a score above {close:g}; set close according to the scores"
+        )
     return _task(name, left + right, same)
 
 
 def _task(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> IsotropyTask:
-    place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-    if len(place) < 3:
-        raise UserError(f"{name}: {len(place)} different texts; the shape of a space needs three at least")
-    left, right = (np.array([place[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
-    return IsotropyTask(name, list(place), left, right)
+    index = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    if len(index) < 3:
+        raise UserError(f"{name} has {len(index)} different texts; isotropy needs at least three")
+    left, right = (np.array([index[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
+    return IsotropyTask(name, "IsoScore", list(index), left, right)
 
 
 def _pair_columns(table: Table) -> tuple[str, str]:
@@ -109,8 +120,8 @@ def _pair_columns(table: Table) -> tuple[str, str]:
         if set(columns) <= set(table.columns):
             return columns
     raise UserError(
-        f"{table.name}: has neither text, nor anchor and positive, nor sentence1 and sentence2, "
-        f"but {', '.join(table.columns)}"
+        f"{table.name} needs the column text, anchor and positive, or sentence1 and sentence2; it has "
+        f"{', '.join(table.columns)}"
     )
 
 

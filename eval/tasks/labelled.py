@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
+from dec2vec.files.tables import Table, read_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,9 @@ class LabelledTexts:
         return replace(self, texts=[self.texts[row] for row in rows], labels=[self.labels[row] for row in rows])
 
     def codes(self, classes: Sequence[str]) -> Int64[np.ndarray, " texts"]:
-        """Positions of the labels in `classes`."""
-        place = {label: index for index, label in enumerate(classes)}
-        return np.array([place[label] for label in self.labels], dtype=np.int64)
+        """Indices of the labels in `classes`."""
+        code = {label: index for index, label in enumerate(classes)}
+        return np.array([code[label] for label in self.labels], dtype=np.int64)
 
 
 def read_labelled(
@@ -81,7 +81,7 @@ def read_labelled(
 def _label(table: Table, row: int, column: str) -> str:
     value = table.rows[row][column]
     if isinstance(value, (bool, float)):
-        raise UserError(f"{table.where(row)}: {column} {value!r} is no class; give text or a whole number")
+        raise UserError(f"{table.where(row)}: {column} {value!r} is not a class; use text or a whole number")
     return str(value) if isinstance(value, int) else table.text(row, column)
 
 

@@ -1,69 +1,57 @@
-"""Files of text pairs with a yes/no label, for every task that judges pairs."""
+"""Pairs of texts, and files of them with a yes/no label."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table
+from dec2vec.files.tables import Table, read_table
 from eval.metrics.correlation import cosine_pairs
 from eval.tasks.task import TaskVectors, Texts
 
+Indices = Int64[np.ndarray, " pairs"]
+Vectors = Float32[np.ndarray, "pairs dim"]
+
 
 @dataclass(frozen=True, eq=False)
-class LabelledPairs:
-    """Pairs as positions in lists of distinct texts, so that each text is embedded once.
+class Pairs(ABC):
+    """Pairs as indices into lists of distinct texts, so that each text is embedded once.
 
-    One-sided pairs (two sentences of a kind) keep all their texts among the queries; two-sided ones (question and
-    answer) have the second texts among the documents.
+    Pairs of two sentences of a kind keep all their texts among the queries; pairs of question and answer have the
+    second texts among the documents.
     """
 
     name: str
     texts: Texts
     left: Int64[np.ndarray, " pairs"]
     right: Int64[np.ndarray, " pairs"]
-    labels: Bool[np.ndarray, " pairs"]
-    two_sided: bool
-
-    @classmethod
-    def of(
-        cls, name: str, first: Sequence[str], second: Sequence[str], labels: Sequence[bool], *, two_sided: bool = False
-    ) -> LabelledPairs:
-        """Refuses labels that are all equal: there would be nothing to tell apart."""
-        if len(set(labels)) < 2:
-            only, other = (1, 0) if labels[0] else (0, 1)
-            raise UserError(f"{name}: every label is {only}; add pairs with label {other}, or nothing is to tell apart")
-        queries = list(dict.fromkeys(first if two_sided else [*first, *second]))
-        documents = list(dict.fromkeys(second)) if two_sided else []
-        place = {text: index for index, text in enumerate(queries)}
-        other_place = {text: index for index, text in enumerate(documents)} if two_sided else place
-        return cls(
-            name=name,
-            texts=Texts(queries, documents),
-            left=np.array([place[text] for text in first], dtype=np.int64),
-            right=np.array([other_place[text] for text in second], dtype=np.int64),
-            labels=np.array(labels, dtype=np.bool_),
-            two_sided=two_sided,
-        )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.left)
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 of pairs and labels in order, wherever they were read from."""
+        """sha256 of pairs and values in order, wherever they were read from."""
         digest = hashlib.sha256()
-        for first, second, label in zip(self.first, self.second, self.labels, strict=True):
-            line = "\0".join((first, second, str(int(label))))
-            digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        for first, second, value in zip(self.first, self.second, self._values(), strict=True):
+            digest.update("\0".join((first, second, value)).encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
+
+    @abstractmethod
+    def _values(self) -> Iterable[str]:
+        """The label or score of each pair."""
+
+    @property
+    def is_two_sided(self) -> bool:
+        return bool(self.texts.documents)
 
     @property
     def first(self) -> list[str]:
@@ -73,7 +61,7 @@ class LabelledPairs:
     @property
     def second(self) -> list[str]:
         """The second text of each pair."""
-        texts = self.texts.documents if self.two_sided else self.texts.queries
+        texts = self.texts.documents if self.is_two_sided else self.texts.queries
         return [texts[index] for index in self.right]
 
     @property
@@ -81,19 +69,45 @@ class LabelledPairs:
         """Both texts of each pair."""
         return list(zip(self.first, self.second, strict=True))
 
-    def at(self, rows: Int64[np.ndarray, " kept"]) -> LabelledPairs:
-        """Some of the pairs, over the same lists of texts: vectors of all serve them too."""
-        return replace(self, left=self.left[rows], right=self.right[rows], labels=self.labels[rows])
-
-    @property
-    def is_of_both_kinds(self) -> bool:
-        """Whether there is something to tell apart."""
-        return bool(self.labels.any() and not self.labels.all())
+    def sides(self, vectors: TaskVectors) -> tuple[Vectors, Vectors]:
+        """The vectors of the first and of the second texts, from vectors in the order of `texts`."""
+        seconds = vectors.documents if self.is_two_sided else vectors.queries
+        return vectors.queries[self.left], seconds[self.right]
 
     def cosines(self, vectors: TaskVectors) -> Float64[np.ndarray, " pairs"]:
-        """Of vectors in the order of `texts`."""
-        seconds = vectors.documents if self.two_sided else vectors.queries
-        return cosine_pairs(vectors.queries[self.left], seconds[self.right])
+        """The cosine of each pair, from vectors in the order of `texts`."""
+        return cosine_pairs(*self.sides(vectors))
+
+
+def index_texts(first: Sequence[str], second: Sequence[str], *, two_sided: bool) -> tuple[Texts, Indices, Indices]:
+    """Distinct texts, and for each pair where its two texts are."""
+    queries = list(dict.fromkeys(first if two_sided else [*first, *second]))
+    documents = list(dict.fromkeys(second)) if two_sided else []
+    index = {text: number for number, text in enumerate(queries)}
+    other_index = {text: number for number, text in enumerate(documents)} if two_sided else index
+    left = np.array([index[text] for text in first], dtype=np.int64)
+    return Texts(queries, documents), left, np.array([other_index[text] for text in second], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPairs(Pairs):
+    """Pairs with a yes/no label."""
+
+    labels: Bool[np.ndarray, " pairs"]
+
+    @classmethod
+    def from_texts(
+        cls, name: str, first: Sequence[str], second: Sequence[str], labels: Sequence[bool], *, two_sided: bool = False
+    ) -> LabelledPairs:
+        """Raises UserError where all labels are equal: there would be nothing to tell apart."""
+        if len(set(labels)) < 2:
+            only, other = (1, 0) if labels[0] else (0, 1)
+            raise UserError(f"{name}: every label is {only}; add pairs with label {other}")
+        texts, left, right = index_texts(first, second, two_sided=two_sided)
+        return cls(name, texts, left, right, np.array(labels, dtype=np.bool_))
+
+    def _values(self) -> Iterable[str]:
+        return (str(int(label)) for label in self.labels)
 
 
 @dataclass(frozen=True)
@@ -118,13 +132,7 @@ def read_pairs(
     table = read_table(path, [columns.first, columns.second, columns.label], only=only, limit=limit)
     labels = [_label(table, row, columns) for row in range(len(table))]
     first, second = table.texts(columns.first), table.texts(columns.second)
-    return LabelledPairs.of(Path(table.name).stem, first, second, labels, two_sided=two_sided)
-
-
-def refuse_dev_as_test(dev: LabelledPairs | None, test: LabelledPairs) -> None:
-    """Choices on a test set are leakage."""
-    if dev is not None and dev.content_hash == test.content_hash:
-        raise UserError(f"{test.name} holds the pairs of {dev.name}: choices on a test set are leakage")
+    return LabelledPairs.from_texts(Path(table.name).stem, first, second, labels, two_sided=two_sided)
 
 
 def _label(table: Table, row: int, columns: PairColumns) -> bool:
@@ -132,11 +140,13 @@ def _label(table: Table, row: int, columns: PairColumns) -> bool:
     number = finite_number(value)
     if columns.positive_from is not None:
         if number is None:
-            raise UserError(f"{table.where(row)}: {columns.label} {value!r} is not a number; mend it or remove the row")
+            raise UserError(
+                f"{table.where(row)}: {columns.label} {value!r} is not a number; correct it or drop the row"
+            )
         return number >= columns.positive_from
     if number not in (0.0, 1.0):
         raise UserError(
-            f"{table.where(row)}: {columns.label} {value!r} is not 0 or 1; mend it, "
+            f"{table.where(row)}: {columns.label} {value!r} is not 0 or 1; correct it, "
             "or say with positive_from which scores are matches"
         )
     return number == 1.0

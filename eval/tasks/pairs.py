@@ -4,48 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from dec2vec.errors import UserError
+from eval.config import Criterion, PairsConfig, PairsMetric
 from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
-from eval.task_config import Criterion, PairsConfig, PairsMetric
-from eval.tasks.figures import weighted_figures
-from eval.tasks.judges_pairs import JudgesPairs
-from eval.tasks.pair_files import PairColumns, read_pairs
-from eval.tasks.task import Figure, TaskVectors
+from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
+from eval.tasks.pair_task import PairEvidence, PairTask
+from eval.tasks.task import Figure, TaskVectors, weighted_figures
 
 RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 """Metrics without a threshold."""
 
 
 @dataclass(frozen=True, eq=False)
-class PairEvidence:
-    """What a report draws: the cosines of the test pairs, their labels, the threshold (None without dev)."""
-
-    cosines: Float64[np.ndarray, " pairs"]
-    labels: Bool[np.ndarray, " pairs"]
-    threshold: float | None
-
-    @property
-    def is_finite(self) -> bool:
-        """Without nan, that is."""
-        return bool(np.isfinite(self.cosines).all())
-
-
-@dataclass(frozen=True, eq=False)
-class PairsTask(JudgesPairs):
+class PairsTask(PairTask[LabelledPairs, PairEvidence]):
     """Test pairs, and perhaps dev pairs to choose the threshold on."""
 
     criterion: Criterion = "accuracy"
     precision: float | None = None
+    has_threshold: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, self.precision)
         super().__post_init__()
         if self.dev_pairs is None and self.metric not in RANKING:
-            raise UserError(f"{self.name}: {self.metric} needs a threshold; name dev pairs, or take metric ap or auc")
+            raise UserError(f"{self.name}: {self.metric} needs a threshold; give dev pairs, or use metric ap or auc")
 
     def threshold(self, dev: TaskVectors) -> float:
         """Chosen from dev vectors and dev labels alone; inf (nothing is a match) if no threshold is precise enough."""
@@ -55,41 +42,30 @@ class PairsTask(JudgesPairs):
         """The main metric on dev, at dev's own threshold."""
         pairs = self.known_dev_pairs
         cosines = pairs.cosines(vectors)
-        found = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
-        return float(found[self.metric][0])
+        values = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
+        return float(values[self.metric][0])
 
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
+    def evidence_from_scores(
+        self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
+    ) -> PairEvidence:
+        """The threshold comes from the scores of dev."""
+        threshold = None if dev is None else self._threshold(dev)
+        return PairEvidence(test, self.test_pairs.labels, threshold)
+
+    def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of accuracy, f1, precision, recall, ap and auc; without dev ap and auc."""
-        known = None if dev is None or self.dev_pairs is None else self.dev_pairs.cosines(dev)
-        return self.measure_scores(known, self.test_pairs.cosines(test), resamples, seed)
-
-    def measure_scores(
-        self,
-        dev: Float64[np.ndarray, " dev_pairs"] | None,
-        test: Float64[np.ndarray, " test_pairs"],
-        resamples: int,
-        seed: int,
-    ) -> list[Figure]:
-        """The same of similarities that need not be cosines: the threshold comes from those of dev."""
-        threshold = None if dev is None or self.dev_pairs is None else self._threshold(dev)
-        labels = self.test_pairs.labels
-        metrics = partial(_metrics, test, labels, threshold=threshold)
-        return weighted_figures(metrics, self.metric, len(labels), resamples, seed)
-
-    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> PairEvidence:
-        """Cosines of the test pairs beside the threshold that dev chose."""
-        threshold = None if dev is None or self.dev_pairs is None else self.threshold(dev)
-        return PairEvidence(self.test_pairs.cosines(test), self.test_pairs.labels, threshold)
+        metrics = partial(_metrics, evidence.cosines, evidence.labels, threshold=evidence.threshold)
+        return weighted_figures(metrics, self.metric, len(evidence.labels), resamples, seed)
 
     def _threshold(self, scores: Float64[np.ndarray, " dev_pairs"]) -> float:
-        found = choose_threshold(scores, self.known_dev_pairs.labels, self.criterion, self.precision)
-        return float("inf") if found is None else found
+        threshold = choose_threshold(scores, self.known_dev_pairs.labels, self.criterion, self.precision)
+        return float("inf") if threshold is None else threshold
 
 
 def load_pairs(config: PairsConfig) -> PairsTask:
     """The files of `config`, read and checked."""
     if not config.dev and (config.dev_only or config.dev_limit is not None):
-        raise UserError(f"{config.test}: dev_only and dev_limit choose rows of dev; name dev, or remove them")
+        raise UserError(f"{config.test}: dev_only and dev_limit select rows of dev; give dev, or remove them")
     columns = PairColumns(config.sentence1, config.sentence2, config.label, config.positive_from)
     test = read_pairs(config.test, columns)
     dev = read_pairs(config.dev, columns, only=config.dev_only, limit=config.dev_limit) if config.dev else None
@@ -99,7 +75,7 @@ def load_pairs(config: PairsConfig) -> PairsTask:
 def check_criterion(criterion: Criterion, precision: float | None) -> None:
     """A wanted precision belongs to criterion precision, and to no other."""
     if criterion == "precision" and precision is None:
-        raise UserError("criterion precision: say which with --precision, such as --precision 0.9")
+        raise UserError("criterion precision: set --precision, such as --precision 0.9")
     if criterion != "precision" and precision is not None:
         raise UserError(f"precision {precision:g} is for criterion precision, not {criterion}; remove one of them")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from dec2vec.corpus.search import Ranking, exact_top
+from dec2vec.corpus.exact_search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
-from eval.tasks.task import Figure, TaskVectors, Texts
+from eval.tasks.task import Evidence, Figure, Task, TaskVectors, Texts
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
 DEPTH = 1000
@@ -20,14 +20,23 @@ DEPTH = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalTask:
+class RetrievalEvidence(Evidence):
+    """METRICS of each test query."""
+
+    values: Float64[np.ndarray, "queries metrics"]
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> RetrievalEvidence | None:
+        """Some of the queries in the whole corpus."""
+        return replace(self, values=self.values[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalTask(Task[RetrievalEvidence]):
     """A corpus, test queries and perhaps dev queries. Queries without a relevant document are left out."""
 
-    name: str
     documents: dict[str, str]
     test_queries: Judged
     dev_queries: Judged | None = None
-    metric: str = METRICS[0]
 
     @property
     def left_out(self) -> int:
@@ -47,12 +56,16 @@ class RetrievalTask:
     def dev_score(self, vectors: TaskVectors) -> float:
         """Mean nDCG@10 of the dev queries; nan for vectors that hold inf or nan."""
         if self.dev_queries is None:
-            raise UserError(f"{self.name}: has no dev queries; add dev_qrels to choose on")
+            raise UserError(f"{self.name} has no dev queries; add dev_qrels for the selection")
         return float(self._values(self.dev_queries, vectors)[:, 0].mean())
 
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """Means over test queries, which are what is resampled. Nothing is fitted on dev."""
-        values = self._values(self.test_queries, test)
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> RetrievalEvidence:
+        """Nothing is chosen on dev."""
+        return RetrievalEvidence(self._values(self.test_queries, test))
+
+    def figures(self, evidence: RetrievalEvidence, resamples: int, seed: int) -> list[Figure]:
+        """Means over test queries, which are what is resampled."""
+        values = evidence.values
         drawn = resampled_means(values, resamples, seed)
         return [
             Figure(metric, float(values[:, column].mean()), drawn[:, column], len(values))
@@ -64,13 +77,6 @@ class RetrievalTask:
         """Test queries: a document that was read in training says nothing of what it answers."""
         return [(text,) for text in self.test_queries.texts]
 
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """Some of the test queries in the whole corpus."""
-        vectors = replace(test, queries=test.queries[rows])
-        return replace(self, test_queries=self.test_queries.at(rows)).measure(dev, vectors, resamples, seed)
-
     def _texts(self, judged: Judged) -> Texts:
         return Texts(judged.texts, list(self.documents.values()))
 
@@ -81,16 +87,16 @@ class RetrievalTask:
         return ranking_metrics(ranking, judged, list(self.documents))
 
 
-def load_retrieval(place: str | Path | RetrievalFiles) -> RetrievalTask:
+def load_retrieval(source: str | Path | RetrievalFiles) -> RetrievalTask:
     """From a folder, a common prefix, a Hub id, or named files. Raises UserError for ids that do not fit together."""
-    files = place if isinstance(place, RetrievalFiles) else find_files(place)
+    files = source if isinstance(source, RetrievalFiles) else find_files(source)
     corpus = read_corpus(files.corpus)
     test = read_judged(files.queries, files.qrels, corpus)
     dev = None
     if files.dev_queries is not None and files.dev_qrels is not None:
         dev = read_judged(files.dev_queries, files.dev_qrels, corpus)
         _must_differ(dev, test, files.dev_qrels)
-    return RetrievalTask(files.name, corpus, test, dev)
+    return RetrievalTask(files.name, METRICS[0], corpus, test, dev)
 
 
 def ranking_metrics(
@@ -98,18 +104,18 @@ def ranking_metrics(
 ) -> Float64[np.ndarray, "queries metrics"]:
     """METRICS of each query in turn.
 
-    The library is given places as scores, not cosines: it would order ties by document id instead of as we did.
+    The library is given ranks as scores, not cosines: it would order ties by document id instead of as we did.
     """
     import ir_measures
     from ir_measures import AP, RR, R, nDCG
 
     whole, first = _run(ranking, judged.ids, document_ids, DEPTH), _run(ranking, judged.ids, document_ids, 10)
-    place = {name: row for row, name in enumerate(judged.ids)}
+    rows = {name: row for row, name in enumerate(judged.ids)}
     values = np.zeros((len(judged.ids), len(METRICS)))
     columns = {nDCG @ 10: 0, RR: 1, R @ 10: 2, R @ 100: 3, AP: 4}
     for run, measures in ((first, [RR]), (whole, [nDCG @ 10, R @ 10, R @ 100, AP])):  # trec_eval's RR has no cut-off
         for found in ir_measures.pytrec_eval.iter_calc(measures, judged.qrels, run):
-            values[place[found.query_id], columns[found.measure]] = found.value
+            values[rows[found.query_id], columns[found.measure]] = found.value
     return values
 
 

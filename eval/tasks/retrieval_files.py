@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, hub_splits, is_hub_id, read_table
-from dec2vec.table_formats import FORMATS, Row
+from dec2vec.files.formats import FORMATS, Row
+from dec2vec.files.hub_datasets import hub_splits
+from dec2vec.files.tables import Table, is_hub_id, read_table
 
 NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
 """Columns of BEIR, and what they are called here."""
@@ -41,7 +42,7 @@ class RetrievalFiles:
 
     @property
     def name(self) -> str:
-        """Of the folder, the common prefix or the Hub id."""
+        """The name of the folder, of the common prefix or of the Hub id."""
         if isinstance(self.corpus, str):
             return Path(self.corpus.partition(":")[0]).name
         before, is_prefix, _ = self.corpus.name.partition(".corpus.")
@@ -63,7 +64,7 @@ class Judged:
         return replace(self, ids=list(ids), texts=list(texts), qrels={name: self.qrels[name] for name in ids})
 
 
-def find_files(place: str | Path) -> RetrievalFiles:
+def find_files(path: str | Path) -> RetrievalFiles:
     """A folder with corpus.jsonl, queries.jsonl, qrels.jsonl (or csv, tsv, parquet), or their common prefix.
 
     `data/cranfield` finds data/cranfield.corpus.jsonl ...; dev_qrels and dev_queries are taken where they exist.
@@ -71,20 +72,20 @@ def find_files(place: str | Path) -> RetrievalFiles:
     A Hub id is laid out as mteb's are: subsets corpus and queries, judgements in default (`mteb/scifact@test`).
     Raises UserError naming what is missing.
     """
-    if is_hub_id(str(place)):
-        return _on_hub(str(place))
-    root = Path(place)
+    if is_hub_id(str(path)):
+        return _on_hub(str(path))
+    root = Path(path)
     corpus, queries, qrels = (_required(root, part) for part in ("corpus", "queries", "qrels"))
     dev_qrels = _find(root, "dev_qrels")
     dev_queries = _find(root, "dev_queries")
     if dev_queries and not dev_qrels:
-        raise UserError(f"{dev_queries}: there is no dev_qrels file beside it; add it or remove the dev queries")
+        raise UserError(f"{dev_queries}: there is no dev_qrels file next to it; add it or remove the dev queries")
     return RetrievalFiles(corpus, queries, qrels, dev_queries or (queries if dev_qrels else None), dev_qrels)
 
 
-def _on_hub(place: str) -> RetrievalFiles:
+def _on_hub(hub_id: str) -> RetrievalFiles:
     """The split that is named, or test, is reported on; a split called dev chooses."""
-    name, _, split = place.partition("@")
+    name, _, split = hub_id.partition("@")
     judged = {part: f"{name}:default@{part}" for part in hub_splits(name, "default")}
     queries, wanted = f"{name}:queries@queries", split or "test"
     if wanted not in judged:
@@ -116,8 +117,8 @@ def read_judged(queries: Place, qrels: Place, corpus: dict[str, str]) -> Judged:
     )
 
 
-def _read(place: Place, columns: list[str]) -> Table:
-    table = read_table(place)
+def _read(source: Place, columns: list[str]) -> Table:
+    table = read_table(source)
     rows = [{_name(column, row): value for column, value in row.items()} for row in table.rows]
     found = replace(table, rows=rows)
     found.require(columns)
@@ -182,7 +183,7 @@ def _identifier(table: Table, index: int, column: str) -> str:
     """Text or a whole number: 7 and "7" are the same id, as csv can't tell them apart."""
     value = table.rows[index][column]
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(index)}: {column} {value!r} is no id; give text or a whole number")
+        raise UserError(f"{table.where(index)}: {column} {value!r} is not an id; use text or a whole number")
     return str(value)
 
 
@@ -193,5 +194,7 @@ def _grade(table: Table, index: int) -> int:
     except ValueError:
         grade = -1
     if grade < 0:
-        raise UserError(f"{table.where(index)}: score {value!r} is not a whole number of 0 or more (0: not relevant)")
+        raise UserError(
+            f"{table.where(index)}: score {value!r} is not a whole number of at least 0 (0 means not relevant)"
+        )
     return grade

@@ -2,72 +2,178 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.readers import SimilarityData, read_similarity
-from eval.metrics.correlation import cosine_pairs, spearman
+from dec2vec.files.tables import Table, _is_number, read_table
+from dec2vec.vectors.quantization import Ranges
+from eval.metrics.correlation import AGGREGATIONS, spearman, spearman_over_subsets
+from eval.metrics.resampling import multiplicities
+from eval.metrics.similarities import pearson, pearsons, similarities
+from eval.metrics.statistics import Bootstrap
 from eval.systems.system import TextEncoder
+from eval.tasks.pair_files import Pairs, index_texts
+from eval.tasks.pair_task import PairTask
+from eval.tasks.task import Evidence, Figure, TaskVectors
+
+METRIC = "spearman_all"
+"""One correlation over the concatenated sub-sets."""
 
 
 @dataclass(frozen=True, eq=False)
-class StsTask:
-    """Pairs as positions in a list of distinct texts, so that each text is embedded once."""
+class GradedPairs(Pairs):
+    """Pairs with a graded score; each belongs to a sub-set of its file."""
 
-    name: str
-    texts: list[str]
-    left: Int64[np.ndarray, " pairs"]
-    right: Int64[np.ndarray, " pairs"]
     gold: Float64[np.ndarray, " pairs"]
     subsets: Int64[np.ndarray, " pairs"]
     subset_names: list[str]
+    _bootstraps: dict[tuple[int, int], Bootstrap] = field(init=False, repr=False, default_factory=dict)
 
     @classmethod
-    def of(cls, data: SimilarityData) -> StsTask:
-        """Refuses gold scores that are all equal: no ranking agrees or disagrees with them."""
+    def from_data(cls, data: SimilarityData) -> GradedPairs:
+        """Raises UserError where all gold scores are equal: no ranking agrees or disagrees with them."""
         if np.ptp(data.scores) == 0:
-            raise UserError(f"{data.name}: every score is {data.scores[0]:g}, so there is nothing to rank")
-        place = {text: index for index, text in enumerate(dict.fromkeys(data.sentences1 + data.sentences2))}
+            raise UserError(f"{data.name}: every score is {data.scores[0]:g}; a correlation needs different scores")
+        texts, left, right = index_texts(data.sentences1, data.sentences2, two_sided=False)
         code = {name: index for index, name in enumerate(dict.fromkeys(data.subsets))}
-        return cls(
-            name=data.name,
-            texts=list(place),
-            left=np.array([place[text] for text in data.sentences1], dtype=np.int64),
-            right=np.array([place[text] for text in data.sentences2], dtype=np.int64),
-            gold=data.scores,
-            subsets=np.array([code[name] for name in data.subsets], dtype=np.int64),
-            subset_names=list(code),
-        )
+        subsets = np.array([code[name] for name in data.subsets], dtype=np.int64)
+        return cls(data.name, texts, left, right, data.scores, subsets, list(code))
 
-    def __len__(self) -> int:
-        return len(self.gold)
+    def bootstrap(self, resamples: int, seed: int) -> Bootstrap:
+        """One for every system: the ranks of the gold scores are computed once."""
+        key = (resamples, seed)
+        if key not in self._bootstraps:
+            self._bootstraps[key] = Bootstrap(self.gold, self.subsets, resamples=resamples, seed=seed)
+        return self._bootstraps[key]
 
-    @cached_property
-    def content_hash(self) -> str:
-        """sha256 of pairs and scores in order, wherever they were read from."""
-        digest = hashlib.sha256()
-        for left, right, gold in zip(self.left, self.right, self.gold, strict=True):
-            line = "\0".join((self.texts[left], self.texts[right], repr(float(gold))))
-            digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
-        return digest.hexdigest()
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> GradedPairs:
+        """Some of the pairs, as one sub-set, over the same list of texts."""
+        subsets = np.zeros(len(rows), dtype=np.int64)
+        return replace(self, left=self.left[rows], right=self.right[rows], gold=self.gold[rows], subsets=subsets)
 
-    def cosines(self, vectors: Float[np.ndarray, "texts dim"]) -> Float64[np.ndarray, " pairs"]:
-        """Of vectors in the order of `texts`."""
-        return cosine_pairs(vectors[self.left], vectors[self.right])
+    def _values(self) -> Iterable[str]:
+        return (repr(float(score)) for score in self.gold)
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityEvidence(Evidence):
+    """Scores of the test pairs by similarity: `cosine` decides; the others are for comparison."""
+
+    pairs: GradedPairs
+    scores: Mapping[str, Float64[np.ndarray, " pairs"]]
+
+    @property
+    def cosines(self) -> Float64[np.ndarray, " pairs"]:
+        return self.scores["cosine"]
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> SimilarityEvidence | None:
+        """The cosines of some pairs; None where their gold scores are all equal."""
+        if np.ptp(self.pairs.gold[rows]) == 0:
+            return None
+        return replace(self, pairs=self.pairs.at(rows), scores={"cosine": self.cosines[rows]})
+
+
+@dataclass(frozen=True, eq=False)
+class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
+    """A file of graded pairs. Several of them share the dev file on which layer and post-processing are chosen."""
+
+    def __post_init__(self) -> None:
+        """A dev file is a task as well, chosen on and reported: whoever loads tests compares them with it."""
+
+    @property
+    def chosen_on(self) -> str:
+        return self.known_dev_pairs.name
+
+    def dev_score(self, vectors: TaskVectors) -> float:
+        """Spearman over all dev pairs."""
+        pairs = self.known_dev_pairs
+        return spearman(pairs.cosines(vectors), pairs.gold)
+
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> SimilarityEvidence:
+        """Every similarity; cosines alone without dev vectors, whose ranges the rounding to bytes needs."""
+        if dev is None:
+            return super().evidence(dev, test)
+        pairs = self.test_pairs
+        scores = similarities(test.queries, pairs.left, pairs.right, Ranges.from_vectors(dev.queries))
+        return SimilarityEvidence(pairs, scores)
+
+    def evidence_from_scores(
+        self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
+    ) -> SimilarityEvidence:
+        """Nothing is chosen on dev."""
+        return SimilarityEvidence(self.test_pairs, {"cosine": test})
+
+    def figures(self, evidence: SimilarityEvidence, resamples: int, seed: int) -> list[Figure]:
+        """Spearman over all pairs, then its plain and its weighted mean over the sub-sets."""
+        pairs, cosines = evidence.pairs, evidence.cosines
+        drawn = pairs.bootstrap(resamples, seed).aggregations(cosines)
+        values = {kind: spearman_over_subsets(cosines, pairs.gold, pairs.subsets, kind) for kind in AGGREGATIONS}
+        return [Figure(f"spearman_{kind}", value, drawn[kind], len(pairs)) for kind, value in values.items()]
+
+    def similarity_figures(self, evidence: SimilarityEvidence, resamples: int, seed: int) -> list[Figure]:
+        """`pearson_cosine`, `spearman_dot`, `pearson_dot` ...; Spearman of cosines is the main figure."""
+        gold, n = evidence.pairs.gold, len(evidence.pairs)
+        bootstrap = evidence.pairs.bootstrap(resamples, seed)
+        figures: list[Figure] = []
+        for name, scores in evidence.scores.items():
+            if name != "cosine":
+                drawn = bootstrap.correlations(scores)
+                figures.append(Figure(f"spearman_{name}", spearman(scores, gold), drawn, n))
+            parts = [pearsons(scores, gold, counts) for counts in multiplicities(n, resamples, seed)]
+            figures.append(Figure(f"pearson_{name}", pearson(scores, gold), np.concatenate(parts), n))
+        return figures
 
 
 def load_task(path: str | Path) -> StsTask:
-    """A file with sentence1, sentence2, score and perhaps subset."""
-    return StsTask.of(read_similarity(path))
+    """A file with sentence1, sentence2, score and perhaps subset, as its own dev data until it is given others."""
+    pairs = GradedPairs.from_data(read_similarity(path))
+    return StsTask(pairs.name, METRIC, pairs, pairs)
 
 
-def dev_score(encoder: TextEncoder, data: StsTask, *, batch_tokens: int = 16_384) -> float:
-    """Spearman over all pairs of the encoder as it is: the figure a training run is steered by."""
-    vectors = encoder.encode(data.texts, batch_tokens=batch_tokens, normalize=False, progress=False)
-    return spearman(data.cosines(vectors), data.gold)
+def dev_score(encoder: TextEncoder, task: StsTask, *, batch_tokens: int = 16_384) -> float:
+    """Spearman over all dev pairs with the encoder as it is: the figure by which training keeps the best weights."""
+    texts = task.known_dev_pairs.texts.queries
+    vectors = encoder.encode(texts, batch_tokens=batch_tokens, normalize=False, progress=False)
+    return task.dev_score(TaskVectors.from_queries(vectors))
+
+
+@dataclass(frozen=True)
+class SimilarityData:
+    """Graded sentence pairs; `subsets` names the part of the file each pair belongs to ("" for none)."""
+
+    name: str
+    sentences1: list[str]
+    sentences2: list[str]
+    scores: NDArray[np.float64]
+    subsets: list[str]
+
+    def __len__(self) -> int:
+        return len(self.sentences1)
+
+
+def read_similarity(path: str | Path) -> SimilarityData:
+    """Columns sentence1, sentence2, score, perhaps subset; pairs without a score are dropped (SentEval)."""
+    table = read_table(path, ["sentence1", "sentence2", "score"])
+    graded = [i for i, row in enumerate(table.rows) if row["score"] not in (None, "")]
+    if len(graded) < 2:
+        raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs at least two")
+    return SimilarityData(
+        name=Path(table.name).stem,
+        sentences1=[table.text(i, "sentence1") for i in graded],
+        sentences2=[table.text(i, "sentence2") for i in graded],
+        scores=np.array([_score(table, i) for i in graded], dtype=np.float64),
+        subsets=[str(table.rows[i].get("subset") or "") for i in graded],
+    )
+
+
+def _score(table: Table, index: int) -> float:
+    value = table.rows[index]["score"]
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
+        raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; correct it or leave it empty")
+    return float(value)

@@ -1,22 +1,29 @@
-"""What every task is to the lab: texts to embed, a dev score to choose by, figures to report.
+"""What every task is: texts to embed, a dev score to choose by, figures to report.
 
-A task never sees an encoder: it names its texts, whoever runs it brings one vector for each.
+A task never sees an encoder: it names its texts, and the caller brings one vector for each.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+from numpy.typing import NDArray
+
+from dec2vec.decoder.pooling import View
+from eval.metrics.classification import Values, Weights, whole
+from eval.metrics.resampling import multiplicities
 
 
 @dataclass(frozen=True, eq=False)
 class Figure:
     """One measured number with its bootstrap values.
 
-    Paired across systems: the same seed and the same units give the same resamples.
+    Figures of two systems are paired: the same seed and the same units give the same resamples.
     """
 
     metric: str
@@ -24,6 +31,19 @@ class Figure:
     resampled: Float64[np.ndarray, " resamples"]
     n: int
     """Units that were resampled: pairs, texts or queries."""
+    clean: bool = False
+    """Measured only on the items that training has not seen."""
+
+    def minus(self, other: Figure) -> Figure:
+        """The paired difference."""
+        return Figure(self.metric, self.value - other.value, self.resampled - other.resampled, self.n, self.clean)
+
+    @classmethod
+    def mean(cls, figures: Sequence[Figure]) -> Figure:
+        """The mean over test sets, which are resampled independently of each other."""
+        value = float(np.mean([figure.value for figure in figures]))
+        resampled = np.mean([figure.resampled for figure in figures], axis=0)
+        return cls(figures[0].metric, value, resampled, sum(figure.n for figure in figures), figures[0].clean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +55,11 @@ class TaskVectors:
     documents: Float32[np.ndarray, "documents dim"]
     """Vectors of `Texts.documents`, in order; shape (0, dim) when the task has one side."""
 
+    @classmethod
+    def from_queries(cls, vectors: Float32[np.ndarray, "queries dim"]) -> TaskVectors:
+        """Of a task with one side."""
+        return cls(vectors, vectors[:0])
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:
@@ -43,48 +68,122 @@ class Texts:
     queries: list[str]
     documents: list[str]
 
+    @property
+    def both(self) -> list[str]:
+        """Queries, then documents."""
+        return [*self.queries, *self.documents]
 
-@runtime_checkable
-class Task(Protocol):
+
+class Evidence:
+    """What a system decided on the test items, from which every figure of a task is computed."""
+
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> Evidence | None:
+        """The evidence of some of the items; None where they allow no figure."""
+        return None
+
+    @property
+    def chosen(self) -> str:
+        """What dev data chose besides the layer and the post-processing, such as a threshold."""
+        return ""
+
+
+E = TypeVar("E", bound=Evidence)
+
+
+@dataclass(frozen=True, eq=False)
+class Task(ABC, Generic[E]):
     """Data, what is chosen from it, and what is measured on it."""
 
-    @property
-    def name(self) -> str:
-        """Unique in a report."""
+    name: str
+    """Unique in a report."""
+    metric: str
+    """The main metric, shown in the table and used for choices."""
 
     @property
-    def metric(self) -> str:
-        """The main metric, shown in the table and used for choices."""
-
-    @property
+    @abstractmethod
     def dev(self) -> Texts | None:
-        """None: the task has no dev data; the reading is then chosen elsewhere."""
+        """None where the task has no dev data: another task then chooses layer and post-processing."""
 
     @property
+    @abstractmethod
     def test(self) -> Texts:
         """What the figures are measured on."""
 
+    @property
+    def chosen_on(self) -> str:
+        """The name of the dev data."""
+        return f"{self.name} dev"
+
+    @property
+    def items(self) -> list[tuple[str, ...]] | None:
+        """Texts of each test item: two of a pair, one of a labelled text, the query of a search.
+
+        None where the task is not made of items that can be left out.
+        """
+        return None
+
+    @abstractmethod
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev; higher is better."""
 
+    @abstractmethod
+    def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> E:
+        """The decisions on test; thresholds and the like come from the dev vectors alone."""
+
+    @abstractmethod
+    def figures(self, evidence: E, resamples: int, seed: int) -> list[Figure]:
+        """Figures with their bootstrap values, the main one first."""
+
     def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """Figures on test, the main one first; thresholds and the like come from the dev vectors alone."""
+        """The figures of `test`."""
+        return self.figures(self.evidence(dev, test), resamples, seed)
+
+    def remarks(self, evidence: E) -> list[str]:
+        """Choices of the task's own that lie at the edge of what was tried."""
+        return []
 
 
-@runtime_checkable
-class Itemised(Protocol):
-    """Beside a `Task`: made of items that can be left out one by one, as those are that training has shown."""
-
-    @property
-    def items(self) -> list[tuple[str, ...]]:
-        """Texts of each scored test item: two of a pair, one of a labelled text, the query of a search."""
-
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """`Task.measure` on the items at `rows` alone, with what dev chose for all; nan where they are all alike."""
+FEWEST = 2
+"""Items without which there is no figure."""
 
 
-def missing(metric: str, resamples: int, n: int) -> Figure:
-    """A figure that `n` items do not allow."""
-    return Figure(metric, float("nan"), np.full(resamples, np.nan), n)
+def clean_figure(task: Task[E], evidence: E, rows: Int64[np.ndarray, " kept"], resamples: int, seed: int) -> Figure:
+    """The main figure on the items at `rows`, which training has not seen; what dev chose stays as it was."""
+    kept = evidence.at(rows) if len(rows) >= FEWEST else None
+    if not isinstance(kept, type(evidence)):
+        return Figure(task.metric, float("nan"), np.full(resamples, np.nan), len(rows), clean=True)
+    figure = task.figures(kept, resamples, seed)[0]
+    return Figure(figure.metric, figure.value, figure.resampled, figure.n, clean=True)
+
+
+Vectors = Mapping[View, NDArray[np.float32]]
+
+
+class BothSides(Mapping[View, TaskVectors]):
+    """Vectors of both sides by view, put together on access, as they may be read from disk.
+
+    A task with one side has no `documents`.
+    """
+
+    def __init__(self, queries: Vectors, documents: Vectors | None = None) -> None:
+        self._queries, self._documents = queries, documents
+
+    def __getitem__(self, view: View) -> TaskVectors:
+        queries = self._queries[view]
+        return TaskVectors(queries, queries[:0] if self._documents is None else self._documents[view])
+
+    def __iter__(self) -> Iterator[View]:
+        return iter(self._queries)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+
+def weighted_figures(
+    metrics: Callable[[Weights], dict[str, Values]], main: str, n: int, resamples: int, seed: int
+) -> list[Figure]:
+    """`metrics` by name on all `n` units and on every resample of them; `main` is the first."""
+    values = metrics(whole(n))
+    parts = [metrics(counts) for counts in multiplicities(n, resamples, seed)]
+    names = sorted(values, key=lambda name: name != main)
+    return [Figure(name, float(values[name][0]), np.concatenate([part[name] for part in parts]), n) for name in names]

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from eval.metrics.classification import baselines, class_metrics, confusion
-from eval.tasks.figures import weighted_figures
 from eval.tasks.labelled import LabelledTexts
-from eval.tasks.task import Figure
+from eval.tasks.task import Evidence, Figure, weighted_figures
 
 
 @dataclass(frozen=True)
@@ -29,30 +28,38 @@ class Wrong:
 
 
 @dataclass(frozen=True, eq=False)
-class TopicEvidence:
-    """Scores of every test text for every class, beside the truth."""
+class TopicEvidence(Evidence):
+    """Scores of every test text for every class, with the true class."""
 
     classes: list[str]
     texts: list[str]
     gold: Int64[np.ndarray, " texts"]
     scores: Float64[np.ndarray, "texts classes"]
+    vectors: Float32[np.ndarray, "texts dim"]
+    """Of the texts, for pictures."""
     setting: Mapping[str, int | float] = field(default_factory=dict)
     """The k or C that was chosen on dev."""
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
         classes: list[str],
         rows: LabelledTexts,
         scores: Float64[np.ndarray, "texts classes"],
+        vectors: Float32[np.ndarray, "texts dim"],
         setting: Mapping[str, int | float] | None = None,
     ) -> TopicEvidence:
-        return cls(classes, rows.texts, rows.codes(classes), scores, setting or {})
+        return cls(classes, rows.texts, rows.codes(classes), scores, vectors, setting or {})
 
-    def at(self, rows: Int64[np.ndarray, " kept"]) -> TopicEvidence:
-        """Of some of the texts: nothing is trained or decided anew."""
+    def at(self, rows: Int64[np.ndarray, " kept"]) -> TopicEvidence | None:
+        """Some of the texts: nothing is trained or decided anew."""
         texts = [self.texts[row] for row in rows]
-        return replace(self, texts=texts, gold=self.gold[rows], scores=self.scores[rows])
+        scores, vectors = self.scores[rows], self.vectors[rows]
+        return replace(self, texts=texts, gold=self.gold[rows], scores=scores, vectors=vectors)
+
+    @property
+    def chosen(self) -> str:
+        return ", ".join(f"{name} {value:g}" for name, value in self.setting.items())
 
     @cached_property
     def predicted(self) -> Int64[np.ndarray, " texts"]:
@@ -61,7 +68,7 @@ class TopicEvidence:
 
     @property
     def is_finite(self) -> bool:
-        """Without nan, that is."""
+        """Whether no score is nan."""
         return not bool(np.isnan(self.scores).any())
 
     @property
@@ -96,7 +103,7 @@ def _metrics(
     evidence: TopicEvidence, weights: Float64[np.ndarray, "resamples texts"]
 ) -> dict[str, Float64[np.ndarray, " resamples"]]:
     classes = len(evidence.classes)
-    found = class_metrics(evidence.gold, evidence.predicted, weights, classes)
+    values = class_metrics(evidence.gold, evidence.predicted, weights, classes)
     if not evidence.is_finite:
-        found = {name: np.full(len(weights), np.nan) for name in found}
-    return {**found, **baselines(evidence.gold, weights, classes)}
+        values = {name: np.full(len(weights), np.nan) for name in values}
+    return {**values, **baselines(evidence.gold, weights, classes)}

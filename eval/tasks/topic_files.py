@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from dec2vec.config_yaml import read_mapping
+from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
-from eval.task_config import Form
+from eval.config import Form, TopicsConfig
+from eval.tasks.labelled import read_labelled
+from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours
+from eval.tasks.topics import TopicData, TrainedTask, ZeroShotTask
 
 
 def label_texts(classes: Sequence[str], form: Form, path: str | Path | None = None) -> list[str]:
@@ -20,7 +23,7 @@ def label_texts(classes: Sequence[str], form: Form, path: str | Path | None = No
     if form == "word":
         texts = [name.replace("_", " ") for name in classes]
     elif path is None:
-        raise UserError(f"labels: form {form} needs a file that defines the classes; name it, or take form word")
+        raise UserError(f"labels: form {form} needs a file that defines the classes; give it, or use form word")
     else:
         entries = _entries(Path(path))
         absent = [name for name in classes if name not in entries]
@@ -30,7 +33,9 @@ def label_texts(classes: Sequence[str], form: Form, path: str | Path | None = No
     first: dict[str, str] = {}
     for name, text in zip(classes, texts, strict=True):
         if first.setdefault(text, name) != name:
-            raise UserError(f"labels: {first[text]!r} and {name!r} have the same text {text[:40]!r}; tell them apart")
+            raise UserError(
+                f"labels: {first[text]!r} and {name!r} have the same text {text[:40]!r}; use different texts"
+            )
     return texts
 
 
@@ -49,7 +54,7 @@ def _entries(path: Path) -> dict[str, object]:
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(entries, dict):
-        raise UserError(f'{path}: holds a {type(entries).__name__}, not an object {{"class": "definition"}}')
+        raise UserError(f'{path} contains a {type(entries).__name__} instead of an object {{"class": "definition"}}')
     return entries
 
 
@@ -58,7 +63,7 @@ def _text(path: str | Path, name: str, entry: object, form: Form) -> str:
     if form == "definition":
         return definition
     if not examples:
-        raise UserError(f"{path}: {name!r} has no examples; add a list of them, or take form definition")
+        raise UserError(f"{path}: {name!r} has no examples; add a list of them, or use form definition")
     return f"{definition}: {'; '.join(examples)}"
 
 
@@ -74,3 +79,52 @@ def _parts(path: str | Path, name: str, entry: object) -> tuple[str, list[str]]:
     if not isinstance(examples, list) or not all(isinstance(text, str) and text.strip() for text in examples):
         raise UserError(f"{path}: the examples of {name!r} must be a list of texts")
     return definition, examples
+
+
+def load_topics(config: TopicsConfig) -> ZeroShotTask | TrainedTask:
+    """The files of `config`, read and checked."""
+    _refuse_unread(config)
+    data = _data(config)
+    if config.method == "zero_shot":
+        texts = label_texts(data.classes, config.form, config.labels or None)
+        if config.form == "examples":
+            _refuse_test_texts(config.labels, data)
+        name = config.name or f"{data.name}/{config.form}{'-calibrated' if config.calibrated else ''}"
+        return ZeroShotTask(name, config.metric, data, texts, config.calibrated)
+    classifier = NearestNeighbours(config.neighbours) if config.method == "knn" else LogisticProbe(config.strengths)
+    return TrainedTask(config.name or f"{data.name}/{config.method}", config.metric, data, classifier)
+
+
+def _data(config: TopicsConfig) -> TopicData:
+    test, train, dev = (
+        read_labelled(path, config.text, config.label, classes=config.classes) if path else None
+        for path in (config.test, config.train, config.dev)
+    )
+    if test is None:
+        raise UserError("config error: test: give the file of test texts")
+    splits = [split for split in (test, train, dev) if split is not None]
+    classes = list(config.classes) or sorted({label for split in splits for label in split.labels})
+    return TopicData(test.name, classes, test, train, dev)
+
+
+def _refuse_unread(config: TopicsConfig) -> None:
+    """An option that the method does not read was meant for another one, or for a form that was not named."""
+    is_zero_shot = config.method == "zero_shot"
+    given = {
+        "form": config.form != "word" and not is_zero_shot,
+        "labels": bool(config.labels) and not (is_zero_shot and config.form != "word"),
+        "calibrated": config.calibrated and not is_zero_shot,
+    }
+    unread = next((option for option, is_unread in given.items() if is_unread), None)
+    if unread is not None:
+        found = f"method {config.method}" + (f" with form {config.form}" if is_zero_shot else "")
+        raise UserError(
+            f"config error: topics: {unread} is not used by {found}; remove it, or use a method that needs it"
+        )
+
+
+def _refuse_test_texts(path: str, data: TopicData) -> None:
+    known = set(data.test.texts)
+    seen = next((text for text in label_examples(path) if text in known), None)
+    if seen is not None:
+        raise UserError(f"{path}: the example {seen[:40]!r} is a test text; use other examples")

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.errors import UserError
-from eval.choice.edges import edge
 from eval.metrics.classification import class_metrics, whole
+from eval.metrics.grid_edge import edge
 from eval.tasks.labelled import LabelledTexts
-from eval.tasks.task import Figure, TaskVectors, Texts
+from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 
@@ -33,31 +33,58 @@ class TopicData:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise UserError(f"{self.name}: there is one class, {self.classes[0]!r}; a classification needs two")
+            raise UserError(
+                f"{self.name}: there is only the class {self.classes[0]!r}; classification needs at least two"
+            )
         for split in (self.train, self.dev):
             if split is not None and split.content_hash == self.test.content_hash:
-                raise UserError(f"{self.test.name} holds the texts of {split.name}: choices on a test set are leakage")
+                raise UserError(
+                    f"{self.test.name} contains the texts of {split.name}; use different files, because selection on "
+                    "test data is leakage"
+                )
         if self.train is not None and len(set(self.train.labels)) < 2:
             raise UserError(f"{self.train.name}: every label is {self.train.labels[0]!r}; training needs two classes")
 
 
 @dataclass(frozen=True, eq=False)
-class ZeroShotTask:
+class TopicTask(Task[TopicEvidence]):
+    """What every method of classification has in common."""
+
+    data: TopicData
+
+    @cached_property
+    def test(self) -> Texts:
+        return _texts(self.data.test.texts)
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 of the test texts and labels."""
+        return self.data.test.content_hash
+
+    @property
+    def items(self) -> list[tuple[str, ...]]:
+        """Each test text on its own."""
+        return self.data.test.items
+
+    def figures(self, evidence: TopicEvidence, resamples: int, seed: int) -> list[Figure]:
+        """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
+        return topic_figures(evidence, self.metric, resamples, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotTask(TopicTask):
     """Each text gets the class of the label text with the highest cosine; both go through one and the same prompt.
 
     `calibrated` subtracts from the cosines with a label text their mean over the dev texts (whose labels it does
     not read): some label texts are near to everything.
     """
 
-    name: str
-    metric: str
-    data: TopicData
     label_texts: list[str]
     calibrated: bool = False
 
     def __post_init__(self) -> None:
         if self.calibrated and self.data.dev is None:
-            raise UserError(f"{self.name}: calibration needs dev texts; name a file of them, or leave it out")
+            raise UserError(f"{self.name}: calibration needs dev texts; give a dev file, or remove calibrated")
 
     @cached_property
     def dev(self) -> Texts | None:
@@ -67,37 +94,18 @@ class ZeroShotTask:
     def test(self) -> Texts:
         return _texts(self.data.test.texts, self.label_texts)
 
-    @property
-    def content_hash(self) -> str:
-        """sha256 of the test texts and labels."""
-        return self.data.test.content_hash
-
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev."""
         dev = self.data.dev
         if dev is None:
-            raise UserError(f"{self.name}: has no dev texts; name a file of them")
+            raise UserError(f"{self.name} has no dev texts; give a dev file")
         return _score(self._scores(dev, self.dev, vectors, vectors), dev.codes(self.data.classes), self.metric)
-
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
-        return topic_figures(self.evidence(dev, test), self.metric, resamples, seed)
-
-    @property
-    def items(self) -> list[tuple[str, ...]]:
-        """Each test text on its own."""
-        return self.data.test.items
-
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """On some of the test texts."""
-        return topic_figures(self.evidence(dev, test).at(rows), self.metric, resamples, seed)
 
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> TopicEvidence:
         """The decisions on the test texts."""
-        scores = self._scores(self.data.test, self.test, test, dev)
-        return TopicEvidence.of(self.data.classes, self.data.test, scores)
+        rows = self.data.test
+        vectors = Picker(self.test, test)(rows.texts)
+        return TopicEvidence.from_rows(self.data.classes, rows, self._scores(rows, self.test, test, dev), vectors)
 
     def _scores(
         self, rows: LabelledTexts, texts: Texts | None, vectors: TaskVectors, dev: TaskVectors | None
@@ -117,86 +125,65 @@ class ZeroShotTask:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedTask:
+class TrainedTask(TopicTask):
     """A classifier trained on the train split. Its k or C is chosen on dev, or on every fifth train text of a class.
 
     The train texts are embedded with the dev texts, so that all that is learnt or chosen comes from `dev` vectors.
     """
 
-    name: str
-    metric: str
-    data: TopicData
     classifier: TrainedClassifier
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.data.train is None:
-            raise UserError(f"{self.name}: nothing to train on; name a file of train texts, or take method zero_shot")
+            raise UserError(f"{self.name} has no training texts; give a train file, or use method zero_shot")
 
     @cached_property
     def dev(self) -> Texts | None:
         return _texts(self._train.texts, [] if self.data.dev is None else self.data.dev.texts)
 
-    @cached_property
-    def test(self) -> Texts:
-        return _texts(self.data.test.texts)
-
     @property
-    def content_hash(self) -> str:
-        """sha256 of the test texts and labels."""
-        return self.data.test.content_hash
+    def chosen_on(self) -> str:
+        return super().chosen_on if self.data.dev is not None else f"a fifth of the training texts of {self.name}"
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev, with the best setting."""
-        return max(self._sweep(vectors).values())
+        return max(self._setting_scores(vectors).values())
 
     def choose(self, dev: TaskVectors) -> int | float:
         """The setting (k or C) with the best main metric on dev; of equals the first candidate."""
-        sweep = self._sweep(dev)
-        return max(sweep, key=lambda setting: np.nan_to_num(sweep[setting], nan=-np.inf))
+        scores = self._setting_scores(dev)
+        return max(scores, key=lambda setting: np.nan_to_num(scores[setting], nan=-np.inf))
 
-    def setting_edge(self, chosen: int | float) -> str | None:
-        """Where a chosen k or C lies at the edge of what was tried, in words."""
+    def remarks(self, evidence: TopicEvidence) -> list[str]:
+        """Where the chosen k or C lies at the edge of what was tried, in words."""
         rows, classifier = len(self._choice_splits[0]), self.classifier
         low, high = classifier.limits(rows)
-        found = edge(classifier.setting, chosen, classifier.settings(rows), low=low, high=high)
-        return None if found is None else f"{found} ({classifier.option})"
-
-    def measure(self, dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int) -> list[Figure]:
-        """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
-        return topic_figures(self.evidence(dev, test), self.metric, resamples, seed)
-
-    @property
-    def items(self) -> list[tuple[str, ...]]:
-        """Each test text on its own."""
-        return self.data.test.items
-
-    def measure_items(
-        self, rows: Int64[np.ndarray, " kept"], dev: TaskVectors | None, test: TaskVectors, resamples: int, seed: int
-    ) -> list[Figure]:
-        """On some of the test texts."""
-        return topic_figures(self.evidence(dev, test).at(rows), self.metric, resamples, seed)
+        settings = classifier.settings(rows)
+        edges = [edge(classifier.setting, value, settings, low=low, high=high) for value in evidence.setting.values()]
+        return [f"{line} ({classifier.option})" for line in edges if line is not None]
 
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> TopicEvidence:
         """The decisions on the test texts, after training on the whole train split with the chosen setting."""
         if dev is None:
             raise UserError(f"{self.name}: needs the vectors of the train texts")
-        setting = self.choose(dev)
-        classes = self.data.classes
-        train, tested = Picker(self.dev, dev)(self._train.texts), Picker(self.test, test)(self.data.test.texts)
-        [scores] = self.classifier.scores(train, self._train.codes(classes), tested, len(classes), [setting])
-        return TopicEvidence.of(classes, self.data.test, scores, {self.classifier.setting: setting})
+        setting, classes = self.choose(dev), self.data.classes
+        train, vectors = Picker(self.dev, dev)(self._train.texts), Picker(self.test, test)(self.data.test.texts)
+        [scores] = self.classifier.scores(train, self._train.codes(classes), vectors, len(classes), [setting])
+        return TopicEvidence.from_rows(classes, self.data.test, scores, vectors, {self.classifier.setting: setting})
 
-    def _sweep(self, vectors: TaskVectors) -> dict[int | float, float]:
+    def _setting_scores(self, vectors: TaskVectors) -> dict[int | float, float]:
         """Main metric on dev by setting."""
         learn, judge = self._choice_splits
         pick, classes = Picker(self.dev, vectors), self.data.classes
         settings = self.classifier.settings(len(learn))
-        found = self.classifier.scores(
+        every_scores = self.classifier.scores(
             pick(learn.texts), learn.codes(classes), pick(judge.texts), len(classes), settings
         )
         gold = judge.codes(classes)
-        return {setting: _score(scores, gold, self.metric) for setting, scores in zip(settings, found, strict=True)}
+        return {
+            setting: _score(scores, gold, self.metric) for setting, scores in zip(settings, every_scores, strict=True)
+        }
 
     @cached_property
     def _choice_splits(self) -> tuple[LabelledTexts, LabelledTexts]:
@@ -216,11 +203,11 @@ class Picker:
     """Vectors of texts by the texts themselves."""
 
     def __init__(self, texts: Texts | None, vectors: TaskVectors) -> None:
-        self._place = {text: index for index, text in enumerate(texts.queries if texts is not None else [])}
+        self._index = {text: index for index, text in enumerate(texts.queries if texts is not None else [])}
         self._vectors = vectors.queries
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
-        return self._vectors[np.array([self._place[text] for text in texts], dtype=np.int64)]
+        return self._vectors[np.array([self._index[text] for text in texts], dtype=np.int64)]
 
 
 def split(rows: LabelledTexts, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
@@ -230,10 +217,12 @@ def split(rows: LabelledTexts, seed: int) -> tuple[LabelledTexts, LabelledTexts]
     chosen = np.zeros(len(rows), dtype=np.bool_)
     chosen[by_class[DEV_EVERY - 1 :: DEV_EVERY]] = True
     if not chosen.any():
-        raise UserError(f"{rows.name}: {len(rows)} texts are too few to choose on; add texts, or name a dev file")
+        raise UserError(f"{rows.name}: {len(rows)} texts are too few for the selection; add texts, or give a dev file")
     learn, judge = (rows.at(np.flatnonzero(part)) for part in (~chosen, chosen))
     if len(set(learn.labels)) < 2:
-        raise UserError(f"{rows.name}: too few texts of a second class to train on; add some, or name a dev file")
+        raise UserError(
+            f"{rows.name}: there are too few training texts of a second class; add some, or give a dev file"
+        )
     return learn, judge
 
 

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from train.config import LossConfig
-from train.contrast import contrast
-from train.readings import text_keys
-from train.rows import NO_ID, PairRows
-from train.temperature import Temperature
+from train.data.prompted_input import text_keys
+from train.losses.infonce.infonce import infonce
+from train.losses.inputs import NO_ID, PairInputs
+from train.losses.objective import Temperature
 
 TEMPERATURE = 0.05
 Side = Callable[[], tuple[float, list[Tensor]]]
@@ -117,11 +117,11 @@ def _ours(vectors: Tensor) -> Side:
     anchors, positives = (text_keys([f"{side} {row}" for row in range(pairs)]) for side in ("query", "document"))
     places = torch.arange(2 * pairs)
     no_ids = torch.full((pairs,), NO_ID)
-    rows = PairRows(places[:pairs], places[pairs:], anchors, positives, anchors, no_ids)
+    rows = PairInputs(places[:pairs], places[pairs:], anchors, positives, anchors, no_ids)
     config, temperature = LossConfig(temperature=TEMPERATURE), Temperature(TEMPERATURE, learned=False)
 
     def run() -> tuple[float, list[Tensor]]:
-        found = contrast(vectors, rows, config, temperature)
+        found = infonce(vectors, rows, config, temperature)
         return float(found.loss), [found.embedding_gradient]
 
     return run

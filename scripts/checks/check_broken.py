@@ -25,11 +25,10 @@ from pathlib import Path
 import numpy as np
 from broken.breakages import BREAKAGES, Breakage, Form
 
-from dec2vec.checks.args import CheckArgs
-from dec2vec.checks.command import check_model
+from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
-from train.export import export_command
-from train.export_args import ExportArgs
+from dec2vec.config.model import ModelConfig
+from train.export.export import ExportArgs, export_command
 
 TEXTS = ["A man plays a guitar.", "", "a b", "<new>", "Ünïcödé 猫", "The cat sleeps on the warm roof.", "word " * 2000]
 ROUNDING = 1e-5
@@ -91,7 +90,7 @@ def break_in(good: Path, breakage: Breakage, stage: Path) -> Row:
 
 
 def _check(folder: Path) -> list[Finding]:
-    return check_model(CheckArgs(model=str(folder), device="cpu"))
+    return check_model(ModelConfig(name_or_path=str(folder), device="cpu"))
 
 
 def _moved(folder: Path, good: Path) -> float | None:

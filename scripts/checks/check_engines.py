@@ -27,7 +27,7 @@ from hosts.engines import ENGINES
 from safetensors.torch import load_file
 from torch import Tensor
 
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 STEPS, RESUMED_AFTER = 5, 3
 BETA1 = 0.9

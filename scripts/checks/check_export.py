@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.artifacts import find
+from dec2vec.decoder.model_folders import find
 
 TEXTS = ["A man plays a guitar.", "", "Who is there?", "Ünïcödé 猫", "word " * 2000, "The cat sleeps on the warm roof."]
 PLAIN = """

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 UNTIMED = ("step", "loss", "lr", "grad_norm", "temperature", "dev_spearman")
 MAX_STARTS = 5
@@ -63,7 +63,7 @@ class Attempt:
     def is_saving(self, since: float) -> bool:
         """Whether a checkpoint is being written; an earlier kill may have left the beginning of one."""
         with contextlib.suppress(FileNotFoundError):
-            found = (self.folder / "checkpoints").glob(".tmp-step-*")
+            found = (self.folder / "checkpoints").glob(".step-*.tmp")
             return any(path.stat().st_mtime > since for path in found)
         return False
 
@@ -135,7 +135,7 @@ def _undisturbed(attempt: Attempt, steps: int) -> Times:
     """Run to the end, and learn how long its parts take."""
     began, clock = time.monotonic(), time.time()
     first, last = (0.0, 0), (0.0, 0)
-    with attempt.running("--checkpoint.resume", "never") as process:
+    with attempt.running("--checkpoint.resume", "fresh") as process:
         while process.poll() is None:
             now, logged = time.monotonic() - began, attempt.logged_since(clock)
             last = (now, logged) if logged > last[1] else last
@@ -174,7 +174,7 @@ def _kill_and_resume(attempt: Attempt, times: Times, options: argparse.Namespace
 def _run_and_kill(attempt: Attempt, delay: float, anew: bool, *, wait_for_checkpoint: bool) -> float | None:
     """Seconds that the process lived, None when it ended by itself."""
     began, clock = time.monotonic(), time.time()
-    with attempt.running(*(["--checkpoint.resume", "never"] if anew else [])) as process:
+    with attempt.running(*(["--checkpoint.resume", "fresh"] if anew else [])) as process:
         while process.poll() is None:
             lived = time.monotonic() - began
             if lived >= delay and (attempt.is_saving(clock) or not wait_for_checkpoint):

@@ -25,9 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from dec2vec import Encoder, ModelConfig
-from dec2vec.artifacts import find
-from train.export import export_command
-from train.export_args import ExportArgs
+from dec2vec.decoder.model_folders import find
+from train.export.export import ExportArgs, export_command
 
 TEXTS = [
     "A man plays a guitar.",

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dec2vec.corpus.vectors import open_vectors
+from dec2vec.corpus.vector_files import open_vectors
 
 WORLD = 2
 SAMPLE = 500
@@ -190,7 +190,7 @@ def main(argv: Sequence[str]) -> int:
     size = (folder / "texts.txt").stat().st_size / 2**20
     lines = [
         ("rows", f"{found[0]:,} of {options.rows:,} in {shards} shards"),
-        ("undisturbed", f"{calm_seconds:.0f} s with the start; then {_rate(calm):,.0f} texts a second"),
+        ("undisturbed", f"{calm_seconds:.0f} s with the start; then {_rate(calm):,.0f} texts per second"),
         ("killed", f"{killed_seconds:.0f} s; SIGKILL to one worker {one} times, to all {all_of_them} times"),
         ("vectors", f"sha256 {found[1][:16]} killed, {expected[1][:16]} undisturbed; all files equal: {same}"),
         ("sample", f"{SAMPLE} rows embedded anew differ by at most {apart:.1e}"),
@@ -204,9 +204,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _rate(calm: Job) -> int:
-    """Texts a second of all processes together, by what each says at its end."""
+    """Texts per second of all processes together, by what each says at its end."""
     said = (calm.output.parent / f"{calm.output.name}.log").read_text(encoding="utf-8", errors="replace")
-    return sum(int(rate) for rate in re.findall(r"\((\d+) a second\)", said))
+    return sum(int(rate) for rate in re.findall(r"\((\d+) per second\)", said))
 
 
 def _bytes(folder: Path) -> dict[str, str]:

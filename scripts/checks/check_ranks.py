@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 WORLD = 2
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--folder", type=Path, default=Path("runs/check_ranks"), help="where the two runs go")
     options, overrides = parser.parse_known_args(argv)
-    fixed = ["--optim.steps", str(options.steps), "--lora.dropout", "0", "--checkpoint.resume", "never"]
+    fixed = ["--optim.steps", str(options.steps), "--lora.dropout", "0", "--checkpoint.resume", "fresh"]
     arguments = ["-m", "train", options.config, *fixed, "--eval.after_training", "false", *overrides]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(WORLD)]
     one = _losses(arguments, options.folder / "one", world=1)

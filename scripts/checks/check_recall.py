@@ -18,13 +18,13 @@ from typing import get_args
 
 import numpy as np
 
-from dec2vec.corpus.index import Kind, build_index, sample_recall, search_index, write_index
-from dec2vec.corpus.vectors import Vectors, open_vectors
+from dec2vec.corpus.faiss_index import Kind, build_index, sample_recall, search_index, write_index
+from dec2vec.corpus.vector_files import StoredVectors, open_vectors
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def row(vectors: Vectors, kind: Kind, sample: int, folder: Path) -> str:
+def row(vectors: StoredVectors, kind: Kind, sample: int, folder: Path) -> str:
     """One line of the table."""
     started = time.perf_counter()
     index = build_index(vectors, kind)

@@ -128,10 +128,10 @@ def _work(folder: Path) -> Work:
     """Of the run that was made: from its configuration, its data and what it saved."""
     from safetensors.numpy import load_file
 
-    from dec2vec.config import load
+    from dec2vec.config.load import load
+    from train.build import load_base
     from train.config import TrainConfig
-    from train.data import load_data
-    from train.session import load_base
+    from train.data.dataset import load_data
 
     config = load(TrainConfig, folder / "config.yaml", [])
     texts = [row for table in load_data(config.data).tables for row in table.texts]

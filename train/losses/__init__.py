@@ -1,0 +1,1 @@
+"""From the embeddings of a batch to a loss and its gradient."""

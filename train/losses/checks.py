@@ -1,25 +1,35 @@
-"""Losses that can't be: refused before training, in one line."""
+"""Losses that are refused before anything is read: they do not fit their source, or have options nobody reads."""
 
 from __future__ import annotations
 
-from dec2vec.errors import UserError
-from train.config import Distance, LossConfig, LossKind
-from train.rows import GradedRows, LabelledRows, PairRows, Rows, TeacherRows
+from collections.abc import Mapping
 
-ROWS_OF: dict[LossKind, type[Rows]] = {
-    "infonce": PairRows,
-    "cosent": GradedRows,
-    "angle": GradedRows,
-    "supcon": LabelledRows,
-    "distil_scores": TeacherRows,
-    "distil_vectors": TeacherRows,
+from dec2vec.errors import UserError
+from train.config import Distance, Kind, LoraConfig, LossConfig, LossKind, TrainConfig
+from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
+from train.losses.per_source import losses_of, used_losses
+
+ROWS: dict[Kind, type[LossInputs]] = {
+    "pairs": PairInputs,
+    "texts": PairInputs,
+    "graded": GradedInputs,
+    "labelled": LabelledInputs,
+}
+"""What a batch of a source gives a loss to compare."""
+ROWS_OF: dict[LossKind, type[LossInputs]] = {
+    "infonce": PairInputs,
+    "cosent": GradedInputs,
+    "angle": GradedInputs,
+    "supcon": LabelledInputs,
+    "distil_scores": TeacherInputs,
+    "distil_vectors": TeacherInputs,
 }
 """What each loss compares."""
-WORDS: dict[type[Rows], str] = {
-    PairRows: "pairs of anchor and positive",
-    GradedRows: "pairs with a score",
-    LabelledRows: "texts with a label",
-    TeacherRows: "texts with a teacher's vectors",
+WORDS: dict[type[LossInputs], str] = {
+    PairInputs: "pairs of anchor and positive",
+    GradedInputs: "pairs with a score",
+    LabelledInputs: "texts with a label",
+    TeacherInputs: "texts with a teacher's vectors",
 }
 DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_scores": ("kl", "margin"),
@@ -30,14 +40,11 @@ COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "
 """Options of every loss."""
 ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "symmetric": ("infonce",),
-    "gather": ("infonce",),
     "margin": ("infonce",),
     "query_negatives": ("infonce",),
     "document_negatives": ("infonce",),
     "hardness": ("infonce",),
-    "tiles": ("infonce",),
     "angle_weights": ("angle",),
-    "angle_temperature": ("angle",),
     "distance": ("distil_scores", "distil_vectors"),
     "teacher": ("distil_scores", "distil_vectors"),
     "teacher_temperature": ("distil_scores",),
@@ -45,14 +52,40 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
 """Options that only these losses read; one that is neither here nor in `COMMON` would be ignored without a word."""
 
 
-def check_loss(config: LossConfig, rows: type[Rows], source: str) -> None:
+def check_losses(config: TrainConfig) -> None:
+    """UserError for a loss that cannot compare what a source gives, or with options that it or nobody reads."""
+    for number, source in enumerate(config.data):
+        for loss in losses_of(source, config):
+            rows = TeacherInputs if loss.kind.startswith("distil") else ROWS[source.kind]
+            check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+    if config.data and all(source.losses for source in config.data):
+        _refuse_unused(config.loss)
+    starts = sorted({loss.temperature for loss in used_losses(config) if loss.learn_temperature})
+    if len(starts) > 1:
+        raise UserError(
+            "loss.temperature: losses that learn it share one value, which cannot start at "
+            f"{' and '.join(map(str, starts))}; set the same temperature for them"
+        )
+
+
+def _refuse_unused(loss: LossConfig) -> None:
+    default = LossConfig()
+    changed = [f"loss.{name}" for name, value in vars(loss).items() if value != vars(default)[name]]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: every source has its own losses, so these options are not used; set them in "
+            "data.N.losses, or remove them"
+        )
+
+
+def check_loss(config: LossConfig, rows: type[LossInputs], source: str) -> None:
     """Refuse a loss that doesn't fit what `source` (its name, for the message) gives, or whose options don't fit."""
     check_rows(config.kind, rows, source)
     _check_options(config)
     _check_matryoshka(config)
 
 
-def check_rows(kind: LossKind, rows: type[Rows], source: str) -> None:
+def check_rows(kind: LossKind, rows: type[LossInputs], source: str) -> None:
     """Refuse a kind of loss that compares something else than `source` gives."""
     if not issubclass(rows, ROWS_OF[kind]):
         fitting = " or ".join(name for name, wanted in ROWS_OF.items() if issubclass(rows, wanted))
@@ -70,23 +103,45 @@ def _check_options(config: LossConfig) -> None:
     given, default = vars(config), vars(LossConfig())
     for name, kinds in ONLY_FOR.items():
         if config.kind not in kinds and given[name] != default[name]:
-            raise UserError(f"loss.{name}: loss.kind {config.kind} has no use for it (only {', '.join(kinds)})")
+            raise UserError(
+                f"loss.{name} is not used by loss.kind {config.kind} (only by {', '.join(kinds)}); remove it"
+            )
     if config.kind in DISTANCES and distance_of(config) not in DISTANCES[config.kind]:
         allowed = " or ".join(DISTANCES[config.kind])
-        raise UserError(f"loss.distance {config.distance}: loss.kind {config.kind} takes {allowed}")
+        raise UserError(f"loss.distance {config.distance}: use {allowed} with loss.kind {config.kind}")
     if config.kind in DISTANCES and config.teacher is None:
-        raise UserError(f"loss.kind {config.kind}: name the folder of a teacher with --loss.teacher")
+        raise UserError(f"loss.kind {config.kind}: give the folder of a teacher with --loss.teacher")
     if config.kind == "angle" and not any(config.angle_weights):
-        raise UserError("loss.angle_weights: all are 0; give at least one loss a weight")
+        raise UserError("loss.angle_weights: all are 0; set at least one above 0")
     if config.kind in DISTANCES and distance_of(config) != "kl" and config.learn_temperature:
-        raise UserError(f"loss.learn_temperature: loss.distance {distance_of(config)} has no temperature; leave it out")
+        raise UserError(f"loss.learn_temperature: loss.distance {distance_of(config)} has no temperature; remove it")
 
 
 def _check_matryoshka(config: LossConfig) -> None:
     sizes, weights = config.matryoshka, config.matryoshka_weights
     if len(set(sizes)) != len(sizes):
-        raise UserError(f"loss.matryoshka {list(sizes)}: a number of dimensions comes twice; list each once")
+        raise UserError(f"loss.matryoshka {list(sizes)}: a number of dimensions is repeated; list each once")
     if weights and len(weights) != len(sizes):
         raise UserError(
             f"loss.matryoshka_weights: {len(weights)} weights for {len(sizes)} numbers of dimensions; give one for each"
         )
+
+
+_OTHER_HEADS = ("classifier", "summary", "cls")
+"""Dropout of task heads (GPT-2 has 0.1 in `summary_first_dropout`), which embedding models don't have."""
+
+
+def check_dropout(architecture: Mapping[str, object], lora: LoraConfig, source: str) -> None:
+    """Refuse two views of a text from `source` where they would be equal.
+
+    `architecture` is the decoder's own configuration, `config.get_text_config().to_dict()`.
+    """
+    if (lora.method == "lora" and lora.dropout > 0) or any(_drops(*entry) for entry in architecture.items()):
+        return
+    fix = "--lora.dropout 0.1" if lora.method == "lora" else "--lora.method lora --lora.dropout 0.1"
+    raise UserError(f"{source}: the two copies of a text differ only by dropout, and every dropout is 0; add {fix}")
+
+
+def _drops(name: str, value: object) -> bool:
+    """A positive rate, whatever the family calls it: attention_dropout, resid_pdrop, hidden_dropout, layerdrop."""
+    return "drop" in name and not name.startswith(_OTHER_HEADS) and isinstance(value, float) and value > 0

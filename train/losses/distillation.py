@@ -14,11 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.config import Distance
-from train.distributed import gather_rows
-from train.losses.against_all import against_all, drop_self
-from train.objective import Objective
-from train.rows import TeacherRows
-from train.temperature import Temperature
+from train.distributed.collectives import gather_rows
+from train.losses.all_pairs import all_pairs, drop_self
+from train.losses.inputs import TeacherInputs
+from train.losses.objective import Objective, Temperature
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student's cosines [row, others], teacher's, student's temperature) -> [row]."""
@@ -28,7 +27,7 @@ NEEDED: dict[Distance, int] = {"kl": 3, "margin": 3, "mse": 2, "correlation": 3}
 
 def distil(
     embeddings: Float[Tensor, "unique dim"],
-    rows: TeacherRows,
+    rows: TeacherInputs,
     temperature: Temperature,
     distance: Distance,
     teacher_temperature: float,
@@ -50,7 +49,7 @@ def distil(
         return measure(drop_self(cosines, places), drop_self(wanted, places), tau)
 
     counted = len(teacher) if len(teacher) >= NEEDED[distance] else 0
-    return against_all(embeddings, rows.texts[kept], temperature, row_losses, counted)
+    return all_pairs(embeddings, rows.texts[kept], temperature, row_losses, counted)
 
 
 def is_first(keys: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:

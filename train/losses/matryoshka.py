@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dec2vec.errors import UserError
 from train.config import LossConfig
-from train.objective import Objective, combine
+from train.losses.objective import Objective, combine
 
 
 def nested(

@@ -6,14 +6,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from train.distributed import gather_rows
-from train.losses.against_all import against_all, mask_self
-from train.objective import Objective
-from train.rows import LabelledRows
-from train.temperature import Temperature
+from train.distributed.collectives import gather_rows
+from train.losses.all_pairs import all_pairs, mask_self
+from train.losses.inputs import LabelledInputs
+from train.losses.objective import Objective, Temperature
 
 
-def supcon(embeddings: Float[Tensor, "unique dim"], rows: LabelledRows, temperature: Temperature) -> Objective:
+def supcon(embeddings: Float[Tensor, "unique dim"], rows: LabelledInputs, temperature: Temperature) -> Objective:
     """Mean over the texts that have another of their label in the global batch; zero when none has."""
     labels, _ = gather_rows(rows.labels)
     _, inverse, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
@@ -29,4 +28,4 @@ def supcon(embeddings: Float[Tensor, "unique dim"], rows: LabelledRows, temperat
         return mean
 
     counted = int((others > 0).sum())  # host sync
-    return against_all(embeddings, rows.texts, temperature, row_losses, counted)
+    return all_pairs(embeddings, rows.texts, temperature, row_losses, counted)

@@ -1,4 +1,8 @@
-"""Adapters as files: PEFT's safetensors and JSON in, one merged adapter out. The base is never loaded."""
+"""Adapters as files: read PEFT's safetensors and JSON, write one merged adapter. The base is not loaded.
+
+PEFT's own `add_weighted_adapter` needs the base in memory, has one weight per adapter where an arc has one per module,
+and does not tell the error of a truncation.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +26,22 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _FACTOR = re.compile(r"(.*)\.lora_(embedding_)?([AB])(\.weight)?")
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")
-"""Ways to fill an adapter that leave the base as it is; PiSSA's takes a part out of it."""
+"""Initializations that do not change the base. PiSSA, for one, subtracts the adapter from it."""
 
 Weigh = Callable[[Sequence[LowRank]], Sequence[float]]
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The changes of each module, and the configuration they were saved with."""
+    """The change of each module, and the configuration with which the adapter was saved."""
 
     config: dict[str, Any]
     changes: dict[str, LowRank]
-    """By the module's name with its pattern of keys: `layers.0.q_proj.lora_{}.weight`."""
+    """Keyed by the pattern of the module's keys: `layers.0.q_proj.lora_{}.weight`."""
 
 
 def read_adapter(folder: Path) -> Adapter | None:
-    """None if the adapter is more than B A on an untouched base: DoRA, PiSSA, modules trained whole, rank patterns.
+    """Read an adapter. None if it is not just B A added to the base: DoRA, PiSSA, modules_to_save, rank patterns.
 
     Raises UserError for damaged files.
     """
@@ -68,52 +72,55 @@ def _changes(tensors: dict[str, Tensor], scale: float) -> dict[str, LowRank]:
         assert match is not None
         module = f"{match[1]}.lora_{match[2] or ''}{{}}{match[4] or ''}"
         factors.setdefault(module, {})[match[3]] = tensor.double()
-    return {module: LowRank(found["A"], scale * found["B"]) for module, found in factors.items()}
+    return {module: LowRank(pair["A"], scale * pair["B"]) for module, pair in factors.items()}
 
 
 def check_modules(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-    """Adapters on the same modules, of the same sizes."""
+    """UserError unless the adapters have the same modules with the same sizes."""
     first = adapters[0].changes
     for adapter, name in zip(adapters[1:], names[1:], strict=True):
         if adapter.changes.keys() != first.keys():
-            odd = min(adapter.changes.keys() ^ first.keys()).partition(".lora_")[0]
-            raise UserError(f"{name}: adapts other modules than {names[0]} ({odd} is on one side only)")
+            module = min(adapter.changes.keys() ^ first.keys()).partition(".lora_")[0]
+            raise UserError(f"{name}: adapts other modules than {names[0]} ({module} is in one of them only)")
         for module, change in adapter.changes.items():
             if change.a.shape[1] != first[module].a.shape[1] or change.b.shape[0] != first[module].b.shape[0]:
-                raise UserError(f"{name}: {module.partition('.lora_')[0]} has another size than in {names[0]}")
+                raise UserError(
+                    f"{name}: the size of {module.partition('.lora_')[0]} differs from that in {names[0]}; merge runs "
+                    "with the same sizes"
+                )
 
 
-def weigh_average(shares: Sequence[float]) -> Weigh:
+def weigh_average(weights: Sequence[float]) -> Weigh:
     """The same weights for every module."""
-    return lambda changes: shares
+    return lambda changes: weights
 
 
-def weigh_slerp(share: float) -> Weigh:
-    """Each module on its own arc."""
+def weigh_slerp(fraction: float) -> Weigh:
+    """Weights on each module's own arc."""
     return lambda changes: slerp_weights(
-        inner(changes[0], changes[0]), inner(changes[1], changes[1]), inner(changes[0], changes[1]), share
+        inner(changes[0], changes[0]), inner(changes[1], changes[1]), inner(changes[0], changes[1]), fraction
     )
 
 
 def merge_adapters(adapters: Sequence[Adapter], weigh: Weigh, rank: int | None) -> tuple[Adapter, float]:
     """The merged adapter, and its relative error (Frobenius norm over all modules; 0 without a `rank`)."""
     merged: dict[str, LowRank] = {}
-    lost = whole = 0.0
+    lost = total = 0.0
     for module in adapters[0].changes:
         changes = [adapter.changes[module] for adapter in adapters]
         merged[module] = weighted_sum(changes, weigh(changes))
         if rank is not None and rank < merged[module].rank:
-            whole += inner(merged[module], merged[module])
-            merged[module], missed = truncate(merged[module], rank)
-            lost += missed
+            total += inner(merged[module], merged[module])
+            merged[module], distance = truncate(merged[module], rank)
+            lost += distance
     config = dict(adapters[0].config)
     full_rank = max(change.rank for change in merged.values())
     config |= {"r": full_rank, "lora_alpha": full_rank, "use_rslora": False, "init_lora_weights": True}
-    return Adapter(config, merged), math.sqrt(lost / whole) if whole > 0 else 0.0
+    return Adapter(config, merged), math.sqrt(lost / total) if total > 0 else 0.0
 
 
 def write_adapter(adapter: Adapter, folder: Path) -> None:
-    """In PEFT's form, float32; the scale alpha / r is 1."""
+    """Write PEFT's files in float32, with a scale alpha / r of 1."""
     tensors = {
         module.format(side): factor.to(torch.float32).contiguous()
         for module, change in adapter.changes.items()

@@ -1,7 +1,7 @@
-"""Weighted sums of low-rank updates B A, exact or cut back to a rank.
+"""Weighted sums of low-rank updates B A, exact or truncated to a rank.
 
-Averaging A and B apart would not average what they change: mean(B) mean(A) is not mean(B A). The exact sum puts the
-factors side by side, [c1 B1, c2 B2] [A1; A2], whose rank is the sum of the ranks.
+Averaging A and B separately does not average the update: mean(B) mean(A) is not mean(B A). The exact sum concatenates
+the factors, [c1 B1, c2 B2] [A1; A2]; its rank is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 PARALLEL = 1e-6
-"""Sine of an angle below which an arc is a line."""
+"""Sine of the angle below which two vectors count as parallel."""
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """The change B A of one matrix, its scale within B."""
+    """The update B A of one matrix. B includes the scale."""
 
     a: Float64[Tensor, "rank inputs"]
     b: Float64[Tensor, "outputs rank"]
@@ -32,12 +32,12 @@ class LowRank:
 
 
 def inner(one: LowRank, other: LowRank) -> float:
-    """Sum of the products of all entries of both changes, which are never written out."""
+    """Inner product of both updates, computed without the dense matrices."""
     return float(((one.b.T @ other.b) * (one.a @ other.a.T)).sum())
 
 
 def weighted_sum(changes: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
-    """Exactly sum_i weights_i B_i A_i."""
+    """The exact sum of weights_i B_i A_i."""
     return LowRank(
         a=torch.cat([change.a for change in changes]),
         b=torch.cat([weight * change.b for change, weight in zip(changes, weights, strict=True)], dim=1),
@@ -45,9 +45,9 @@ def weighted_sum(changes: Sequence[LowRank], weights: Sequence[float]) -> LowRan
 
 
 def truncate(change: LowRank, rank: int) -> tuple[LowRank, float]:
-    """The nearest change of that rank (Eckart & Young 1936), and the squared distance to it.
+    """The nearest update of that rank (Eckart & Young 1936), and the squared distance to it.
 
-    A matrix too small for the rank gets rows and columns of zeros: PEFT wants one rank for all modules.
+    A matrix too small for the rank gets rows and columns of zeros, since PEFT needs one rank for all modules.
     """
     left, left_triangle = torch.linalg.qr(change.b)
     right, right_triangle = torch.linalg.qr(change.a.T)
@@ -61,15 +61,15 @@ def truncate(change: LowRank, rank: int) -> tuple[LowRank, float]:
     return cut, float((sizes[rank:] ** 2).sum())
 
 
-def slerp_weights(square_one: float, square_other: float, product: float, share: float) -> tuple[float, float]:
-    """Weights of two vectors on the arc between their directions, `share` of the way (Shoemake 1985).
+def slerp_weights(square_one: float, square_other: float, product: float, fraction: float) -> tuple[float, float]:
+    """Weights of two vectors for the point at `fraction` of the arc between them (Shoemake 1985).
 
-    Given are their squared lengths and their inner product. Parallel or zero vectors are averaged.
+    The arguments are their squared lengths and their inner product. Parallel or zero vectors are averaged.
     """
     lengths = math.sqrt(square_one * square_other)
     if lengths == 0:
-        return 1 - share, share
+        return 1 - fraction, fraction
     angle = math.acos(max(-1.0, min(1.0, product / lengths)))
     if math.sin(angle) < PARALLEL:
-        return 1 - share, share
-    return math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle)
+        return 1 - fraction, fraction
+    return math.sin((1 - fraction) * angle) / math.sin(angle), math.sin(fraction * angle) / math.sin(angle)

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from dec2vec.config.encoder_args import ModelArgs
 from dec2vec.errors import UserError
-from train.mining.args import MineArgs
-from train.mining.choice import ABSENT
+from train.mining.selection import ABSENT
 
 PairScores = Callable[[list[tuple[str, str]]], Float64[np.ndarray, " pairs"]]
 BATCH = 64
 
 
-def load_cross_encoder(name: str, args: MineArgs) -> PairScores:
-    """One score a pair, higher for closer texts. Raises UserError for a model with several outputs."""
+def load_cross_encoder(name: str, args: ModelArgs) -> PairScores:
+    """A function that scores pairs, higher for closer texts. Raises UserError for a model with several outputs."""
     from sentence_transformers import CrossEncoder
 
     device = None if args.device == "auto" else args.device
@@ -26,7 +26,7 @@ def load_cross_encoder(name: str, args: MineArgs) -> PairScores:
     except (OSError, ValueError) as error:
         raise UserError(f"--cross_encoder {name}: can't be loaded: {str(error).splitlines()[0]}") from None
     if model.num_labels != 1:
-        raise UserError(f"--cross_encoder {name}: gives {model.num_labels} numbers a pair; use a model that gives one")
+        raise UserError(f"--cross_encoder {name} gives {model.num_labels} numbers per pair; use a model that gives one")
 
     def score(pairs: list[tuple[str, str]]) -> Float64[np.ndarray, " pairs"]:
         return np.asarray(model.predict(pairs, batch_size=BATCH, show_progress_bar=False), dtype=np.float64)
@@ -45,7 +45,7 @@ def rescore(
     rows, columns = np.nonzero(positions != ABSENT)
     candidates = positions[rows, columns].tolist()
     pairs = [(anchors[row], corpus[position]) for row, position in zip(rows.tolist(), candidates, strict=True)]
-    found = score([*zip(anchors, positives, strict=True), *pairs])
+    scored = score([*zip(anchors, positives, strict=True), *pairs])
     scores = np.full(positions.shape, np.nan, dtype=np.float64)
-    scores[rows, columns] = found[len(anchors) :]
-    return scores, found[: len(anchors)]
+    scores[rows, columns] = scored[len(anchors) :]
+    return scores, scored[: len(anchors)]

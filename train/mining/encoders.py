@@ -1,4 +1,4 @@
-"""Whatever turns texts into vectors for mining: our encoders, or a sentence-transformers model of any architecture."""
+"""Encoders for mining: ours, or a sentence-transformers model of any architecture."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from dec2vec.artifacts import MARKER, is_on_hub
+from dec2vec.config.encoder_args import EncoderArgs
+from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
-from dec2vec.local_place import refuse_missing_folder
-from dec2vec.model_config import ModelConfig
-from train.mining.args import MineArgs
+from dec2vec.hub import check_path_exists, is_on_hub
 
 
 @runtime_checkable
 class Embed(Protocol):
-    """Texts of one side -> vectors of length 1."""
+    """Embeds texts of one side as vectors of length 1."""
 
     def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
         """Row i for text i."""
@@ -27,7 +26,7 @@ class Embed(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Of one encoder: a row for each pair's anchor and positive and for each corpus text, all of length 1."""
+    """One encoder's vectors of the anchors, positives and corpus texts, all of length 1; equal texts share a row."""
 
     anchors: Float32[np.ndarray, "anchors dim"]
     documents: Float32[np.ndarray, "documents dim"]
@@ -45,48 +44,52 @@ class Vectors:
 
     @property
     def corpus(self) -> Float32[np.ndarray, "corpus dim"]:
-        """The corpus texts' vectors; what else was embedded lies behind them."""
+        """The corpus texts' vectors, which come first among the documents."""
         return self.documents[: self.corpus_size]
 
 
 def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], corpus: Sequence[str]) -> Vectors:
-    """Each different text once. Raises UserError for vectors with inf or nan."""
+    """Embed every distinct text once. Raises UserError for vectors with inf or nan."""
     queries = {text: i for i, text in enumerate(dict.fromkeys(anchors))}
     documents = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *positives]))}
-    found = Vectors(
+    vectors = Vectors(
         anchors=embed(list(queries), document=False),
         documents=embed(list(documents), document=True),
         anchor_of=np.array([queries[text] for text in anchors], dtype=np.int64),
         positive_of=np.array([documents[text] for text in positives], dtype=np.int64),
         corpus_size=len(corpus),
     )
-    if not (np.isfinite(found.anchors).all() and np.isfinite(found.documents).all()):
-        raise UserError("mine: vectors hold inf or nan and have no neighbours; use a model that encodes in float32")
-    return found
+    if not (np.isfinite(vectors.anchors).all() and np.isfinite(vectors.documents).all()):
+        raise UserError(
+            "mine: vectors contain inf or nan, so they have no neighbours; use a model that encodes in float32"
+        )
+    return vectors
 
 
-def load_embed(name: str, args: MineArgs, *, prompt: str | None = None) -> Embed:
+def load_embed(name: str, args: EncoderArgs) -> Embed:
     """A sentence-transformers model by that library, unless it is an export of ours; all else by our Encoder.
 
-    What is no folder here is looked for on the Hub. Raises UserError for what can't be loaded, and for a prompt of a
-    model that has its own.
+    A name that is not a folder is looked up on the Hub. Raises UserError for a model that can't be loaded, and for a
+    prompt if the model has its own.
     """
-    refuse_missing_folder(name)
+    check_path_exists(name)
     if _has(name, "modules.json") and not _has(name, MARKER):
-        if prompt is not None:
-            raise UserError(f"--prompt: {name} is a sentence-transformers model, which has its own; leave it out")
+        if args.prompt is not None:
+            raise UserError(
+                f"--prompt: {name} is a sentence-transformers model with its own prompts; remove the option"
+            )
         return _sentence_transformer(name, args)
-    return _encoder(name, args, prompt)
+    return _encoder(name, args)
 
 
 def _has(name: str, file: str) -> bool:
     return (Path(name) / file).is_file() if Path(name).is_dir() else is_on_hub(name, file)
 
 
-def _encoder(name: str, args: MineArgs, prompt: str | None) -> Embed:
+def _encoder(name: str, args: EncoderArgs) -> Embed:
     from dec2vec.encoder import Encoder
 
-    config = ModelConfig(name_or_path=name, device=args.device, trust_remote_code=args.trust_remote_code)
+    config = args.model_config(name)
     if args.max_length is None:
         encoder = Encoder.load(config)
     else:
@@ -95,13 +98,13 @@ def _encoder(name: str, args: MineArgs, prompt: str | None) -> Embed:
 
     def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
         return encoder.encode(
-            texts, prompt=prompt, side="document" if document else "query", batch_tokens=args.batch_tokens
+            texts, prompt=args.prompt, side="document" if document else "query", batch_tokens=args.batch_tokens
         )
 
     return embed
 
 
-def _sentence_transformer(name: str, args: MineArgs) -> Embed:
+def _sentence_transformer(name: str, args: EncoderArgs) -> Embed:
     from sentence_transformers import SentenceTransformer
 
     device = None if args.device == "auto" else args.device

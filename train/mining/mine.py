@@ -1,132 +1,123 @@
-"""From vectors to negatives, a batch of rows at a time: search, window, rules, choice."""
+"""`dec2vec mine`: training pairs -> the same pairs with hard negatives, and a report about them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
-import numpy as np
-from jaxtyping import Float64, Int64
-from tqdm import tqdm
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.dataclasses import dataclass
 
-from dec2vec.corpus.faiss_index import build_index, search_index
-from train.mining.args import MineArgs
-from train.mining.choice import ABSENT, Candidates, Rules, choose, rank_window, refusals
-from train.mining.cross_encoder import PairScores, rescore
-from train.mining.encoders import Vectors
-from train.mining.pairs import Material
-
-BATCH = 512
-"""Rows searched together: bounds the memory of found positions and scores."""
-RECALL_SAMPLE = 200
-"""Rows whose window is compared with the exact one."""
-PROGRESS_DELAY = 3.0
+from dec2vec.config.encoder_args import EncoderArgs
+from dec2vec.config.load import STRICT
+from dec2vec.errors import UserError, check_installed
+from dec2vec.files.atomic import check_output
+from dec2vec.prompts.ensembles import check_prompt
 
 
-@dataclass(frozen=True)
-class Negative:
-    """A chosen text: its place in the corpus, its score, and its rank by cosine."""
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MineArgs(EncoderArgs):
+    """Mine hard negatives for training pairs and write them together with the pairs."""
 
-    position: int
-    score: float
-    rank: int
-
-
-@dataclass(frozen=True)
-class Mined:
-    """What was found for one row."""
-
-    positive_score: float
-    negatives: tuple[Negative, ...]
-
-
-@dataclass
-class Tally:
-    """Candidates seen, and how many of them each rule refuses, alone or with others."""
-
-    candidates: int = 0
-    equal_or_positive: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, eq=False)
-class Judges:
-    """Who scores the candidates besides the encoder that found them."""
-
-    cross_encoder: PairScores | None = None
-    teacher: Vectors | None = None
-
-
-def mine(material: Material, vectors: Vectors, judges: Judges, args: MineArgs) -> tuple[list[Mined], Tally, float]:
-    """Negatives of every row, the tally, and the index's recall of the exact window (1 for flat)."""
-    index = build_index(np.ascontiguousarray(vectors.corpus), args.index)
-    tally = Tally()
-    mined: list[Mined] = []
-    with tqdm(total=len(material), desc="mine", unit="pair", delay=PROGRESS_DELAY, leave=False) as bar:
-        for start in range(0, len(material), BATCH):
-            rows = slice(start, min(start + BATCH, len(material)))
-            mined.extend(_mine_rows(index, rows, material, vectors, judges, args, tally))
-            bar.update(rows.stop - rows.start)
-    return mined, tally, _recall(index, vectors, args)
-
-
-def _mine_rows(
-    index: object,
-    rows: slice,
-    material: Material,
-    vectors: Vectors,
-    judges: Judges,
-    args: MineArgs,
-    tally: Tally,
-) -> Iterator[Mined]:
-    excluded = material.excluded[rows]
-    anchors = vectors.of_rows(rows)
-    k = min(vectors.corpus_size, args.to_rank + max(map(len, excluded)))
-    scores, positions = search_index(index, anchors, k)
-    window, passed_over = rank_window(positions, scores, excluded, args.from_rank, args.to_rank)
-    best = np.einsum("ij,ij->i", anchors, vectors.positives(rows)).astype(np.float64)
-    if judges.cross_encoder is not None:
-        texts = material.anchors[rows], material.positives[rows], material.corpus
-        rescored, best = rescore(judges.cross_encoder, *texts, window.positions)
-        window = Candidates(window.positions, rescored)
-    refused = refusals(window.scores, best, Rules(args.margin, args.ratio, args.max_score, args.min_score))
-    if judges.teacher is not None:
-        judged = _cosines(judges.teacher, rows, window.positions)
-        refused["teacher"] = np.any([*refusals(*judged, Rules(args.margin, args.ratio)).values()], axis=0)
-    present = window.positions != ABSENT
-    tally.candidates += int(present.sum())
-    tally.equal_or_positive += passed_over
-    tally.refused.update({rule: int((mask & present).sum()) for rule, mask in refused.items()})
-    allowed = present & ~np.any([*refused.values()], axis=0)
-    chosen = choose(window, allowed, args.negatives, args.choice, seed=args.seed, first_row=rows.start)
-    for row, columns in enumerate(chosen):
-        yield Mined(float(best[row]), tuple(_negative(window, row, int(column), args) for column in columns))
+    pairs: str
+    """Training pairs: a .jsonl, .csv, .tsv or .parquet file, a saved data set or a Hub id."""
+    model: str
+    """Encoder used for the search: a run folder, model folder, sentence-transformers folder or Hub id."""
+    output: Path
+    """.jsonl file to write, with anchor, positive, negative_1, ..., their scores and the other columns of the input."""
+    corpus: Path | None = None
+    """Texts to search: lines of a .txt file, or a column of a table. None uses the positives of all pairs."""
+    corpus_column: str = "text"
+    """Column of the corpus texts. Not used for a .txt file."""
+    anchor: str = "anchor"
+    """Column of the queries."""
+    positive: str = "positive"
+    """Column of the matching texts."""
+    only: tuple[str, ...] = ()
+    """Mine only for rows in which a column has one of these values, such as [source=mrpc]. Empty mines for all rows.
+    Positives of the other rows remain in the corpus, and are never negatives of an equal anchor."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Mine for at most this many rows, the first of those kept by only."""
+    negatives: Annotated[int, Ge(1), Le(1000)] = 4
+    """Number of negatives per pair. Pairs with fewer accepted candidates are kept with those."""
+    min_rank: Annotated[int, Ge(1)] = 1
+    """First rank by cosine that is considered. Texts equal to the anchor or a positive are not counted."""
+    max_rank: Annotated[int, Ge(1)] = 100
+    """Last rank that is considered."""
+    index: Literal["flat", "hnsw", "ivf"] = "flat"
+    """flat is exact; hnsw and ivf are faster on large corpora and report their recall."""
+    choice: Literal["top", "random"] = "top"
+    """How to choose among the accepted candidates: top takes the highest scores, random draws with the seed."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Seed for choice random."""
+    max_score: float | None = None
+    """Reject candidates above this score."""
+    min_score: float | None = None
+    """Reject candidates below this score, because they are too easy."""
+    margin: Annotated[float, Ge(0.0)] = 0.0
+    """Reject candidates that score above the positive's score minus this value."""
+    ratio: Annotated[float, Gt(0.0), Le(1.0)] = 0.95
+    """Reject candidates that score above this fraction of the positive's score (TopK-PercPos of NV-Retriever, 2024)."""
+    cross_encoder: str | None = None
+    """CrossEncoder of sentence-transformers whose scores replace the cosines in all rules and in the ranking."""
+    teacher: str | None = None
+    """Second encoder. A candidate must also satisfy margin and ratio with the scores of this encoder."""
 
 
-def _negative(window: Candidates, row: int, column: int, args: MineArgs) -> Negative:
-    return Negative(int(window.positions[row, column]), float(window.scores[row, column]), args.from_rank + column)
+def mine_command(args: MineArgs) -> None:
+    """Mine and write the pairs and the report. Mistakes are refused before a model is loaded."""
+    _check_options(args)
+    from dec2vec.runtime import keep_freed_memory
+    from train.mining.cross_encoder import load_cross_encoder
+    from train.mining.encoders import embed_all, load_embed
+    from train.mining.output import write_mined
+    from train.mining.pairs import read_material
+    from train.mining.report import build_report
+    from train.mining.search import Judges, mine
+    from train.mining.selection import Rules, Selection
+
+    material = read_material(
+        args.pairs,
+        args.anchor,
+        args.positive,
+        only=args.only,
+        limit=args.limit,
+        corpus=args.corpus,
+        corpus_column=args.corpus_column,
+    )
+    keep_freed_memory()
+    texts = material.anchors, material.positives, material.corpus
+    cross_encoder = None if args.cross_encoder is None else load_cross_encoder(args.cross_encoder, args)
+    vectors = embed_all(load_embed(args.model, args), *texts)
+    teacher = None if args.teacher is None else embed_all(load_embed(args.teacher, replace(args, prompt=None)), *texts)
+    selection = Selection(
+        count=args.negatives,
+        min_rank=args.min_rank,
+        max_rank=args.max_rank,
+        rules=Rules(args.margin, args.ratio, args.max_score, args.min_score),
+        choice=args.choice,
+        seed=args.seed,
+    )
+    mined, tally, recall = mine(material, vectors, Judges(cross_encoder, teacher), selection, index_kind=args.index)
+    report_path = write_mined(args.output, material, mined, build_report(material, mined, tally, recall, asdict(args)))
+    full = sum(len(row.negatives) == args.negatives for row in mined)
+    sys.stderr.write(f"{len(mined)} pairs, {full} with all {args.negatives} negatives: {args.output}, {report_path}\n")
 
 
-def _cosines(
-    vectors: Vectors, rows: slice, positions: Int64[np.ndarray, "rows window"]
-) -> tuple[Float64[np.ndarray, "rows window"], Float64[np.ndarray, " rows"]]:
-    """Of the candidates (nan where there is none) and of the positives, by another encoder."""
-    anchors, positives = vectors.of_rows(rows), vectors.positives(rows)
-    cosines = np.full(positions.shape, np.nan, dtype=np.float64)
-    for row, found in enumerate(positions):
-        present = found != ABSENT
-        cosines[row, present] = vectors.documents[found[present]] @ anchors[row]
-    return cosines, np.einsum("ij,ij->i", anchors, positives).astype(np.float64)
-
-
-def _recall(index: object, vectors: Vectors, args: MineArgs) -> float:
-    """Share of the exact first `to_rank` that the index finds, over an even sample of the anchors."""
-    if args.index == "flat":
-        return 1.0
-    sample = np.unique(np.linspace(0, len(vectors.anchors) - 1, RECALL_SAMPLE, dtype=np.int64))
-    queries = np.ascontiguousarray(vectors.anchors[sample])
-    k = min(vectors.corpus_size, args.to_rank)
-    _, found = search_index(index, queries, k)
-    _, exact = search_index(build_index(np.ascontiguousarray(vectors.corpus), "flat"), queries, k)
-    return float(np.mean([np.isin(wanted, got).mean() for wanted, got in zip(exact, found, strict=True)]))
+def _check_options(args: MineArgs) -> None:
+    if args.min_rank > args.max_rank:
+        raise UserError(f"mine: --min_rank {args.min_rank} is larger than --max_rank {args.max_rank}")
+    width = args.max_rank - args.min_rank + 1
+    if args.negatives > width:
+        raise UserError(
+            f"mine: --negatives {args.negatives} is more than the window of {width} ranks; raise --max_rank"
+        )
+    if args.max_score is not None and args.min_score is not None and args.min_score > args.max_score:
+        raise UserError(f"mine: --min_score {args.min_score} is above --max_score {args.max_score}; lower --min_score")
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    if args.index != "flat":
+        check_installed("faiss", "search", f"mine --index {args.index}")
+    check_output(args.output, [".jsonl"], inputs=[args.pairs, args.corpus])

@@ -1,63 +1,68 @@
-"""The rows that get negatives, the corpus they come from, and which of it can't be a negative of a row."""
+"""The pairs that get negatives, the corpus that is searched, and the texts that can't be a negative of a pair."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.readers import Table, read_table, read_texts, selected
-from dec2vec.table_formats import Row
-from train.mining.args import MineArgs
+from dec2vec.files.formats import Row
+from dec2vec.files.tables import Table, is_negative_column, negative_columns, read_table, read_texts, selected
 
-_NEGATIVE = re.compile(r"negative(?:_\d+)?")
 ADDED = ("anchor", "positive", "positive_score", "negative_scores")
 
 
 @dataclass(frozen=True)
 class Material:
-    """Row i: anchors[i], positives[i], the negatives it came with, and what else the file says of it."""
+    """Row i has anchors[i], positives[i], the negatives given[i] of the input, and its other columns."""
 
     name: str
     anchors: list[str]
     positives: list[str]
     given: list[tuple[str, ...]]
-    others: list[Row]
+    other_columns: list[Row]
     corpus: list[str]
-    """Different texts, also apart from case and spacing."""
+    """Texts that differ in more than case and spacing."""
     excluded: list[Collection[int]]
-    """Positions in the corpus of what equals a row's anchor, a text paired with it anywhere, or a given negative."""
+    """For each row the corpus positions of its anchor, of all texts paired with it, and of its given negatives."""
 
     def __len__(self) -> int:
         return len(self.anchors)
 
 
-def read_material(args: MineArgs) -> Material:
-    """Pairs and corpus, checked before any model is loaded.
+def read_material(
+    path: str,
+    anchor: str = "anchor",
+    positive: str = "positive",
+    *,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    corpus: Path | None = None,
+    corpus_column: str = "text",
+) -> Material:
+    """Read and check the pairs, and the corpus (the positives of all pairs if there is no file).
 
-    Pairs that `only` and `limit` leave out get no negatives, but what they say of a text still holds.
+    Pairs that `only` and `limit` leave out get no negatives, but their texts are still never each other's negatives.
     """
-    whole = read_table(args.pairs)
-    table = selected(whole, [args.anchor, args.positive], only=args.only, limit=args.limit)
-    anchors, positives = table.texts(args.anchor), table.texts(args.positive)
-    given, known = _given_negatives(table), _whole_pairs(whole, args)
-    texts = [text for _, text in known] if args.corpus is None else read_texts(args.corpus, args.corpus_column)
-    corpus = different(texts)
-    if len(corpus) < 2:
-        source = args.corpus if args.corpus is not None else f"the positives of {table.name}"
-        raise UserError(f"{source}: {len(corpus)} different text; negatives need at least two to choose from")
-    written = {args.anchor, args.positive, *ADDED}
-    others = [{k: v for k, v in row.items() if k not in written and not _NEGATIVE.fullmatch(k)} for row in table.rows]
-    excluded = _excluded(anchors, known, given, corpus)
-    return Material(table.name, anchors, positives, given, others, corpus, excluded)
+    everything = read_table(path)
+    table = selected(everything, [anchor, positive], only=only, limit=limit)
+    anchors, positives = table.texts(anchor), table.texts(positive)
+    given, pairs = _given_negatives(table), _complete_pairs(everything, anchor, positive)
+    texts = distinct([text for _, text in pairs] if corpus is None else read_texts(corpus, corpus_column))
+    if len(texts) < 2:
+        source = corpus if corpus is not None else f"the positives of {table.name}"
+        raise UserError(f"{source} has {len(texts)} different text; mining needs at least two")
+    written = {anchor, positive, *ADDED}
+    others = [{k: v for k, v in row.items() if k not in written and not is_negative_column(k)} for row in table.rows]
+    return Material(table.name, anchors, positives, given, others, texts, _excluded(anchors, pairs, given, texts))
 
 
-def material_of(
+def material_from_pairs(
     name: str, anchors: list[str], positives: list[str], given: list[tuple[str, ...]], corpus: list[str]
 ) -> Material:
-    """Of these pairs, with what can't be a negative of each."""
+    """The material of pairs in memory."""
     excluded = _excluded(anchors, zip(anchors, positives, strict=True), given, corpus)
     return Material(name, anchors, positives, given, [{}] * len(anchors), corpus, excluded)
 
@@ -67,8 +72,8 @@ def same(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def different(texts: Iterable[str]) -> list[str]:
-    """The first of equal texts, without blank ones."""
+def distinct(texts: Iterable[str]) -> list[str]:
+    """The first of equal texts each; blank texts are left out."""
     first: dict[str, str] = {}
     for text in texts:
         first.setdefault(same(text), text)
@@ -77,31 +82,27 @@ def different(texts: Iterable[str]) -> list[str]:
 
 
 def _given_negatives(table: Table) -> list[tuple[str, ...]]:
-    """Negatives of the input, in the order of their columns; they stay in front of the mined ones."""
-    columns = [column for column in table.columns if _NEGATIVE.fullmatch(column)]
-    columns.sort(key=lambda column: int(column.partition("_")[2] or -1))
-    return [
-        tuple(table.text(i, column) for column in columns if table.rows[i].get(column) not in (None, ""))
-        for i in range(len(table))
-    ]
+    """Each row's negatives of the input, in the order of their columns."""
+    columns = negative_columns(table.columns)
+    return [tuple(table.filled(row, columns)) for row in range(len(table))]
 
 
-def _whole_pairs(table: Table, args: MineArgs) -> list[tuple[str, str]]:
-    """Anchor and positive of every row that has both; the rows that get negatives are checked elsewhere."""
-    found = ((row.get(args.anchor), row.get(args.positive)) for row in table.rows)
-    return [(anchor, positive) for anchor, positive in found if isinstance(anchor, str) and isinstance(positive, str)]
+def _complete_pairs(table: Table, anchor: str, positive: str) -> list[tuple[str, str]]:
+    """Anchor and positive of every row that has both."""
+    cells = ((row.get(anchor), row.get(positive)) for row in table.rows)
+    return [(one, other) for one, other in cells if isinstance(one, str) and isinstance(other, str)]
 
 
 def _excluded(
     anchors: Sequence[str], pairs: Iterable[tuple[str, str]], given: Iterable[Sequence[str]], corpus: Sequence[str]
 ) -> list[Collection[int]]:
-    """By `pairs`, which say the same read backwards: both texts exclude each other."""
-    place = {same(text): position for position, text in enumerate(corpus)}
+    """Positions that can't be a negative of each anchor. The two texts of a pair exclude each other."""
+    positions = {same(text): position for position, text in enumerate(corpus)}
     partners: defaultdict[str, set[str]] = defaultdict(set)
     for anchor, positive in ((same(anchor), same(positive)) for anchor, positive in pairs):
         partners[anchor].add(positive)
         partners[positive].add(anchor)
     return [
-        {place[key] for key in (anchor, *partners[anchor], *map(same, negatives)) if key in place}
+        {positions[key] for key in (anchor, *partners[anchor], *map(same, negatives)) if key in positions}
         for anchor, negatives in zip(map(same, anchors), given, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""Hard negatives that follow the model: searched anew every n steps by the model itself (ANCE, Xiong et al. 2021).
+"""Hard negatives that follow the model: mined again every n steps with the current weights (ANCE, Xiong et al. 2021).
 
-What was found is a number of a row for each row, on disk under the step that it was found at: a run that is resumed
-between two searches reads it again, and one that is killed in a search repeats it with the same weights.
+The result of a search is stored on disk under its step: for each row, the rows whose positives are its negatives. A run
+that resumes between two searches reads this file. A run that is killed during a search repeats it with equal weights.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from dec2vec.averaging import unit_rows
+from dec2vec.config.model import EncodeOptions
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_bytes, why_not_written
-from dec2vec.prompts import Side
+from dec2vec.files.atomic import atomic_write_bytes, why_not_written
+from dec2vec.prompts.prompt import Side
+from dec2vec.vectors.averaging import unit_rows
+from train.checkpointing.run_folder import RunFolder
 from train.config import MiningConfig, SourceConfig, TrainConfig
-from train.data import TrainingData
-from train.distributed import sum_over_ranks
-from train.mining.args import MineArgs
+from train.data.dataset import TrainingData
+from train.data.table import SourceTable, Texts
+from train.distributed.collectives import sum_over_ranks
 from train.mining.encoders import embed_all
-from train.mining.mine import Judges, mine
-from train.mining.pairs import different, material_of, same
-from train.run_folder import RunFolder
-from train.table import SourceTable, Texts
+from train.mining.pairs import distinct, material_from_pairs, same
+from train.mining.search import Judges, mine
+from train.mining.selection import Rules, Selection
 
 _log = logging.getLogger(__name__)
 NONE = -1
-"""Where a row has fewer negatives than were wanted."""
-Found = Int64[np.ndarray, "rows negatives"]
-"""For each row of a source the rows whose positives are its negatives."""
+"""Fills the places of a row that has fewer negatives than `mining.negatives`."""
+NegativeRows = Int64[np.ndarray, "rows negatives"]
+"""For each row of a source, the rows whose positives are its negatives."""
 
 
 @dataclass(frozen=True, eq=False)
 class WithNegatives(Sequence[Texts]):
-    """The rows of a source, each with the mined negatives behind its own."""
+    """The rows of a source, each with its own negatives followed by the mined ones."""
 
     rows: Sequence[Texts]
-    found: Found
+    negatives: NegativeRows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,17 +60,17 @@ class WithNegatives(Sequence[Texts]):
 
     def __getitem__(self, row: int | slice) -> Texts | list[Texts]:
         if isinstance(row, slice):
-            return [self[place] for place in range(*row.indices(len(self)))]
-        return (*self.rows[row], *(self.rows[other][1] for other in self.found[row].tolist() if other != NONE))
+            return [self[index] for index in range(*row.indices(len(self)))]
+        return (*self.rows[row], *(self.rows[other][1] for other in self.negatives[row].tolist() if other != NONE))
 
 
 class Refreshed:
-    """The training data with the negatives of the newest search; before the first, as they are."""
+    """The training data with the negatives of the newest search, or without any before the first search."""
 
     def __init__(self, data: TrainingData, config: TrainConfig, folder: RunFolder, *, is_main: bool) -> None:
         assert config.mining.every is not None
         self.data = data
-        self._own = data
+        self._unmined = data
         self._config, self._every = config.mining, config.mining.every
         self._folder, self._checkpoints, self._keep = folder.negatives, folder.checkpoints, config.checkpoint.keep
         self._seed, self._is_main = config.seed, is_main
@@ -79,27 +80,27 @@ class Refreshed:
         return step > 0 and step % self._every == 0
 
     def resume(self, step: int) -> None:
-        """The negatives that a run had when it stopped before `step`; UserError where they are gone."""
+        """Read the negatives that a run had when it stopped before `step`. UserError if they are missing."""
         if self._last(step) > 0 and not self.due(step):
             self._read(self._last(step))
 
     def search(self, encoder: Encoder, step: int) -> None:
-        """Find them with the model as it is: on the main process, while the others wait."""
+        """Mine with the current model on the main process, while the other processes wait."""
         if self._is_main:
-            found = [
-                refreshed(table, source, encoder, self._config, seed=(self._seed + step) % 2**62)
-                for source, table in zip(self._own.sources, self._own.tables, strict=True)
+            results = [
+                mine_source(table, source, encoder, self._config, seed=(self._seed + step) % 2**62)
+                for source, table in zip(self._unmined.sources, self._unmined.tables, strict=True)
                 if table.kind == "pairs"
             ]
-            self._write(step, found)
-            full = np.concatenate([(rows != NONE).all(axis=1) for rows in found])
+            self._write(step, results)
+            full = np.concatenate([(rows != NONE).all(axis=1) for rows in results])
             _log.info("step %d: %.0f %% of the pairs have all mined negatives", step, 100 * full.mean())
         sum_over_ranks(torch.zeros(1, device=encoder.device))
         self._read(step)
 
-    def _write(self, step: int, found: Sequence[Found]) -> None:
+    def _write(self, step: int, results: Sequence[NegativeRows]) -> None:
         path, buffer = self._path(step), io.BytesIO()
-        np.savez(buffer, *found)
+        np.savez(buffer, *results)
         try:
             self._folder.mkdir(exist_ok=True)
             atomic_write_bytes(path, buffer.getvalue())
@@ -112,86 +113,72 @@ class Refreshed:
                     old.unlink()
 
     def _resumable(self) -> list[int]:
-        """Steps of the checkpoints that a killed run may go on from."""
+        """Steps of the checkpoints from which a killed run may resume."""
         steps = sorted(map(_step_of, self._checkpoints.glob("step-*")))
         return steps[-self._keep :]
 
     def _last(self, step: int) -> int:
-        """The step of the newest search at `step`."""
+        """The step of the newest search up to `step`."""
         return step // self._every * self._every
 
     def _read(self, step: int) -> None:
         try:
             with np.load(self._path(step)) as file:
-                found = iter([file[name] for name in file.files])
+                results = iter([file[name] for name in file.files])
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._path(step)}: the negatives that the run went on with can't be read; put the file back, or use "
-                "--checkpoint.resume never"
+                f"{self._path(step)}: the mined negatives of this run cannot be read; restore the file, or use "
+                "--checkpoint.resume fresh"
             ) from error
         tables = [
-            replace(table, texts=WithNegatives(table.texts, next(found))) if table.kind == "pairs" else table
-            for table in self._own.tables
+            replace(table, texts=WithNegatives(table.texts, next(results))) if table.kind == "pairs" else table
+            for table in self._unmined.tables
         ]
-        self.data = replace(self._own, tables=tuple(tables))
+        self.data = replace(self._unmined, tables=tuple(tables))
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}.npz"
 
 
-def refreshed(table: SourceTable, source: SourceConfig, encoder: Encoder, config: MiningConfig, *, seed: int) -> Found:
-    """Rows whose positives are hard for each row of `table`, as the encoder sees them now; at most `negatives`."""
+def mine_source(
+    table: SourceTable, source: SourceConfig, encoder: Encoder, config: MiningConfig, *, seed: int
+) -> NegativeRows:
+    """For each row of `table`, the rows whose positives are hard negatives for the encoder."""
     anchors, positives = [row[0] for row in table.texts], [row[1] for row in table.texts]
-    corpus = different(positives)
-    material = material_of(source.path, anchors, positives, [row[2:] for row in table.texts], corpus)
+    corpus = distinct(positives)
+    material = material_from_pairs(source.path, anchors, positives, [row[2:] for row in table.texts], corpus)
     view = encoder.embedder.view
 
     def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
         prompt = source.document_prompt if document else source.query_prompt
         side: Side = "document" if document else "query"
-        return unit_rows(encoder.encode_views(texts, [view], prompt=prompt, side=side, progress=False)[view])
+        return unit_rows(encoder.encode_views(texts, [view], EncodeOptions(prompt, side=side, progress=False))[view])
 
-    args = MineArgs(
-        pairs=source.path,
-        model="",
-        output=Path(),
-        negatives=config.negatives,
-        from_rank=config.from_rank,
-        to_rank=config.to_rank,
+    selection = Selection(
+        count=config.negatives,
+        min_rank=config.min_rank,
+        max_rank=config.max_rank,
+        rules=Rules(config.margin, config.ratio),
         choice=config.choice,
-        margin=config.margin,
-        ratio=config.ratio,
         seed=seed,
     )
-    mined, _, _ = mine(material, embed_all(embed, anchors, positives, corpus), Judges(), args)
+    mined, _, _ = mine(material, embed_all(embed, anchors, positives, corpus), Judges(), selection)
     first = {same(text): row for row, text in reversed(list(enumerate(positives)))}
     rows = np.array([first[same(text)] for text in corpus], dtype=np.int64)
-    found = np.full((len(table), config.negatives), NONE, dtype=np.int64)
-    for row, item in enumerate(mined):
-        places = [negative.position for negative in item.negatives]
-        found[row, : len(places)] = rows[places]
-    return found
+    negative_rows = np.full((len(table), config.negatives), NONE, dtype=np.int64)
+    for row, result in enumerate(mined):
+        positions = [negative.position for negative in result.negatives]
+        negative_rows[row, : len(positions)] = rows[positions]
+    return negative_rows
 
 
 def make_refreshed(config: TrainConfig, data: TrainingData, folder: RunFolder, *, is_main: bool) -> Refreshed | None:
-    """None unless `mining.every` asks for it; UserError where there is nothing to mine for."""
+    """None without `mining.every`; UserError for pairs that leave nothing to mine."""
     if config.mining.every is None:
         return None
-    if not any(table.kind == "pairs" for table in data.tables):
-        raise UserError("mining.every: only pairs get negatives, and no source has any; leave it out")
-    if config.batch.no_duplicates:
-        raise UserError("mining.every: mined negatives are positives of other rows, which batch.no_duplicates forbids")
-    small = next(
-        (table for table in data.tables if table.kind == "pairs" and len(different(row[1] for row in table.texts)) < 2),
-        None,
-    )
-    if small is not None:
-        raise UserError("mining.every: a source has one positive only, and no negative for it; leave it out")
-    if config.mining.from_rank + config.mining.negatives > config.mining.to_rank + 1:
-        raise UserError(
-            f"mining.negatives {config.mining.negatives}: more than the window of ranks {config.mining.from_rank} to "
-            f"{config.mining.to_rank} holds; raise --mining.to_rank"
-        )
+    for table in data.tables:
+        if table.kind == "pairs" and len(distinct(row[1] for row in table.texts)) < 2:
+            raise UserError("mining.every: a source has only one positive and thus no negatives; remove it")
     return Refreshed(data, config, folder, is_main=is_main)
 
 

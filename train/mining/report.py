@@ -1,8 +1,7 @@
-"""What mining did, to be read before the negatives are trained on."""
+"""The report of `dec2vec mine`, to be read before training with the negatives."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from train.mining.args import MineArgs
-from train.mining.mine import Mined, Tally
+from dec2vec.text_tables import markdown_table
 from train.mining.pairs import Material
+from train.mining.search import Mined, Tally
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 EXAMPLES = 10
@@ -22,18 +21,18 @@ SHOWN = 160
 
 
 def build_report(
-    material: Material, mined: Sequence[Mined], tally: Tally, recall: float, args: MineArgs
+    material: Material, mined: Sequence[Mined], tally: Tally, recall: float, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Plain data: counts, shares in [0, 1], quantiles, examples. The same input gives the same report."""
+    """Counts, fractions, quantiles, examples and the options, as plain data. Equal inputs give equal reports."""
     chosen = [(row, negative) for row in mined for negative in row.negatives]
     counts = Counter(len(row.negatives) for row in mined)
     return {
         "pairs": material.name,
         "rows": len(mined),
-        "corpus": {"source": str(args.corpus or "positives of the pairs"), "texts": len(material.corpus)},
-        "scores": "cosine" if args.cross_encoder is None else "cross-encoder",
-        "index": {"kind": args.index, "recall": recall},
-        "rows_with_negatives": {str(n): counts[n] for n in range(args.negatives + 1)},
+        "corpus": {"source": str(options["corpus"] or "positives of the pairs"), "texts": len(material.corpus)},
+        "scores": "cosine" if options["cross_encoder"] is None else "cross-encoder",
+        "index": {"kind": options["index"], "recall": recall},
+        "rows_with_negatives": {str(n): counts[n] for n in range(options["negatives"] + 1)},
         "rows_with_given_negatives": sum(map(bool, material.given)),
         "candidates": tally.candidates,
         "equal_or_positive": tally.equal_or_positive,
@@ -45,9 +44,7 @@ def build_report(
             "rank": _quantiles([float(negative.rank) for _, negative in chosen]),
         },
         "examples": _examples(material, mined),
-        "options": {
-            key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(args).items()
-        },
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
     }
 
 
@@ -58,23 +55,23 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def _examples(material: Material, mined: Sequence[Mined]) -> list[dict[str, Any]]:
-    """Rows spread evenly over those that have a negative."""
-    rows = [row for row, found in enumerate(mined) if found.negatives]
+    """Rows at even distances among those that have a negative."""
+    rows = [row for row, result in enumerate(mined) if result.negatives]
     if not rows:
         return []
     picked = np.unique(np.linspace(0, len(rows) - 1, EXAMPLES).round().astype(int))
     return [_example(material, rows[i], mined[rows[i]]) for i in picked]
 
 
-def _example(material: Material, row: int, found: Mined) -> dict[str, Any]:
+def _example(material: Material, row: int, result: Mined) -> dict[str, Any]:
     return {
         "row": row + 1,
         "anchor": material.anchors[row],
         "positive": material.positives[row],
-        "positive_score": found.positive_score,
+        "positive_score": result.positive_score,
         "negatives": [
             {"text": material.corpus[negative.position], "score": negative.score, "rank": negative.rank}
-            for negative in found.negatives
+            for negative in result.negatives
         ],
     }
 
@@ -85,7 +82,7 @@ def report_json(report: Mapping[str, Any]) -> str:
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
-    """The same to read."""
+    """The report as Markdown."""
     index, corpus = report["index"], report["corpus"]
     lines = [
         f"# Negatives mined for {report['pairs']}",
@@ -93,23 +90,19 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         f"{report['rows']} pairs; {corpus['texts']} different texts to search ({corpus['source']}); "
         f"index {index['kind']}, recall {index['recall']:.3f} of the exact window; scores: {report['scores']}.",
         "",
-        "| negatives | rows |",
-        "| --- | --- |",
-        *(f"| {n} | {count} |" for n, count in report["rows_with_negatives"].items()),
+        *markdown_table(("negatives", "rows"), [(n, str(count)) for n, count in report["rows_with_negatives"].items()]),
         "",
-        f"{report['candidates']} candidates stood in the windows; {report['equal_or_positive']} texts equal to an "
-        "anchor or to one of its positives or given negatives were passed over.",
+        f"{report['candidates']} candidates in the windows; {report['equal_or_positive']} texts equal to an anchor, or "
+        "to one of its positives or given negatives, were skipped.",
         "",
-        "| refused by | share of the candidates |",
-        "| --- | --- |",
-        *(f"| {rule} | {100 * share:.1f} % |" for rule, share in report["refused"].items()),
+        *markdown_table(
+            ("refused by", "share of the candidates"),
+            [(rule, f"{100 * share:.1f} %") for rule, share in report["refused"].items()],
+        ),
         "",
-        f"| quantile | {' | '.join(map(str, QUANTILES))} |",
-        "| --- |" + " --- |" * len(QUANTILES),
-        *(
-            f"| {name} | {' | '.join(f'{value:.3g}' for value in values.values())} |"
-            for name, values in report["quantiles"].items()
-            if values
+        *markdown_table(
+            ("quantile", *map(str, QUANTILES)),
+            [(name, *(f"{value:.3g}" for value in row.values())) for name, row in report["quantiles"].items() if row],
         ),
         "",
         "## Examples",

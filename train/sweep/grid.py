@@ -1,4 +1,4 @@
-"""A grid in words -> the training runs it stands for."""
+"""A grid as typed -> the training runs that it describes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
-from dec2vec.config import config_hash, load
-from dec2vec.config_overrides import options, suggest
+from dec2vec.config.load import config_hash, load
+from dec2vec.config.overrides import options, unknown_option
 from dec2vec.errors import UserError
-from train.config import TrainConfig
-from train.session import RESUMABLE_CHANGES
-from train.sweep.args import SweepArgs
-from train.sweep.inputs import inputs_of
+from dec2vec.files.atomic import sha256_file
+from train.config import RESUMABLE_CHANGES, TrainConfig
 
 NOT_TRAINED = ("eval.", "checkpoint.", "tracking.", "export.", "output_dir")
-"""Options that don't change what is trained, or change what it is measured by."""
+"""Options that don't change what is trained, or that change how it is evaluated."""
 LONGEST_NAME = 120
-
 Tokens = tuple[str, ...]
 
 
@@ -36,7 +34,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Planned:
-    """One training run. `name` is its folder below the sweep's, `options` all that its command line gets.
+    """One training run: `name` is its folder in that of the sweep, `options` are the options of its command line.
 
     `inputs` are the names of its data and dev files.
     """
@@ -54,15 +52,17 @@ def parse_axis(text: str) -> Axis:
     option, sign, values = text.partition("=")
     option = option.strip().removeprefix("--").replace("-", "_")
     if not (option and sign and values.strip()):
-        raise UserError(f"--grid {text!r}: not of the form option=value,value such as optim.lr=1e-4,3e-4")
+        raise UserError(f"--grid {text!r}: write option=value,value, such as optim.lr=1e-4,3e-4")
     if re.sub(r"\.\d+(?=\.|$)", ".N", option) not in options(TrainConfig):
-        raise UserError(f"--grid {option}: unknown option{suggest(option, TrainConfig)}")
+        raise UserError(f"--grid {option}: {unknown_option(option, TrainConfig)}")
     if option.startswith(NOT_TRAINED):
-        raise UserError(f"--grid {option}: runs that differ in it can't be compared on dev; give it once, outside")
+        raise UserError(
+            f"--grid {option}: runs with different values cannot be compared on dev; set it once, outside the grid"
+        )
     try:
         node = yaml.compose(f"[{values}]", Loader=yaml.SafeLoader)
     except yaml.YAMLError:
-        raise UserError(f"--grid {option}: values {values!r} can't be read; put texts in quotes") from None
+        raise UserError(f"--grid {option}: values {values!r} cannot be parsed; put texts in quotes") from None
     items = node.value if isinstance(node, yaml.SequenceNode) else []
     return Axis(option, tuple(_tokens(option, item) for item in items))
 
@@ -72,7 +72,7 @@ def _tokens(option: str, node: yaml.Node) -> Tokens:
         return (node.value,)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         return tuple(item.value for item in node.value)
-    raise UserError(f"--grid {option}: a value is no text, number or list; put texts with braces in quotes")
+    raise UserError(f"--grid {option}: a value is not a text, number or list; put texts with braces in quotes")
 
 
 def parse_axes(texts: Sequence[str]) -> list[Axis]:
@@ -80,7 +80,7 @@ def parse_axes(texts: Sequence[str]) -> list[Axis]:
     axes = [parse_axis(text) for text in texts]
     twice = next((name for name, count in Counter(axis.option for axis in axes).items() if count > 1), None)
     if twice is not None:
-        raise UserError(f"--grid {twice}: given twice; write all its values behind one")
+        raise UserError(f"--grid {twice} is given twice; list all values in one")
     return axes
 
 
@@ -95,9 +95,9 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
-def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
-    """Every run, recipe by recipe, each configuration found valid. Raises UserError."""
-    axes, seeds = parse_axes(args.grid), parse_seeds(args.seeds)
+def plan(config_path: Path, grid: Sequence[str], seed_words: Sequence[str], training: Sequence[str]) -> list[Planned]:
+    """Every run, recipe by recipe. Raises UserError for a configuration that is not valid."""
+    axes, seeds = parse_axes(grid), parse_seeds(seed_words)
     _check_training_options(axes, seeds, training)
     labels = _labels(axes)
     seeds_or_own: Sequence[int | None] = seeds or [None]
@@ -109,7 +109,7 @@ def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
             seeded = [] if seed is None else ["--seed", str(seed)]
             name = recipe if seed is None else f"{recipe}-seed{seed}"
             typed = (*training, *chosen, *seeded)
-            config = load(TrainConfig, args.config, typed)
+            config = load(TrainConfig, config_path, typed)
             hashed = config_hash(config, exclude=RESUMABLE_CHANGES)
             runs.append(Planned(name, recipe, config.seed, typed, hashed, inputs_of(config)))
     _refuse_equal(runs)
@@ -119,18 +119,18 @@ def plan(args: SweepArgs, training: Sequence[str]) -> list[Planned]:
 def _check_training_options(axes: Sequence[Axis], seeds: Sequence[int], training: Sequence[str]) -> None:
     swept = {axis.option for axis in axes} | ({"seed"} if seeds else set())
     if seeds and any(axis.option == "seed" for axis in axes):
-        raise UserError("--grid seed: give seeds by --seeds alone")
+        raise UserError("--grid seed: use --seeds instead")
     if not swept:
         raise UserError("sweep: nothing to sweep over; add --grid optim.lr=1e-4,3e-4 or --seeds 1,2,3")
     fixed = {token[2:].partition("=")[0].replace("-", "_") for token in training if token.startswith("--")}
     for option in sorted(fixed & swept):
-        raise UserError(f"--{option}: is swept over; leave it out")
+        raise UserError(f"--{option} is part of the grid; remove it")
     if "output_dir" in fixed:
-        raise UserError("--output_dir: every run has a folder of its own below --output; leave it out")
+        raise UserError("--output_dir: every run has its own folder in --output; remove it")
 
 
 def _labels(axes: Sequence[Axis]) -> list[str]:
-    """The last part of an option's name where no other ends in it."""
+    """The last part of each option's name, or the whole name if two options have the same last part."""
     ends = Counter(axis.option.rpartition(".")[2] for axis in axes)
     return [
         axis.option if ends[axis.option.rpartition(".")[2]] > 1 else axis.option.rpartition(".")[2] for axis in axes
@@ -138,12 +138,12 @@ def _labels(axes: Sequence[Axis]) -> list[str]:
 
 
 def _folder_name(parts: Sequence[str]) -> str:
-    """Readable, and different for different values: what a file name can't hold is replaced, and then told apart."""
-    plain = "_".join(parts) or "base"
-    name = re.sub(r"[^\w.+-]+", "-", plain)
-    if name == plain and len(name) <= LONGEST_NAME:
+    """A readable name. Characters that a file name can't have are replaced, and a hash keeps the names distinct."""
+    label = "_".join(parts) or "base"
+    name = re.sub(r"[^\w.+-]+", "-", label)
+    if name == label and len(name) <= LONGEST_NAME:
         return name
-    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(label.encode()).hexdigest()[:6]}"
 
 
 def _refuse_equal(runs: Sequence[Planned]) -> None:
@@ -151,4 +151,27 @@ def _refuse_equal(runs: Sequence[Planned]) -> None:
     for run in runs:
         other = seen.setdefault(run.config_hash, run)
         if other is not run:
-            raise UserError(f"--grid: {other.name} and {run.name} are the same run; leave one value out")
+            raise UserError(f"--grid: {other.name} and {run.name} are the same run; remove one value")
+
+
+def inputs_of(config: TrainConfig) -> tuple[str, ...]:
+    """The data and dev files, as named in the configuration."""
+    dev = () if config.eval.dev is None else (config.eval.dev,)
+    return tuple(dict.fromkeys([*(source.path for source in config.data), *dev]))
+
+
+def hash_inputs(names: Iterable[str]) -> dict[str, str]:
+    """sha256 of those that are local files or folders. Data sets on the Hub are skipped."""
+    hashes = {}
+    for name in dict.fromkeys(names):
+        path = next((path for path in (Path(name), Path(name.partition("@")[0])) if name and path.exists()), None)
+        if path is not None:
+            hashes[name] = _hash(path)
+    return hashes
+
+
+def _hash(path: Path) -> str:
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(path for path in path.rglob("*") if path.is_file())
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""One training run as a process of its own, with its output in a log."""
+"""One training run as a separate process, whose output is written to a log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dec2vec.exit_codes import INTERRUPTED
-from train.interrupts import Interrupts
+from dec2vec.errors import INTERRUPTED
+from train.checkpointing.interrupts import Interrupts
 
 POLL_SECONDS = 0.5
 _ERROR = "dec2vec: error: "
@@ -18,24 +18,24 @@ _ERROR = "dec2vec: error: "
 
 @dataclass(frozen=True)
 class Ended:
-    """How it ended; `error` is one line, "" when it went well."""
+    """How a run ended. `error` is one line, "" for success."""
 
     code: int
     error: str = ""
     stop: bool = False
-    """Whether the sweep was told to stop meanwhile; the run may have finished all the same."""
+    """Whether the sweep received a signal to stop; the run may have finished nevertheless."""
 
     @property
     def interrupted(self) -> bool:
-        """Before its end, by a signal to the sweep or to the run itself."""
+        """Whether a signal to the sweep or to the run stopped it before its end."""
         return self.code == INTERRUPTED or (self.stop and self.code != 0)
 
 
 def run_training(arguments: Sequence[str], log: Path) -> Ended:
-    """`python -P -m train ...`; its output is added to `log`. A signal is passed on once, and the run saves and stops.
+    """Run `python -P -m train ...` and append its output to `log`. A signal is passed on once: the run saves and stops.
 
-    The process has a session of its own: Ctrl-C would reach it from the terminal as well. Without -P a file train.py
-    of the user's in the working folder would be run.
+    The process has its own session, since Ctrl-C would otherwise reach it from the terminal too. Without -P a file
+    train.py in the working folder would be run instead.
     """
     start = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output, Interrupts() as interrupts:
@@ -66,7 +66,7 @@ def _wait(process: subprocess.Popen[bytes], interrupts: Interrupts) -> None:
 
 
 def _last_error(log: Path, start: int, code: int) -> str:
-    """Our own error line, or the last line of a traceback, of what was added since `start`."""
+    """The error line of dec2vec in the log after `start`, or else the last line (of a traceback)."""
     with log.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]

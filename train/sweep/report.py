@@ -1,4 +1,4 @@
-"""The comparison of a sweep: recipes by their mean dev score. Nothing of a test is in it."""
+"""The comparison of a sweep: recipes by their mean dev score. Tests are not part of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dec2vec.text_tables import markdown_table
 from train.sweep.state import Outcome
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The runs of one recipe that are done, out of `planned`."""
+    """The dev scores of a recipe's finished runs, and the number of planned ones."""
 
     name: str
     scores: tuple[float, ...]
@@ -20,7 +21,7 @@ class Recipe:
 
     @property
     def complete(self) -> bool:
-        """Whether every seed has a score: a mean over fewer is of other seeds."""
+        """Whether every seed has a score, so that means are over the same seeds."""
         return len(self.scores) == self.planned
 
     @property
@@ -29,15 +30,15 @@ class Recipe:
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation over seeds; None for one."""
+        """Sample standard deviation over seeds; None for a single seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 def recipes(outcomes: Sequence[Outcome]) -> list[Recipe]:
-    """Complete ones first, best mean first; of equals the earlier one."""
+    """All recipes: complete ones first, then by their mean, then in the order of the grid."""
     names = dict.fromkeys(outcome.recipe for outcome in outcomes)
-    found = [_recipe(name, [outcome for outcome in outcomes if outcome.recipe == name]) for name in names]
-    return sorted(found, key=lambda recipe: (not recipe.complete, -recipe.mean if recipe.scores else 2.0))
+    compared = [_recipe(name, [outcome for outcome in outcomes if outcome.recipe == name]) for name in names]
+    return sorted(compared, key=lambda recipe: (not recipe.complete, -recipe.mean if recipe.scores else 2.0))
 
 
 def _recipe(name: str, members: Sequence[Outcome]) -> Recipe:
@@ -46,26 +47,26 @@ def _recipe(name: str, members: Sequence[Outcome]) -> Recipe:
 
 
 def winner_of(outcomes: Sequence[Outcome]) -> str | None:
-    """The complete recipe with the best mean dev score; None while there is none."""
+    """The complete recipe with the best mean dev score, or None if no recipe is complete."""
     best = next(iter(recipes(outcomes)), None)
     return best.name if best is not None and best.complete else None
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """Markdown lines, best recipe first; scores times 100."""
-    lines = ["| recipe | dev | sd | runs | of each seed |", "| --- | ---: | ---: | ---: | --- |"]
+    rows: list[tuple[str, ...]] = []
     for recipe in recipes(outcomes):
         mean = f"{100 * recipe.mean:.2f}" if recipe.scores else "–"
         spread = f"{100 * recipe.deviation:.2f}" if recipe.deviation is not None else "–"
         each = ", ".join(f"{100 * score:.2f}" for score in recipe.scores)
-        lines.append(f"| {recipe.name} | {mean} | {spread} | {len(recipe.scores)} of {recipe.planned} | {each} |")
-    return lines
+        rows.append((recipe.name, mean, spread, f"{len(recipe.scores)} of {recipe.planned}", each))
+    return markdown_table(("recipe", "dev", "sd", "runs", "of each seed"), rows, left=(0, 4))
 
 
 def report_markdown(
     outcomes: Sequence[Outcome], winner: str | None, folder: Path, others: Sequence[Outcome] = ()
 ) -> str:
-    """The whole `sweep.md`; `others` are named, not compared."""
+    """The text of `sweep.md`. `others` are listed but not compared."""
     lines = [
         f"# Sweep {folder.name}",
         "",

@@ -1,4 +1,4 @@
-"""`sweep.json`: what became of every run, rewritten whole after each."""
+"""`sweep.json`: the state of every run, rewritten after each run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
-from dec2vec.files import atomic_write_text, why_not_written
-from train.sweep.grid import Planned
-from train.sweep.inputs import hash_inputs
+from dec2vec.files.atomic import atomic_write_text, why_not_written
+from train.sweep.grid import Planned, hash_inputs
 
 STATE = "sweep.json"
 FORMAT = 1
@@ -36,41 +35,41 @@ class Outcome:
     seconds: float = 0.0
     error: str = ""
     reported: bool = False
-    """Whether the run has its report with the tests; the winner's runs alone get one."""
+    """Whether the run has been evaluated on the tests, which is done for the winner only."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """sha256 of its data and dev files that are here."""
+    """sha256 of those of its data and dev files that are local."""
 
 
 def begin(folder: Path, planned: Sequence[Planned]) -> tuple[list[Outcome], list[Outcome]]:
-    """Outcomes in the order of the plan, with what an earlier command left; then those that are not in the plan.
+    """Outcomes of the planned runs, resumed from an earlier command, and the outcomes of runs that are not planned.
 
-    Raises UserError where a folder belongs to a run with other options, or a file is not what it was trained on.
+    Raises UserError if a folder belongs to a run with other options, or a data file has changed.
     """
     earlier = {outcome.name: outcome for outcome in _read(folder / STATE)}
     hashes = hash_inputs(name for run in planned for name in run.inputs)
-    found = []
+    outcomes = []
     for run in planned:
         inputs = {name: hashes[name] for name in run.inputs if name in hashes}
         fresh = Outcome(run.name, run.recipe, run.seed, run.options, run.config_hash, inputs=inputs)
-        known = earlier.pop(run.name, fresh)
-        if known.config_hash != run.config_hash and known.status != "waiting":
-            raise UserError(f"{folder / run.name}: was trained with other options; choose another --output")
-        if known.status in ("done", "interrupted"):
-            _refuse_changed(folder / run.name, known.inputs, inputs)
-        kept = fresh if known.status == "waiting" else known
-        found.append(dataclasses.replace(kept, options=run.options, inputs=inputs))
-    return found, list(earlier.values())
+        previous = earlier.pop(run.name, fresh)
+        if previous.config_hash != run.config_hash and previous.status != "waiting":
+            raise UserError(f"{folder / run.name} was trained with other options; use another --output")
+        if previous.status in ("done", "interrupted"):
+            _refuse_changed(folder / run.name, previous.inputs, inputs)
+        kept = fresh if previous.status == "waiting" else previous
+        outcomes.append(dataclasses.replace(kept, options=run.options, inputs=inputs))
+    return outcomes, list(earlier.values())
 
 
 def _refuse_changed(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
-    """A failed run may have failed for its data: they are the user's to mend."""
+    """Refuse changed inputs. (Those of a failed run may change, because they may be the reason of the failure.)"""
     for name in sorted(before.keys() & now.keys()):
         if before[name] != now[name]:
-            raise UserError(f"{name}: has changed since {run} read it; put it back, or choose another --output")
+            raise UserError(f"{name} has changed since {run} read it; restore it, or use another --output")
 
 
 def save(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:
-    """Whole or not at all."""
+    """Write the state, whole or not at all."""
     state = {"format": FORMAT, "winner": winner, "runs": [dataclasses.asdict(outcome) for outcome in outcomes]}
     try:
         atomic_write_text(folder / STATE, json.dumps(state, ensure_ascii=False, indent=1) + "\n")
@@ -88,5 +87,5 @@ def _read(path: Path) -> list[Outcome]:
         return TypeAdapter(list[Outcome]).validate_python(state["runs"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
-            f"{path}: damaged ({type(error).__name__}); move it away, finished runs are found again"
+            f"{path} is damaged ({type(error).__name__}); move it away, and finished runs will be detected"
         ) from None

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from bench.models import end_in
 from bench.texts import MAX_TOKENS
 from bench.work import Work
-from dec2vec.memory import keep_freed_memory
-from dec2vec.prompts import get_prompt
+from dec2vec.prompts.prompt import get_prompt
+from dec2vec.runtime import keep_freed_memory
 
 LONGEST = MAX_TOKENS + 128
 SIZES = ("16", "32", "64", "128", "256")

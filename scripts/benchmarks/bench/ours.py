@@ -15,19 +15,20 @@ from bench.models import adapter_key, fill_adapters
 from bench.texts import MAX_TOKENS
 from bench.work import ALPHA, LEARNING_RATE, RANK, TEMPERATURE, Work
 from dec2vec import Encoder
-from dec2vec.denormals import flushed, start_threads_flushed
-from dec2vec.memory import keep_freed_memory
-from dec2vec.prompts import SLOT
-from train.batch import prepare
-from train.cleaning import Counts
+from dec2vec.prompts.prompt import SLOT
+from dec2vec.runtime import flushed, keep_freed_memory, start_threads_flushed
+from train.adapters.capabilities import leave_out_padding, why_not_shared
+from train.adapters.lora import make_trainable, trainable_parameters
 from train.config import SourceConfig, TrainConfig
-from train.data import TrainingData
-from train.graph_memory import affordable_tokens, chunk_budget
-from train.lora import make_trainable, trainable_parameters
-from train.step import Learner, make_optimizer, train_step
-from train.table import SourceTable
-from train.temperature import Temperature
-from train.unpadded import leave_out_padding
+from train.data.batch import BatchOptions, prepare
+from train.data.clean import Counts
+from train.data.dataset import TrainingData
+from train.data.table import SourceTable
+from train.distributed.single import PlainAdamW, Single
+from train.gradcache.memory import activation_budget, chunk_budget
+from train.losses.objective import Temperature
+from train.optim import Learner, make_optimizer
+from train.step import train_step
 
 
 class Ours:
@@ -38,18 +39,19 @@ class Ours:
         torch.set_num_threads(work.threads)
         self._work = work
         self.config = _config(work)
-        if self.config.batch.flush_denormals:
-            start_threads_flushed()
+        start_threads_flushed()
         self.encoder = Encoder.from_backbone(self.config.model)
         make_trainable(self.encoder.embedder, self.config.lora)
         fill_adapters(self.encoder.embedder)
         self.encoder.embedder.train()
+        model = Single(self.encoder.embedder)
         if self.config.batch.unpadded:
-            leave_out_padding(self.encoder.embedder)
+            leave_out_padding(model)
         temperature = Temperature(TEMPERATURE, learned=False).to(self.encoder.device)
-        optimizer = make_optimizer(self.encoder.embedder, temperature, self.config.optim)
-        optimizer.register_step_pre_hook(self._keep_gradients)
-        self._learner = Learner(self.encoder.embedder, temperature, optimizer, total_steps=10**6)
+        optimizer = make_optimizer(model, temperature, self.config.optim)
+        assert isinstance(optimizer, PlainAdamW)
+        optimizer.adamw.register_step_pre_hook(self._keep_gradients)
+        self._learner = Learner(model, temperature, optimizer, total_steps=10**6)
         setting = self.config.batch.graph_tokens
         self._graph_tokens = None if setting == "auto" else setting
         self._kept: dict[str, NDArray[Any]] = {}
@@ -61,23 +63,14 @@ class Ours:
         anchors, positives, *rest = columns
         texts = list(zip(anchors, positives, *rest, strict=True))
         data = TrainingData((SourceConfig(),), (SourceTable("pairs", texts),), (Counts(len(texts), 0, 0, 0, 0, 0),))
-        options = self.config.batch
-        budget = chunk_budget(options.chunk_tokens, self.encoder.device)
-        rows = np.arange(len(anchors))
-        batch = prepare(data, rows, self.encoder, budget, share_prefix=options.share_prefix)
+        model = self._learner.model
+        budget = chunk_budget(self.config.batch.chunk_tokens, self.encoder.device)
+        shares = self.config.batch.share_prefix and why_not_shared(model) is None
+        batch = prepare(data, np.arange(len(anchors)), self.encoder, BatchOptions(budget, share_prefix=shares))
         if self._graph_tokens is None:
-            self._graph_tokens = affordable_tokens(self.encoder.embedder, batch.chunks[-1])
-        with flushed(on=options.flush_denormals):
-            result = train_step(
-                self._learner,
-                batch,
-                number,
-                self.config.loss,
-                self.config.optim,
-                graph_tokens=self._graph_tokens,
-                seed=0,
-                parallel=options.parallel_chunks,
-            )
+            self._graph_tokens = activation_budget(model, batch.chunks[-1])
+        with flushed():
+            result = train_step(self._learner, batch, number, self.config, graph_tokens=self._graph_tokens)
         assert result.applied
 
     def gradients(self) -> dict[str, NDArray[Any]]:

@@ -24,7 +24,7 @@ from bench.losses import DEFAULT
 from bench.models import adapter_key, end_in, fill_adapters
 from bench.texts import MAX_TOKENS
 from bench.work import ALPHA, LEARNING_RATE, RANK, TEMPERATURE, Work
-from dec2vec.memory import keep_freed_memory
+from dec2vec.runtime import keep_freed_memory
 
 
 class Peer:

@@ -18,7 +18,7 @@ from pathlib import Path
 from hosts.launch import Launch
 from hosts.network import Host
 from hosts.recipe import run_recipe
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 PATIENCE = 500.0
 SLACK = 15.0

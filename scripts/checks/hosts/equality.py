@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hosts.breakages import PATIENCE, Plan
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 TOLERANCE = 1e-3
 

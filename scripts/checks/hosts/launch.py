@@ -19,7 +19,7 @@ from typing import IO
 
 from hosts.engines import ENGINES
 from hosts.network import Host
-from train.metrics_file import read_metrics, step_of
+from train.tracking.metrics_file import read_metrics, step_of
 
 PORT = 29400
 MAX_STARTS = 4

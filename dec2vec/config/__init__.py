@@ -1,0 +1,1 @@
+"""YAML and dotted overrides to frozen, validated dataclasses."""

@@ -1,0 +1,90 @@
+"""pydantic's findings in the words of the configuration file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from dec2vec.config.overrides import section_types, unknown_option
+from dec2vec.config.renames import renamed_value
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+
+_PLAIN_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text (quote it)",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dataclass_type": "must be a section of `key: value` lines",
+}
+
+
+def explain(cls: type, error: ValidationError) -> str:
+    """Each option once, by its dotted name: what it has and what it must be."""
+    found: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        name = _option_name(cls, detail["loc"])
+        found.setdefault(name, []).append(_problem(cls, name, detail))
+    return "; ".join(f"{name}: {_either(problems)}" for name, problems in found.items())
+
+
+def number_given_as_bool(raw: object, value: object, name: str = "") -> str | None:
+    """pydantic reads true as the number 1; nobody means `rank: true`."""
+    if isinstance(raw, bool) and not isinstance(value, bool):
+        return f"{name}: {str(raw).lower()} is no number"
+    children: list[tuple[str, object, object]] = []
+    if isinstance(raw, dict) and dataclasses.is_dataclass(value):
+        children = [(f"{name}.{key}".lstrip("."), item, getattr(value, key)) for key, item in raw.items()]
+    elif isinstance(raw, list) and isinstance(value, tuple):
+        children = [(f"{name}.{i}", item, value[i]) for i, item in enumerate(raw)]
+    found = (number_given_as_bool(item, inner, path) for path, item, inner in children)
+    return next(filter(None, found), None)
+
+
+def _option_name(cls: type, location: tuple[int | str, ...]) -> str:
+    """The dotted name without the union members that pydantic appends (`lora.targets.str`)."""
+    parts: list[str] = []
+    node: Any = cls
+    for part in location:
+        if node is None and not isinstance(part, int):
+            break
+        parts.append(str(part))
+        if isinstance(part, str):
+            node = section_types(node).get(part, (None, False))[0]
+    return ".".join(parts)
+
+
+def _problem(cls: type, name: str, detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if kind == "unexpected_keyword_argument":
+        return unknown_option(name, cls)
+    if kind == "missing":
+        return "must be given"
+    present = renamed_value(name, detail["input"])
+    if present is not None:
+        return f"the value {detail['input']} is now called {present}"
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    words = _PLAIN_WORDS.get(kind, message.replace("input should be", "must be"))
+    return f"{_shown(detail['input'])} {words}"
+
+
+def _shown(value: object) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _either(problems: list[str]) -> str:
+    """A value that fits no member of a union fails once for each; say it once."""
+    unique = list(dict.fromkeys(problems))
+    head, _, _ = unique[0].partition(" must be ")
+    rest = [problem.removeprefix(f"{head} must be ") for problem in unique[1:]]
+    return " or ".join([unique[0], *rest])

@@ -1,0 +1,92 @@
+"""The `model` section, shared by training and evaluation, and the options of one call of an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.load import STRICT
+from dec2vec.prompts.ensembles import default_layer
+from dec2vec.prompts.prompt import Side, TextNormalization
+
+PoolingName = Literal[
+    "last", "mean", "weighted_mean", "first_last", "first_last_static", "max", "logits", "sparse_logits"
+]
+LOGIT_POOLINGS: tuple[PoolingName, ...] = ("logits", "sparse_logits")
+"""Poolings that apply the LM head to the last token. Their vectors are as long as the vocabulary."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How an encoder reads the texts of one call."""
+
+    prompt: str | None = None
+    """Name or template; None takes the prompt of the encoder's configuration."""
+    side: Side = "query"
+    """Side of a prompt that differs between queries and documents."""
+    batch_tokens: int = 16_384
+    """Most padded tokens of one forward pass."""
+    progress: bool = True
+    """Show a progress bar if the call takes more than a few seconds."""
+
+
+AS_CONFIGURED = EncodeOptions()
+"""Queries with the prompt of the encoder's configuration."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """The decoder, and how its hidden states become one vector."""
+
+    name_or_path: str = ""
+    """Hub id or local folder of a decoder-only model. A run folder is accepted where a tuned model is expected."""
+    revision: str | None = None
+    """Hub branch, tag or commit. None uses the default branch."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository. Enable it only if you have read that code."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type of the base weights in memory."""
+    autocast: Literal["auto", "on", "off"] = "auto"
+    """Compute matrix products in bfloat16. auto: on CUDA and on CPUs with bfloat16 support (float32 is faster on
+    others)."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel. flash_attention_2 needs CUDA and the flash-attn package."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto uses CUDA if it is available."""
+    load_in_4bit: bool = False
+    """Load the base weights in 4 bits (NF4, as in QLoRA). Needs CUDA and the bitsandbytes package."""
+    pooling: PoolingName = "last"
+    """How the vector is computed from the token states."""
+    layer: int | float | None = None
+    """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of the depth.
+    None uses the layer from the publication of the prompt."""
+    depth: Annotated[int, Ge(1)] | None = None
+    """Use only this many of the decoder's first blocks. The saved model is correspondingly smaller."""
+    bidirectional: bool = False
+    """Every token attends to the whole text (LLM2Vec, BehnamGhader et al. 2024). The decoder has to be trained for
+    this."""
+    prompt: str = "bare"
+    """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}."""
+    task: str = "Retrieve semantically similar text."
+    """Task description that the instruct prompt inserts after `Instruct:`."""
+    text_normalization: TextNormalization = "none"
+    """sts adds a final period and uses single quotes, as in the published STS protocol; lower converts to lower
+    case."""
+    tokenization: Literal["joint", "separate"] = "joint"
+    """joint tokenizes prompt and text as one string, as published. separate tokenizes the suffix separately, which
+    every export supports."""
+    max_length: Annotated[int, Ge(4)] = 512
+    """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt."""
+
+    @property
+    def pooled_layer(self) -> int | float:
+        """`layer`, or the prompt's own (-2 for Pretended CoT and Knowledge Enhancement, -1 for the others)."""
+        return default_layer(self.prompt) if self.layer is None else self.layer
+
+    @property
+    def untuned(self) -> ModelConfig:
+        """The same reading of the decoder as it comes, whole and causal: what tuned ones are compared with."""
+        return replace(self, depth=None, bidirectional=False)

@@ -1,0 +1,149 @@
+"""Dotted overrides: `--optim.lr 1e-4`, `--data.0.path pairs.jsonl`, `--eval.tests a b`, `--seed=3`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from dec2vec.config.renames import why_refused
+from dec2vec.errors import UserError
+
+
+def options(cls: type) -> list[str]:
+    """Every option by its dotted name; `N` stands for a position in a list of sections (`data.N.path`)."""
+    return list(_option_types(cls))
+
+
+def unknown_option(name: str, cls: type) -> str:
+    """What is wrong with the option `name`, which `cls` does not have: its present name, or a similar one."""
+    return why_refused(name, options(cls)) or f"unknown option{_suggestion(name, cls)}"
+
+
+def _suggestion(name: str, cls: type) -> str:
+    known = options(cls)
+    pattern = re.sub(r"\.\d+(?=\.|$)", ".N", name)
+    close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6)
+    if not close:
+        tails = {option.rpartition(".")[2]: option for option in reversed(known)}
+        tail = pattern.rpartition(".")[2]
+        close = [tails[match] for match in difflib.get_close_matches(tail, tails, n=1, cutoff=0.75)]
+    if not close:
+        return "; --help lists the options"
+    positions = iter(re.findall(r"\.(\d+)(?=\.|$)", name))
+    return "; did you mean " + re.sub(r"\.N(?=\.|$)", lambda _: f".{next(positions, 0)}", close[0]) + "?"
+
+
+def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str]) -> dict[str, object]:
+    """A copy of `raw` with the overrides written in. Only names are checked here; values are `validate`'s.
+
+    A list option may come several times, and its values add up; of another the last one counts.
+    """
+    merged = copy.deepcopy(raw)
+    types = _option_types(cls)
+    lists: dict[str, list[object]] = {}
+    for typed, values in _split(overrides):
+        name, annotation = typed, _lookup(types, typed)
+        if annotation is None and not values:  # --no_normalize, --lora.no_dora
+            name = re.sub(r"(^|\.)no_(?=\w+$)", r"\1", typed)
+            annotation = bool if union_members(_lookup(types, name)) == (bool,) else None
+            values = ["false"]
+        if annotation is None:
+            problem = why_refused(name, types) or unknown_option(typed, cls)
+            raise UserError(f"config error: --{typed}: {problem}")
+        value = _value(name, annotation, values)
+        if isinstance(value, list):
+            value = lists[name] = [*lists.get(name, []), *value]
+        _assign(merged, name, value)
+    return merged
+
+
+def section_types(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Fields of `cls` that are sections themselves: name -> (dataclass, whether it is a list of them)."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for name, hint in get_type_hints(cls).items():
+        item, is_list = (get_args(hint)[0], True) if get_origin(hint) is tuple else (hint, False)
+        if dataclasses.is_dataclass(item):
+            found[name] = (item, is_list)
+    return found
+
+
+@cache
+def _option_types(cls: type) -> dict[str, Any]:
+    hints, sections = get_type_hints(cls), section_types(cls)
+    found: dict[str, Any] = {}
+    for name in (field.name for field in dataclasses.fields(cls)):
+        if name not in sections:
+            found[name] = hints[name]
+            continue
+        section, is_list = sections[name]
+        prefix = f"{name}.N." if is_list else f"{name}."
+        found |= {prefix + inner: hint for inner, hint in _option_types(section).items()}
+    return found
+
+
+def _lookup(types: dict[str, Any], name: str) -> Any:
+    return types.get(re.sub(r"\.\d+(?=\.|$)", ".N", name))
+
+
+def _split(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """`--name v1 v2` and `--name=v` -> (name, values). `-1` is a value: only `--` starts an option."""
+    tokens = list(overrides)
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--"):
+            raise UserError(f"config error: {token!r} is not an option; write --section.key value")
+        name, equals, first = token[2:].partition("=")
+        values = [first] if equals else []
+        while not equals and tokens and not tokens[0].startswith("--"):
+            values.append(tokens.pop(0))
+        yield name.replace("-", "_"), values
+
+
+def _value(name: str, annotation: Any, values: list[str]) -> object:
+    """What YAML would have held: a string, a list of strings, or None. pydantic makes numbers of strings."""
+    kinds = union_members(annotation)
+    many = any(get_origin(kind) is tuple for kind in kinds)
+    if len(values) == 1 and NoneType in kinds and values[0].lower() in ("none", "null"):
+        return None
+    if many and (len(values) != 1 or str not in kinds):
+        return values
+    if not values and bool in kinds:
+        return True
+    if len(values) != 1:
+        raise UserError(f"config error: --{name} needs one value, not {' '.join(values) or 'none'}")
+    return values[0]
+
+
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """`int | None` -> (int, NoneType), without the constraints of Annotated."""
+    if get_origin(annotation) is Annotated:
+        return union_members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(kind for member in get_args(annotation) for kind in union_members(member))
+    return (annotation,)
+
+
+def _assign(root: dict[str, object], name: str, value: object) -> None:
+    """Write `value` at the dotted place, growing absent sections; a list may grow by one at its end."""
+    *parents, key = name.split(".")
+    node: Any = root
+    for depth, part in enumerate(parents):
+        following = [*parents, key][depth + 1]
+        if isinstance(node, list):
+            if int(part) > len(node):
+                where = ".".join(parents[:depth])
+                raise UserError(f"config error: --{name}: the next entry is {where}.{len(node)}")
+            if int(part) == len(node):
+                node.append({})
+            node = node[int(part)]
+        else:
+            node = node.setdefault(part, [] if following.isdigit() else {})
+        if not isinstance(node, list if following.isdigit() else dict):
+            raise UserError(f"config error: {'.'.join(parents[: depth + 1])}: {node!r} is not a section")
+    node[key] = value

@@ -1,0 +1,96 @@
+"""`dec2vec encode`: a file of texts -> a file of vectors, row i for text i."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.encoder_args import SidedEncoderArgs
+from dec2vec.config.load import STRICT
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import check_output
+from dec2vec.files.tables import block_texts, iter_tables, read_texts
+from dec2vec.prompts.ensembles import check_prompt
+
+if TYPE_CHECKING:
+    from dec2vec.corpus.encode_shards import ShardWork
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EncodeArgs(SidedEncoderArgs):
+    """Embed the texts of a file."""
+
+    model: str
+    """Run folder, model folder or Hub id."""
+    input: Path
+    """Texts: lines of a .txt file, or a column of a .jsonl, .csv, .tsv or .parquet file."""
+    output: Path
+    """.npy file (float32 matrix) or .parquet file (columns text and embedding); a folder with shard_rows."""
+    column: str = "text"
+    """Column of the texts. Not used for a .txt file."""
+    shard_rows: Annotated[int, Ge(1)] | None = None
+    """Write shards of this many rows, with one shard in memory: for files of any size, also under torchrun. A killed
+    job resumes."""
+    shard_format: Literal["npy", "parquet"] = "npy"
+    """Format of the shards."""
+    normalize: bool = True
+    """Scale vectors to length 1."""
+
+
+def encode_command(args: EncodeArgs) -> None:
+    """Embed the texts and write their vectors. Mistakes are refused before the model is loaded."""
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    if args.shard_rows is not None:
+        _encode_in_shards(args)
+        return
+    check_output(args.output, [".npy", ".parquet"], inputs=[args.input])
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("encode under torchrun writes shards: add --shard_rows 100000, with --output a folder")
+    texts = read_texts(args.input, args.column)
+    from dec2vec.corpus.inputs import load_encoder
+    from dec2vec.corpus.vector_files import write_vectors
+
+    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
+    vectors = encoder.encode(texts, normalize=args.normalize, **vars(args.encode_options))
+    write_vectors(args.output, texts, vectors)
+    sys.stderr.write(f"{len(vectors)} vectors of {vectors.shape[1]} dimensions: {args.output}\n")
+
+
+def _encode_in_shards(args: EncodeArgs) -> None:
+    """Each process of torchrun encodes its share of the shards on its own device."""
+    from dec2vec.corpus.encode_shards import encode_shards
+    from dec2vec.corpus.inputs import load_encoder
+    from dec2vec.fingerprint import fingerprint
+
+    work = shard_work(args)
+    first = next(iter_tables(args.input, 1), None)  # a mistake in the input is reported before the model is loaded
+    if first is not None:
+        block_texts(args.input, first, args.column)
+    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
+    encode_shards(work, encoder, fingerprint(encoder))
+
+
+def shard_work(args: EncodeArgs) -> ShardWork:
+    """The part of the work that is this process's. UserError for an output that can't be a folder of shards."""
+    from dec2vec.corpus.encode_shards import ShardWork, check_shard_folder
+
+    assert args.shard_rows is not None
+    check_shard_folder(args.output)
+    return ShardWork(
+        args.input,
+        args.column,
+        args.output,
+        args.shard_rows,
+        args.shard_format,
+        replace(args.encode_options, progress=False),
+        normalize=args.normalize,
+        rank=int(os.environ.get("RANK", "0")),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+    )

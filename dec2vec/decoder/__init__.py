@@ -1,0 +1,1 @@
+"""The decoder: load it, run it, pool its hidden states."""

@@ -1,0 +1,125 @@
+"""The differentiable part of an encoder: padded ids to pooled states. Training may wrap this module in DDP."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+
+from dec2vec.decoder.bidirectional import full_attention, is_bidirectional
+from dec2vec.decoder.last_token_block import can_skip_tokens, only_at
+from dec2vec.decoder.layers import decoder_blocks, final_norm, inner_states
+from dec2vec.decoder.pooling import View, layers_of, pool
+from dec2vec.decoder.shared_prefix import SharedPrefix
+from dec2vec.decoder.varlen import PackedSequences, attending_within_rows
+
+
+class Embedder(nn.Module):
+    """A decoder, perhaps wrapped by PEFT, and the view that is pooled from it.
+
+    No attention mask and no position ids are passed: rows are padded on the right and attention is causal, so every
+    real token sees what it would see alone (positions 0 to n - 1), and the fast causal kernels apply. There is a mask
+    only with `model.bidirectional`.
+    """
+
+    def __init__(self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.view = view
+        self.layer_count = layer_count
+        self.autocast = autocast
+        self.narrow = True
+        """If off, the highest block that is needed runs at every token instead of the last one only."""
+        self.unpadded = False
+        """If on, texts without a common beginning are packed. `train.adapters.capabilities` says when that is possible.
+        """
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch time"],
+        lengths: Int[Tensor, batch],
+        views: Sequence[View] = (),
+        starts: Int[Tensor, batch] | None = None,
+        prefix: SharedPrefix | None = None,
+    ) -> list[Float[Tensor, "batch dim"]]:
+        """One float32 tensor for each view, all from one forward pass; without `views`, for the module's own view.
+
+        Pooling begins at a row's start, or at its first token without `starts`. With a `prefix`, `input_ids` and
+        `lengths` do not include it, but `starts` count from its first token.
+        """
+        views = list(views) or [self.view]
+        cache = None if prefix is None else prefix.expanded(len(input_ids))
+        block = self._narrowed_block(views)
+        packed = PackedSequences.from_lengths(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
+        ends = lengths - 1 if packed is None else packed.ends
+        with contextlib.nullcontext() if block is None else only_at(block, ends):
+            if packed is None:
+                full = full_attention(self.backbone, lengths, input_ids.shape[1])
+                states = self._hidden_states(input_ids, views, cache, full)
+            else:
+                with attending_within_rows(self.backbone):
+                    states = self._hidden_states(packed.ids(input_ids), views, None, packed.arguments)
+        if packed is not None and block is None:
+            states = {index: packed.padded(tokens) for index, tokens in states.items()}
+        if block is not None:
+            lengths = torch.ones_like(lengths)
+        elif prefix is not None:
+            states, lengths = prefix.before(states), lengths + prefix.length
+        normed = self._normed(states, views)
+        return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in views]
+
+    def _narrowed_block(self, views: Sequence[View]) -> nn.Module | None:
+        """The block whose output all views need at the last token only; None if there is no such block."""
+        wanted = self.wanted_layers(views)
+        if not self.narrow or len(wanted) > 1 or wanted == {0} or any(view.pooling != "last" for view in views):
+            return None
+        if is_bidirectional(self.backbone):
+            return None
+        blocks = decoder_blocks(self.backbone, self.layer_count)
+        block = None if blocks is None else blocks[max(wanted) - 1]
+        return block if block is not None and can_skip_tokens(self.backbone, block) else None
+
+    def _normed(self, states: Mapping[int, Tensor], views: Sequence[View]) -> Mapping[int, Tensor]:
+        """The states, with the final norm applied to inner ones that a view needs normalized."""
+        inner = set().union(*(layers_of(view, self.layer_count) for view in views if view.norm)) - {self.layer_count}
+        if not inner:
+            return states
+        norm = final_norm(self.backbone, self.layer_count)
+        with torch.autocast(next(iter(states.values())).device.type, torch.bfloat16, enabled=self.autocast):
+            return {**states, **{index: norm(states[index]) for index in inner}}
+
+    def read_prefix(self, input_ids: Int[Tensor, " prefix"], views: Sequence[View]) -> SharedPrefix:
+        """Run the common beginning of all texts, up to the highest layer that the views need."""
+        cache = DynamicCache()
+        states = self._hidden_states(input_ids[None], views, cache, {})
+        return SharedPrefix(len(input_ids), cache, states)
+
+    def wanted_layers(self, views: Sequence[View]) -> set[int]:
+        """The indices of the hidden states that the views need."""
+        return set().union(*(layers_of(view, self.layer_count) for view in views))
+
+    def _hidden_states(
+        self,
+        input_ids: Int[Tensor, "batch time"],
+        views: Sequence[View],
+        cache: DynamicCache | None,
+        more: Mapping[str, Any],
+    ) -> Mapping[int, Tensor]:
+        """The hidden states that the views need. Blocks above the highest of them are not run."""
+        inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **more}
+        wanted = self.wanted_layers(views)
+        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+            blocks = decoder_blocks(self.backbone, self.layer_count) if max(wanted) < self.layer_count else None
+            if blocks is not None:
+                return inner_states(self.backbone, blocks, wanted, **inputs)
+            inner = wanted != {self.layer_count}
+            output = self.backbone(**inputs, output_hidden_states=inner)
+        states = dict(enumerate(output.hidden_states)) if inner else {}
+        return {index: states[index] for index in wanted if index < self.layer_count} | {
+            self.layer_count: output.last_hidden_state
+        }

@@ -1,0 +1,126 @@
+"""Turn token ids into pooled vectors, chunk by chunk. Equal texts, and the prompt they share, are computed once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from dec2vec.batching import CHUNK_OVERHEAD, Chunk, deduplicate, pad, plan
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.pooling import Lengths, View
+from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+from dec2vec.vectors.averaging import Part, Vectors
+
+
+@dataclass
+class TokenCounts:
+    """Tokens that a decoder has computed: equal texts count once, padding does not count."""
+
+    tokens: int = 0
+    prefix: int = 0
+    """Those of `tokens` that belong to a beginning shared by several texts, which is computed once."""
+    saved: int = 0
+    """Not in `tokens`: what reading the common beginning with every text would have added."""
+
+    def add(self, ids: Sequence[Sequence[int]], prefix: int) -> None:
+        """Count texts, given without the `prefix` tokens that all of them begin with."""
+        self.tokens += prefix + sum(map(len, ids))
+        self.prefix += prefix
+        self.saved += prefix * max(0, len(ids) - 1)
+
+
+Starts = Callable[[Lengths], Lengths | None]
+"""The first pooled position of rows of the given lengths; None if pooling begins at their first token."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkedForward:
+    """The forward pass of an embedder over chunks of texts. With `share_prefix` a common beginning is computed once."""
+
+    embedder: Embedder
+    views: Sequence[View]
+    starts: Starts
+    batch_tokens: int
+    share_prefix: bool = True
+    tally: TokenCounts = field(default_factory=TokenCounts)
+
+    def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
+        """Yield (rows, vectors of each view). Each row comes once, in no particular order."""
+        unique, inverse = deduplicate(ids)
+        order = np.argsort(inverse, kind="stable")
+        edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
+        groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
+        prefix = self._prefix(unique) if self.share_prefix else None
+        rest = unique if prefix is None else [row[prefix.length :] for row in unique]
+        self.tally.add(rest, 0 if prefix is None else prefix.length)
+        # longest first: a lack of memory shows at once, and the remaining time is not underestimated
+        for group in reversed(groups):
+            vectors = self._embed(pad(rest, group), prefix)
+            counts = [edges[row + 1] - edges[row] for row in group]
+            rows = np.concatenate([order[edges[row] : edges[row + 1]] for row in group])
+            yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
+
+    @torch.no_grad()
+    def _prefix(self, ids: Sequence[Sequence[int]]) -> SharedPrefix | None:
+        """The common beginning of all texts, computed once; None if there is little to gain."""
+        shared = common_prefix(ids) if len(ids) > 1 else []
+        if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(self.views)) == 0:
+            return None
+        if not can_share(self.embedder.backbone):
+            logger.info("this decoder cannot share a prompt between texts, so it is recomputed for each text")
+            return None
+        with _evaluating(self.embedder):
+            return self.embedder.read_prefix(torch.tensor(shared, device=self._device), self.views)
+
+    @torch.no_grad()
+    def _embed(self, chunk: Chunk, prefix: SharedPrefix | None) -> list[Vectors]:
+        """Pooled vectors of a chunk. If memory runs out, its two halves are computed one after the other."""
+        try:
+            moved = chunk.to(self._device)
+            full_lengths = moved.lengths if prefix is None else moved.lengths + prefix.length
+            with _evaluating(self.embedder):
+                pooled = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix)
+            return [vectors.cpu().numpy() for vectors in pooled]
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
+                raise
+        halves = [self._embed(half, prefix) for half in _halves(chunk)]
+        return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.embedder.parameters()).device
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode, without dropout, and back to the earlier mode afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _halves(chunk: Chunk) -> list[Chunk]:
+    middle = len(chunk.lengths) // 2
+    parts = (slice(None, middle), slice(middle, None))
+    return [
+        Chunk(chunk.rows[part], chunk.input_ids[part, : int(chunk.lengths[part].max())], chunk.lengths[part])
+        for part in parts
+    ]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,118 @@
+"""Prompts, which are written around a text before it is embedded. The published ones are in `templates`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from dec2vec.errors import UserError
+from dec2vec.prompts.templates import PUBLISHED
+
+Side = Literal["query", "document"]
+TextNormalization = Literal["none", "sts", "lower"]
+SLOT = "{text}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is written around a text. With `append_eos` an EOS is added and pooled, else the suffix's last token is."""
+
+    name: str
+    prefix: str = ""
+    suffix: str = ""
+    append_eos: bool = True
+    default_layer: int = -1
+    """The layer of the publication. A fair comparison still selects the layer on dev data."""
+    repeat: str | None = None
+    """The string between two copies of the text, of which the second is pooled; None if there is one copy."""
+    adds_bos: bool = True
+    """Whether the BOS that the tokenizer adds comes before the prompt. A chat template writes its own BOS."""
+
+
+def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
+    """A published template, which is pooled at its last token."""
+    prefix, suffix = template.split(SLOT)
+    return Prompt(name, prefix, suffix, append_eos=False, default_layer=default_layer)
+
+
+_TEMPLATES = {name: template_prompt(name, *published) for name, published in PUBLISHED.items()}
+PROMPT_NAMES = ("bare", *_TEMPLATES, "instruct")
+"""Prompts with one copy of the text in one template. Training and export need such a prompt."""
+ENSEMBLE_NAMES = ("metaeol", "ck")
+CHAT_NAMES = ("chat", "chat_no_generation")
+ENCODER_NAMES = (*ENSEMBLE_NAMES, "echo", *CHAT_NAMES)
+"""Prompts for encoding and evaluation only; see `ensembles` and `chat`."""
+_ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
+
+
+def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
+    """The prompt called `spec`, or `spec` itself if it is a template with one `{text}`.
+
+    `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does.
+    A template that ends in `{text}` gets an EOS, which is pooled; one with text after the slot is pooled at its end.
+    UserError for unknown names, templates without exactly one slot, and prompts for encoders only (`ENCODER_NAMES`).
+    """
+    if spec == "bare" or (spec == "instruct" and side == "document"):
+        return Prompt(spec)
+    if spec == "instruct":
+        return Prompt("instruct", prefix=f"Instruct: {task}\nQuery: ")
+    if spec in _TEMPLATES:
+        return _TEMPLATES[spec]
+    return _own_template(spec)
+
+
+def echo_prompt(task: str, side: Side = "query") -> Prompt:
+    """Echo (Springer et al. 2024): the tokens of the second copy, and the EOS after it, have seen the complete text.
+
+    `last` pools the EOS; mean, weighted mean and max pool the second copy and the EOS.
+    """
+    if side == "document":
+        return Prompt("echo", prefix="Document:", repeat="\nDocument again:")
+    return Prompt("echo", prefix=f"Instruct:{task},\nQuery:", repeat="\nQuery again:")
+
+
+def _own_template(spec: str) -> Prompt:
+    slots = spec.count(SLOT)
+    if slots == 1:
+        prefix, suffix = spec.split(SLOT)
+        return Prompt(spec, prefix, suffix, append_eos=not suffix)
+    if slots > 1:
+        raise UserError(f"prompt {spec!r}: it contains {SLOT} {slots} times; a template must contain it exactly once")
+    if _ENCODER_SPEC.fullmatch(spec):
+        raise UserError(
+            f"prompt {spec!r} is only for encoding and evaluation; training and export need a single prompt, such as "
+            "prompteol"
+        )
+    names = (*PROMPT_NAMES, *ENCODER_NAMES)
+    close = difflib.get_close_matches(spec, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)} or a template with {SLOT}"
+    raise UserError(f"prompt {spec!r}: unknown; {hint}")
+
+
+def normalize_sentence(text: str) -> str:
+    """Prepare a sentence as in the STS protocol (PromptEOL's evaluation code): final period, single quotes, no `?`.
+
+    The publications do so in evaluation only. dec2vec does so in training too, so that both see the same strings.
+    """
+    if text and text[-1] not in ".?\"'":
+        text += "."
+    text = text.replace('"', "'")
+    if text.endswith("?"):
+        text = text[:-1] + "."
+    return text.strip()
+
+
+def lower_case(text: str) -> str:
+    """Lower case character by character, like the `tokenizers` library (a final sigma gets no form of its own)."""
+    return text.lower() if text.isascii() else "".join(map(str.lower, text))
+
+
+NORMALIZERS: dict[TextNormalization, Callable[[str], str]] = {
+    "none": str,
+    "sts": normalize_sentence,
+    "lower": lower_case,
+}
+"""Functions that normalize a text before the prompt is written around it."""

@@ -1,0 +1,165 @@
+"""Turn texts into token ids that end in the token that the prompt names.
+
+`joint` tokenizes prompt and text as one string, as the publications do. `separate` tokenizes the suffix on its own, so
+that a tokenizer's post-processor can add it and an exported model works without dec2vec. In both, the text is cut if
+it is too long, but never the prompt or EOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dec2vec.errors import UserError
+from dec2vec.prompts.prompt import Prompt
+
+Tokenization = Literal["joint", "separate"]
+
+
+def clean_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class PromptTokenizer:
+    """Tokenizes texts with one prompt around them.
+
+    A BOS that the tokenizer adds is kept. An EOS that it adds is dropped and appended here instead, since many
+    tokenizers of transformers 5 no longer add it.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int, tokenization: Tokenization
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.max_length = max_length
+        self._bos = leading_specials(tokenizer) if prompt.adds_bos else []
+        self._joint_suffix = prompt.suffix if tokenization == "joint" else ""
+        tail = [] if tokenization == "joint" else plain_ids(tokenizer, [prompt.suffix])[0]
+        self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos
+        self._check_room()
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with its prompt: at least one and at most `max_length`."""
+        texts = [clean_surrogates(text) for text in texts]
+        bodies = self._wrapped(texts)
+        for row, body in enumerate(bodies):
+            if len(body) > self._room:
+                bodies[row] = self._cut(texts[row], body, self._room)
+        return [self._checked(self._bos + body + self._tail) for body in bodies]
+
+    def is_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is too long, so that it is cut."""
+        bodies = self._wrapped([clean_surrogates(text) for text in texts])
+        return [len(body) > self._room for body in bodies]
+
+    @property
+    def _room(self) -> int:
+        return self.max_length - len(self._bos) - len(self._tail)
+
+    def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch] | None:
+        """The first pooled position of rows of these lengths; None if pooling begins at their first token."""
+        return None
+
+    def _wrapped(self, texts: Sequence[str]) -> list[list[int]]:
+        return plain_ids(self.tokenizer, [self.prompt.prefix + text + self._joint_suffix for text in texts])
+
+    def _cut(self, text: str, body: list[int], room: int) -> list[int]:
+        """Shorten the text until it fits with its prompt.
+
+        Without a joint suffix the ids end with the text and are simply cut, as an exported tokenizer does. With a joint
+        suffix the text is cut at the end of a token, and all of it is tokenized again.
+        """
+        if not self._joint_suffix:
+            return body[:room]
+        kept = len(plain_ids(self.tokenizer, [text])[0]) - (len(body) - room)
+        while kept > 0:
+            shorter = text[: self._character_end(text, kept)]
+            body = self._wrapped([shorter])[0]
+            if len(body) <= room:
+                return body
+            kept -= max(1, len(body) - room)
+        return self._wrapped([""])[0]
+
+    def _character_end(self, text: str, tokens: int) -> int:
+        """The character position at which the first `tokens` tokens of `text` end."""
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        return int(offsets[tokens - 1][1])
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """The ids. UserError if there are none: an empty text without EOS and prompt has no token to pool."""
+        if not ids:
+            raise UserError(f"prompt {self.prompt.name!r}: an empty text has no token to pool; use a prompt with EOS")
+        return ids
+
+    def _check_room(self) -> None:
+        empty = len(self._bos) + len(self._wrapped([""])[0]) + len(self._tail)
+        if empty >= self.max_length:
+            raise UserError(
+                f"max_length {self.max_length}: the prompt {self.prompt.name!r} needs {empty} tokens; set "
+                f"--model.max_length above {empty}"
+            )
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text without the tokenizer's special tokens."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the EOS token, which is pooled with bare and instruct prompts."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"tokenizer of {tokenizer.name_or_path}: there is no EOS token; set eos_token in its "
+            "tokenizer_config.json, or use a prompt that does not need it, such as prompteol"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that the tokenizer puts before a text: BOS, or nothing."""
+    ids: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    special: list[int] = tokenizer("a")["input_ids"]
+    for start in range(len(special) - len(ids) + 1):
+        if special[start : start + len(ids)] == ids:
+            return special[:start]
+    raise UserError(
+        f"tokenizer of {tokenizer.name_or_path} adds special tokens inside the text; use a model with another tokenizer"
+    )
+
+
+class EchoTokenizer:
+    """Tokenizes texts for echo: BOS if the tokenizer adds one, prefix, text, `repeat`, text, EOS."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int) -> None:
+        prefix, self._between = plain_ids(tokenizer, [prompt.prefix, prompt.repeat or ""])
+        self._tokenizer = tokenizer
+        self._before = leading_specials(tokenizer) + prefix
+        self._after = [eos_id(tokenizer)]
+        fixed = len(self._before) + len(self._between) + len(self._after)
+        self._room = (max_length - fixed) // 2
+        if self._room < 1:
+            raise UserError(
+                f"max_length {max_length}: the prompt {prompt.name!r} needs {fixed} tokens and contains the text "
+                f"twice; set --model.max_length to {fixed + 2} or more"
+            )
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with its prompt, at most `max_length`. Both copies are cut at the same token."""
+        copies = [ids[: self._room] for ids in plain_ids(self._tokenizer, [clean_surrogates(text) for text in texts])]
+        return [self._before + copy + self._between + copy + self._after for copy in copies]
+
+    def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch]:
+        """The position at which the second copy begins in rows of these lengths; that of EOS if the text is empty."""
+        copy = (lengths - len(self._before) - len(self._between) - len(self._after)) // 2
+        return lengths - len(self._after) - copy

@@ -1,1 +1,0 @@
-"""Choices of layer, pooling and strength, on dev alone."""

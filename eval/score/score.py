@@ -1,0 +1,97 @@
+"""`dec2vec score`: a file of text pairs -> the same rows with cosine, threshold and usable yes or no."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.encoder_args import EncoderArgs
+from dec2vec.config.load import STRICT
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import check_output
+from dec2vec.files.tables import Table, read_table
+from dec2vec.prompts.ensembles import check_prompt
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScoreArgs(EncoderArgs):
+    """Decide for each pair of a file whether its texts mean the same: cosine, threshold, and usable yes or no."""
+
+    model: str
+    """Run folder, model folder or Hub id."""
+    input: Path
+    """File of pairs: .jsonl, .csv, .tsv or .parquet."""
+    output: Path
+    """.jsonl or .csv file with the rows of the input and the columns cosine, threshold and usable."""
+    column1: str = "generated"
+    """Column of the texts to be judged."""
+    column2: str = "reference"
+    """Column of the texts that they should agree with."""
+    threshold: Annotated[float, Ge(-1), Le(1)] | None = None
+    """Smallest cosine of a usable pair, if it is known in advance."""
+    dev: Path | None = None
+    """Labelled pairs on which the threshold is selected, with the same columns and `label`."""
+    label: str = "label"
+    """Column of the labels of dev: 1 for usable, 0 otherwise."""
+    criterion: Literal["accuracy", "f1", "precision"] = "accuracy"
+    """How the threshold is selected on dev: best accuracy, best f1, or a required precision."""
+    precision: Annotated[float, Gt(0), Le(1)] | None = None
+    """Required precision for criterion precision. The smallest threshold that reaches it on dev is used."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub."""
+
+
+def score_command(args: ScoreArgs) -> None:
+    """Judge all pairs and write them. Mistakes are refused before the model is loaded."""
+    _check_options(args)
+    from dec2vec.corpus.inputs import load_encoder
+    from eval.score.scored_pairs import ADDED, Threshold, judged_rows, pair_cosines, select_threshold, write_rows
+    from eval.tasks.pair_files import PairColumns, read_pairs
+
+    table = read_table(args.input, [args.column1, args.column2])
+    taken = next((column for column in ADDED if column in table.columns), None)
+    if taken is not None:
+        raise UserError(f"{table.name} has a column {taken!r}, which the output adds; rename the column")
+    pairs = list(zip(_texts(table, args.column1), _texts(table, args.column2), strict=True))
+    dev = None if args.dev is None else read_pairs(args.dev, PairColumns(args.column1, args.column2, args.label))
+    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
+    if dev is not None:
+        threshold = select_threshold(encoder, dev, args, args.criterion, args.precision)
+    else:
+        assert args.threshold is not None
+        threshold = Threshold(args.threshold, "as given")
+    rows = judged_rows(table.rows, pairs, pair_cosines(encoder, pairs, table.name, args), threshold)
+    write_rows(args.output, rows, [*table.columns, *ADDED])
+    blank = sum(row["cosine"] is None for row in rows)
+    usable = sum(row["usable"] == "yes" for row in rows)
+    sys.stderr.write(
+        f"{len(rows)} pairs{(f', {blank} with a blank text' if blank else '')}, {usable} usable with a cosine of at "
+        f"least {threshold.value:.4f} ({threshold.origin}): {args.output}\n"
+    )
+
+
+def _check_options(args: ScoreArgs) -> None:
+    if (args.dev is None) == (args.threshold is None):
+        raise UserError(
+            "score: give either --dev labelled.jsonl, on which the threshold is selected, or --threshold 0.7"
+        )
+    if args.dev is not None:
+        from eval.tasks.pairs import check_criterion
+
+        check_criterion(args.criterion, args.precision)
+    elif args.criterion != "accuracy" or args.precision is not None:
+        raise UserError(
+            "score: --criterion and --precision select a threshold on --dev; remove them, or remove --threshold"
+        )
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    check_output(args.output, (".jsonl", ".csv"), inputs=[args.input, args.dev])
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    """Blank texts are kept, because a model may have generated nothing."""
+    return [table.text(row, column, may_be_blank=True) for row in range(len(table))]

@@ -1,0 +1,1 @@
+"""Choices on dev: prompt, layer and post-processing."""

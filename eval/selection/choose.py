@@ -1,0 +1,167 @@
+"""The one selection: of every post-processing the layer, pooling and strength with the best dev score.
+
+Of equal dev scores the deeper layer is chosen, then the larger k, then the first candidate. This holds for every task
+and for every comparison of chosen systems, so that two runs of an evaluation agree. Test data are never seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+
+from dec2vec.decoder.pooling import View
+from dec2vec.vectors.affine import Affine
+from eval.config import PostName
+from eval.metrics.grid_edge import edge
+from eval.postprocess.families import SIZED, Candidate
+from eval.postprocess.fitting import Fitting
+from eval.postprocess.scores import applied, dev_scores
+from eval.postprocess.text_statistics import whitened_by_itself
+from eval.systems.system import TRANSDUCTIVE, System
+from eval.tasks.task import E, Task, TaskVectors
+
+Rank = tuple[float, float, int]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One candidate of a choice. `k` is the width of its vectors."""
+
+    system: System
+    k: int
+    dev_score: float
+
+    @property
+    def rank(self) -> Rank:
+        """Dev score, then layer, then k: higher is better. A score that is not a number is the lowest."""
+        score = self.dev_score if np.isfinite(self.dev_score) else -np.inf
+        return score, float(self.system.view.layer), self.k
+
+
+@dataclass(frozen=True, eq=False)
+class Choice(Contender):
+    """The chosen candidate, with the map that makes its vectors from raw ones of its view."""
+
+    chosen_on: str | None = None
+    """The name of the dev data; None where there was nothing to choose."""
+    post: Affine | None = None
+    dev_curve: tuple[Contender, ...] = field(default=(), repr=False)
+    """Every candidate that it was chosen from."""
+
+    def applied(self, vectors: TaskVectors) -> TaskVectors:
+        """The system's vectors of one split, from raw ones."""
+        if self.system.is_transductive:
+            return TaskVectors.from_queries(whitened_by_itself(vectors.queries, self.k))
+        return applied(self.post, vectors)
+
+    @property
+    def edge(self) -> str | None:
+        """Where k is the smallest or the largest that was tried at its layer, in words."""
+        if self.post is None or self.system.family not in SIZED or self.system.is_transductive:
+            return None
+        tried = [point.k for point in self.dev_curve if point.system.view == self.system.view]
+        return dimension_edge(self.k, tried, len(self.post.mean)) if tried else None
+
+
+NARROWEST = 2
+"""Vectors of one dimension have no cosine but 1 and -1."""
+
+
+def dimension_edge(k: int, tried: Sequence[int], width: int) -> str | None:
+    """Whether k lies at the edge of `tried`, in words."""
+    line = edge("k", k, tried, low=NARROWEST, high=width)
+    return None if line is None else f"{line} (systems.dimensions)"
+
+
+C = TypeVar("C", bound=Contender)
+
+
+def best(contenders: Sequence[C]) -> C:
+    """The highest by `Contender.rank`; of equals the first. Transductive systems never win."""
+    return max(
+        (contender for contender in contenders if not contender.system.is_transductive),
+        key=lambda contender: contender.rank,
+    )
+
+
+def choose(task: Task[E], dev: Mapping[View, TaskVectors], fitting: Fitting, views: Iterable[View]) -> list[Choice]:
+    """The best of `views` and strengths for each post-processing, in their order.
+
+    A post-processing that cannot be made (no text to fit on, a constant view) has no choice. A candidate that lost is
+    dropped at once: its map is never built, and one view's vectors at a time are in memory.
+    """
+    points: dict[PostName, list[Contender]] = {}
+    leaders: dict[PostName, tuple[Contender, Candidate]] = {}
+    for view in views:
+        vectors = dev[view]
+        candidates = fitting.candidates(view, vectors.queries.shape[1])
+        for candidate, score in zip(candidates, dev_scores(task, candidates, vectors), strict=True):
+            point = Contender(System(fitting.prompt, view, fitting.run, candidate.described), candidate.k, float(score))
+            points.setdefault(candidate.post, []).append(point)
+            if candidate.post not in leaders or point.rank > leaders[candidate.post][0].rank:
+                leaders[candidate.post] = point, candidate
+    return [
+        _choice(*leaders[post], task.chosen_on, fitting, points[post])
+        for post in dict.fromkeys(fitting.posts)
+        if post in leaders
+    ]
+
+
+def choose_by_pooling(
+    task: Task[E],
+    dev: Mapping[View, TaskVectors],
+    fitting: Fitting,
+    views: Sequence[View],
+    *,
+    transductive: bool = False,
+) -> list[Choice]:
+    """As `choose`, for each pooling in turn: a table of similarity has a row for each.
+
+    The dev scores are computed anew, from the vectors that the tests will meet as well.
+    """
+    choices: list[Choice] = []
+    for pooling in dict.fromkeys(view.pooling for view in views):
+        chosen = choose(task, dev, fitting, [view for view in views if view.pooling == pooling])
+        choices += [rescored(task, choice, dev) for choice in chosen]
+        if transductive:
+            whitened = [_transductive(choice, task) for choice in chosen if choice.system.family == "whiten"]
+            choices += [rescored(task, choice, dev) for choice in whitened]
+    return choices
+
+
+def fixed(task: Task[E], dev: Mapping[View, TaskVectors], system: System) -> Choice:
+    """A raw system that is named beforehand, such as the tuned encoder without its adapter."""
+    width = dev[system.view].queries.shape[1]
+    return rescored(task, Choice(system, width, float("nan")), dev)
+
+
+def rescored(task: Task[E], choice: Choice, dev: Mapping[View, TaskVectors]) -> Choice:
+    """The choice with the dev score of the vectors themselves."""
+    return replace(choice, dev_score=task.dev_score(choice.applied(dev[choice.system.view])))
+
+
+def inherited(choices: Sequence[Choice]) -> list[Choice]:
+    """For a task without dev data: of each post-processing the choice with the best similarity dev score."""
+    families: dict[PostName, list[Choice]] = {}
+    for choice in choices:
+        if not choice.system.is_transductive:
+            families.setdefault(choice.system.family, []).append(choice)
+    return [replace(best(members), dev_curve=()) for members in families.values()]
+
+
+def _choice(
+    point: Contender, candidate: Candidate, chosen_on: str, fitting: Fitting, points: Sequence[Contender]
+) -> Choice:
+    post = candidate.transform(fitting.provenance(point.system.view))
+    return Choice(point.system, point.k, point.dev_score, chosen_on if len(points) > 1 else None, post, tuple(points))
+
+
+def _transductive(honest: Choice, task: Task[E]) -> Choice:
+    """The chosen whitening's layer and k, fitted on the sentences of each file on its own."""
+    post = honest.system.post
+    assert post is not None
+    labelled = replace(post, label=f"{post.label}{TRANSDUCTIVE}", is_transductive=True)
+    return Choice(replace(honest.system, post=labelled), honest.k, float("nan"), task.chosen_on)

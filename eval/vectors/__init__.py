@@ -1,1 +1,0 @@
-"""Vectors kept on disk, so that nothing is embedded twice."""

@@ -1,0 +1,1 @@
+"""Runs of two trees of this project on one machine, and what differs between them."""

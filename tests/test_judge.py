@@ -1,0 +1,290 @@
+"""Tasks beside similarity in a whole evaluation: readings chosen on each task's dev, measured on its test."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dec2vec.config.load import validate
+from dec2vec.config.model import EncodeOptions
+from dec2vec.decoder.pooling import View
+from dec2vec.errors import UserError
+from eval.config import EvalConfig
+from eval.report.markdown import to_markdown
+from eval.report.report import Report, format_table, hundred, table_rows
+from eval.report.report_json import to_json
+from eval.report.write import write_report
+from eval.run import evaluate
+from eval.tasks.pairs import load_pairs
+from eval.tasks.task import TaskVectors
+from tests.eval_data import write_pairs, write_similarity
+from tests.fake_encoder import FakeEncoder
+from tests.helpers import write_jsonl
+
+
+def texts_of(topic: int, count: int, seed: int) -> list[str]:
+    """Words of one topic each, with some noise."""
+    rng = np.random.default_rng((topic, seed))
+    return [
+        " ".join(f"t{topic}w{word}" for word in rng.integers(0, 12, 6)) + f" n{rng.integers(9)}" for _ in range(count)
+    ]
+
+
+def labelled_pairs(path: Path, seed: int, *, permuted: bool = False) -> Path:
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, object]] = []
+    for index in range(60):
+        one, other = texts_of(index % 3, 2, seed * 100 + index)
+        stranger = texts_of((index + 1) % 3, 1, seed * 100 + index)[0]
+        rows += [
+            {"sentence1": one, "sentence2": other, "label": 1},
+            {"sentence1": one, "sentence2": stranger, "label": 0},
+        ]
+    if permuted:
+        labels = rng.permutation([row["label"] for row in rows])
+        rows = [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
+    return write_jsonl(path, rows)
+
+
+def topics(path: Path, count: int, seed: int) -> Path:
+    rows: list[dict[str, object]] = [
+        {"text": text, "label": f"t{topic}w1"} for topic in range(3) for text in texts_of(topic, count, seed)
+    ]
+    return write_jsonl(path, rows)
+
+
+def collection(folder: Path) -> Path:
+    folder.mkdir()
+    documents = [text for topic in range(3) for text in texts_of(topic, 8, 7)]
+    write_jsonl(folder / "corpus.jsonl", [{"id": f"d{i}", "text": text} for i, text in enumerate(documents)])
+    queries = [text for topic in range(3) for text in texts_of(topic, 2, 8)]
+    write_jsonl(folder / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(queries)])
+    judged = [
+        {"query_id": f"q{i}", "doc_id": f"d{j}", "score": int(i // 2 == j // 8)} for i in range(6) for j in range(24)
+    ]
+    write_jsonl(folder / "qrels.jsonl", judged)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    return validate(
+        EvalConfig,
+        {
+            "dev": str(write_similarity(tmp_path / "dev.jsonl", 60, 1)),
+            "tests": [str(write_similarity(tmp_path / "sts.jsonl", 60, 3))],
+            "fit": [str(write_pairs(tmp_path / "fit.jsonl", 150, 2))],
+            "systems": {"prompts": ["bare"], "poolings": ["last", "mean"], "dimensions": [16, 8]},
+            "pairs": [
+                {
+                    "test": str(labelled_pairs(tmp_path / "p.test.jsonl", 5)),
+                    "dev": str(labelled_pairs(tmp_path / "p.dev.jsonl", 6)),
+                }
+            ],
+            "topics": [
+                {
+                    "test": str(topics(tmp_path / "t.test.jsonl", 12, 1)),
+                    "dev": str(topics(tmp_path / "t.dev.jsonl", 9, 2)),
+                },
+                {
+                    "test": str(tmp_path / "t.test.jsonl"),
+                    "train": str(topics(tmp_path / "t.train.jsonl", 15, 3)),
+                    "method": "knn",
+                    "neighbours": [1, 3],
+                },
+            ],
+            "gap": [{"test": str(tmp_path / "p.test.jsonl"), "name": "answers"}],
+            "clustering": [{"test": str(tmp_path / "t.test.jsonl"), "seeds": 2}],
+            "retrieval": [{"path": str(collection(tmp_path / "found"))}],
+            "isotropy": [{"path": str(tmp_path / "t.test.jsonl")}],
+            "baselines": ["tfidf", "jaccard"],
+            "bootstrap": 100,
+        },
+    )
+
+
+def evaluated(config: EvalConfig) -> Report:
+    return evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder(noise=(4.0, 0.1, 0.1))}, progress=False)
+
+
+def test_every_task_has_a_table(config: EvalConfig) -> None:
+    report = evaluated(config)
+    names = [table.name for table in report.tasks]
+    assert names == ["p.test", "answers", "t.test/word", "t.test/knn", "t.test/clusters", "found", "t.test/isotropy"]
+    for table in report.tasks:
+        systems = {row.system for row in table.rows}
+        assert {"tuned/a", "baseline/tfidf"} <= systems
+        assert any(name.startswith("untuned/bare/") and "+whiten-" in name for name in systems)
+        assert any(row.subject.kind == "difference" for row in table.rows), table.name
+        assert table.columns[0] == (table.metric, False) and "95 % interval" in table.note
+        chosen = {row.chosen.split()[0] for row in table.rows if row.chosen}
+        assert chosen == {"p.test": {"threshold"}, "t.test/knn": {"k"}, "t.test/probe": {"C"}}.get(table.name, set())
+    assert report.has("baseline/jaccard", "sts") and report.has("baseline/tfidf", "average")
+    assert [panel.title.split(":")[0] for panel in report.curves] == ["p.test", "p.test"]
+    assert len(report.confusions) == len(report.scatter) == 4
+    tree = json.loads(to_json(report))
+    assert {table["name"] for table in tree["tasks"]} == set(names)
+    with_dev = {f"{name} dev" for name in ("p.test", "t.test/word", "t.test/knn")}
+    assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names, *with_dev, "found corpus"}
+
+
+def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> None:
+    """Found again by hand: every view's dev accuracy, then the test accuracy at dev's threshold."""
+    raw = replace(config, systems=replace(config.systems, post=("raw",)), topics=(), gap=(), clustering=(), isotropy=())
+    [table] = [table for table in evaluated(raw).tasks if table.name == "p.test"]
+    [shown] = {row.system for row in table.rows if row.subject.is_rival}
+    task, encoder = load_pairs(config.pairs[0]), FakeEncoder()
+    assert task.dev is not None
+    views = [View(pooling, layer) for pooling in ("last", "mean") for layer in range(3)]  # type: ignore[arg-type]
+
+    def vectors(texts: list[str], view: View) -> TaskVectors:
+        found = encoder.encode_views(texts, [view], EncodeOptions("bare"))[view]
+        return TaskVectors.from_queries(found)
+
+    dev = {view: vectors(task.dev.queries, view) for view in views}
+    best = max(views, key=lambda view: (task.dev_score(dev[view]), view.layer))
+    assert shown == f"untuned/bare/{best}"
+    expected = task.measure(dev[best], vectors(task.test.queries, best), 100, 0)[0]
+    [value] = [row.value for row in table.rows if row.system == shown and row.metric == "accuracy"]
+    assert value == pytest.approx(expected.value)
+
+
+def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Path) -> None:
+    honest = evaluated(config)
+    labelled_pairs(tmp_path / "p.test.jsonl", 5, permuted=True)
+    rows = [json.loads(line) for line in (tmp_path / "t.test.jsonl").read_text().splitlines()]
+    labels = np.random.default_rng(0).permutation([row["label"] for row in rows])
+    write_jsonl(tmp_path / "t.test.jsonl", [{**row, "label": str(x)} for row, x in zip(rows, labels, strict=True)])
+    permuted = evaluated(config)
+
+    def systems(report: Report) -> dict[str, set[str]]:
+        return {table.name: {row.system for row in table.rows} for table in report.tasks}
+
+    def accuracy(report: Report) -> float:
+        rows = [row for table in report.tasks if table.name == "p.test" for row in table.rows]
+        return next(row.value for row in rows if row.system == "tuned/a" and row.metric == "accuracy")
+
+    assert systems(honest) == systems(permuted)
+    assert accuracy(honest) > accuracy(permuted) + 0.1, "the labels did reach the figures"
+
+
+def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
+    report = evaluated(replace(config, clustering=(), isotropy=(), retrieval=(), baselines=("tfidf",)))
+    for table in report.tasks:
+        main = [row for row in table.rows if row.metric == table.metric]
+        for row in table.rows:
+            is_chosen = row.metric == table.metric and row.subject.kind == "system"
+            assert (row.dev is not None) == is_chosen, row
+        tuned = [row for row in main if row.subject.run is not None and row.dev is not None]
+        [ours] = [row for row in tuned if f" tuned ({row.system})" in table.note]
+        assert ours.dev == max(row.dev for row in tuned if row.dev is not None), "dev put it first"
+    [word, knn] = report.mistakes
+    assert (word.task, knn.task) == ("t.test/word", "t.test/knn") and word.system.startswith("tuned/a")
+    [panel] = [panel for panel in report.confusions if panel.title == f"t.test/word: {word.system}"]
+    assert word.total == panel.counts.sum() - np.trace(panel.counts) and len(word.shown) == min(10, word.total)
+    assert [wrong.lead for wrong in word.shown] == sorted((wrong.lead for wrong in word.shown), reverse=True)
+    tree = json.loads(to_json(report))
+    assert tree["mistakes"][0]["total"] == word.total
+    text = to_markdown(report)
+    for wrong in word.shown:
+        assert f"{wrong.gold} | {wrong.predicted} | {wrong.lead:.4f}" in text
+    assert "| system | accuracy x 100 | 95 % interval | dev |" in text
+    ks = [row.system.rpartition("-")[2] for row in report.tasks[0].rows if "+whiten-" in row.system]
+    assert set(ks) <= {"16", "8"}
+    if any("whiten-8" in str(name) for name in (report.comparison.tuned, report.comparison.untuned)):  # type: ignore[union-attr]
+        assert any("k = 8 is the smallest that was tried (systems.dimensions)" in line for line in report.notes)
+
+
+def test_without_similarity(config: EvalConfig, tmp_path: Path) -> None:
+    alone = replace(config, dev="", tests=(), retrieval=(), isotropy=(), gap=(), clustering=())
+    report = evaluated(alone)
+    assert (report.results, report.dev, list(report.tests), report.comparison) == ([], "", [], None)
+    whole = evaluated(config)
+    for table in report.tasks:
+        [same] = [other for other in whole.tasks if other.name == table.name]
+        assert table == same, "each task chooses on its own dev data, similarity or not"
+    assert format_table(report).startswith("p.test: accuracy x 100: ")
+    paths = write_report(report, tmp_path / "report")
+    assert json.loads(paths.json.read_text())["tests"] == []
+    assert "Systems and tests" not in paths.markdown.read_text() and "Task: p.test" in paths.html.read_text()
+
+
+def test_without_similarity_a_task_needs_dev_data(config: EvalConfig) -> None:
+    alone = replace(config, dev="", tests=(), pairs=(), topics=(), gap=(), retrieval=(), isotropy=())
+    with pytest.raises(UserError, match=r"t\.test/clusters: has no dev data to choose layers on; name its dev file"):
+        evaluated(alone)
+    with pytest.raises(UserError, match="config error: dev: give the similarity file"):
+        evaluated(replace(alone, clustering=()))
+    with pytest.raises(UserError, match="config error: tests: give at least one"):
+        evaluated(replace(alone, dev=config.dev))
+    with pytest.raises(UserError, match="mteb: prompt and layer are chosen on the similarity dev file"):
+        evaluated(replace(alone, mteb=("STS12",)))
+
+
+def test_seeds_have_a_mean_and_a_spread(config: EvalConfig) -> None:
+    small = replace(config, topics=(), gap=(), clustering=(), isotropy=(), retrieval=(), baselines=())
+    tuned = {f"a-seed{seed}": FakeEncoder(noise=(4.0, 0.1 * seed, 0.1 * seed)) for seed in (1, 2, 3)}
+    report = evaluate(small, base=FakeEncoder(), tuned=tuned, progress=False)
+    values = [report.result(f"tuned/{name}", "sts").value for name in tuned]
+    rows = {row[0]: row for row in table_rows(report, report.systems)}
+    assert rows["mean of tuned/a (n = 3)"][1] == hundred(float(np.mean(values)))
+    assert rows["sd of tuned/a (n = 3)"][1] == hundred(float(np.std(values, ddof=1)))
+    assert "mean of tuned/a+whiten (n = 3)" in rows
+    [found] = [
+        row for row in json.loads(to_json(report))["seeds"] if (row["recipe"], row["task"]) == ("tuned/a", "sts")
+    ]
+    assert (found["mean"], found["sd"]) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    [table] = report.tasks
+    accuracies = {row.system: row.value for row in table.rows if row.metric == "accuracy"}
+    ours = [accuracies[f"tuned/{name}"] for name in tuned]
+    assert accuracies["mean of tuned/a (n = 3)"] == pytest.approx(np.mean(ours))
+    assert accuracies["sd of tuned/a (n = 3)"] == pytest.approx(np.std(ours, ddof=1))
+    text = to_markdown(report)
+    assert "| mean of tuned/a (n = 3) |" in text and not any("mean of" in name for name in report.systems)
+
+
+def test_equal_names_are_refused(config: EvalConfig) -> None:
+    twice = replace(config, pairs=(config.pairs[0], config.pairs[0]))
+    with pytest.raises(UserError, match=r"two tasks have the name p\.test; rename one of them"):
+        evaluated(twice)
+
+
+def test_misspelt_and_equal_runs_are_refused_before_any_work(config: EvalConfig, tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        (tmp_path / part / "run").mkdir(parents=True)
+    with pytest.raises(UserError, match="two tuned runs have the name run"):
+        evaluate(replace(config, tuned=(str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"))), progress=False)
+    with pytest.raises(UserError, match=r"tuned run /gone/run: no such folder"):
+        evaluate(replace(config, tuned=("/gone/run",)), progress=False)
+
+
+def test_a_baseline_whose_package_is_absent_is_one_line(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said before anything is embedded; everything else is measured and reported."""
+    absent = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge-l": "rouge_score", "word2vec-sif": "gensim"}
+    for package in absent.values():
+        monkeypatch.setitem(sys.modules, package, None)
+    base = FakeEncoder()
+    monkeypatch.setattr(base, "encode_views", lambda *args, **options: pytest.fail("embedded"))
+    small = replace(config, topics=(), gap=(), clustering=(), isotropy=(), retrieval=())
+    with pytest.raises(pytest.fail.Exception, match="embedded"):
+        evaluate(replace(small, baselines=("bleu",)), base=base, tuned={}, progress=False)
+    line = "bleu: not computed; pip install 'dec2vec[eval]'"
+    assert caplog.messages == [line]
+    report = evaluated(replace(small, baselines=("tfidf", *absent, "jaccard")))
+    assert [note for note in report.notes if "not computed" in note] == [
+        f"{name}: not computed; pip install 'dec2vec[eval]'" for name in absent
+    ]
+    assert {name for name in report.systems if name.startswith("baseline/")} == {"baseline/tfidf", "baseline/jaccard"}
+    assert line in to_markdown(report)
+
+
+def test_unknown_baseline(config: EvalConfig) -> None:
+    with pytest.raises(UserError, match="baseline 'tfdif' is neither"):
+        evaluated(replace(config, baselines=("tfdif",)))

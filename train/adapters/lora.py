@@ -1,0 +1,194 @@
+"""Which weights are trained: LoRA adapters through PEFT, or all of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLora
+from peft import get_peft_model, prepare_model_for_kbit_training
+from torch import Tensor, nn
+
+from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import decoder_blocks, inner_states
+from dec2vec.decoder.load import quiet
+from dec2vec.decoder.pooling import layers_of
+from dec2vec.errors import UserError
+from train.config import LoraConfig
+from train.distributed.interface import Engine
+from train.kernels.decoder_block import use_fast_blocks
+from train.kernels.lora_linear import use_fast_linears
+
+
+def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
+    """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
+    backbone: Any = embedder.backbone
+    is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
+    if is_quantized and config.method == "full":
+        raise UserError("lora.method full: 4-bit weights cannot be trained; use lora, or remove --model.load_in_4bit")
+    if config.gradient_checkpointing:
+        with quiet():
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.method == "full":
+        backbone.requires_grad_(True)
+        _freeze_above(embedder)
+        return
+    if is_quantized:
+        backbone = prepare_model_for_kbit_training(
+            backbone,
+            use_gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},  # PEFT's default is the other
+        )
+    try:
+        with quiet():
+            embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lora: {str(error).splitlines()[0]}") from error
+    if config.fused:
+        use_fast_linears(embedder.backbone)
+        blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+        if blocks is not None:
+            use_fast_blocks(embedder.backbone, blocks)
+
+
+def check_adapter_options(config: LoraConfig) -> None:
+    """Refuse options of adapters, which full tuning would silently ignore."""
+    if config.method != "full":
+        return
+    default = LoraConfig()
+    for option in ("dropout", "targets", "layers", "modules_to_save", "rslora", "dora", "init"):
+        if vars(config)[option] != vars(default)[option]:
+            raise UserError(
+                f"lora.{option}: lora.method full trains every weight and has no adapters; remove the option"
+            )
+
+
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Trained parameters by name, in the module's order."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
+    """Overwrite the trained parameters by whole tensors; the names must be the same."""
+    parameters = trainable_parameters(model.embedder)
+    if parameters.keys() != tensors.keys():
+        odd = sorted(parameters.keys() ^ tensors.keys())[0]
+        raise UserError(
+            f"checkpoint: {odd} exists either only in the checkpoint or only in the model; use --checkpoint.resume "
+            "fresh or another output_dir"
+        )
+    for name, parameter in parameters.items():
+        model.overwrite(parameter, tensors[name])
+
+
+def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
+    top = _top_layer(embedder)
+    if top == 0:
+        raise UserError("model.layer 0: LoRA cannot train the input embeddings; use a layer above 0")
+    return PeftLora(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=_targets(config.targets, embedder.backbone),
+        modules_to_save=_known_modules("modules_to_save", config.modules_to_save, embedder.backbone)
+        if config.modules_to_save
+        else None,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights=True if config.init == "default" else config.init,
+        exclude_modules=_other_layers(config.layers, top, embedder),
+        task_type="FEATURE_EXTRACTION",
+    )
+
+
+def _targets(wanted: str | tuple[str, ...], backbone: nn.Module) -> str | list[str]:
+    """Module names, checked one by one: PEFT silently ignores names in a list that the decoder doesn't have.
+
+    A single name (`--lora.targets q_proj`) is a list of one; PEFT would read it as a pattern of whole paths.
+    """
+    if wanted == "all-linear":
+        return wanted
+    return _known_modules("targets", [wanted] if isinstance(wanted, str) else list(wanted), backbone)
+
+
+def _known_modules(option: str, names: Sequence[str], backbone: nn.Module) -> list[str]:
+    paths = [path for path, _ in backbone.named_modules() if path]
+    for name in names or [""]:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            raise UserError(f"lora.{option} {name!r}: the decoder has no such module; {_suggestion(name, backbone)}")
+    return list(names)
+
+
+def _suggestion(name: str, backbone: nn.Module) -> str:
+    """A suggestion for a wrong name, from the modules that have a matrix."""
+    matrices = (path.split(".") for path, value in backbone.named_parameters() if value.ndim == 2)
+    names = sorted({parts[-2] for parts in matrices if parts[-1] == "weight" and len(parts) > 1})
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(names)}"
+
+
+def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | None:
+    """A pattern of the modules in blocks that get no adapter; None if all blocks get adapters.
+
+    Without `wanted` the blocks from `top` on get none, as the loss does not reach them.
+    """
+    beyond = next((layer for layer in wanted if layer >= top), None)
+    if beyond is not None:
+        raise UserError(f"lora.layers {beyond}: layer {top} is pooled, so only blocks 0 to {top - 1} can be trained")
+    kept = set(wanted) or set(range(top))
+    others = [str(layer) for layer in range(embedder.layer_count) if layer not in kept]
+    return rf"(.*\.)?{_name_of_blocks(embedder)}\.({'|'.join(others)})\..*" if others else None
+
+
+def _name_of_blocks(embedder: Embedder) -> str:
+    """Where the decoder keeps its blocks (`layers` in most families, `h` in GPT-2), as a pattern."""
+    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+    names = [re.escape(name) for name, module in embedder.backbone.named_modules() if module is blocks]
+    return names[0] if names else "(layers|h)"
+
+
+def _top_layer(embedder: Embedder) -> int:
+    """The highest hidden state that the loss reaches (first_last reads two)."""
+    return max(layers_of(embedder.view, embedder.layer_count))
+
+
+def _freeze_above(embedder: Embedder) -> None:
+    """Freeze what the loss on an inner layer does not reach, so that DDP does not wait for its gradient.
+
+    These are the blocks above the layer and, outside the blocks, all modules that a forward pass up to the layer does
+    not run: the final norm, and further modules in some families.
+    """
+    top = _top_layer(embedder)
+    if top == embedder.layer_count:
+        return
+    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
+    if blocks is None:
+        raise UserError(
+            "lora.method full: the blocks of this decoder cannot be found; use its last layer, model.layer -1"
+        )
+    inside = set(blocks.modules())
+    run = _modules_run(embedder.backbone, blocks, top)
+    for module in embedder.backbone.modules():
+        if module not in inside and module not in run:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    blocks[top:].requires_grad_(False)
+    if not trainable_parameters(embedder.backbone):
+        raise UserError(f"model.layer: layer {top} depends on no weight; use a layer above it")
+
+
+@torch.no_grad()
+def _modules_run(backbone: nn.Module, blocks: nn.ModuleList, top: int) -> set[nn.Module]:
+    """The modules that run to compute hidden state `top` of two tokens."""
+    run: set[nn.Module] = set()
+    handles = [module.register_forward_pre_hook(lambda module, _: run.add(module)) for module in backbone.modules()]
+    device = next(backbone.parameters()).device
+    try:
+        inner_states(backbone, blocks, {top}, input_ids=torch.tensor([[2, 3]], device=device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return run

@@ -1,0 +1,179 @@
+"""From a configuration to a run: sampler, encoder, learner, teachers, token ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import math
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from dec2vec.config.load import config_hash, dump
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import find
+from dec2vec.encoder import Encoder
+from train.adapters.capabilities import leave_out_padding
+from train.adapters.lora import make_trainable
+from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint
+from train.checkpointing.run_folder import RunFolder
+from train.config import RESUMABLE_CHANGES, TrainConfig
+from train.data import report as data_report
+from train.data.dataset import TrainingData
+from train.data.make_sampler import make_sampler
+from train.data.sampler import Sampler
+from train.data.token_cache import known_tokens
+from train.distributed.engine import choose_engine, wrap
+from train.distributed.interface import Engine
+from train.losses.per_source import run_temperature
+from train.mining.refresh import make_refreshed
+from train.optim import Learner, make_optimizer
+from train.preflight import check_folder, check_model, check_same_step
+from train.state import DevScore, Run, restore
+from train.teachers.teacher_vectors import load_teachers
+from train.tracking.make_tracker import make_tracker
+from train.tracking.metrics_file import MetricsFile
+from train.tracking.tracker import Tracker
+
+_log = logging.getLogger(__name__)
+
+
+def open_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
+    """The run folder, locked by the main process."""
+    if accelerator.is_main_process:
+        return RunFolder.claim(config.output_dir)
+    return RunFolder(Path(config.output_dir))
+
+
+def build(
+    config: TrainConfig,
+    data: TrainingData,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    dev_score: DevScore | None,
+) -> Run:
+    """Build the run, and restore its latest checkpoint if there is one.
+
+    Whatever may be refused comes before `_take_over`, so that a refused run leaves the folder as it was.
+    """
+    engine = choose_engine(accelerator)
+    check_folder(config, engine, folder)
+    run_hash = _run_hash(config, data)
+    checkpoint = _resumed_checkpoint(config, run_hash, folder, accelerator)
+
+    sampler = make_sampler(config, data)
+    steps = total_steps(config, sampler)
+    refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
+    encoder = _load_trainable(config, engine)
+    learner = _make_learner(config, encoder, accelerator, steps)
+    teachers = load_teachers(config, data, folder.path / "teachers")
+    token_source = known_tokens(config, data, encoder, folder.tokens, steps)
+
+    run = Run(
+        config=config,
+        folder=folder,
+        encoder=encoder,
+        learner=learner,
+        data=data,
+        teachers=teachers,
+        sampler=sampler,
+        dev_score=dev_score,
+        tracker=_take_over(config, folder, accelerator, checkpoint),
+        metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
+        config_hash=run_hash,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        token_source=token_source,
+        refreshed=refreshed,
+    )
+    _describe_data(run)
+    if checkpoint is not None:
+        _resume(run, checkpoint)
+    return run
+
+
+def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:
+    """The encoder before training, which takes texts in its prompt (there is an EOS token, and room for a text).
+
+    It is read as `config` says, even if the base is an exported folder with settings of its own. `place` is `config`
+    with another device for the weights.
+    """
+    artifact = find(config)
+    named = config if artifact is None else artifact.base
+    base = dataclasses.replace(place or config, name_or_path=named.name_or_path, revision=named.revision)
+    encoder = Encoder.from_backbone(config, base=base)
+    encoder.tokenize(["a"])
+    return encoder
+
+
+def total_steps(config: TrainConfig, sampler: Sampler) -> int:
+    """`optim.steps`, or the steps of `optim.epochs`."""
+    if config.optim.steps is not None:
+        return config.optim.steps
+    return max(1, math.ceil(config.optim.epochs * sampler.steps_per_epoch))
+
+
+def _run_hash(config: TrainConfig, data: TrainingData) -> str:
+    """A checkpoint belongs to one configuration and one data content."""
+    options = config_hash(config, exclude=RESUMABLE_CHANGES)
+    return hashlib.sha256(f"{options} {data.sizes} {data.content_hash}".encode()).hexdigest()
+
+
+def _resumed_checkpoint(
+    config: TrainConfig, run_hash: str, folder: RunFolder, accelerator: Accelerator
+) -> Checkpoint | None:
+    """The latest checkpoint, the same on all ranks; None if the run starts at its first step."""
+    resumes = config.checkpoint.resume == "auto"
+    checkpoint = latest_checkpoint(folder.checkpoints, run_hash) if resumes else None
+    check_same_step(0 if checkpoint is None else checkpoint.step, folder, accelerator)
+    return checkpoint
+
+
+def _load_trainable(config: TrainConfig, engine: type[Engine]) -> Encoder:
+    """The base with weights to train, in training mode."""
+    torch.manual_seed(config.seed)
+    encoder = load_base(config.model, engine.loading_config(config.model))
+    check_model(config, encoder)
+    make_trainable(encoder.embedder, engine.adapters(config.lora))
+    encoder.embedder.train()
+    return encoder
+
+
+def _make_learner(config: TrainConfig, encoder: Encoder, accelerator: Accelerator, steps: int) -> Learner:
+    """The wrapped model with its temperature, and the optimizer of both."""
+    model = wrap(encoder.embedder, accelerator)
+    if config.batch.unpadded:
+        leave_out_padding(model)
+    temperature = run_temperature(config).to(encoder.device)
+    return Learner(model, temperature, make_optimizer(model, temperature, config.optim), steps)
+
+
+def _take_over(
+    config: TrainConfig, folder: RunFolder, accelerator: Accelerator, checkpoint: Checkpoint | None
+) -> Tracker:
+    """Make the folder that of this run, and start the tracker.
+
+    Metrics of steps after the checkpoint, which a killed run has logged, are dropped: these steps are repeated.
+    """
+    if accelerator.is_main_process:
+        if config.checkpoint.resume == "fresh":
+            folder.start_anew()
+        folder.write_config(dump(config))
+        MetricsFile(folder.metrics).truncate_after(0 if checkpoint is None else checkpoint.step)
+    return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)
+
+
+def _describe_data(run: Run) -> None:
+    """Write `data.json` and log what is doubtful in the data."""
+    if run.is_main:
+        report = data_report.describe(run.data, run.sampler, run.encoder)
+        data_report.write(report, run.folder.data)
+        _log.info("%s", "\n".join(data_report.lines(report)))
+
+
+def _resume(run: Run, checkpoint: Checkpoint) -> None:
+    restore(run, checkpoint)
+    if run.is_main:
+        _log.info("resumed at step %d of %d from %s", checkpoint.step, run.learner.total_steps, checkpoint.path)

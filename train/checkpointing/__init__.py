@@ -1,0 +1,1 @@
+"""What survives a kill: checkpoints, the run folder and its lock, signals."""

@@ -1,0 +1,1 @@
+"""From files to batches: rows, their order, and the token ids of a step."""

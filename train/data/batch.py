@@ -1,0 +1,256 @@
+"""From the rows of a step to padded chunks of token sequences, and to the part that each sequence plays in the loss.
+
+Four things are numbered on the way, each by indices of its own:
+
+- a data row is a row of the training data, counted over all sources: what the sampler draws;
+- an input is a text in its prompt, as the loss needs it; a data row has one or more;
+- a sequence is a list of token ids; equal inputs share one, so that it is embedded once;
+- a chunk row is a row of a padded chunk; `Chunk.rows` holds the numbers of the chunk's sequences.
+
+The embeddings of a step are numbered as its sequences are, and so are the texts in `LocalBatch.loss_inputs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_chunks
+from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
+from dec2vec.encoder import Encoder
+from dec2vec.prompts.prompt import NORMALIZERS, Side
+from train.config import Kind, LossConfig, SourceConfig
+from train.data.dataset import TrainingData
+from train.data.prompted_input import PromptedInput, TokenSource, prompted_input, text_keys, tokenized
+from train.data.sampler import Indices, shard
+from train.data.table import Texts
+from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
+
+Asked = tuple[str, Side]
+"""What a teacher embeds: a text, normalised as the student reads it, and its side."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """The model whose vectors a distillation loss compares with."""
+
+    def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
+        """Equal for texts that the teacher reads alike."""
+
+    def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
+        """The teacher's vectors of these texts."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a run makes its batches, the same in every step."""
+
+    chunk_tokens: int
+    """Padded tokens of a chunk."""
+    share_prefix: bool = False
+    """Whether the tokens that all texts begin with are run once; only where `why_not_shared` finds no reason not to."""
+    losses: tuple[LossConfig, ...] = ()
+    """The losses of sources that have none of their own."""
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    token_source: TokenSource | None = None
+    """Token ids that were made before; texts are tokenized where it has none."""
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """One rank's part of a step's batch."""
+
+    chunks: list[Chunk]
+    """All sequences, each once, without the `prefix` that all of them begin with."""
+    loss_inputs: LossInputs
+    losses: tuple[LossConfig, ...]
+    """The losses of the source that the batch comes from; empty if the run's loss is used."""
+    pairs: int
+    """Data rows."""
+    real_tokens: int
+    """Tokens without padding; a shared prefix counts once."""
+    prefix: Int[Tensor, " prefix"] | None = None
+    teachers: Mapping[str, TeacherInputs] = field(default_factory=dict)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Token positions of one forward pass over all chunks."""
+        return sum(chunk.padded_tokens for chunk in self.chunks) + (0 if self.prefix is None else len(self.prefix))
+
+
+@dataclass(frozen=True)
+class _DataRow:
+    """A row of the data, with its texts normalised as the model reads them."""
+
+    source_number: int
+    source: SourceConfig
+    texts: Texts
+    score: float
+    label: str
+    document_id: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The inputs of some data rows, and the part that each input plays in the loss, by its number."""
+
+    inputs: list[PromptedInput]
+    parts: LossInputs
+
+
+def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: BatchOptions) -> LocalBatch:
+    """Tokenize this rank's part of the global `batch`, which holds numbers of data rows, and divide it into chunks.
+
+    A rank without a row (if the last batch has fewer rows than there are ranks) embeds one empty text that no loss
+    reads, so that it still takes part in the reduction of the gradients.
+    """
+    normalize = NORMALIZERS[encoder.config.text_normalization]  # equal keys for texts that the model reads as equal
+    first_source, _ = data.place(int(batch[0]) if len(batch) else 0)
+    source = data.sources[first_source]
+    rows = [_data_row(data, int(row), normalize) for row in shard(batch, options.rank, options.world)]
+    losses = source.losses or options.losses
+    plan = _for_teachers(rows) if losses and all(loss.teacher for loss in losses) else _PLANS[source.kind](rows)
+    sequences, sequence_of_input = _unique_sequences(plan.inputs, encoder, options.token_source)
+    beginning = shared_beginning(sequences) if options.share_prefix else []
+    rests = [sequence[len(beginning) :] for sequence in sequences]
+    chunks = make_chunks(rests, options.chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
+    teachers = {loss.teacher: options.teachers[loss.teacher] for loss in losses if loss.teacher}
+    return LocalBatch(
+        chunks=[chunk.to(encoder.device) for chunk in chunks],
+        loss_inputs=plan.parts.reindexed(sequence_of_input).to(encoder.device),
+        losses=losses,
+        teachers={
+            name: _teacher_inputs(plan.inputs, sequences, sequence_of_input, teacher).to(encoder.device)
+            for name, teacher in teachers.items()
+        },
+        pairs=len(rows),
+        real_tokens=sum(map(len, sequences)) - len(beginning) * (len(sequences) - 1),
+        prefix=torch.tensor(beginning, device=encoder.device) if beginning else None,
+    )
+
+
+def shared_beginning(sequences: Sequence[TokenIds]) -> list[int]:
+    """The tokens that all sequences begin with; empty if there are too few for running them once to be worth it."""
+    if len(sequences) < 2:
+        return []
+    beginning = common_prefix(sequences)
+    return beginning if len(beginning) >= WORTHWHILE else []
+
+
+def _data_row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _DataRow:
+    source, row = data.place(number)
+    table = data.tables[source]
+    return _DataRow(
+        source_number=source,
+        source=data.sources[source],
+        texts=tuple(map(normalize, table.texts[row])),
+        score=table.scores[row] if table.scores else 0.0,
+        label=table.labels[row] if table.labels else "",
+        document_id=table.ids[row] if table.ids else "",
+    )
+
+
+def _unique_sequences(
+    inputs: Sequence[PromptedInput], encoder: Encoder, token_source: TokenSource | None
+) -> tuple[list[TokenIds], Int[Tensor, " input"]]:
+    """The different sequences of the inputs, and for each input the number of its sequence."""
+    ids = tokenized(inputs, encoder, token_source)
+    sequences: list[TokenIds] = []
+    sequence_of_input = np.empty(len(inputs), dtype=np.int64)
+    for copy in sorted({item.copy for item in inputs}):
+        numbers = [number for number, item in enumerate(inputs) if item.copy == copy]
+        unique, inverse = deduplicate([ids[number] for number in numbers])
+        sequence_of_input[numbers] = inverse + len(sequences)
+        sequences += unique
+    return sequences or [encoder.tokenize([""])[0]], torch.from_numpy(sequence_of_input)
+
+
+def _pairs(rows: Sequence[_DataRow]) -> _Plan:
+    """Anchors first, then the positives in the order of the anchors, then all negatives."""
+    anchors = [row.texts[0] for row in rows]
+    owners = [*rows, *(row for row in rows for _ in row.texts[2:])]
+    documents = [*(row.texts[1] for row in rows), *(text for row in rows for text in row.texts[2:])]
+    inputs = [PromptedInput(row.texts[0], row.source.query_prompt) for row in rows]
+    for row, text in zip(owners, documents, strict=True):
+        inputs.append(PromptedInput(text, row.source.document_prompt, side="document"))
+    negatives = len(documents) - len(anchors)
+    keys = text_keys(anchors)
+    parts = PairInputs(
+        anchors=torch.arange(len(anchors)),
+        documents=len(anchors) + torch.arange(len(documents)),
+        anchor_keys=keys,
+        document_keys=text_keys(documents),
+        document_anchors=torch.cat([keys, torch.full((negatives,), NO_ANCHOR)]),
+        document_ids=torch.tensor([_id_key(row) for row in rows] + [NO_ID] * negatives, dtype=torch.long),
+    )
+    return _Plan(inputs, parts)
+
+
+def _id_key(row: _DataRow) -> int:
+    """Equal for equal ids of one source; the same id in another source is another document."""
+    return int(text_keys([f"{row.source_number} {row.document_id}"])[0]) if row.document_id else NO_ID
+
+
+def _twins(rows: Sequence[_DataRow]) -> _Plan:
+    """Each text twice, so that dropout makes two different vectors of it (Gao et al. 2021, SimCSE)."""
+    inputs = [PromptedInput(row.texts[0], row.source.query_prompt, copy=copy) for copy in (0, 1) for row in rows]
+    keys = text_keys([row.texts[0] for row in rows])
+    parts = PairInputs(
+        anchors=torch.arange(len(rows)),
+        documents=len(rows) + torch.arange(len(rows)),
+        anchor_keys=keys,
+        document_keys=keys,
+        document_anchors=keys,
+        document_ids=torch.full((len(rows),), NO_ID),
+    )
+    return _Plan(inputs, parts)
+
+
+def _graded(rows: Sequence[_DataRow]) -> _Plan:
+    """All first texts, then all second ones."""
+    inputs = [PromptedInput(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in rows]
+    scores = torch.tensor([row.score for row in rows], dtype=torch.float32)
+    first_keys, second_keys = (text_keys([row.texts[side] for row in rows]) for side in (0, 1))
+    numbers = torch.arange(len(rows))
+    return _Plan(inputs, GradedInputs(numbers, len(rows) + numbers, scores, first_keys, second_keys))
+
+
+def _labelled(rows: Sequence[_DataRow]) -> _Plan:
+    inputs = [PromptedInput(row.texts[0], row.source.query_prompt) for row in rows]
+    return _Plan(inputs, LabelledInputs(torch.arange(len(inputs)), text_keys([row.label for row in rows])))
+
+
+def _for_teachers(rows: Sequence[_DataRow]) -> _Plan:
+    """Texts that are only compared with a teacher's vectors: no second copy, and no part in another loss."""
+    inputs = [prompted_input(row.source, text, number) for row in rows for number, text in enumerate(row.texts)]
+    return _Plan(inputs, LabelledInputs(torch.arange(len(inputs)), torch.zeros(len(inputs), dtype=torch.long)))
+
+
+_PLANS: dict[Kind, Callable[[Sequence[_DataRow]], _Plan]] = {
+    "pairs": _pairs,
+    "graded": _graded,
+    "texts": _twins,
+    "labelled": _labelled,
+}
+
+
+def _teacher_inputs(
+    inputs: Sequence[PromptedInput], sequences: Sequence[TokenIds], sequence_of_input: Tensor, teacher: Teacher
+) -> TeacherInputs:
+    """Inputs that student and teacher read alike count once: the first of them is kept."""
+    texts = [(item.text, item.side) for item in inputs]
+    pairs = zip(sequence_of_input.tolist(), teacher.keys_of(texts).tolist(), strict=True)
+    keys = text_keys([f"{sequences[sequence]} {key}" for sequence, key in pairs])
+    first: dict[int, int] = {}
+    for number, key in enumerate(keys.tolist()):
+        first.setdefault(key, number)
+    kept = list(first.values())
+    return TeacherInputs(sequence_of_input[kept], teacher.of([texts[number] for number in kept]), keys[kept])

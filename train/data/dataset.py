@@ -1,0 +1,106 @@
+"""Training data: the sources' rows, packed and checked before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+
+from dec2vec.errors import UserError
+from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
+from train.config import SourceConfig
+from train.data.clean import Counts, clean, leave_out_lone
+from train.data.read import read_source
+from train.data.sampler import Indices
+from train.data.table import SourceTable, encoded_row
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Tables of all sources. A row's number goes through them in order."""
+
+    sources: tuple[SourceConfig, ...]
+    tables: tuple[SourceTable, ...]
+    counts: tuple[Counts, ...]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each source."""
+        return tuple(map(len, self.tables))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of every row in order: the same hash means the same data, wherever it was read from."""
+        return content_hash(self.tables)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The source of a row, and its number in there."""
+        source = int(np.searchsorted(self._ends, row, side="right"))
+        return source, row - int(self._ends[source]) + len(self.tables[source])
+
+    @cached_property
+    def _ends(self) -> Indices:
+        return np.cumsum(self.sizes)
+
+
+def content_hash(tables: Sequence[SourceTable]) -> str:
+    """sha256 of every row in order."""
+    digest = hashlib.sha256()
+    for table in tables:
+        for row in table.contents():
+            digest.update(encoded_row(row))
+    return digest.hexdigest()
+
+
+def load_data(
+    sources: Sequence[SourceConfig], *, normalization: TextNormalization = "none", mixed: bool = True
+) -> TrainingData:
+    """The rows of all sources in order; data that nothing can be learned from are refused.
+
+    Texts are kept as they are; `normalization` is the model's, under which they may be equal. `mixed` batches hold
+    rows of all sources: labels and scores are then judged in all of them together.
+    """
+    normalize = NORMALIZERS[normalization]
+    found = [clean(*read_source(source), source, normalize) for source in sources]
+    for group in _groups(sources, mixed):
+        for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
+            found[number] = cleaned
+        _refuse_hopeless(", ".join(sources[number].path for number in group), [found[number][0] for number in group])
+    return TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
+
+
+def _groups(sources: Sequence[SourceConfig], mixed: bool) -> list[list[int]]:
+    """Numbers of the sources that are judged together: those of a kind that share batches, and pairs in any case."""
+    groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for number, source in enumerate(sources):
+        groups[(source.kind,) if mixed or source.kind == "pairs" else (source.kind, number)].append(number)
+    return list(groups.values())
+
+
+def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
+    """UserError for what holds nothing to tell apart. `tables` are of one kind."""
+    rows, kind = sum(map(len, tables)), tables[0].kind
+    if rows < 2:
+        unit = "pair" if kind in ("pairs", "graded") else "text"
+        raise UserError(f"{names} has {rows} {unit}; contrastive training needs at least two")
+    columns = {"pairs": ("anchors", "positives"), "graded": ()}.get(kind, ("texts",))
+    first = next(chain.from_iterable(table.texts for table in tables))
+    for place, name in enumerate(columns):
+        if all(texts[place] == first[place] for table in tables for texts in table.texts):
+            raise UserError(
+                f"{names}: all {name} are equal ({first[place][:40]!r}); contrastive training needs different ones"
+            )
+    for name, values in (
+        ("scores", [score for table in tables for score in table.scores]),
+        ("labels", [label for table in tables for label in table.labels]),
+    ):
+        if values and all(value == values[0] for value in values):
+            raise UserError(f"{names}: all {name} are equal ({values[0]!r}); contrastive training needs different ones")

@@ -1,0 +1,112 @@
+"""From the configuration to the order of the data: which sampler, and which mixtures no batch can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dec2vec.errors import UserError
+from dec2vec.prompts.prompt import NORMALIZERS
+from train.config import TrainConfig
+from train.data.dataset import TrainingData
+from train.data.prompted_input import text_keys
+from train.data.sampler import ByLabel, Mixed, OneSource, Sampler, steps_per_epoch
+from train.data.table import SourceTable
+from train.data.unique_sampler import UniqueTexts, shared_keys
+
+_BLOCK = 8192
+"""Rows whose texts are in memory at once."""
+
+
+def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
+    """The order of the data; batches that cannot be drawn are refused."""
+    if config.batch.sources == "single":
+        sampler: Sampler = _one_source(config, data)
+    else:
+        sampler = _order(config, data, range(len(data.tables)), config.batch.size)
+    sampler.rows(0)  # refuses a batch larger than the data
+    return sampler
+
+
+def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
+    sizes = data.sizes
+    if config.batch.size > max(sizes):
+        raise UserError(
+            f"batch.size {config.batch.size} is larger than every source (the largest has {max(sizes)} pairs); "
+            f"use --batch.size {max(sizes)} or less"
+        )
+    for i, (size, source) in enumerate(zip(sizes, config.data, strict=True)):
+        if size < 2:
+            raise UserError(f"data.{i} ({source.path}) has {size} pair; a batch of a single source needs at least two")
+    weights = _weights(config, sizes)
+    parts = [_order(config, data, [i], min(config.batch.size, size)) for i, size in enumerate(sizes)]
+    return OneSource(tuple(parts), sizes, weights, config.seed)
+
+
+def _weights(config: TrainConfig, sizes: Sequence[int]) -> tuple[float, ...]:
+    """Those of all sources, or their numbers of rows: beside 100,000 rows a weight of 2 would be drawn never."""
+    given = [source.weight for source in config.data]
+    weights = [weight for weight in given if weight is not None]
+    if not weights:
+        return tuple(map(float, sizes))
+    if len(weights) < len(given):
+        one, other = next(i for i, weight in enumerate(given) if weight is not None), given.index(None)
+        raise UserError(
+            f"data.{other}.weight is missing, but data.{one} has {weights[0]:g}; give every source a weight, or none "
+            f"(then the numbers of rows are used, here {', '.join(map(str, sizes))})"
+        )
+    return tuple(weights)
+
+
+def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batch: int) -> Sampler:
+    """The order of the sources `numbers`, which share their batches."""
+    tables = [data.tables[number] for number in numbers]
+    first = numbers[0]
+    if data.sources[first].kind == "labelled":
+        return _by_label(config, tables, first, batch)
+    if config.batch.no_duplicates:
+        return _no_duplicates(config, tables, batch)
+    rows = sum(map(len, tables))
+    steps_per_epoch(rows, batch)  # refuses a batch larger than the data
+    return Mixed(rows, batch, config.seed)
+
+
+def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, batch: int) -> ByLabel:
+    group = config.data[first].texts_per_label
+    if batch < 4 * group:
+        raise UserError(
+            f"data.{first}.texts_per_label {group}: a batch of {batch} contains too few labels; use --batch.size "
+            f"{4 * group} or more"
+        )
+    names = [label for table in tables for label in table.labels]
+    _, labels = np.unique(text_keys(names).numpy(), return_inverse=True)
+    return ByLabel(labels.astype(np.int64), batch, group, config.seed)
+
+
+def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: int) -> UniqueTexts:
+    normalize = NORMALIZERS[config.model.text_normalization]
+    counts: list[int] = []
+    keys: list[NDArray[np.int64]] = []
+    everything = chain.from_iterable(table.texts for table in tables)
+    while rows := list(islice(everything, _BLOCK)):
+        counts += map(len, rows)
+        keys.append(text_keys([normalize(text) for texts in rows for text in texts]).numpy())
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    sampler = UniqueTexts(shared_keys(numbers, np.concatenate(keys), len(counts)), batch, config.seed)
+    if len(counts) >= batch and min(map(len, sampler.epoch(0))) < 2:
+        raise UserError(
+            "batch.no_duplicates: there are too few different texts, so some batches have a single row; remove it"
+        )
+    return sampler
+
+
+def left_out(sampler: Sampler) -> int:
+    """Rows that the first epoch leaves out, for their texts are in each of its batches already; others in the next."""
+    if isinstance(sampler, OneSource):
+        return sum(map(left_out, sampler.parts))
+    if isinstance(sampler, UniqueTexts):
+        return len(sampler.keys) - sum(map(len, sampler.epoch(0)))
+    return 0

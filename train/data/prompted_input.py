@@ -1,0 +1,64 @@
+"""What is to be embedded: a text, in which prompt, in which part; and its token ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dec2vec.encoder import Encoder
+from dec2vec.prompts.prompt import Side
+from train.config import Kind, SourceConfig
+
+
+@dataclass(frozen=True)
+class PromptedInput:
+    """A text to embed. Equal texts of the same `copy` are embedded once; those of different copies separately."""
+
+    text: str
+    prompt: str | None
+    side: Side = "query"
+    copy: int = 0
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """Token ids that were made before."""
+
+    def of(self, readings: Sequence[PromptedInput]) -> list[list[int]] | None:
+        """Of these readings; None where some are not known."""
+
+
+def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput:
+    """How text number `place` of a row is read."""
+    side = side_of(source.kind, place)
+    return PromptedInput(text, source.document_prompt if side == "document" else source.query_prompt, side)
+
+
+def side_of(kind: Kind, place: int) -> Side:
+    """The side of a row's text number `place`: the anchor of a pair asks, and other kinds have one side."""
+    return "document" if kind == "pairs" and place else "query"
+
+
+def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenSource | None = None) -> list[list[int]]:
+    """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
+    found = None if known is None else known.of(readings)
+    if found is not None:
+        return found
+    ids: list[list[int]] = [[]] * len(readings)
+    for prompt, side in dict.fromkeys((reading.prompt, reading.side) for reading in readings):
+        mine = [row for row, reading in enumerate(readings) if (reading.prompt, reading.side) == (prompt, side)]
+        made = encoder.tokenize([readings[row].text for row in mine], prompt=prompt, side=side)
+        for row, sequence in zip(mine, made, strict=True):
+            ids[row] = sequence
+    return ids
+
+
+def text_keys(texts: Sequence[str]) -> Tensor:
+    """63-bit hashes that are equal for equal texts in every process (Python's own hash differs between them)."""
+    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8) for text in texts)
+    return torch.tensor([int.from_bytes(digest.digest(), "big") >> 1 for digest in digests], dtype=torch.long)

@@ -1,0 +1,148 @@
+"""From a file to the rows of its kind: the columns that the configuration names, checked cell by cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+
+from dec2vec.errors import UserError
+from dec2vec.files.tables import Table, holds_only_numbers, negative_columns, only_numbers, read_blocks
+from train.config import SourceConfig
+from train.data.table import Packer, SourceTable, Texts
+
+
+def read_source(source: SourceConfig) -> tuple[SourceTable, int]:
+    """The rows of a source, and how many with an empty text `clean` left out; without `clean` those are refused.
+
+    Rows are read and checked a block at a time, and kept packed.
+    """
+    texts, extra = text_columns(source), _extra_column(source)
+    blocks = read_blocks(
+        source.path,
+        [*texts, *([] if extra is None else [extra])],
+        split=source.split,
+        subset=source.subset,
+        only=source.only,
+        limit=source.limit,
+        streaming=source.streaming,
+    )
+    left_out = 0
+    with closing(_Found(source, texts)) as found:
+        for table in blocks:
+            rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
+            left_out += len(table) - len(rows)
+            found.add(table, _TABLES[source.kind](table, rows, source))
+        return found.done(), left_out
+
+
+class _Found:
+    """What the blocks of a source add up to."""
+
+    def __init__(self, source: SourceConfig, columns: Sequence[str]) -> None:
+        self._source, self._columns = source, columns
+        self._texts = Packer()
+        self._scores: list[float] = []
+        self._labels: list[str] = []
+        self._ids: list[str] = []
+        self._name = source.path
+        self._seen: dict[str, None] = {}
+        self._with_words: set[str] = set()
+
+    def add(self, table: Table, part: SourceTable) -> None:
+        """Append a block of the file as it was read."""
+        self._name = table.name
+        self._seen |= dict.fromkeys(table.columns)
+        self._texts.extend(part.texts)
+        self._scores += part.scores
+        self._labels += part.labels
+        self._ids += part.ids
+        for place, column in enumerate(self._columns):
+            if column not in self._with_words and not only_numbers([row[place] for row in part.texts]):
+                self._with_words.add(column)
+
+    def done(self) -> SourceTable:
+        """All rows; UserError for a column of numbers alone, and for a named one that no row has."""
+        absent = next((name for name in self._source.negatives or () if name not in self._seen), None)
+        if absent is not None:
+            raise UserError(f"{self._name}: no column {absent!r}; the columns are: {', '.join(self._seen)}")
+        numeric = next((column for column in self._columns if column not in self._with_words), None)
+        if numeric is not None:
+            raise holds_only_numbers(self._name, numeric)
+        texts = self._texts.done()
+        return SourceTable(self._source.kind, texts, self._scores or (), self._labels or (), self._ids or ())
+
+    def close(self) -> None:
+        """Whatever happened, no temporary file stays open."""
+        self._texts.close()
+
+
+def text_columns(source: SourceConfig) -> tuple[str, ...]:
+    """Columns whose texts every row has."""
+    match source.kind:
+        case "pairs":
+            return source.anchor, source.positive
+        case "graded":
+            return source.sentence1, source.sentence2
+        case "texts" | "labelled":
+            return (source.text,)
+
+
+def _extra_column(source: SourceConfig) -> str | None:
+    return {"pairs": source.document_id, "graded": source.score, "texts": None, "labelled": source.label}[source.kind]
+
+
+def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
+    """A value that is no text is whole: it is refused when read."""
+    values = (table.rows[row].get(column) for column in columns)
+    return not any(value is None or (isinstance(value, str) and not value.strip()) for value in values)
+
+
+def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    negatives = negative_columns(table.columns) if source.negatives is None else source.negatives
+    texts = [
+        (table.text(row, source.anchor), table.text(row, source.positive), *table.filled(row, negatives))
+        for row in rows
+    ]
+    ids = [] if source.document_id is None else [_name(table, row, source.document_id) for row in rows]
+    return SourceTable("pairs", texts, ids=ids)
+
+
+def _graded(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    texts = [(table.text(row, source.sentence1), table.text(row, source.sentence2)) for row in rows]
+    return SourceTable("graded", texts, scores=[_number(table, row, source.score) for row in rows])
+
+
+def _texts(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    return SourceTable("texts", _alone(table, rows, source.text))
+
+
+def _labelled(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
+    labels = [_name(table, row, source.label) for row in rows]
+    return SourceTable("labelled", _alone(table, rows, source.text), labels=labels)
+
+
+_TABLES = {"pairs": _pairs, "graded": _graded, "texts": _texts, "labelled": _labelled}
+
+
+def _alone(table: Table, rows: Sequence[int], column: str) -> list[Texts]:
+    return [(table.text(row, column),) for row in rows]
+
+
+def _name(table: Table, row: int, column: str) -> str:
+    """A label or an id: a text or a whole number, alike whether the file writes 3 or "3"."""
+    value = table.rows[row][column]
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise UserError(f"{table.where(row)}: {column} is {value!r}; use text or a whole number")
+    return str(value)
+
+
+def _number(table: Table, row: int, column: str) -> float:
+    value = table.rows[row][column]
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{table.where(row)}: {column} {value!r} is not a finite number; fix it or remove the row")
+    return number

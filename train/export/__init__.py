@@ -1,0 +1,1 @@
+"""Verb export: adapter, sentence-transformers folder, model card, and the Hub."""

@@ -1,0 +1,247 @@
+"""Upload to the Hub: an exported folder, a finished run, or each best checkpoint while a run is training.
+
+`HF_ENDPOINT` and the token (`HF_TOKEN` or `hf auth login`) are read when a push starts. To complete an
+interrupted push, run it again: files that arrived are not sent twice, and the repository changes only with the commit.
+What a user can fix (a name, a token, a permission, the network) is reported in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from train.config import TrainConfig
+from train.export.model_card import describe_data
+from train.export.staging import needs_merging, staged
+
+OWN_FILES = (
+    "README.md",
+    "adapter/*",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "config.json",
+    "config_sentence_transformers.json",
+    "dec2vec.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "whitening.safetensors",
+    "1_Pooling/*",
+    "2_Dense/*",
+    "2_Normalize/*",
+    "3_Normalize/*",
+)
+"""Files that a push may leave. An outdated one (weights next to an adapter) would change how the repository loads."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REFERENCE = re.compile(r"[A-Za-z0-9][\w./-]*")
+_NETWORK_MODULES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
+_BEST_STAGE = ".hub-best-"
+_log = logging.getLogger(__name__)
+
+
+def check_repository_name(repo_id: str) -> None:
+    """UserError for a name that no repository can have."""
+    if not _NAME.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".", "-")):
+        raise UserError(f"push {repo_id!r} is not a repository name; write user/name with letters, digits, - _ and .")
+
+
+def check_token() -> str:
+    """The Hub token of this machine. UserError if there is none."""
+    token = get_token()
+    if not token:
+        raise UserError("push: no Hub token; run `hf auth login`, or set HF_TOKEN to a token with write permission")
+    return token
+
+
+def check_reference(name: str, what: str) -> None:
+    """UserError for a name that no branch or tag can have; `what` is branch or tag."""
+    if not _REFERENCE.fullmatch(name) or ".." in name or name.endswith((".lock", ".", "/")):
+        raise UserError(f"{what} {name!r} is not a valid git name; use letters, digits, - _ . and / such as v1.0")
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str = "Upload by dec2vec",
+) -> str:
+    """Create the repository (and the branch `revision`) if missing, upload, commit and tag. Returns the address.
+
+    The folder's files become the root of the branch. Files of an earlier push that are not in the folder are removed in
+    the same commit; any others stay. The tag is set on this commit. An existing tag is refused before anything is
+    uploaded, because tags are never moved.
+    """
+    check_repository_name(repo_id)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, token=check_token())
+    with _explained(repo_id):
+        url = str(api.create_repo(repo_id, private=private or None, exist_ok=True))
+        if private and not api.model_info(repo_id).private:
+            raise UserError(f"{repo_id} exists and is public; make it private in its settings, or push to another name")
+        if tag is not None and tag in {reference.name for reference in api.list_repo_refs(repo_id).tags}:
+            raise UserError(f"{repo_id} already has a tag {tag}, and tags are not moved; use another --tag")
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=str(folder),
+            commit_message=message,
+            delete_patterns=list(OWN_FILES),
+            revision=revision,
+        )
+        if tag is not None:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
+    _log.info("pushed to %s", url)
+    return url
+
+
+def push_finished(config: TrainConfig, run: Path, encoder: Encoder) -> str:
+    """Push the finished model with its report. Returns a line that says where it is, or how to push it later."""
+    export = config.export
+    assert export.push is not None
+    try:
+        with staged(run, config, encoder, export.push, merge=export.merge) as folder:
+            return f"pushed   {push_folder(folder, export.push, private=export.private)}"
+    except UserError as error:
+        _log.warning(
+            "%s; the run itself is complete, so push it with dec2vec export %s --push %s", error, run, export.push
+        )
+        return f"pushed   not yet: dec2vec export {run} --push {export.push}"
+
+
+class BestPush:
+    """Pushes each checkpoint that is the best on dev so far, while training continues.
+
+    The training process writes the folder between two steps, and a thread uploads it. If several bests come during an
+    upload, only the newest is kept. A failed push is a warning, because the run is worth more. Leaving the block waits
+    for the last upload.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path, encoder: Encoder) -> None:
+        self._config, self._run, self._encoder = config, run, encoder
+        self._merge = config.export.merge or needs_merging(encoder)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._waiting: tuple[Future[None], Path] | None = None
+        self._facts = describe_data(config)
+        for leftover in run.glob(f"{_BEST_STAGE}*"):  # of a killed run: no other process uses the locked run folder
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def __enter__(self) -> BestPush:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._drop_waiting()  # stopped or failed: an upload that has begun may finish, and no other begins
+        self._pool.shutdown(wait=True)
+
+    def __call__(self, step: int, score: float) -> None:
+        """Write the encoder with its current weights, and upload it in the background."""
+        self._drop_waiting()
+        training = self._encoder.embedder.training
+        self._encoder.embedder.eval()
+        try:
+            folder = self._write()
+        except (UserError, OSError) as error:
+            _log.warning("step %d was not pushed: %s", step, error)
+            return
+        finally:
+            self._encoder.embedder.train(training)
+        message = f"Step {step}: dev Spearman {100 * score:.2f}"
+        self._waiting = (self._pool.submit(self._upload, folder, message), folder)
+
+    def _write(self) -> Path:
+        export = self._config.export
+        assert export.push is not None
+        job = staged(self._run, self._config, self._encoder, export.push, merge=self._merge, facts=self._facts)
+        with job as stage:
+            kept = Path(tempfile.mkdtemp(prefix=_BEST_STAGE, dir=self._run))
+            return stage.rename(kept / "model").parent
+
+    def _upload(self, folder: Path, message: str) -> None:
+        export = self._config.export
+        assert export.push is not None
+        try:
+            push_folder(folder / "model", export.push, private=export.private, message=message)
+        except Exception as error:  # in a thread, where nobody else would report it
+            _log.warning("%s was not pushed: %s", message.partition(":")[0].lower(), error)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _drop_waiting(self) -> None:
+        """Cancel the upload that has not begun: it is outdated."""
+        if self._waiting is not None and self._waiting[0].cancel():
+            shutil.rmtree(self._waiting[1], ignore_errors=True)
+        self._waiting = None
+
+
+@contextlib.contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _reason(error, repo_id)
+        if reason is None:
+            raise
+        raise UserError(reason) from error
+
+
+def _reason(error: BaseException, repo_id: str) -> str | None:
+    """One line for an error of the Hub or the network. None for any other error, which is a bug."""
+    chain = _chain(error)
+    for link in chain:
+        if isinstance(link, HfHubHTTPError):
+            return _answer(link, repo_id)
+        if isinstance(link, OfflineModeIsEnabled):
+            return "push: HF_HUB_OFFLINE is set; unset it to upload"
+    for link in chain:
+        if isinstance(link, (ConnectionError, TimeoutError)) or type(link).__module__.split(".")[0] in _NETWORK_MODULES:
+            return f"{repo_id}: the connection to the Hub was lost ({type(link).__name__}); run the same command again"
+    return None
+
+
+def _answer(error: HfHubHTTPError, repo_id: str) -> str:
+    status = error.response.status_code
+    if status == 401:
+        return "push: the Hub refuses the token (401); run `hf auth login` again, or set HF_TOKEN to a valid one"
+    if status in (403, 404, 409):
+        return (
+            f"{repo_id}: no permission to write there ({status}); the name may belong to someone else, or the token "
+            "lacks write permission: choose another --push name or another token"
+        )
+    said = " ".join((error.server_message or "no reason given").split())[:200]
+    if status == 429 or status >= 500:
+        return f"{repo_id}: the Hub is not ready ({status}: {said}); run the same command again later"
+    return f"{repo_id}: the Hub refuses the upload ({status}: {said})"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    links: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in links:
+        links.append(current)
+        current = current.__cause__ or current.__context__
+    return links

@@ -1,0 +1,165 @@
+"""A trained encoder -> folders that others load.
+
+`adapter/`: the PEFT adapter and `dec2vec.json`, for our Encoder and for PEFT. `model/`: a sentence-transformers folder
+with the adapter kept (needs the base model when loaded) or merged into the weights (needs nothing). A fully tuned
+model has no adapter; all of it is in `model/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import FORMAT, MARKER
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import atomic_folder
+from dec2vec.vectors.whitening import Whitening
+from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
+from train.export.tokenizer import save_tokenizer
+
+
+def save_adapter(encoder: Encoder, folder: Path) -> Path:
+    """Write what was trained, whole or not at all. Returns the folder.
+
+    A fully tuned model has no adapter. It is written to `model/` next to `folder`, in a form that our Encoder and
+    transformers read; `save_sentence_transformer` may replace it.
+    """
+    backbone = encoder.embedder.backbone
+    target = folder if isinstance(backbone, PeftModel) else folder.with_name("model")
+    base = base_name(encoder)
+    with atomic_folder(target) as temporary:
+        if isinstance(backbone, PeftModel):
+            _save_peft(encoder, backbone, temporary, base)
+        else:
+            _save_whole(encoder, temporary)
+            encoder.tokenizer.save_pretrained(temporary)
+        _save_reading(encoder, temporary, encoder.whitening, base)
+    if target != folder and (folder / MARKER).is_file():
+        shutil.rmtree(folder)  # an earlier LoRA run's: `Encoder.load(run)` would take it for this model
+    return target
+
+
+def save_sentence_transformer(
+    encoder: Encoder,
+    folder: Path,
+    merge: bool,
+    whitening: Whitening | None,
+    readme: str | None = None,
+    *,
+    public: bool = False,
+) -> Path:
+    """Write a folder from which `SentenceTransformer(folder)` computes the same vectors, whole or not at all.
+
+    `whitening` becomes a layer. With `merge` the adapter is also put into `adapter/` inside the folder.
+    With `public` the path of a local base is left out.
+    """
+    check_exportable(encoder)
+    check_replaceable(folder)
+    backbone = encoder.embedder.backbone
+    has_all_weights = merge or not isinstance(backbone, PeftModel)
+    check_mergeable(encoder.config, merge=has_all_weights)
+    base = shown_name(base_name(encoder)) if public else base_name(encoder)
+    with atomic_folder(folder) as temporary:
+        if not isinstance(backbone, PeftModel) or merge:
+            _save_whole(encoder, temporary)
+        else:
+            _save_peft(encoder, backbone, temporary, base)
+        if isinstance(backbone, PeftModel) and merge:
+            (temporary / "adapter").mkdir()
+            _save_peft(encoder, backbone, temporary / "adapter", base)
+            _save_reading(encoder, temporary / "adapter", whitening, base)
+        save_tokenizer(encoder, temporary)
+        save_modules(encoder, temporary, whitening, merged=has_all_weights)
+        _save_reading(encoder, temporary, whitening, base)
+        if readme is not None:
+            (temporary / "README.md").write_text(readme, encoding="utf-8")
+    return folder
+
+
+def base_name(encoder: Encoder) -> str:
+    """The base model of the adapter, or the model from which full tuning started: a Hub id or an absolute path."""
+    backbone = encoder.embedder.backbone
+    name = encoder.config.name_or_path
+    if isinstance(backbone, PeftModel):
+        name = str(backbone.get_base_model().name_or_path)
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def shown_name(name: str) -> str:
+    """A Hub id, or the last part of a local path: the rest has no meaning on other machines."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+
+
+def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -> None:
+    """Write PEFT's files without its model card, which would contain the path of a local base.
+
+    The embeddings of the base are never written, even if their size differs from the Hub's configuration.
+    """
+    for config in backbone.peft_config.values():
+        config.base_model_name_or_path = base
+        config.revision = encoder.config.revision
+    backbone.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _save_whole(encoder: Encoder, folder: Path) -> None:
+    """Write all weights. An adapter is folded into a copy, so that training can continue."""
+    if encoder.config.load_in_4bit:
+        raise UserError("this run has 4-bit base weights, into which an adapter cannot be merged; remove merge")
+    with _no_progress_bars():
+        _merged(encoder.embedder.backbone).save_pretrained(str(folder))
+    spell_for_all(encoder, folder / "config.json")
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _merged(backbone: nn.Module) -> PreTrainedModel:
+    if isinstance(backbone, PeftModel):
+        merged: PreTrainedModel = copy.deepcopy(backbone).merge_and_unload(safe_merge=True)
+        return merged
+    if not isinstance(backbone, PreTrainedModel):
+        raise TypeError(f"backbone is a {type(backbone).__name__}")
+    return backbone
+
+
+def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str) -> None:
+    """Write how our Encoder reads the folder."""
+    model = dataclasses.replace(encoder.config, name_or_path=base)
+    write_json(folder / MARKER, {"format": FORMAT, "model": dataclasses.asdict(model)})
+    if whitening is not None:
+        whitening.save(folder / "whitening.safetensors")
+
+
+def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
+    """UserError for an adapter that sentence-transformers would load on a deeper base than it was tuned on."""
+    if config.depth is not None and not merge:
+        raise UserError(
+            f"model.depth {config.depth}: sentence-transformers would load the whole base under the adapter; merge "
+            "them with --export.merge true (dec2vec export: --merge), or use --export.model false"
+        )
+
+
+def check_replaceable(folder: Path) -> None:
+    """Only an empty folder or one of our own is replaced."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file()):
+        raise UserError(f"{folder} exists and is not an export of dec2vec; use another folder or move it away")

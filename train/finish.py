@@ -1,0 +1,115 @@
+"""After the last step: best weights, whitening, adapter, report, model folder, uploads."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from dec2vec.vectors.whitening import Whitening
+from train.adapters.lora import make_trainable
+from train.build import load_base
+from train.checkpointing.checkpoint import load_checkpoint
+from train.config import TrainConfig
+from train.distributed.single import Single
+from train.export.push import push_finished
+from train.export.save import save_adapter, shown_name
+from train.export.staging import export_model
+from train.optim import make_optimizer
+from train.state import Run, restore
+
+
+def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report: Callable[[Run], str]) -> None:
+    """On the main process: write what the run has made, and print where it is.
+
+    Both functions evaluate the run. `fit_whitening` is called for `export.whiten`, `write_report` if there are test
+    files; it returns the lines to print.
+    """
+    config, folder = run.config, run.folder
+    run = take_best(run)
+    if config.export.whiten:
+        run.encoder.whitening = fit_whitening(run)
+    saved = save_adapter(run.encoder, folder.adapter)  # model/ if all weights were tuned
+    lines = [write_report(run)] if config.eval.has_report else []
+    lines.append(f"{saved.name:<8} {saved}")
+    if config.export.model:
+        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+        lines += [f"model    {folder.model}"] if saved != folder.model else []
+    if config.export.push is not None:
+        lines.append(push_finished(config, folder.path, run.encoder))
+    if config.tracking.upload:
+        _upload(run, saved)
+    sys.stdout.write("\n".join(lines) + "\n")
+    run.tracker.finish()
+
+
+def leave(accelerator: Accelerator) -> None:
+    """End the process group, without a barrier: the main process may have evaluated for hours.
+
+    The wrapped model must go first. DDP's C++ reducer, as the last owner of a Gloo group, joins its threads while
+    holding the GIL, which one of them may be waiting for (PyTorch issue 56297; hung in 1 of some 50 runs).
+    """
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
+def take_best(run: Run) -> Run:
+    """The run with the weights of its best step on dev, or with the last ones if there is no dev file.
+
+    Sharded weights are replaced by whole ones: this process loads the base again, onto its device if it is to encode
+    texts and otherwise into host memory.
+    """
+    best = run.state.step if run.state.best_step is None else run.state.best_step
+    is_copy = not run.learner.model.holds_whole_weights
+    if is_copy:
+        run = _with_whole_weights(run)
+    if is_copy or best != run.state.step:
+        path = run.folder.checkpoints / f"step-{best:06d}"
+        restore(run, load_checkpoint(path, run.config_hash), optimizer=False)
+    run.encoder.embedder.eval()
+    return run
+
+
+def _with_whole_weights(run: Run) -> Run:
+    config, learner = run.config, run.learner
+    torch.manual_seed(config.seed)  # as in build: what an adapter's init does to the base comes out the same
+    encodes = config.export.whiten or config.eval.has_report
+    encoder = load_base(config.model, config.model if encodes else learner.model.loading_config(config.model))
+    make_trainable(encoder.embedder, config.lora)
+    model = Single(encoder.embedder)
+    optimizer = make_optimizer(model, learner.temperature, config.optim)
+    alone = dataclasses.replace(learner, model=model, optimizer=optimizer)
+    return dataclasses.replace(run, encoder=encoder, learner=alone)
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """One thing the run has read. `facts` are plain JSON; equal facts are the same thing."""
+
+    name: str
+    kind: str
+    facts: dict[str, object]
+
+
+def run_inputs(config: TrainConfig, rows: int, sha256: str) -> list[RunInput]:
+    """The training data, by the digest of its texts, and the decoder. No path of this machine is written."""
+    sources = [Path(source.path).name if Path(source.path).exists() else source.path for source in config.data]
+    data = RunInput(f"data-{sha256[:12]}", "dataset", {"sources": sources, "rows": rows, "sha256": sha256})
+    name, revision = shown_name(config.model.name_or_path), config.model.revision
+    return [data, RunInput(f"base-{name}", "base-model", {"name": name, "revision": revision})]
+
+
+def _upload(run: Run, saved: Path) -> None:
+    """Send the adapter and the report to the tracker, with what they were made from."""
+    inputs = run_inputs(run.config, sum(run.data.sizes), run.data.content_hash)
+    for item in inputs:
+        run.tracker.uses(item.name, item.kind, item.facts)
+    facts = {item.kind: item.facts for item in inputs} | {"best_step": run.state.best_step}
+    run.tracker.artifact(saved.name, "model", saved, facts)
+    if run.folder.report.is_dir():
+        run.tracker.artifact("report", "report", run.folder.report)

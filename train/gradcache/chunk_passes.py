@@ -1,0 +1,120 @@
+"""The forward and backward passes of a step's chunks: one chunk after another, or several at a time in threads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dec2vec.batching import Chunk
+from train.adapters.lora import trainable_parameters
+from train.distributed.interface import Engine, Pass
+from train.gradcache.prefix import PrefixGradient
+from train.gradcache.threads import fitting_threads, in_order
+
+
+class RandomState:
+    """The generators that dropout draws from, as they were when the object was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._device = device
+
+    def restore(self) -> None:
+        """Draw the same numbers again that were drawn after the object was made."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)
+
+
+@contextlib.contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """What is drawn within leaves no trace in what is drawn afterwards."""
+    state = RandomState(device)
+    yield
+    state.restore()
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedChunk:
+    """A chunk after its first forward pass: its vectors, with a graph or with the random state to make one."""
+
+    chunk: Chunk
+    is_padding: bool
+    pooled: Float[Tensor, "batch dim"]
+    state: RandomState | None
+    """None if there is a graph, and where nothing random is drawn."""
+
+    def gradient(self, gradient: Float[Tensor, "unique dim"]) -> Float[Tensor, "batch dim"]:
+        """The rows of the gradient at the vectors of this chunk."""
+        return torch.zeros_like(self.pooled) if self.is_padding else gradient[self.chunk.rows]
+
+
+class InTurn:
+    """One chunk after another."""
+
+    def __init__(self, model: Engine, beginning: PrefixGradient) -> None:
+        self._model = model
+        self._beginning = beginning
+
+    def embed(self, passes: Sequence[Pass]) -> list[EmbeddedChunk]:
+        """The first forward passes, in the order of `passes`."""
+        return [self._embed(item, draws=True) for item in passes]
+
+    def back_propagate(self, embedded: Sequence[EmbeddedChunk], gradient: Float[Tensor, "unique dim"]) -> None:
+        """Add to every parameter's `.grad` what the gradient at the embeddings gives."""
+        for item in embedded:
+            self._model.begin_backward(last=item is embedded[-1])
+            torch.autograd.backward(self._with_graph(item), item.gradient(gradient))
+
+    def _embed(self, item: Pass, *, draws: bool) -> EmbeddedChunk:
+        state = RandomState(item.chunk.input_ids.device) if draws and not item.keep_graph else None
+        with torch.set_grad_enabled(item.keep_graph):
+            pooled = self._model.forward(item.chunk, self._beginning.shared)
+        return EmbeddedChunk(item.chunk, item.is_padding, pooled, state)
+
+    def _with_graph(self, item: EmbeddedChunk) -> Float[Tensor, "batch dim"]:
+        """The chunk's vectors with their graph, from a second forward pass where the first kept none."""
+        if item.pooled.requires_grad:
+            return item.pooled
+        if item.state is not None:
+            item.state.restore()
+        return self._model.forward(item.chunk, self._beginning.shared)
+
+
+class InThreads(InTurn):
+    """Several chunks at a time; their gradients are added in the chunks' order, so that sums are always the same."""
+
+    def __init__(self, model: Engine, beginning: PrefixGradient, threads: int) -> None:
+        super().__init__(model, beginning)
+        self._threads = threads
+
+    def embed(self, passes: Sequence[Pass]) -> list[EmbeddedChunk]:
+        return list(in_order(partial(self._embed, draws=False), passes, self._threads))
+
+    def back_propagate(self, embedded: Sequence[EmbeddedChunk], gradient: Float[Tensor, "unique dim"]) -> None:
+        leaves = [*trainable_parameters(self._model.embedder).values(), *self._beginning.leaves]
+
+        def gradients(item: EmbeddedChunk) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(self._with_graph(item), leaves, item.gradient(gradient), allow_unused=True)
+
+        for chunk_gradients in in_order(gradients, embedded, self._threads):
+            _accumulate(leaves, chunk_gradients)
+
+
+def chunk_passes(model: Engine, beginning: PrefixGradient, chunks: int, threads: int | None) -> InTurn:
+    """How `chunks` chunks are run; `threads` of them at a time, or as many as fit."""
+    threads = fitting_threads(model, chunks) if threads is None else threads
+    return InTurn(model, beginning) if threads == 1 else InThreads(model, beginning, threads)
+
+
+def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            leaf.grad = gradient if leaf.grad is None else leaf.grad.add_(gradient)

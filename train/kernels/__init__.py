@@ -1,0 +1,1 @@
+"""For CPUs: LoRA layers and decoder blocks with hand-written forward and backward passes."""

@@ -1,0 +1,80 @@
+"""From the configured losses of a batch to one objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from train.config import LossConfig
+from train.losses.angle import angle_optimized
+from train.losses.checks import check_rows, distance_of
+from train.losses.cosent import cosent
+from train.losses.distillation import distil
+from train.losses.infonce.infonce import infonce
+from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
+from train.losses.matryoshka import dimension_weights, nested
+from train.losses.objective import Objective, Temperature, combine
+from train.losses.supcon import supcon
+
+NO_TEACHERS: Mapping[str, TeacherInputs] = MappingProxyType({})
+
+
+def compute_loss(
+    embeddings: Float[Tensor, "unique dim"],
+    rows: LossInputs,
+    losses: Sequence[LossConfig],
+    temperature: Temperature,
+    teachers: Mapping[str, TeacherInputs] = NO_TEACHERS,
+) -> Objective:
+    """The sum of a batch's losses, each times its `weight`; one with a teacher compares with that teacher's rows."""
+    parts = [
+        one_loss(embeddings, rows if loss.teacher is None else teachers[loss.teacher], loss, temperature)
+        for loss in losses
+    ]
+    return combine(parts, [loss.weight for loss in losses])
+
+
+def one_loss(
+    embeddings: Float[Tensor, "unique dim"], rows: LossInputs, config: LossConfig, temperature: Temperature
+) -> Objective:
+    """One loss over the global batch, at every nested size where it is a Matryoshka; its weight is not applied.
+
+    `temperature` is the run's learned one; a loss that doesn't learn divides by its own constant.
+    """
+    tau = temperature if config.learn_temperature else _constant(config.temperature, embeddings)
+    if config.matryoshka:
+        weights = dimension_weights(config, embeddings.shape[1])
+        found = nested(embeddings, weights, lambda part: _at_one_size(part, rows, config, tau))
+    else:
+        found = _at_one_size(embeddings, rows, config, tau)
+    if config.learn_temperature:
+        return found
+    return replace(found, log_temperature_gradient=torch.zeros_like(found.log_temperature_gradient))
+
+
+def _at_one_size(
+    embeddings: Float[Tensor, "unique dim"], rows: LossInputs, config: LossConfig, temperature: Temperature
+) -> Objective:
+    match config.kind, rows:
+        case "infonce", PairInputs():
+            return infonce(embeddings, rows, config, temperature)
+        case "cosent", GradedInputs():
+            return cosent(embeddings, rows, temperature)
+        case "angle", GradedInputs():
+            return angle_optimized(embeddings, rows, temperature, config.angle_weights)
+        case "supcon", LabelledInputs():
+            return supcon(embeddings, rows, temperature)
+        case "distil_scores" | "distil_vectors", TeacherInputs():
+            return distil(embeddings, rows, temperature, distance_of(config), config.teacher_temperature)
+    check_rows(config.kind, type(rows), "this batch")
+    raise AssertionError(config.kind)
+
+
+def _constant(value: float, like: Tensor) -> Temperature:
+    """Float64 embeddings (tests) get a float64 number; reduced precision never reaches it."""
+    return Temperature(value, learned=False).to(like.device, torch.promote_types(like.dtype, torch.float32))

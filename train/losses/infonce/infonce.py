@@ -1,0 +1,138 @@
+"""InfoNCE of a global batch of pairs and its gradient at the local embeddings.
+
+Every rank scores its own queries against the candidates of all ranks. A candidate's gradient is the sum over the ranks
+that used it, so gathering needs no autograd: gather values, differentiate, sum the candidates' gradients, keep one's
+own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from train.config import LossConfig
+from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
+from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, UnitRows
+from train.losses.infonce.false_negatives import PairKeys, as_documents
+from train.losses.infonce.plain import plain_info_nce
+from train.losses.infonce.tiled import LossConstants, tiled_info_nce
+from train.losses.inputs import NO_ANCHOR, PairInputs
+from train.losses.objective import Objective, Temperature
+
+
+def infonce(
+    embeddings: Float[Tensor, "unique dim"],
+    rows: PairInputs,
+    config: LossConfig,
+    temperature: Temperature,
+    *,
+    tiles: bool = True,
+) -> Objective:
+    """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings.
+
+    `tiles=False` keeps all cosines in memory and uses autograd, as the reference for tests.
+    """
+    values = embeddings.detach()
+    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    total = int(sum_over_ranks(torch.tensor(len(rows.anchors) * (1 + config.symmetric), device=values.device)))
+    compute = _in_tiles if tiles else _plainly
+    loss, slope, gradient = compute(values, rows, config, temperature.log_value.detach().to(values.dtype), total)
+    slope = sum_over_ranks(slope).to(temperature.log_value.dtype)
+    return Objective(sum_over_ranks(loss), gradient.to(embeddings.dtype), slope)
+
+
+Found = tuple[Tensor, Tensor, Tensor]
+"""This rank's share of the mean loss and of its derivative by log(temperature), and the gradient at its vectors."""
+
+
+def _in_tiles(
+    values: Float[Tensor, "unique dim"], rows: PairInputs, config: LossConfig, log_temperature: Tensor, total: int
+) -> Found:
+    local = NormalizedMatrix.of(values)
+    directions, pools = _directions(local, rows, config)
+    form = LossConstants(float(log_temperature.exp()), config.margin, config.hardness)
+    losses = [tiled_info_nce(direction, form) for direction in directions]
+    _hand_back(pools)
+    gradient, products = local.through_normalisation(1 / total)
+    return torch.stack(losses).sum() / total, -products, gradient  # logits fall as log(temperature) rises
+
+
+def _plainly(
+    values: Float[Tensor, "unique dim"], rows: PairInputs, config: LossConfig, log_temperature: Tensor, total: int
+) -> Found:
+    leaf = values.clone().requires_grad_()
+    with torch.enable_grad():
+        unit = F.normalize(leaf, dim=1)
+    local = NormalizedMatrix.of(unit.detach(), unit=True)
+    directions, pools = _directions(local, rows, config)
+    parts = [
+        plain_info_nce(direction, log_temperature, margin=config.margin, hardness=config.hardness)
+        for direction in directions
+    ]
+    _hand_back(pools)
+    (gradient,) = torch.autograd.grad(unit, leaf, local.gradient / total)
+    loss, slope = (torch.stack(terms).sum() / total for terms in zip(*parts, strict=True))
+    return loss, slope, gradient
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Candidates of all ranks, this rank's own, and where those stand among all."""
+
+    everyone: UnitRows
+    own: UnitRows
+    place: slice
+
+    @classmethod
+    def of(cls, own: UnitRows, *, gather: bool) -> _Pool:
+        """The local rows themselves where there are no others: no copy."""
+        if not gather:
+            return cls(own, own, slice(0, len(own)))
+        values, place = gather_rows(own.all_units())
+        return cls(
+            UnitRows(NormalizedMatrix.of(values, unit=True), torch.arange(len(values), device=values.device)),
+            own,
+            place,
+        )
+
+
+def _hand_back(pools: list[_Pool]) -> None:
+    """Sum the candidates' gradients over the ranks and add this rank's own to its rows'."""
+    for pool in pools:
+        if pool.everyone is not pool.own:
+            pool.own.add(0, sum_over_ranks(pool.everyone.vectors.gradient)[pool.place])
+
+
+def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
+    """Queries to documents, with the further negatives asked for; and back, when symmetric."""
+    gather, pairs = world_size() > 1, len(rows.anchors)
+    queries, positives = UnitRows(local, rows.anchors), UnitRows(local, rows.documents[:pairs])
+    keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs])
+    documents = _Pool.of(UnitRows(local, rows.documents), gather=gather)
+    pools = [documents]
+    columns = _all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids), gather)
+    terms = [NegativePool(queries, documents.everyone, keys.against_documents(), columns)]
+    if config.document_negatives:
+        others = (columns[2] != NO_ANCHOR).nonzero()[:, 0]
+        pool = UnitRows(documents.everyone.vectors, documents.everyone.index[others])
+        terms.append(NegativePool(positives, pool, keys.against_documents(), columns[:, others]))
+    back: list[NegativePool] = []
+    if config.query_negatives or config.symmetric:
+        anchors = _Pool.of(queries, gather=gather)
+        pools.append(anchors)
+        sides = [(queries, terms)] * config.query_negatives + [(positives, back)] * config.symmetric
+        query_columns = _all(keys.as_queries(), gather)
+        for left, found in sides:
+            found.append(NegativePool(left, anchors.everyone, keys.against_queries(), query_columns))
+    directions = [Direction(queries, positives, tuple(terms))]
+    if back:
+        directions.append(Direction(positives, queries, tuple(back)))
+    return directions, pools
+
+
+def _all(keys: Int[Tensor, "rule local"], gather: bool) -> Int[Tensor, "rule candidate"]:
+    return gather_rows(keys.T.contiguous())[0].T.contiguous() if gather else keys

@@ -1,0 +1,94 @@
+"""Which of a step's embedded texts play which part in the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NO_ANCHOR = -1
+NO_ID = -1
+
+
+@dataclass(frozen=True)
+class PairInputs:
+    """Which of the unique embedded texts are anchors and documents, and the keys that tell equal texts.
+
+    Documents are the positives in the order of the anchors, then the hard negatives. Keys are 63-bit hashes of the
+    texts (not of their ids, which differ between query and document), equal on every rank; `document_anchors` is the
+    key of a positive's anchor, -1 for a negative; `document_ids` is the key of the document's id in the data, -1 where
+    it has none.
+    """
+
+    anchors: Int[Tensor, query]
+    documents: Int[Tensor, doc]
+    anchor_keys: Int[Tensor, query]
+    document_keys: Int[Tensor, doc]
+    document_anchors: Int[Tensor, doc]
+    document_ids: Int[Tensor, doc]
+
+    def reindexed(self, numbers: Int[Tensor, " text"]) -> PairInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, anchors=numbers[self.anchors], documents=numbers[self.documents])
+
+    def to(self, device: torch.device) -> PairInputs:
+        """The same rows with their tensors on `device`."""
+        return PairInputs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class GradedInputs:
+    """Pairs of texts with a score: the higher, the closer they shall be (CoSENT, AnglE). Keys as in `PairInputs`."""
+
+    first: Int[Tensor, pair]
+    second: Int[Tensor, pair]
+    scores: Float[Tensor, pair]
+    first_keys: Int[Tensor, pair]
+    second_keys: Int[Tensor, pair]
+
+    def reindexed(self, numbers: Int[Tensor, " text"]) -> GradedInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, first=numbers[self.first], second=numbers[self.second])
+
+    def to(self, device: torch.device) -> GradedInputs:
+        """The same rows with their tensors on `device`."""
+        return GradedInputs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LabelledInputs:
+    """Texts with a label (supervised contrast). Labels are 63-bit keys, equal on every rank."""
+
+    texts: Int[Tensor, text]
+    labels: Int[Tensor, text]
+
+    def reindexed(self, numbers: Int[Tensor, " number"]) -> LabelledInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, texts=numbers[self.texts])
+
+    def to(self, device: torch.device) -> LabelledInputs:
+        """The same rows with their tensors on `device`."""
+        return LabelledInputs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class TeacherInputs:
+    """Texts with the vectors that a teacher gives them (distillation). Equal keys, on any rank: both models read the
+    same, so that the loss counts one of them."""
+
+    texts: Int[Tensor, text]
+    vectors: Float[Tensor, "text teacher_dim"]
+    keys: Int[Tensor, text]
+
+    def reindexed(self, numbers: Int[Tensor, " number"]) -> TeacherInputs:
+        """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
+        return replace(self, texts=numbers[self.texts])
+
+    def to(self, device: torch.device) -> TeacherInputs:
+        """The same rows with their tensors on `device`."""
+        return TeacherInputs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+LossInputs = PairInputs | GradedInputs | LabelledInputs | TeacherInputs

@@ -1,0 +1,60 @@
+"""What a loss hands to the step: its value over the global batch, and what it asks of embeddings and temperature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A global batch's mean loss and what the local texts and the temperature must change."""
+
+    loss: Float[Tensor, ""]
+    embedding_gradient: Float[Tensor, "unique dim"]
+    log_temperature_gradient: Float[Tensor, ""]
+
+
+def combine(objectives: Sequence[Objective], weights: Sequence[float]) -> Objective:
+    """The weighted sum of losses over the same embeddings; gradients add up as the losses do."""
+    parts = list(zip(objectives, weights, strict=True))
+    return Objective(
+        torch.stack([weight * part.loss for part, weight in parts]).sum(0),
+        torch.stack([weight * part.embedding_gradient for part, weight in parts]).sum(0),
+        torch.stack([weight * part.log_temperature_gradient for part, weight in parts]).sum(0),
+    )
+
+
+def nothing(embeddings: Float[Tensor, "unique dim"]) -> Objective:
+    """The objective of a batch that holds nothing to compare."""
+    zero = embeddings.new_zeros(())
+    return Objective(zero, torch.zeros_like(embeddings), zero)
+
+
+LOWEST_LEARNED = 0.01
+
+
+class Temperature(nn.Module):
+    """exp(log_temperature): positive, and its gradient has the scale of a relative change.
+
+    A learned one stays at or above 0.01, as in CLIP (Radford et al. 2021), or where it was told to start below that.
+    """
+
+    def __init__(self, start: float, *, learned: bool) -> None:
+        super().__init__()
+        self._floor = math.log(min(start, LOWEST_LEARNED))
+        self.log_value = nn.Parameter(torch.tensor(math.log(start)), requires_grad=learned)
+
+    def forward(self) -> Float[Tensor, ""]:
+        """The temperature that cosines are divided by."""
+        return self.log_value.exp()
+
+    @torch.no_grad()
+    def hold_floor(self) -> None:
+        """After an optimiser step: a temperature near 0 would turn the loss into noise of a few pairs."""
+        self.log_value.clamp_(min=self._floor)

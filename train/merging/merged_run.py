@@ -1,0 +1,149 @@
+"""The runs of a merge, read and compared, and the run folder that is made of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dec2vec.config.load import dump, load
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_folders import MARKER, Artifact, find
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import atomic_folder, atomic_write_text
+from train.config import LoraConfig, TrainConfig
+from train.export.merge_record import RECORD, record_text
+from train.export.save import save_adapter
+from train.merging.adapters import (
+    Adapter,
+    check_modules,
+    merge_adapters,
+    read_adapter,
+    weigh_average,
+    weigh_slerp,
+    write_adapter,
+)
+from train.merging.full_weights import average_whole, slerp_whole
+
+_MUST_BE_EQUAL = (
+    "pooling",
+    "pooled_layer",
+    "depth",
+    "bidirectional",
+    "prompt",
+    "task",
+    "text_normalization",
+    "tokenization",
+    "max_length",
+    "dtype",
+)
+"""Options of `model` that change the vectors of the same weights."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder, the weights in it, and its configuration."""
+
+    path: Path
+    artifact: Artifact
+    config: TrainConfig
+
+
+def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
+    """The runs of a merge. UserError if one is not finished or their encoders read texts in different ways."""
+    runs = [_read_run(path) for path in paths]
+    for run in runs[1:]:
+        _check_same_reading(runs[0], run)
+    return runs
+
+
+def _read_run(path: Path) -> FinishedRun:
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path}: not a run folder (no config.yaml); give the output_dir of a training run")
+    artifact = find(ModelConfig(name_or_path=str(path), device="cpu"))
+    if artifact is None:
+        raise UserError(f"{path} has nothing to merge yet (no adapter/ or model/); wait until training has finished")
+    return FinishedRun(path, artifact, load(TrainConfig, path / "config.yaml", []))
+
+
+def _check_same_reading(first: FinishedRun, run: FinishedRun) -> None:
+    for option in ("name_or_path", "revision"):
+        expected, value = (vars(each.artifact.config)[option] for each in (first, run))
+        if value != expected:
+            raise UserError(
+                f"{run.path}: its base {option} is {value}, but that of {first.path} is {expected}; merge runs with "
+                "the same base"
+            )
+    for option in _MUST_BE_EQUAL:
+        expected, value = (getattr(each.artifact.config, option) for each in (first, run))
+        if value != expected:
+            raise UserError(
+                f"{run.path}: model.{option} is {value}, but that of {first.path} is {expected}; merge runs with the "
+                "same prompt, layer and pooling"
+            )
+
+
+def write_merged(
+    runs: Sequence[FinishedRun], output: Path, weights: Sequence[float], method: str, rank: int | None
+) -> str:
+    """Write the merged run folder, whole or not at all; return the form of its weights in words."""
+    adapters = _adapters(runs, rank)
+    with atomic_folder(output) as folder:
+        if adapters is not None:
+            form = _write_low_rank(adapters, runs[0].artifact, weights, method, rank, folder)
+            merged_rank = form["rank"]
+            lora = LoraConfig(rank=merged_rank, alpha=float(merged_rank), targets=runs[0].config.lora.targets)
+        else:
+            form, lora = _write_whole(runs, weights, method, folder), runs[0].config.lora
+        paths = [run.path for run in runs]
+        atomic_write_text(folder / RECORD, record_text(paths, weights, method, form))
+        atomic_write_text(folder / "config.yaml", dump(_merged_config(runs, lora, output)))
+    return str(form["form"])
+
+
+def _adapters(runs: Sequence[FinishedRun], rank: int | None) -> list[Adapter] | None:
+    """All adapters as low-rank sums. None if a run has no adapter, or one that is more than such a sum."""
+    adapters = [None if run.artifact.adapter is None else read_adapter(run.artifact.adapter) for run in runs]
+    low_rank = [adapter for adapter in adapters if adapter is not None]
+    if len(low_rank) == len(adapters):
+        check_modules(low_rank, [str(run.path) for run in runs])
+        return low_rank
+    if rank is not None:
+        path = runs[adapters.index(None)].path
+        raise UserError(f"--rank {rank}: {path} is not a plain LoRA adapter, so full weights are merged; remove --rank")
+    return None
+
+
+def _write_low_rank(
+    adapters: Sequence[Adapter], first: Artifact, weights: Sequence[float], method: str, rank: int | None, folder: Path
+) -> dict[str, Any]:
+    """`adapter/`, read like the first run's; returns what the record says of it."""
+    weigh = weigh_slerp(weights[1]) if method == "slerp" else weigh_average(weights)
+    merged, error = merge_adapters(adapters, weigh, rank)
+    merged_rank = int(merged.config["r"])
+    (folder / "adapter").mkdir()
+    write_adapter(merged, folder / "adapter")
+    assert first.adapter is not None
+    shutil.copyfile(first.adapter / MARKER, folder / "adapter" / MARKER)
+    accuracy = "exact" if rank is None else f"relative error {error:.2g}"
+    return {"form": f"adapter of rank {merged_rank} ({accuracy})", "rank": merged_rank, "relative_error": error}
+
+
+def _write_whole(runs: Sequence[FinishedRun], weights: Sequence[float], method: str, folder: Path) -> dict[str, Any]:
+    """`model/`, since the merged weights are not an adapter any more."""
+    artifacts, names = [run.artifact for run in runs], [str(run.path) for run in runs]
+    if method == "slerp":
+        encoder = slerp_whole(artifacts, names, weights[1])
+    else:
+        encoder = average_whole(artifacts, names, weights)
+    encoder.whitening = None
+    save_adapter(encoder, folder / "adapter")
+    return {"form": "whole model"}
+
+
+def _merged_config(runs: Sequence[FinishedRun], lora: LoraConfig, output: Path) -> TrainConfig:
+    """The first run's configuration with the data of all runs, which the merged model has seen."""
+    data = tuple(dict.fromkeys(source for run in runs for source in run.config.data))
+    return replace(runs[0].config, data=data, lora=lora, output_dir=str(output.resolve()))

@@ -1,0 +1,81 @@
+"""AdamW and the learning-rate schedule: what a step changes, and by how much."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.optim import AdamW
+
+from train.adapters.lora import trainable_parameters
+from train.config import OptimConfig
+from train.distributed.interface import Engine, EngineOptimizer
+from train.losses.objective import Temperature
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a step changes: the model, the temperature, and the optimizer over both."""
+
+    model: Engine
+    temperature: Temperature
+    optimizer: EngineOptimizer
+    total_steps: int
+
+    def update(self, log_temperature_gradient: Tensor) -> None:
+        """Update weights and temperature by their gradients."""
+        if self.temperature.log_value.requires_grad:
+            self.temperature.log_value.grad = log_temperature_gradient.clone()
+        self.optimizer.step()
+        self.temperature.hold_floor()
+
+
+def make_optimizer(model: Engine, temperature: Temperature, config: OptimConfig) -> EngineOptimizer:
+    """AdamW over the trained weights, in one fused kernel, and without decay over log(temperature) if it is learned."""
+    groups: list[dict[str, object]] = [{"params": list(trainable_parameters(model.embedder).values())}]
+    if temperature.log_value.requires_grad:
+        groups.append({"params": [temperature.log_value], "weight_decay": 0.0})
+    adamw = AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
+    return model.optimizer(adamw, config.max_grad_norm)
+
+
+Decay = Literal["linear", "cosine", "constant"]
+
+
+def learning_rate(step: int, total: int, config: OptimConfig) -> float:
+    """The learning rate of optimizer step `step` of `total`."""
+    return config.lr * lr_factor(step, total, config.warmup, config.decay)
+
+
+def lr_factor(step: int, total: int, warmup: float, decay: Decay) -> float:
+    """The fraction of the peak learning rate that optimizer step `step` of `total` (counted from 0) uses.
+
+    `warmup` is a fraction of the steps. Warm-up step `s` of `w` uses (s + 1) / w, so the first step already learns and
+    the last warm-up step is at the peak. After the warm-up, step `w + i` with `d = total - w` decay steps is at i / d
+    of the curve: the first is at the peak, the last is just above zero, and zero itself would be step `total`, which is
+    never run. Schedules that give warm-up step s the factor s / w (those of transformers) equal this one shifted by a
+    step while warming up, and equal it exactly afterwards.
+    """
+    if total < 1 or not 0 <= step <= total:
+        raise ValueError(f"step {step} is outside 0..{total}")
+    warming = warmup_steps(total, warmup)
+    if step < warming:
+        return (step + 1) / warming
+    return _decayed((step - warming) / max(1, total - warming), decay)
+
+
+def warmup_steps(total: int, warmup: float) -> int:
+    """The number of warm-up steps: the fraction rounded to whole steps, halves to the even number."""
+    if not 0.0 <= warmup <= 1.0:
+        raise ValueError(f"warmup is {warmup}; give a fraction of the steps between 0 and 1")
+    return round(warmup * total)
+
+
+def _decayed(progress: float, decay: Decay) -> float:
+    if decay == "constant":
+        return 1.0
+    if decay == "linear":
+        return 1.0 - progress
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

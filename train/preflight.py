@@ -1,0 +1,233 @@
+"""Everything that is refused before the first step.
+
+    check_config(config)                   before anything is read
+    check_folder(config, engine, folder)   once the run folder is locked, before the model is loaded
+    check_same_step(step, ...)             once each process has looked for a checkpoint
+    check_model(config, encoder)           once the base is loaded
+
+What only the rows can tell is refused where they are read: `train.data` for files, batches and labels,
+`train.mining.refresh` for mined negatives.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.decoder.model_folders import find
+from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
+from dec2vec.prompts.prompt import get_prompt
+from train.adapters.lora import check_adapter_options
+from train.checkpointing.run_folder import RunFolder
+from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
+from train.data import report as data_report
+from train.distributed.collectives import gather_rows
+from train.distributed.interface import Engine
+from train.distributed.zero3 import Zero3
+from train.export.push import check_repository_name, check_token
+from train.export.save import check_mergeable, check_replaceable
+from train.export.sentence_transformers import check_exportable
+from train.export.tokenizer import save_tokenizer
+from train.losses.checks import check_dropout, check_losses
+from train.losses.matryoshka import check_width
+from train.losses.per_source import losses_of
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse what the configuration alone shows to be impossible."""
+    _check_prompts(config)
+    check_losses(config)
+    if config.model.pooling in LOGIT_POOLINGS:
+        raise UserError(f"model.pooling {config.model.pooling} is only for encoding and evaluation; train with last")
+    check_adapter_options(config.lora)
+    if config.export.model:
+        _check_model_folder(config)
+    _check_push(config)
+    _check_sources(config)
+    if config.batch.sources == "mixed":
+        _check_mixture(config.data)
+    if config.mining.every is not None:
+        _check_mining(config)
+    _check_evaluation(config.eval, config.export)
+
+
+def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -> None:
+    """Refuse an engine, a base or a run folder with which the run could not end."""
+    if engine.passes_are_collective:
+        _check_collective_passes(config, engine)
+    artifact = find(config.model)
+    base = Path((config.model if artifact is None else artifact.base).name_or_path).resolve()
+    for target in _replaced(config, folder):
+        if base.is_relative_to(target.resolve()):
+            raise UserError(f"model.name_or_path {base} would be overwritten by training; choose another --output_dir")
+        check_replaceable(target)
+    if artifact is not None and artifact.adapter is not None:
+        raise UserError(
+            f"model.name_or_path {config.model.name_or_path}: has an adapter already; to continue training, merge it "
+            "with dec2vec export RUN --to DIR --merge, and name DIR"
+        )
+
+
+def check_same_step(step: int, folder: RunFolder, accelerator: Accelerator) -> None:
+    """The main process writes the checkpoints; a node that cannot see them would start again at step 0."""
+    steps, _ = gather_rows(torch.tensor([step], device=accelerator.device))
+    if steps.min() != steps.max():
+        raise UserError(
+            f"output_dir {folder.path}: processes find different checkpoints (steps {steps.tolist()}); put it on a "
+            "shared disk, or use --checkpoint.resume fresh"
+        )
+
+
+def check_model(config: TrainConfig, encoder: Encoder) -> None:
+    """Refuse a base that cannot be exported, or does not fit the prompts and losses of a source."""
+    if config.export.model:
+        check_exportable(encoder)
+        with tempfile.TemporaryDirectory() as trial:
+            save_tokenizer(encoder, Path(trial))
+    for number, source in enumerate(config.data):
+        for prompt, side in data_report.prompts_of(source):
+            encoder.tokenize(["a"], prompt=prompt, side=side)  # refuses a prompt that leaves no room for a text
+        for loss in losses_of(source, config):
+            check_width(loss, encoder.dimension)
+        if source.kind == "texts" and not all(loss.teacher for loss in losses_of(source, config)):
+            check_dropout(_architecture(encoder), config.lora, f"data.{number}.kind texts")
+
+
+def _check_prompts(config: TrainConfig) -> None:
+    """Every prompt is known, and a single one: an ensemble cannot be trained."""
+    get_prompt(config.model.prompt, config.model.task)
+    for source in config.data:
+        for prompt in filter(None, (source.query_prompt, source.document_prompt)):
+            get_prompt(prompt, config.model.task)
+
+
+def _check_model_folder(config: TrainConfig) -> None:
+    _check_exported_prompt(config.model)
+    if config.export.merge and config.model.load_in_4bit:
+        raise UserError("export.merge: an adapter cannot be merged into 4-bit weights; remove it")
+    check_mergeable(config.model, merge=config.lora.method == "full" or config.export.merge)
+
+
+def _check_exported_prompt(model: ModelConfig) -> None:
+    """The tokenizer of an exported model cannot tokenize text and suffix as one string."""
+    prompt = get_prompt(model.prompt, model.task)
+    if prompt.suffix and model.tokenization == "joint":
+        raise UserError(
+            f"model.prompt {prompt.name!r} has text after {{text}}; add --model.tokenization separate, so that the "
+            "exported tokenizer can add it, or --export.model false"
+        )
+
+
+def _check_push(config: TrainConfig) -> None:
+    if config.export.push is None:
+        return
+    if not config.export.model:
+        raise UserError(
+            "export.push: it pushes model/, which --export.model false does not write; remove one of the two"
+        )
+    if config.model.load_in_4bit and Path(config.model.name_or_path).is_dir():
+        raise UserError(
+            "export.push: others cannot read a local base folder, and an adapter cannot be merged into 4-bit weights; "
+            "give the base by its Hub id, or remove export.push"
+        )
+    check_repository_name(config.export.push)
+    if os.environ.get("RANK", "0") == "0":
+        check_token()  # the other processes push nothing, perhaps on hosts without a login
+
+
+def _check_sources(config: TrainConfig) -> None:
+    """There are sources, each with a path and the options of its kind."""
+    if not config.data:
+        raise UserError("config error: data: no training pairs are given; give a file with --data.0.path pairs.jsonl")
+    for number, source in enumerate(config.data):
+        if not source.path:
+            raise UserError("config error: data: a source has no path; give a file, a folder or a Hub id")
+        if source.kind == "labelled" and config.batch.no_duplicates:
+            raise UserError(
+                f"batch.no_duplicates: data.{number} is labelled, and its batches are drawn by label; remove it, or "
+                f"drop equal rows with --data.{number}.clean true"
+            )
+        for option in ("negatives", "document_id", "document_prompt"):
+            if source.kind != "pairs" and getattr(source, option):
+                raise UserError(
+                    f"data.{number}.{option} is only for pairs, but data.{number}.kind is {source.kind}; remove it"
+                )
+
+
+def _check_mixture(sources: tuple[SourceConfig, ...]) -> None:
+    """Sources that share their batches are of one kind, with one set of losses, and are not weighted."""
+    for number, source in enumerate(sources):
+        if source.weight is not None:
+            raise UserError(
+                f"data.{number}.weight is only used for batches of a single source; add --batch.sources single"
+            )
+    for option in ("kind", "losses", "texts_per_label"):
+        for number, source in enumerate(sources):
+            if getattr(source, option) != getattr(sources[0], option):
+                raise UserError(
+                    f"data.{number}.{option} differs from that of data.0, so a batch cannot contain both; add "
+                    "--batch.sources single"
+                )
+
+
+def _check_mining(config: TrainConfig) -> None:
+    mining = config.mining
+    if all(source.kind != "pairs" for source in config.data):
+        raise UserError("mining.every: only pairs get negatives, and no source has pairs; remove it")
+    if config.batch.no_duplicates:
+        raise UserError(
+            "mining.every: mined negatives repeat positives of other rows, which batch.no_duplicates forbids; remove "
+            "one of the two"
+        )
+    if mining.min_rank + mining.negatives > mining.max_rank + 1:
+        raise UserError(
+            f"mining.negatives {mining.negatives} is more than the window of ranks {mining.min_rank} to "
+            f"{mining.max_rank} contains; raise --mining.max_rank"
+        )
+
+
+def _check_evaluation(evaluation: EvalSection, export: ExportConfig) -> None:
+    if evaluation.dev is not None:
+        return
+    if export.whiten:
+        raise UserError("export.whiten: its k is selected on dev; give a similarity file with --eval.dev")
+    if evaluation.after_training and evaluation.tests:
+        raise UserError(
+            "eval.tests: layers are selected on dev; give a similarity file with --eval.dev, or use "
+            "--eval.after_training false"
+        )
+
+
+def _check_collective_passes(config: TrainConfig, engine: type[Engine]) -> None:
+    """What one process does with whole weights while the others wait."""
+    under = f"not supported under {engine.title}"
+    if config.mining.every is not None:
+        raise UserError(
+            f"mining.every: {under}, where each forward pass is collective; run dec2vec mine before training"
+        )
+    if config.export.push is not None:
+        raise UserError(
+            f"export.push: {under}, where a process holds only shards of the weights; push the finished run with "
+            "dec2vec export"
+        )
+    if engine is Zero3 and config.model.load_in_4bit:
+        raise UserError("model.load_in_4bit: not supported under ZeRO-3; use configs/accelerate/fsdp2-4bit.yaml")
+
+
+def _replaced(config: TrainConfig, folder: RunFolder) -> list[Path]:
+    """Folders that the export at the end replaces."""
+    is_full = config.lora.method == "full"
+    return [folder.model] * (is_full or config.export.model) + [folder.adapter] * (not is_full)
+
+
+def _architecture(encoder: Encoder) -> dict[str, object]:
+    backbone: Any = encoder.embedder.backbone
+    options: dict[str, object] = backbone.config.get_text_config().to_dict()
+    return options

@@ -1,0 +1,47 @@
+"""The configuration with its paths, device and revision filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from dec2vec.decoder.load import resolve_device, use_autocast
+from dec2vec.hub import pinned_revision
+from train.config import LossConfig, TrainConfig
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replace what depends on the machine or the working directory by what it means here.
+
+    The result is written to the run folder and gives the same run again.
+    """
+    device = resolve_device(config.model.device)
+    model = dataclasses.replace(
+        config.model,
+        device="cuda" if device.type == "cuda" else "cpu",
+        autocast="on" if use_autocast(config.model.autocast, device) else "off",
+        name_or_path=_absolute(config.model.name_or_path),
+        revision=pinned_revision(config.model),
+    )
+    data = tuple(
+        dataclasses.replace(source, path=_absolute(source.path), losses=tuple(map(_located, source.losses)))
+        for source in config.data
+    )
+    dev = None if config.eval.dev is None else _absolute(config.eval.dev)
+    tests = tuple(_absolute(path) for path in config.eval.tests)
+    return dataclasses.replace(
+        config,
+        model=model,
+        data=data,
+        loss=_located(config.loss),
+        eval=dataclasses.replace(config.eval, dev=dev, tests=tests),
+    )
+
+
+def _located(loss: LossConfig) -> LossConfig:
+    return loss if loss.teacher is None else dataclasses.replace(loss, teacher=_absolute(loss.teacher))
+
+
+def _absolute(path: str) -> str:
+    """Local paths become absolute; Hub ids stay."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path

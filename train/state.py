@@ -1,0 +1,134 @@
+"""What a run is made of on one rank, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from dec2vec.encoder import Encoder
+from train.adapters.lora import load_trainable, trainable_parameters
+from train.checkpointing.checkpoint import Checkpoint, prune, save_checkpoint
+from train.checkpointing.optimizer_state import optimizer_tensors, restore_optimizer
+from train.checkpointing.run_folder import RunFolder
+from train.config import TrainConfig
+from train.data.dataset import TrainingData
+from train.data.prompted_input import TokenSource
+from train.data.sampler import Sampler
+from train.mining.refresh import Refreshed
+from train.optim import Learner
+from train.teachers.teacher_vectors import TeacherVectors
+from train.tracking.metrics_file import MetricsFile
+from train.tracking.tracker import Tracker
+
+DevScore = Callable[[Encoder], float]
+OnBest = Callable[[int, float], None]
+"""Called with a step and its dev score, once the checkpoint of the step is written."""
+DEV_METRIC = "dev_spearman"
+
+
+@dataclass
+class TrainState:
+    """What a resumed run needs besides weights and optimizer: data order and dropout follow from `step`."""
+
+    step: int = 0
+    bad_steps: int = 0
+    """Steps without a finite loss and gradient since the last good step."""
+    skipped_steps: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+
+    def note_score(self, score: float) -> bool:
+        """Remember the dev score of the present step if it is the best so far, and return whether it is.
+
+        Of equal scores the first stays the best; nan is never the best.
+        """
+        is_best = not math.isnan(score) and (self.best_score is None or score > self.best_score)
+        if is_best:
+            self.best_score, self.best_step = score, self.step
+        return is_best
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on one rank."""
+
+    config: TrainConfig
+    folder: RunFolder
+    encoder: Encoder
+    learner: Learner
+    data: TrainingData
+    teachers: Mapping[str, TeacherVectors]
+    sampler: Sampler
+    dev_score: DevScore | None
+    tracker: Tracker
+    metrics: MetricsFile
+    config_hash: str
+    rank: int
+    world: int
+    state: TrainState = field(default_factory=TrainState)
+    token_source: TokenSource | None = None
+    """Token ids of the training texts, if they were made before the first step."""
+    refreshed: Refreshed | None = None
+    """The data with negatives that are mined while training, with `mining.every`."""
+
+    @property
+    def is_main(self) -> bool:
+        """Only the main process logs and writes; it also evaluates, alone unless passes are collective."""
+        return self.rank == 0
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write metrics of the last finished step to `metrics.jsonl` and to the tracker."""
+        self.metrics.append(metrics, self.state.step)
+        self.tracker.log(metrics, self.state.step)
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of the finished step on the main process, whole under every engine, and drop old ones."""
+    trained = trained_tensors(run)
+    moments = optimizer_tensors(run.learner.optimizer, list(trained))
+    trained, moments = (run.learner.model.whole_on_main(tensors, is_main=run.is_main) for tensors in (trained, moments))
+    if not run.is_main:
+        return
+    run.metrics.sync()
+    save_checkpoint(
+        run.folder.checkpoints,
+        run.state.step,
+        trained,
+        moments,
+        asdict(run.state),
+        run.config_hash,
+    )
+    drop_old_checkpoints(run)
+
+
+def drop_old_checkpoints(run: Run) -> None:
+    """Keep the newest checkpoints and the best one. Also called at the end, in case a kill came after a save."""
+    if not run.is_main:
+        return
+    best = run.state.best_step
+    protect = None if best is None else run.folder.checkpoints / f"step-{best:06d}"
+    prune(run.folder.checkpoints, run.config.checkpoint.keep, protect)
+
+
+def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None:
+    """Set the weights, and unless `optimizer` is False also optimizer and state, to those of the checkpoint."""
+    tensors = dict(checkpoint.tensors)
+    if run.learner.temperature.log_value.requires_grad:
+        with torch.no_grad():
+            run.learner.temperature.log_value.copy_(tensors.pop("log_temperature"))
+    load_trainable(run.learner.model, tensors)
+    if optimizer:
+        restore_optimizer(run.learner.optimizer, list(trained_tensors(run)), checkpoint.optimizer)
+        for name, value in checkpoint.state.items():
+            setattr(run.state, name, value)
+
+
+def trained_tensors(run: Run) -> dict[str, torch.Tensor]:
+    """Trained tensors in the optimizer's order; detached, they would not know their shards under ZeRO-3."""
+    tensors: dict[str, torch.Tensor] = {**trainable_parameters(run.encoder.embedder)}
+    if run.learner.temperature.log_value.requires_grad:
+        tensors["log_temperature"] = run.learner.temperature.log_value.detach()
+    return tensors

@@ -1,0 +1,1 @@
+"""Teachers of distillation: their vectors of the training texts, kept on disk."""

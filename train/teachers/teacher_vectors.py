@@ -1,0 +1,186 @@
+"""A teacher's vectors of all training texts: computed once, kept on disk, read by row as they are needed.
+
+    teacher = load_teacher("models/bge-small", {("a dog", "query"): "A dog"}, run_folder / "teacher", device="cpu")
+    vectors = teacher.of([("a dog", "query")])
+
+A text is asked for as the student reads it, and read by the teacher as it stands in the data: a student in lower case
+may have a teacher that tells "Polish" from "polish". A teacher of ours with a prompt for each side reads it in that of
+its side.
+
+The name on disk is a hash of the teacher's files and of the texts, so a resumed run finds what the first one computed
+and a changed teacher or text is never mistaken for it. Processes on a machine (or a shared disk) wait for the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder import model_folders
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import atomic_path, remove_leftovers, sha256_file, why_not_written
+from dec2vec.files.lock import locked
+from dec2vec.prompts.ensembles import get_ensemble
+from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, Side
+from train.config import TrainConfig
+from train.data.batch import Asked
+from train.data.dataset import TrainingData
+from train.data.prompted_input import side_of, text_keys
+from train.losses.per_source import losses_of
+
+BLOCK = 4096
+"""Texts whose vectors are in memory at once."""
+SIDES: tuple[Side, Side] = ("query", "document")
+Encode = Callable[[list[str], Side], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TeacherVectors:
+    """Unit vectors on disk (float32, memory-mapped), in the order of the sorted keys of their texts."""
+
+    keys: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    is_two_sided: bool = False
+
+    def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
+        """Equal for equal texts, of equal sides where the teacher tells these."""
+        return _keys(asked, self.is_two_sided)
+
+    def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
+        """The vectors of these training texts, in their order; KeyError for a text that was not among them."""
+        wanted = self.keys_of(asked).numpy()
+        places = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
+        unknown = np.flatnonzero(self.keys[places] != wanted)
+        if len(unknown):
+            raise KeyError(asked[unknown[0]])
+        return torch.from_numpy(np.asarray(self.vectors[places]))
+
+
+def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, device: str) -> TeacherVectors:
+    """Vectors of all `texts` from the model in the folder `teacher`, embedded now or by an earlier call.
+
+    `texts` says how each text that is asked for stands in the data, where the teacher reads it. The teacher is a
+    folder of sentence-transformers or one that dec2vec wrote, with its own prompt and pooling.
+    Raises UserError where it can't be read or `folder` can't be written.
+    """
+    files = _files_hash(teacher)
+    is_two_sided = _is_two_sided(teacher)
+    readings: dict[int, Asked] = {}
+    for key, ((_, side), text) in zip(_keys(list(texts), is_two_sided).tolist(), texts.items(), strict=True):
+        readings.setdefault(key, (text, side if is_two_sided else "query"))
+    keys = np.array(sorted(readings), dtype=np.int64)
+    ordered = [readings[int(key)] for key in keys]
+    digest = hashlib.sha256(files.encode() + keys.tobytes())
+    if any(text != asked for (asked, _), text in texts.items()):
+        digest.update(text_keys([text for text, _ in ordered]).numpy().tobytes())
+    path = folder / f"{digest.hexdigest()[:24]}.npy"
+    try:
+        with locked(folder):
+            if not path.is_file():
+                _write(path, _encoder(teacher, device), ordered)
+    except OSError as error:
+        raise UserError(f"cannot cache the teacher's vectors in {folder}: {why_not_written(error)}") from error
+    return TeacherVectors(keys, np.load(path, mmap_mode="r"), is_two_sided)
+
+
+def _keys(asked: Sequence[Asked], is_two_sided: bool) -> Int[Tensor, " text"]:
+    return text_keys([f"\0{side}\0{text}" if is_two_sided and side == "document" else text for text, side in asked])
+
+
+def _is_two_sided(teacher: str) -> bool:
+    """Whether queries and documents stand in different prompts."""
+    artifact = model_folders.find(ModelConfig(name_or_path=teacher))
+    if artifact is None or artifact.config.prompt in CHAT_NAMES:
+        return False
+    query, document = (get_ensemble(artifact.config.prompt, artifact.config.task, side) for side in SIDES)
+    return query != document
+
+
+def _write(path: Path, encode: Encode, texts: list[Asked]) -> None:
+    """Whole or absent: a killed process leaves a temporary file, which the next one removes."""
+    remove_leftovers(path.parent)
+    with atomic_path(path) as temporary:
+        _fill(temporary, encode, texts)
+
+
+def _fill(path: Path, encode: Encode, texts: list[Asked]) -> None:
+    first = _block(encode, texts[:BLOCK])
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(texts), first.shape[1]))
+    out[:BLOCK] = first
+    for start in range(BLOCK, len(texts), BLOCK):
+        out[start : start + BLOCK] = _block(encode, texts[start : start + BLOCK])
+    out.flush()
+
+
+def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
+    """The texts of each side together."""
+    of_side = {side: [row for row, (_, own) in enumerate(texts) if own == side] for side in SIDES}
+    vectors = np.concatenate([encode([texts[row][0] for row in rows], side) for side, rows in of_side.items() if rows])
+    found = np.empty_like(vectors)
+    found[[*of_side["query"], *of_side["document"]]] = vectors
+    return found
+
+
+def _encoder(teacher: str, device: str) -> Encode:
+    """One of our folders is read by our encoder (it may be an adapter alone), others by sentence-transformers."""
+    config = ModelConfig(name_or_path=teacher, device="cuda" if device == "cuda" else "cpu")
+    if model_folders.find(config) is not None:
+        from dec2vec.encoder import Encoder
+
+        encoder = Encoder.load(config)
+        return lambda texts, side: encoder.encode(texts, side=side)
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(teacher, device=device)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"loss.teacher {teacher} cannot be loaded as an encoder: {error}") from None
+    return lambda texts, side: np.asarray(
+        model.encode(texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False), np.float32
+    )
+
+
+def _files_hash(teacher: str) -> str:
+    """What the teacher is: names and content of its files, and of the base's where it is an adapter."""
+    root = Path(teacher)
+    if not root.is_dir():
+        raise UserError(f"loss.teacher {teacher} does not exist; download a teacher from the Hub to a folder first")
+    folders, digest = [root], hashlib.sha256()
+    artifact = model_folders.find(ModelConfig(name_or_path=teacher))
+    if artifact is not None:
+        digest.update(f"{artifact.config} {artifact.base.revision}".encode())
+        folders = [path for path in (artifact.adapter, Path(artifact.base.name_or_path)) if path is not None]
+    for folder in folders:
+        digest.update(b"" if folder.is_dir() else str(folder).encode())  # a base on the Hub, pinned by its revision
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
+            digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
+    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before.
+
+    A teacher reads the texts of the data: `model.text_normalization` is the student's. Of several that are one to the
+    student it reads the first.
+    """
+    normalize = NORMALIZERS[config.model.text_normalization]
+    taught: dict[str, dict[Asked, str]] = {}
+    for source, table in zip(data.sources, data.tables, strict=True):
+        for loss in losses_of(source, config):
+            if loss.teacher is not None:
+                texts = taught.setdefault(loss.teacher, {})
+                for row in table.texts:
+                    for place, text in enumerate(row):
+                        texts.setdefault((normalize(text), side_of(source.kind, place)), text)
+    return {
+        teacher: load_teacher(teacher, texts, folder, device=config.model.device) for teacher, texts in taught.items()
+    }

@@ -1,0 +1,1 @@
+"""Metrics of a run: the file, W&B, TensorBoard and the terminal."""
