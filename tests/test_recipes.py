@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def test_training_recipes(path: Path) -> None:
     assert first.startswith("# ") and ("not run here" in first) == needs_hub
     if not config.model.load_in_4bit:  # which wants CUDA
         resolve(replace(config, model=replace(config.model, name_or_path="nowhere", device="cpu")))
+
+
+def test_the_options_of_quickstart() -> None:
+    """The script's command is one that `dec2vec train` takes."""
+    script = (CONFIGS.parent / "scripts/quickstart").read_text(encoding="utf-8")
+    _, verb, path, *options, rest = shlex.split(script.splitlines()[-1].removeprefix("exec "))
+    assert (verb, rest) == ("train", "$@")
+    assert load(TrainConfig, CONFIGS.parent / path, options, prog="dec2vec train").checkpoint.resume == "fresh"
 
 
 @pytest.mark.parametrize("path", EVAL, ids=lambda path: path.stem)
