@@ -110,3 +110,37 @@ def imported_modules(tree: ast.Module) -> set[str]:
 
 def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+STUB = """#!/bin/sh
+case "$*" in
+  *version_info*) ;;
+  *importlib.metadata*) echo 2.12.0 ;;
+  *) echo "$@" >> .venv/calls ;;
+esac
+"""
+"""An interpreter that has torch 2.12.0 and writes down what it is asked to do."""
+
+
+@pytest.mark.parametrize("extent", ["core", "all"])
+def test_install_keeps_your_torch_and_runs_once(tmp_path: Path, extent: str) -> None:
+    """Locked packages with hashes first, then what this torch needs from its own index, then the project."""
+    for name in ("scripts/install", "pyproject.toml", "requirements"):
+        source, target = REPOSITORY / name, tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("python", "pip", "dec2vec"):
+        (tmp_path / ".venv/bin" / name).write_text(STUB, encoding="utf-8")
+        (tmp_path / ".venv/bin" / name).chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "TORCH_INDEX_URL": "file:///wheels"}
+    command = [str(tmp_path / "scripts/install"), *(["--core"] if extent == "core" else [])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "keeping torch 2.12.0" in done.stderr
+    calls = (tmp_path / ".venv/calls").read_text(encoding="utf-8").splitlines()
+    locks, torch, project, *compiled = calls
+    assert locks.endswith(f"--no-deps --require-hashes --requirement requirements/{extent}.lock")
+    assert torch.endswith("--index-url file:///wheels torch==2.12.0") and project.endswith("--editable .")
+    assert [call.split()[1] for call in compiled] == ([] if extent == "core" else ["compileall"])
+    subprocess.run(command, env=environment, check=True)
+    assert (tmp_path / ".venv/calls").read_text(encoding="utf-8").splitlines() == calls
