@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -144,6 +143,8 @@ def check_trained(weights: Sequence[nn.Parameter]) -> None:
 
 def check_installed() -> None:
     """UserError if DeepSpeed is missing or too old; called before Accelerate looks for it."""
+    from packaging.version import Version
+
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("use_deepspeed: the deepspeed package is missing; pip install 'dec2vec[deepspeed]'")
     version = importlib.metadata.version("deepspeed")
