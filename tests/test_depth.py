@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ from eval.config import EvalConfig
 from tests.helpers import FAMILIES, LAYERS, graded_pairs, tiny_model_folder, write_jsonl
 from tests.tiny_run import train, write_run
 from tests.training_setup import tiny_encoder
-from train.config import ExportConfig, LoraConfig, TrainConfig
+from train.config import ExportConfig, LoraConfig, SourceConfig, TrainConfig
 from train.export.save import save_adapter, save_sentence_transformer
-from train.resolve import resolve
+from train.preflight import check_config
 
 TEXTS = ["the cat sat", "a man is riding a horse", "a"]
 
@@ -72,12 +73,12 @@ def test_refusals(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path / "base", depth=1)
     with pytest.raises(UserError, match=r"model.depth 1: .*--export.merge true"):
         save_sentence_transformer(encoder, tmp_path / "model", False, None)
-    config = TrainConfig(model=ModelConfig(name_or_path="x", depth=1))
+    config = TrainConfig(model=ModelConfig(name_or_path="x", depth=1), data=(SourceConfig(path="pairs.jsonl"),))
     with pytest.raises(UserError, match=r"model.depth 1: .*--export.merge true"):
-        resolve(config)
-    resolve(TrainConfig(model=config.model, export=ExportConfig(merge=True)))
-    resolve(TrainConfig(model=config.model, export=ExportConfig(model=False)))
-    resolve(TrainConfig(model=config.model, lora=LoraConfig(method="full")))
+        check_config(config)
+    check_config(replace(config, export=ExportConfig(merge=True)))
+    check_config(replace(config, export=ExportConfig(model=False)))
+    check_config(replace(config, lora=LoraConfig(method="full")))
 
 
 def test_a_run_is_compared_with_the_whole_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

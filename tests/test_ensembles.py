@@ -18,7 +18,7 @@ from dec2vec.prompts.prompt import get_prompt
 from dec2vec.prompts.templates import METAEOL
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
-from train.resolve import resolve
+from train.preflight import check_config
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "a man?", "Ünïcödé 猫"]
 VIEWS = [View("last", -1), View("mean", 1), View("first_last", -2)]
@@ -133,4 +133,4 @@ def test_one_prompt_is_wanted_for_ids_and_for_training(encoder: Encoder) -> None
         with pytest.raises(UserError, match="training and export need a single prompt"):
             get_prompt(spec, "")
         with pytest.raises(UserError, match="training and export need a single prompt"):
-            resolve(TrainConfig(model=ModelConfig(prompt=spec), export=ExportConfig(model=False)))
+            check_config(TrainConfig(model=ModelConfig(prompt=spec), export=ExportConfig(model=False)))

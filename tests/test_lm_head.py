@@ -17,7 +17,7 @@ from dec2vec.decoder.lm_head import load_lm_head
 from dec2vec.decoder.pooling import View, layers_of
 from tests.helpers import FAMILIES, LAYERS, tiny_config, tiny_model_folder, tiny_tokenizer
 from train.config import ExportConfig, TrainConfig
-from train.resolve import resolve
+from train.preflight import check_config
 
 TEXTS = ["a man?", "the cat sat on the mat.", "", "a man?"]
 VIEWS = [View("logits", -1), View("sparse_logits", -1), View("last", -1), View("logits", 1, norm=True)]
@@ -121,4 +121,4 @@ def test_configured_pooling_and_what_it_can_not_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the LM head needs states after the final norm"):
         layers_of(View("logits", 1), LAYERS)
     with pytest.raises(UserError, match=r"model.pooling logits is only for encoding and evaluation"):
-        resolve(TrainConfig(model=ModelConfig(pooling="logits"), export=ExportConfig(model=False)))
+        check_config(TrainConfig(model=ModelConfig(pooling="logits"), export=ExportConfig(model=False)))

@@ -20,9 +20,18 @@ from tests.tiny_run import metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
 from train.checkpointing.run_folder import RunFolder
-from train.config import BatchConfig, CheckpointConfig, MiningConfig, OptimConfig, SourceConfig, TrainConfig
+from train.config import (
+    BatchConfig,
+    CheckpointConfig,
+    ExportConfig,
+    MiningConfig,
+    OptimConfig,
+    SourceConfig,
+    TrainConfig,
+)
 from train.data.table import SourceTable
 from train.mining.refresh import NONE, WithNegatives, make_refreshed, mine_source
+from train.preflight import check_config
 
 TEXTS = [
     (f"a {word}", f"the {word} of {other}", f"no {word}") for word, other in zip("abcdefgh", "hgfedcba", strict=True)
@@ -153,19 +162,21 @@ def test_two_ranks_read_what_the_main_one_finds(config: Path, tmp_path: Path) ->
 
 
 def test_refusals(tmp_path: Path) -> None:
-    data, folder = data_of(SourceTable("texts", [("a",), ("b",)])), RunFolder(tmp_path)
-    pairs = data_of(SourceTable("pairs", [("a", "x"), ("b", " X ")]))
-    for found, section, words in (
-        (data, {}, "only pairs get negatives"),
+    pairs = SourceConfig(path="pairs.jsonl")
+    for source, section, words in (
+        (SourceConfig(path="texts.jsonl", kind="texts"), {}, "only pairs get negatives"),
         (pairs, {"batch": BatchConfig(no_duplicates=True)}, "batch.no_duplicates forbids"),
-        (pairs, {}, "only one positive"),
         (
-            data_of(SourceTable("pairs", TEXTS)),
+            pairs,
             {"mining": MiningConfig(every=1, negatives=9, max_rank=8)},
             "mining.negatives 9 is more than the window of ranks 1 to 8",
         ),
     ):
-        config = TrainConfig(**{"mining": MiningConfig(every=1), **section})
+        settings: dict[str, Any] = {"mining": MiningConfig(every=1), "export": ExportConfig(model=False), **section}
         with pytest.raises(UserError, match=words):
-            make_refreshed(config, found, folder, is_main=True)
-    assert make_refreshed(TrainConfig(), data, folder, is_main=True) is None
+            check_config(TrainConfig(data=(source,), **settings))
+    one_positive = data_of(SourceTable("pairs", [("a", "x"), ("b", " X ")]))
+    config, folder = TrainConfig(mining=MiningConfig(every=1)), RunFolder(tmp_path)
+    with pytest.raises(UserError, match="only one positive"):
+        make_refreshed(config, one_positive, folder, is_main=True)
+    assert make_refreshed(TrainConfig(), one_positive, folder, is_main=True) is None

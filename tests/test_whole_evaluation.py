@@ -10,6 +10,7 @@ import pytest
 
 from dec2vec import Encoder
 from dec2vec.config.load import validate
+from dec2vec.config.model import EncodeOptions
 from eval.config import EvalConfig
 from eval.leakage.training_text import TextSource, read_training_texts
 from eval.report.report import Report
@@ -65,9 +66,9 @@ def test_an_interrupted_evaluation_goes_on(config: EvalConfig, monkeypatch: pyte
     plain = Encoder.iter_views
     seen = {"texts": 0}
 
-    def until_the_second_prompt(self: Encoder, texts: Any, views: Any, **options: Any) -> Iterator[Any]:
-        for rows, vectors in plain(self, texts, views, **options):
-            if options.get("prompt") == PROMPTS[1] and seen["texts"] > 425:  # among the test texts
+    def until_the_second_prompt(self: Encoder, texts: Any, views: Any, options: EncodeOptions) -> Iterator[Any]:
+        for rows, vectors in plain(self, texts, views, options):
+            if options.prompt == PROMPTS[1] and seen["texts"] > 425:  # among the test texts
                 raise KeyboardInterrupt
             seen["texts"] += len(rows)
             yield rows, vectors
