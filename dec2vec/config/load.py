@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -27,12 +27,8 @@ from dec2vec.config.renames import former, is_run_config, translated
 from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
 
-
-@runtime_checkable
-class Config(Protocol):
-    """Any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 T = TypeVar("T")
@@ -86,12 +82,12 @@ def validate(cls: type[T], raw: dict[str, object]) -> T:
     return config
 
 
-def dump(config: Config) -> str:
+def dump(config: DataclassInstance) -> str:
     """YAML that `load` turns back into an equal configuration."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=110)
 
 
-def config_hash(config: Config, *, exclude: Collection[str] = ()) -> str:
+def config_hash(config: DataclassInstance, *, exclude: Collection[str] = ()) -> str:
     """sha256 of the options as the first version named them, by which a checkpoint belongs to a configuration.
 
     `exclude` names sections or options (`tracking`, `optim.steps`) that may differ within one run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import Side
 from train.config import Kind, SourceConfig
+
+if TYPE_CHECKING:
+    from train.data.token_cache import TokenCache
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,6 @@ class PromptedInput:
     prompt: str | None
     side: Side = "query"
     copy: int = 0
-
-
-@runtime_checkable
-class TokenSource(Protocol):
-    """Token ids that were made before."""
-
-    def of(self, readings: Sequence[PromptedInput]) -> list[list[int]] | None:
-        """Of these readings; None where some are not known."""
 
 
 def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput:
@@ -44,7 +39,7 @@ def side_of(kind: Kind, place: int) -> Side:
     return "document" if kind == "pairs" and place else "query"
 
 
-def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenSource | None = None) -> list[list[int]]:
+def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenCache | None = None) -> list[list[int]]:
     """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
     found = None if known is None else known.of(readings)
     if found is not None:
