@@ -1,4 +1,4 @@
-"""What is to be embedded: a text, in which prompt, in which part; and its token ids."""
+"""A text with the prompt and the side in which it is embedded, and its token ids."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class PromptedInput:
 
 
 def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput:
-    """How text number `place` of a row is read."""
+    """Text number `place` of a row, with its prompt and side."""
     side = side_of(source.kind, place)
     return PromptedInput(text, source.document_prompt if side == "document" else source.query_prompt, side)
 
 
 def side_of(kind: Kind, place: int) -> Side:
-    """The side of a row's text number `place`: the anchor of a pair asks, and other kinds have one side."""
+    """The side of text number `place` of a row. Only pairs have documents: all texts but the anchor."""
     return "document" if kind == "pairs" and place else "query"
 
 
 def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenCache | None = None) -> list[list[int]]:
-    """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
+    """Token ids of each text in its prompt. Texts of one prompt and side are tokenized together, which is faster."""
     found = None if known is None else known.of(readings)
     if found is not None:
         return found
