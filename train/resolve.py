@@ -1,4 +1,4 @@
-"""The configuration with its paths, device and revision filled in."""
+"""The configuration with absolute paths, the device and the revision of the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.config import LossConfig, TrainConfig
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Replace what depends on the machine or the working directory by what it means here.
+    """Replace values that depend on the machine or the working directory by what they mean here.
 
     The result is written to the run folder and gives the same run again.
     """

@@ -15,8 +15,8 @@ from train.checkpointing.optimizer_state import optimizer_tensors, restore_optim
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
-from train.data.prompted_input import TokenSource
 from train.data.sampler import Sampler
+from train.data.token_cache import TokenCache
 from train.mining.refresh import Refreshed
 from train.optim import Learner
 from train.teachers.teacher_vectors import TeacherVectors
@@ -69,7 +69,7 @@ class Run:
     rank: int
     world: int
     state: TrainState = field(default_factory=TrainState)
-    token_source: TokenSource | None = None
+    token_source: TokenCache | None = None
     """Token ids of the training texts, if they were made before the first step."""
     refreshed: Refreshed | None = None
     """The data with negatives that are mined while training, with `mining.every`."""

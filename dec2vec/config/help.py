@@ -21,7 +21,7 @@ _KINDS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|fa
 
 
 def help_text(cls: type, config: Any, usage: str) -> str:
-    """The page for `cls`, with the values of `config` (an instance, or None when it cannot be made)."""
+    """The help page for `cls`, with the values of `config` (None if there is no valid configuration)."""
     width = min(shutil.get_terminal_size().columns, 110)
     head = f"usage: {usage} [--option value ...]\n\n{_first_line(cls)}\n\n"
     return head + "\n".join(_lines(cls, config, "", width)) + "\n"

@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -27,12 +27,8 @@ from dec2vec.config.renames import former, is_run_config, translated
 from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
 
-
-@runtime_checkable
-class Config(Protocol):
-    """Any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 T = TypeVar("T")
@@ -41,7 +37,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstring
 
 
 def load(cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str = "dec2vec COMMAND CONFIG.yaml") -> T:
-    """The configuration in `path` (defaults when None) after the overrides; `--help` prints and exits.
+    """The configuration in `path` (defaults if None) with the overrides applied; `--help` prints the options and exits.
 
     Raises UserError for anything the user can mend.
     """
@@ -60,14 +56,14 @@ def read_config(path: Path) -> dict[str, object]:
 
 
 def load_arguments(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
-    """`[CONFIG.yaml] [--section.key value ...]` as typed after a verb -> the configuration."""
+    """The configuration from `[CONFIG.yaml] [--section.key value ...]`, as typed after a verb."""
     has_path = bool(argv) and not argv[0].startswith("-")
     path = Path(argv[0]) if has_path else None
     return load(cls, path, argv[has_path:], prog=f"{prog} [CONFIG.yaml]")
 
 
 def _valid_or_none(cls: type[T], path: Path | None, overrides: Sequence[str]) -> T | None:
-    """Values for the help page; a mistake must not hide the page that explains it."""
+    """Values for the help page, or None after a mistake, which must not hide the page that explains it."""
     try:
         return load(cls, path, overrides)
     except UserError:
@@ -75,7 +71,7 @@ def _valid_or_none(cls: type[T], path: Path | None, overrides: Sequence[str]) ->
 
 
 def validate(cls: type[T], raw: dict[str, object]) -> T:
-    """Types, ranges and unknown keys of a plain mapping, as `cls`."""
+    """A plain mapping as `cls`, after checking types, ranges and unknown keys."""
     try:
         config = TypeAdapter(cls).validate_python(raw)
     except ValidationError as error:
@@ -86,12 +82,12 @@ def validate(cls: type[T], raw: dict[str, object]) -> T:
     return config
 
 
-def dump(config: Config) -> str:
+def dump(config: DataclassInstance) -> str:
     """YAML that `load` turns back into an equal configuration."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=110)
 
 
-def config_hash(config: Config, *, exclude: Collection[str] = ()) -> str:
+def config_hash(config: DataclassInstance, *, exclude: Collection[str] = ()) -> str:
     """sha256 of the options as the first version named them, by which a checkpoint belongs to a configuration.
 
     `exclude` names sections or options (`tracking`, `optim.steps`) that may differ within one run.
@@ -107,7 +103,7 @@ def config_hash(config: Config, *, exclude: Collection[str] = ()) -> str:
 
 
 def _plain(value: object) -> object:
-    """Tuples to lists, which is what YAML has."""
+    """Convert tuples to lists, because YAML has no tuples."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""pydantic's findings in the words of the configuration file."""
+"""Validation errors of pydantic in terms of the configuration file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PLAIN_WORDS = {
 
 
 def explain(cls: type, error: ValidationError) -> str:
-    """Each option once, by its dotted name: what it has and what it must be."""
+    """One message per option, with its dotted name, its value and what the value must be."""
     found: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False, include_context=False):
         name = _option_name(cls, detail["loc"])
@@ -38,7 +38,7 @@ def explain(cls: type, error: ValidationError) -> str:
 
 
 def number_given_as_bool(raw: object, value: object, name: str = "") -> str | None:
-    """pydantic reads true as the number 1; nobody means `rank: true`."""
+    """The message for `rank: true`, which pydantic would accept as the number 1; None if there is no such value."""
     if isinstance(raw, bool) and not isinstance(value, bool):
         return f"{name}: {str(raw).lower()} is no number"
     children: list[tuple[str, object, object]] = []
@@ -83,7 +83,7 @@ def _shown(value: object) -> str:
 
 
 def _either(problems: list[str]) -> str:
-    """A value that fits no member of a union fails once for each; say it once."""
+    """One message for a value that fits no member of a union: pydantic reports an error for each member."""
     unique = list(dict.fromkeys(problems))
     head, _, _ = unique[0].partition(" must be ")
     rest = [problem.removeprefix(f"{head} must be ") for problem in unique[1:]]

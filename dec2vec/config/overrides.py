@@ -21,7 +21,7 @@ def options(cls: type) -> list[str]:
 
 
 def unknown_option(name: str, cls: type) -> str:
-    """What is wrong with the option `name`, which `cls` does not have: its present name, or a similar one."""
+    """The message for an option that `cls` does not have, with its present name or a similar one."""
     return why_refused(name, options(cls)) or f"unknown option{_suggestion(name, cls)}"
 
 
@@ -40,7 +40,7 @@ def _suggestion(name: str, cls: type) -> str:
 
 
 def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str]) -> dict[str, object]:
-    """A copy of `raw` with the overrides written in. Only names are checked here; values are `validate`'s.
+    """A copy of `raw` with the overrides. Only names are checked here; `validate` checks the values.
 
     A list option may come several times, and its values add up; of another the last one counts.
     """
@@ -106,7 +106,7 @@ def _split(overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _value(name: str, annotation: Any, values: list[str]) -> object:
-    """What YAML would have held: a string, a list of strings, or None. pydantic makes numbers of strings."""
+    """The value as YAML would hold it: a string, a list of strings, or None. Pydantic converts strings to numbers."""
     kinds = union_members(annotation)
     many = any(get_origin(kind) is tuple for kind in kinds)
     if len(values) == 1 and NoneType in kinds and values[0].lower() in ("none", "null"):
@@ -130,7 +130,7 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _assign(root: dict[str, object], name: str, value: object) -> None:
-    """Write `value` at the dotted place, growing absent sections; a list may grow by one at its end."""
+    """Set a dotted option, and create missing sections. A list may grow by one item at its end."""
     *parents, key = name.split(".")
     node: Any = root
     for depth, part in enumerate(parents):

@@ -1,4 +1,4 @@
-"""Read one YAML mapping, strictly: every mistake is one line with its place in the file."""
+"""Read one YAML mapping strictly. Every mistake is reported in one line with its line number."""
 
 from __future__ import annotations
 

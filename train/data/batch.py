@@ -27,9 +27,10 @@ from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import NORMALIZERS, Side
 from train.config import Kind, LossConfig, SourceConfig
 from train.data.dataset import TrainingData
-from train.data.prompted_input import PromptedInput, TokenSource, prompted_input, text_keys, tokenized
+from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
 from train.data.sampler import Indices, shard
 from train.data.table import Texts
+from train.data.token_cache import TokenCache
 from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 
 Asked = tuple[str, Side]
@@ -58,7 +59,7 @@ class BatchOptions:
     losses: tuple[LossConfig, ...] = ()
     """The losses of sources that have none of their own."""
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
-    token_source: TokenSource | None = None
+    token_source: TokenCache | None = None
     """Token ids that were made before; texts are tokenized where it has none."""
     rank: int = 0
     world: int = 1
@@ -159,7 +160,7 @@ def _data_row(data: TrainingData, number: int, normalize: Callable[[str], str]) 
 
 
 def _unique_sequences(
-    inputs: Sequence[PromptedInput], encoder: Encoder, token_source: TokenSource | None
+    inputs: Sequence[PromptedInput], encoder: Encoder, token_source: TokenCache | None
 ) -> tuple[list[TokenIds], Int[Tensor, " input"]]:
     """The different sequences of the inputs, and for each input the number of its sequence."""
     ids = tokenized(inputs, encoder, token_source)

@@ -1,6 +1,6 @@
-"""What is doubtful in a source's rows: counted always, left out when `clean` asks for it.
+"""Doubtful rows of a source: always counted, and dropped if `clean` is set.
 
-Texts are compared as the decoder reads them, after `model.text_normalization`.
+Texts are compared after `model.text_normalization`, as the decoder reads them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from train.data.table import SourceTable
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of a source as read, by what is doubtful about them; the same row may be in several counts."""
+    """Numbers of rows of a source, by what is doubtful about them. A row may be in several counts."""
 
     read: int
     empty: int
-    """Without a text that they need. They are refused unless `clean` leaves them out."""
+    """Rows with an empty text. They are refused unless `clean` drops them."""
     duplicate: int
-    """Equal to an earlier row in everything that is used."""
+    """Rows equal to an earlier row in everything that is used."""
     anchor_is_positive: int
-    """Pairs of one text: nothing to learn from."""
+    """Pairs whose anchor equals the positive: there is nothing to learn from them."""
     lone_label: int
-    """Labelled texts whose label no other text of their batches has: always left out, for nothing could match them."""
+    """Labelled texts whose label no other text has. They are always dropped, because nothing could match them."""
     dropped: int
     """Rows that are not trained on."""
 
@@ -36,7 +36,7 @@ class Counts:
 def clean(
     table: SourceTable, empty: int, source: SourceConfig, normalize: Callable[[str], str]
 ) -> tuple[SourceTable, Counts]:
-    """The rows to train on but for lone labels, and what was found in them; `empty` rows were left out before."""
+    """The rows to train on, before lone labels are dropped, and their counts. `empty` rows were dropped before."""
     duplicates = _later_copies(table, normalize)
     same = _equal_pairs(table, normalize) if table.kind == "pairs" else set()
     unwanted = duplicates | same if source.clean else set()
@@ -52,7 +52,7 @@ def clean(
 
 
 def leave_out_lone(found: Sequence[tuple[SourceTable, Counts]]) -> list[tuple[SourceTable, Counts]]:
-    """The same without texts whose label no other text has in these sources, which share their batches."""
+    """Drop texts whose label no other text has in these sources, which share their batches."""
     labels = Counter(chain.from_iterable(table.labels for table, _ in found))
     result = []
     for table, counts in found:
@@ -71,7 +71,7 @@ def _equal_pairs(table: SourceTable, normalize: Callable[[str], str]) -> set[int
 
 
 def _later_copies(table: SourceTable, normalize: Callable[[str], str]) -> set[int]:
-    """Rows equal to an earlier one, from 16 bytes a row."""
+    """Numbers of rows that equal an earlier one, by digests of 16 bytes per row."""
     digests = np.frombuffer(b"".join(table.digests(normalize)), dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort(digests.T)  # stable: the first of equal rows stays first
     equal = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)

@@ -1,4 +1,4 @@
-"""Training data: the sources' rows, packed and checked before any model is loaded."""
+"""Training data: the rows of all sources, packed, and checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.data.table import SourceTable, encoded_row
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Tables of all sources. A row's number goes through them in order."""
+    """The tables of all sources. Rows are numbered through all tables in order."""
 
     sources: tuple[SourceConfig, ...]
     tables: tuple[SourceTable, ...]
@@ -33,7 +33,7 @@ class TrainingData:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Rows of each source."""
+        """Number of rows of each source."""
         return tuple(map(len, self.tables))
 
     @cached_property
@@ -42,7 +42,7 @@ class TrainingData:
         return content_hash(self.tables)
 
     def place(self, row: int) -> tuple[int, int]:
-        """The source of a row, and its number in there."""
+        """The source of a row, and the number of the row within that source."""
         source = int(np.searchsorted(self._ends, row, side="right"))
         return source, row - int(self._ends[source]) + len(self.tables[source])
 
@@ -63,10 +63,10 @@ def content_hash(tables: Sequence[SourceTable]) -> str:
 def load_data(
     sources: Sequence[SourceConfig], *, normalization: TextNormalization = "none", mixed: bool = True
 ) -> TrainingData:
-    """The rows of all sources in order; data that nothing can be learned from are refused.
+    """The rows of all sources in order; UserError for data from which nothing can be learned.
 
-    Texts are kept as they are; `normalization` is the model's, under which they may be equal. `mixed` batches hold
-    rows of all sources: labels and scores are then judged in all of them together.
+    Texts are kept unchanged; `normalization` is that of the model, after which texts may be equal. With `mixed`
+    batches, which hold rows of all sources, labels and scores are checked over all sources together.
     """
     normalize = NORMALIZERS[normalization]
     found = [clean(*read_source(source), source, normalize) for source in sources]
@@ -78,7 +78,7 @@ def load_data(
 
 
 def _groups(sources: Sequence[SourceConfig], mixed: bool) -> list[list[int]]:
-    """Numbers of the sources that are judged together: those of a kind that share batches, and pairs in any case."""
+    """Numbers of the sources that are checked together: those of one kind that share batches, and always all pairs."""
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, source in enumerate(sources):
         groups[(source.kind,) if mixed or source.kind == "pairs" else (source.kind, number)].append(number)
@@ -86,7 +86,7 @@ def _groups(sources: Sequence[SourceConfig], mixed: bool) -> list[list[int]]:
 
 
 def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
-    """UserError for what holds nothing to tell apart. `tables` are of one kind."""
+    """UserError if there is nothing to contrast. All tables are of one kind."""
     rows, kind = sum(map(len, tables)), tables[0].kind
     if rows < 2:
         unit = "pair" if kind in ("pairs", "graded") else "text"

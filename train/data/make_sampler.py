@@ -1,4 +1,4 @@
-"""From the configuration to the order of the data: which sampler, and which mixtures no batch can hold."""
+"""The sampler that a configuration describes. Data that cannot be drawn in such batches are refused."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from train.data.table import SourceTable
 from train.data.unique_sampler import UniqueTexts, shared_keys
 
 _BLOCK = 8192
-"""Rows whose texts are in memory at once."""
+"""Number of rows whose texts are in memory at the same time."""
 
 
 def make_sampler(config: TrainConfig, data: TrainingData) -> Sampler:
-    """The order of the data; batches that cannot be drawn are refused."""
+    """The order of the data; UserError if such batches cannot be drawn from it."""
     if config.batch.sources == "single":
         sampler: Sampler = _one_source(config, data)
     else:
@@ -47,7 +47,7 @@ def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
 
 
 def _weights(config: TrainConfig, sizes: Sequence[int]) -> tuple[float, ...]:
-    """Those of all sources, or their numbers of rows: beside 100,000 rows a weight of 2 would be drawn never."""
+    """The weights of all sources, or their numbers of rows. A mixture of both would hardly ever draw a weight of 2."""
     given = [source.weight for source in config.data]
     weights = [weight for weight in given if weight is not None]
     if not weights:
@@ -62,7 +62,7 @@ def _weights(config: TrainConfig, sizes: Sequence[int]) -> tuple[float, ...]:
 
 
 def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batch: int) -> Sampler:
-    """The order of the sources `numbers`, which share their batches."""
+    """The order of the sources with these numbers, which share their batches."""
     tables = [data.tables[number] for number in numbers]
     first = numbers[0]
     if data.sources[first].kind == "labelled":
@@ -104,7 +104,7 @@ def _no_duplicates(config: TrainConfig, tables: Sequence[SourceTable], batch: in
 
 
 def left_out(sampler: Sampler) -> int:
-    """Rows that the first epoch leaves out, for their texts are in each of its batches already; others in the next."""
+    """Number of rows that the first epoch leaves out because all batches have their texts; the next one varies them."""
     if isinstance(sampler, OneSource):
         return sum(map(left_out, sampler.parts))
     if isinstance(sampler, UniqueTexts):

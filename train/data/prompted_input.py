@@ -1,11 +1,11 @@
-"""What is to be embedded: a text, in which prompt, in which part; and its token ids."""
+"""A text with the prompt and the side in which it is embedded, and its token ids."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import Side
 from train.config import Kind, SourceConfig
+
+if TYPE_CHECKING:
+    from train.data.token_cache import TokenCache
 
 
 @dataclass(frozen=True)
@@ -25,27 +28,19 @@ class PromptedInput:
     copy: int = 0
 
 
-@runtime_checkable
-class TokenSource(Protocol):
-    """Token ids that were made before."""
-
-    def of(self, readings: Sequence[PromptedInput]) -> list[list[int]] | None:
-        """Of these readings; None where some are not known."""
-
-
 def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput:
-    """How text number `place` of a row is read."""
+    """Text number `place` of a row, with its prompt and side."""
     side = side_of(source.kind, place)
     return PromptedInput(text, source.document_prompt if side == "document" else source.query_prompt, side)
 
 
 def side_of(kind: Kind, place: int) -> Side:
-    """The side of a row's text number `place`: the anchor of a pair asks, and other kinds have one side."""
+    """The side of text number `place` of a row. Only pairs have documents: all texts but the anchor."""
     return "document" if kind == "pairs" and place else "query"
 
 
-def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenSource | None = None) -> list[list[int]]:
-    """Ids of each text in its prompt; texts of one prompt and side together, which is faster."""
+def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenCache | None = None) -> list[list[int]]:
+    """Token ids of each text in its prompt. Texts of one prompt and side are tokenized together, which is faster."""
     found = None if known is None else known.of(readings)
     if found is not None:
         return found

@@ -1,4 +1,4 @@
-"""From a file to the rows of its kind: the columns that the configuration names, checked cell by cell."""
+"""From a file to rows of its kind: reads the columns that the configuration names, and checks every cell."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_source(source: SourceConfig) -> tuple[SourceTable, int]:
 
 
 class _Found:
-    """What the blocks of a source add up to."""
+    """Collects the blocks of a source."""
 
     def __init__(self, source: SourceConfig, columns: Sequence[str]) -> None:
         self._source, self._columns = source, columns
@@ -50,7 +50,7 @@ class _Found:
         self._with_words: set[str] = set()
 
     def add(self, table: Table, part: SourceTable) -> None:
-        """Append a block of the file as it was read."""
+        """Append a block: the table as read, and its checked rows."""
         self._name = table.name
         self._seen |= dict.fromkeys(table.columns)
         self._texts.extend(part.texts)
@@ -62,7 +62,7 @@ class _Found:
                 self._with_words.add(column)
 
     def done(self) -> SourceTable:
-        """All rows; UserError for a column of numbers alone, and for a named one that no row has."""
+        """All rows; UserError for a column that holds only numbers, and for a named column that no row has."""
         absent = next((name for name in self._source.negatives or () if name not in self._seen), None)
         if absent is not None:
             raise UserError(f"{self._name}: no column {absent!r}; the columns are: {', '.join(self._seen)}")
@@ -73,12 +73,12 @@ class _Found:
         return SourceTable(self._source.kind, texts, self._scores or (), self._labels or (), self._ids or ())
 
     def close(self) -> None:
-        """Whatever happened, no temporary file stays open."""
+        """Close the temporary file, also after an error."""
         self._texts.close()
 
 
 def text_columns(source: SourceConfig) -> tuple[str, ...]:
-    """Columns whose texts every row has."""
+    """The columns that must have a text in every row."""
     match source.kind:
         case "pairs":
             return source.anchor, source.positive
@@ -93,7 +93,7 @@ def _extra_column(source: SourceConfig) -> str | None:
 
 
 def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
-    """A value that is no text is whole: it is refused when read."""
+    """Whether no text is missing or blank. A value of another type passes here, and is refused when it is read."""
     values = (table.rows[row].get(column) for column in columns)
     return not any(value is None or (isinstance(value, str) and not value.strip()) for value in values)
 
@@ -130,7 +130,7 @@ def _alone(table: Table, rows: Sequence[int], column: str) -> list[Texts]:
 
 
 def _name(table: Table, row: int, column: str) -> str:
-    """A label or an id: a text or a whole number, alike whether the file writes 3 or "3"."""
+    """A label or an id: a text or a whole number. 3 and "3" are the same."""
     value = table.rows[row][column]
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise UserError(f"{table.where(row)}: {column} is {value!r}; use text or a whole number")

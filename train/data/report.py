@@ -1,4 +1,4 @@
-"""What the training data are and what is doubtful in them: a line a source, and `data.json` in the run folder."""
+"""A description of the training data and their doubtful rows: one log line per source, and `data.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.data.sampler import Sampler
 from train.data.table import SourceTable
 
 _BLOCK = 16_384
-"""Texts whose ids are in memory at once."""
+"""Number of texts whose token ids are in memory at the same time."""
 _WORDS = {
     "empty": "with an empty text",
     "duplicate": "equal to an earlier one",
@@ -32,7 +32,7 @@ _WORDS = {
 
 
 def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str, Any]:
-    """The content of `data.json`: counts and sha256 of every source as it is trained on."""
+    """The content of `data.json`: counts and sha256 of the rows of every source on which the run is trained."""
     sources = [
         {
             "path": source.path,
@@ -54,7 +54,7 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The report for the terminal; only what is not zero."""
+    """The report for the terminal, without counts that are zero."""
     found = []
     for number, source in enumerate(report["sources"]):
         doubts = [f"{source[name]:,} {words}" for name, words in _WORDS.items() if source[name]]
@@ -76,21 +76,21 @@ def write(report: dict[str, Any], path: Path) -> None:
 
 
 def prompts_of(source: SourceConfig) -> list[tuple[str | None, Side]]:
-    """Prompt and side of a row's first text, and of all others."""
+    """Prompt and side of the first text of a row, and of all its other texts."""
     if source.kind == "pairs":
         return [(source.query_prompt, "query"), (source.document_prompt, "document")]
     return [(source.query_prompt, "query")] * 2
 
 
 def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int:
-    """Rows with a text that loses its end."""
+    """Number of rows with a text that is truncated."""
     first, others = prompts_of(source)
     rows = _cut((texts[:1] for texts in table.texts), *first, encoder)
     return len(rows | _cut((texts[1:] for texts in table.texts), *others, encoder))
 
 
 def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
-    """Rows with a text that is cut. Texts of few bytes have fewer tokens and need not be tokenised."""
+    """Rows with a text that is truncated. Short texts are not tokenized: they have fewer tokens than bytes."""
     room = encoder.config.max_length - len(encoder.tokenize([""], prompt=prompt, side=side)[0])
     numbered = (
         (row, text)

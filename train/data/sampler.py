@@ -1,9 +1,9 @@
-"""Which rows each step sees: a pure function of seed and step, so that resuming needs no stored position.
+"""The rows of each step, as a pure function of seed and step, so that resuming needs no stored position.
 
-Batches are drawn from all sources (Mixed) or from one source each (OneSource): then every negative is of the kind of
-the positive, and a topic or a style of writing no longer gives the answer away (Nussbaum et al. 2024, Nomic Embed).
+Batches are drawn from all sources (Mixed) or from one source each (OneSource). In the latter, all negatives resemble
+the positive in topic and style, so that these do not reveal the answer (Nussbaum et al. 2024, Nomic Embed).
 
-Every rank computes the global batch and takes its share: the order doesn't depend on the number of processes.
+Every rank computes the global batch and takes its shard, so the order does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sampler(Protocol):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that hold as many rows as there are."""
+        """Number of steps that use as many rows as there are."""
 
     def rows(self, step: int) -> Indices:
         """Rows of the global batch at `step` (from 0)."""
@@ -34,7 +34,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Mixed:
-    """Batches from all `n` rows, each row once an epoch."""
+    """Batches from all `n` rows. Each row comes once per epoch."""
 
     n: int
     batch: int
@@ -42,7 +42,7 @@ class Mixed:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that hold every row once."""
+        """Number of batches that hold every row once."""
         return steps_per_epoch(self.n, self.batch)
 
     def rows(self, step: int) -> Indices:
@@ -52,7 +52,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class OneSource:
-    """Each batch from one source, drawn with chances in proportion to `weights`, in that source's own order.
+    """Batches from one source each. Sources are drawn in proportion to `weights`, their rows in an order of their own.
 
     Rows are numbered through all sources, of which source i has `sizes[i]`.
     """
@@ -64,7 +64,7 @@ class OneSource:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that hold every row of every source once."""
+        """Number of batches that hold every row of every source once."""
         return sum(part.steps_per_epoch for part in self.parts)
 
     def rows(self, step: int) -> Indices:
@@ -77,8 +77,8 @@ class OneSource:
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Indices:
     """Rows of the global batch at `step` (from 0). Each epoch is a fresh permutation with every row once.
 
-    The last batch of an epoch is short when `batch` does not divide `n`; a rest of one row, which would have
-    no negatives, joins the batch before it.
+    The last batch of an epoch is smaller if `batch` does not divide `n`. A single remaining row, which would have no
+    negatives, joins the batch before it.
     """
     epoch, position = divmod(step, steps_per_epoch(n, batch))
     last = position == steps_per_epoch(n, batch) - 1
@@ -86,7 +86,7 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Indices:
 
 
 def steps_per_epoch(n: int, batch: int) -> int:
-    """Batches that hold every row once."""
+    """Number of batches that hold every row once."""
     if batch < 2:
         raise ValueError(f"a batch of {batch} has no negatives")
     if n < batch:
@@ -96,14 +96,14 @@ def steps_per_epoch(n: int, batch: int) -> int:
 
 
 def shard(indices: Indices, rank: int, world: int) -> Indices:
-    """The contiguous share of `rank`: sizes differ by one at most, and all shares in order are `indices`."""
+    """The contiguous shard of `rank`. Shards differ in size by at most one, and are `indices` when joined in order."""
     start, stop = (len(indices) * edge // world for edge in (rank, rank + 1))
     return indices[start:stop]
 
 
 @lru_cache(maxsize=16)
 def permutation(n: int, seed: int, epoch: int) -> Indices:
-    """The rows of an epoch in their order; read-only. Many sources take turns: each needs its own one kept."""
+    """The rows of an epoch in their order, read-only. Several are cached, because sources take turns."""
     order = np.random.default_rng([seed, epoch]).permutation(n)
     order.setflags(write=False)
     return order
@@ -111,7 +111,7 @@ def permutation(n: int, seed: int, epoch: int) -> Indices:
 
 @lru_cache(maxsize=2)
 def _drawn_sources(weights: tuple[float, ...], seed: int, steps: int) -> tuple[Indices, Indices]:
-    """The source of each step, and how many steps before it had the same. More steps begin with the same ones."""
+    """The source of each step, and how many earlier steps had the same one. More steps extend the same sequence."""
     chances = np.array(weights) / sum(weights)
     sources = np.random.default_rng([seed, 0, 1]).choice(len(weights), size=steps, p=chances)
     turns = np.empty_like(sources)
@@ -123,10 +123,10 @@ def _drawn_sources(weights: tuple[float, ...], seed: int, steps: int) -> tuple[I
 
 @dataclass(frozen=True, eq=False)
 class ByLabel:
-    """Each row once an epoch, `group` rows of its label together (all of them where the label has fewer).
+    """Each row once per epoch, in groups of `group` rows of one label (all of its rows if a label has fewer).
 
-    Groups of up to 2 `group` - 1 rows, for none is left over; a batch holds whole groups, hence a few rows more or
-    less than `batch`. A label's groups are spread evenly over the epoch, so that batches hold many labels.
+    Groups have up to 2 `group` - 1 rows, so that no row is left over. A batch holds complete groups, and so a few rows
+    more or fewer than `batch`. The groups of a label are spread evenly over the epoch: batches hold many labels.
     """
 
     labels: Indices = field(repr=False)
@@ -136,7 +136,7 @@ class ByLabel:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that hold every row once."""
+        """Number of batches that hold every row once."""
         return steps_per_epoch(len(self.labels), self.batch)
 
     def rows(self, step: int) -> Indices:
@@ -147,14 +147,14 @@ class ByLabel:
 
     @cached_property
     def members(self) -> list[Indices]:
-        """Rows of each label."""
+        """The rows of each label."""
         order = np.argsort(self.labels, kind="stable")
         return np.split(order, np.flatnonzero(np.diff(self.labels[order])) + 1)
 
 
 @lru_cache(maxsize=16)
 def _label_epoch(sampler: ByLabel, epoch: int) -> tuple[Indices, Indices]:
-    """All rows in their order, and where each batch begins and ends in it; read-only."""
+    """All rows in their order, and the boundaries of the batches in it; read-only."""
     generator = np.random.default_rng([sampler.seed, epoch, 2])
     groups: list[Indices] = []
     places: list[np.ndarray] = []

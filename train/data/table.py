@@ -20,12 +20,12 @@ from train.config import Kind
 
 T = TypeVar("T")
 Texts = tuple[str, ...]
-"""A row's texts: anchor, positive and negatives of a pair; both of a graded pair; the one of the other kinds."""
+"""The texts of a row: anchor, positive and negatives of a pair; both texts of a graded pair; otherwise one text."""
 
 
 @dataclass(frozen=True)
 class SourceTable:
-    """`texts` of every row, and beside them what its kind has: a score, a label or perhaps a document's id."""
+    """The texts of every row, and depending on the kind their scores, labels or document ids."""
 
     kind: Kind
     texts: Sequence[Texts]
@@ -37,19 +37,19 @@ class SourceTable:
         return len(self.texts)
 
     def keep(self, rows: Sequence[int]) -> SourceTable:
-        """Only these rows."""
+        """The table with only these rows."""
         scores, labels, ids = _kept(self.scores, rows), _kept(self.labels, rows), _kept(self.ids, rows)
         texts = self.texts.take(rows) if isinstance(self.texts, PackedTexts) else _kept(self.texts, rows)
         return SourceTable(self.kind, texts, scores, labels, ids)
 
     def contents(self, normalize: Callable[[str], str] = str) -> Iterator[tuple[str, ...]]:
-        """All that a row says, as strings; `normalize` is applied to its texts."""
+        """Everything in each row as strings, with `normalize` applied to the texts."""
         columns = [list(map(repr, self.scores)), self.labels, self.ids]
         extras = zip(*(column for column in columns if column), strict=True)
         return (tuple(map(normalize, texts)) + next(extras, ()) for texts in self.texts)
 
     def digests(self, normalize: Callable[[str], str] = str) -> Iterator[bytes]:
-        """16 bytes a row, equal for equal rows."""
+        """16 bytes per row, which are equal for equal rows."""
         return (hashlib.blake2b(encoded_row(row), digest_size=16).digest() for row in self.contents(normalize))
 
 
@@ -58,13 +58,13 @@ def _kept(column: Sequence[T], rows: Sequence[int]) -> list[T]:
 
 
 def encoded_row(row: Sequence[str]) -> bytes:
-    """Bytes that no other row has."""
+    """Bytes that differ for different rows."""
     texts = [text.encode("utf-8", "surrogatepass") for text in row]
     return len(texts).to_bytes(8, "little") + b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 
 SPILL = 64 << 20
-"""Bytes of text that stay in memory."""
+"""Maximum number of bytes of text that stay in memory."""
 _CODE = ("utf-8", "surrogatepass")
 Row = tuple[str, ...]
 
@@ -103,17 +103,17 @@ class PackedTexts(Sequence[Row]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(tuple.__eq__, self, other))
 
-    __hash__ = None  # type: ignore[assignment]  # as of a list
+    __hash__ = None  # type: ignore[assignment]  # unhashable, like a list
 
     def take(self, rows: Sequence[int]) -> PackedTexts:
-        """These rows in this order; no text is copied."""
+        """These rows in this order. No text is copied."""
         picked = np.array(rows, dtype=np.int64)
         return PackedTexts(self.data, self.edges, self.starts, picked if self.order is None else self.order[picked])
 
 
 @dataclass(eq=False)
 class Packer:
-    """Takes rows as they are read, and holds no more of them than `SPILL` bytes."""
+    """Packs rows while they are read, with at most `SPILL` bytes of text in memory."""
 
     edges: array[int] = field(default_factory=lambda: array("q", [0]))
     starts: array[int] = field(default_factory=lambda: array("q", [0]))
@@ -122,7 +122,7 @@ class Packer:
         self._file = tempfile.SpooledTemporaryFile(max_size=SPILL)  # noqa: SIM115  # it outlives every block
 
     def extend(self, rows: Iterable[Row]) -> None:
-        """Append rows; UserError where the temporary folder has no room for them."""
+        """Append rows; UserError if the temporary folder has no room for them."""
         try:
             for texts in rows:
                 for text in texts:
@@ -135,7 +135,7 @@ class Packer:
             ) from error
 
     def done(self) -> PackedTexts:
-        """All rows. The packer is used up."""
+        """All rows. The packer cannot be used afterwards."""
         self._file.flush()
         size = self.edges[-1]
         if size > SPILL:
@@ -147,5 +147,5 @@ class Packer:
         return PackedTexts(data, np.frombuffer(self.edges, np.int64), np.frombuffer(self.starts, np.int64))
 
     def close(self) -> None:
-        """Give the temporary file back; a mapping of it stays."""
+        """Close the temporary file. A mapping of it stays valid."""
         self._file.close()

@@ -1,11 +1,11 @@
-"""Token ids of all training texts: made once, kept on disk, read from there in every step.
+"""Token ids of all training texts, which are computed once and then read from disk in every step.
 
     known = load_tokens(data, encoder, run_folder / "tokens")
-    batch = prepare(data, rows, encoder, 1024, known=known)         # the same batch as without `known`
+    options = BatchOptions(1024, token_source=known)    # batches are the same as without `token_source`
 
-An Arrow file of `datasets`, mapped into memory, whose name is a hash of what the ids depend on (tokenizer, prompts,
-lower case, longest text, and the texts): a resumed run finds it, and another is never mistaken for it. Processes on a
-machine, or on a shared disk, wait for the first and map the same file.
+The ids are in an Arrow file of `datasets`, which is mapped into memory. Its name is a hash of everything on which the
+ids depend (tokenizer, prompts, lower case, maximum length, and the texts), so that a resumed run finds its file and
+never another one. Processes on one machine or one shared disk wait for the first of them and map the same file.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from train.data.prompted_input import PromptedInput, prompted_input, text_keys, 
 
 _log = logging.getLogger(__name__)
 BLOCK = 16_384
-"""Texts whose ids are in memory at once."""
+"""Number of texts whose token ids are in memory at the same time."""
 MOST = 20_000_000
 """With more rows nothing is kept: one process would tokenize for hours while the others wait."""
 FORMAT = 1
-"""To be raised when the same text may get other ids, or the file another form."""
+"""Increase it when the same text may get other ids, or when the format of the file changes."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenCache:
-    """Row `rows[i]` of `table`, a data set of Arrow tables, has the ids of the reading whose key is `keys[i]`."""
+    """Row `rows[i]` of `table`, a data set of Arrow tables, has the ids of the input whose key is `keys[i]`."""
 
     keys: NDArray[np.int64]
     """Sorted."""
@@ -51,7 +51,7 @@ class TokenCache:
     table: Any
 
     def of(self, readings: Sequence[PromptedInput]) -> list[list[int]] | None:
-        """Their ids; None where some were not among the training texts."""
+        """The token ids of these inputs; None if some of them are not training texts."""
         wanted = _keys(readings)
         places = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         if not np.array_equal(self.keys[places], wanted):
@@ -86,7 +86,7 @@ def known_tokens(
 
 
 def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCache:
-    """The ids of all texts of `data`, made now or by an earlier call; UserError where `folder` can't be written."""
+    """The ids of all texts of `data`, computed now or by an earlier call; UserError if `folder` can't be written."""
     import datasets
     import pyarrow
 
@@ -116,7 +116,7 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
 
 
 def _keys(readings: Sequence[PromptedInput]) -> NDArray[np.int64]:
-    """Equal for inputs of equal ids, which both copies of a text have."""
+    """Keys that are equal for inputs with equal token ids, as both copies of a text have."""
     keys: NDArray[np.int64] = text_keys([f"{item.prompt!r} {item.side} {item.text}" for item in readings]).numpy()
     return keys
 
@@ -134,7 +134,7 @@ def _blocks(data: TrainingData, encoder: Encoder) -> Iterator[list[PromptedInput
 
 
 def _name(data: TrainingData, encoder: Encoder, keys: NDArray[np.int64]) -> str:
-    """Of the ids' file: a digest of all that they depend on."""
+    """The name of the file: a digest of everything on which the ids depend."""
     config, tokenizer = encoder.config, encoder.tokenizer
     asked: set[tuple[str | None, Side]] = {(source.query_prompt, "query") for source in data.sources}
     asked |= {(source.document_prompt, "document") for source in data.sources}
@@ -154,7 +154,7 @@ def _name(data: TrainingData, encoder: Encoder, keys: NDArray[np.int64]) -> str:
 
 
 def _write(path: Path, data: TrainingData, encoder: Encoder, wanted: NDArray[np.bool_]) -> None:
-    """Whole or absent; what an earlier configuration or a killed process left in the folder goes."""
+    """Write the file completely or not at all, and remove what earlier configurations and killed processes left."""
     remove_leftovers(path.parent)
     with atomic_path(path) as temporary:
         _fill(temporary, data, encoder, wanted)

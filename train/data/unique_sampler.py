@@ -1,6 +1,6 @@
-"""Batches in which no text comes twice: a copy of the positive among the negatives would teach the contrary.
+"""Batches in which no text occurs twice: a copy of the positive among the negatives would teach the opposite.
 
-The masks of the loss hide equal texts too, but a hidden pair is a negative lost; here the batch is filled with others.
+The masks of the loss also ignore equal texts, but then a negative is lost. Here the batch gets another row instead.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ Keys = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class UniqueTexts:
-    """Each row once an epoch, in batches of which no two rows share a key.
+    """Each row once per epoch, in batches in which no two rows share a key.
 
-    `keys[row]` tells the row's texts; those of no other row may be left out. Rows go, in the order of `Mixed`, into the
-    first batch after the last one with a key of theirs that has room. What is late at the end of the epoch joins any
-    batch without its keys, past the size. A batch of a single row gets another from a large one. Left out, and others
-    in each epoch, are only rows whose texts all batches hold: those of a text in more rows than an epoch has batches.
+    `keys[row]` are the texts of the row; texts that no other row has may be omitted. In the order of `Mixed`, each row
+    goes into the first batch with room after the last batch that has one of its keys. Rows that are left at the end of
+    the epoch join any batch without their keys, beyond its size. A batch of a single row gets another row from a large
+    one. A row is left out only if every batch has one of its keys: of a text in more rows than an epoch has batches,
+    each epoch leaves out other rows.
     """
 
     keys: Sequence[Keys] = field(repr=False)
@@ -34,7 +35,7 @@ class UniqueTexts:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return steps_per_epoch(len(self.keys), self.batch)
 
     def rows(self, step: int) -> Indices:
@@ -43,12 +44,12 @@ class UniqueTexts:
         return self.epoch(epoch)[position]
 
     def epoch(self, epoch: int) -> list[Indices]:
-        """Its batches, filled when first asked for: some two seconds a million rows."""
+        """The batches of an epoch. They are filled on first use, in about two seconds per million rows."""
         return _epoch(self, epoch)
 
 
 def shared_keys(rows: Indices, keys: Indices, count: int) -> list[Keys]:
-    """The keys that each of `count` rows shares with another, as small numbers; most rows share none.
+    """The keys that each of `count` rows shares with another row, as small numbers. Most rows share none.
 
     `keys[i]` belongs to row `rows[i]`.
     """
@@ -70,7 +71,7 @@ def _epoch(sampler: UniqueTexts, epoch: int) -> list[Indices]:
     batches, late = _fill(order.tolist(), sampler.keys, sampler.batch, sampler.steps_per_epoch)
     left = _squeeze_in(late, sampler.keys, batches)
     if _give_company(batches, sampler.keys):
-        _squeeze_in(left, sampler.keys, batches)  # where a row went away there may be a place
+        _squeeze_in(left, sampler.keys, batches)  # a batch that gave a row away may take another one
     found = [np.array(batch, dtype=np.int64) for batch in batches]
     for batch in found:
         batch.setflags(write=False)
@@ -78,10 +79,10 @@ def _epoch(sampler: UniqueTexts, epoch: int) -> list[Indices]:
 
 
 def _fill(order: list[int], keys: Sequence[Keys], size: int, count: int) -> tuple[list[list[int]], list[int]]:
-    """Batches of at most `size` rows, and the rows that none with room could take."""
+    """Batches of at most `size` rows, and the rows for which no batch with room was left."""
     batches: list[list[int]] = [[] for _ in range(count)]
-    following: dict[int, int] = {}  # key -> the first batch after its last one
-    room = list(range(count + 1))  # a forest: from any batch to the next with room (`count`: none)
+    following: dict[int, int] = {}  # key -> the first batch after the last one that has it
+    room = list(range(count + 1))  # a forest that leads from any batch to the next one with room (`count`: none)
     late = []
     for row in order:
         place = _root(room, max((following.get(key, 0) for key in keys[row]), default=0))
@@ -104,9 +105,9 @@ def _root(forest: list[int], node: int) -> int:
 
 
 def _squeeze_in(late: list[int], keys: Sequence[Keys], batches: list[list[int]]) -> list[int]:
-    """Put each late row into the smallest batches in turn, past their size, where none of its keys is.
+    """Add each late row to one of the smallest batches without its keys, in turn, beyond the batch size.
 
-    Returns those for which there is no such batch.
+    Returns the rows for which there is no such batch.
     """
     left: list[int] = []
     if not late:
@@ -132,9 +133,9 @@ def _squeeze_in(late: list[int], keys: Sequence[Keys], batches: list[list[int]])
 
 
 def _give_company(batches: list[list[int]], keys: Sequence[Keys]) -> bool:
-    """A batch of one row has no negatives: it gets another from the largest batch with one that shares no key.
+    """Give each batch of one row, which has no negatives, another row without its keys from the largest batch.
 
-    True if one was moved. A batch of more rows than the lone one has keys always has such a row.
+    True if a row was moved. A batch with more rows than the single row has keys always has a suitable row.
     """
     large = [(-len(batch), number) for number, batch in enumerate(batches) if len(batch) > 2]
     heapq.heapify(large)
@@ -157,7 +158,7 @@ def _give_company(batches: list[list[int]], keys: Sequence[Keys]) -> bool:
 
 
 def _free_turns(numbers: list[int], begin: int, taken: list[set[int]]) -> Iterator[int]:
-    """Turns from `begin` on, round and round, of the batches that none of `taken` holds."""
+    """Turns of the batches that are in none of the sets `taken`, from `begin` to the end and from the start again."""
     if any(len(place) == len(numbers) for place in taken):
         return
     for turn in chain(range(begin, len(numbers)), range(begin)):

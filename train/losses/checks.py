@@ -1,4 +1,4 @@
-"""Losses that are refused before anything is read: they do not fit their source, or have options nobody reads."""
+"""Losses that are refused because they do not fit their source, or have options without an effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS: dict[Kind, type[LossInputs]] = {
     "graded": GradedInputs,
     "labelled": LabelledInputs,
 }
-"""What a batch of a source gives a loss to compare."""
+"""The inputs of a loss that each kind of source provides."""
 ROWS_OF: dict[LossKind, type[LossInputs]] = {
     "infonce": PairInputs,
     "cosent": GradedInputs,
@@ -24,7 +24,7 @@ ROWS_OF: dict[LossKind, type[LossInputs]] = {
     "distil_scores": TeacherInputs,
     "distil_vectors": TeacherInputs,
 }
-"""What each loss compares."""
+"""The inputs that each loss needs."""
 WORDS: dict[type[LossInputs], str] = {
     PairInputs: "pairs of anchor and positive",
     GradedInputs: "pairs with a score",
@@ -35,9 +35,9 @@ DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_scores": ("kl", "margin"),
     "distil_vectors": ("mse", "correlation"),
 }
-"""What each distillation can minimise; the first is its default."""
+"""Distances that each distillation can minimize. The first is the default."""
 COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "learn_temperature")
-"""Options of every loss."""
+"""Options that every loss uses."""
 ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "symmetric": ("infonce",),
     "margin": ("infonce",),
@@ -49,11 +49,11 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "teacher": ("distil_scores", "distil_vectors"),
     "teacher_temperature": ("distil_scores",),
 }
-"""Options that only these losses read; one that is neither here nor in `COMMON` would be ignored without a word."""
+"""Options that only these losses use. An option that is neither here nor in `COMMON` would be silently ignored."""
 
 
 def check_losses(config: TrainConfig) -> None:
-    """UserError for a loss that cannot compare what a source gives, or with options that it or nobody reads."""
+    """UserError for a loss that does not fit a source, or that has options without an effect."""
     for number, source in enumerate(config.data):
         for loss in losses_of(source, config):
             rows = TeacherInputs if loss.kind.startswith("distil") else ROWS[source.kind]
@@ -79,14 +79,14 @@ def _refuse_unused(loss: LossConfig) -> None:
 
 
 def check_loss(config: LossConfig, rows: type[LossInputs], source: str) -> None:
-    """Refuse a loss that doesn't fit what `source` (its name, for the message) gives, or whose options don't fit."""
+    """Refuse a loss that does not fit the inputs `rows`, or has unsuitable options. The message names `source`."""
     check_rows(config.kind, rows, source)
     _check_options(config)
     _check_matryoshka(config)
 
 
 def check_rows(kind: LossKind, rows: type[LossInputs], source: str) -> None:
-    """Refuse a kind of loss that compares something else than `source` gives."""
+    """Refuse a kind of loss that needs other inputs than `source` provides."""
     if not issubclass(rows, ROWS_OF[kind]):
         fitting = " or ".join(name for name, wanted in ROWS_OF.items() if issubclass(rows, wanted))
         raise UserError(
@@ -95,7 +95,7 @@ def check_rows(kind: LossKind, rows: type[LossInputs], source: str) -> None:
 
 
 def distance_of(config: LossConfig) -> Distance:
-    """The distance that a distillation minimises."""
+    """The distance that a distillation minimizes."""
     return config.distance or DISTANCES[config.kind][0]
 
 
@@ -128,13 +128,13 @@ def _check_matryoshka(config: LossConfig) -> None:
 
 
 _OTHER_HEADS = ("classifier", "summary", "cls")
-"""Dropout of task heads (GPT-2 has 0.1 in `summary_first_dropout`), which embedding models don't have."""
+"""Prefixes of the dropout options of task heads, which embedding models do not have (`summary_first_dropout`)."""
 
 
 def check_dropout(architecture: Mapping[str, object], lora: LoraConfig, source: str) -> None:
-    """Refuse two views of a text from `source` where they would be equal.
+    """Refuse a source of single texts if both copies of a text would get the same vector.
 
-    `architecture` is the decoder's own configuration, `config.get_text_config().to_dict()`.
+    `architecture` is the configuration of the decoder, `config.get_text_config().to_dict()`.
     """
     if (lora.method == "lora" and lora.dropout > 0) or any(_drops(*entry) for entry in architecture.items()):
         return
@@ -143,5 +143,5 @@ def check_dropout(architecture: Mapping[str, object], lora: LoraConfig, source: 
 
 
 def _drops(name: str, value: object) -> bool:
-    """A positive rate, whatever the family calls it: attention_dropout, resid_pdrop, hidden_dropout, layerdrop."""
+    """Whether it is a positive dropout rate, as named by any family: attention_dropout, resid_pdrop, layerdrop."""
     return "drop" in name and not name.startswith(_OTHER_HEADS) and isinstance(value, float) and value > 0

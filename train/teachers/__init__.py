@@ -1,1 +1,1 @@
-"""Teachers of distillation: their vectors of the training texts, kept on disk."""
+"""Teachers of distillation and their vectors of the training texts."""

@@ -1,14 +1,14 @@
-"""A teacher's vectors of all training texts: computed once, kept on disk, read by row as they are needed.
+"""A teacher's vectors of all training texts, which are computed once and then read from disk as needed.
 
     teacher = load_teacher("models/bge-small", {("a dog", "query"): "A dog"}, run_folder / "teacher", device="cpu")
     vectors = teacher.of([("a dog", "query")])
 
-A text is asked for as the student reads it, and read by the teacher as it stands in the data: a student in lower case
-may have a teacher that tells "Polish" from "polish". A teacher of ours with a prompt for each side reads it in that of
-its side.
+Vectors are looked up by the text as the student reads it, but the teacher embeds the text of the data: a student in
+lower case may have a teacher that distinguishes "Polish" and "polish". A teacher from dec2vec with a prompt for each
+side uses the prompt of the text's side.
 
-The name on disk is a hash of the teacher's files and of the texts, so a resumed run finds what the first one computed
-and a changed teacher or text is never mistaken for it. Processes on a machine (or a shared disk) wait for the first.
+The name of the file is a hash of the teacher's files and of the texts, so that a resumed run finds the vectors, and
+never those of another teacher or of other texts. Processes on one machine or one shared disk wait for the first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from train.data.prompted_input import side_of, text_keys
 from train.losses.per_source import losses_of
 
 BLOCK = 4096
-"""Texts whose vectors are in memory at once."""
+"""Number of texts whose vectors are in memory at the same time."""
 SIDES: tuple[Side, Side] = ("query", "document")
 Encode = Callable[[list[str], Side], NDArray[np.float32]]
 
@@ -52,7 +52,7 @@ class TeacherVectors:
     is_two_sided: bool = False
 
     def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
-        """Equal for equal texts, of equal sides where the teacher tells these."""
+        """Keys that are equal for equal texts, and differ by side if the teacher distinguishes sides."""
         return _keys(asked, self.is_two_sided)
 
     def of(self, asked: Sequence[Asked]) -> Float[Tensor, "text teacher_dim"]:
@@ -66,11 +66,11 @@ class TeacherVectors:
 
 
 def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, device: str) -> TeacherVectors:
-    """Vectors of all `texts` from the model in the folder `teacher`, embedded now or by an earlier call.
+    """Vectors of all `texts` from the model in the folder `teacher`, computed now or by an earlier call.
 
-    `texts` says how each text that is asked for stands in the data, where the teacher reads it. The teacher is a
-    folder of sentence-transformers or one that dec2vec wrote, with its own prompt and pooling.
-    Raises UserError where it can't be read or `folder` can't be written.
+    `texts` maps each text, as the student reads it, to the text of the data, which the teacher embeds. The teacher is
+    a folder of sentence-transformers or of dec2vec, and uses its own prompt and pooling. UserError if the teacher
+    can't be read or `folder` can't be written.
     """
     files = _files_hash(teacher)
     is_two_sided = _is_two_sided(teacher)
@@ -97,7 +97,7 @@ def _keys(asked: Sequence[Asked], is_two_sided: bool) -> Int[Tensor, " text"]:
 
 
 def _is_two_sided(teacher: str) -> bool:
-    """Whether queries and documents stand in different prompts."""
+    """Whether queries and documents have different prompts."""
     artifact = model_folders.find(ModelConfig(name_or_path=teacher))
     if artifact is None or artifact.config.prompt in CHAT_NAMES:
         return False
@@ -106,7 +106,7 @@ def _is_two_sided(teacher: str) -> bool:
 
 
 def _write(path: Path, encode: Encode, texts: list[Asked]) -> None:
-    """Whole or absent: a killed process leaves a temporary file, which the next one removes."""
+    """Write the file completely or not at all. The next process removes the temporary file of a killed one."""
     remove_leftovers(path.parent)
     with atomic_path(path) as temporary:
         _fill(temporary, encode, texts)
@@ -122,7 +122,7 @@ def _fill(path: Path, encode: Encode, texts: list[Asked]) -> None:
 
 
 def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
-    """The texts of each side together."""
+    """The vectors of a block. The texts of each side are embedded together."""
     of_side = {side: [row for row, (_, own) in enumerate(texts) if own == side] for side in SIDES}
     vectors = np.concatenate([encode([texts[row][0] for row in rows], side) for side, rows in of_side.items() if rows])
     found = np.empty_like(vectors)
@@ -131,7 +131,7 @@ def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
 
 
 def _encoder(teacher: str, device: str) -> Encode:
-    """One of our folders is read by our encoder (it may be an adapter alone), others by sentence-transformers."""
+    """Folders of dec2vec, which may be adapters, are loaded by `Encoder`, others by sentence-transformers."""
     config = ModelConfig(name_or_path=teacher, device="cuda" if device == "cuda" else "cpu")
     if model_folders.find(config) is not None:
         from dec2vec.encoder import Encoder
@@ -150,7 +150,7 @@ def _encoder(teacher: str, device: str) -> Encode:
 
 
 def _files_hash(teacher: str) -> str:
-    """What the teacher is: names and content of its files, and of the base's where it is an adapter."""
+    """A digest of the names and contents of the teacher's files, and of its base if it is an adapter."""
     root = Path(teacher)
     if not root.is_dir():
         raise UserError(f"loss.teacher {teacher} does not exist; download a teacher from the Hub to a folder first")
@@ -167,10 +167,10 @@ def _files_hash(teacher: str) -> str:
 
 
 def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
-    """Each teacher's vectors of the texts that it teaches, from disk where they were computed before.
+    """The vectors of each teacher for the texts that it teaches, from disk if they have been computed before.
 
-    A teacher reads the texts of the data: `model.text_normalization` is the student's. Of several that are one to the
-    student it reads the first.
+    A teacher embeds the texts of the data, without the student's `model.text_normalization`. Of several texts that are
+    equal for the student, it embeds the first.
     """
     normalize = NORMALIZERS[config.model.text_normalization]
     taught: dict[str, dict[Asked, str]] = {}
