@@ -135,7 +135,7 @@ def test_dev_needs_dev_and_test_queries_stay_out_of_it(tmp_path: Path) -> None:
 
 BROKEN: list[tuple[str, dict[str, object], str]] = [
     ("corpus", {"id": "d0", "text": "again"}, "corpus.jsonl line 31: id 'd0' occurs twice"),
-    ("queries", {"id": None, "text": "who"}, "queries.jsonl line 9: id None is no id"),
+    ("queries", {"id": None, "text": "who"}, "queries.jsonl line 9: id None is not an id"),
     ("queries", {"id": 77, "text": " "}, "queries.jsonl line 9: text is blank"),
     ("qrels", {"query_id": "77", "doc_id": "d1", "score": 1}, "line 49: query '77' is not in .*queries.jsonl"),
     ("qrels", {"query_id": "0", "doc_id": "d77", "score": 1}, "line 49: document 'd77' is not in the corpus"),

@@ -85,4 +85,4 @@ def _unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> Iterator[str
     for option in ("max_length", "text_normalization", "dtype"):
         mine, other = vars(tuned)[option], vars(untuned)[option]
         if mine != other:
-            yield f"{path}: {option} {mine}, the untuned rows {other}; use --model.{option} {mine}"
+            yield f"{path}: {option} is {mine}, but {other} for the untuned rows; use --model.{option} {mine}"

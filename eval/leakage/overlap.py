@@ -28,10 +28,10 @@ _GAP = re.compile(rf"(?<={UNSPACED}) (?={UNSPACED})")
 """What punctuation leaves between two characters of a script without spaces."""
 
 RULE = (
-    "normalised: equal but for case, punctuation, spacing and Unicode form;"
-    f" near: a share of {THRESHOLD:g} of the {SHINGLE}-word shingles is common (Jaccard; candidates by MinHash;"
-    " in scripts without spaces a character counts as a word), copies included;"
-    " clean: neither text is even near to a text of a training-side file or of the similarity dev file"
+    "normalised: equal except for case, punctuation, spacing and Unicode form; near: a fraction of at least "
+    f"{THRESHOLD:g} of the {SHINGLE}-word shingles is shared (Jaccard; candidates from MinHash; in scripts without "
+    "spaces each character is a word), including copies; clean: neither text is near a text of a training file or of "
+    "the similarity dev file"
 )
 """Stands below the counts wherever they are shown."""
 

@@ -27,7 +27,7 @@ def mteb_tables(config: EvalConfig, encoders: Encoders, choices: Sequence[Choice
         for name, score in run_mteb(model, config.mteb, folder).items():
             row = Result(subject, f"mteb/{name}", "main_score", score, None, None, 0)
             rows.setdefault(name, []).append(row)
-    note = "Scored by mteb itself, without an interval."
+    note = "Scored by the mteb package, without intervals."
     return [TaskTable(f"mteb/{name}", "main_score", found, note) for name, found in rows.items()]
 
 

@@ -19,17 +19,17 @@ def dev_sections(report: Report) -> list[Section]:
     by_prompt, by_k = by_layer(report.dev_curves, raw=True), by_dimension(report.dev_curves)
     found = []
     if by_prompt:
-        text = f"Spearman x 100 on {report.dev}, raw vectors; of each prompt the best pooling at every layer."
-        pictures = [Picture("layers.png", "Dev score by layer, a line a prompt: raw vectors.")]
+        text = f"Spearman x 100 on {report.dev}, raw vectors, with the best pooling of each prompt at every layer."
+        pictures = [Picture("layers.png", "Dev score by layer, one line per prompt: raw vectors.")]
         if has_posts(report.dev_curves):
             pictures.append(Picture("layers-post.png", "The same with the best post-processing at every layer."))
         found.append(Section("Score by layer", [text], [*pictures, _curve_table("prompt", "layer", by_prompt)]))
     if by_k:
         text = (
-            f"Spearman x 100 on {report.dev} by the dimensions that are kept; each line keeps the prompt, pooling"
-            " and layer of its best point."
+            f"Spearman x 100 on {report.dev} by number of dimensions; each line uses the prompt, pooling and layer of "
+            "its best point."
         )
-        picture = Picture("dimensions.png", "Dev score by dimension, a line a method.")
+        picture = Picture("dimensions.png", "Dev score by dimension, one line per method.")
         found.append(Section("Quality by dimension", [text], [picture, _curve_table("method", "k", by_k)]))
     return found
 
@@ -85,7 +85,7 @@ def confusion_section(item: Confusion, index: int) -> Section:
     text = [
         f"Accuracy x 100: {hundred(item.accuracy)}; n = {item.counts.sum()}. Rows: gold label; columns: given label."
     ]
-    shade = "The darker, the larger the share of the gold label."
+    shade = "Darker cells are a larger fraction of the gold label."
     numbered = [f"{number} {label}" for number, label in enumerate(item.labels, start=1)]
     matrix = Table(
         ["gold", *numbered],
@@ -106,7 +106,7 @@ def curve_sections(report: Report) -> list[Section]:
         return []
     rows = [_curve_row(item) for item in report.curves]
     header = ["curve", "average precision x 100", "threshold", "precision there", "recall there"]
-    picture = Picture("precision-recall.png", "Precision by recall; the dot is the threshold chosen on dev.")
+    picture = Picture("precision-recall.png", "Precision by recall; the dot is the threshold selected on dev.")
     return [Section("Precision and recall", [], [picture, Table(header, rows)])]
 
 

@@ -33,7 +33,7 @@ def seed_notes(runs: Sequence[str], recipes: Mapping[str, Recipe]) -> list[str]:
 def unknown_training(runs: Mapping[str, str]) -> list[str]:
     """A line for each run whose training text is not known, with the reason."""
     return [
-        f"Warning: what {run} was trained on is not known, so that its overlap with the tests is not measured: {why}."
+        f"Warning: the training data of {run} is unknown, so its overlap with the tests is not measured: {why}."
         for run, why in runs.items()
     ]
 
@@ -45,8 +45,8 @@ def shown_dev(counts: Sequence[Overlap], trained: Sequence[str]) -> list[str]:
     """
     seen = [row for row in counts if row.training in trained and row.part == "dev"]
     return [
-        f"Warning: {row.near:,} of the {row.texts:,} texts of {row.evaluation} are in, or close to, {row.training},"
-        " on which a tuned run was trained: a threshold or reading that it chose there may not fit new text."
+        f"Warning: {row.near:,} of the {row.texts:,} texts of {row.evaluation} occur in {row.training}, on which a "
+        "tuned run was trained, or have a near-duplicate there. Settings selected on them may not suit new texts."
         for row in seen
         if row.near > SHOWN * row.texts
     ]

@@ -159,8 +159,8 @@ def _verdict(report: Report) -> list[str]:
         ]
     verdict = "yes" if found.is_tuned_above_every_untuned else "no"
     return [
-        f"Tuned {hundred(found.tuned_value)} against {hundred(found.untuned_value)} untuned"
-        f" (Spearman x 100, {where}): {found.tuned} against {found.untuned}, both chosen on {report.dev}.",
+        f"Tuned {hundred(found.tuned_value)} compared with untuned {hundred(found.untuned_value)} (Spearman x 100, "
+        f"{where}): {found.tuned} and {found.untuned}, both selected on {report.dev}.",
         _difference(found),
         f"Tuned above every untuned row: {verdict}; the highest untuned row on the tests is"
         f" {found.best_untuned_on_test} with {hundred(found.best_untuned_on_test_value)}.",
@@ -171,7 +171,7 @@ def _verdict(report: Report) -> list[str]:
 def _difference(found: Comparison) -> str:
     gap = found.difference
     if not math.isfinite(gap.value):
-        return "Difference: none, as a figure is missing."
+        return "Difference: not available, because a score is missing."
     tie = " A tie: the interval contains 0." if found.is_tie else ""
     return (
         f"Difference {100 * gap.value:+.2f}, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f},"
@@ -185,15 +185,17 @@ def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
         return []
     ours, rival = (report.result(name, AVERAGE, clean=True) for name in (found.tuned, found.untuned))
     total = report.result(found.tuned, AVERAGE).n
-    where = f"the training-side text or {report.dev}, on which choices are made"
+    where = f"the training text or {report.dev}, on which settings are selected"
     if ours.n == total:
         known = not report.has_unknown_training
-        return [f"Overlap: no test pair has a text that is in, or close to, {where}."] if known else []
+        return (
+            [f"Overlap: no test pair has a text that occurs in {where} or has a near-duplicate there."] if known else []
+        )
     gap = report.result(report.gain, AVERAGE, clean=True)
     return [
-        f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that is in, or close to, {where}."
-        f" On the {ours.n:,} others: tuned {hundred(ours.value)} against {hundred(rival.value)},"
-        f" difference {hundred(gap.value)} ({span(gap.low, gap.high)})."
+        f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that occurs in {where} or has a "
+        f"near-duplicate there. On the other {ours.n:,}: tuned {hundred(ours.value)}, untuned {hundred(rival.value)}, "
+        f"difference {hundred(gap.value)} ({span(gap.low, gap.high)})."
     ]
 
 

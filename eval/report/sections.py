@@ -48,9 +48,9 @@ def sections(report: Report) -> list[Section]:
 
 
 def _systems(report: Report) -> Section:
-    text = [f"Spearman x 100 over all pairs of a set; layer, k and the best rows chosen on {report.dev}."]
+    text = [f"Spearman x 100 over all pairs of a set; layer, k and the best rows are selected on {report.dev}."]
     if report.best_untuned is not None:
-        text.append(f"Best untuned row, chosen on {report.dev}: {report.best_untuned}.")
+        text.append(f"Best untuned row, selected on {report.dev}: {report.best_untuned}.")
     header = table_header(report)
     best, tuned = report.best_untuned, report.tuned_names
     blocks = [Table(header, table_rows(report, report.highlights), best, tuned=tuned)]
@@ -63,8 +63,8 @@ def _systems(report: Report) -> Section:
 def _overview(report: Report) -> Section:
     """The result in one table."""
     rows = overview_rows(report)
-    text = "A difference is called higher or lower where its 95 % interval holds no 0. Both systems of a row were"
-    text += " chosen on dev data, by each task anew where it has its own."
+    text = "A difference is called higher or lower if its 95 % interval does not contain 0. Both systems of a row are"
+    text += " selected on the dev data of the task, or on the similarity dev file if it has none."
     return Section("Tuned against the best untuned", [text], [Table(HEADER, rows)] if len(rows) > 1 else [])
 
 
@@ -141,8 +141,11 @@ def mistake_sections(report: Report) -> list[Section]:
             [_start(wrong.text), wrong.gold, wrong.predicted, f"{wrong.lead:.4f}", f"{wrong.deficit:.4f}"]
             for wrong in item.shown
         ]
-        text = f"{item.system}: {item.total} of {item.n} test texts were taken for another class; the surest of them."
-        text += " Lead: best score minus the second best; deficit: the true class's score minus the best."
+        text = (
+            f"{item.system}: {item.total} of {item.n} test texts were assigned to a wrong class. The table shows the "
+            "most confident ones."
+        )
+        text += " Lead: best score minus second-best score; deficit: score of the true class minus best score."
         header = ["text", "gold", "predicted", "lead", "deficit"]
         found.append(Section(f"Mistakes: {item.task}", [text], [Table(header, rows)] if rows else []))
     return found
@@ -158,7 +161,8 @@ def _intervals(report: Report) -> Section:
         Picture("averages.png", f"{_average_of(report)}, with 95 % intervals, best first."),
         Picture(
             "tests.png",
-            "Each test set, with 95 % intervals: the tuned system, the best untuned one, the tuned reading untuned.",
+            "Each test set, with 95 % intervals: the tuned system, the best untuned system, and the untuned system "
+            "with the settings of the tuned one.",
         ),
     ]
     return Section("Intervals", [], pictures)
@@ -244,7 +248,10 @@ def similarity_section(report: Report) -> Section:
         average = report.result(name, AVERAGE)
         others = [hundred(report.result(name, AVERAGE, metric).value) for metric in OTHERS.values()]
         rows.append([name, hundred(average.value), span(average.low, average.high), *others])
-    text = "x 100, average over the test sets; distances count as negative. Choices were made by Spearman of cosines."
+    text = (
+        "x 100, average over the test sets; distances are negated. Settings were selected by the Spearman correlation "
+        "of cosines."
+    )
     header = ["system", "Spearman cosine", "95 % interval", *OTHERS]
     table = Table(header, rows, report.best_untuned, tuned=report.tuned_names)
     return Section("Other similarities", [text], [table] if rows else [])
@@ -256,7 +263,7 @@ def cost_section(report: Report) -> Section:
     for name, cost in report.costs.items():
         counts = (cost.texts, cost.tokens, cost.prefix_tokens, cost.spared_tokens)
         rows.append([name, *(f"{count:,}" for count in counts), f"{cost.seconds:.1f}"])
-    text = "Of this evaluation alone: vectors that an earlier one left cost nothing. A prompt is read once for many"
-    text += " texts, as far as it stands before them; spared is what reading it with each text would have added."
-    header = ["encoder and prompt", "texts", "tokens read", "of them prompt, read once", "tokens spared", "seconds"]
+    text = "Cost of this evaluation only; cached vectors are not included. A shared prompt is computed once for many"
+    text += " texts; saved is the number of tokens that computing it for each text would have added."
+    header = ["encoder and prompt", "texts", "tokens computed", "of which shared prompt", "tokens saved", "seconds"]
     return Section("Cost", [text], [Table(header, rows)] if rows else [])

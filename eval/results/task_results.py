@@ -55,12 +55,16 @@ def _verdict(ours: Measured, rival: Measured) -> str:
     a, b = ours.figures[0], rival.figures[0]
     gap = interval(a.value - b.value, a.resampled - b.resampled)
     if not np.isfinite(gap.value):
-        return f"{a.metric}: no difference of {ours.name} and {rival.name}, as a figure is missing. "
+        return (
+            f"{a.metric}: the difference of {ours.name} and {rival.name} is not available, because a score is missing. "
+        )
     p = p_value(a.resampled - b.resampled)
     tie = "" if gap.low > 0 or gap.high < 0 else " A tie: the interval contains 0."
     one, other = f"{100 * a.value:.2f} tuned ({ours.name})", f"{100 * b.value:.2f} untuned ({rival.name})"
     span = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-    return f"{a.metric} x 100: {one} against {other}; difference {100 * gap.value:+.2f}, {span}, p = {p:.3f}.{tie} "
+    return (
+        f"{a.metric} x 100: {one} compared with {other}; difference {100 * gap.value:+.2f}, {span}, p = {p:.3f}.{tie} "
+    )
 
 
 def _clean_verdict(ours: Measured, rival: Measured) -> str:
@@ -73,10 +77,10 @@ def _clean_verdict(ours: Measured, rival: Measured) -> str:
     left += " the training-side text."
     gap = interval(a.value - b.value, a.resampled - b.resampled)
     if not np.isfinite(gap.value):
-        return f"{left} The {a.n:,} others allow no figure. "
+        return f"{left} The other {a.n:,} are too few for a score. "
     span = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-    figures = f"{100 * a.value:.2f} against {100 * b.value:.2f}, difference {100 * gap.value:+.2f} ({span})"
-    return f"{left} On the {a.n:,} others: {figures}. "
+    figures = f"{100 * a.value:.2f} compared with {100 * b.value:.2f}, difference {100 * gap.value:+.2f} ({span})"
+    return f"{left} On the other {a.n:,}: {figures}. "
 
 
 def _clean(row: Measured) -> Figure | None:
@@ -87,7 +91,7 @@ def _note(rows: Sequence[Measured]) -> str:
     dev_names = list(dict.fromkeys(row.choice.chosen_on for row in rows if row.choice and row.choice.chosen_on))
     leaders = [row for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None]
     edges = [f"Note: {row.name}: {remark}." for row in leaders for remark in row.remarks]
-    return " ".join([f"Readings were chosen on {', '.join(dev_names)}.", *edges] if dev_names else edges)
+    return " ".join([f"Settings were selected on {', '.join(dev_names)}.", *edges] if dev_names else edges)
 
 
 def _spreads(task: str, rows: Sequence[Measured]) -> list[Result]:

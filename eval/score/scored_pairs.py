@@ -54,7 +54,7 @@ def select_threshold(
         raise UserError(f"{dev.name}: no threshold reaches precision {precision:g}; the highest is {best:.3f}")
     metrics = decision_metrics(cosines, dev.labels, whole(len(dev)), threshold)
     facts = ", ".join(f"{name} {metrics[name][0]:.3f}" for name in ("accuracy", "f1", "precision", "recall"))
-    return Threshold(threshold, f"chosen for {criterion} on {dev.name}: {facts}")
+    return Threshold(threshold, f"selected for {criterion} on {dev.name}: {facts}")
 
 
 def pair_cosines(

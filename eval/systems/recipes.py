@@ -39,9 +39,12 @@ def unlike(label: str, recipes: Mapping[str, Recipe | None]) -> str | None:
         values = {run: repr(found.get(option)) for run, found in known.items()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{run} {value}" for run, value in values.items())
-            return f"Warning: {label}: the runs differ in more than their seed: {option} is {listed}."
+            return f"Warning: {label}: the runs differ in other settings than the seed: {option} is {listed}."
     if unknown:
-        return f"Note: {label}: taken as seeds by name; there is no record of how {', '.join(unknown)} was trained."
+        return (
+            f"Note: {label} are treated as seeds because of their names; there is no record of how "
+            f"{', '.join(unknown)} was trained."
+        )
     return None
 
 

@@ -168,7 +168,7 @@ def _probabilities(
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train, codes)
     if model.n_iter_.max() >= ITERATIONS:
-        logger.warning("the probe with C %g stopped after %d iterations", strength, ITERATIONS)
+        logger.warning("the probe with C %g did not converge in %d iterations", strength, ITERATIONS)
     found = np.zeros((len(vectors), classes))
     found[:, model.classes_] = model.predict_proba(vectors)
     return found
