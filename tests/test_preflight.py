@@ -49,15 +49,15 @@ def config_of(*sources: SourceConfig, **sections: Any) -> TrainConfig:
 
 
 CASES: dict[str, tuple[TrainConfig, str]] = {
-    "no data": (TrainConfig(), "no training pairs; name a file with --data.0.path"),
+    "no data": (TrainConfig(), "no training pairs are given; give a file with --data.0.path"),
     "a source without a path": (config_of(PAIRS, SourceConfig()), "a source has no path"),
     "negatives without pairs": (
         config_of(changed(LABELLED, negatives=("x",))),
-        "data.0.negatives: only pairs have it, and data.0.kind is labelled",
+        "data.0.negatives is only for pairs, but data.0.kind is labelled; remove it",
     ),
     "a prompt of documents without pairs": (
         config_of(changed(GRADED, document_prompt="bare")),
-        "data.0.document_prompt: only pairs have it, and data.0.kind is graded",
+        "data.0.document_prompt is only for pairs, but data.0.kind is graded; remove it",
     ),
     "a prompt of a source that is none": (
         config_of(changed(PAIRS, document_prompt="promteol")),
@@ -66,15 +66,15 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     "a loss that does not fit": (config_of(TEXTS, loss=LossConfig(kind="cosent")), "needs pairs with a score"),
     "kinds that share no batch": (
         config_of(PAIRS, TEXTS),
-        "data.1.kind: not that of data.0, so no batch can hold both",
+        "data.1.kind differs from that of data.0, so a batch cannot contain both",
     ),
     "losses that share no batch": (
         config_of(PAIRS, changed(PAIRS, losses=(LossConfig(weight=2.0),))),
-        "data.1.losses: not that of data.0, so no batch can hold both; add --batch.sources single",
+        "data.1.losses differs from that of data.0, so a batch cannot contain both; add --batch.sources single",
     ),
     "a weight in mixed batches": (
         config_of(PAIRS, changed(PAIRS, weight=2.0)),
-        "data.1.weight: only batches of one source have weights; add --batch.sources single",
+        "data.1.weight is only used for batches of a single source; add --batch.sources single",
     ),
     "labels and no duplicates": (
         config_of(PAIRS, LABELLED, batch=BatchConfig(sources="single", no_duplicates=True)),
@@ -82,7 +82,7 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     ),
     "logits": (
         config_of(model=ModelConfig(name_or_path="x", pooling="logits")),
-        "model.pooling logits: for encoding and evaluation only",
+        "model.pooling logits is only for encoding and evaluation",
     ),
     "options of adapters without adapters": (
         config_of(lora=LoraConfig(method="full", layers=(1,))),
@@ -94,7 +94,7 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     ),
     "merging into 4 bit": (
         config_of(model=ModelConfig(name_or_path="x", load_in_4bit=True), export=ExportConfig(merge=True)),
-        "export.merge: an adapter can't be merged into 4-bit weights",
+        "export.merge: an adapter cannot be merged into 4-bit weights",
     ),
     "depth without merging": (
         config_of(model=ModelConfig(name_or_path="x", depth=1)),
@@ -113,10 +113,10 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     ),
     "more negatives than ranks": (
         config_of(mining=MiningConfig(every=1, negatives=9, max_rank=8)),
-        "more than the window of ranks 1 to 8 holds; raise --mining.max_rank",
+        "more than the window of ranks 1 to 8 contains; raise --mining.max_rank",
     ),
-    "whitening without dev": (config_of(export=ExportConfig(whiten=True)), "export.whiten: its k is chosen on dev"),
-    "tests without dev": (config_of(eval=EvalSection(tests=("test.jsonl",))), "eval.tests: layers are chosen on dev"),
+    "whitening without dev": (config_of(export=ExportConfig(whiten=True)), "export.whiten: its k is selected on dev"),
+    "tests without dev": (config_of(eval=EvalSection(tests=("test.jsonl",))), "eval.tests: layers are selected on dev"),
 }
 
 
@@ -164,7 +164,7 @@ def test_the_run_folder_must_not_hold_the_base_or_other_files(tmp_path: Path) ->
     folder = RunFolder(tmp_path / "run")
     inside = ModelConfig(name_or_path=str(tiny_model_folder(folder.model)))
     outside = ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "base")))
-    with pytest.raises(UserError, match="training would replace it; choose another --output_dir"):
+    with pytest.raises(UserError, match="would be overwritten by training; choose another --output_dir"):
         check_folder(config_of(model=inside), Ddp, folder)
     with pytest.raises(UserError, match="exists and is not an export of dec2vec"):
         check_folder(config_of(model=outside), Ddp, folder)

@@ -76,7 +76,7 @@ def test_own_templates() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [("{text} {text}", "2 slots"), ("promteol", "did you mean prompteol"), ("zzz", "use one of bare")],
+    [("{text} {text}", "contains {text} 2 times"), ("promteol", "did you mean prompteol"), ("zzz", "use one of bare")],
 )
 def test_refused(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -40,7 +40,7 @@ def explain(cls: type, error: ValidationError) -> str:
 def number_given_as_bool(raw: object, value: object, name: str = "") -> str | None:
     """The message for `rank: true`, which pydantic would accept as the number 1; None if there is no such value."""
     if isinstance(raw, bool) and not isinstance(value, bool):
-        return f"{name}: {str(raw).lower()} is no number"
+        return f"{name}: {str(raw).lower()} is not a number"
     children: list[tuple[str, object, object]] = []
     if isinstance(raw, dict) and dataclasses.is_dataclass(value):
         children = [(f"{name}.{key}".lstrip("."), item, getattr(value, key)) for key, item in raw.items()]

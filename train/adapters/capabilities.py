@@ -31,7 +31,7 @@ def why_padded(model: Engine) -> str | None:
     """Why texts must be padded in this run; None if they need not be."""
     device = next(model.embedder.parameters()).device
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        return "attention without padding needs a CUDA device of compute capability 8.0 or more"
+        return "attention without padding needs a CUDA device with compute capability 8.0 or higher"
     if find_kernel() is None:
         return "this torch has no varlen_attn with a scale and a window (2.11 has)"
     return _why_not_for_this_model(model)
@@ -42,18 +42,18 @@ def _why_not_for_this_model(model: Engine) -> str | None:
     text = backbone.config.get_text_config()
     weight = backbone.get_input_embeddings().weight
     if not model.embedder.autocast and weight.dtype not in (torch.bfloat16, torch.float16):
-        return "the kernel takes 16 bits (--model.autocast on, or --model.dtype bfloat16)"
+        return "the kernel needs 16-bit values (--model.autocast on, or --model.dtype bfloat16)"
     if text.model_type not in FAMILIES or not can_share(backbone):
-        return "it isn't proved equal for this decoder family, sliding windows or attention in both directions"
+        return "it is not tested for this decoder family, sliding windows or bidirectional attention"
     if text._attn_implementation != "sdpa" or text.to_dict().get("attention_dropout"):
-        return "the decoder's attention is not sdpa without dropout"
+        return "it needs sdpa attention without dropout"
     size = text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads
     if size % 8 or size > LARGEST_HEAD:
-        return f"heads of {size} components; the kernel takes multiples of 8 up to {LARGEST_HEAD}"
+        return f"the attention heads have {size} components, but the kernel needs a multiple of 8 up to {LARGEST_HEAD}"
     if checkpoints(backbone):
-        return "checkpointed blocks run again after the pass"
+        return "checkpointed blocks are run again after the pass"
     if not model.holds_whole_weights:
-        return "the weights are sharded, for which it isn't proved equal"
+        return "it is not tested with sharded weights"
     return None
 
 
@@ -63,13 +63,13 @@ def why_not_shared(model: Engine) -> str | None:
     if max(embedder.wanted_layers([embedder.view])) == 0:
         return "the input embeddings are pooled"
     if not can_share(embedder.backbone):
-        return "sharing isn't proved equal for this decoder family"
+        return "sharing is not tested for this decoder family"
     if model.why_prefix_not_shared is not None:
         return model.why_prefix_not_shared
     if drops(embedder.backbone):
-        return "dropout draws a mask of its own for each text"
+        return "dropout draws a separate mask for each text"
     if checkpoints(embedder.backbone):
-        return "checkpointed blocks keep no keys and values"
+        return "checkpointed blocks do not keep keys and values"
     return None
 
 

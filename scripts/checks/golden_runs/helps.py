@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from golden_runs.cases import Case, Facts, Finding, Side
-from golden_runs.renames import ADDED, PRIVATE, RENAMED, VALUES
+from golden_runs.renames import ADDED, CHANGED, PRIVATE, RENAMED, VALUES
 from golden_runs.trees import known_options
 
 
@@ -45,7 +45,7 @@ def compare_options(verb: str, old: Mapping[str, Facts], new: Mapping[str, Facts
         for name, found in names.items()
         if found is not None
         for key in ("kind", "default")
-        if not _same(name, found, old[name][key], new[found][key])
+        if name not in CHANGED.get(verb, ()) and not _same(name, found, old[name][key], new[found][key])
     ]
     renamed = [f"{name} -> {found}" for name, found in names.items() if found is not None and found != name]
     figure = f"{len(old)} options are now {len(new)}" + _listed(

@@ -33,9 +33,20 @@ PRIVATE: dict[str, set[str]] = {
         "batch.prefetch",
         "batch.parallel_chunks",
         "batch.flush_denormals",
+        "batch.cache_tokens",
+        "loss.gather",
+        "data.N.losses.N.gather",
+        "loss.angle_temperature",
+        "data.N.losses.N.angle_temperature",
+        "optim.max_bad_steps",
+        "tracking.entity",
+        "tracking.name",
     },
 }
 """Options that users no longer have."""
+
+CHANGED: dict[str, set[str]] = {"export": {"run"}}
+"""Options with another default: `export` never worked without a run, and now its help says so."""
 
 ADDED: dict[str, set[str]] = {}
 """Options that the old tree did not have."""
