@@ -108,4 +108,4 @@ def test_recipes_are_told_apart_by_more_than_the_seed(tmp_path: Path) -> None:
     assert read_recipe(str(tmp_path)) is None
     assert unlike("r", {"r-seed1": one, "r-seed2": two}) is None
     line = unlike("r", {"r-seed1": one, "r-seed3": three})
-    assert line == "Warning: r: the runs differ in more than their seed: optim.lr is r-seed1 0.1, r-seed3 0.2."
+    assert line == "Warning: r: the runs differ in other settings than the seed: optim.lr is r-seed1 0.1, r-seed3 0.2."
