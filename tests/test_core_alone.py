@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,21 +23,20 @@ pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 EXTRAS = {"faiss", "gensim", "mteb", "nltk", "pandas", "rouge_score", "sacrebleu", "smart_open", "tensorboard"}
 
 
-class NotInstalled(importlib.abc.MetaPathFinder):
-    """Fails to find the packages of the extras, as in an environment without them."""
+class NotInstalled:
+    """A finder of `sys.meta_path` that does not see the packages of the extras."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] in EXTRAS:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        return None if name.partition(".")[0] in EXTRAS else self._finder.find_spec(name, path, target)
 
 
 def without_extras() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] in EXTRAS]:
         del sys.modules[name]
-    sys.meta_path.insert(0, NotInstalled())
+    sys.meta_path = [NotInstalled(finder) for finder in sys.meta_path]
 
 
 def whole_run(folder: Path) -> dict[str, Any]:

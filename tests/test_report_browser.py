@@ -123,7 +123,7 @@ def test_a_thousand_systems_stay_small(tmp_path: Path) -> None:
     """Below 5 MB, and folded away but for the rows that matter."""
     report = full_report()
     more = [
-        replace(row, system=f"untuned/p{i}/mean@1")
+        replace(row, subject=replace(row.subject, name=f"untuned/p{i}/mean@1"))
         for i in range(1000)
         for row in report.results
         if row.system == "untuned/bare/mean@0"

@@ -38,7 +38,7 @@ class Sharded(Engine):
         if not config.fused or config.method == "full":
             return config
         if is_first_process():
-            _log.info("lora.fused is off: the weights are sharded, and it needs a whole copy of them")
+            _log.info("lora.fused is disabled, because it needs an unsharded copy of every weight")
         return dataclasses.replace(config, fused=False)
 
     @classmethod
