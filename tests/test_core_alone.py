@@ -29,6 +29,9 @@ class NotInstalled:
     def __init__(self, finder: Any) -> None:
         self._finder = finder
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
+
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
         return None if name.partition(".")[0] in EXTRAS else self._finder.find_spec(name, path, target)
 
@@ -51,7 +54,7 @@ def whole_run(folder: Path) -> dict[str, Any]:
     assert dec2vec(["eval", "eval.yaml"]) == 0
     mine = ["mine", "pairs.jsonl", "--model", "out", "--output", "mined.jsonl", "--negatives", "1", "--device", "cpu"]
     assert dec2vec(mine) == 0
-    report: dict[str, Any] = json.loads((folder / "evaluated" / "report.json").read_text(encoding="utf-8"))
+    report: dict[str, Any] = json.loads((folder / "evaluated" / "report" / "report.json").read_text(encoding="utf-8"))
     return report
 
 
