@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -99,6 +100,14 @@ def tiny_config(family: str) -> Any:
 
 def tiny_model_folder(path: Path, family: str = "llama", *, seed: int = 0) -> Path:
     """Write a random decoder with weights large enough that texts get visibly different vectors."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in _tiny_model_files(family, seed).items():
+        (path / name).write_bytes(content)
+    return path
+
+
+@cache
+def _tiny_model_files(family: str, seed: int) -> dict[str, bytes]:
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
     model = AutoModel.from_config(tiny_config(family))
@@ -107,9 +116,10 @@ def tiny_model_folder(path: Path, family: str = "llama", *, seed: int = 0) -> Pa
             if parameter.ndim > 1 and "norm" not in name:
                 parameter.normal_(std=0.25)
     torch.random.set_rng_state(generator)
-    model.save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def write_jsonl(path: Path, rows: list[dict[str, object]]) -> Path:

@@ -37,6 +37,10 @@ IMPORTED_LATE = (
     "train.finish",
     "train.export.push",
     "train.build",
+    "train.loop",
+    "train.resolve",
+    "dec2vec.runtime",
+    "peft.utils.transformers_weight_conversion",
 )
 """What the trainer imports only once it knows that it will run."""
 

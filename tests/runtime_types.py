@@ -7,6 +7,7 @@ time) and compiles PyTorch and Transformers anew whenever one of our modules is 
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import decode_source
 from types import CodeType, ModuleType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from beartype import beartype
 from jaxtyping import AbstractArray, jaxtyped
@@ -96,17 +97,20 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_own_dimensions
 
 
+class _Names(dict[str, Any]):
+    """A module's names; any other is a dimension, as in Int[Tensor, batch], which needs no quotes."""
+
+    def __missing__(self, name: str) -> str:
+        if name[0].isupper() or hasattr(builtins, name):
+            raise KeyError(name)
+        return name
+
+
 def _resolved(hint: Any, function: Callable[..., Any]) -> Any:
     """The type that an annotation names; Any where the name is known to mypy only."""
-    if not isinstance(hint, str):
-        return hint
-
-    def named(value: Any) -> None: ...
-
-    named.__annotations__ = {"value": hint}
     try:
-        return get_type_hints(named, function.__globals__, include_extras=True)["value"]
-    except Exception:
+        return eval(hint, {}, _Names(function.__globals__)) if isinstance(hint, str) else hint
+    except (NameError, TypeError):
         return Any
 
 

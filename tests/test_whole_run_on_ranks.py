@@ -103,6 +103,7 @@ def test_ranks_that_see_different_checkpoints_are_refused(tmp_path: Path, monkey
         assert f"processes find different checkpoints (steps [{STEPS}, 0])" in message
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     """The real launcher, through the script that shows the losses side by side."""
     config = write_run(tmp_path, lora=NO_DROPOUT)

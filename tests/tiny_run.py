@@ -59,7 +59,7 @@ def write_run(folder: Path, **sections: Any) -> Path:
         data=(SourceConfig(path="pairs.jsonl"),),
         loss=LossConfig(learn_temperature=True),
         optim=OptimConfig(steps=STEPS, lr=1e-2),
-        batch=BatchConfig(size=8, chunk_tokens=64, graph_tokens=128),
+        batch=BatchConfig(size=8, chunk_tokens=128, graph_tokens=256),
         checkpoint=CheckpointConfig(every=3, keep=2),
         eval=EvalSection(dev="dev.jsonl", every=4, after_training=False),
         output_dir="out",
