@@ -135,7 +135,9 @@ def test_signal(config: Path, whole: Path, tmp_path: Path, number: signal.Signal
     same_but_for_checkpoints(tmp_path, whole)
 
 
-@pytest.mark.parametrize(("ranks", "rank"), [*(pytest.param(2, rank, marks=pytest.mark.slow) for rank in (0, 1)), (3, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "rank"), [*(pytest.param(2, rank, marks=pytest.mark.slow) for rank in (0, 1)), (3, 1)]
+)
 def test_signal_to_one_of_several_ranks(config: Path, tmp_path: Path, ranks: int, rank: int) -> None:
     """All ranks stop at the same step, and resumed ranks equal undisturbed ones bit for bit.
 

@@ -166,7 +166,7 @@ def _take_over(
 
 
 def _describe_data(run: Run) -> None:
-    """Write `data.json` and log what is doubtful in the data."""
+    """Write `data.json`, and log a summary with the problems found in the data."""
     if run.is_main:
         report = data_report.describe(run.data, run.sampler, run.encoder)
         data_report.write(report, run.folder.data)

@@ -16,7 +16,7 @@ from train.adapters.lora import make_trainable
 from train.build import load_base
 from train.checkpointing.checkpoint import load_checkpoint
 from train.config import TrainConfig
-from train.distributed.single import Single
+from train.distributed.engine import wrap_alone
 from train.export.push import push_finished
 from train.export.save import save_adapter, shown_name
 from train.export.staging import export_model
@@ -81,7 +81,7 @@ def _with_whole_weights(run: Run) -> Run:
     encodes = config.export.whiten or config.eval.has_report
     encoder = load_base(config.model, config.model if encodes else learner.model.loading_config(config.model))
     make_trainable(encoder.embedder, config.lora)
-    model = Single(encoder.embedder)
+    model = wrap_alone(encoder.embedder)
     optimizer = make_optimizer(model, learner.temperature, config.optim)
     alone = dataclasses.replace(learner, model=model, optimizer=optimizer)
     return dataclasses.replace(run, encoder=encoder, learner=alone)

@@ -86,7 +86,7 @@ class Run:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of the finished step on the main process, whole under every engine, and drop old ones."""
+    """Write a checkpoint of the finished step on the main process, with whole tensors, and remove old ones."""
     trained = trained_tensors(run)
     moments = optimizer_tensors(run.learner.optimizer, list(trained))
     trained, moments = (run.learner.model.whole_on_main(tensors, is_main=run.is_main) for tensors in (trained, moments))

@@ -39,7 +39,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstring
 def load(cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str = "dec2vec COMMAND CONFIG.yaml") -> T:
     """The configuration in `path` (defaults if None) with the overrides applied; `--help` prints the options and exits.
 
-    Raises UserError for anything the user can mend.
+    Raises UserError for anything that the user can fix.
     """
     wanted = [token for token in overrides if token not in ("--help", "-h")]
     if len(wanted) != len(overrides):

@@ -1,4 +1,4 @@
-"""Data behind the pictures of further tasks: scatter of vectors, confusion matrix, precision and recall."""
+"""Data behind the pictures and the table of mistakes: scatter, confusion matrix, precision and recall, histograms."""
 
 from __future__ import annotations
 

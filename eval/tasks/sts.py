@@ -84,7 +84,7 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
     """A file of graded pairs. Several of them share the dev file on which layer and post-processing are chosen."""
 
     def __post_init__(self) -> None:
-        """A dev file is a task as well, chosen on and reported: whoever loads tests compares them with it."""
+        """Dev and test may be equal, as the dev file is reported too; `eval.inputs.load_tasks` checks the tests."""
 
     @property
     def chosen_on(self) -> str:

@@ -33,7 +33,7 @@ def main() -> int:
     """Make model and texts, warm up with one step, profile the others, and print both tables."""
     options = _parse()
     from bench.ours import Ours
-    from torch._C._profiler import _ExperimentalConfig  # by itself the profiler sees no thread of chunk_threads
+    from torch._C._profiler import _ExperimentalConfig  # by default only this thread is profiled
     from torch.profiler import ProfilerActivity, profile
 
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@
 
 Each run goes through the real launchers: torchrun for `--launcher torchrun` (the engine in the environment), or
 `accelerate launch --config_file configs/accelerate/ENGINE.yaml`. The fifth batch is uneven: two rows, fewer than four
-processes. Then a run of each engine goes on from what one process wrote at step 3. Gradients are read out of the
+processes. Then a run of each engine resumes from one process's step 3. Gradients are read out of the
 optimiser's first moments, so they are those that AdamW got. Anything that is no option of this script is handed on to
 training (`--model.device cpu`). Dropout must be off, since each process draws masks of its own. Exit code 0 when no
 number exceeds --tolerance, relatively. `--engines deepspeed-zero2 deepspeed-zero3` want the deepspeed package.

@@ -3,7 +3,7 @@
     python scripts/checks/check_ranks.py configs/train/quickstart.yaml --steps 20
 
 Anything that is no option of this script is handed on to training (`--batch.size 32`). Dropout is off, since each
-process draws masks of its own. Exit code 0 when no loss differs by more than --tolerance, relatively.
+process draws different masks. Exit code 0 when no loss differs by more than --tolerance, relatively.
 """
 
 from __future__ import annotations

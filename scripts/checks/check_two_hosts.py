@@ -6,7 +6,7 @@ First the run is made undisturbed, and by one process alone: losses and adapter 
 each experiment is one run of `torchrun -m train` over both hosts, disturbed at a random step:
     kill   a rank of the second host is killed (SIGKILL)
     hang   it is stopped (SIGSTOP), so that no connection closes
-    cut    the cable is cut for longer than distributed.timeout, then mended
+    cut    the cable is cut for longer than distributed.timeout, then reconnected
     blink  the cable is cut for a shorter time
     slow   the rank is stopped half of the time for ten seconds
     away   the cable is cut for longer than torchrun waits for a host; both are then started again by hand

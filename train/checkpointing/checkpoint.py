@@ -119,11 +119,10 @@ def prune(root: Path, keep: int, protect: Path | None) -> None:
 
 
 def discard_checkpoints(root: Path) -> None:
-    """Remove every checkpoint, for a run that starts anew in a used folder."""
+    """Remove every checkpoint, for a run that starts from the beginning in a used folder."""
     for _, path in _listed(root):
         _remove(path)
-    if root.is_dir():
-        _remove_temporaries(root)
+    _remove_temporaries(root)
 
 
 def _write_files(
@@ -167,8 +166,8 @@ def _remove(path: Path) -> None:
 
 
 def _remove_temporaries(root: Path) -> None:
-    """Whatever process they belong to: this run alone writes into the folder."""
-    for path in root.iterdir():
+    """Remove temporary folders of any process, because only this run writes here."""
+    for path in root.iterdir() if root.is_dir() else ():
         if _TEMPORARY.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -14,9 +14,9 @@ from train.data.batch import LocalBatch
 
 
 class Prefetch:
-    """Batches of the steps below `stop`, made at most one step ahead; an error is raised when its batch is asked for.
+    """Batches of the steps below `stop`, made at most one step ahead; an error is raised when its batch is requested.
 
-    `ahead=False` makes each batch when it is asked for, as the reference for tests.
+    `ahead=False` makes each batch when it is requested, as the reference for tests.
     """
 
     def __init__(self, make: Callable[[int], LocalBatch], stop: int, *, ahead: bool = True) -> None:

@@ -64,6 +64,11 @@ def wrap(embedder: Embedder, accelerator: Accelerator) -> Engine:
     return choose_engine(accelerator)(embedder, accelerator)
 
 
+def wrap_alone(embedder: Embedder) -> Engine:
+    """The embedder on this process alone, whatever the launcher named."""
+    return Single(embedder)
+
+
 def _check_fsdp(accelerator: Accelerator) -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("fsdp_version 1: not supported; set fsdp_version: 2 in fsdp_config")

@@ -56,7 +56,7 @@ class PlainAdamW(EngineOptimizer):
         return norm
 
     def step(self) -> None:
-        """Update the parameters, and say so: the fused AdamW doesn't, and `train.kernels` caches merged weights."""
+        """Update the parameters, and their versions for `train.kernels`, which fused AdamW does not count up."""
         self.adamw.step()
         torch.autograd.graph.increment_version(self._parameters)
 

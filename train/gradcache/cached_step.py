@@ -78,7 +78,7 @@ def fitting_graphs(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:
 
 
 def in_batch_order(embedded: Sequence[EmbeddedChunk]) -> Float[Tensor, "unique dim"]:
-    """The vectors of this rank's texts, detached, in the order that the loss knows them by."""
+    """The vectors of this rank's texts, detached, in the order of the indices that the loss uses."""
     texts = [item for item in embedded if not item.is_padding]
     vectors = torch.cat([item.pooled.detach() for item in texts])
     order = torch.cat([item.chunk.rows for item in texts])
@@ -86,7 +86,7 @@ def in_batch_order(embedded: Sequence[EmbeddedChunk]) -> Float[Tensor, "unique d
 
 
 def time_when_ready(embeddings: Tensor) -> float:
-    """Now, once the device has computed `embeddings`; in a single process nobody asks, and nothing is waited for."""
+    """The time at which the device has computed `embeddings`; a single process does not wait for the device."""
     if embeddings.is_cuda and world_size() > 1:
         torch.cuda.synchronize(embeddings.device)  # the loss's first gather would wait for the device all the same
     return time.monotonic()

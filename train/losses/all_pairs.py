@@ -1,7 +1,7 @@
-"""Losses in which each text meets all texts of the global batch, and their gradient at the local embeddings.
+"""Losses that compare each text with all texts of the global batch, and their gradient at the local embeddings.
 
 Every rank computes the rows of its own texts against the texts of all ranks. As in `train.losses.infonce.infonce`,
-gathering needs no autograd: gather values, differentiate, sum over ranks what others ask of a text, keep one's own.
+gathering needs no autograd: gather the vectors, differentiate, sum the gradients over ranks, keep the local rows.
 Rows are taken in tiles, so that memory does not grow with the square of the batch.
 """
 
@@ -58,7 +58,7 @@ def all_pairs(
 
 
 def mask_self(matrix: Float[Tensor, "row all"], places: Int[Tensor, row]) -> Float[Tensor, "row all"]:
-    """-inf where a text meets itself: no text is its own candidate."""
+    """-inf where a text is compared with itself, because it is not a candidate for itself."""
     return matrix.scatter(1, places[:, None], -torch.inf)
 
 

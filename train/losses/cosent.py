@@ -1,7 +1,7 @@
 """Ranking losses of graded pairs over the global batch: CoSENT (Su 2022) and AnglE (Li & Li 2024).
 
-A pair enters with one number, so every rank gathers the numbers of all pairs and computes the same global loss; the
-slopes at its own numbers lead back to its own embeddings.
+The loss depends on a pair only through one number, its similarity. So every rank gathers these numbers of all pairs,
+computes the same global loss, and back-propagates the gradient at its own numbers to its own embeddings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
 def cosent(embeddings: Float[Tensor, "unique dim"], rows: GradedInputs, temperature: Temperature) -> Objective:
-    """Every pair's cosine shall be above those of the pairs that people found less similar."""
+    """Each pair should have a higher cosine than every pair with a lower score."""
     return ranked_pairs(embeddings, rows, temperature, cosine)
 
 
@@ -33,7 +33,7 @@ def ranked_pairs(
     *,
     learned: bool = True,
 ) -> Objective:
-    """`learned` False: the temperature is this loss's own constant, and its slope is nobody's."""
+    """The ranking loss of any similarity. `learned` is False if the temperature is a constant without a gradient."""
     leaf = embeddings.detach().requires_grad_()
     log_value = temperature.log_value.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -46,7 +46,7 @@ def ranked_pairs(
     (at_leaf,) = torch.autograd.grad(local, leaf, at_values[mine])
     if not learned:
         return Objective(loss.detach(), at_leaf, torch.zeros_like(slope))
-    # each rank has it whole, but GPUs' scans may differ in the last bit, and temperatures must not
+    # every rank has the whole slope, but GPUs may round its sum differently, and temperatures must stay equal
     # (`train.distributed.diverged_ranks`)
     return Objective(loss.detach(), at_leaf, sum_over_ranks(slope) / world_size())
 

@@ -1,4 +1,4 @@
-"""Distillation from a teacher's vectors: the student's cosines between texts shall be as the teacher's.
+"""Distillation from a teacher's vectors: the student's cosines between texts should equal the teacher's.
 
 Only cosines are compared, so teacher and student may have vectors of different length. The self-comparison of a text
 is left out everywhere: it is 1 for both.
@@ -22,7 +22,7 @@ from train.losses.objective import Objective, Temperature
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student's cosines [row, others], teacher's, student's temperature) -> [row]."""
 NEEDED: dict[Distance, int] = {"kl": 3, "margin": 3, "mse": 2, "correlation": 3}
-"""Texts that a batch must hold for a distance to say anything."""
+"""Minimum number of texts in a batch; with fewer, the distance is constant."""
 
 
 def distil(

@@ -75,8 +75,10 @@ class LabelledInputs:
 
 @dataclass(frozen=True)
 class TeacherInputs:
-    """Texts with the vectors that a teacher gives them (distillation). Equal keys, on any rank: both models read the
-    same, so that the loss counts one of them."""
+    """Texts with the vectors of a teacher (distillation).
+
+    Texts with equal keys, on any rank, are read alike by both models, so the loss counts one of them.
+    """
 
     texts: Int[Tensor, text]
     vectors: Float[Tensor, "text teacher_dim"]

@@ -1,4 +1,4 @@
-"""What a loss hands to the step: its value over the global batch, and what it asks of embeddings and temperature."""
+"""What a loss returns: its value over the global batch, and its gradients at embeddings and log(temperature)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Objective:
-    """A global batch's mean loss and what the local texts and the temperature must change."""
+    """The mean loss of a global batch, and its gradients at the local embeddings and at log(temperature)."""
 
     loss: Float[Tensor, ""]
     embedding_gradient: Float[Tensor, "unique dim"]
@@ -31,7 +31,7 @@ def combine(objectives: Sequence[Objective], weights: Sequence[float]) -> Object
 
 
 def nothing(embeddings: Float[Tensor, "unique dim"]) -> Objective:
-    """The objective of a batch that holds nothing to compare."""
+    """The objective of a batch that has nothing to compare: zero, without a gradient."""
     zero = embeddings.new_zeros(())
     return Objective(zero, torch.zeros_like(embeddings), zero)
 

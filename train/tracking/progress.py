@@ -36,7 +36,7 @@ class Progress:
             self._bar.refresh()
 
     def note(self, text: str) -> None:
-        """Write a line of its own, which does not tear the bar."""
+        """Write a line above the progress bar."""
         if not self._bar.disable:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()

@@ -15,7 +15,7 @@ from torch import Tensor
 from train.losses.inputs import NO_ID
 
 _NEVER = -2  # equal to no candidate's key: those are 63-bit hashes, NO_ANCHOR or NO_ID
-_DENSE = 8  # once one entry in so many is ignored, comparing all keys takes less memory than listing the equal ones
+_DENSE = 8  # if one entry in 8 or more is ignored, comparing all keys takes less memory than listing the equal ones
 
 
 @dataclass(frozen=True)

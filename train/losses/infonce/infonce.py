@@ -108,7 +108,7 @@ def _hand_back(pools: list[_Pool]) -> None:
 
 
 def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
-    """Queries to documents, with the further negatives asked for; and back, when symmetric."""
+    """Queries to documents, with the further negatives of `config`; also documents to queries if it is symmetric."""
     gather, pairs = world_size() > 1, len(rows.anchors)
     queries, positives = UnitRows(local, rows.anchors), UnitRows(local, rows.documents[:pairs])
     keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs])

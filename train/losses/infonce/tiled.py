@@ -5,10 +5,11 @@ exponentials and the candidates weighted by them are kept relative to the highes
 queries needs no second look at the tile. The exponentials of one strip stay in memory; once their sums are known they
 give the gradient at the candidates, with what a later tile did to the highest logit put on the queries' side.
 
-Cosines are bounded. Unless the temperature is low, exponentials need no highest logit then, and neither pass nor
-correction for it.
+Cosines are bounded. Unless the temperature is low, the exponentials cannot overflow, so the highest logit is neither
+computed nor corrected for.
 
-The positive's term is apart from the negatives': 1 - p(positive) is then a sum and not a difference of nearly equals.
+The positive's term is kept apart from those of the negatives, so that 1 - p(positive) is a sum, and not a difference of
+nearly equal numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TILE_WIDTH = 2048
 """Candidates of a tile."""
 _FEWEST_ROWS, _MOST_ROWS = 64, 2048
 _BOUNDED = 40.0  # e^40 and e^-40, and their products, times millions of terms: within float32
-_VECTORS = 5  # matrices of a strip's rows by dimensions in a workspace, beside a tile of candidates
+_VECTORS = 5  # matrices of a strip's rows by dimensions in a workspace, in addition to a tile of candidates
 
 
 @dataclass(frozen=True)
