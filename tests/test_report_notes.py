@@ -87,6 +87,8 @@ def test_seeds_by_name() -> None:
     first, second = find_seeds(subjects)
     assert (first.label, first.members) == ("tuned/a", (subjects[0], subjects[2]))
     assert (second.label, second.members) == ("tuned/a+whiten", (subjects[1], subjects[3]))
+    guests = [replace(subject, transductive=True) for subject in second.members]
+    assert find_seeds([*subjects, *guests]) == [first, second]
     mean = second.mean
     assert mean.name == "mean of tuned/a+whiten (n = 2)" and mean.of == (subjects[1].name, subjects[3].name)
     assert (mean.kind, second.sd.kind, mean.run, mean.post, mean.is_tuned) == ("mean", "sd", "a", "whiten", False)

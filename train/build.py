@@ -70,6 +70,7 @@ def build(
     learner = _make_learner(config, encoder, accelerator, steps)
     teachers = load_teachers(config, data, folder.path / "teachers")
     token_source = known_tokens(config, data, encoder, folder.tokens, steps)
+    report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
 
     run = Run(
         config=config,
@@ -88,7 +89,9 @@ def build(
         token_source=token_source,
         refreshed=refreshed,
     )
-    _describe_data(run)
+    if report is not None:
+        data_report.write(report, folder.data)
+        _log.info("%s", "\n".join(data_report.lines(report)))
     if checkpoint is not None:
         _resume(run, checkpoint)
     return run
@@ -163,14 +166,6 @@ def _take_over(
         folder.write_config(dump(config))
         MetricsFile(folder.metrics).truncate_after(0 if checkpoint is None else checkpoint.step)
     return make_tracker(config.tracking, folder.path, dataclasses.asdict(config), accelerator.is_main_process)
-
-
-def _describe_data(run: Run) -> None:
-    """Write `data.json`, and log a summary with the problems found in the data."""
-    if run.is_main:
-        report = data_report.describe(run.data, run.sampler, run.encoder)
-        data_report.write(report, run.folder.data)
-        _log.info("%s", "\n".join(data_report.lines(report)))
 
 
 def _resume(run: Run, checkpoint: Checkpoint) -> None:

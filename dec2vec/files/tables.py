@@ -172,7 +172,7 @@ def negative_columns(columns: Iterable[str]) -> list[str]:
 
 def only_numbers(texts: Sequence[str]) -> bool:
     """Whether there are texts, and all of them are numbers."""
-    return bool(texts) and all(map(_is_number, texts))
+    return bool(texts) and all(map(is_number, texts))
 
 
 def holds_only_numbers(name: str, column: str) -> UserError:
@@ -180,7 +180,7 @@ def holds_only_numbers(name: str, column: str) -> UserError:
     return UserError(f"{name}: column {column!r} contains only numbers; give a column of texts")
 
 
-def _is_number(value: str | int | float) -> bool:
+def is_number(value: str | int | float) -> bool:
     try:
         return math.isfinite(float(value))
     except (ValueError, OverflowError):

@@ -59,9 +59,14 @@ def mean_and_sd(
 
 
 def find_seeds(subjects: Iterable[Subject]) -> list[Seeds]:
-    """Groups of tuned systems whose runs differ in their seed; k may differ within a group."""
+    """Groups of tuned systems whose runs differ in their seed; k may differ within a group.
+
+    Transductive rows are left out: they have the post-processing of another row of their run, and never win.
+    """
     groups: dict[tuple[str, str | None], list[Subject]] = {}
     for subject in subjects:
-        if subject.kind == "system" and subject.run is not None and without_seed(subject.run) != subject.run:
+        if subject.kind != "system" or subject.run is None or subject.transductive:
+            continue
+        if without_seed(subject.run) != subject.run:
             groups.setdefault((without_seed(subject.run), subject.post), []).append(subject)
     return [Seeds(recipe, tuple(members)) for (recipe, _), members in groups.items() if len(members) > 1]

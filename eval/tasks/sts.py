@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, _is_number, read_table
+from dec2vec.files.tables import Table, is_number, read_table
 from dec2vec.vectors.quantization import Ranges
 from eval.metrics.correlation import AGGREGATIONS, spearman, spearman_over_subsets
 from eval.metrics.resampling import multiplicities
@@ -174,6 +174,6 @@ def read_similarity(path: str | Path) -> SimilarityData:
 
 def _score(table: Table, index: int) -> float:
     value = table.rows[index]["score"]
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not is_number(value):
         raise UserError(f"{table.where(index)}: score {value!r} is not a finite number; correct it or leave it empty")
     return float(value)
