@@ -73,8 +73,8 @@ class Launch:
             for agent in self.agents:
                 agent.terminate()
                 agent.wait()
-            return f"had to be ended by hand {seconds:.0f} s after the cable was mended"
-        return f"ended {time.monotonic() - began:.0f} s after the cable was mended"
+            return f"had to be ended by hand {seconds:.0f} s after the hosts were reconnected"
+        return f"ended {time.monotonic() - began:.0f} s after the hosts were reconnected"
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
