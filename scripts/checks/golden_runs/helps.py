@@ -45,7 +45,8 @@ def compare_options(verb: str, old: Mapping[str, Facts], new: Mapping[str, Facts
         for name, found in names.items()
         if found is not None
         for key in ("kind", "default")
-        if name not in CHANGED.get(verb, ()) and not _same(name, found, old[name][key], new[found][key])
+        if not _same(name, found, old[name][key], new[found][key])
+        and CHANGED.get(verb, {}).get(name) != (old[name][key], new[found][key])
     ]
     renamed = [f"{name} -> {found}" for name, found in names.items() if found is not None and found != name]
     figure = f"{len(old)} options are now {len(new)}" + _listed(

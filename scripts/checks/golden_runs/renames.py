@@ -1,48 +1,32 @@
 """How options of the old tree are called in the present one, by verb.
 
-An option in one of these tables may still have its old name: the comparison holds before, while and after it is
-renamed. Whatever else changes on a help page is a difference.
+The names come from the product's own table, `dec2vec/config/renames.py`, so that an option counts as renamed or removed
+only if a user who types its former name is told so. Whatever else changes on a help page is a difference.
 """
 
 from __future__ import annotations
 
-RENAMED: dict[str, dict[str, str]] = {
-    "train": {
-        "lora.whole": "lora.modules_to_save",
-        "lora.fast": "lora.fused",
-        "eval.fit_sentences": "eval.whitening_sentences",
-        "distributed.check_every": "distributed.compare_every",
-        "mining.from_rank": "mining.min_rank",
-        "mining.to_rank": "mining.max_rank",
-    },
-    "eval": {"fit_sentences": "whitening_sentences"},
-    "mine": {"from_rank": "min_rank", "to_rank": "max_rank"},
-}
+import runpy
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).resolve().parents[3] / "dec2vec" / "config" / "renames.py"
+VERBS = ("train", "eval", "mine")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The tables of the product as they stand in its source; nothing else of it is imported."""
+    return runpy.run_path(str(path))
+
+
+_TABLE = read_table(TABLE)
+RENAMED: dict[str, dict[str, str]] = dict.fromkeys(VERBS, _TABLE["RENAMED"])
 """Old name -> new name."""
 
-VALUES: dict[str, dict[str, str]] = {
-    "batch.sources": {"one": "single"},
-    "checkpoint.resume": {"never": "fresh"},
-}
+VALUES: dict[str, dict[str, str]] = _TABLE["RENAMED_VALUES"]
 """Of an option: old word -> new word."""
 
-PRIVATE: dict[str, set[str]] = {
-    "train": {
-        "loss.tiles",
-        "data.N.losses.N.tiles",
-        "batch.prefetch",
-        "batch.parallel_chunks",
-        "batch.flush_denormals",
-        "batch.cache_tokens",
-        "loss.gather",
-        "data.N.losses.N.gather",
-        "loss.angle_temperature",
-        "data.N.losses.N.angle_temperature",
-        "optim.max_bad_steps",
-        "tracking.entity",
-        "tracking.name",
-    },
-}
+PRIVATE: dict[str, set[str]] = {verb: set(_TABLE["REMOVED"]) for verb in VERBS}
 """Options that users no longer have."""
 
 CHANGED: dict[str, set[str]] = {"export": {"run"}}
@@ -50,3 +34,6 @@ CHANGED: dict[str, set[str]] = {"export": {"run"}}
 
 ADDED: dict[str, set[str]] = {}
 """Options that the old tree did not have."""
+
+CHANGED: dict[str, dict[str, tuple[str, str]]] = {"export": {"run": (".", "required")}}
+"""Defaults that the old page shows and the new one does not: `dec2vec export` without a run was refused before, too."""
