@@ -48,12 +48,11 @@ def main(argv: Sequence[str]) -> int:
     """Run every case in both trees; 1 if anything differs."""
     options = _parse(argv)
     signal.signal(signal.SIGTERM, _stop)
-    cases = [case for part in options.only for case in PARTS[part]()]
     revision = git(ROOT, "rev-parse", "--verify", f"{options.old}^{{commit}}").decode().strip()
     folder = options.keep.resolve() / f"{revision[:12]}-{_setting()[:8]}"
     with _locked(folder):
         write_inputs(ROOT, revision, folder / "inputs")
-        return 1 if _compare(cases, folder, revision) else 0
+        return 1 if _compare(options.only, folder, revision) else 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -61,19 +60,22 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="scripts/checks/golden", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--old", default=OLD, metavar="REV", help=f"the earlier commit (default: {OLD})")
-    parser.add_argument(
-        "--only", default=",".join(PARTS), type=_parts, metavar="PART,...", help=f"among {', '.join(PARTS)}"
-    )
+    chosen = f"parts among {', '.join(PARTS)}, or single cases such as steps/full"
+    parser.add_argument("--only", default=",".join(PARTS), type=_cases, metavar="PART,...", help=chosen)
     keep = ROOT / "runs" / "golden"
     parser.add_argument("--keep", default=keep, type=Path, metavar="DIR", help="where results go (runs/golden)")
     return parser.parse_args(argv)
 
 
-def _parts(text: str) -> list[str]:
-    unknown = sorted(set(text.split(",")) - set(PARTS))
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no part {', '.join(unknown)}; choose among {', '.join(PARTS)}")
-    return [part for part in PARTS if part in text.split(",")]
+def _cases(text: str) -> list[Case]:
+    """The cases of the parts in `text`, and those that it names one by one."""
+    cases = [case for part in PARTS.values() for case in part()]
+    wanted = text.split(",")
+    for name in wanted:
+        if not any(name in (case.name, case.name.partition("/")[0]) for case in cases):
+            known = ", ".join(case.name for case in cases)
+            raise argparse.ArgumentTypeError(f"nothing is called {name}; choose among {', '.join(PARTS)}, {known}")
+    return [case for case in cases if case.name in wanted or case.name.partition("/")[0] in wanted]
 
 
 def _compare(cases: Sequence[Case], folder: Path, revision: str) -> int:

@@ -90,7 +90,7 @@ def cases() -> list[Case]:
         "evaluated": (_evaluate, _compare_evaluated),
         "exported": (_export, compare_vectors),
         "encoded": (_encode, compare_vectors),
-        "model card's imports": (_card, compare_vectors),
+        "imported by a model card": (_card, compare_vectors),
     }
     return [
         Case(f"old-runs/{name.replace(' ', '-')}", produce, partial(compare, f"old run {name}:"))
