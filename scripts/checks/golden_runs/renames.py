@@ -29,9 +29,6 @@ VALUES: dict[str, dict[str, str]] = _TABLE["RENAMED_VALUES"]
 PRIVATE: dict[str, set[str]] = {verb: set(_TABLE["REMOVED"]) for verb in VERBS}
 """Options that users no longer have."""
 
-CHANGED: dict[str, set[str]] = {"export": {"run"}}
-"""Options with another default: `export` never worked without a run, and now its help says so."""
-
 ADDED: dict[str, set[str]] = {}
 """Options that the old tree did not have."""
 
