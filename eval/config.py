@@ -48,55 +48,6 @@ class SystemsConfig:
     """Also whiten each file with its own sentences. These rows are labelled and never selected."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class EvalConfig:
-    """An evaluation run."""
-
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    """The untuned decoder. The systems override its prompt, pooling and layer."""
-    tuned: tuple[str, ...] = ()
-    """Run folders or exported adapters to compare with the untuned decoder."""
-    dev: str = ""
-    """Similarity file on which layer and post-processing are selected, or a Hub id (owner/name:subset@split). Leave it
-    and tests empty to run only other tasks."""
-    tests: tuple[str, ...] = ()
-    """Similarity files to report."""
-    fit: tuple[str, ...] = ()
-    """Training text on which post-processings are fitted: pair files or plain .txt files."""
-    whitening_sentences: Annotated[int, Ge(2)] = 8000
-    """Number of sentences taken from `fit`."""
-    systems: SystemsConfig = Field(default_factory=SystemsConfig)
-    pairs: tuple[PairsConfig, ...] = ()
-    """Pair matching: yes or no, with a threshold selected on dev."""
-    gap: tuple[GapConfig, ...] = ()
-    """Similarity of relevant answers compared with irrelevant ones."""
-    topics: tuple[TopicsConfig, ...] = ()
-    """Topic classification: nearest label text, nearest neighbours or linear probe."""
-    clustering: tuple[ClusteringConfig, ...] = ()
-    """k-means clusters compared with labels."""
-    retrieval: tuple[RetrievalConfig, ...] = ()
-    """Retrieval of documents for queries."""
-    isotropy: tuple[IsotropyConfig, ...] = ()
-    """How evenly vectors are distributed in space."""
-    mteb: tuple[str, ...] = ()
-    """Names of MTEB tasks. The mteb package runs them and downloads their data from the Hub."""
-    baselines: tuple[str, ...] = ()
-    """Baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, input-embeddings and sif (averages of the
-    decoder's input embeddings, plain and weighted), jaccard, dice, bleu, chrf, rouge-l, or the folder or Hub id of any
-    sentence-transformers or Hugging Face encoder."""
-    cache: str | None = None
-    """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
-    cache."""
-    batch_tokens: Annotated[int, Ge(1)] = 16384
-    """Maximum number of padded tokens per forward pass."""
-    bootstrap: Annotated[int, Ge(100)] = 1000
-    """Number of bootstrap resamples for each 95 % interval."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed of the bootstrap and of the sample of sentences from `fit`."""
-    output_dir: str = "runs/eval"
-    """Folder in which report/ is written."""
-
-
 PairsMetric = Literal["accuracy", "f1", "ap", "auc"]
 Criterion = Literal["accuracy", "f1", "precision"]
 GapMetric = Literal["gap", "auc"]
@@ -234,3 +185,52 @@ class IsotropyConfig:
     """Scored pairs above this score count as equivalent (for alignment)."""
     name: str = ""
     """Name in the report. Empty uses the name of the file."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvalConfig:
+    """An evaluation run."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """The untuned decoder. The systems override its prompt, pooling and layer."""
+    tuned: tuple[str, ...] = ()
+    """Run folders or exported adapters to compare with the untuned decoder."""
+    dev: str = ""
+    """Similarity file on which layer and post-processing are selected, or a Hub id (owner/name:subset@split). Leave it
+    and tests empty to run only other tasks."""
+    tests: tuple[str, ...] = ()
+    """Similarity files to report."""
+    fit: tuple[str, ...] = ()
+    """Training text on which post-processings are fitted: pair files or plain .txt files."""
+    whitening_sentences: Annotated[int, Ge(2)] = 8000
+    """Number of sentences taken from `fit`."""
+    systems: SystemsConfig = Field(default_factory=SystemsConfig)
+    pairs: tuple[PairsConfig, ...] = ()
+    """Pair matching: yes or no, with a threshold selected on dev."""
+    gap: tuple[GapConfig, ...] = ()
+    """Similarity of relevant answers compared with irrelevant ones."""
+    topics: tuple[TopicsConfig, ...] = ()
+    """Topic classification: nearest label text, nearest neighbours or linear probe."""
+    clustering: tuple[ClusteringConfig, ...] = ()
+    """k-means clusters compared with labels."""
+    retrieval: tuple[RetrievalConfig, ...] = ()
+    """Retrieval of documents for queries."""
+    isotropy: tuple[IsotropyConfig, ...] = ()
+    """How evenly vectors are distributed in space."""
+    mteb: tuple[str, ...] = ()
+    """Names of MTEB tasks. The mteb package runs them and downloads their data from the Hub."""
+    baselines: tuple[str, ...] = ()
+    """Baselines: bag-of-words, tfidf, char-ngrams, word2vec, word2vec-sif, input-embeddings and sif (averages of the
+    decoder's input embeddings, plain and weighted), jaccard, dice, bleu, chrf, rouge-l, or the folder or Hub id of any
+    sentence-transformers or Hugging Face encoder."""
+    cache: str | None = None
+    """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
+    cache."""
+    batch_tokens: Annotated[int, Ge(1)] = 16384
+    """Maximum number of padded tokens per forward pass."""
+    bootstrap: Annotated[int, Ge(100)] = 1000
+    """Number of bootstrap resamples for each 95 % interval."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the bootstrap and of the sample of sentences from `fit`."""
+    output_dir: str = "runs/eval"
+    """Folder in which report/ is written."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -178,6 +179,13 @@ def test_help_has_a_sentence_for_every_option_and_the_present_values(
             sentence = " ".join(rest.split("\n  --")[0].split("\n", 1)[1].split())
             assert found and len(sentence.partition("(now:")[0]) > 8, option
         assert ("(now: 0.125)" in page) == (config is TrainConfig)
+
+
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig])
+def test_help_keeps_its_sentences_once_a_configuration_was_made(config: Any) -> None:
+    """Pydantic drops them where it has to complete a class later, because a type stands further down in its module."""
+    replace(config())
+    assert config.__pydantic_fields__["seed"].description
 
 
 def test_help_survives_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def _name(path: Path) -> str:
     return folder.parent.name if folder.name == "report" else folder.name
 
 
-def _parsed(tree: dict[str, Any], path: Path) -> SavedReport:
+def _parsed(tree: Any, path: Path) -> SavedReport:
     """Reports of the first version do not name dev and tests: dev is their first data set, the others are tests."""
     data = {name: str(facts["sha256"]) for name, facts in tree["provenance"]["data"].items()}
     if not data:
