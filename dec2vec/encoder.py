@@ -58,7 +58,7 @@ class Encoder:
         self.embedder = embedder
         self.whitening = whitening
         self.share_prefix = True
-        """If off, a prompt is computed for every text anew instead of once for all texts."""
+        """If off, a prompt is computed again for every text instead of once for all texts."""
         self.tally = TokenCounts()
         """Counts of all texts so far."""
         self.base = base or config

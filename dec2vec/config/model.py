@@ -88,5 +88,5 @@ class ModelConfig:
 
     @property
     def untuned(self) -> ModelConfig:
-        """The same reading of the decoder as it comes, whole and causal: what tuned ones are compared with."""
+        """The same settings for the untuned decoder, whole and causal, with which tuned ones are compared."""
         return replace(self, depth=None, bidirectional=False)

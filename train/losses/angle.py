@@ -56,19 +56,19 @@ class _Alike:
     """
 
     texts: Int[Tensor, " all"]
-    """Number of each place's text; equal ones have the same."""
+    """For each position the number of its text; equal texts have the same number."""
     owners: Int[Tensor, " positive"]
     positives: Int[Tensor, " positive"]
-    """Numbers of the texts of each positive pair, both ways round."""
+    """Numbers of the texts of each positive pair, in both directions."""
 
     @classmethod
     def of(cls, keys: Int[Tensor, " all"], partners: Int[Tensor, " all"], is_positive: Bool[Tensor, " all"]) -> _Alike:
-        """From the key, the partner's place and the pair's kind of each place of the global batch."""
+        """From each position's key, partner and kind of pair, in the global batch."""
         texts = torch.unique(keys, return_inverse=True)[1]
         return cls(texts, texts[is_positive], texts[partners[is_positive]])
 
     def to(self, places: Int[Tensor, " row"]) -> Bool[Tensor, "row all"]:
-        """Whether each text is alike to those at `places`, these themselves among them."""
+        """Whether each text is alike to those at `places`, including these themselves."""
         copies = torch.zeros(len(places), len(self.texts), device=places.device)
         copies.scatter_(1, self.texts[places][:, None], 1.0)
         positives = self._positives_of(copies)
@@ -76,7 +76,7 @@ class _Alike:
         return (copies + positives + siblings > 0)[:, self.texts]
 
     def _positives_of(self, found: Float[Tensor, "row text"]) -> Float[Tensor, "row text"]:
-        """Above 0 at the positives of the texts where `found` is."""
+        """Above 0 at the positives of the texts where `found` is above 0."""
         return torch.zeros_like(found).index_add_(1, self.positives, found[:, self.owners])
 
 

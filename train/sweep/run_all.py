@@ -44,7 +44,7 @@ def run_all(config: Path, output: Path, planned: Sequence[Planned], *, report: b
 
 
 def _train_all(config: Path, output: Path, outcomes: list[Outcome], others: Sequence[Outcome]) -> None:
-    """`others` are runs of other commands; they are kept as they are."""
+    """`others` are runs of other commands, which are left unchanged."""
     (output / "logs").mkdir(exist_ok=True)
     for number, outcome in enumerate(outcomes):
         if outcome.status == "done" and _has_weights(output / outcome.name):
