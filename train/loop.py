@@ -58,6 +58,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
             if stop:
                 progress.note(f"stopped at step {state.step}; the same command resumes from there")
                 raise KeyboardInterrupt
+    _refuse_untrained(run)
     drop_old_checkpoints(run)
     return state
 
@@ -98,8 +99,31 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
     _log.warning("step %d: loss %s, gradient norm %s; skipped", state.step, result.loss, result.grad_norm)
     if state.bad_steps >= MAX_BAD_STEPS:
         raise UserError(
-            f"{state.bad_steps} consecutive steps had no finite gradient (loss {result.loss}); lower --optim.lr or use "
-            f"--model.dtype float32; earlier checkpoints are in {run.folder.checkpoints}"
+            f"{state.bad_steps} consecutive steps had no finite gradient (loss {result.loss}); {_advice(run)}"
+        )
+
+
+def _advice(run: Run) -> str:
+    """What may help: more precision where there is less than float32, and a lower rate only after an update."""
+    config, state = run.config, run.state
+    fixes = ["--model.autocast off"] if run.encoder.embedder.autocast else []
+    fixes += ["--model.dtype float32"] if config.model.dtype != "float32" else []
+    if state.skipped_steps < state.step:
+        return f"use {' or '.join(['a lower --optim.lr', *fixes])}; earlier checkpoints are in {run.folder.checkpoints}"
+    if fixes:
+        return f"no step has changed the weights yet, so the learning rate is not the cause; use {' or '.join(fixes)}"
+    return (
+        "no step has changed the weights yet, so the learning rate is not the cause; check the decoder's weights "
+        f"(dec2vec check {config.model.name_or_path}) and the texts of the first batches"
+    )
+
+
+def _refuse_untrained(run: Run) -> None:
+    """A run whose every step was skipped has nothing to export."""
+    if 0 < run.state.step <= run.state.skipped_steps:
+        raise UserError(
+            f"none of the {run.state.step} steps had a finite gradient, so nothing was trained or exported; "
+            f"{_advice(run)}; start anew with --checkpoint.resume never"
         )
 
 

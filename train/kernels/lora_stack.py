@@ -211,11 +211,16 @@ class ConcatenatedStack(LoraStack):
         return rows[:, self._dim :]
 
     def _filled(self, x: Float[Tensor, "token width"], width: int) -> Float[Tensor, "row {width}"]:
-        """`x` in the products' dtype, in the first columns of new memory; rows beyond its tokens are zero."""
+        """`x` in the products' dtype, in the first columns of new memory; everything else is zero.
+
+        The other columns too, though they are overwritten: oneDNN's AMX kernels (in torch 2.13) read the left side of
+        a product up to the next multiple of 32 columns, and NaN times zero is NaN (oneDNN issue 5717).
+        """
         count = -(-len(x) // _ROWS) * _ROWS
         rows = x.new_empty(count, width, dtype=self._weight.dtype)
         rows[: len(x), : x.shape[1]].copy_(x)
-        rows[len(x) :, : x.shape[1]].zero_()
+        rows[len(x) :].zero_()
+        rows[: len(x), x.shape[1] :].zero_()
         return rows
 
     def _gradients(self, inputs: Tensor, gradient: Tensor, back: Float[Tensor, "row rank"]) -> list[Tensor]:
