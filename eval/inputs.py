@@ -74,7 +74,7 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     for prompt in config.systems.prompts:
         check_prompt(prompt)
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
-    _check_runs(config.tuned)
+    check_runs(config.tuned)
     dev, tests = _load_similarity(config)
     similarity = [*([] if dev is None else [dev]), *tests]
     further = _load_further(config, similarity)
@@ -122,7 +122,7 @@ def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]
     return dev, tests
 
 
-def _check_runs(paths: Sequence[str]) -> None:
+def check_runs(paths: Sequence[str]) -> None:
     """A row is called by its folder. A misspelt folder is refused as well: now, not when its turn comes."""
     for path in paths:
         check_path_exists(path, "tuned run")

@@ -19,7 +19,7 @@ from eval.baselines.evaluate import Baselines
 from eval.cache.encoders import Encoders, cache_folder
 from eval.cache.vector_cache import CachedEncoder, VectorCache
 from eval.config import EvalConfig
-from eval.inputs import Inputs, measure_overlap, read_inputs
+from eval.inputs import Inputs, check_runs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
 from eval.postprocess.moments import Material
@@ -53,6 +53,7 @@ def evaluate(
     `training_texts` by name stand in for the files of `config.fit`.
     """
     started = time.monotonic()
+    check_runs(config.tuned)
     config = config if base is not None else with_base(config)
     inputs = read_inputs(config, training_texts)
     config = replace(config, systems=inputs.systems)

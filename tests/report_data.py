@@ -17,22 +17,23 @@ from eval.systems.subject import Subject
 
 TESTS = ("sts12", "sts13", "sts14")
 TUNED, RIVAL = "tuned/english-8m-seed1", "untuned/prompteol/last@5+whiten-64"
+OUTSIDE = "baseline/tfidf"
 OTHERS = ("untuned/bare/mean@0", "untuned/This | sentence <b>{text}</b> means 一个词 in one word:/weighted_mean@-2")
 SUBJECTS = {
     TUNED: Subject(TUNED, "system", run="english-8m-seed1", exported=True),
     RIVAL: Subject(RIVAL, "system", post="whiten", k=64),
     **{name: Subject(name, "system") for name in OTHERS},
+    OUTSIDE: Subject(OUTSIDE, "baseline"),
 }
-OUTSIDE = "baseline/tfidf"
 GAIN = Subject.from_difference(SUBJECTS[TUNED], SUBJECTS[RIVAL])
-OUTSIDE_GAP = Subject.from_difference(SUBJECTS[TUNED], Subject.from_baseline("tfidf"))
+OUTSIDE_GAP = Subject.from_difference(SUBJECTS[TUNED], SUBJECTS[OUTSIDE])
 LABELS = ("亲子儿童", "news & <i>more</i>", "sports", "动作类")
 
 
 def full_report(*, gap: float = 0.08) -> Report:
     """`gap`: how far the tuned system is ahead of the best untuned one; its interval is 0.04 wide on either side."""
     generator = np.random.default_rng(0)
-    levels = {TUNED: 0.5 + gap, RIVAL: 0.5, OTHERS[0]: 0.41, OTHERS[1]: 0.3}
+    levels = {TUNED: 0.5 + gap, RIVAL: 0.5, OTHERS[0]: 0.41, OTHERS[1]: 0.3, OUTSIDE: 0.45}
     main, subjects = "spearman_all", SUBJECTS
     results = [row for name, level in levels.items() for row in _rows(subjects[name], level, main, 100, 0.03)]
     for metric in ("spearman_mean", "spearman_wmean"):

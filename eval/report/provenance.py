@@ -49,8 +49,9 @@ def describe(
     recipes: Mapping[str, Recipe],
 ) -> dict[str, object]:
     """Everything here is plain JSON. Of `similarity` a dev file comes first; `further` are the other tasks."""
-    dev = f"layer and strength of every similarity row, and its untuned rival, on {similarity[0].name} only"
-    chosen = dev if config.dev else "no similarity dev file"
+    chosen = "no similarity dev file"
+    if config.dev:
+        chosen = f"layer and strength of every similarity row, and its untuned rival, on {similarity[0].name} only"
     return {
         "command": command(),
         "versions": versions(),

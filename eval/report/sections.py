@@ -103,7 +103,7 @@ def _task_table(task: TaskTable) -> Table:
             not subjects[name].is_tuned,
             kinds[name] == "difference",
             kinds[name] not in ("mean", "sd"),
-            -main.get(name, float("-inf")),
+            0.0 if kinds[name] == "difference" else -main.get(name, float("-inf")),
         ),
     )
     has_choices = any(row.chosen for row in task.rows)

@@ -17,7 +17,6 @@ from eval.systems.subject import Subject
 from eval.tasks.sts import SimilarityEvidence, StsTask
 from eval.tasks.task import Figure, clean_figure
 
-
 ByTask = Mapping[str, Sequence[Figure]]
 """Figures by task, the average over the tests included."""
 

@@ -44,14 +44,23 @@ def as_exported(raw: System, whitening: Whitening | None) -> list[Given]:
 
 
 def with_given(
-    chosen: Sequence[Choice], given: Sequence[Given], vectors: Vectors, task: Task[E] | None = None
+    chosen: Sequence[Choice],
+    given: Sequence[Given],
+    vectors: Vectors,
+    task: Task[E] | None = None,
+    similarity: Sequence[Choice] = (),
 ) -> list[Choice]:
-    """`chosen`, and of `given` what is not among it. `vectors` are of the dev data of `task`, or without it of others."""
+    """`chosen`, and of `given` what is not among it. `vectors` are of the dev data of `task`, or of a test.
+
+    A given system keeps the score that it has on the similarity dev file, among whose choices it may be.
+    """
+    scored = {choice.system: choice for choice in similarity}
     found = {choice.system: choice for choice in chosen}
     for item in given:
         choice = found.get(item.system)
         if choice is None or choice.selection in ("other dev", "none"):  # it is given, whatever else speaks for it
-            plain = item.choice(vectors[item.system.view].queries.shape[1])
+            plain = scored.get(item.system, item.choice(vectors[item.system.view].queries.shape[1]))
+            plain = replace(plain, selection="fixed", chosen_on=None, dev_curve=())
             choice = plain if task is None else rescored(task, plain, vectors)
         found[item.system] = replace(choice, is_exported=item.is_exported)
     return list(found.values())

@@ -137,7 +137,7 @@ def judge(reader: Reader, task: Task[E], similarity: Sequence[Choice]) -> list[M
     elif similarity:
         found = inherited(similarity)
         test = reader.read(task.test, _and_given(_views_of(found), reader.given))
-        choices = with_given(found, reader.given, test)
+        choices = with_given(found, reader.given, test, similarity=similarity)
     else:
         test = reader.read(task.test, _and_given(reader.undecided.views, reader.given))
         choices = with_given(reader.undecided.choices(test, reader.fitting), reader.given, test)
@@ -161,27 +161,25 @@ def _measured(
 
 def judge_similarity(reader: Reader, dev_task: StsTask | None, tests: Sequence[StsTask]) -> dict[str, list[Measured]]:
     """By task, dev included: each pooling's best systems and the given ones; without dev every candidate."""
-    options, fitting = reader.options, reader.fitting
     texts, rows = _together(tests)
-    dev: Mapping[View, TaskVectors] | None = None
     if dev_task is None:
-        test = reader.read(texts, _and_given(reader.undecided.views, reader.given))
-        choices = with_given(reader.undecided.choices(test, fitting), reader.given, test)
+        test = reader.read(texts, _and_given(reader.undecided.views, reader.given)) if tests else {}
+        undecided = reader.undecided.choices(test, reader.fitting) if tests else []
+        dev, choices = None, with_given(undecided, reader.given, test) if tests else []
     else:
         dev = reader.read(dev_task.test, reader.all_views)
-        chosen = choose_by_pooling(dev_task, dev, fitting, reader.views, transductive=options.transductive)
+        is_transductive = reader.options.transductive
+        chosen = choose_by_pooling(dev_task, dev, reader.fitting, reader.views, transductive=is_transductive)
         choices = with_given(chosen, reader.given, dev, dev_task)
-        test = reader.read(texts, _views_of(choices))
+        test = reader.read(texts, _views_of(choices)) if tests else {}
     measured: dict[str, list[Measured]] = {task.name: [] for task in (*([dev_task] if dev_task else []), *tests)}
-    for choice in options.watched(choices, "similarity"):
+    for choice in reader.options.watched(choices, "similarity"):
         dev_vectors = None if dev is None else choice.applied(dev[choice.system.view])
         if dev_task is not None and dev_vectors is not None:
-            measured[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, options))
-        vectors = test[choice.system.view].queries if tests else None
+            measured[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, reader.options))
         for task, of_task in zip(tests, rows, strict=True):
-            assert vectors is not None
-            part = choice.applied(TaskVectors.from_queries(vectors[of_task]))
-            measured[task.name].append(measure(task, choice, dev_vectors, part, options))
+            part = choice.applied(TaskVectors.from_queries(test[choice.system.view].queries[of_task]))
+            measured[task.name].append(measure(task, choice, dev_vectors, part, reader.options))
     return measured
 
 
