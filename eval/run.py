@@ -39,6 +39,11 @@ from eval.systems.asked import with_base
 from eval.systems.recipes import Recipe, read_recipe
 from eval.systems.system import System, TextEncoder, own_view, run_name
 
+NO_OUTSIDE = (
+    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of them "
+    "into each headline."
+)
+
 
 def evaluate(
     config: EvalConfig,
@@ -214,6 +219,7 @@ def _notes(
         *outcome.encoders.warnings,
         *outcome.inputs.notes,
         *outcome.notes,
+        *([] if config.baselines else [NO_OUTSIDE]),
     ]
 
 
