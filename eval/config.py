@@ -28,7 +28,8 @@ PostName = Literal[
 
 @dataclass(frozen=True, config=STRICT)
 class SystemsConfig:
-    """The untuned systems: every combination of prompt, pooling and post-processing."""
+    """The untuned systems: every combination of prompt, pooling and post-processing. For a task without any dev data
+    only what is named here is tried, because nothing could select among the defaults."""
 
     prompts: tuple[str, ...] = ("bare", "prompteol", "pretended_cot", "knowledge_enhancement", "instruct")
     """Prompt names, or templates with one {text}."""
@@ -192,12 +193,13 @@ class EvalConfig:
     """An evaluation run."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
-    """The untuned decoder. The systems override its prompt, pooling and layer."""
+    """The untuned decoder. The systems override its prompt, pooling and layer. By default the one that the first tuned
+    run was made from."""
     tuned: tuple[str, ...] = ()
     """Run folders or exported adapters to compare with the untuned decoder."""
     dev: str = ""
-    """Similarity file on which layer and post-processing are selected, or a Hub id (owner/name:subset@split). Leave it
-    and tests empty to run only other tasks."""
+    """Similarity file on which layer and post-processing are selected, or a Hub id (owner/name:subset@split). Tasks
+    without dev data use it too. Without it, tuned runs are compared with the untuned decoder read as they are."""
     tests: tuple[str, ...] = ()
     """Similarity files to report."""
     fit: tuple[str, ...] = ()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists
 from dec2vec.prompts.ensembles import check_prompt
-from eval.config import EvalConfig, IsotropyConfig, RetrievalConfig
+from eval.config import EvalConfig, IsotropyConfig, RetrievalConfig, SystemsConfig
 from eval.leakage import overlap
 from eval.leakage.training_text import (
     FitText,
@@ -23,6 +23,7 @@ from eval.leakage.training_text import (
 )
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
+from eval.systems.asked import fittable
 from eval.systems.system import run_name
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -48,11 +49,15 @@ class Inputs:
     """By name the text that post-processings and baselines are fitted on."""
     fit: FitText | None
     """The sample of it for post-processings; None where nothing is fitted."""
+    systems: SystemsConfig
+    """As configured, without default post-processings that nothing can be fitted for."""
+    notes: Sequence[str] = ()
+    """A line for what is left out."""
 
     @property
     def similarity(self) -> list[StsTask]:
         """Dev first."""
-        return [] if self.dev is None else [self.dev, *self.tests]
+        return [*([] if self.dev is None else [self.dev]), *self.tests]
 
     @property
     def evaluated(self) -> list[str]:
@@ -65,20 +70,20 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
 
     What the configuration or its tasks make impossible is refused (UserError) before the training text is read.
     """
+    _refuse_nothing(config)
     for prompt in config.systems.prompts:
         check_prompt(prompt)
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
-    _check_runs(config.tuned)
+    check_runs(config.tuned)
     dev, tests = _load_similarity(config)
-    similarity = [] if dev is None else [dev, *tests]
+    similarity = [*([] if dev is None else [dev]), *tests]
     further = _load_further(config, similarity)
-    if dev is None:
-        _refuse_undecided(further)
-    _refuse_unfitted(config, training_texts or config.fit)
+    systems, notes = fittable(config.systems, training_texts or config.fit)
     trained = trained_on(*config.tuned)
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
     evaluated = held_out_texts([*similarity, *further])
-    return Inputs(dev, tests, further, trained, sources, _fit_text(config, sources, evaluated))
+    fit = _fit_text(replace(config, systems=systems), sources, evaluated)
+    return Inputs(dev, tests, further, trained, sources, fit, systems, notes)
 
 
 def measure_overlap(inputs: Inputs) -> overlap.Seen:
@@ -89,25 +94,35 @@ def measure_overlap(inputs: Inputs) -> overlap.Seen:
 
 
 def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
-    """Dev and tests, read before any model; a dev that is also a test would be leakage."""
+    """Dev and tests, both of which training needs for its report; a dev that is also a test would be leakage."""
     if not config.dev:
         raise UserError("config error: dev: give the similarity file on which layer and k are selected (--dev FILE)")
     if not config.tests:
         raise UserError("config error: tests: give at least one similarity file (--tests FILE ...)")
-    dev = load_task(config.dev)
-    tests = [replace(load_task(path), dev_pairs=dev.test_pairs) for path in config.tests]
-    for index, task in enumerate(tests):
-        if task.content_hash == dev.content_hash:
-            raise UserError(
-                f"{config.tests[index]} contains the pairs of {config.dev}; use different files, because selection on "
-                "test data is leakage"
-            )
-        if task.name in {other.name for other in (dev, *tests[:index])} | {"average"}:
-            raise UserError(f"{config.tests[index]}: another file has the name {task.name} too; rename one of them")
+    dev, tests = _load_similarity(config)
+    assert dev is not None
     return dev, tests
 
 
-def _check_runs(paths: Sequence[str]) -> None:
+def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:
+    """Dev and tests, read before any model; a dev that is also a test would be leakage."""
+    dev = load_task(config.dev) if config.dev else None
+    dev_pairs = None if dev is None else dev.test_pairs
+    tests = [replace(load_task(path), dev_pairs=dev_pairs) for path in config.tests]
+    known = [] if dev is None else [dev]
+    for path, task in zip(config.tests, tests, strict=True):
+        if dev is not None and task.content_hash == dev.content_hash:
+            raise UserError(
+                f"{path} contains the pairs of {config.dev}; use different files, because selection on test data is "
+                "leakage"
+            )
+        if task.name in {other.name for other in known} | {"average"}:
+            raise UserError(f"{path}: another file has the name {task.name} too; rename one of them")
+        known.append(task)
+    return dev, tests
+
+
+def check_runs(paths: Sequence[str]) -> None:
     """A row is called by its folder. A misspelt folder is refused as well: now, not when its turn comes."""
     for path in paths:
         check_path_exists(path, "tuned run")
@@ -117,23 +132,12 @@ def _check_runs(paths: Sequence[str]) -> None:
         raise UserError(f"two tuned runs have the name {twice}; rename one of the folders, or give each once")
 
 
-def _load_similarity(config: EvalConfig) -> tuple[StsTask | None, list[StsTask]]:
-    """Dev and tests; neither in an evaluation of other tasks alone."""
-    others = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
-    if config.dev or config.tests or not any(others):
-        return load_tasks(config)
-    if config.mteb:
-        raise UserError("mteb: prompt and layer are chosen on the similarity dev file; name it, and tests")
-    return None, []
-
-
-def _refuse_undecided(tasks: Sequence[Task[Any]]) -> None:
-    """Without a similarity dev file each task needs dev data of its own."""
-    task = next((task for task in tasks if task.dev is None), None)
-    if task is not None:
+def _refuse_nothing(config: EvalConfig) -> None:
+    tasks = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
+    if not any((config.tests, config.mteb, *tasks)):
         raise UserError(
-            f"{task.name}: has no dev data to choose layers on; name its dev file, or a similarity file to choose on "
-            "(--dev FILE --tests FILE)"
+            "config error: there is nothing to evaluate on; give similarity files (--tests FILE ...) or a section such "
+            "as retrieval (--retrieval.0.path FOLDER)"
         )
 
 
@@ -157,15 +161,6 @@ def _refuse_equal_names(tasks: Sequence[Task[Any]]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"two tasks have the name {twice}; rename one of them (option name)")
-
-
-def _refuse_unfitted(config: EvalConfig, sources: Collection[str]) -> None:
-    """Before the training data of tuned runs are read."""
-    fitted = [post for post in config.systems.post if post in FITTED]
-    if fitted and not sources:
-        raise UserError(
-            f"config error: fit: {fitted[0]} needs training text (--fit FILE); otherwise remove it from --systems.post"
-        )
 
 
 def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], evaluated: Sequence[str]) -> FitText | None:

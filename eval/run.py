@@ -9,32 +9,40 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from eval.baselines.evaluate import Baselines
 from eval.cache.encoders import Encoders, cache_folder
 from eval.cache.vector_cache import CachedEncoder, VectorCache
 from eval.config import EvalConfig
-from eval.inputs import Inputs, measure_overlap, read_inputs
+from eval.inputs import Inputs, check_runs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
 from eval.postprocess.moments import Material
 from eval.report.notes import edge_notes, seed_notes, shown_dev, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
-from eval.results.comparison import Comparison, similarity_results
+from eval.results.comparison import similarity_results
 from eval.results.diagnostics import find_reference, histograms
 from eval.results.findings import Findings
+from eval.results.headline import Headline
 from eval.results.results import TaskTable
 from eval.selection import dev_curves
+from eval.selection.candidates import Candidates
+from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
+from eval.systems.asked import with_base
 from eval.systems.recipes import Recipe, read_recipe
-from eval.systems.system import System, TextEncoder, candidate_views, own_view, run_name, usable_prompts, usable_views
+from eval.systems.system import System, TextEncoder, own_view, run_name
+
+NO_OUTSIDE = (
+    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of them "
+    "into each headline."
+)
 
 
 def evaluate(
@@ -50,7 +58,10 @@ def evaluate(
     `training_texts` by name stand in for the files of `config.fit`.
     """
     started = time.monotonic()
+    check_runs(config.tuned)
+    config = config if base is not None else with_base(config)
     inputs = read_inputs(config, training_texts)
+    config = replace(config, systems=inputs.systems)
     baselines = Baselines.from_config(config, inputs.sources, inputs.evaluated)
     seen = measure_overlap(inputs)
     options = _options(config, inputs, seen, progress)
@@ -61,7 +72,7 @@ def evaluate(
         references = _judge_tuned(encoders, options, findings)
         _judge_untuned(encoders, options, findings, references)
         _refuse_nothing(config, findings)
-        mteb = mteb_tables(config, encoders, findings.choices)
+        mteb = mteb_tables(config, encoders, findings.choices, references)
     baselines.measure(findings)
     outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes)
     return _report(config, outcome, time.monotonic() - started)
@@ -90,8 +101,17 @@ def _judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findi
     references: list[System] = []
     for run, encoder in encoders.each_tuned():
         own = System(encoder.config.prompt, own_view(encoder), run)
-        reader = Reader.from_encoder(encoder, own.prompt, [own.view], options, run=run)
-        _judge_all_tasks(reader, [own.view], [own], findings)
+        undecided = Undecided((own.view,), options.material.posts, is_only_reading=True)
+        reader = Reader.from_encoder(
+            encoder,
+            own.prompt,
+            [own.view],
+            options,
+            run=run,
+            given=as_exported(own, encoder.whitening),
+            undecided=undecided,
+        )
+        _judge_all_tasks(reader, findings)
         references.append(System(own.prompt, own.view))
     return references
 
@@ -100,36 +120,38 @@ def _judge_untuned(
     encoders: Encoders, options: EvaluationOptions, findings: Findings, references: Sequence[System]
 ) -> None:
     """Every prompt with every pooling, and what the tuned encoders read like, without their adapters."""
-    config, encoder = encoders.config.systems, encoders.untuned()
+    encoder = encoders.untuned()
     behind = encoder.behind if isinstance(encoder, CachedEncoder) else encoder  # trials are not counted as passes
-    prompts = usable_prompts(behind, (*config.prompts, *(system.prompt for system in references)))
-    views = usable_views(behind, candidate_views(config, encoder.layer_count), prompts[0])
+    candidates = Candidates.from_config(
+        encoders.config.systems,
+        behind,
+        references,
+        can_choose=findings.can_choose,
+        is_undecided=findings.is_undecided,
+    )
     is_quiet = not options.material.progress
-    for prompt in tqdm(prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
-        named = [system for system in references if system.prompt == prompt]
-        reader = Reader.from_encoder(encoder, prompt, _with(views, named), options)
-        _judge_all_tasks(reader, views, named, findings)
+    for prompt in tqdm(candidates.prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
+        given = [Given(system) for system in dict.fromkeys(references) if system.prompt == prompt]
+        reader = Reader.from_encoder(
+            encoder, prompt, candidates.views, options, given=given, undecided=candidates.of(prompt)
+        )
+        _judge_all_tasks(reader, findings)
 
 
-def _judge_all_tasks(reader: Reader, views: Sequence[View], named: Sequence[System], findings: Findings) -> None:
-    """Similarity chooses among `views` and shows the `named` systems as well; every other task chooses among both."""
-    choices = []
-    if findings.dev is not None:
-        measured = judge_similarity(reader, findings.dev, findings.tests, views, named)
-        for task, rows in measured.items():
-            findings.add(task, rows)
-        choices = [row.choice for row in measured.get(findings.dev.name, []) if row.choice is not None]
+def _judge_all_tasks(reader: Reader, findings: Findings) -> None:
+    """Similarity first, as its dev file chooses for the tasks without dev data as well."""
+    measured = judge_similarity(reader, findings.dev, findings.tests)
+    for task, rows in measured.items():
+        findings.add(task, rows)
+    on_dev = [] if findings.dev is None else measured[findings.dev.name]
+    choices = [row.choice for row in on_dev if row.choice is not None]
     for further in findings.further:
-        findings.add_further(further.name, judge(reader, further, _with(views, named), choices))
-
-
-def _with(views: Sequence[View], named: Sequence[System]) -> list[View]:
-    return list(dict.fromkeys([*views, *(system.view for system in named)]))
+        findings.add_further(further, judge(reader, further, choices))
 
 
 def _refuse_nothing(config: EvalConfig, findings: Findings) -> None:
     """Raises UserError where nothing was measured, or where two systems have one name."""
-    if not any(findings.rows.values()):
+    if findings.tasks and not any(findings.rows.values()):
         raise UserError(
             f"systems.post {list(config.systems.post)}: none of them can be applied to these vectors; add raw"
         )
@@ -156,7 +178,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
     """All that was found, with what a reader must know of it."""
     inputs, seen, findings, encoders = outcome.inputs, outcome.seen, outcome.findings, outcome.encoders
     results, comparison = similarity_results(findings, seen.clean, resamples=config.bootstrap, seed=config.seed)
-    tuned = None if comparison is None else comparison.tuned
+    tuned = None if comparison is None or comparison.tuned is None else comparison.tuned.name
     reference = find_reference(findings.choices, outcome.references, tuned)
     recipes = {run_name(run): recipe for run in config.tuned if (recipe := read_recipe(run)) is not None}
     return Report(
@@ -185,7 +207,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
 
 
 def _notes(
-    config: EvalConfig, outcome: Outcome, comparison: Comparison | None, recipes: Mapping[str, Recipe]
+    config: EvalConfig, outcome: Outcome, comparison: Headline | None, recipes: Mapping[str, Recipe]
 ) -> list[str]:
     """What a reader of the headline must know."""
     trained = outcome.inputs.trained
@@ -195,7 +217,9 @@ def _notes(
         *unknown_training(trained.unknown),
         *shown_dev(outcome.seen.counts, list(trained.texts)),
         *outcome.encoders.warnings,
+        *outcome.inputs.notes,
         *outcome.notes,
+        *([] if config.baselines else [NO_OUTSIDE]),
     ]
 
 

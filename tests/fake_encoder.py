@@ -19,6 +19,7 @@ from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble, get_ensemble
 from dec2vec.prompts.prompt import Side
+from dec2vec.vectors.whitening import Whitening
 
 WIDTH = 16
 
@@ -37,6 +38,7 @@ class FakeEncoder:
         self.noise = noise
         self.calls: list[tuple[str, int, int]] = []
         self.tally = TokenCounts()
+        self.whitening: Whitening | None = None
 
     @property
     def layer_count(self) -> int:

@@ -8,30 +8,32 @@ import numpy as np
 
 from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
-from eval.metrics.statistics import Interval
 from eval.report.report import Report
-from eval.results.comparison import Comparison
 from eval.results.diagnostics import Confusion, Histogram, PrecisionRecall, Scatter
+from eval.results.headline import Gap, Headline, Party
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.selection.dev_curves import CurvePoint
 from eval.systems.subject import Subject
 
 TESTS = ("sts12", "sts13", "sts14")
 TUNED, RIVAL = "tuned/english-8m-seed1", "untuned/prompteol/last@5+whiten-64"
+OUTSIDE = "baseline/tfidf"
 OTHERS = ("untuned/bare/mean@0", "untuned/This | sentence <b>{text}</b> means 一个词 in one word:/weighted_mean@-2")
 SUBJECTS = {
-    TUNED: Subject(TUNED, "system", run="english-8m-seed1"),
+    TUNED: Subject(TUNED, "system", run="english-8m-seed1", exported=True),
     RIVAL: Subject(RIVAL, "system", post="whiten", k=64),
     **{name: Subject(name, "system") for name in OTHERS},
+    OUTSIDE: Subject(OUTSIDE, "baseline"),
 }
 GAIN = Subject.from_difference(SUBJECTS[TUNED], SUBJECTS[RIVAL])
+OUTSIDE_GAP = Subject.from_difference(SUBJECTS[TUNED], SUBJECTS[OUTSIDE])
 LABELS = ("亲子儿童", "news & <i>more</i>", "sports", "动作类")
 
 
 def full_report(*, gap: float = 0.08) -> Report:
     """`gap`: how far the tuned system is ahead of the best untuned one; its interval is 0.04 wide on either side."""
     generator = np.random.default_rng(0)
-    levels = {TUNED: 0.5 + gap, RIVAL: 0.5, OTHERS[0]: 0.41, OTHERS[1]: 0.3}
+    levels = {TUNED: 0.5 + gap, RIVAL: 0.5, OTHERS[0]: 0.41, OTHERS[1]: 0.3, OUTSIDE: 0.45}
     main, subjects = "spearman_all", SUBJECTS
     results = [row for name, level in levels.items() for row in _rows(subjects[name], level, main, 100, 0.03)]
     for metric in ("spearman_mean", "spearman_wmean"):
@@ -41,22 +43,12 @@ def full_report(*, gap: float = 0.08) -> Report:
     for name in (TUNED, RIVAL):
         results += _rows(subjects[name], levels[name] - 0.02, main, 80, 0.04, clean=True)
     results += _rows(GAIN, gap, main, 100, 0.04) + _rows(GAIN, gap, main, 80, 0.04, clean=True)
-    comparison = Comparison(
-        TUNED,
-        RIVAL,
-        0.5 + gap,
-        0.5,
-        Interval(gap, gap - 0.04, gap + 0.04),
-        0.002 if gap > 0.04 else 0.4,
-        1000,
-        RIVAL,
-        0.5,
-    )
+    results += _rows(OUTSIDE_GAP, 0.5 + gap - 0.45, main, 100, 0.04)
     return Report(
         provenance={"command": "dec2vec eval configs/eval/sts-en.yaml --tuned runs/english-8m-seed1", "seconds": 1.0},
         results=results,
         overlap=[Overlap("pairs.jsonl", name, 190, 3, 5, 9, 100, 2, 80) for name in ("dev", *TESTS)],
-        comparison=comparison,
+        comparison=_headline(gap),
         reference=OTHERS[0],
         dev="dev",
         tests=TESTS,
@@ -70,6 +62,23 @@ def full_report(*, gap: float = 0.08) -> Report:
         scatter=[_scatter()],
         confusions=[_confusion(generator)],
         curves=[_curve(generator)],
+    )
+
+
+def _headline(gap: float) -> Headline:
+    tuned, rival, outside = 0.5 + gap, 0.5, 0.45
+    p_value = 0.002 if gap > 0.04 else 0.4
+    return Headline(
+        metric="spearman_all",
+        n=300,
+        resamples=1000,
+        compared=5,
+        tuned=Party(TUNED, tuned, tuned - 0.03, tuned + 0.03, "fixed", None, 1),
+        untuned=Party(RIVAL, rival, rival - 0.03, rival + 0.03, "dev", "dev", 3),
+        outside=Party(OUTSIDE, outside, outside - 0.03, outside + 0.03, "none", None, 1),
+        highest_untuned=Party(RIVAL, rival, rival - 0.03, rival + 0.03, "none", None, 3),
+        to_untuned=Gap(gap, gap - 0.04, gap + 0.04, p_value, p_value),
+        to_outside=Gap(tuned - outside, tuned - outside - 0.04, tuned - outside + 0.04, 0.002, 0.002),
     )
 
 
@@ -87,15 +96,30 @@ def _rows(subject: Subject, level: float, metric: str, n: int, half: float, *, c
 
 
 def _task() -> TaskTable:
-    name, baseline = "iflytek-6", Subject("tf-idf", "baseline")
+    name, baseline = "iflytek-6", Subject.from_baseline("tfidf")
     rows = [
         Result(subject, name, metric, value, value - 0.02, value + 0.02, 500)
         for subject, value in ((SUBJECTS[TUNED], 0.81), (SUBJECTS[RIVAL], 0.74), (baseline, 0.69))
         for metric, value in (("accuracy", value), ("macro_f1", value - 0.05))
     ]
     majority = Result(Subject("majority", "baseline"), name, "accuracy", 0.31, None, None, 500)
-    gap = Result(GAIN, name, "accuracy", 0.07, -0.01, 0.11, 500)
-    return TaskTable(name, "accuracy", [*rows, majority, gap], "Chance: 16.67.")
+    gaps = [
+        Result(subject, name, "accuracy", value, value - 0.08, value + 0.04, 500)
+        for subject, value in ((GAIN, 0.07), (OUTSIDE_GAP, 0.12))
+    ]
+    headline = Headline(
+        metric="accuracy",
+        n=500,
+        resamples=1000,
+        compared=4,
+        tuned=Party(TUNED, 0.81, 0.79, 0.83, "fixed", None, 1),
+        untuned=Party(RIVAL, 0.74, 0.72, 0.76, "fixed", None, 1),
+        outside=Party(OUTSIDE, 0.69, 0.67, 0.71, "none", None, 2),
+        highest_untuned=Party(RIVAL, 0.74, 0.72, 0.76, "none", None, 1),
+        to_untuned=Gap(0.07, -0.01, 0.11, 0.08, 0.08),
+        to_outside=Gap(0.12, 0.04, 0.16, 0.002, 0.004),
+    )
+    return TaskTable(name, "accuracy", [*rows, majority, *gaps], "Chance: 16.67.", headline)
 
 
 def _dev_curves() -> list[CurvePoint]:

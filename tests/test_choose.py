@@ -20,7 +20,7 @@ from eval.leakage.training_text import TextSource, read_training_texts
 from eval.postprocess import moments as moments_file
 from eval.postprocess.moments import Material
 from eval.run import evaluate
-from eval.selection.choose import fixed
+from eval.selection.given import Given, with_given
 from eval.selection.judge import EvaluationOptions, Reader, judge_similarity
 from eval.systems.system import Post, System, candidate_dimensions, candidate_layers, candidate_views, run_name
 from eval.tasks.sts import StsTask, load_task
@@ -94,7 +94,7 @@ def test_one_pass_over_fit_text_and_one_over_each_task(tmp_path: Path, dev: StsT
         for seed in (3, 4)
     ]
     reader = Reader.from_encoder(encoder, "bare", VIEWS, EvaluationOptions(material, resamples=100, seed=0))
-    found = judge_similarity(reader, dev, tests, VIEWS, [])
+    found = judge_similarity(reader, dev, tests)
     together = {text for task in tests for text in task.test.queries}
     assert sum(texts for _, texts, _ in encoder.calls) == len(material.text) + len(dev.test.queries) + len(together)
     assert [[row.name for row in rows] for rows in found.values()] == [[row.name for row in found["dev"]]] * 3
@@ -124,8 +124,8 @@ def test_constant_and_broken_views_are_passed_over(
         raw, whitened = choose_on(Broken(), dev, VIEWS[:3], material)
     assert raw.system.view.layer == whitened.system.view.layer == 1
     assert "no post-processing is fitted for untuned/bare/last@2: 50 of 50 vectors contain inf or nan" in caplog.text
-    alone = fixed(dev, dev_vectors(Broken(), dev, VIEWS[:1]), System("bare", View("last", 0)))
-    assert alone.dev_score == 0.0
+    [alone] = with_given([], [Given(System("bare", View("last", 0)))], dev_vectors(Broken(), dev, VIEWS[:1]), dev)
+    assert (alone.dev_score, alone.selection, alone.dev_data) == (0.0, "fixed", "dev")
 
 
 def test_memory_is_warned_of(
@@ -159,11 +159,11 @@ def test_test_labels_change_no_choice(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     shuffled = evaluate(config, base=encoders["base"], tuned=encoders["tuned"], progress=False)
     assert honest.provenance["choices"] == shuffled.provenance["choices"]
-    assert honest.comparison is not None
-    assert shuffled.comparison is not None
-    assert honest.comparison.tuned == shuffled.comparison.tuned
-    assert honest.comparison.untuned == shuffled.comparison.untuned
-    assert honest.comparison.tuned_value > 0.5 > abs(shuffled.comparison.tuned_value)
+    assert honest.comparison is not None and honest.comparison.tuned and honest.comparison.untuned
+    assert shuffled.comparison is not None and shuffled.comparison.tuned and shuffled.comparison.untuned
+    assert honest.comparison.tuned.name == shuffled.comparison.tuned.name == "tuned/run"
+    assert honest.comparison.untuned.name == shuffled.comparison.untuned.name
+    assert honest.comparison.tuned.value > 0.5 > abs(shuffled.comparison.tuned.value)
 
 
 def test_candidate_layers() -> None:
@@ -202,11 +202,11 @@ def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     same_name = str(write_similarity(tmp_path / "other" / "test.jsonl", 20, 3))
     cases: list[tuple[dict[str, object], str]] = [
-        ({}, "dev: give the similarity file"),
-        ({"dev": dev}, "tests: give at least one"),
+        ({}, "there is nothing to evaluate on; give similarity files"),
+        ({"dev": dev}, "there is nothing to evaluate on; give similarity files"),
         ({"dev": dev, "tests": [copy]}, "selection on test data is leakage"),
         ({"dev": dev, "tests": [test, same_name]}, "another file has the name test too"),
-        ({"dev": dev, "tests": [test]}, "fit: whiten needs training text"),
+        ({"dev": dev, "tests": [test], "systems": {"post": ["raw", "pca"]}}, "fit: pca needs training text"),
         ({"dev": dev, "tests": [test], "fit": [dev]}, "only 0 sentences remain to fit"),
     ]
     for raw, message in cases:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dec2vec.config.load import config_hash, dump, load, load_arguments
+from dec2vec.config.load import config_hash, dump, load, load_arguments, validate
 from dec2vec.config.model import ModelConfig
 from dec2vec.config.overrides import merge_overrides
 from dec2vec.errors import UserError
@@ -143,6 +143,16 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str | bytes, words: str) -> 
 )
 def test_mistakes_on_the_command_line(tmp_path: Path, overrides: list[str], words: str) -> None:
     assert words in complaint(tmp_path, "", *overrides)
+
+
+def test_a_wrong_entry_of_a_list_is_one_message(tmp_path: Path) -> None:
+    """What is left of the list without it is too short as well: that is no mistake of its own."""
+    with pytest.raises(UserError) as caught:
+        validate(EvalConfig, {"systems": {"post": ["none"]}})
+    assert str(caught.value).startswith("config error: systems.post.0: 'none' must be 'raw', ")
+    assert "after validation" not in str(caught.value) and ";" not in str(caught.value)
+    with pytest.raises(UserError, match=r"^config error: systems.post: \[\] must have at least one entry$"):
+        validate(EvalConfig, {"systems": {"post": []}})
 
 
 def test_overriding_inside_what_is_no_section(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.report.markdown import to_markdown
-from eval.report.report import Report, format_table, hundred, table_rows
+from eval.report.numbers import hundred
+from eval.report.report import Report, format_table, table_rows, task_text
 from eval.report.report_json import to_json
 from eval.report.write import write_report
 from eval.run import evaluate
@@ -25,50 +26,7 @@ from eval.tasks.task import TaskVectors
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
-
-
-def texts_of(topic: int, count: int, seed: int) -> list[str]:
-    """Words of one topic each, with some noise."""
-    rng = np.random.default_rng((topic, seed))
-    return [
-        " ".join(f"t{topic}w{word}" for word in rng.integers(0, 12, 6)) + f" n{rng.integers(9)}" for _ in range(count)
-    ]
-
-
-def labelled_pairs(path: Path, seed: int, *, permuted: bool = False) -> Path:
-    rng = np.random.default_rng(seed)
-    rows: list[dict[str, object]] = []
-    for index in range(60):
-        one, other = texts_of(index % 3, 2, seed * 100 + index)
-        stranger = texts_of((index + 1) % 3, 1, seed * 100 + index)[0]
-        rows += [
-            {"sentence1": one, "sentence2": other, "label": 1},
-            {"sentence1": one, "sentence2": stranger, "label": 0},
-        ]
-    if permuted:
-        labels = rng.permutation([row["label"] for row in rows])
-        rows = [{**row, "label": int(label)} for row, label in zip(rows, labels, strict=True)]
-    return write_jsonl(path, rows)
-
-
-def topics(path: Path, count: int, seed: int) -> Path:
-    rows: list[dict[str, object]] = [
-        {"text": text, "label": f"t{topic}w1"} for topic in range(3) for text in texts_of(topic, count, seed)
-    ]
-    return write_jsonl(path, rows)
-
-
-def collection(folder: Path) -> Path:
-    folder.mkdir()
-    documents = [text for topic in range(3) for text in texts_of(topic, 8, 7)]
-    write_jsonl(folder / "corpus.jsonl", [{"id": f"d{i}", "text": text} for i, text in enumerate(documents)])
-    queries = [text for topic in range(3) for text in texts_of(topic, 2, 8)]
-    write_jsonl(folder / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(queries)])
-    judged = [
-        {"query_id": f"q{i}", "doc_id": f"d{j}", "score": int(i // 2 == j // 8)} for i in range(6) for j in range(24)
-    ]
-    write_jsonl(folder / "qrels.jsonl", judged)
-    return folder
+from tests.task_data import collection, labelled_pairs, topics
 
 
 @pytest.fixture
@@ -121,7 +79,9 @@ def test_every_task_has_a_table(config: EvalConfig) -> None:
         assert {"tuned/a", "baseline/tfidf"} <= systems
         assert any(name.startswith("untuned/bare/") and "+whiten-" in name for name in systems)
         assert any(row.subject.kind == "difference" for row in table.rows), table.name
-        assert table.columns[0] == (table.metric, False) and "95 % interval" in table.note
+        assert table.columns[0] == (table.metric, False) and table.headline is not None
+        assert f"{hundred(table.headline.tuned.value)} tuned (tuned/a; " in task_text(table)[0]  # type: ignore[union-attr]
+        assert table.headline.outside is not None and table.headline.outside.name.startswith("baseline/")
         chosen = {row.chosen.split()[0] for row in table.rows if row.chosen}
         assert chosen == {"p.test": {"threshold"}, "t.test/knn": {"k"}, "t.test/probe": {"C"}}.get(table.name, set())
     assert report.has("baseline/jaccard", "sts") and report.has("baseline/tfidf", "average")
@@ -163,7 +123,12 @@ def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Pat
     permuted = evaluated(config)
 
     def systems(report: Report) -> dict[str, set[str]]:
-        return {table.name: {row.system for row in table.rows} for table in report.tasks}
+        rows = [(table.name, row) for table in report.tasks for row in table.rows]
+        systems: dict[str, set[str]] = {}
+        for name, row in rows:
+            if row.subject.kind == "system":
+                systems.setdefault(name, set()).add(row.system)
+        return systems
 
     def accuracy(report: Report) -> float:
         rows = [row for table in report.tasks if table.name == "p.test" for row in table.rows]
@@ -180,9 +145,15 @@ def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
         for row in table.rows:
             is_chosen = row.metric == table.metric and row.subject.kind == "system"
             assert (row.dev is not None) == is_chosen, row
-        tuned = [row for row in main if row.subject.run is not None and row.dev is not None]
-        [ours] = [row for row in tuned if f" tuned ({row.system})" in table.note]
-        assert ours.dev == max(row.dev for row in tuned if row.dev is not None), "dev put it first"
+        found = table.headline
+        assert found is not None and found.tuned is not None and found.untuned is not None
+        assert found.tuned.name == "tuned/a", "as it is exported, whatever dev says of its whitening"
+        rivals = [row for row in main if row.subject.is_rival]
+        if found.untuned.selection == "dev":
+            assert found.untuned.name == max(rivals, key=lambda row: row.dev or 0.0).system, "dev put it first"
+        else:
+            [gap] = [table for table in report.tasks if table.name == "answers"]
+            assert table is gap and found.untuned.name == "untuned/bare/last@2", "read as the tuned run"
     [word, knn] = report.mistakes
     assert (word.task, knn.task) == ("t.test/word", "t.test/knn") and word.system.startswith("tuned/a")
     [panel] = [panel for panel in report.confusions if panel.title == f"t.test/word: {word.system}"]
@@ -193,10 +164,11 @@ def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
     text = to_markdown(report)
     for wrong in word.shown:
         assert f"{wrong.gold} | {wrong.predicted} | {wrong.lead:.4f}" in text
-    assert "| system | accuracy x 100 | 95 % interval | dev |" in text
+    assert "| system | accuracy x 100 | 95 % interval | selected on | dev: accuracy x 100 on p.test dev |" in text
+    assert "| selected on | dev: spearman_all x 100 on dev |" in text, "the gap has no dev data of its own"
     ks = [row.system.rpartition("-")[2] for row in report.tasks[0].rows if "+whiten-" in row.system]
     assert set(ks) <= {"16", "8"}
-    if any("whiten-8" in str(name) for name in (report.comparison.tuned, report.comparison.untuned)):  # type: ignore[union-attr]
+    if report.best_untuned is not None and "whiten-8" in report.best_untuned:
         assert any("k = 8 is the smallest that was tried (systems.dimensions)" in line for line in report.notes)
 
 
@@ -212,18 +184,6 @@ def test_without_similarity(config: EvalConfig, tmp_path: Path) -> None:
     paths = write_report(report, tmp_path / "report")
     assert json.loads(paths.json.read_text())["tests"] == []
     assert "Systems and tests" not in paths.markdown.read_text() and "Task: p.test" in paths.html.read_text()
-
-
-def test_without_similarity_a_task_needs_dev_data(config: EvalConfig) -> None:
-    alone = replace(config, dev="", tests=(), pairs=(), topics=(), gap=(), retrieval=(), isotropy=())
-    with pytest.raises(UserError, match=r"t\.test/clusters: has no dev data to choose layers on; name its dev file"):
-        evaluated(alone)
-    with pytest.raises(UserError, match="config error: dev: give the similarity file"):
-        evaluated(replace(alone, clustering=()))
-    with pytest.raises(UserError, match="config error: tests: give at least one"):
-        evaluated(replace(alone, dev=config.dev))
-    with pytest.raises(UserError, match="mteb: prompt and layer are chosen on the similarity dev file"):
-        evaluated(replace(alone, mteb=("STS12",)))
 
 
 def test_seeds_have_a_mean_and_a_spread(config: EvalConfig) -> None:

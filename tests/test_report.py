@@ -22,7 +22,8 @@ from eval.leakage import training_text
 from eval.leakage.overlap import EvaluationSet, measure, normalized
 from eval.leakage.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
 from eval.report.markdown import to_markdown
-from eval.report.report import Report, format_table, headline, hundred
+from eval.report.numbers import hundred
+from eval.report.report import Report, format_table, headline
 from eval.report.report_json import to_json
 from eval.report.write import check_writable, write_report
 from eval.run import evaluate, report_folder
@@ -57,10 +58,11 @@ def report(config: EvalConfig) -> Report:
 def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> None:
     tree = json.loads(to_json(report))
     assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
-    assert list(tree)[6:] == ["tasks", "sweep", "confusions", "curves", "mistakes", "seeds", "costs", "notes"]
+    assert list(tree)[6:12] == ["tasks", "sweep", "confusions", "curves", "mistakes", "seeds"]
+    assert list(tree)[12:] == ["costs", "notes", "headlines"]
     for row in tree["results"]:
         assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
-        assert list(row)[8:] == ["kind", "of", "run", "post", "k", "transductive", "clean"]
+        assert list(row)[8:] == ["kind", "of", "run", "post", "k", "transductive", "clean", "exported", "selection"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1
         assert row["n"] in (80, 90, 180)
     systems = {row["system"] for row in tree["results"] if not row["metric"].endswith("difference")}
@@ -95,23 +97,25 @@ def test_average_and_differences_add_up(report: Report) -> None:
         parts = [report.result(name, task).value for task in report.tests]
         assert report.result(name, "average").value == pytest.approx(np.mean(parts))
     found = report.comparison
-    assert found is not None
-    assert found.tuned.startswith("tuned/mine")
-    assert found.is_tuned_above_every_untuned
-    name = f"{found.tuned} minus {found.untuned}"
+    assert found is not None and found.tuned is not None and found.untuned is not None
+    assert found.to_untuned is not None and found.highest_untuned is not None
+    assert (found.tuned.name, found.tuned.selection, found.tuned.selected_on) == ("tuned/mine", "fixed", None)
+    name = f"{found.tuned.name} minus {found.untuned.name}"
     assert report.gain == name
     rows = {task: report.result(name, task) for task in ("test3", "test4", "average")}
     assert {row.task for row in report.results if row.system == name} == set(rows)
     for task, row in rows.items():
-        expected = report.result(found.tuned, task).value - report.result(found.untuned, task).value
+        expected = report.result(found.tuned.name, task).value - report.result(found.untuned.name, task).value
         assert row.value == pytest.approx(expected)
         assert row.low <= row.value <= row.high
-    assert (rows["average"].low, rows["average"].high) == (found.difference.low, found.difference.high)
+    assert (rows["average"].low, rows["average"].high) == (found.to_untuned.low, found.to_untuned.high)
     untuned = [name for name, subject in report.subjects.items() if subject.is_rival]
     by_dev = max(untuned, key=lambda name: report.result(name, "dev").value)
-    assert found.untuned == by_dev
+    assert (found.untuned.name, found.untuned.selection, found.untuned.selected_on) == (by_dev, "dev", "dev")
     best = max(report.result(name, "average").value for name in untuned)
-    assert found.best_untuned_on_test_value == best
+    assert found.highest_untuned.value == best
+    assert found.is_above_every_untuned == (found.tuned.value > best)
+    assert found.untuned.candidates == len(untuned)
 
 
 def test_three_formats_hold_the_same_figures(report: Report, config: EvalConfig, tmp_path: Path) -> None:
@@ -184,9 +188,10 @@ def test_the_page_fetches_nothing_and_escapes_prompts(report: Report, tmp_path: 
 def test_a_table_without_anything_tuned(config: EvalConfig, tmp_path: Path) -> None:
     lone = replace(config, tests=config.tests[:1], systems=replace(config.systems, post=("raw",), poolings=("last",)))
     report = evaluate(lone, base=FakeEncoder(), tuned={}, progress=False)
-    assert report.comparison is report.reference is None
+    assert report.comparison is not None and report.comparison.tuned is report.reference is None
     assert report.columns == ["test3"]
-    assert headline(report)[0].startswith("Best on dev: untuned/")
+    assert re.match(r"Spearman x 100, test set test3: \d+\.\d+ best untuned \(untuned/", headline(report)[0])
+    assert "selected on dev from 2 rows" in headline(report)[0]
     paths = write_report(report, tmp_path)
     assert [path.name for path in paths.pictures] == ["averages.png", "tests.png", "layers.png"]
     assert "cosines-0.png" not in paths.markdown.read_text()
@@ -204,7 +209,8 @@ def test_a_figure_that_does_not_exist_is_null(config: EvalConfig, tmp_path: Path
     row = next(row for row in tree["results"] if row["system"] == "tuned/broken")
     assert row["value"] is row["ci_low"] is None
     assert report.comparison is not None
-    assert not report.comparison.is_tuned_above_every_untuned
+    assert not report.comparison.is_above_every_untuned
+    assert "Tuned minus untuned: not available, because a score is missing." in headline(report)
     assert "| tuned/broken | – |" in to_markdown(report)
     write_report(report, tmp_path)
 
@@ -310,6 +316,6 @@ def test_command_line(
     command_line.main([str(path), "--output_dir", str(tmp_path / "out"), "--tuned", str(tmp_path / "mine")])
     printed = capsys.readouterr().out
     assert loaded == [str(tmp_path / "mine"), "fake"]
-    assert "Tuned above every untuned row: yes" in printed
+    assert "Tuned above every untuned row: no. The highest of " in printed
     assert str(tmp_path / "out" / "report" / "report.html") in printed
     assert report_folder(replace(config, output_dir=str(tmp_path / "out"))).is_dir()

@@ -17,17 +17,19 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 
 from eval.report.blocks import Picture, Table
 from eval.report.markdown import to_markdown
-from eval.report.overview import find_duel, overview_rows
+from eval.report.numbers import hundred
+from eval.report.overview import find_duel, main_rows, overview_rows
 from eval.report.plots import style as plots_style
-from eval.report.report import headline, hundred
+from eval.report.report import headline, task_lines
 from eval.report.report_json import to_json
 from eval.report.sections import sections
 from eval.report.write import write_report
 from eval.results.diagnostics import MAX_CURVE, Confusion, PrecisionRecall, Scatter
+from eval.results.headline import Party
 from eval.results.results import Result, TaskTable
 from eval.selection.dev_curves import by_dimension, by_layer
 from eval.systems.subject import Subject
-from tests.report_data import LABELS, OTHERS, RIVAL, TUNED, full_report
+from tests.report_data import LABELS, OTHERS, OUTSIDE, RIVAL, TUNED, full_report
 
 REPORT = full_report()
 
@@ -85,7 +87,7 @@ def parsed(page: str) -> _Page:
 def test_top_down(page: str) -> None:
     found = parsed(page)
     wanted = [
-        "Tuned against the best untuned", "Systems and tests", "Task: iflytek-6", "Intervals", "Score by layer",
+        "Tuned run, untuned and outside systems", "Systems and tests", "Task: iflytek-6", "Intervals", "Score by layer",
         "Quality by dimension", "Cosines by gold similarity",
         "Vectors by label", f"Confusion: iflytek-6, {TUNED}", "Precision and recall",
         "Aggregation over sub-sets", "Overlap of training and evaluation texts", "Cost", "Command", "Provenance",
@@ -133,16 +135,27 @@ def test_what_is_absent_is_left_out(tmp_path: Path) -> None:
     bare = replace(REPORT, histograms=(), tasks=(), dev_curves=(), scatter=(), confusions=(), curves=(), overlap=())
     paths = write_report(replace(bare, provenance={}, costs={}), tmp_path)
     assert parsed(paths.html.read_text()).headings == [
-        "Tuned against the best untuned", "Systems and tests", "Intervals", "Aggregation over sub-sets", "Provenance",
+        "Tuned run, untuned and outside systems", "Systems and tests", "Intervals", "Aggregation over sub-sets",
+        "Provenance",
     ]  # fmt: skip
     assert [path.name for path in paths.pictures] == ["averages.png", "tests.png"]
 
 
 def test_headline_says_p_and_calls_a_tie_a_tie() -> None:
     clear, tie = headline(REPORT), headline(full_report(gap=0.02))
+    assert clear[0] == (
+        f"Spearman x 100, average of 3 test sets: 58.00 tuned ({TUNED}; 55.00 to 61.00), 50.00 best untuned ({RIVAL}; "
+        f"47.00 to 53.00; selected on dev from 3 rows), 45.00 best outside row ({OUTSIDE}; 42.00 to 48.00). "
+        "5 systems in the table."
+    )
     assert "+4.00 to +12.00, p = 0.002 (paired bootstrap" in clear[1] and "tie" not in clear[1]
     assert "-2.00 to +6.00, p = 0.400" in tie[1] and tie[1].endswith("A tie: the interval contains 0.")
-    assert clear[3].startswith("Overlap: 60 of 300 test pairs") and "On the other 240: tuned 56.00" in clear[3]
+    assert clear[2].startswith("Tuned minus the best outside row: +13.00, 95 % interval +9.00 to +17.00")
+    assert clear[4].startswith("Overlap: 60 of 300 test pairs") and "On the other 240: tuned 56.00" in clear[4]
+    of_task = task_lines(REPORT)[0]
+    assert of_task.startswith(f"iflytek-6: accuracy x 100: 81.00 tuned ({TUNED}; ")
+    assert f"74.00 untuned ({RIVAL}; 72.00 to 76.00; read as the tuned run), 69.00 best outside row" in of_task
+    assert "the highest of 2 on the test" in of_task and "Corrected for 2 outside rows (Holm): p = 0.004." in of_task
 
 
 def test_dev_curves_are_maxima() -> None:
@@ -184,17 +197,18 @@ def test_confusion_and_precision_recall_against_scikit_learn() -> None:
 def test_overview_has_every_task_and_calls_ties_ties() -> None:
     rows = overview_rows(REPORT)
     assert [row[0] for row in rows] == ["sts12", "sts13", "sts14", "average of the similarity tests", "iflytek-6"]
-    assert rows[3][1:] == ["+8.00", "+4.00 to +12.00", "higher", "58.00", "50.00", "Spearman"]
-    assert rows[4][1:] == ["+7.00", "-1.00 to +11.00", "tied", "81.00", "74.00", "accuracy"]
+    assert rows[3][1:7] == ["Spearman", "58.00", "50.00", "+8.00", "+4.00 to +12.00", "higher"]
+    assert rows[3][7:] == ["45.00", "+13.00", "+9.00 to +17.00", "higher"]
+    assert rows[4][1:7] == ["accuracy", "81.00", "74.00", "+7.00", "-1.00 to +11.00", "tied"]
+    assert rows[4][7:] == ["69.00", "+12.00", "+4.00 to +16.00", "higher"]
     one, other = Subject("a", "system", run="a"), Subject("b minus c", "system")
     gain = Subject.from_difference(one, other)
-    odd = [
-        Result(subject, "x", "auc", 0.5, None, None, 9)
-        for subject in (one, other, Subject("d minus e", "system"), gain)
-    ]
-    duel = find_duel(TaskTable("x", "auc", odd))
+    odd = [Result(subject, "x", "auc", 0.5, None, None, 9) for subject in (one, other, gain)]
+    rows_of = main_rows(TaskTable("x", "auc", odd))
+    ours, rival = (Party(subject.name, 0.5, None, None, "fixed", None, 1) for subject in (one, other))
+    duel = find_duel(rows_of, ours, rival)
     assert duel is not None and (duel.ours.system, duel.rival.system) == ("a", "b minus c")
-    assert find_duel(TaskTable("x", "auc", odd[:3])) is None
+    assert find_duel(rows_of, ours, None) is find_duel(rows_of, None, rival) is None
     assert overview_rows(replace(REPORT, comparison=None, tasks=())) == []
 
 
@@ -208,8 +222,8 @@ def test_long_task_tables_are_folded_and_keep_what_is_compared() -> None:
     few, whole = [block for block in section.blocks if isinstance(block, Table)]
     assert len(few.rows) == 12 and not few.fold and few.best == whole.best == RIVAL
     assert {TUNED, RIVAL, f"{TUNED} minus {RIVAL}"} < {row[0] for row in few.rows}
-    assert [row[0] for row in whole.rows[:2]] == [TUNED, f"{TUNED} minus {RIVAL}"]
-    assert len(whole.rows) == 205 and whole.fold == "Every system (205 rows)"
+    assert [row[0] for row in whole.rows[:3]] == [TUNED, f"{TUNED} minus {RIVAL}", f"{TUNED} minus {OUTSIDE}"]
+    assert len(whole.rows) == 206 and whole.fold == "Every system (206 rows)"
 
 
 def test_letters_of_other_fonts_are_drawn_where_these_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def make(kind: str, folder: Path, *, kept: Sequence[int] | None = None, permute:
 
 def judged(task: Task) -> list[Measured]:
     reader = Reader.from_encoder(FakeEncoder(noise=(4.0, 1.0, 2.0)), "bare", VIEWS, OPTIONS)
-    return judge(reader, task, VIEWS, [])
+    return judge(reader, task, [])
 
 
 def choices(row: Measured) -> tuple[object, ...]:

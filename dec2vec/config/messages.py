@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dec2vec.config.overrides import section_types, unknown_option
@@ -24,6 +25,7 @@ _PLAIN_WORDS = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "tuple_type": "must be a list",
+    "too_short": "must have at least one entry",
     "dataclass_type": "must be a section of `key: value` lines",
 }
 
@@ -31,7 +33,8 @@ _PLAIN_WORDS = {
 def explain(cls: type, error: ValidationError) -> str:
     """One message per option, with its dotted name, its value and what the value must be."""
     found: dict[str, list[str]] = {}
-    for detail in error.errors(include_url=False, include_context=False):
+    details = error.errors(include_url=False, include_context=False)
+    for detail in (item for item in details if not _follows(item, details)):
         name = _option_name(cls, detail["loc"])
         found.setdefault(name, []).append(_problem(cls, name, detail))
     return "; ".join(f"{name}: {_either(problems)}" for name, problems in found.items())
@@ -48,6 +51,13 @@ def number_given_as_bool(raw: object, value: object, name: str = "") -> str | No
         children = [(f"{name}.{i}", item, value[i]) for i, item in enumerate(raw)]
     found = (number_given_as_bool(item, inner, path) for path, item, inner in children)
     return next(filter(None, found), None)
+
+
+def _follows(detail: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
+    """Whether it only counts what is left of a list without its wrong items, which have messages of their own."""
+    place = detail["loc"]
+    inner = (other["loc"] for other in others if len(other["loc"]) > len(place))
+    return detail["type"] == "too_short" and any(loc[: len(place)] == place for loc in inner)
 
 
 def _option_name(cls: type, location: tuple[int | str, ...]) -> str:

@@ -28,6 +28,7 @@ from dec2vec.files.lock import lock_folder
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import Side
+from dec2vec.vectors.whitening import Whitening
 from eval.cache.cost import Cost
 from eval.cache.vector_file import KEY_BYTES, VectorFile
 from eval.systems.system import TextEncoder
@@ -75,6 +76,11 @@ class CachedEncoder:
         self.passes: Counter[str] = Counter()
         self.costs: dict[str, Cost] = {}
         """What that took, by prompt."""
+
+    @property
+    def whitening(self) -> Whitening | None:
+        """What the encoder behind exports."""
+        return self.behind.whitening
 
     @property
     def layer_count(self) -> int:

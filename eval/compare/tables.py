@@ -14,7 +14,7 @@ from dec2vec.text_tables import markdown_table
 from eval.compare.saved_report import SavedReport
 from eval.report.blocks import Table
 from eval.report.html import html_table, page
-from eval.report.report import hundred, span
+from eval.report.numbers import hundred, span
 from eval.results.results import AVERAGE
 from eval.systems.recipes import unlike
 from eval.systems.seeds import by_recipe, mean_and_sd

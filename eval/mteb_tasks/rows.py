@@ -17,10 +17,15 @@ from eval.systems.subject import Subject
 from eval.systems.system import System, TextEncoder, own_view
 
 
-def mteb_tables(config: EvalConfig, encoders: Encoders, choices: Sequence[Choice]) -> list[TaskTable]:
-    """A table a task with mteb's main score; mteb gives no interval. Its own results go to output_dir/mteb."""
+def mteb_tables(
+    config: EvalConfig, encoders: Encoders, choices: Sequence[Choice], references: Sequence[System]
+) -> list[TaskTable]:
+    """A table a task with mteb's main score; mteb gives no interval. Its own results go to output_dir/mteb.
+
+    Without dev data the untuned encoder is read as the tuned ones are (`references`), or as it is configured.
+    """
     rows: dict[str, list[Result]] = {name: [] for name in config.mteb}
-    for system, encoder in _systems(config, encoders, choices) if config.mteb else ():
+    for system, encoder in _systems(config, encoders, choices, references) if config.mteb else ():
         subject = Subject.from_system(system)
         model = MtebEncoder(subject.name, encoder=encoder, batch_tokens=config.batch_tokens)
         folder = Path(config.output_dir) / "mteb" / subject.name.replace("/", "_")
@@ -31,13 +36,25 @@ def mteb_tables(config: EvalConfig, encoders: Encoders, choices: Sequence[Choice
     return [TaskTable(f"mteb/{name}", "main_score", found, note) for name, found in rows.items()]
 
 
-def _systems(config: EvalConfig, encoders: Encoders, choices: Sequence[Choice]) -> Iterator[tuple[System, TextEncoder]]:
+def _systems(
+    config: EvalConfig, encoders: Encoders, choices: Sequence[Choice], references: Sequence[System]
+) -> Iterator[tuple[System, TextEncoder]]:
     for name, encoder in encoders.each_tuned():
         yield System(encoder.config.prompt, own_view(encoder), name), encoder
+    for system in _untuned(config, encoders, choices, references):
+        model = replace(config.model, prompt=system.prompt, pooling=system.view.pooling, layer=system.view.layer)
+        yield system, encoders.untuned(model)
+
+
+def _untuned(
+    config: EvalConfig, encoders: Encoders, choices: Sequence[Choice], references: Sequence[System]
+) -> list[System]:
+    """The reading that the similarity dev file chose, or those that are given."""
+    if not config.dev:
+        model = config.model
+        return list(dict.fromkeys(references)) or [System(model.prompt, own_view(encoders.untuned()))]
     raw = [choice for choice in choices if not choice.system.is_tuned and choice.system.post is None]
     usable = [choice for choice in raw if not choice.system.view.norm]
     if not usable:
         raise UserError("mteb: the untuned encoder needs raw vectors; add raw to systems.post")
-    system = best(usable).system
-    model = replace(config.model, prompt=system.prompt, pooling=system.view.pooling, layer=system.view.layer)
-    yield system, encoders.untuned(model)
+    return [best(usable).system]

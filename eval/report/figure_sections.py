@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.report.blocks import Picture, Section, Table
-from eval.report.report import Report, hundred
+from eval.report.numbers import hundred
+from eval.report.report import Report
 from eval.results.diagnostics import Confusion, PrecisionRecall
 from eval.selection.dev_curves import Curve, by_dimension, by_layer, has_posts
 

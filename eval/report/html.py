@@ -15,9 +15,10 @@ from importlib.resources import files
 from itertools import groupby
 
 from eval.report.blocks import Picture, Section, Table
-from eval.report.overview import signed
-from eval.report.report import Report, headline, hundred
+from eval.report.numbers import hundred, signed, signed_span
+from eval.report.report import Report, headline
 from eval.report.sections import sections
+from eval.results.headline import Gap
 
 MAX_WORDS = 10
 """Columns that page.css can set to the left: their classes are words2, words3 ... in it."""
@@ -63,17 +64,22 @@ def _package_data(name: str) -> str:
 def _sums(report: Report) -> str:
     """The headline's figures, large."""
     found = report.comparison
-    if found is None:
+    if found is None or found.tuned is None:
         return ""
-    gap = found.difference
-    verdict = "a tie" if found.is_tie else "tuned is higher" if gap.low > 0 else "tuned is lower"
-    sums = {
-        "tuned": hundred(found.tuned_value),
-        "best untuned": hundred(found.untuned_value),
-        f"difference, {signed(gap.low)} to {signed(gap.high)}: {verdict}": signed(gap.value),
-    }
+    sums = {"tuned": hundred(found.tuned.value)}
+    for role, party, gap in (
+        ("best untuned" if report.dev else "untuned", found.untuned, found.to_untuned),
+        ("best outside row", found.outside, found.to_outside),
+    ):
+        if party is not None and gap is not None:
+            sums |= {role: hundred(party.value), _difference(role, gap): signed(gap.value)}
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in sums.items())
     return f'<dl class="sums">{cells}</dl>'
+
+
+def _difference(role: str, gap: Gap) -> str:
+    verdict = "a tie" if gap.is_tie else "tuned is higher" if gap.value > 0 else "tuned is lower"
+    return f"minus {role}, {signed_span(gap.low, gap.high)}: {verdict}"
 
 
 def _section(section: Section, pictures: Mapping[str, bytes]) -> str:

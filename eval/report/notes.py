@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eval.leakage.overlap import Overlap
-from eval.results.comparison import Comparison
-from eval.selection.choose import Choice, best
+from eval.results.headline import Headline
+from eval.selection.choose import Choice
 from eval.systems.recipes import Recipe, unlike
 from eval.systems.seeds import find_seeds
 from eval.systems.subject import Subject
@@ -15,9 +15,11 @@ SHOWN = 0.05
 """Share of dev texts beyond which a reader is warned."""
 
 
-def edge_notes(choices: Sequence[Choice], comparison: Comparison | None) -> list[str]:
-    """Where k of the headline's systems lies at the edge of its grid."""
-    edges = [(choice.system.name, choice.edge) for choice in _shown(choices, comparison)]
+def edge_notes(choices: Sequence[Choice], headline: Headline | None) -> list[str]:
+    """Where k of the similarity headline's systems lies at the edge of its grid."""
+    parties = [] if headline is None else [headline.tuned, headline.untuned]
+    names = [party.name for party in parties if party is not None]
+    edges = [(choice.system.name, choice.edge) for choice in choices if choice.system.name in names]
     return [f"Note: {name}: {line}." for name, line in edges if line is not None]
 
 
@@ -50,10 +52,3 @@ def shown_dev(counts: Sequence[Overlap], trained: Sequence[str]) -> list[str]:
         for row in seen
         if row.near > SHOWN * row.texts
     ]
-
-
-def _shown(choices: Sequence[Choice], comparison: Comparison | None) -> list[Choice]:
-    if comparison is not None:
-        return [choice for choice in choices if choice.system.name in (comparison.tuned, comparison.untuned)]
-    honest = [choice for choice in choices if not choice.system.is_transductive]
-    return [best(honest)] if honest else []

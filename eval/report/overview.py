@@ -1,13 +1,31 @@
-"""Every task in one table: the tuned system against the best untuned one, both chosen on dev."""
+"""Every task in one table: the tuned run against its untuned rival and against the best outside row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eval.report.report import Report, hundred
+from eval.report.numbers import hundred, signed, signed_span
+from eval.report.report import Report
+from eval.results.headline import Headline, Party
 from eval.results.results import AVERAGE, Result, TaskTable
+from eval.tasks.sts import METRIC
 
-HEADER = ("task", "difference", "95 % interval", "tuned is", "tuned", "best untuned", "figure x 100")
+HEADER = (
+    "task",
+    "figure x 100",
+    "tuned",
+    "untuned",
+    "difference",
+    "95 % interval",
+    "tuned is",
+    "best outside row",
+    "difference",
+    "95 % interval",
+    "tuned is",
+)
+ABSENT = ("–", "–", "–", "–")
+TITLES = {"spearman_all": "Spearman", AVERAGE: "average of the similarity tests"}
 
 
 @dataclass(frozen=True)
@@ -19,41 +37,46 @@ class Duel:
     gap: Result
 
 
+Rows = Mapping[str, Result]
+"""A task's main figures by system."""
+
+
 def overview_rows(report: Report) -> list[list[str]]:
-    """A row a similarity test, their average, and a row a further task; empty where nothing tuned was compared."""
-    further = [(task.name, find_duel(task)) for task in report.tasks]
-    return [*_similarity(report), *([name, *_cells(duel), duel.gap.metric] for name, duel in further if duel)]
+    """A row a similarity test, their average, and a row a further task; none where nothing tuned was compared."""
+    found = []
+    for task in report.columns if report.comparison is not None else []:
+        rows = {row.system: row for row in report.results if (row.task, row.metric, row.clean) == (task, METRIC, False)}
+        found.append(_row(TITLES.get(task, task), report.comparison, rows))
+    found += [_row(table.name, table.headline, main_rows(table)) for table in report.tasks]
+    return [row for row in found if row]
 
 
-def find_duel(task: TaskTable) -> Duel | None:
-    """The task's tuned and untuned leaders on its main metric."""
-    rows = {row.system: row for row in task.rows if row.metric == task.metric and not row.clean}
-    gap = next((row for row in rows.values() if row.subject.kind == "difference"), None)
-    if gap is None:
+def main_rows(task: TaskTable) -> dict[str, Result]:
+    """By system the row of the task's main figure."""
+    return {row.system: row for row in task.rows if row.metric == task.metric and not row.clean}
+
+
+def find_duel(rows: Rows, ours: Party | None, rival: Party | None) -> Duel | None:
+    """The tuned run and one of its rivals; None where one of them is missing."""
+    if ours is None or rival is None:
         return None
-    ours, rival = (rows[name] for name in gap.subject.of)
-    return Duel(ours, rival, gap)
+    return Duel(rows[ours.name], rows[rival.name], rows[f"{ours.name} minus {rival.name}"])
 
 
-def _similarity(report: Report) -> list[list[str]]:
-    if report.comparison is None or report.gain is None:
+def _row(title: str, found: Headline | None, rows: Rows) -> list[str]:
+    if found is None or found.tuned is None:
         return []
-    names = (report.comparison.tuned, report.comparison.untuned, report.gain)
-    duels = {task: Duel(*(report.result(name, task) for name in names)) for task in report.columns}
-    titles = {AVERAGE: "average of the similarity tests"}
-    return [[titles.get(task, task), *_cells(duel), "Spearman"] for task, duel in duels.items()]
+    duels = [find_duel(rows, found.tuned, rival) for rival in (found.untuned, found.outside)]
+    if not any(duels):
+        return []
+    cells = [cell for duel in duels for cell in (ABSENT if duel is None else _cells(duel))]
+    return [title, TITLES.get(found.metric, found.metric), hundred(rows[found.tuned.name].value), *cells]
 
 
 def _cells(duel: Duel) -> list[str]:
     """Nothing is called higher or lower that the interval does not show to be so."""
     gap, low, high = duel.gap.value, duel.gap.low, duel.gap.high
-    figures = [hundred(duel.ours.value), hundred(duel.rival.value)]
     if low is None or high is None:
-        return [signed(gap), "–", "–", *figures]
+        return [hundred(duel.rival.value), signed(gap), "–", "–"]
     verdict = "higher" if low > 0 else "lower" if high < 0 else "tied" if low <= 0 <= high else "–"
-    return [signed(gap), f"{signed(low)} to {signed(high)}", verdict, *figures]
-
-
-def signed(value: float) -> str:
-    """A difference x 100 with its sign."""
-    return f"{100 * value:+.2f}" if value == value else hundred(value)
+    return [hundred(duel.rival.value), signed(gap), signed_span(low, high), verdict]

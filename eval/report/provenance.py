@@ -48,8 +48,10 @@ def describe(
     choices: Sequence[Choice],
     recipes: Mapping[str, Recipe],
 ) -> dict[str, object]:
-    """Everything here is plain JSON. Of `similarity` the dev file comes first; `further` are the other tasks."""
-    chosen_on = f"{similarity[0].name} only" if similarity else "no similarity file"
+    """Everything here is plain JSON. Of `similarity` a dev file comes first; `further` are the other tasks."""
+    chosen = "no similarity dev file"
+    if config.dev:
+        chosen = f"layer and strength of every similarity row, and its untuned rival, on {similarity[0].name} only"
     return {
         "command": command(),
         "versions": versions(),
@@ -63,7 +65,7 @@ def describe(
             "interval": "95 % percentile bootstrap over pairs",
             "resamples": config.bootstrap,
             "seed": config.seed,
-            "chosen": f"layer and strength of every row, and both rows of the headline, on {chosen_on}",
+            "chosen": f"the tuned run as it is exported; {chosen}; the outside row by its test figure",
         },
         "choices": [_choice(choice) for choice in choices],
         "recipes": {run: dict(recipe) for run, recipe in recipes.items()},

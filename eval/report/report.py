@@ -12,8 +12,10 @@ import numpy as np
 from dec2vec.text_tables import plain_table
 from eval.cache.cost import Cost
 from eval.leakage.overlap import Overlap
-from eval.results.comparison import Comparison
+from eval.report.headline_text import sentences
+from eval.report.numbers import hundred, span
 from eval.results.diagnostics import Confusion, Histogram, Mistakes, PrecisionRecall, Scatter
+from eval.results.headline import Headline
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.selection.dev_curves import CurvePoint
 from eval.systems.seeds import Seeds, find_seeds, mean_and_sd
@@ -28,11 +30,12 @@ class Report:
     provenance: Mapping[str, object]
     results: Sequence[Result]
     overlap: Sequence[Overlap]
-    comparison: Comparison | None
+    comparison: Headline | None
+    """The headline of the average over the similarity tests."""
     reference: str | None
     """The untuned row that is the tuned encoder without its adapter."""
     dev: str
-    """Empty in an evaluation without similarity, as `tests` and `results` are."""
+    """Empty in an evaluation without a similarity dev file."""
     tests: Sequence[str]
     histograms: Sequence[Histogram] = ()
     tasks: Sequence[TaskTable] = ()
@@ -85,16 +88,17 @@ class Report:
 
     @cached_property
     def gain(self) -> str | None:
-        """The name of the headline's difference."""
-        return next((row.system for row in self.results if row.subject.kind == "difference"), None)
+        """The name of the difference between the headline's tuned system and its untuned rival."""
+        found = self.comparison
+        if found is None or found.tuned is None or found.untuned is None:
+            return None
+        return f"{found.tuned.name} minus {found.untuned.name}"
 
     @cached_property
     def best_untuned(self) -> str | None:
-        """The untuned row with the highest dev score: the tuned one's rival."""
-        if self.comparison is not None:
-            return self.comparison.untuned
-        untuned = [name for name, subject in self.subjects.items() if subject.is_rival]
-        return max(untuned, key=lambda name: _sortable(self.result(name, self.dev).value), default=None)
+        """The untuned row of the headline."""
+        found = self.comparison
+        return None if found is None or found.untuned is None else found.untuned.name
 
     @property
     def columns(self) -> list[str]:
@@ -105,24 +109,14 @@ class Report:
     def highlights(self) -> list[str]:
         """For a terminal: tuned rows, the best untuned on dev and test, the encoder without its adapter, a baseline."""
         untuned = [name for name, subject in self.subjects.items() if subject.is_rival]
-        on_dev = sorted(untuned, key=lambda name: -_sortable(self.result(name, self.dev).value))
+        best_first = sorted(untuned, key=lambda name: -_sortable(self.result(name, self.dev or AVERAGE).value))
         outside = [name for name, subject in self.subjects.items() if subject.kind == "baseline"]
-        wanted = {*untuned[:1], *on_dev[:3], self.reference, self.best_untuned, *outside[:1]}
+        wanted = {*untuned[:1], *best_first[:3], self.reference, self.best_untuned, *outside[:1]}
         return [name for name, subject in self.subjects.items() if subject.is_tuned or name in wanted]
 
 
 def _sortable(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
-
-
-def hundred(value: float) -> str:
-    """Spearman x 100, as published; a dash where there is none."""
-    return f"{100 * value:.2f}" if math.isfinite(value) else "–"
-
-
-def span(low: float | None, high: float | None) -> str:
-    """An interval x 100; a dash where there is none."""
-    return "–" if low is None or high is None else f"{hundred(low)} to {hundred(high)}"
 
 
 def metric_label(metric: str, clean: bool) -> str:
@@ -141,51 +135,29 @@ def similarity_label(row: Result) -> str:
 
 
 def headline(report: Report) -> list[str]:
-    """Two or three sentences, all about test figures of systems chosen on dev; then the notes."""
-    return [*_verdict(report), *report.notes]
+    """A few sentences about test figures; then the notes."""
+    lines = task_lines(report) if report.comparison is None else similarity_lines(report)
+    return [*lines, *report.notes]
 
 
-def _verdict(report: Report) -> list[str]:
-    if not report.tests:
-        return task_lines(report)
+def similarity_lines(report: Report) -> list[str]:
+    """The headline of the average over the tests, then without every pair that training may have shown."""
     found = report.comparison
-    where = f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
-    if found is None:
-        honest = [name for name, subject in report.subjects.items() if subject.is_tuned or subject.is_rival]
-        top = max(honest, key=lambda name: _sortable(report.result(name, report.dev).value))
-        score = report.result(top, AVERAGE)
-        return [
-            f"Best on {report.dev}: {top}, with {hundred(score.value)} ({span(score.low, score.high)}) on the {where}."
-        ]
-    verdict = "yes" if found.is_tuned_above_every_untuned else "no"
-    return [
-        f"Tuned {hundred(found.tuned_value)} compared with untuned {hundred(found.untuned_value)} (Spearman x 100, "
-        f"{where}): {found.tuned} and {found.untuned}, both selected on {report.dev}.",
-        _difference(found),
-        f"Tuned above every untuned row: {verdict}; the highest untuned row on the tests is"
-        f" {found.best_untuned_on_test} with {hundred(found.best_untuned_on_test_value)}.",
-        *_on_clean_pairs(report, found),
-    ]
+    return [] if found is None else [*sentences(found, where(report)), *_on_clean_pairs(report, found)]
 
 
-def _difference(found: Comparison) -> str:
-    gap = found.difference
-    if not math.isfinite(gap.value):
-        return "Difference: not available, because a score is missing."
-    tie = " A tie: the interval contains 0." if found.is_tie else ""
-    return (
-        f"Difference {100 * gap.value:+.2f}, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f},"
-        f" p = {found.p_value:.3f} (paired bootstrap over pairs, two-sided, {found.resamples:,} resamples).{tie}"
-    )
+def where(report: Report) -> str:
+    """What the similarity headline is of."""
+    return f"average of {len(report.tests)} test sets" if len(report.tests) > 1 else f"test set {report.tests[0]}"
 
 
-def _on_clean_pairs(report: Report, found: Comparison) -> list[str]:
+def _on_clean_pairs(report: Report, found: Headline) -> list[str]:
     """The headline once more, without every pair that training may have shown."""
-    if report.gain is None or not report.has(found.tuned, AVERAGE, clean=True):
+    if found.tuned is None or found.untuned is None or report.gain is None:
         return []
-    ours, rival = (report.result(name, AVERAGE, clean=True) for name in (found.tuned, found.untuned))
-    total = report.result(found.tuned, AVERAGE).n
-    where = f"the training text or {report.dev}, on which settings are selected"
+    ours, rival = (report.result(party.name, AVERAGE, clean=True) for party in (found.tuned, found.untuned))
+    total = report.result(found.tuned.name, AVERAGE).n
+    where = f"the training text or {report.dev}, on which settings are selected" if report.dev else "the training text"
     if ours.n == total:
         known = not report.has_unknown_training
         return (
@@ -209,11 +181,12 @@ def table_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
 
 
 def _spread_rows(report: Report, seeds: Seeds) -> list[list[str]]:
-    columns = [*_main_first(report), report.dev]
+    columns = [*_main_first(report), *_dev(report)]
     figures = [[report.result(member.name, task).value for task in columns] for member in seeds.members]
     mean, spread = ([hundred(value) for value in row] for row in mean_and_sd(np.array(figures)))
+    count = len(_main_first(report))
     rows = ((seeds.mean.name, mean), (seeds.sd.name, spread))
-    return [[name, row[0], "", row[-1], *row[1:-1]] for name, row in rows]
+    return [[name, row[0], "", *row[count:], *row[1:count]] for name, row in rows]
 
 
 def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
@@ -221,15 +194,20 @@ def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
     for name in systems:
         average = report.result(name, AVERAGE)
         main, *figures = [hundred(report.result(name, task).value) for task in _main_first(report)]
-        dev = hundred(report.result(name, report.dev).value)
-        rows.append([name, main, span(average.low, average.high), dev, *figures])
+        dev = [hundred(report.result(name, task).value) for task in _dev(report)]
+        rows.append([name, main, span(average.low, average.high), *dev, *figures])
     return rows
 
 
 def table_header(report: Report) -> list[str]:
     """The average comes first: a table of many tests is wider than the screen."""
     main, *others = _main_first(report)
-    return ["system", main, "95 % interval", report.dev, *others]
+    return ["system", main, "95 % interval", *(f"{name} (dev)" for name in _dev(report)), *others]
+
+
+def _dev(report: Report) -> list[str]:
+    """The dev file's column, in an evaluation with one."""
+    return [report.dev] if report.dev else []
 
 
 def _main_first(report: Report) -> list[str]:
@@ -238,7 +216,14 @@ def _main_first(report: Report) -> list[str]:
 
 def task_lines(report: Report) -> list[str]:
     """What was found on each further task."""
-    return [f"{table.name}: {table.note}" for table in report.tasks if table.note]
+    found = [(table.name, task_text(table)) for table in report.tasks]
+    return [f"{name}: {' '.join(lines)}" for name, lines in found if lines]
+
+
+def task_text(table: TaskTable) -> list[str]:
+    """The headline of a further task, and its note."""
+    lines = [] if table.headline is None else sentences(table.headline)
+    return [*lines, *([table.note] if table.note else [])]
 
 
 def format_table(report: Report) -> str:

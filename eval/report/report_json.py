@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from eval.report.report import Report, metric_label, similarity_label
-from eval.results.comparison import Comparison
+from eval.report.report import Report, metric_label, similarity_label, similarity_lines, task_text
 from eval.results.diagnostics import Confusion, PrecisionRecall
+from eval.results.headline import Headline
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.selection.dev_curves import CurvePoint
 from eval.systems.seeds import Seeds, find_seeds, mean_and_sd
@@ -25,7 +25,7 @@ def to_json(report: Report) -> str:
         "overlap": [asdict(overlap) for overlap in report.overlap],
         "dev": report.dev,
         "tests": list(report.tests),
-        "comparison": None if report.comparison is None else _comparison(report.comparison),
+        "comparison": _comparison(report.comparison),
         "tasks": [_task(task) for task in report.tasks],
         "sweep": _columns(report.dev_curves),
         "confusions": [_confusion(item) for item in report.confusions],
@@ -34,6 +34,7 @@ def to_json(report: Report) -> str:
         "seeds": [row for seeds in find_seeds(report.subjects.values()) for row in _spread(report, seeds)],
         "costs": {name: asdict(cost) for name, cost in report.costs.items()},
         "notes": list(report.notes),
+        "headlines": _headlines(report),
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -64,12 +65,15 @@ def _task(table: TaskTable) -> dict[str, object]:
             "high": row.high,
             "n": row.n,
             "dev": row.dev,
+            "dev_data": row.dev_data,
+            "dev_metric": row.dev_metric,
             "chosen": row.chosen,
+            "chosen_on": row.chosen_on,
             **_fields(row),
         }
         for row in table.rows
     ]
-    return {"name": table.name, "metric": table.metric, "rows": rows, "note": table.note}
+    return {"name": table.name, "metric": table.metric, "rows": rows, "note": " ".join(task_text(table))}
 
 
 def _fields(row: Result) -> dict[str, object]:
@@ -83,16 +87,45 @@ def _fields(row: Result) -> dict[str, object]:
         "k": subject.k,
         "transductive": subject.transductive,
         "clean": row.clean,
+        "exported": subject.exported,
+        "selection": row.selection,
     }
 
 
-def _comparison(found: Comparison) -> dict[str, object]:
-    return {**asdict(found), "is_tie": found.is_tie}
+def _headlines(report: Report) -> list[dict[str, object]]:
+    """Of the average over the similarity tests, then of each further task, with the sentences of the page."""
+    similarity = [(AVERAGE, report.comparison, similarity_lines(report))]
+    further = [(table.name, table.headline, task_text(table)) for table in report.tasks]
+    return [
+        {"task": task, **asdict(found), "sentences": lines}
+        for task, found, lines in (*similarity, *further)
+        if found is not None
+    ]
+
+
+def _comparison(found: Headline | None) -> dict[str, object] | None:
+    """The similarity headline in the fields of earlier versions, for programs that know these."""
+    if found is None or found.tuned is None or found.untuned is None or found.highest_untuned is None:
+        return None
+    gap = found.to_untuned
+    assert gap is not None
+    return {
+        "tuned": found.tuned.name,
+        "untuned": found.untuned.name,
+        "tuned_value": found.tuned.value,
+        "untuned_value": found.untuned.value,
+        "difference": {"value": gap.value, "low": gap.low, "high": gap.high},
+        "p_value": gap.p_value,
+        "resamples": found.resamples,
+        "best_untuned_on_test": found.highest_untuned.name,
+        "best_untuned_on_test_value": found.highest_untuned.value,
+        "is_tie": gap.is_tie,
+    }
 
 
 def _spread(report: Report, seeds: Seeds) -> list[dict[str, object]]:
     """Mean and sample standard deviation over the runs, by task."""
-    tasks = list(dict.fromkeys([report.dev, *report.tests, AVERAGE]))
+    tasks = [*([report.dev] if report.dev else []), *report.tests, AVERAGE]
     names = [member.name for member in seeds.members]
     figures = np.array([[report.result(name, task).value for task in tasks] for name in names])
     return [

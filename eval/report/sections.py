@@ -15,9 +15,11 @@ from eval.report.figure_sections import (
     dev_sections,
     scatter_sections,
 )
-from eval.report.overview import HEADER, find_duel, overview_rows
-from eval.report.report import Report, hundred, metric_label, span, table_header, table_rows
+from eval.report.numbers import hundred, span
+from eval.report.overview import HEADER, overview_rows
+from eval.report.report import Report, metric_label, table_header, table_rows, task_text
 from eval.results.results import AVERAGE, Result, TaskTable
+from eval.selection.choose import Selection
 
 MAX_ROWS = 12
 """Rows of a further task's table above its fold."""
@@ -48,9 +50,11 @@ def sections(report: Report) -> list[Section]:
 
 
 def _systems(report: Report) -> Section:
-    text = [f"Spearman x 100 over all pairs of a set; layer, k and the best rows are selected on {report.dev}."]
+    text = ["Spearman x 100 over all pairs of a set."]
+    if report.dev:
+        text = [f"{text[0][:-1]}; layer, k and the untuned row of the headline are selected on {report.dev}."]
     if report.best_untuned is not None:
-        text.append(f"Best untuned row, selected on {report.dev}: {report.best_untuned}.")
+        text.append(f"Untuned row of the headline: {report.best_untuned}.")
     header = table_header(report)
     best, tuned = report.best_untuned, report.tuned_names
     blocks = [Table(header, table_rows(report, report.highlights), best, tuned=tuned)]
@@ -63,15 +67,16 @@ def _systems(report: Report) -> Section:
 def _overview(report: Report) -> Section:
     """The result in one table."""
     rows = overview_rows(report)
-    text = "A difference is called higher or lower if its 95 % interval does not contain 0. Both systems of a row are"
-    text += " selected on the dev data of the task, or on the similarity dev file if it has none."
-    return Section("Tuned against the best untuned", [text], [Table(HEADER, rows)] if len(rows) > 1 else [])
+    text = "The tuned run is shown as it is exported. The untuned row is the best on the task's own dev data; without"
+    text += (
+        " them it is read as the tuned run. The outside row is the highest on the test. A difference is called higher"
+    )
+    text += " or lower if its 95 % interval does not contain 0; no difference is corrected for the number of tasks."
+    return Section("Tuned run, untuned and outside systems", [text], [Table(HEADER, rows)] if len(rows) > 1 else [])
 
 
 def _further(report: Report) -> list[Section]:
-    return [
-        Section(f"Task: {task.name}", [task.note] if task.note else [], _task_tables(task)) for task in report.tasks
-    ]
+    return [Section(f"Task: {task.name}", task_text(task), _task_tables(task)) for task in report.tasks]
 
 
 def _task_tables(task: TaskTable) -> list[Table | Picture]:
@@ -98,17 +103,32 @@ def _task_table(task: TaskTable) -> Table:
             not subjects[name].is_tuned,
             kinds[name] == "difference",
             kinds[name] not in ("mean", "sd"),
-            -main.get(name, float("-inf")),
+            0.0 if kinds[name] == "difference" else -main.get(name, float("-inf")),
         ),
     )
     has_choices = any(row.chosen for row in task.rows)
     lines = [_task_line(task, name, rows, has_choices=has_choices) for name in order]
     titles = [_title(*column) for column in task.columns]
     chosen = ["chosen on dev"] if has_choices else []
-    header = ["system", titles[0], "95 % interval", "dev", *chosen, *titles[1:], "n"]
-    duel = find_duel(task)
+    header = ["system", titles[0], "95 % interval", "selected on", *_dev_title(task), *chosen, *titles[1:], "n"]
+    rival = None if task.headline is None else task.headline.untuned
     tuned = [name for name, subject in subjects.items() if subject.is_tuned]
-    return Table(header, lines, None if duel is None else duel.rival.system, tuned=tuned)
+    return Table(header, lines, None if rival is None else rival.name, tuned=tuned)
+
+
+def _dev_title(task: TaskTable) -> list[str]:
+    """What the dev figures are of; no column where there are none."""
+    titles = {(row.dev_metric, row.dev_data) for row in task.rows if row.dev is not None}
+    return [f"dev: {metric} x 100 on {data}" for metric, data in sorted(titles, key=str)][:1]
+
+
+WORDS: Mapping[Selection | None, str] = {"fixed": "fixed", "none": "not selected", None: "–"}
+"""How a system came about, where no dev data chose it."""
+
+
+def _selected(row: Result) -> str:
+    other = ", another task" if row.selection == "other dev" else ""
+    return f"{row.chosen_on}{other}" if row.chosen_on and row.selection else WORDS.get(row.selection, "–")
 
 
 def _task_line(
@@ -117,11 +137,12 @@ def _task_line(
     found = [rows.get((name, *column)) for column in task.columns]
     main, cells = found[0], ["–" if row is None else _cell(row.metric, row.value) for row in found]
     if main is None:
-        interval, dev, chosen, n = "–", "–", "–", "–"
+        interval, where, dev, chosen, n = "–", "–", "–", "–", "–"
     else:
         dev = "–" if main.dev is None else hundred(main.dev)
-        interval, chosen, n = span(main.low, main.high), main.chosen or "–", f"{main.n}"
-    return [name, cells[0], interval, dev, *([chosen] if has_choices else []), *cells[1:], n]
+        interval, where, chosen, n = span(main.low, main.high), _selected(main), main.chosen or "–", f"{main.n}"
+    devs = [dev] if _dev_title(task) else []
+    return [name, cells[0], interval, where, *devs, *([chosen] if has_choices else []), *cells[1:], n]
 
 
 def _title(metric: str, clean: bool) -> str:

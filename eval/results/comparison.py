@@ -1,4 +1,4 @@
-"""The similarity tests: every system's figures, their averages, and the paired comparison of tuned and best untuned."""
+"""The similarity tests: every system's figures, their averages, and the headline of the average."""
 
 from __future__ import annotations
 
@@ -8,41 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool
 
-from eval.metrics.statistics import Interval, interval, p_value
 from eval.results.findings import Findings
+from eval.results.headline import Entrant, Headline, make_headline
 from eval.results.results import AVERAGE, Result
-from eval.selection.choose import Choice, best
+from eval.selection.choose import Choice
 from eval.selection.judge import Measured
 from eval.systems.subject import Subject
 from eval.tasks.sts import SimilarityEvidence, StsTask
 from eval.tasks.task import Figure, clean_figure
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Both systems were chosen on dev; figures are test averages."""
-
-    tuned: str
-    untuned: str
-    tuned_value: float
-    untuned_value: float
-    difference: Interval
-    p_value: float
-    """Two-sided, from the paired resamples behind the interval."""
-    resamples: int
-    best_untuned_on_test: str
-    best_untuned_on_test_value: float
-
-    @property
-    def is_tie(self) -> bool:
-        """The interval of the difference holds 0 (or there is none): neither is shown to be better."""
-        return not (self.difference.low > 0 or self.difference.high < 0)
-
-    @property
-    def is_tuned_above_every_untuned(self) -> bool:
-        """Even above the untuned row that happens to be best on the tests."""
-        return self.tuned_value > self.best_untuned_on_test_value
-
 
 ByTask = Mapping[str, Sequence[Figure]]
 """Figures by task, the average over the tests included."""
@@ -73,11 +46,17 @@ class SystemFigures:
         """The main figure over all tests."""
         return self.figures[AVERAGE][0]
 
+    @property
+    def entrant(self) -> Entrant:
+        """The row of the headline's table."""
+        return Entrant(self.subject, self.average, self.choice)
+
     def results(self, figures: ByTask) -> list[Result]:
         """Rows of this system."""
-        chosen_on = None if self.choice is None else self.choice.chosen_on
+        choice = self.choice
+        chosen_on, selection = (None, None) if choice is None else (choice.chosen_on, choice.selection)
         return [
-            Result.from_figure(self.subject, task, figure, chosen_on=chosen_on)
+            Result.from_figure(self.subject, task, figure, chosen_on=chosen_on, selection=selection)
             for task, of_task in figures.items()
             for figure in of_task
         ]
@@ -91,26 +70,33 @@ def with_average(figures: ByTask, tests: Sequence[StsTask]) -> ByTask:
 
 def similarity_results(
     findings: Findings, clean: Mapping[str, Bool[np.ndarray, " _"]], *, resamples: int, seed: int
-) -> tuple[list[Result], Comparison | None]:
+) -> tuple[list[Result], Headline | None]:
     """Every system on every task and on the average; then what is shown of the tuned systems and their rivals.
+
+    The headline is of the average; None without tests.
 
     `clean` says of each test's pairs which ones training has not seen.
     """
     systems, tests = _systems(findings), findings.tests
+    if not tests:
+        return [], None
     chosen = [item for item in systems if item.choice is not None]
     results = _table([(item, item.figures) for item in chosen])
-    comparison = _compare(chosen)
-    if comparison is not None:
-        by_name = {item.subject.name: item for item in chosen}
-        pair = by_name[comparison.tuned], by_name[comparison.untuned]
-        named = {comparison.untuned, comparison.best_untuned_on_test}
-        shown = [item for item in chosen if item.subject.run is not None or item.subject.name in named]
+    headline = make_headline([item.entrant for item in systems], has_dev=findings.dev is not None)
+    by_name = {item.subject.name: item for item in systems}
+    tuned, untuned, outside, luckiest = (
+        None if party is None else by_name[party.name]
+        for party in (headline.tuned, headline.untuned, headline.outside, headline.highest_untuned)
+    )
+    if tuned is not None:
+        shown = [item for item in chosen if item.subject.run is not None or item in (untuned, luckiest)]
         on_clean = {item.subject.name: _clean(item, tests, clean, resamples, seed) for item in shown}
-        results += _difference(pair, [item.figures for item in pair], findings)
+        results += _difference(tuned, untuned, findings)
         results += _table([(item, on_clean[item.subject.name]) for item in shown])
-        results += _difference(pair, [on_clean[item.subject.name] for item in pair], findings)
+        results += _difference(tuned, untuned, findings, on_clean)
+        results += _difference(tuned, outside, findings)
         results += [row for item in shown for row in item.results(_similarities(item, tests, resamples, seed))]
-    return [*results, *_table([(item, item.figures) for item in systems if item.choice is None])], comparison
+    return [*results, *_table([(item, item.figures) for item in systems if item.choice is None])], headline
 
 
 def _systems(findings: Findings) -> list[SystemFigures]:
@@ -129,40 +115,22 @@ def _table(systems: Sequence[tuple[SystemFigures, ByTask]]) -> list[Result]:
     return [row for task in tasks for item, figures in systems for row in item.results({task: figures[task]})]
 
 
-def _compare(systems: Sequence[SystemFigures]) -> Comparison | None:
-    by_choice = {item.choice: item for item in systems if item.choice is not None}
-    tuned = [choice for choice, item in by_choice.items() if item.subject.run is not None]
-    untuned = [choice for choice, item in by_choice.items() if item.subject.is_rival]
-    if not tuned or not untuned:
-        return None
-    ours, rival = by_choice[best(tuned)], by_choice[best(untuned)]
-    rivals = [by_choice[choice] for choice in untuned]
-    luckiest = max(rivals, key=lambda item: np.nan_to_num(item.average.value, nan=-np.inf))
-    difference = ours.average.minus(rival.average)
-    return Comparison(
-        tuned=ours.subject.name,
-        untuned=rival.subject.name,
-        tuned_value=ours.average.value,
-        untuned_value=rival.average.value,
-        difference=interval(difference.value, difference.resampled),
-        p_value=p_value(difference.resampled),
-        resamples=len(difference.resampled),
-        best_untuned_on_test=luckiest.subject.name,
-        best_untuned_on_test_value=luckiest.average.value,
-    )
-
-
 def _difference(
-    pair: tuple[SystemFigures, SystemFigures], figures: Sequence[ByTask], findings: Findings
+    ours: SystemFigures,
+    rival: SystemFigures | None,
+    findings: Findings,
+    figures: Mapping[str, ByTask] | None = None,
 ) -> list[Result]:
-    """Tuned minus best untuned, both chosen on dev, as rows of their own."""
-    ours, rival = figures
-    subject = Subject.from_difference(pair[0].subject, pair[1].subject)
+    """Tuned minus a rival as rows of their own; `figures` by system stand in for those on all pairs."""
+    if rival is None:
+        return []
+    subject = Subject.from_difference(ours.subject, rival.subject)
+    pair = [item.figures if figures is None else figures[item.subject.name] for item in (ours, rival)]
     dev = None if findings.dev is None else findings.dev.name
     return [
         Result.from_figure(subject, task, one.minus(other), chosen_on=dev)
         for task in (*(test.name for test in findings.tests), AVERAGE)
-        for one, other in zip(ours[task], rival[task], strict=True)
+        for one, other in zip(pair[0][task], pair[1][task], strict=True)
     ]
 
 

@@ -34,17 +34,27 @@ class Findings:
         """More systems of one task."""
         self.rows.setdefault(task, []).extend(measured)
 
-    def add_further(self, task: str, measured: Sequence[Measured]) -> None:
-        """The same for a task besides similarity: of vectors and decisions only the leaders' are kept."""
-        self.add(task, measured)
-        rows = self.rows[task]
-        kept = {id(row) for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None}
+    def add_further(self, task: Task[Any], measured: Sequence[Measured]) -> None:
+        """The same for a task besides similarity: of vectors and decisions only the headline's are kept."""
+        self.add(task.name, measured)
+        rows = self.rows[task.name]
+        kept = {id(row) for row in _leaders(rows, task)}
         rows[:] = [row if id(row) in kept else row.without_evidence() for row in rows]
+
+    @property
+    def can_choose(self) -> bool:
+        """Whether there are dev data at all."""
+        return any(task.dev is not None for task in self.tasks)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether there are no dev data for some task, not even those of the similarity tests."""
+        return self.dev is None and any(task.dev is None for task in self.tasks)
 
     @property
     def similarity(self) -> list[StsTask]:
         """The dev file first; none in an evaluation of other tasks alone."""
-        return [] if self.dev is None else [self.dev, *self.tests]
+        return [*([] if self.dev is None else [self.dev]), *self.tests]
 
     @property
     def tasks(self) -> list[Task[Any]]:
@@ -53,8 +63,8 @@ class Findings:
 
     @property
     def choices(self) -> list[Choice]:
-        """The systems of the similarity tests."""
-        rows = [] if self.dev is None else self.rows.get(self.dev.name, [])
+        """The systems of the similarity tests, or of the similarity dev file where it alone is given."""
+        rows = [row for task in self.similarity[:1] for row in self.rows.get(task.name, [])]
         return [row.choice for row in rows if row.choice is not None]
 
     def on_tests(self, system: System) -> list[Measured]:
@@ -84,7 +94,7 @@ class Findings:
     def mistakes(self) -> list[Mistakes]:
         """The surest ones of each topic task's headline system: the tuned one that leads, or else the untuned one."""
         mistakes: dict[str, Mistakes] = {}
-        for task, row in self._leaders():  # the tuned one comes last
+        for task, row in self._leading():  # the tuned one comes last
             if isinstance(row.evidence, TopicEvidence) and row.evidence.is_finite:
                 mistakes[task] = Mistakes.from_evidence(task, row.name, row.evidence)
         return list(mistakes.values())
@@ -92,7 +102,7 @@ class Findings:
     def curves(self) -> list[PrecisionRecall]:
         """Of pair matching."""
         curves = []
-        for task, row in self._leaders():
+        for task, row in self._leading():
             decided = row.evidence
             if isinstance(decided, PairEvidence) and decided.threshold is not None and decided.is_finite:
                 title = f"{task}: {row.name}"
@@ -103,11 +113,16 @@ class Findings:
         """Title and decisions of the leaders of topic tasks."""
         return [
             (f"{task}: {row.name}", row.evidence)
-            for task, row in self._leaders()
+            for task, row in self._leading()
             if isinstance(row.evidence, TopicEvidence) and row.evidence.is_finite
         ]
 
-    def _leaders(self) -> list[tuple[str, Measured]]:
-        names = [task.name for task in self.further if task.name in self.rows]
-        pairs = [(name, leader(self.rows[name], is_tuned=is_tuned)) for name in names for is_tuned in (False, True)]
-        return [(name, row) for name, row in pairs if row is not None]
+    def _leading(self) -> list[tuple[str, Measured]]:
+        """By task the systems of its headline, the untuned one first."""
+        tasks = [task for task in self.further if task.name in self.rows]
+        return [(task.name, row) for task in tasks for row in _leaders(self.rows[task.name], task)]
+
+
+def _leaders(rows: Sequence[Measured], task: Task[Any]) -> list[Measured]:
+    pair = [leader(rows, is_tuned=is_tuned, has_dev=task.dev is not None) for is_tuned in (False, True)]
+    return [row for row in pair if row is not None]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.metrics.statistics import interval
+from eval.results.headline import Headline
+from eval.selection.choose import Selection
 from eval.systems.subject import Subject
 from eval.tasks.task import Figure
 
@@ -29,9 +31,15 @@ class Result:
     chosen_on: str | None = None
     """The data that decided layer and strength; None where nothing was chosen."""
     dev: float | None = None
-    """In the main metric's row: the score by which the system was chosen."""
+    """In the main metric's row: the score on dev data, by which systems are chosen."""
     chosen: str = ""
     """In the main metric's row: the threshold, k or C that dev chose."""
+    dev_data: str | None = None
+    """The name of the data that `dev` was measured on, and"""
+    dev_metric: str | None = None
+    """its metric: not this row's where another task's dev data chose."""
+    selection: Selection | None = None
+    """How the system's reading came about; None for what is no system."""
 
     @property
     def system(self) -> str:
@@ -48,6 +56,9 @@ class Result:
         chosen_on: str | None = None,
         dev: float | None = None,
         chosen: str = "",
+        dev_data: str | None = None,
+        dev_metric: str | None = None,
+        selection: Selection | None = None,
     ) -> Result:
         """The figure with its interval."""
         bounds = interval(figure.value, figure.resampled)
@@ -63,6 +74,9 @@ class Result:
             chosen_on,
             dev,
             chosen,
+            dev_data,
+            dev_metric,
+            selection,
         )
 
 
@@ -74,6 +88,8 @@ class TaskTable:
     metric: str
     rows: Sequence[Result]
     note: str = ""
+    headline: Headline | None = None
+    """None for tasks that another package measures."""
 
     @property
     def columns(self) -> list[tuple[str, bool]]:

@@ -1,4 +1,4 @@
-"""The table and the verdict of a task besides similarity."""
+"""The table and the headline of a task besides similarity."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.metrics.statistics import interval, p_value
+from eval.metrics.statistics import interval
+from eval.results.headline import Entrant, make_headline, top, tuned_side, untuned_side
 from eval.results.results import Result, TaskTable
-from eval.selection.choose import Choice, best
 from eval.selection.judge import Measured
 from eval.systems.seeds import find_seeds, mean_and_sd
 from eval.systems.subject import Subject
@@ -16,31 +16,55 @@ from eval.tasks.task import E, Figure, Task
 
 
 def task_table(task: Task[E], rows: Sequence[Measured]) -> TaskTable:
-    """Every figure, mean and spread of seeds, and the difference of the tuned and the untuned leader."""
+    """Every figure, mean and spread of seeds, and what the tuned run differs by from its rivals."""
     results = [result for row in _ordered(rows) for result in _results(task, row)]
     results += _spreads(task.name, rows)
-    ours, rival = leader(rows, is_tuned=True), leader(rows, is_tuned=False)
-    if ours is None or rival is None:
-        return TaskTable(task.name, task.metric, results, _note(rows))
-    note = _verdict(ours, rival) + _clean_verdict(ours, rival) + _note(rows)
-    return TaskTable(task.name, task.metric, [*results, *_differences(task.name, ours, rival)], note)
+    has_dev = task.dev is not None
+    headline = make_headline(entrants(rows), has_dev=has_dev)
+    ours, rival = leader(rows, is_tuned=True, has_dev=has_dev), leader(rows, is_tuned=False, has_dev=has_dev)
+    outside = _highest_outside(rows)
+    if ours is not None:
+        for other in (rival, outside):
+            results += [] if other is None else _differences(task.name, ours, other)
+    parts = [_selected(rows), _clean_verdict(ours, rival), _edges([ours, rival])]
+    return TaskTable(task.name, task.metric, results, " ".join(part for part in parts if part), headline)
 
 
-def leader(rows: Sequence[Measured], *, is_tuned: bool) -> Measured | None:
-    """The system that dev data put first. Nothing is chosen for a baseline, which never leads."""
-    by_choice: dict[Choice, Measured] = {
-        row.choice: row for row in rows if row.choice is not None and row.is_tuned == is_tuned
-    }
-    return by_choice[best(list(by_choice))] if by_choice else None
+def entrants(rows: Sequence[Measured]) -> list[Entrant]:
+    """The rows with their main figures."""
+    return [Entrant(row.subject, row.figures[0], row.choice) for row in rows]
+
+
+def leader(rows: Sequence[Measured], *, is_tuned: bool, has_dev: bool) -> Measured | None:
+    """The tuned system of the headline, or its untuned rival. An outside row never leads."""
+    found = (tuned_side if is_tuned else untuned_side)(entrants(rows), has_dev=has_dev)
+    return None if found is None else next(row for row in rows if row.subject is found[0].subject)
+
+
+def _highest_outside(rows: Sequence[Measured]) -> Measured | None:
+    outside = [row for row in rows if row.subject.kind == "baseline"]
+    return next(row for row in outside if row.subject is top(entrants(outside)).subject) if outside else None
 
 
 def _results(task: Task[E], row: Measured) -> list[Result]:
-    chosen_on = None if row.choice is None else row.choice.chosen_on
-    results = []
+    choice, results = row.choice, []
     for figure in row.figures:
         is_main = figure.metric == task.metric and not figure.clean
         dev, chosen = (row.dev_score, row.chosen) if is_main else (None, "")
-        results.append(Result.from_figure(row.subject, task.name, figure, chosen_on=chosen_on, dev=dev, chosen=chosen))
+        is_on_dev = choice is not None and dev is not None
+        results.append(
+            Result.from_figure(
+                row.subject,
+                task.name,
+                figure,
+                chosen_on=None if choice is None else choice.chosen_on,
+                dev=dev,
+                chosen=chosen,
+                dev_data=choice.dev_data if choice is not None and is_on_dev else None,
+                dev_metric=choice.dev_metric if choice is not None and is_on_dev else None,
+                selection=None if choice is None else choice.selection,
+            )
+        )
     return results
 
 
@@ -51,47 +75,39 @@ def _differences(task: str, ours: Measured, rival: Measured) -> list[Result]:
     return [Result.from_figure(subject, task, one.minus(other)) for one, other in pairs if other is not None]
 
 
-def _verdict(ours: Measured, rival: Measured) -> str:
-    a, b = ours.figures[0], rival.figures[0]
-    gap = interval(a.value - b.value, a.resampled - b.resampled)
-    if not np.isfinite(gap.value):
-        return (
-            f"{a.metric}: the difference of {ours.name} and {rival.name} is not available, because a score is missing. "
-        )
-    p = p_value(a.resampled - b.resampled)
-    tie = "" if gap.low > 0 or gap.high < 0 else " A tie: the interval contains 0."
-    one, other = f"{100 * a.value:.2f} tuned ({ours.name})", f"{100 * b.value:.2f} untuned ({rival.name})"
-    span = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-    return (
-        f"{a.metric} x 100: {one} compared with {other}; difference {100 * gap.value:+.2f}, {span}, p = {p:.3f}.{tie} "
-    )
-
-
-def _clean_verdict(ours: Measured, rival: Measured) -> str:
-    """The same without the items that training may have shown; nothing where it has shown none."""
+def _clean_verdict(ours: Measured | None, rival: Measured | None) -> str:
+    """The comparison without the items that training may have shown; nothing where it has shown none."""
     pair = _clean(ours), _clean(rival)
-    if pair[0] is None or pair[1] is None:
+    if ours is None or pair[0] is None or pair[1] is None:
         return ""
     a, b = pair[0], pair[1]
     left = f"Overlap: {ours.figures[0].n - a.n:,} of {ours.figures[0].n:,} items have a text that is in, or close to,"
     left += " the training-side text."
     gap = interval(a.value - b.value, a.resampled - b.resampled)
     if not np.isfinite(gap.value):
-        return f"{left} The other {a.n:,} are too few for a score. "
+        return f"{left} The other {a.n:,} are too few for a score."
     span = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
     figures = f"{100 * a.value:.2f} compared with {100 * b.value:.2f}, difference {100 * gap.value:+.2f} ({span})"
-    return f"{left} On the other {a.n:,}: {figures}. "
+    return f"{left} On the other {a.n:,}: {figures}."
 
 
-def _clean(row: Measured) -> Figure | None:
-    return next((figure for figure in row.figures if figure.clean), None)
+def _clean(row: Measured | None) -> Figure | None:
+    return None if row is None else next((figure for figure in row.figures if figure.clean), None)
 
 
-def _note(rows: Sequence[Measured]) -> str:
-    dev_names = list(dict.fromkeys(row.choice.chosen_on for row in rows if row.choice and row.choice.chosen_on))
-    leaders = [row for row in (leader(rows, is_tuned=True), leader(rows, is_tuned=False)) if row is not None]
-    edges = [f"Note: {row.name}: {remark}." for row in leaders for remark in row.remarks]
-    return " ".join([f"Settings were selected on {', '.join(dev_names)}.", *edges] if dev_names else edges)
+def _selected(rows: Sequence[Measured]) -> str:
+    """On which data the readings of the rows were selected, or that they were not."""
+    choices = [row.choice for row in rows if row.choice is not None]
+    if any(choice.selection == "none" for choice in choices):
+        return "There are no dev data: each reading is a row of its own, and none of them was selected."
+    found = {choice.chosen_on: choice for choice in choices if choice.chosen_on}
+    where = [f"{name}{', another task' if found[name].selection == 'other dev' else ''}" for name in found]
+    return f"Settings were selected on {'; '.join(where)}." if where else ""
+
+
+def _edges(leaders: Sequence[Measured | None]) -> str:
+    """Choices of the headline's systems at the edge of what was tried."""
+    return " ".join(f"Note: {row.name}: {remark}." for row in leaders if row is not None for remark in row.remarks)
 
 
 def _spreads(task: str, rows: Sequence[Measured]) -> list[Result]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from eval.systems.system import TRANSDUCTIVE, System
 from eval.tasks.task import E, Task, TaskVectors
 
 Rank = tuple[float, float, int]
+Selection = Literal["fixed", "dev", "other dev", "none"]
+"""How a reading came about: it was given; it is the best on the task's own dev data, or on that of another task; or it
+is one of several among which nothing chose."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Choice(Contender):
     post: Affine | None = None
     dev_curve: tuple[Contender, ...] = field(default=(), repr=False)
     """Every candidate that it was chosen from."""
+    selection: Selection = "fixed"
+    dev_data: str = ""
+    """The name of the data that `dev_score` was measured on; empty where there were none."""
+    dev_metric: str = ""
+    is_exported: bool = False
+    """This is the tuned run as it is exported."""
 
     def applied(self, vectors: TaskVectors) -> TaskVectors:
         """The system's vectors of one split, from raw ones."""
@@ -104,9 +113,7 @@ def choose(task: Task[E], dev: Mapping[View, TaskVectors], fitting: Fitting, vie
             if candidate.post not in leaders or point.rank > leaders[candidate.post][0].rank:
                 leaders[candidate.post] = point, candidate
     return [
-        _choice(*leaders[post], task.chosen_on, fitting, points[post])
-        for post in dict.fromkeys(fitting.posts)
-        if post in leaders
+        _choice(*leaders[post], task, fitting, points[post]) for post in dict.fromkeys(fitting.posts) if post in leaders
     ]
 
 
@@ -132,31 +139,27 @@ def choose_by_pooling(
     return choices
 
 
-def fixed(task: Task[E], dev: Mapping[View, TaskVectors], system: System) -> Choice:
-    """A raw system that is named beforehand, such as the tuned encoder without its adapter."""
-    width = dev[system.view].queries.shape[1]
-    return rescored(task, Choice(system, width, float("nan")), dev)
-
-
 def rescored(task: Task[E], choice: Choice, dev: Mapping[View, TaskVectors]) -> Choice:
     """The choice with the dev score of the vectors themselves."""
-    return replace(choice, dev_score=task.dev_score(choice.applied(dev[choice.system.view])))
-
-
-def inherited(choices: Sequence[Choice]) -> list[Choice]:
-    """For a task without dev data: of each post-processing the choice with the best similarity dev score."""
-    families: dict[PostName, list[Choice]] = {}
-    for choice in choices:
-        if not choice.system.is_transductive:
-            families.setdefault(choice.system.family, []).append(choice)
-    return [replace(best(members), dev_curve=()) for members in families.values()]
+    score = task.dev_score(choice.applied(dev[choice.system.view]))
+    return replace(choice, dev_score=score, dev_data=task.chosen_on, dev_metric=task.metric)
 
 
 def _choice(
-    point: Contender, candidate: Candidate, chosen_on: str, fitting: Fitting, points: Sequence[Contender]
+    point: Contender, candidate: Candidate, task: Task[E], fitting: Fitting, points: Sequence[Contender]
 ) -> Choice:
-    post = candidate.transform(fitting.provenance(point.system.view))
-    return Choice(point.system, point.k, point.dev_score, chosen_on if len(points) > 1 else None, post, tuple(points))
+    is_chosen = len(points) > 1
+    return Choice(
+        point.system,
+        point.k,
+        point.dev_score,
+        chosen_on=task.chosen_on if is_chosen else None,
+        post=candidate.transform(fitting.provenance(point.system.view)),
+        dev_curve=tuple(points),
+        selection="dev" if is_chosen else "fixed",
+        dev_data=task.chosen_on,
+        dev_metric=task.metric,
+    )
 
 
 def _transductive(honest: Choice, task: Task[E]) -> Choice:
@@ -164,4 +167,5 @@ def _transductive(honest: Choice, task: Task[E]) -> Choice:
     post = honest.system.post
     assert post is not None
     labelled = replace(post, label=f"{post.label}{TRANSDUCTIVE}", is_transductive=True)
-    return Choice(replace(honest.system, post=labelled), honest.k, float("nan"), task.chosen_on)
+    system = replace(honest.system, post=labelled)
+    return Choice(system, honest.k, float("nan"), chosen_on=task.chosen_on, selection="dev")

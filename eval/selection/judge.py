@@ -18,9 +18,10 @@ from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
-from eval.selection.choose import Choice, choose, choose_by_pooling, fixed, inherited
+from eval.selection.choose import Choice, choose, choose_by_pooling
+from eval.selection.given import NOTHING, Given, Undecided, inherited, with_given
 from eval.systems.subject import Subject
-from eval.systems.system import System, TextEncoder
+from eval.systems.system import TextEncoder
 from eval.tasks.sts import StsTask
 from eval.tasks.task import BothSides, E, Evidence, Figure, Task, TaskVectors, Texts, clean_figure
 
@@ -67,8 +68,8 @@ class Measured:
 
     @property
     def dev_score(self) -> float | None:
-        """On the task's dev data, or on the similarity dev file where the task has none."""
-        return None if self.choice is None else self.choice.dev_score
+        """On the task's dev data, or on the similarity dev file where the task has none; None without either."""
+        return None if self.choice is None or not self.choice.dev_data else self.choice.dev_score
 
     def without_evidence(self) -> Measured:
         """The figures alone: vectors of every system are too much to hold."""
@@ -82,6 +83,12 @@ class Reader:
     encoder: TextEncoder
     fitting: Fitting
     options: EvaluationOptions
+    views: tuple[View, ...]
+    """What dev data choose from."""
+    given: tuple[Given, ...] = ()
+    """Rows of every task, whatever dev data say of them."""
+    undecided: Undecided = NOTHING
+    """What is tried besides where there are no dev data at all."""
 
     @classmethod
     def from_encoder(
@@ -92,9 +99,19 @@ class Reader:
         options: EvaluationOptions,
         *,
         run: str | None = None,
+        given: Sequence[Given] = (),
+        undecided: Undecided = NOTHING,
     ) -> Reader:
-        """Fits the post-processings of `views`."""
-        return cls(encoder, Fitting.from_encoder(encoder, prompt, views, options.material, run=run), options)
+        """Fits the post-processings of `views`; a run with a whitening of its own is whitened by that one alone."""
+        own = {item.system.family for item in given if item.whitening is not None}
+        material = replace(options.material, posts=tuple(post for post in options.material.posts if post not in own))
+        fitting = Fitting.from_encoder(encoder, prompt, _and_given(views, given), material, run=run)
+        return cls(encoder, fitting, options, tuple(views), tuple(given), undecided)
+
+    @property
+    def all_views(self) -> list[View]:
+        """The given ones too."""
+        return _and_given(self.views, self.given)
 
     def read(self, texts: Texts, views: Sequence[View]) -> Mapping[View, TaskVectors]:
         """Raw vectors of both sides, one forward pass a text."""
@@ -106,44 +123,63 @@ class Reader:
         return BothSides(queries, self.encoder.encode_views(texts.documents, views, replace(options, side="document")))
 
 
-def judge(reader: Reader, task: Task[E], views: Sequence[View], similarity: Sequence[Choice]) -> list[Measured]:
-    """The best system of each post-processing. `similarity` are the choices of the similarity dev file, if any."""
-    options = reader.options
-    dev = None if task.dev is None else reader.read(task.dev, views)
-    if dev is None:
-        choices = inherited(similarity)
+def judge(reader: Reader, task: Task[E], similarity: Sequence[Choice]) -> list[Measured]:
+    """The best system of each post-processing, and the given ones.
+
+    A task without dev data takes what the similarity dev file chose (`similarity`); where nothing can choose, every
+    undecided candidate is a row.
+    """
+    dev = None if task.dev is None else reader.read(task.dev, reader.all_views)
+    if dev is not None:
+        watched = reader.options.watched(reader.all_views, task.chosen_on)
+        choices = with_given(choose(task, dev, reader.fitting, watched), reader.given, dev, task)
+        test = reader.read(task.test, _views_of(choices))
+    elif similarity:
+        found = inherited(similarity)
+        test = reader.read(task.test, _and_given(_views_of(found), reader.given))
+        choices = with_given(found, reader.given, test, similarity=similarity)
     else:
-        choices = choose(task, dev, reader.fitting, options.watched(views, task.chosen_on))
-    if not choices:
-        return []
-    test = reader.read(task.test, _views_of(choices))
+        test = reader.read(task.test, _and_given(reader.undecided.views, reader.given))
+        choices = with_given(reader.undecided.choices(test, reader.fitting), reader.given, test)
+    return _measured(reader, task, choices, dev, test)
+
+
+def _measured(
+    reader: Reader,
+    task: Task[E],
+    choices: Sequence[Choice],
+    dev: Mapping[View, TaskVectors] | None,
+    test: Mapping[View, TaskVectors],
+) -> list[Measured]:
     measured = []
-    for choice in options.watched(choices, task.name):
-        dev_vectors = None if dev is None else choice.applied(dev[choice.system.view])
-        measured.append(measure(task, choice, dev_vectors, choice.applied(test[choice.system.view]), options))
+    for choice in reader.options.watched(choices, task.name):
+        view = choice.system.view
+        dev_vectors = None if dev is None else choice.applied(dev[view])
+        measured.append(measure(task, choice, dev_vectors, choice.applied(test[view]), reader.options))
     return measured
 
 
-def judge_similarity(
-    reader: Reader, dev_task: StsTask, tests: Sequence[StsTask], views: Sequence[View], named: Sequence[System]
-) -> dict[str, list[Measured]]:
-    """By task, dev included: each pooling's best systems, and the `named` ones raw, whatever their dev score."""
-    options, fitting = reader.options, reader.fitting
-    dev = reader.read(dev_task.test, list(dict.fromkeys([*views, *(system.view for system in named)])))
-    choices = choose_by_pooling(dev_task, dev, fitting, views, transductive=options.transductive)
-    present = {choice.system for choice in choices}
-    choices += [fixed(dev_task, dev, system) for system in dict.fromkeys(named) if system not in present]
-    if not choices:
-        return {}
+def judge_similarity(reader: Reader, dev_task: StsTask | None, tests: Sequence[StsTask]) -> dict[str, list[Measured]]:
+    """By task, dev included: each pooling's best systems and the given ones; without dev every candidate."""
     texts, rows = _together(tests)
-    test = reader.read(texts, _views_of(choices))
-    measured: dict[str, list[Measured]] = {task.name: [] for task in (dev_task, *tests)}
-    for choice in options.watched(choices, "similarity"):
-        dev_vectors, vectors = choice.applied(dev[choice.system.view]), test[choice.system.view].queries
-        measured[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, options))
+    if dev_task is None:
+        test = reader.read(texts, _and_given(reader.undecided.views, reader.given)) if tests else {}
+        undecided = reader.undecided.choices(test, reader.fitting) if tests else []
+        dev, choices = None, with_given(undecided, reader.given, test) if tests else []
+    else:
+        dev = reader.read(dev_task.test, reader.all_views)
+        is_transductive = reader.options.transductive
+        chosen = choose_by_pooling(dev_task, dev, reader.fitting, reader.views, transductive=is_transductive)
+        choices = with_given(chosen, reader.given, dev, dev_task)
+        test = reader.read(texts, _views_of(choices)) if tests else {}
+    measured: dict[str, list[Measured]] = {task.name: [] for task in (*([dev_task] if dev_task else []), *tests)}
+    for choice in reader.options.watched(choices, "similarity"):
+        dev_vectors = None if dev is None else choice.applied(dev[choice.system.view])
+        if dev_task is not None and dev_vectors is not None:
+            measured[dev_task.name].append(measure(dev_task, choice, None, dev_vectors, reader.options))
         for task, of_task in zip(tests, rows, strict=True):
-            part = choice.applied(TaskVectors.from_queries(vectors[of_task]))
-            measured[task.name].append(measure(task, choice, dev_vectors, part, options))
+            part = choice.applied(TaskVectors.from_queries(test[choice.system.view].queries[of_task]))
+            measured[task.name].append(measure(task, choice, dev_vectors, part, reader.options))
     return measured
 
 
@@ -158,7 +194,7 @@ def measure(
         figures = [*figures, clean_figure(task, evidence, rows, options.resamples, options.seed)]
     edges = [] if choice.edge is None else [choice.edge]
     return Measured(
-        subject=Subject.from_system(choice.system),
+        subject=Subject.from_system(choice.system, is_exported=choice.is_exported),
         figures=figures,
         choice=choice,
         evidence=evidence,
@@ -169,6 +205,10 @@ def measure(
 
 def _views_of(choices: Sequence[Choice]) -> list[View]:
     return list(dict.fromkeys(choice.system.view for choice in choices))
+
+
+def _and_given(views: Sequence[View], given: Sequence[Given]) -> list[View]:
+    return list(dict.fromkeys([*views, *(item.system.view for item in given)]))
 
 
 def _together(tasks: Sequence[StsTask]) -> tuple[Texts, list[Int64[np.ndarray, " texts"]]]:

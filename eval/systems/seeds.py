@@ -61,7 +61,8 @@ def mean_and_sd(
 def find_seeds(subjects: Iterable[Subject]) -> list[Seeds]:
     """Groups of tuned systems whose runs differ in their seed; k may differ within a group.
 
-    Transductive rows are left out: they have the post-processing of another row of their run, and never win.
+    Transductive rows are left out: they have the post-processing of another row of their run, and never win. So are
+    strengths of one post-processing among which nothing chose: a run counts once.
     """
     groups: dict[tuple[str, str | None], list[Subject]] = {}
     for subject in subjects:
@@ -69,4 +70,8 @@ def find_seeds(subjects: Iterable[Subject]) -> list[Seeds]:
             continue
         if without_seed(subject.run) != subject.run:
             groups.setdefault((without_seed(subject.run), subject.post), []).append(subject)
-    return [Seeds(recipe, tuple(members)) for (recipe, _), members in groups.items() if len(members) > 1]
+    return [
+        Seeds(recipe, tuple(members))
+        for (recipe, _), members in groups.items()
+        if len({member.run for member in members}) == len(members) > 1
+    ]

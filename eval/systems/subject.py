@@ -28,13 +28,17 @@ class Subject:
     """Dimensions that the post-processing keeps, where it comes in several."""
     transductive: bool = False
     """The post-processing was fitted on the sentences that it is judged on."""
+    exported: bool = False
+    """The tuned run as it is exported: raw, or whitened if it exports a whitening."""
 
     @classmethod
-    def from_system(cls, system: System) -> Subject:
+    def from_system(cls, system: System, *, is_exported: bool = False) -> Subject:
         post = system.post
         if post is None:
-            return cls(system.name, "system", run=system.run)
-        return cls(system.name, "system", (), system.run, post.family, post.k, post.is_transductive)
+            return cls(system.name, "system", run=system.run, exported=is_exported)
+        return cls(
+            system.name, "system", (), system.run, post.family, post.k, post.is_transductive, exported=is_exported
+        )
 
     @classmethod
     def from_baseline(cls, name: str) -> Subject:

@@ -17,6 +17,7 @@ from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import Side
+from dec2vec.vectors.whitening import Whitening
 from eval.config import PostName, SystemsConfig
 
 LAYERS = 12
@@ -32,6 +33,10 @@ class TextEncoder(Protocol):
     """The part of `dec2vec.encoder.Encoder` that an evaluation needs."""
 
     config: ModelConfig
+
+    @property
+    def whitening(self) -> Whitening | None:
+        """The one that it exports; `encode` applies it, the raw vectors of `encode_views` are without it."""
 
     @property
     def tally(self) -> TokenCounts:

@@ -105,12 +105,13 @@ def _averages(report: Report) -> Figure:
 def _tests(report: Report) -> Figure:
     """On every test: the tuned system, the best untuned one, and the tuned encoder without its adapter."""
     found = report.comparison
-    names = [found.tuned, found.untuned] if found else report.highlights[:2]
+    parties = [] if found is None or found.tuned is None else [found.tuned, found.untuned]
+    names = [party.name for party in parties if party is not None] or report.highlights[:2]
     if report.reference is not None and report.reference not in names:
         names.append(report.reference)
     figure, axes = canvas(0.9 + (0.2 + 0.16 * len(names)) * len(report.columns) + 0.19 * len(names))
     width = 0.8 / len(names)
-    colours = (TUNED, PROCESSED, RAW) if found else (PROCESSED, RAW)
+    colours = (TUNED, PROCESSED, RAW) if parties else (PROCESSED, RAW)
     for index, (name, colour) in enumerate(zip(names, colours, strict=False)):
         results = [report.result(name, task) for task in report.columns]
         axes.barh(

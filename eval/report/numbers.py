@@ -1,0 +1,25 @@
+"""Figures as they are published: x 100, with two decimals, and a dash where there is none."""
+
+from __future__ import annotations
+
+import math
+
+
+def hundred(value: float) -> str:
+    """A share or a correlation x 100."""
+    return f"{100 * value:.2f}" if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """A difference x 100 with its sign."""
+    return f"{100 * value:+.2f}" if math.isfinite(value) else "–"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """An interval x 100."""
+    return "–" if low is None or high is None else f"{hundred(low)} to {hundred(high)}"
+
+
+def signed_span(low: float | None, high: float | None) -> str:
+    """The interval of a difference x 100."""
+    return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"

@@ -1,0 +1,65 @@
+"""What a configuration asks for in words, and what stands in it by default.
+
+By default an evaluation tries hundreds of readings of the untuned decoder, among which dev data choose. Where there are
+no dev data, a default is no wish: the model's own reading takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from dec2vec.config.load import validate
+from dec2vec.config.model import ModelConfig
+from dec2vec.errors import UserError
+from eval.config import EvalConfig, PostName, SystemsConfig
+from eval.postprocess.families import FITTED
+from eval.systems.recipes import run_config
+
+DEFAULTS = SystemsConfig()
+
+
+def names_readings(systems: SystemsConfig) -> bool:
+    """Whether a prompt, pooling or layer is asked for."""
+    wanted = (systems.prompts, systems.poolings, systems.layers)
+    return wanted != (DEFAULTS.prompts, DEFAULTS.poolings, DEFAULTS.layers)
+
+
+def asked(systems: SystemsConfig, model: ModelConfig) -> SystemsConfig:
+    """The candidates that are asked for; a default gives way to how `model` reads texts, raw."""
+    return replace(
+        systems,
+        prompts=(model.prompt,) if systems.prompts == DEFAULTS.prompts else systems.prompts,
+        poolings=(model.pooling,) if systems.poolings == DEFAULTS.poolings else systems.poolings,
+        layers=systems.layers or (model.pooled_layer,),
+        post=("raw",) if systems.post == DEFAULTS.post else systems.post,
+    )
+
+
+def fittable(systems: SystemsConfig, sources: Collection[str]) -> tuple[SystemsConfig, list[str]]:
+    """Without training-side text what is fitted on it is left out, with a line; UserError where it was asked for."""
+    fitted: list[PostName] = [post for post in systems.post if post in FITTED]
+    if not fitted or sources:
+        return systems, []
+    if systems.post != DEFAULTS.post:
+        raise UserError(
+            f"config error: fit: {fitted[0]} needs training text (--fit FILE); otherwise remove it from --systems.post"
+        )
+    line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (--fit FILE)."
+    return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
+
+
+def with_base(config: EvalConfig) -> EvalConfig:
+    """Where no untuned decoder is named, the one that the first tuned run was made from, as its folder says."""
+    if config.model.name_or_path or not config.tuned:
+        return config
+    tree = (run_config(config.tuned[0]) or {}).get("model")
+    if not isinstance(tree, dict) or not tree.get("name_or_path"):
+        raise UserError(
+            f"config error: model.name_or_path: name the untuned decoder; {config.tuned[0]} has no config.yaml that "
+            "says which one it was made from"
+        )
+    model = validate(ModelConfig, tree).untuned
+    if config.model != ModelConfig():
+        model = replace(config.model, name_or_path=model.name_or_path, revision=model.revision)
+    return replace(config, model=model)
