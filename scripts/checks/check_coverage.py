@@ -123,7 +123,7 @@ def write(rows: Sequence[Row], command: str, minutes: float) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the table row by row. 1 where an interval that is shown covers less than 92 %, or p is too small too often."""
+    """Print the table row by row. 1 where an interval covers less than 92 %, or p is below 0.05 in more than 8 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", help="only figures whose names begin so")
     parser.add_argument("--trials", type=int, help="samples a row, instead of 150 to 600")
