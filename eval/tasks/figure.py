@@ -52,6 +52,12 @@ class Figure:
         return share_interval(self.value, float(self.resampled.std()), self._size, self.bias)
 
     @property
+    def bounds(self) -> tuple[float, float] | tuple[None, None]:
+        """Those of the interval, or None twice."""
+        found = self.interval
+        return (None, None) if found is None else (found.low, found.high)
+
+    @property
     def p_value(self) -> float:
         """Of a difference; nan where there is no interval."""
         return float("nan") if self.no_interval else p_value(self.resampled, self._size)
