@@ -1,7 +1,7 @@
 """Bootstrap over pairs: what the figure would have been with other pairs of the same kind.
 
 Every system of a task meets the same resamples (the task's size decides them, and the seed, which `Task.seed_of` makes
-from the task's name), so that differences of two systems are paired. A resample is kept as multiplicities: its
+from the task's texts), so that differences of two systems are paired. A resample is kept as multiplicities: its
 mid-ranks are cumulative sums of multiplicities in the order of the whole sample, so no resample is ever sorted.
 """
 

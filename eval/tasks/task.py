@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -98,9 +99,19 @@ class Task(ABC, Generic[E]):
         return None
 
     def seed_of(self, seed: int) -> int:
-        """The seed of this task's resamples: tasks are resampled independently, the systems of one task alike."""
-        digest = hashlib.sha256(f"{seed}\0{self.name}".encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big")
+        """The seed of this task's resamples: tasks are resampled independently, the systems of one task alike.
+
+        Its test texts are in the seed, or its name where it has none: a copy of a test is no further evidence, and
+        shares the draws.
+        """
+        return int.from_bytes(hashlib.sha256(f"{seed} {self._draws}".encode()).digest()[:8], "big")
+
+    @cached_property
+    def _draws(self) -> str:
+        digest = hashlib.sha256()
+        for item in self.items or [(self.name,)]:
+            digest.update("\0".join(item).encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
 
     @abstractmethod
     def dev_score(self, vectors: TaskVectors) -> float:

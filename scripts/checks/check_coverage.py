@@ -1,8 +1,8 @@
 """How often 95 % intervals hold the truth: simulated samples, measured by the product's own functions.
 
-    python scripts/checks/check_coverage.py macro-F1 average --trials 100
+    scripts/checks/coverage macro-F1 average --trials 100
 
-`scripts/checks/coverage` runs it from anywhere. A row a figure and a kind of sample: the share of samples that get an
+That script runs this one with the project on the path. A row a figure and a kind of sample: the share of samples that get an
 interval at all, how many of these intervals hold the truth (of the figure, and of its difference from another system),
 how often p is below 0.05 where two systems are equally good, and what plain percentiles would have covered.
 """
@@ -21,8 +21,6 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from eval.tasks.figure import Figure
 from scripts.checks.populations import Case, Trial, ranking_cases
@@ -64,6 +62,12 @@ def _percent(share: float) -> str:
 def cases() -> list[Case]:
     """Every figure that a report shows with an interval."""
     return [*ranking_cases(), *topic_cases(), *retrieval_cases(), *space_cases(), *seed_cases()]
+
+
+def measured_at(index: int, trials: int | None) -> Row:
+    """In a process of its own, to which a case could not be sent."""
+    case = cases()[index]
+    return measured(case, trials or case.trials)
 
 
 def measured(case: Case, trials: int) -> Row:
@@ -130,11 +134,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--write", action="store_true", help="write the table into docs/coverage.md")
     options = parser.parse_args(argv)
-    wanted = [case for case in cases() if not options.figures or case.figure.startswith(tuple(options.figures))]
+    wanted = [
+        index
+        for index, case in enumerate(cases())
+        if not options.figures or case.figure.startswith(tuple(options.figures))
+    ]
     started, rows = time.monotonic(), []
     with ProcessPoolExecutor(options.processes) as pool:
-        counts = [options.trials or case.trials for case in wanted]
-        for row in pool.map(measured, wanted, counts):
+        for row in pool.map(measured_at, wanted, [options.trials] * len(wanted)):
             rows.append(row)
             sys.stdout.write(f"{table([row])[-1]} {'; '.join(row.reasons)}\n")
             sys.stdout.flush()

@@ -64,7 +64,7 @@ def named(figures: Sequence[Figure], metric: str) -> Figure:
 
 def graded(name: str, gold: Float64[np.ndarray, " pairs"]) -> GradedPairs:
     index = np.arange(len(gold), dtype=np.int64)
-    return GradedPairs(name, Texts([], []), index, index, gold, np.zeros_like(index), [""])
+    return GradedPairs(name, Texts([name] * len(gold), []), index, index, gold, np.zeros_like(index), [""])
 
 
 def spearman_figure(name: str, gold: Float64[np.ndarray, " pairs"], scores: np.ndarray, seed: int) -> Figure:
