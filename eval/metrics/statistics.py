@@ -1,8 +1,8 @@
 """Bootstrap over pairs: what the figure would have been with other pairs of the same kind.
 
-Every system of a task meets the same resamples (the seed and the task's size decide them), so that
-differences of two systems are paired. A resample is kept as multiplicities: its mid-ranks are cumulative sums
-of multiplicities in the order of the whole sample, so no resample is ever sorted.
+Every system of a task meets the same resamples (the task's size decides them, and the seed, which `Task.seed_of` makes
+from the task's texts), so that differences of two systems are paired. A resample is kept as multiplicities: its
+mid-ranks are cumulative sums of multiplicities in the order of the whole sample, so no resample is ever sorted.
 """
 
 from __future__ import annotations
@@ -14,37 +14,12 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from eval.metrics.correlation import AGGREGATIONS, Aggregation
+from eval.metrics.intervals import Interval as Interval
+from eval.metrics.intervals import interval as interval
+from eval.metrics.intervals import p_value as p_value
 
 CHUNK = 64
 """Resamples computed together: a few thousand pairs times this stay in the processor's cache."""
-PERCENTILES = (2.5, 97.5)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its 95 % percentile interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def interval(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Interval:
-    """Percentile interval; nan in, nan out."""
-    low, high = np.percentile(resampled, PERCENTILES)
-    return Interval(value, float(low), float(high))
-
-
-def p_value(differences: Float64[np.ndarray, " resamples"]) -> float:
-    """Two-sided, of a paired difference being 0: the level at which the percentile interval just reaches 0.
-
-    Davison and Hinkley 1997, section 4.2: the resample itself counts too, so that no p is smaller than
-    2 / (resamples + 1). nan in, nan out.
-    """
-    if np.isnan(differences).any():
-        return float("nan")
-    rarer = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    return float(min(1.0, 2 * (rarer + 1) / (len(differences) + 1)))
 
 
 class RankedResamples:

@@ -73,8 +73,10 @@ def _differences(found: Headline) -> list[str]:
 def _gap(gap: Gap) -> str:
     if not math.isfinite(gap.value):
         return "not available, because a score is missing."
-    tie = " A tie: the interval contains 0." if gap.is_tie else ""
     value, interval = signed(gap.value), signed_span(gap.low, gap.high)
+    if gap.no_interval:
+        return f"{value}; no interval and no p-value: {gap.no_interval}."
+    tie = " A tie: the interval contains 0." if gap.is_tie else ""
     return f"{value}, 95 % interval {interval}, p = {gap.p_value:.3f} (paired bootstrap, two-sided).{tie}"
 
 
@@ -99,7 +101,10 @@ def _seeds(found: Headline) -> list[str]:
     if seeds is None:
         return []
     figures = f"mean {hundred(seeds.mean)}, standard deviation {hundred(seeds.sd)}"
-    return [f"The tuned run is one of {seeds.runs} seeds of {seeds.recipe}: {figures}."]
+    lines = [f"The tuned run is one of {seeds.runs} seeds of {seeds.recipe}: {figures}."]
+    if seeds.to_untuned is not None:
+        lines.append(f"Mean of the seeds minus untuned, over other seeds and other items: {_gap(seeds.to_untuned)}")
+    return lines
 
 
 def _yes(value: bool) -> str:

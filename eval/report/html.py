@@ -79,7 +79,7 @@ def _sums(report: Report) -> str:
 
 def _difference(role: str, gap: Gap) -> str:
     verdict = "a tie" if gap.is_tie else "tuned is higher" if gap.value > 0 else "tuned is lower"
-    return f"minus {role}, {signed_span(gap.low, gap.high)}: {verdict}"
+    return f"minus {role}, {signed_span(gap.low, gap.high, gap.no_interval)}: {verdict}"
 
 
 def _section(section: Section, pictures: Mapping[str, bytes]) -> str:

@@ -15,11 +15,15 @@ def signed(value: float) -> str:
     return f"{100 * value:+.2f}" if math.isfinite(value) else "–"
 
 
-def span(low: float | None, high: float | None) -> str:
-    """An interval x 100."""
+def span(low: float | None, high: float | None, no_interval: str = "") -> str:
+    """An interval x 100, or why there is none."""
+    if no_interval:
+        return f"no interval: {no_interval}"
     return "–" if low is None or high is None else f"{hundred(low)} to {hundred(high)}"
 
 
-def signed_span(low: float | None, high: float | None) -> str:
-    """The interval of a difference x 100."""
+def signed_span(low: float | None, high: float | None, no_interval: str = "") -> str:
+    """The interval of a difference x 100, or why there is none."""
+    if no_interval:
+        return f"no interval: {no_interval}"
     return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"

@@ -77,6 +77,6 @@ def _cells(duel: Duel) -> list[str]:
     """Nothing is called higher or lower that the interval does not show to be so."""
     gap, low, high = duel.gap.value, duel.gap.low, duel.gap.high
     if low is None or high is None:
-        return [hundred(duel.rival.value), signed(gap), "–", "–"]
+        return [hundred(duel.rival.value), signed(gap), signed_span(low, high, duel.gap.no_interval), "–"]
     verdict = "higher" if low > 0 else "lower" if high < 0 else "tied" if low <= 0 <= high else "–"
     return [hundred(duel.rival.value), signed(gap), signed_span(low, high), verdict]

@@ -167,7 +167,7 @@ def _on_clean_pairs(report: Report, found: Headline) -> list[str]:
     return [
         f"Overlap: {total - ours.n:,} of {total:,} test pairs have a text that occurs in {where} or has a "
         f"near-duplicate there. On the other {ours.n:,}: tuned {hundred(ours.value)}, untuned {hundred(rival.value)}, "
-        f"difference {hundred(gap.value)} ({span(gap.low, gap.high)})."
+        f"difference {hundred(gap.value)} ({span(gap.low, gap.high, gap.no_interval)})."
     ]
 
 
@@ -195,7 +195,7 @@ def _system_rows(report: Report, systems: Sequence[str]) -> list[list[str]]:
         average = report.result(name, AVERAGE)
         main, *figures = [hundred(report.result(name, task).value) for task in _main_first(report)]
         dev = [hundred(report.result(name, task).value) for task in _dev(report)]
-        rows.append([name, main, span(average.low, average.high), *dev, *figures])
+        rows.append([name, main, span(average.low, average.high, average.no_interval), *dev, *figures])
     return rows
 
 

@@ -87,6 +87,7 @@ def _fields(row: Result) -> dict[str, object]:
         "k": subject.k,
         "transductive": subject.transductive,
         "clean": row.clean,
+        "no_interval": row.no_interval,
         "exported": subject.exported,
         "selection": row.selection,
     }

@@ -140,7 +140,8 @@ def _task_line(
         interval, where, dev, chosen, n = "–", "–", "–", "–", "–"
     else:
         dev = "–" if main.dev is None else hundred(main.dev)
-        interval, where, chosen, n = span(main.low, main.high), _selected(main), main.chosen or "–", f"{main.n}"
+        interval = span(main.low, main.high, main.no_interval)
+        where, chosen, n = _selected(main), main.chosen or "–", f"{main.n}"
     devs = [dev] if _dev_title(task) else []
     return [name, cells[0], interval, where, *devs, *([chosen] if has_choices else []), *cells[1:], n]
 
@@ -249,7 +250,7 @@ def _clean_rows(report: Report) -> list[list[str]]:
 def _scores(report: Report, name: str, clean: bool, label: str) -> list[str]:
     figures = [hundred(report.result(name, task, clean=clean).value) for task in report.columns]
     average = report.result(name, AVERAGE, clean=clean)
-    return [name, label, *figures, span(average.low, average.high)]
+    return [name, label, *figures, span(average.low, average.high, average.no_interval)]
 
 
 OTHERS = {
@@ -268,7 +269,8 @@ def similarity_section(report: Report) -> Section:
     for name in shown:
         average = report.result(name, AVERAGE)
         others = [hundred(report.result(name, AVERAGE, metric).value) for metric in OTHERS.values()]
-        rows.append([name, hundred(average.value), span(average.low, average.high), *others])
+        interval = span(average.low, average.high, average.no_interval)
+        rows.append([name, hundred(average.value), interval, *others])
     text = (
         "x 100, average over the test sets; distances are negated. Settings were selected by the Spearman correlation "
         "of cosines."

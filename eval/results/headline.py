@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.metrics.statistics import interval, p_value
 from eval.results.comparisons import holm
 from eval.selection.choose import Choice, Selection, best
 from eval.systems.seeds import find_seeds, mean_and_sd
@@ -53,9 +52,8 @@ class Party:
     def from_entrant(
         cls, entrant: Entrant, selection: Selection, selected_on: str | None = None, candidates: int = 1
     ) -> Party:
-        bounds = interval(entrant.figure.value, entrant.figure.resampled)
-        name = entrant.subject.name
-        return cls(name, bounds.value, bounds.low, bounds.high, selection, selected_on, candidates)
+        low, high = entrant.figure.bounds
+        return cls(entrant.subject.name, entrant.figure.value, low, high, selection, selected_on, candidates)
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,14 @@ class Gap:
     """Two-sided, from the paired resamples behind the interval."""
     p_corrected: float
     """The same after Holm's correction for all rows from which the rival was picked by its test figure."""
+    no_interval: str = ""
+    """Why there is no interval, and so no p-value."""
+
+    @classmethod
+    def from_difference(cls, figure: Figure, p_corrected: float | None = None) -> Gap:
+        low, high = figure.bounds
+        p = figure.p_value
+        return cls(figure.value, low, high, p, p if p_corrected is None else p_corrected, figure.no_interval)
 
     @property
     def is_tie(self) -> bool:
@@ -84,6 +90,8 @@ class Spread:
     runs: int
     mean: float
     sd: float
+    to_untuned: Gap | None = None
+    """Mean of the seeds minus the untuned rival: with the spread of seeds as well as of texts."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def make_headline(entrants: Sequence[Entrant], *, has_dev: bool) -> Headline:
         highest_untuned=_highest([row for row in entrants if row.subject.is_rival]),
         to_untuned=None if ours is None or rival is None else _gap(ours[0], rival[0], [rival[0]]),
         to_outside=None if ours is None or not outside else _gap(ours[0], top(outside), outside),
-        seeds=None if ours is None else _spread(ours[0], entrants),
+        seeds=None if ours is None else _spread(ours[0], None if rival is None else rival[0], entrants),
     )
 
 
@@ -199,18 +207,19 @@ def _highest(rows: Sequence[Entrant]) -> Party | None:
 
 def _gap(ours: Entrant, rival: Entrant, picked_from: Sequence[Entrant]) -> Gap:
     """`picked_from` are the rows among which `rival` stands out by its test figure."""
-    raw = [p_value(ours.figure.minus(row.figure).resampled) for row in picked_from]
+    raw = [ours.figure.minus(row.figure).p_value for row in picked_from]
     position = next(number for number, row in enumerate(picked_from) if row is rival)
     difference = ours.figure.minus(rival.figure)
-    bounds = interval(difference.value, difference.resampled)
-    return Gap(bounds.value, bounds.low, bounds.high, raw[position], holm(raw)[position])
+    return Gap.from_difference(difference, holm(raw)[position])
 
 
-def _spread(ours: Entrant, entrants: Sequence[Entrant]) -> Spread | None:
-    figures = {row.subject.name: row.figure.value for row in entrants}
+def _spread(ours: Entrant, rival: Entrant | None, entrants: Sequence[Entrant]) -> Spread | None:
+    figures = {row.subject.name: row.figure for row in entrants}
     for seeds in find_seeds(row.subject for row in entrants if row.subject.exported):
         names = [member.name for member in seeds.members]
         if ours.subject.name in names:
-            mean, sd = mean_and_sd(np.array([[figures[name]] for name in names]))
-            return Spread(seeds.label, len(names), float(mean[0]), float(sd[0]))
+            mean, sd = mean_and_sd(np.array([[figures[name].value] for name in names]))
+            over = Figure.over_seeds([figures[name] for name in names])
+            gap = None if rival is None else Gap.from_difference(over.minus(rival.figure))
+            return Spread(seeds.label, len(names), float(mean[0]), float(sd[0]), gap)
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.metrics.statistics import interval
 from eval.results.headline import Headline
 from eval.selection.choose import Selection
 from eval.systems.subject import Subject
@@ -40,6 +39,8 @@ class Result:
     """its metric: not this row's where another task's dev data chose."""
     selection: Selection | None = None
     """How the system's reading came about; None for what is no system."""
+    no_interval: str = ""
+    """Why `low` and `high` are None, such as `3 of 20 classes with fewer than 5 texts`."""
 
     @property
     def system(self) -> str:
@@ -61,14 +62,14 @@ class Result:
         selection: Selection | None = None,
     ) -> Result:
         """The figure with its interval."""
-        bounds = interval(figure.value, figure.resampled)
+        low, high = figure.bounds
         return cls(
             subject,
             task,
             figure.metric,
-            bounds.value,
-            bounds.low,
-            bounds.high,
+            figure.value,
+            low,
+            high,
             figure.n,
             figure.clean,
             chosen_on,
@@ -77,6 +78,7 @@ class Result:
             dev_data,
             dev_metric,
             selection,
+            figure.no_interval,
         )
 
 

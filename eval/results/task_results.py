@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.metrics.statistics import interval
 from eval.results.headline import Entrant, make_headline, top, tuned_side, untuned_side
 from eval.results.results import Result, TaskTable
 from eval.selection.judge import Measured
@@ -83,10 +82,11 @@ def _clean_verdict(ours: Measured | None, rival: Measured | None) -> str:
     a, b = pair[0], pair[1]
     left = f"Overlap: {ours.figures[0].n - a.n:,} of {ours.figures[0].n:,} items have a text that is in, or close to,"
     left += " the training-side text."
-    gap = interval(a.value - b.value, a.resampled - b.resampled)
+    gap = a.minus(b)
     if not np.isfinite(gap.value):
         return f"{left} The other {a.n:,} are too few for a score."
-    span = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+    bounds = gap.interval
+    span = f"{100 * bounds.low:+.2f} to {100 * bounds.high:+.2f}" if bounds else f"no interval: {gap.no_interval}"
     figures = f"{100 * a.value:.2f} compared with {100 * b.value:.2f}, difference {100 * gap.value:+.2f} ({span})"
     return f"{left} On the other {a.n:,}: {figures}."
 
@@ -111,15 +111,16 @@ def _edges(leaders: Sequence[Measured | None]) -> str:
 
 
 def _spreads(task: str, rows: Sequence[Measured]) -> list[Result]:
-    """Mean and standard deviation over the seeds of a recipe, which are no intervals over texts."""
+    """Mean and standard deviation over the seeds of a recipe. The mean's interval is over other seeds and texts."""
     by_name = {row.name: row for row in rows}
     results = []
     for seeds in find_seeds(row.subject for row in rows):
         members = [by_name[member.name] for member in seeds.members]
-        values = mean_and_sd(np.array([[figure.value for figure in row.figures] for row in members]))
-        for subject, spread in zip((seeds.mean, seeds.sd), values, strict=True):
-            for figure, value in zip(members[0].figures, spread, strict=True):
-                results.append(Result(subject, task, figure.metric, float(value), None, None, figure.n, figure.clean))
+        _, deviations = mean_and_sd(np.array([[figure.value for figure in row.figures] for row in members]))
+        means = [Figure.over_seeds(column) for column in zip(*(row.figures for row in members), strict=True)]
+        results += [Result.from_figure(seeds.mean, task, figure) for figure in means]
+        for figure, value in zip(members[0].figures, deviations, strict=True):
+            results.append(Result(seeds.sd, task, figure.metric, float(value), None, None, figure.n, figure.clean))
     return results
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from dec2vec.errors import UserError
 from dec2vec.files.tables import read_table
 from eval.config import GapConfig
 from eval.metrics.classification import ranking_metrics, whole
+from eval.tasks.figure import Figure, Scale, too_few
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
-from eval.tasks.task import Figure, TaskVectors, weighted_figures
+from eval.tasks.pairs import rarer_label
+from eval.tasks.task import TaskVectors, weighted_figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +34,29 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
     ) -> PairEvidence:
         """Nothing is chosen on dev."""
-        return PairEvidence(test, self.test_pairs.labels)
+        return PairEvidence(test, self.test_pairs.labels, owners=owners(self.test_pairs))
 
     def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
-        """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`."""
-        metrics = partial(_metrics, evidence.cosines, evidence.labels)
-        return weighted_figures(metrics, self.metric, len(evidence.labels), resamples, seed)
+        """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`.
+
+        Questions are resampled, each with its pairs: their cosines are not independent. A pair of one question with
+        another's answer belongs to both by half.
+        """
+        labels = evidence.labels
+        metrics = partial(_metrics, evidence.cosines, labels)
+        if evidence.owners is None:
+            return weighted_figures(metrics, self.metric, len(labels), resamples, self.seed_of(seed))
+        questions, codes = np.unique(evidence.owners, return_inverse=True)
+        first, second = codes.reshape(evidence.owners.shape).T
+        found = weighted_figures(
+            lambda drawn: metrics((drawn[:, first] + drawn[:, second]) / 2),
+            self.metric,
+            len(questions),
+            resamples,
+            self.seed_of(seed),
+        )
+        reason = too_few(len(questions), "questions") or rarer_label(labels)[1]
+        return [_with_interval(figure, len(labels), reason) for figure in found]
 
 
 def load_gap(config: GapConfig) -> GapTask:
@@ -62,6 +81,20 @@ def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed
     second = [*answers, *(answer for _, answer in dealt)]
     labels = [True] * len(questions) + [False] * len(dealt)
     return LabelledPairs.from_texts(name, first, second, labels, two_sided=True)
+
+
+def owners(pairs: LabelledPairs) -> Int64[np.ndarray, "pairs 2"]:
+    """Of each pair the question, and the first question that its answer is relevant to (itself where there is none)."""
+    relevant: dict[int, int] = {}
+    for question, answer in zip(pairs.left[pairs.labels].tolist(), pairs.right[pairs.labels].tolist(), strict=True):
+        relevant.setdefault(answer, question)
+    both = zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)
+    return np.array([(question, relevant.get(answer, question)) for question, answer in both], dtype=np.int64)
+
+
+def _with_interval(figure: Figure, pairs: int, reason: str) -> Figure:
+    scale: Scale = "share" if figure.metric == "auc" else "open"
+    return replace(figure, n=pairs, size=figure.n, scale=scale).without_interval(reason)
 
 
 def _read(path: str, config: GapConfig) -> LabelledPairs:

@@ -17,14 +17,19 @@ from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, read_table, read_texts
 from eval.metrics import isotropy
 from eval.metrics.resampling import multiplicities, resampled_means
+from eval.tasks.figure import Figure, too_few
 from eval.tasks.pair_files import finite_number
-from eval.tasks.task import Evidence, Figure, Task, TaskVectors, Texts
+from eval.tasks.task import Evidence, Task, TaskVectors, Texts
 
 Spectral = Callable[[Float64[np.ndarray, "resamples directions"]], Float64[np.ndarray, " resamples"]]
 LIMIT = 4000
 """Texts compared with each other, a seeded sample of more: every pair of them is met in every resample."""
 CLOSE = 4.0
 """Graded pairs with a score above this mean the same: of 0 to 5, as in Wang & Isola's and SimCSE's plots."""
+BIASED = ("IsoScore", "effective rank")
+"""Lower for a sample than for all texts, by more than their spread, unless texts far outnumber dimensions."""
+FEWEST_TEXTS = 100
+"""Texts below which no interval is shown."""
 METRICS = ("mean cosine", "IsoScore", "effective rank", "first component", "uniformity")
 
 
@@ -67,11 +72,13 @@ class IsotropyTask(Task[IsotropyEvidence]):
         if not np.isfinite(vectors).all():
             nothing = np.full(resamples, np.nan)
             return [Figure(metric, float("nan"), nothing, len(self.texts)) for metric in self._metrics()]
-        figures = _space(self._sample(vectors, seed), resamples, seed)
+        draws = self.seed_of(seed)
+        figures = _space(self._sample(vectors, seed), resamples, draws)
         if len(self.left):
             distances = isotropy.squared_distances(vectors[self.left], vectors[self.right])
-            drawn = resampled_means(distances[:, None], resamples, seed)[:, 0]
-            figures.append(Figure("alignment", float(distances.mean()), drawn, len(distances)))
+            drawn = resampled_means(distances[:, None], resamples, draws)[:, 0]
+            alignment = Figure("alignment", float(distances.mean()), drawn, len(distances))
+            figures.append(alignment.without_interval(too_few(len(distances), "pairs")))
         return figures
 
     def _metrics(self) -> tuple[str, ...]:
@@ -156,4 +163,10 @@ def _space(vectors: Float32[np.ndarray, "texts dim"], resamples: int, seed: int)
         "uniformity": isotropy.uniformity(rows),
         **{metric: float(measure(spectrum.variances)) for metric, measure in spectral.items()},
     }
-    return [Figure(metric, values[metric], np.concatenate(drawn[metric]), n) for metric in METRICS]
+    reasons = dict.fromkeys(BIASED, "biased by the number of texts") | {"": too_few(n, "texts", FEWEST_TEXTS)}
+    return [
+        Figure(metric, values[metric], np.concatenate(drawn[metric]), n).without_interval(
+            reasons.get(metric) or reasons[""]
+        )
+        for metric in METRICS
+    ]

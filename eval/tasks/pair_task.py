@@ -78,12 +78,15 @@ class PairEvidence(Evidence):
     cosines: Float64[np.ndarray, " pairs"]
     labels: Bool[np.ndarray, " pairs"]
     threshold: float | None = None
+    owners: Int64[np.ndarray, "pairs 2"] | None = None
+    """What is resampled, where a pair belongs to two units that other pairs belong to as well."""
 
     def at(self, rows: Int64[np.ndarray, " kept"]) -> PairEvidence | None:
         """None where all these pairs have one label."""
         labels = self.labels[rows]
         is_of_both_kinds = labels.any() and not labels.all()
-        return replace(self, cosines=self.cosines[rows], labels=labels) if is_of_both_kinds else None
+        owners = None if self.owners is None else self.owners[rows]
+        return replace(self, cosines=self.cosines[rows], labels=labels, owners=owners) if is_of_both_kinds else None
 
     @property
     def chosen(self) -> str:

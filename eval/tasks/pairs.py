@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float64
 from dec2vec.errors import UserError
 from eval.config import Criterion, PairsConfig, PairsMetric
 from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
+from eval.tasks.figure import Figure, too_few
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
-from eval.tasks.task import Figure, TaskVectors, weighted_figures
+from eval.tasks.task import TaskVectors, weighted_figures
 
 RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 """Metrics without a threshold."""
@@ -55,7 +56,8 @@ class PairsTask(PairTask[LabelledPairs, PairEvidence]):
     def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of accuracy, f1, precision, recall, ap and auc; without dev ap and auc."""
         metrics = partial(_metrics, evidence.cosines, evidence.labels, threshold=evidence.threshold)
-        return weighted_figures(metrics, self.metric, len(evidence.labels), resamples, seed)
+        figures = weighted_figures(metrics, self.metric, len(evidence.labels), resamples, self.seed_of(seed))
+        return [_with_interval(figure, evidence) for figure in figures]
 
     def _threshold(self, scores: Float64[np.ndarray, " dev_pairs"]) -> float:
         threshold = choose_threshold(scores, self.known_dev_pairs.labels, self.criterion, self.precision)
@@ -78,6 +80,28 @@ def check_criterion(criterion: Criterion, precision: float | None) -> None:
         raise UserError("criterion precision: set --precision, such as --precision 0.9")
     if criterion != "precision" and precision is not None:
         raise UserError(f"precision {precision:g} is for criterion precision, not {criterion}; remove one of them")
+
+
+def _with_interval(figure: Figure, evidence: PairEvidence) -> Figure:
+    """Accuracy counts all pairs, precision those that were accepted, the others as many as the rarer label has."""
+    if figure.metric == "accuracy" and evidence.threshold is not None:
+        right = (evidence.cosines >= evidence.threshold) == evidence.labels
+        reason = too_few(figure.n, "pairs")
+        return replace(figure, scale="share", units=right.astype(np.float64)).without_interval(reason)
+    size, reason = rarer_label(evidence.labels)
+    if figure.metric == "precision" and evidence.threshold is not None:
+        size = int(np.count_nonzero(evidence.cosines >= evidence.threshold))
+        reason = too_few(size, "accepted pairs")
+    return replace(figure, scale="share", size=size).without_interval(reason)
+
+
+def rarer_label(labels: Bool[np.ndarray, " pairs"]) -> tuple[int, str]:
+    """How often the rarer of the two labels occurs, and why that is too little for an interval."""
+    positives = int(np.count_nonzero(labels))
+    negatives = len(labels) - positives
+    if positives <= negatives:
+        return positives, too_few(positives, "positive pairs")
+    return negatives, too_few(negatives, "negative pairs")
 
 
 def _metrics(

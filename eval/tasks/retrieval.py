@@ -11,8 +11,9 @@ from jaxtyping import Float64, Int64
 from dec2vec.corpus.exact_search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
+from eval.tasks.figure import Figure, too_few, too_few_unlike
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
-from eval.tasks.task import Evidence, Figure, Task, TaskVectors, Texts
+from eval.tasks.task import Evidence, Task, TaskVectors, Texts
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
 DEPTH = 1000
@@ -65,12 +66,9 @@ class RetrievalTask(Task[RetrievalEvidence]):
 
     def figures(self, evidence: RetrievalEvidence, resamples: int, seed: int) -> list[Figure]:
         """Means over test queries, which are what is resampled."""
-        values = evidence.values
-        drawn = resampled_means(values, resamples, seed)
-        return [
-            Figure(metric, float(values[:, column].mean()), drawn[:, column], len(values))
-            for column, metric in enumerate(METRICS)
-        ]
+        drawn = resampled_means(evidence.values, resamples, self.seed_of(seed))
+        columns = zip(METRICS, evidence.values.T, drawn.T, strict=True)
+        return [_figure(metric, values, resampled) for metric, values, resampled in columns]
 
     @property
     def items(self) -> list[tuple[str, ...]]:
@@ -117,6 +115,16 @@ def ranking_metrics(
         for found in ir_measures.pytrec_eval.iter_calc(measures, judged.qrels, run):
             values[rows[found.query_id], columns[found.measure]] = found.value
     return values
+
+
+def _figure(
+    metric: str, values: Float64[np.ndarray, " queries"], resampled: Float64[np.ndarray, " resamples"]
+) -> Figure:
+    """The mean over queries. Where nearly all of them are perfect, or nearly all are lost, it gets no interval."""
+    n = len(values)
+    figure = Figure(metric, float(values.mean()), resampled, n, scale="share", units=values)
+    few = too_few(n, "queries")
+    return figure.without_interval(few) if few else replace(figure, no_interval=too_few_unlike(values, "queries"))
 
 
 def _run(ranking: Ranking, query_ids: list[str], document_ids: list[str], depth: int) -> dict[str, dict[str, float]]:

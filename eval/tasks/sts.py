@@ -18,9 +18,10 @@ from eval.metrics.resampling import multiplicities
 from eval.metrics.similarities import pearson, pearsons, similarities
 from eval.metrics.statistics import Bootstrap
 from eval.systems.system import TextEncoder
+from eval.tasks.figure import Figure, too_few, too_few_unlike
 from eval.tasks.pair_files import Pairs, index_texts
 from eval.tasks.pair_task import PairTask
-from eval.tasks.task import Evidence, Figure, TaskVectors
+from eval.tasks.task import Evidence, TaskVectors
 
 METRIC = "spearman_all"
 """One correlation over the concatenated sub-sets."""
@@ -51,6 +52,17 @@ class GradedPairs(Pairs):
         if key not in self._bootstraps:
             self._bootstraps[key] = Bootstrap(self.gold, self.subsets, resamples=resamples, seed=seed)
         return self._bootstraps[key]
+
+    @property
+    def too_few(self) -> str:
+        """Why a correlation over these pairs has no interval."""
+        return too_few(len(self), "pairs") or too_few_unlike(self.gold, "gold scores")
+
+    @property
+    def too_few_in_subsets(self) -> dict[str, str]:
+        """The same by aggregation: the mean over sub-sets is as good as the smallest of them."""
+        reason = too_few(int(np.bincount(self.subsets).min()), "pairs in the smallest sub-set")
+        return {"spearman_all": "", "spearman_mean": reason, "spearman_wmean": reason}
 
     def at(self, rows: Int64[np.ndarray, " kept"]) -> GradedPairs:
         """Some of the pairs, as one sub-set, over the same list of texts."""
@@ -112,13 +124,16 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
     def figures(self, evidence: SimilarityEvidence, resamples: int, seed: int) -> list[Figure]:
         """Spearman over all pairs, then its plain and its weighted mean over the sub-sets."""
         pairs, cosines = evidence.pairs, evidence.cosines
-        drawn = pairs.bootstrap(resamples, seed).aggregations(cosines)
+        drawn = pairs.bootstrap(resamples, self.seed_of(seed)).aggregations(cosines)
         values = {kind: spearman_over_subsets(cosines, pairs.gold, pairs.subsets, kind) for kind in AGGREGATIONS}
-        return [Figure(f"spearman_{kind}", value, drawn[kind], len(pairs)) for kind, value in values.items()]
+        figures = [Figure(f"spearman_{kind}", value, drawn[kind], len(pairs)) for kind, value in values.items()]
+        reason, in_subsets = pairs.too_few, pairs.too_few_in_subsets
+        return [figure.without_interval(reason or in_subsets[figure.metric]) for figure in figures]
 
     def similarity_figures(self, evidence: SimilarityEvidence, resamples: int, seed: int) -> list[Figure]:
         """`pearson_cosine`, `spearman_dot`, `pearson_dot` ...; Spearman of cosines is the main figure."""
         gold, n = evidence.pairs.gold, len(evidence.pairs)
+        seed = self.seed_of(seed)
         bootstrap = evidence.pairs.bootstrap(resamples, seed)
         figures: list[Figure] = []
         for name, scores in evidence.scores.items():
@@ -127,7 +142,7 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
                 figures.append(Figure(f"spearman_{name}", spearman(scores, gold), drawn, n))
             parts = [pearsons(scores, gold, counts) for counts in multiplicities(n, resamples, seed)]
             figures.append(Figure(f"pearson_{name}", pearson(scores, gold), np.concatenate(parts), n))
-        return figures
+        return [figure.without_interval(evidence.pairs.too_few) for figure in figures]
 
 
 def load_task(path: str | Path) -> StsTask:

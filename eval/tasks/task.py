@@ -5,45 +5,21 @@ A task never sees an encoder: it names its texts, and the caller brings one vect
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
 
 from dec2vec.decoder.pooling import View
 from eval.metrics.classification import Values, Weights, whole
 from eval.metrics.resampling import multiplicities
-
-
-@dataclass(frozen=True, eq=False)
-class Figure:
-    """One measured number with its bootstrap values.
-
-    Figures of two systems are paired: the same seed and the same units give the same resamples.
-    """
-
-    metric: str
-    value: float
-    resampled: Float64[np.ndarray, " resamples"]
-    n: int
-    """Units that were resampled: pairs, texts or queries."""
-    clean: bool = False
-    """Measured only on the items that training has not seen."""
-
-    def minus(self, other: Figure) -> Figure:
-        """The paired difference."""
-        return Figure(self.metric, self.value - other.value, self.resampled - other.resampled, self.n, self.clean)
-
-    @classmethod
-    def mean(cls, figures: Sequence[Figure]) -> Figure:
-        """The mean over test sets, which are resampled independently of each other."""
-        value = float(np.mean([figure.value for figure in figures]))
-        resampled = np.mean([figure.resampled for figure in figures], axis=0)
-        return cls(figures[0].metric, value, resampled, sum(figure.n for figure in figures), figures[0].clean)
+from eval.tasks.figure import Figure as Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +98,21 @@ class Task(ABC, Generic[E]):
         """
         return None
 
+    def seed_of(self, seed: int) -> int:
+        """The seed of this task's resamples: tasks are resampled independently, the systems of one task alike.
+
+        Its test texts are in the seed, or its name where it has none: a copy of a test is no further evidence, and
+        shares the draws.
+        """
+        return int.from_bytes(hashlib.sha256(f"{seed} {self._draws}".encode()).digest()[:8], "big")
+
+    @cached_property
+    def _draws(self) -> str:
+        digest = hashlib.sha256()
+        for item in self.items or [(self.name,)]:
+            digest.update("\0".join(item).encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
+
     @abstractmethod
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev; higher is better."""
@@ -152,8 +143,7 @@ def clean_figure(task: Task[E], evidence: E, rows: Int64[np.ndarray, " kept"], r
     kept = evidence.at(rows) if len(rows) >= FEWEST else None
     if not isinstance(kept, type(evidence)):
         return Figure(task.metric, float("nan"), np.full(resamples, np.nan), len(rows), clean=True)
-    figure = task.figures(kept, resamples, seed)[0]
-    return Figure(figure.metric, figure.value, figure.resampled, figure.n, clean=True)
+    return replace(task.figures(kept, resamples, seed)[0], clean=True)
 
 
 Vectors = Mapping[View, NDArray[np.float32]]

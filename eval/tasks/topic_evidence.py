@@ -10,8 +10,14 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from eval.metrics.classification import baselines, class_metrics, confusion
+from eval.tasks.figure import Figure, too_few
 from eval.tasks.labelled import LabelledTexts
-from eval.tasks.task import Evidence, Figure, weighted_figures
+from eval.tasks.task import Evidence, weighted_figures
+
+FEWEST_A_CLASS = 5
+"""Texts a class below which macro-F1 has no interval."""
+MOST_BIAS = 1.0
+"""Standard deviations that the interval of macro-F1 may be moved by."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,32 @@ class TopicEvidence(Evidence):
 
 def topic_figures(evidence: TopicEvidence, metric: str, resamples: int, seed: int) -> list[Figure]:
     """accuracy and macro_f1, the main one first, then chance and majority; nan scores give nan figures."""
-    return weighted_figures(partial(_metrics, evidence), metric, len(evidence.gold), resamples, seed)
+    figures = weighted_figures(partial(_metrics, evidence), metric, len(evidence.gold), resamples, seed)
+    return [_with_interval(figure, evidence) for figure in figures]
+
+
+def _with_interval(figure: Figure, evidence: TopicEvidence) -> Figure:
+    if figure.metric == "macro_f1":
+        return _with_bias(figure, evidence)
+    if figure.metric == "accuracy":
+        right = (evidence.gold == evidence.predicted).astype(np.float64)
+        return replace(figure, scale="share", units=right).without_interval(too_few(figure.n, "texts"))
+    return figure.without_interval("the same for every system")
+
+
+def _with_bias(figure: Figure, evidence: TopicEvidence) -> Figure:
+    """Of few texts a class's F1 is too low on average; by as much as the resamples are lower, its interval is moved.
+
+    Not where that is much, nor where a class has hardly any text. Differences of two systems need neither.
+    """
+    figure = replace(figure, scale="share").without_interval(too_few(figure.n, "texts"))
+    bias, deviation = float(figure.resampled.mean()) - figure.value, float(figure.resampled.std())
+    counts = np.bincount(evidence.gold)
+    rare = int(np.count_nonzero((counts > 0) & (counts < FEWEST_A_CLASS)))
+    reason = f"{rare} of {np.count_nonzero(counts)} classes with fewer than {FEWEST_A_CLASS} texts" if rare else ""
+    if not reason and abs(bias) > MOST_BIAS * deviation:
+        reason = f"too few texts a class: biased by {abs(bias) / deviation:.1f} of its standard deviation"
+    return replace(figure, bias=bias, no_interval=figure.no_interval or reason)
 
 
 def _metrics(

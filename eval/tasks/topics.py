@@ -68,7 +68,7 @@ class TopicTask(Task[TopicEvidence]):
 
     def figures(self, evidence: TopicEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
-        return topic_figures(evidence, self.metric, resamples, seed)
+        return topic_figures(evidence, self.metric, resamples, self.seed_of(seed))
 
 
 @dataclass(frozen=True, eq=False)

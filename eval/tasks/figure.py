@@ -1,0 +1,124 @@
+"""One measured number with its bootstrap values, and the interval that may be shown with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from eval.metrics.intervals import Interval, interval, p_value, share_interval
+
+FEWEST_UNITS = 20
+"""Pairs, texts or queries below which no interval is shown."""
+FEWEST_UNLIKE = 10
+"""Units that must differ from the commonest value (of a difference: on which two systems must differ)."""
+Scale = Literal["open", "share"]
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """Figures of two systems are paired: the same task, seed and units give the same resamples."""
+
+    metric: str
+    value: float
+    resampled: Float64[np.ndarray, " resamples"]
+    n: int
+    """Units that were resampled: pairs, texts or queries."""
+    clean: bool = False
+    """Measured only on the items that training has not seen."""
+    scale: Scale = "open"
+    """A share lies between 0 and 1 and gets Wilson's interval; the others have percentiles."""
+    size: int | None = None
+    """What the interval's quantile counts: of ranking figures the rarer label. None for n."""
+    units: Float64[np.ndarray, " units"] | None = None
+    """Of a mean its values, in which two systems differ on few units or on many."""
+    bias: float = 0.0
+    """Of a share: how much too high it is on average, by which its interval is moved."""
+    no_interval: str = ""
+    """Why there is none, such as `3 classes with fewer than 5 texts`: its coverage was not shown."""
+    no_difference: str = ""
+    """The same of the difference from another system."""
+
+    @property
+    def interval(self) -> Interval | None:
+        """At 95 %; None where `no_interval` says why. nan for a figure that is not a number."""
+        if self.no_interval:
+            return None
+        if self.scale == "open" or not np.isfinite(self.resampled).all():
+            return interval(self.value, self.resampled, self._size)
+        return share_interval(self.value, float(self.resampled.std()), self._size, self.bias)
+
+    @property
+    def bounds(self) -> tuple[float, float] | tuple[None, None]:
+        """Those of the interval, or None twice."""
+        found = self.interval
+        return (None, None) if found is None else (found.low, found.high)
+
+    @property
+    def p_value(self) -> float:
+        """Of a difference; nan where there is no interval."""
+        return float("nan") if self.no_interval else p_value(self.resampled, self._size)
+
+    def minus(self, other: Figure) -> Figure:
+        """The paired difference."""
+        units = None if self.units is None or other.units is None else self.units - other.units
+        reason = self.no_difference or other.no_difference or _too_few_differ(units)
+        size = min(self._size, other._size)
+        drawn = self.resampled - other.resampled
+        return Figure(
+            self.metric, self.value - other.value, drawn, self.n, self.clean, size=size, units=units, no_interval=reason
+        )
+
+    def without_interval(self, reason: str) -> Figure:
+        """The same figure, where a reason is given; of this one and of its differences nothing is claimed."""
+        return replace(self, no_interval=reason, no_difference=reason) if reason else self
+
+    @property
+    def _size(self) -> int:
+        return max(2, self.n if self.size is None else self.size)
+
+    @classmethod
+    def mean(cls, figures: Sequence[Figure]) -> Figure:
+        """The mean over test sets, which are resampled independently of each other."""
+        value = float(np.mean([figure.value for figure in figures]))
+        resampled = np.mean([figure.resampled for figure in figures], axis=0)
+        own, gap = (
+            next((reason for reason in reasons if reason), "")
+            for reasons in ([f.no_interval for f in figures], [f.no_difference for f in figures])
+        )
+        first, n = figures[0], sum(figure.n for figure in figures)
+        return cls(first.metric, value, resampled, n, first.clean, no_interval=own, no_difference=gap)
+
+    @classmethod
+    def over_seeds(cls, members: Sequence[Figure], seed: int = 0) -> Figure:
+        """The mean over runs that differ in their seed, with both kinds of spread: other texts, and other seeds.
+
+        To the bootstrap values of the mean is added what other seeds would have moved it by: the runs' standard
+        deviation over the root of their number, times Student's t of their number minus 1 (Behrens and Fisher). The
+        runs differ in how they take the texts as well, which is counted twice: the interval errs on the wide side.
+        """
+        mean, runs = cls.mean(members), len(members)
+        deviation = float(np.std([figure.value for figure in members], ddof=1)) / np.sqrt(runs)
+        moved = np.random.default_rng((seed, runs)).standard_t(runs - 1, len(mean.resampled)) * deviation
+        size = min(figure._size for figure in members)
+        return replace(mean, resampled=mean.resampled + moved, n=members[0].n, size=size)
+
+
+def too_few(count: int, what: str, fewest: int = FEWEST_UNITS) -> str:
+    """`14 positive pairs, fewer than 20`; empty where there are enough."""
+    return f"{count:,} {what}, fewer than {fewest:,}" if count < fewest else ""
+
+
+def too_few_unlike(values: Float64[np.ndarray, " units"], what: str) -> str:
+    """Where nearly all units have one and the same value."""
+    unlike = len(values) - int(np.unique(values, return_counts=True)[1].max()) if len(values) else 0
+    return too_few(unlike, f"{what} that differ from the rest", FEWEST_UNLIKE)
+
+
+def _too_few_differ(differences: Float64[np.ndarray, " units"] | None) -> str:
+    if differences is None or np.isnan(differences).any():
+        return ""
+    return too_few(int(np.count_nonzero(differences)), "items on which the two differ", FEWEST_UNLIKE)

@@ -1,0 +1,156 @@
+"""How often 95 % intervals hold the truth: simulated samples, measured by the product's own functions.
+
+    scripts/checks/coverage macro-F1 average --trials 100
+
+That script runs this one with the project on the path. A row a figure and a kind of sample: the share of samples that get an
+interval at all, how many of these intervals hold the truth (of the figure, and of its difference from another system),
+how often p is below 0.05 where two systems are equally good, and what plain percentiles would have covered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from eval.tasks.figure import Figure
+from scripts.checks.populations import Case, Trial, ranking_cases
+from scripts.checks.task_populations import retrieval_cases, seed_cases, space_cases, topic_cases
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/coverage.md"
+START, END = "<!-- table: scripts/checks/coverage -->", "<!-- end of table -->"
+HEADER = ("figure", "sample", "shown", "covers", "difference covers", "p < 0.05 of equals", "percentiles cover")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of one case: shares of the trials. nan where there is nothing of the kind."""
+
+    figure: str
+    sample: str
+    shown: float
+    covers: float
+    gap_shown: float
+    gap_covers: float
+    false_alarms: float
+    percentiles: float
+    reasons: tuple[str, ...]
+    trials: int
+
+    @property
+    def cells(self) -> list[str]:
+        gap = _percent(self.gap_covers)
+        if self.gap_shown < 1:
+            gap = f"{gap} of {_percent(self.gap_shown)}"
+        shares = [_percent(self.shown), _percent(self.covers), gap]
+        return [self.figure, self.sample, *shares, _percent(self.false_alarms), _percent(self.percentiles)]
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.1f}".removesuffix(".0")
+
+
+def cases() -> list[Case]:
+    """Every figure that a report shows with an interval."""
+    return [*ranking_cases(), *topic_cases(), *retrieval_cases(), *space_cases(), *seed_cases()]
+
+
+def measured_at(index: int, trials: int | None) -> Row:
+    """In a process of its own, to which a case could not be sent."""
+    case = cases()[index]
+    return measured(case, trials or case.trials)
+
+
+def measured(case: Case, trials: int) -> Row:
+    """Seeds are fixed by the case's names."""
+    key = list(f"{case.figure}|{case.sample}".encode())
+    drawn = [case.draw(np.random.default_rng([*key, trial]), trial) for trial in range(trials)]
+    truth, gap_truth = case.truth() if case.truth is not None else _means(drawn)
+    gaps = [trial.gap for trial in drawn if trial.gap is not None]
+    nulls = [trial.null for trial in drawn if trial.null is not None]
+    shown, covers = _coverage([trial.ours for trial in drawn], truth)
+    gap_shown, gap_covers = _coverage(gaps, gap_truth)
+    p_values = np.array([null.p_value for null in nulls if null.interval is not None])
+    reasons = Counter(trial.ours.no_interval for trial in drawn if trial.ours.no_interval)
+    return Row(
+        case.figure,
+        case.sample,
+        shown,
+        covers,
+        gap_shown,
+        gap_covers,
+        float(np.mean(p_values < 0.05)) if len(p_values) else float("nan"),
+        _percentile_coverage([trial.before or trial.ours for trial in drawn], truth),
+        tuple(reason for reason, _ in reasons.most_common(1)),
+        trials,
+    )
+
+
+def _means(drawn: Sequence[Trial]) -> tuple[float, float]:
+    gaps = [trial.gap.value for trial in drawn if trial.gap is not None]
+    return float(np.mean([trial.ours.value for trial in drawn])), float(np.mean(gaps)) if gaps else float("nan")
+
+
+def _coverage(figures: Sequence[Figure], truth: float) -> tuple[float, float]:
+    """Share with an interval, and the share of these that hold the truth."""
+    found = [figure.interval for figure in figures]
+    held = [bounds.low <= truth <= bounds.high for bounds in found if bounds is not None]
+    return len(held) / len(found) if found else float("nan"), float(np.mean(held)) if held else float("nan")
+
+
+def _percentile_coverage(figures: Sequence[Figure], truth: float) -> float:
+    bounds = [np.percentile(figure.resampled, (2.5, 97.5)) for figure in figures]
+    return float(np.mean([low <= truth <= high for low, high in bounds]))
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """In Markdown."""
+    lines = [HEADER, ("---",) * len(HEADER), *(row.cells for row in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def write(rows: Sequence[Row], command: str, minutes: float) -> None:
+    """Replace the table in docs/coverage.md, with the date and the command."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    said = f"{date.today()}, `{command}`, {minutes:.0f} minutes on 2 cores:"
+    PAGE.write_text("\n".join([before + START, said, "", *table(rows), END]) + rest.split(END)[1], encoding="utf-8")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the table row by row. 1 where an interval covers less than 92 %, or p is below 0.05 in more than 8 %."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", help="only figures whose names begin so")
+    parser.add_argument("--trials", type=int, help="samples a row, instead of 150 to 600")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--write", action="store_true", help="write the table into docs/coverage.md")
+    options = parser.parse_args(argv)
+    wanted = [
+        index
+        for index, case in enumerate(cases())
+        if not options.figures or case.figure.startswith(tuple(options.figures))
+    ]
+    started, rows = time.monotonic(), []
+    with ProcessPoolExecutor(options.processes) as pool:
+        for row in pool.map(measured_at, wanted, [options.trials] * len(wanted)):
+            rows.append(row)
+            sys.stdout.write(f"{table([row])[-1]} {'; '.join(row.reasons)}\n")
+            sys.stdout.flush()
+    minutes = (time.monotonic() - started) / 60
+    sys.stdout.write(f"{len(rows)} rows in {minutes:.1f} minutes\n")
+    if options.write:
+        write(rows, " ".join(["scripts/checks/coverage", *argv]), minutes)
+    return int(any(row.covers < 0.92 or row.gap_covers < 0.92 or row.false_alarms > 0.08 for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
