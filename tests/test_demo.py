@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoModel
 
-from eval.leakage.overlap import normalized
+from eval.leakage.normal_form import normalized
 from eval.tasks.sts import read_similarity
 from train.config import SourceConfig
 from train.data.dataset import load_data

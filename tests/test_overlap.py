@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 
 from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
-from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure, normalized
+from eval.leakage.normal_form import normalized
+from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure
 from eval.leakage.training_text import TextSource, held_out_texts, merged_by_file, read_training_texts, trained_on
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline

@@ -19,7 +19,8 @@ from dec2vec.errors import UserError
 from eval import __main__ as command_line
 from eval.config import EvalConfig, SystemsConfig
 from eval.leakage import training_text
-from eval.leakage.overlap import EvaluationSet, measure, normalized
+from eval.leakage.normal_form import normalized
+from eval.leakage.overlap import EvaluationSet, measure
 from eval.leakage.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
 from eval.report.markdown import to_markdown
 from eval.report.numbers import hundred

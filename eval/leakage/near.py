@@ -1,4 +1,4 @@
-"""Near-duplicates: texts that share four of five three-word shingles (Broder 1997), found by MinHash.
+"""Near-duplicates: texts that share four of five shingles of three words (Broder 1997), found by MinHash.
 
 A training text can only reach Jaccard J with some evaluation text if a share J of its own shingles occurs
 anywhere on the evaluation side. That test is exact, costs one look-up a shingle, and leaves few texts to be
@@ -12,26 +12,57 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from eval.leakage.normal_form import IDEOGRAPHIC, is_spaceless, units
+
 THRESHOLD = 0.8
 """Jaccard similarity from which on two texts are near-duplicates."""
 SHINGLE = 3
 """Words of a shingle."""
+IDEOGRAPHS = 4
+"""Characters of Han, kana or Bopomofo that stand for the three words of a shingle."""
+LETTERS = 7
+"""Characters, each with its marks, of Thai, Lao, Khmer, Burmese and their like that do."""
 BANDS, ROWS = 32, 4
 """Bands of the LSH: a pair at the threshold is missed once in 20 million, (1 - 0.8^4)^32."""
 
-UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-"""Scripts written without spaces (Thai, Lao, Burmese, Khmer, kana, Han): each character is a word."""
-_CHARACTER = re.compile(f"({UNSPACED})")
-
 Shingles = frozenset[tuple[str, ...]]
+_WHOLE = SHINGLE * IDEOGRAPHS * LETTERS
+_IS_IDEOGRAPH = re.compile(f"[{IDEOGRAPHIC}]")
 
 
 def shingles(key: str) -> Shingles:
-    """Runs of three words of a normalised text; a shorter text is one shingle."""
-    words = (key if key.isascii() else _CHARACTER.sub(r" \1 ", key)).split()
-    if len(words) <= SHINGLE:
-        return frozenset([tuple(words)]) if words else frozenset()
-    return frozenset(zip(words, words[1:], words[2:], strict=False))
+    """Runs of three words of a normalised text; a shorter text is one shingle.
+
+    A word of Chinese or Japanese has about 1.6 characters, one of Thai, Lao, Khmer or Burmese three to four. With 4 and
+    7 characters instead of three words, a text of about 30 words in which one is replaced is at the threshold in every
+    script.
+    """
+    cut = units(key)
+    if key.isascii() or not any(map(is_spaceless, cut)):
+        runs: list[tuple[str, ...]] = list(zip(cut, cut[1:], cut[2:], strict=False))
+    else:
+        runs = list(_mixed_runs(cut))
+    return frozenset(runs or ([tuple(cut)] if cut else []))
+
+
+def _mixed_runs(cut: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """From each unit on as many as fill a shingle, of which a character fills a smaller part than a word."""
+    weights = [_weight(unit) for unit in cut]
+    end = filled = 0
+    for start, weight in enumerate(weights):
+        while filled < _WHOLE:
+            if end == len(cut):
+                return
+            filled += weights[end]
+            end += 1
+        yield tuple(cut[start:end])
+        filled -= weight
+
+
+def _weight(unit: str) -> int:
+    if not is_spaceless(unit):
+        return _WHOLE // SHINGLE
+    return _WHOLE // (IDEOGRAPHS if _IS_IDEOGRAPH.match(unit) else LETTERS)
 
 
 def jaccard(left: Shingles, right: Shingles) -> float:

@@ -7,8 +7,6 @@ near-duplicate of a text of any training-side file.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,22 +14,19 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from eval.leakage.near import SHINGLE, THRESHOLD, UNSPACED, NearIndex
+from eval.leakage.near import IDEOGRAPHS, LETTERS, SHINGLE, THRESHOLD, NearIndex
+from eval.leakage.normal_form import normalized
 from eval.tasks.pair_files import Pairs
 from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
-_WORD = re.compile(r"\w+")
-_GAP = re.compile(rf"(?<={UNSPACED}) (?={UNSPACED})")
-"""What punctuation leaves between two characters of a script without spaces."""
-
 RULE = (
-    "normalised: equal except for case, punctuation, spacing and Unicode form; near: a fraction of at least "
-    f"{THRESHOLD:g} of the {SHINGLE}-word shingles is shared (Jaccard; candidates from MinHash; in scripts without "
-    "spaces each character is a word), including copies; clean: neither text is near a text of a training file or of "
-    "the similarity dev file"
+    "normalised: equal except for case, punctuation, symbols, spacing and Unicode form (combining marks count); near: a "
+    f"fraction of at least {THRESHOLD:g} of the {SHINGLE}-word shingles is shared (Jaccard; candidates from MinHash; in "
+    f"scripts without spaces a shingle has {IDEOGRAPHS} characters of Han or kana, or {LETTERS} of Thai, Lao, Khmer or "
+    "Burmese), including copies; clean: neither text is near a text of a training file or of the similarity dev file"
 )
 """Stands below the counts wherever they are shown."""
 
@@ -129,12 +124,6 @@ class Seen:
 
     counts: list[Overlap]
     clean: dict[str, Bool[np.ndarray, " items"]]
-
-
-def normalized(text: str) -> str:
-    """Words alone: case, punctuation, spacing and Unicode spelling do not hide a copy."""
-    words = " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
-    return words if words.isascii() else _GAP.sub("", words)
 
 
 def measure(

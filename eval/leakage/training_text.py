@@ -12,7 +12,7 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, is_negative_column, read_table, read_texts
-from eval.leakage.overlap import normalized
+from eval.leakage.normal_form import normalized
 from eval.systems.recipes import run_config
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
