@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
-from eval.leakage.near import THRESHOLD, NearIndex, jaccard, shingles
+from eval.leakage.near import IDEOGRAPHS, LETTERS, THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.normal_form import normalized
 from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure
 from eval.leakage.training_text import TextSource, held_out_texts, merged_by_file, read_training_texts, trained_on
@@ -68,7 +68,8 @@ def test_planted_copies_of_each_degree(tmp_path: Path) -> None:
 
 def test_texts_without_spaces_are_compared_by_character() -> None:
     text = "新冠肺炎疫情期间小区居民出入需要什么证明"
-    assert len(shingles(text)) == len(text) - 2
+    assert len(shingles(text)) == len(text) + 2 - (IDEOGRAPHS - 1)
+    assert {len(shingle) for shingle in shingles("ກຂຄງຈສຊຍດ ນບປ")} == {LETTERS}
     assert NearIndex([text]).found([text + "呢"]) == {text}
     assert NearIndex([text]).found(["花呗分期付款可以提前还款吗我想知道手续费"]) == set()
     assert shingles(normalized("我用 Python 写 code")) == shingles("我 用 python 写 code")

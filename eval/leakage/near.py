@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from eval.leakage.normal_form import IDEOGRAPHIC, is_spaceless, units
@@ -26,16 +27,14 @@ BANDS, ROWS = 32, 4
 """Bands of the LSH: a pair at the threshold is missed once in 20 million, (1 - 0.8^4)^32."""
 
 Shingles = frozenset[tuple[str, ...]]
-_WHOLE = SHINGLE * IDEOGRAPHS * LETTERS
-_IS_IDEOGRAPH = re.compile(f"[{IDEOGRAPHIC}]")
 
 
 def shingles(key: str) -> Shingles:
     """Runs of three words of a normalised text; a shorter text is one shingle.
 
-    A word of Chinese or Japanese has about 1.6 characters, one of Thai, Lao, Khmer or Burmese three to four. With 4 and
-    7 characters instead of three words, a text of about 30 words in which one is replaced is at the threshold in every
-    script.
+    A word of Chinese or Japanese has about 1.6 characters, one of Thai, Lao, Khmer or Burmese three to four. Runs of 4
+    and 7 characters, and blanks at the ends, make another word as grave there as in a script with spaces: at the
+    threshold are a text of 20 to 30 words with another one in the middle, and one of 10 to 12 with another one at an end.
     """
     cut = units(key)
     if key.isascii() or not any(map(is_spaceless, cut)):
@@ -47,22 +46,40 @@ def shingles(key: str) -> Shingles:
 
 def _mixed_runs(cut: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """From each unit on as many as fill a shingle, of which a character fills a smaller part than a word."""
-    weights = [_weight(unit) for unit in cut]
+    before, after = _Part.of(cut[0]), _Part.of(cut[-1])
+    padded = [*before.blanks, *cut, *after.blanks]
+    weights = [before.weight] * len(before.blanks) + [_Part.of(unit).weight for unit in cut]
+    weights += [after.weight] * len(after.blanks)
     end = filled = 0
     for start, weight in enumerate(weights):
         while filled < _WHOLE:
-            if end == len(cut):
+            if end == len(padded):
                 return
             filled += weights[end]
             end += 1
-        yield tuple(cut[start:end])
+        yield tuple(padded[start:end])
         filled -= weight
 
 
-def _weight(unit: str) -> int:
-    if not is_spaceless(unit):
-        return _WHOLE // SHINGLE
-    return _WHOLE // (IDEOGRAPHS if _IS_IDEOGRAPH.match(unit) else LETTERS)
+@dataclass(frozen=True)
+class _Part:
+    """How much of a shingle a unit fills, and how many blanks stand next to one at an end of the text."""
+
+    weight: int
+    blanks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, unit: str) -> _Part:
+        if not is_spaceless(unit):
+            return _WORD
+        return _IDEOGRAPH if _IS_IDEOGRAPH.match(unit) else _LETTER
+
+
+_WHOLE = SHINGLE * IDEOGRAPHS * LETTERS
+_WORD = _Part(_WHOLE // SHINGLE)
+_IDEOGRAPH = _Part(_WHOLE // IDEOGRAPHS, ("",))
+_LETTER = _Part(_WHOLE // LETTERS, ("",) * 3)
+_IS_IDEOGRAPH = re.compile(f"[{IDEOGRAPHIC}]")
 
 
 def jaccard(left: Shingles, right: Shingles) -> float:

@@ -83,6 +83,9 @@ _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 _GAP = re.compile(rf"(?<=[{_SPACELESS}{_MARK}]) (?=[{_SPACELESS}])")
 """What separates two characters of scripts without spaces."""
 _BEGINS_SPACELESS = re.compile(f"[{_SPACELESS}]")
+_TURKISH = re.compile("[\u0130\u0131\u011e\u011f]")
+"""Dotted capital I, dotless i, and g with breve: no other language's casing of i is in question with them."""
+_TURKISH_LOWER = {ord("I"): "\u0131", 0x0130: "i"}
 _TO_APOSTROPHE = {0x02BC: "'"}
 """The apostrophe as a letter (Ukrainian), which is also written as the punctuation mark."""
 _REPLACED = dict.fromkeys(code for first, last in _IGNORABLE_RANGES for code in range(first, last + 1)) | _TO_APOSTROPHE
@@ -110,6 +113,8 @@ def is_spaceless(unit: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    """NFKC_Casefold of the Unicode standard; the dot that lower case adds to the Turkish capital dotted I is dropped."""
-    folded = unicodedata.normalize("NFKC", text).casefold().translate(_REPLACED).replace("i\u0307", "i")
-    return unicodedata.normalize("NFKC", folded)
+    """NFKC_Casefold of the Unicode standard; with the Turkish pairs of i in texts with letters of Turkish alone."""
+    composed = unicodedata.normalize("NFKC", text)
+    if _TURKISH.search(composed):
+        composed = composed.translate(_TURKISH_LOWER)
+    return unicodedata.normalize("NFKC", composed.casefold().translate(_REPLACED))
