@@ -33,8 +33,8 @@ def shingles(key: str) -> Shingles:
     """Runs of three words of a normalised text; a shorter text is one shingle.
 
     A word of Chinese or Japanese has about 1.6 characters, one of Thai, Lao, Khmer or Burmese three to four. Runs of 4
-    and 7 characters, and blanks at the ends, make another word as grave there as in a script with spaces: at the
-    threshold are a text of 20 to 30 words with another one in the middle, and one of 10 to 12 with another one at an end.
+    and 7 characters, and blanks at the ends, give a word the same weight in every script: texts of 20 to 30 words in
+    which one in the middle is replaced are at the threshold, and texts of 10 to 12 words with another one at an end.
     """
     cut = units(key)
     if key.isascii() or not any(map(is_spaceless, cut)):

@@ -23,10 +23,10 @@ from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
 RULE = (
-    "normalised: equal except for case, punctuation, symbols, spacing and Unicode form (combining marks count); near: a "
-    f"fraction of at least {THRESHOLD:g} of the {SHINGLE}-word shingles is shared (Jaccard; candidates from MinHash; in "
-    f"scripts without spaces a shingle has {IDEOGRAPHS} characters of Han or kana, or {LETTERS} of Thai, Lao, Khmer or "
-    "Burmese), including copies; clean: neither text is near a text of a training file or of the similarity dev file"
+    "normalised: equal except for case, punctuation, symbols, spacing and Unicode form (combining marks count); near: "
+    f"a fraction of at least {THRESHOLD:g} of the {SHINGLE}-word shingles is shared (Jaccard; candidates from MinHash; "
+    f"in scripts without spaces a shingle has {IDEOGRAPHS} characters of Han or kana, or {LETTERS} of Thai, Lao, Khmer "
+    "or Burmese), including copies; clean: neither text is near a text of a training file or of the similarity dev file"
 )
 """Stands below the counts wherever they are shown."""
 
