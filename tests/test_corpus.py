@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from dec2vec import cli
 from dec2vec.corpus import inputs
+from dec2vec.corpus.duplicates import BLOCK, group_duplicates, near_pairs
 from dec2vec.corpus.exact_search import exact_top, searchable_rows
 from dec2vec.corpus.faiss_index import (
     build_index,
@@ -25,7 +26,7 @@ from dec2vec.corpus.faiss_index import (
     search_index,
     write_index,
 )
-from dec2vec.corpus.neighbours import BLOCK, group_duplicates, mean_distances, near_pairs, nearest_others
+from dec2vec.corpus.neighbours import mean_distances, nearest_others
 from dec2vec.corpus.shards import Index, Shard
 from dec2vec.corpus.vector_files import StoredVectors, VectorFile, open_vectors
 from dec2vec.errors import UserError
@@ -133,14 +134,14 @@ def test_outliers_are_scikit_learns() -> None:
     ranking = nearest_others(matrix, 7)
     distances, positions = NearestNeighbors(n_neighbors=8, metric="cosine").fit(matrix).kneighbors(matrix)
     np.testing.assert_array_equal(ranking.positions, positions[:, 1:])
-    np.testing.assert_allclose(mean_distances(ranking), distances[:, 1:].mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(mean_distances(matrix, ranking), distances[:, 1:].mean(axis=1), atol=1e-5)
 
 
 def test_equal_rows_and_few_rows() -> None:
     same = np.ones((20, 3), dtype=np.float32)
     ranking = nearest_others(same, 5)
     assert ranking.positions.shape == (20, 5) and not (ranking.positions == np.arange(20)[:, None]).any()
-    np.testing.assert_allclose(mean_distances(ranking), 0, atol=1e-6)
+    np.testing.assert_allclose(mean_distances(same, ranking), 0, atol=1e-6)
     assert nearest_others(same[:3], 5).positions.shape == (3, 2)
 
 

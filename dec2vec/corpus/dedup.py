@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Le
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config.encoder_args import SidedEncoderArgs
@@ -23,8 +23,8 @@ class DedupArgs(SidedEncoderArgs):
     """Texts (with --model), or vectors written by `dec2vec encode`."""
     output: Path
     """.jsonl file with one line per group: its rows, and the one that is kept (the first)."""
-    threshold: Annotated[float, Gt(0), Le(1)] = 0.95
-    """Two rows with at least this cosine are duplicates. Chains of duplicates form a group."""
+    threshold: Annotated[float, Ge(-1), Le(1)] = 0.95
+    """Two rows with at least this cosine are duplicates; 1 means equal ones only. Chains of duplicates form a group."""
     method: Literal["exact", "hnsw"] = "exact"
     """exact compares all rows with each other; hnsw is for larger inputs and may miss some neighbours."""
     model: str | None = None
@@ -38,8 +38,8 @@ def dedup_command(args: DedupArgs) -> None:
     check_output(args.output, [".jsonl"], inputs=[args.input])
     if args.method == "hnsw":
         check_installed("faiss", "search", "dedup --method hnsw")
+    from dec2vec.corpus.duplicates import group_duplicates
     from dec2vec.corpus.inputs import PRINTED_ROWS, print_table, read_corpus, short, write_rows
-    from dec2vec.corpus.neighbours import group_duplicates
 
     vectors, texts = read_corpus(args.input, args.column, args.model, args)
     groups = group_duplicates(vectors, args.threshold, args.method)

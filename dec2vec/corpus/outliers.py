@@ -45,7 +45,7 @@ def outliers_command(args: OutliersArgs) -> None:
     if len(vectors) < 2:
         raise UserError(f"{args.input}: {len(vectors)} row has no neighbours; give at least two rows")
     ranking = nearest_others(vectors, args.k, args.method)
-    distances = mean_distances(ranking)
+    distances = mean_distances(vectors, ranking)
     rows: list[dict[str, Any]] = [
         {"row": row, "distance": float(distances[row]), "nearest": int(ranking.positions[row, 0])}
         | ({} if texts is None else {"text": texts[row]})

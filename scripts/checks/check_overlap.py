@@ -3,8 +3,8 @@
     python scripts/checks/check_overlap.py
 
 Copies differ in Unicode form, case, punctuation, width or spacing. Near copies are the passage of all sentences with
-one word (in scripts without spaces: one character) replaced, at every third place in turn. Unlike texts are sentences of
-at most ten words that lack one mark, or have another letter where there are no marks (English, Chinese, Korean).
+one word (in scripts without spaces: one character) replaced, at every third place in turn. Unlike texts are sentences
+of at most ten words that lack one mark, or have another letter where there are no marks (English, Chinese, Korean).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def material_from_pairs(
 
 
 def same(text: str) -> str:
-    """Equal for texts that differ in case and spacing alone."""
-    return " ".join(text.split()).casefold()
+    """Equal for texts that differ in case, spacing and the spelling of composed characters alone."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
