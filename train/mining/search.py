@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from tqdm import tqdm
 
 from dec2vec.corpus.faiss_index import IndexKind, index_array, search_array
+from dec2vec.vectors.cosines import exact_cosines
 from train.mining.cross_encoder import PairScores, rescore
 from train.mining.encoders import Vectors
 from train.mining.pairs import Material
@@ -86,7 +87,8 @@ def _mine_rows(
     k = min(vectors.corpus_size, selection.max_rank + max(map(len, excluded)))
     scores, positions = search_array(index, anchors, k)
     window, passed_over = rank_window(positions, scores, excluded, selection.min_rank, selection.max_rank)
-    best = np.einsum("ij,ij->i", anchors, vectors.positives(rows)).astype(np.float64)
+    exact, best = _cosines(vectors, rows, window.positions)
+    window = Candidates(window.positions, exact)
     if judges.cross_encoder is not None:
         texts = material.anchors[rows], material.positives[rows], material.corpus
         rescored, best = rescore(judges.cross_encoder, *texts, window.positions)
@@ -116,13 +118,19 @@ def _negative(window: Candidates, row: int, column: int, min_rank: int) -> Negat
 def _cosines(
     vectors: Vectors, rows: slice, positions: Int64[np.ndarray, "rows window"]
 ) -> tuple[Float64[np.ndarray, "rows window"], Float64[np.ndarray, " rows"]]:
-    """Another encoder's cosines of the candidates (nan where there is none) and of the positives."""
+    """An encoder's cosines of the candidates (nan where there is none) and of the positives, exact enough to compare.
+
+    A candidate with the vector of the positive has its very score, so that no rounding decides whether it is above it.
+    """
     anchors, positives = vectors.of_rows(rows), vectors.positives(rows)
     cosines = np.full(positions.shape, np.nan, dtype=np.float64)
+    best = np.empty(len(positions), dtype=np.float64)
     for row, candidates in enumerate(positions):
         present = candidates != ABSENT
-        cosines[row, present] = vectors.documents[candidates[present]] @ anchors[row]
-    return cosines, np.einsum("ij,ij->i", anchors, positives).astype(np.float64)
+        texts = np.concatenate([vectors.documents[candidates[present]], positives[row : row + 1]])
+        found = exact_cosines(np.broadcast_to(anchors[row], texts.shape), texts)
+        cosines[row, present], best[row] = found[:-1], found[-1]
+    return cosines, best
 
 
 def _recall(index: object, vectors: Vectors, index_kind: IndexKind, depth: int) -> float:
