@@ -26,6 +26,7 @@ from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
 from dec2vec.prompts.chat import encoder_prompts
+from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble, check_prompt
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
 from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer
@@ -61,6 +62,8 @@ class Encoder:
         """If off, a prompt is computed again for every text instead of once for all texts."""
         self.tally = TokenCounts()
         """Counts of all texts so far."""
+        self.cut_texts: CutTexts | None = None
+        """If it is set, every text that is embedded is counted in it."""
         self.base = base or config
         """Where the files of the decoder are; an adapter may be loaded on top of it."""
         self._head: LMHead | None = None
@@ -153,13 +156,13 @@ class Encoder:
                 f"tokenize: {prompt or self.config.prompt} consists of {len(ensemble.members)} prompts; use a single "
                 "prompt"
             )
-        return self._wrap(ensemble.members[0])(self._normalized(texts))
+        return self._wrap(ensemble.members[0])(self._normalized(texts)).ids
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
-        """Whether `tokenize` cuts each text. For prompts that hold one copy of the text, so not for echo."""
-        (member,) = self.ensemble(prompt, side).members
-        wrap = PromptTokenizer(self.tokenizer, member, self.config.max_length, self.config.tokenization)
-        return wrap.is_cut(self._normalized(texts))
+        """Whether `max_length` cuts each text, with any of its prompts if there are several."""
+        normalized = self._normalized(texts)
+        flags = [self._wrap(member).is_cut(normalized) for member in self.ensemble(prompt, side).members]
+        return [any(of_text) for of_text in zip(*flags, strict=True)]
 
     def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
         """The prompts that `prompt` stands for, usually a single one. None stands for the configured prompt."""
@@ -245,7 +248,10 @@ class Encoder:
             forward = ChunkedForward(
                 self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally
             )
-            parts = forward(wrap(texts))
+            tokens = wrap(texts)
+            if self.cut_texts is not None:
+                self.cut_texts.add(texts, tokens.is_cut)
+            parts = forward(tokens.ids)
             for rows, vectors in with_logits(parts, views, self.lm_head()) if _reads_logits(views) else parts:
                 bar.update(len(rows))
                 yield rows, vectors

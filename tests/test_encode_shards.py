@@ -32,6 +32,7 @@ from dec2vec.corpus.shards import read_index
 from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
 from dec2vec.files.tables import block_texts, iter_tables
+from dec2vec.prompts.cut_texts import CutTexts
 
 ROWS, SHARD = 47, 8
 TEXTS = [f"text {number} " + "na\u00efve " * (number % 3) for number in range(ROWS)]
@@ -47,6 +48,7 @@ class HashEncoder:
     def __init__(self) -> None:
         self.config = ModelConfig(name_or_path="hash")
         self.seen = 0
+        self.cut_texts: CutTexts | None = None
 
     def encode(self, texts: Sequence[str], **options: Any) -> NDArray[np.float32]:
         self.seen += len(texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import huggingface_hub
 import numpy as np
@@ -15,6 +16,7 @@ from dec2vec.cli import main
 from dec2vec.config.encoder_args import EncoderArgs
 from dec2vec.corpus.faiss_index import index_array, search_array
 from dec2vec.errors import UserError
+from dec2vec.prompts.cut_texts import CutTexts
 from tests.helpers import tiny_model_folder, write_jsonl
 from train.config import SourceConfig
 from train.data.dataset import load_data
@@ -215,12 +217,10 @@ def test_a_sentence_transformers_model_is_one_wherever_it_lies(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
-    def theirs(texts: list[str], *, document: bool) -> Any: ...
-
-    def ours(texts: list[str], *, document: bool) -> Any: ...
-
-    monkeypatch.setattr(encoders, "_sentence_transformer", lambda name, args: theirs)
-    monkeypatch.setattr(encoders, "_encoder", lambda name, args: ours)
+    theirs = encoders.SentenceTransformerEncoder(None, CutTexts())
+    ours = encoders.OurEncoder(mock.create_autospec(Encoder, instance=True), EncoderArgs(), CutTexts())
+    monkeypatch.setattr(encoders.SentenceTransformerEncoder, "load", lambda name, args: theirs)
+    monkeypatch.setattr(encoders.OurEncoder, "load", lambda name, args: ours)
     contents = {"encoder": ["modules.json"], "export": ["modules.json", "dec2vec.json"], "decoder": []}
     args = EncoderArgs()
     found = {}

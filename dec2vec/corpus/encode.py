@@ -54,11 +54,12 @@ def encode_command(args: EncodeArgs) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("encode under torchrun writes shards: add --shard_rows 100000, with --output a folder")
     texts = read_texts(args.input, args.column)
-    from dec2vec.corpus.inputs import load_encoder
+    from dec2vec.corpus.inputs import load_encoder, saying_what_is_cut
     from dec2vec.corpus.vector_files import write_vectors
 
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
-    vectors = encoder.encode(texts, normalize=args.normalize, **vars(args.encode_options))
+    with saying_what_is_cut(encoder):
+        vectors = encoder.encode(texts, normalize=args.normalize, **vars(args.encode_options))
     write_vectors(args.output, texts, vectors)
     sys.stderr.write(f"{len(vectors)} vectors of {vectors.shape[1]} dimensions: {args.output}\n")
 
@@ -66,7 +67,7 @@ def encode_command(args: EncodeArgs) -> None:
 def _encode_in_shards(args: EncodeArgs) -> None:
     """Each process of torchrun encodes its share of the shards on its own device."""
     from dec2vec.corpus.encode_shards import encode_shards
-    from dec2vec.corpus.inputs import load_encoder
+    from dec2vec.corpus.inputs import load_encoder, saying_what_is_cut
     from dec2vec.fingerprint import fingerprint
 
     work = shard_work(args)
@@ -74,7 +75,9 @@ def _encode_in_shards(args: EncodeArgs) -> None:
     if first is not None:
         block_texts(args.input, first, args.column)
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
-    encode_shards(work, encoder, fingerprint(encoder))
+    weights = fingerprint(encoder)
+    with saying_what_is_cut(encoder):
+        encode_shards(work, encoder, weights)
 
 
 def shard_work(args: EncodeArgs) -> ShardWork:

@@ -116,6 +116,8 @@ def _encode_shard(
         piece = texts[start : start + PIECE]
         parts.append(encoder.encode(piece, normalize=work.normalize, **vars(work.options)))
         bar.update(len(piece))
+    if encoder.cut_texts is not None:
+        encoder.cut_texts.settle()
     vectors = np.concatenate(parts)
     write_vectors(path, texts, vectors)
     dimension = int(vectors.shape[1])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from dec2vec.corpus.vector_files import holds_vectors, open_vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text
 from dec2vec.files.tables import read_texts
+from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import check_prompt
 from dec2vec.text_tables import plain_table
 
@@ -44,14 +46,27 @@ def read_corpus(path: Path, column: str, model: str | None, args: SidedEncoderAr
 
 
 def embed(texts: Sequence[str], model: str, args: SidedEncoderArgs) -> Rows:
-    """Vectors of unit length. UserError for vectors with inf or nan."""
+    """Vectors of unit length, the same for equal texts. UserError for vectors with inf or nan."""
     if args.prompt is not None:
         check_prompt(args.prompt)
     encoder = load_encoder(args.model_config(model, args.revision), args.max_length)
-    vectors = encoder.encode(texts, **vars(args.encode_options))
+    number = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    with saying_what_is_cut(encoder):
+        vectors = encoder.encode(list(number), **vars(args.encode_options))
+    if len(number) < len(texts):
+        vectors = vectors[[number[text] for text in texts]]
     if not np.isfinite(vectors).all():
         raise UserError(f"model {model} gives vectors with inf or nan; run `dec2vec check {model}`")
     return vectors
+
+
+@contextlib.contextmanager
+def saying_what_is_cut(encoder: Encoder) -> Iterator[None]:
+    """Say afterwards on stderr how many of the embedded texts `max_length` has cut."""
+    cuts = encoder.cut_texts = CutTexts()
+    yield
+    if cuts.cut:
+        sys.stderr.write(cuts.line(encoder.config.max_length))
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

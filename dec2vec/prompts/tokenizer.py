@@ -7,7 +7,8 @@ it is too long, but never the prompt or EOS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Int
@@ -23,6 +24,14 @@ Tokenization = Literal["joint", "separate"]
 def clean_surrogates(text: str) -> str:
     """Replace lone surrogates, which no tokenizer accepts, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids of texts with their prompt, and which of the texts were cut to `max_length`."""
+
+    ids: list[list[int]]
+    is_cut: list[bool]
 
 
 class PromptTokenizer:
@@ -44,19 +53,19 @@ class PromptTokenizer:
         self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos
         self._check_room()
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+    def __call__(self, texts: Sequence[str]) -> Tokens:
         """The ids of each text with its prompt: at least one and at most `max_length`."""
         texts = [clean_surrogates(text) for text in texts]
         bodies = self._wrapped(texts)
-        for row, body in enumerate(bodies):
-            if len(body) > self._room:
-                bodies[row] = self._cut(texts[row], body, self._room)
-        return [self._checked(self._bos + body + self._tail) for body in bodies]
+        is_cut = [len(body) > self._room for body in bodies]
+        for row in (row for row, flag in enumerate(is_cut) if flag):
+            bodies[row] = self._cut(texts[row], bodies[row], self._room)
+        return Tokens([self._checked(self._bos + body + self._tail) for body in bodies], is_cut)
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text is too long, so that it is cut."""
-        bodies = self._wrapped([clean_surrogates(text) for text in texts])
-        return [len(body) > self._room for body in bodies]
+        room = self._room - len(self._wrapped([""])[0])
+        return _flags(texts, room, lambda long: [len(body) > self._room for body in self._wrapped(long)])
 
     @property
     def _room(self) -> int:
@@ -108,6 +117,15 @@ class PromptTokenizer:
             )
 
 
+def _flags(texts: Sequence[str], room: int, is_long: Callable[[list[str]], list[bool]]) -> list[bool]:
+    """`is_long` of each text. Short ones are not asked about: they have fewer tokens than bytes."""
+    rows = [row for row, text in enumerate(texts) if 2 * len(text.encode("utf-8", "surrogatepass")) > room]
+    flags = [False] * len(texts)
+    for row, flag in zip(rows, is_long([clean_surrogates(texts[row]) for row in rows]), strict=True):
+        flags[row] = flag
+    return flags
+
+
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """The ids of each text without the tokenizer's special tokens."""
     if not texts:
@@ -154,10 +172,18 @@ class EchoTokenizer:
                 f"twice; set --model.max_length to {fixed + 2} or more"
             )
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+    def __call__(self, texts: Sequence[str]) -> Tokens:
         """The ids of each text with its prompt, at most `max_length`. Both copies are cut at the same token."""
-        copies = [ids[: self._room] for ids in plain_ids(self._tokenizer, [clean_surrogates(text) for text in texts])]
-        return [self._before + copy + self._between + copy + self._after for copy in copies]
+        whole = plain_ids(self._tokenizer, [clean_surrogates(text) for text in texts])
+        copies = [ids[: self._room] for ids in whole]
+        ids = [self._before + copy + self._between + copy + self._after for copy in copies]
+        return Tokens(ids, [len(ids) > self._room for ids in whole])
+
+    def is_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is too long for two copies, so that they are cut."""
+        return _flags(
+            texts, self._room, lambda long: [len(ids) > self._room for ids in plain_ids(self._tokenizer, long)]
+        )
 
     def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch]:
         """The position at which the second copy begins in rows of these lengths; that of EOS if the text is empty."""

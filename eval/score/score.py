@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,11 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import check_output
 from dec2vec.files.tables import Table, read_table
 from dec2vec.prompts.ensembles import check_prompt
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder
+    from eval.score.scored_pairs import Threshold
+    from eval.tasks.pair_files import LabelledPairs
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -48,8 +53,8 @@ class ScoreArgs(EncoderArgs):
 def score_command(args: ScoreArgs) -> None:
     """Judge all pairs and write them. Mistakes are refused before the model is loaded."""
     _check_options(args)
-    from dec2vec.corpus.inputs import load_encoder
-    from eval.score.scored_pairs import ADDED, Threshold, judged_rows, pair_cosines, select_threshold, write_rows
+    from dec2vec.corpus.inputs import load_encoder, saying_what_is_cut
+    from eval.score.scored_pairs import ADDED, judged_rows, pair_cosines, write_rows
     from eval.tasks.pair_files import PairColumns, read_pairs
 
     table = read_table(args.input, [args.column1, args.column2])
@@ -59,12 +64,10 @@ def score_command(args: ScoreArgs) -> None:
     pairs = list(zip(_texts(table, args.column1), _texts(table, args.column2), strict=True))
     dev = None if args.dev is None else read_pairs(args.dev, PairColumns(args.column1, args.column2, args.label))
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
-    if dev is not None:
-        threshold = select_threshold(encoder, dev, args, args.criterion, args.precision)
-    else:
-        assert args.threshold is not None
-        threshold = Threshold(args.threshold, "as given")
-    rows = judged_rows(table.rows, pairs, pair_cosines(encoder, pairs, table.name, args), threshold)
+    with saying_what_is_cut(encoder):
+        threshold = _threshold(args, dev, encoder)
+        cosines = pair_cosines(encoder, pairs, table.name, args)
+    rows = judged_rows(table.rows, pairs, cosines, threshold)
     write_rows(args.output, rows, [*table.columns, *ADDED])
     blank = sum(row["cosine"] is None for row in rows)
     usable = sum(row["usable"] == "yes" for row in rows)
@@ -72,6 +75,16 @@ def score_command(args: ScoreArgs) -> None:
         f"{len(rows)} pairs{(f', {blank} with a blank text' if blank else '')}, {usable} usable with a cosine of at "
         f"least {threshold.value:.4f} ({threshold.origin}): {args.output}\n"
     )
+
+
+def _threshold(args: ScoreArgs, dev: LabelledPairs | None, encoder: Encoder) -> Threshold:
+    """As given, or selected on dev."""
+    from eval.score.scored_pairs import Threshold, select_threshold
+
+    if dev is not None:
+        return select_threshold(encoder, dev, args, args.criterion, args.precision)
+    assert args.threshold is not None
+    return Threshold(args.threshold, "as given")
 
 
 def _check_options(args: ScoreArgs) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,6 +15,12 @@ from dec2vec.config.encoder_args import EncoderArgs
 from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
+from dec2vec.prompts.cut_texts import CutTexts
+from dec2vec.prompts.prompt import Side
+from dec2vec.prompts.tokenizer import clean_surrogates
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder
 
 
 @runtime_checkable
@@ -66,7 +73,18 @@ def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], co
     return vectors
 
 
-def load_embed(name: str, args: EncoderArgs) -> Embed:
+def embed_with(
+    name: str, args: EncoderArgs, anchors: Sequence[str], positives: Sequence[str], corpus: Sequence[str]
+) -> Vectors:
+    """`embed_all` with the model `name`. How many texts its max_length cuts is said on stderr."""
+    loaded = load_embed(name, args)
+    vectors = embed_all(loaded, anchors, positives, corpus)
+    if loaded.cuts.cut:
+        sys.stderr.write(f"{name}: {loaded.cuts.line(loaded.max_length)}")
+    return vectors
+
+
+def load_embed(name: str, args: EncoderArgs) -> OurEncoder | SentenceTransformerEncoder:
     """A sentence-transformers model by that library, unless it is an export of ours; all else by our Encoder.
 
     A name that is not a folder is looked up on the Hub. Raises UserError for a model that can't be loaded, and for a
@@ -78,46 +96,92 @@ def load_embed(name: str, args: EncoderArgs) -> Embed:
             raise UserError(
                 f"--prompt: {name} is a sentence-transformers model with its own prompts; remove the option"
             )
-        return _sentence_transformer(name, args)
-    return _encoder(name, args)
+        return SentenceTransformerEncoder.load(name, args)
+    return OurEncoder.load(name, args)
 
 
 def _has(name: str, file: str) -> bool:
     return (Path(name) / file).is_file() if Path(name).is_dir() else is_on_hub(name, file)
 
 
-def _encoder(name: str, args: EncoderArgs) -> Embed:
-    from dec2vec.encoder import Encoder
+@dataclass(frozen=True, eq=False)
+class OurEncoder:
+    """`Encoder` as an `Embed`."""
 
-    config = args.model_config(name)
-    if args.max_length is None:
-        encoder = Encoder.load(config)
-    else:
-        encoder = Encoder.load(replace(config, max_length=args.max_length))
-        encoder.set_max_length(args.max_length)  # a run folder brings its own
+    encoder: Encoder
+    args: EncoderArgs
+    cuts: CutTexts
 
-    def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
-        return encoder.encode(
-            texts, prompt=args.prompt, side="document" if document else "query", batch_tokens=args.batch_tokens
-        )
+    @classmethod
+    def load(cls, name: str, args: EncoderArgs) -> OurEncoder:
+        """A run folder brings a max_length of its own, which the option replaces."""
+        from dec2vec.encoder import Encoder
 
-    return embed
+        config = args.model_config(name)
+        encoder = Encoder.load(config if args.max_length is None else replace(config, max_length=args.max_length))
+        if args.max_length is not None:
+            encoder.set_max_length(args.max_length)
+        encoder.cut_texts = CutTexts()
+        return cls(encoder, args, encoder.cut_texts)
+
+    @property
+    def max_length(self) -> int:
+        """In tokens."""
+        return self.encoder.config.max_length
+
+    def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+        """Row i for text i."""
+        side: Side = "document" if document else "query"
+        return self.encoder.encode(texts, prompt=self.args.prompt, side=side, batch_tokens=self.args.batch_tokens)
 
 
-def _sentence_transformer(name: str, args: EncoderArgs) -> Embed:
-    from sentence_transformers import SentenceTransformer
+@dataclass(frozen=True, eq=False)
+class SentenceTransformerEncoder:
+    """A model of sentence-transformers as an `Embed`."""
 
-    device = None if args.device == "auto" else args.device
-    try:
-        model = SentenceTransformer(name, device=device, trust_remote_code=args.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: sentence-transformers can't load it: {str(error).splitlines()[0]}") from None
-    if args.max_length is not None:
-        model.max_seq_length = args.max_length
+    model: Any
+    cuts: CutTexts
 
-    def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
-        encode = model.encode_document if document else model.encode_query
+    @classmethod
+    def load(cls, name: str, args: EncoderArgs) -> SentenceTransformerEncoder:
+        """UserError for what the library can't load."""
+        from sentence_transformers import SentenceTransformer
+
+        device = None if args.device == "auto" else args.device
+        try:
+            model: Any = SentenceTransformer(name, device=device, trust_remote_code=args.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{name}: sentence-transformers can't load it: {str(error).splitlines()[0]}") from None
+        if args.max_length is not None:
+            model.max_seq_length = args.max_length
+        return cls(model, CutTexts())
+
+    @property
+    def max_length(self) -> int | None:
+        """In tokens; None for models that read texts of any length."""
+        limit = self.model.max_seq_length
+        return None if limit is None else int(limit)
+
+    def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+        """Row i for text i."""
+        self.cuts.add(texts, self._is_cut(texts, "document" if document else "query"))
+        encode = self.model.encode_document if document else self.model.encode_query
         vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=None)
         return np.asarray(vectors, dtype=np.float32)
 
-    return embed
+    def _is_cut(self, texts: Sequence[str], prompt: str) -> list[bool]:
+        """Whether each text is longer, with its prompt and special tokens, than the library reads."""
+        from transformers import PreTrainedTokenizerBase
+
+        limit, tokenizer = self.max_length, getattr(self.model, "tokenizer", None)
+        flags = [False] * len(texts)
+        if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return flags
+        whole = [clean_surrogates(self.model.prompts.get(prompt, "") + text) for text in texts]
+        room = limit - tokenizer.num_special_tokens_to_add()
+        long = [row for row, text in enumerate(whole) if 2 * len(text.encode()) > room]
+        if long:
+            ids = tokenizer([whole[row] for row in long], truncation=False, verbose=False)["input_ids"]
+            for row, of_text in zip(long, ids, strict=True):
+                flags[row] = len(of_text) > limit
+        return flags

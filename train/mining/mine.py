@@ -71,7 +71,7 @@ def mine_command(args: MineArgs) -> None:
     _check_options(args)
     from dec2vec.runtime import keep_freed_memory
     from train.mining.cross_encoder import load_cross_encoder
-    from train.mining.encoders import embed_all, load_embed
+    from train.mining.encoders import embed_with
     from train.mining.output import write_mined
     from train.mining.pairs import read_material
     from train.mining.report import build_report
@@ -90,8 +90,8 @@ def mine_command(args: MineArgs) -> None:
     keep_freed_memory()
     texts = material.anchors, material.positives, material.corpus
     cross_encoder = None if args.cross_encoder is None else load_cross_encoder(args.cross_encoder, args)
-    vectors = embed_all(load_embed(args.model, args), *texts)
-    teacher = None if args.teacher is None else embed_all(load_embed(args.teacher, replace(args, prompt=None)), *texts)
+    vectors = embed_with(args.model, args, *texts)
+    teacher = None if args.teacher is None else embed_with(args.teacher, replace(args, prompt=None), *texts)
     selection = Selection(
         count=args.negatives,
         min_rank=args.min_rank,
