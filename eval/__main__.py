@@ -20,6 +20,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("dec2vec eval runs in one process; start it without a launcher, or with --num_processes 1")
     from dec2vec.runtime import keep_freed_memory
     from eval.report.report import format_table
+    from eval.report.truncation import truncation_line
     from eval.report.write import check_writable, write_report
     from eval.run import evaluate, report_folder
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str]) -> None:
     folder = report_folder(config)
     check_writable(folder)
     report = evaluate(config)
+    line = truncation_line(report.truncation)
+    if line:
+        sys.stderr.write(f"{line}\n")
     paths = write_report(report, folder)
     lines = [format_table(report), "", *(str(path) for path in (paths.html, paths.markdown, paths.json))]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -26,11 +26,13 @@ from eval.postprocess.moments import Material
 from eval.report.notes import edge_notes, seed_notes, shown_dev, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
+from eval.report.truncation import truncation_notes
 from eval.results.comparison import similarity_results
 from eval.results.diagnostics import find_reference, histograms
 from eval.results.findings import Findings
 from eval.results.headline import Headline
 from eval.results.results import TaskTable
+from eval.results.truncation import measure_truncation
 from eval.selection import dev_curves
 from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
@@ -72,7 +74,7 @@ def evaluate(
         references = _judge_tuned(encoders, options, findings)
         _judge_untuned(encoders, options, findings, references)
         _refuse_nothing(config, findings)
-        mteb = mteb_tables(config, encoders, findings.choices, references)
+        mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation)
     baselines.measure(findings)
     outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes)
     return _report(config, outcome, time.monotonic() - started)
@@ -140,6 +142,8 @@ def _judge_untuned(
 
 def _judge_all_tasks(reader: Reader, findings: Findings) -> None:
     """Similarity first, as its dev file chooses for the tasks without dev data as well."""
+    fitting = reader.fitting
+    findings.truncation.extend(measure_truncation(reader.encoder, fitting.prompt, fitting.run, findings.tasks))
     measured = judge_similarity(reader, findings.dev, findings.tests)
     for task, rows in measured.items():
         findings.add(task, rows)
@@ -202,6 +206,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
         mistakes=findings.mistakes(),
         costs=encoders.costs,
         notes=_notes(config, outcome, comparison, recipes),
+        truncation=findings.truncation,
         has_unknown_training=bool(inputs.trained.unknown) or not (inputs.trained.texts or inputs.sources),
     )
 
@@ -216,6 +221,7 @@ def _notes(
         *seed_notes([run_name(run) for run in config.tuned], recipes),
         *unknown_training(trained.unknown),
         *shown_dev(outcome.seen.counts, list(trained.texts)),
+        *truncation_notes(outcome.findings.truncation),
         *outcome.encoders.warnings,
         *outcome.inputs.notes,
         *outcome.notes,

@@ -149,6 +149,10 @@ class CachedEncoder:
         """A stream is too much to keep: it serves moments, which are (see `eval.postprocess.moments`)."""
         yield from self._through_decoder(texts, views, options)
 
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+        """By the tokens of the encoder behind: whether a vector is kept says nothing of it."""
+        return self.behind.is_cut(texts, prompt=prompt, side=side)
+
     def output_embeddings(self) -> Vectors:
         """The LM head of the encoder behind."""
         return self.behind.output_embeddings()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.prompt import Side
 from eval.systems.system import TextEncoder
 
@@ -27,6 +28,8 @@ class MtebEncoder:
         self.revision = revision or REVISION
         self.encoder = encoder
         self.batch_tokens = batch_tokens
+        self.cuts: dict[str, CutTexts] = {}
+        """By task the texts that were cut."""
 
     def encode(
         self,
@@ -41,6 +44,7 @@ class MtebEncoder:
         """Unit vectors of the texts of all batches, in order: our own batches are by length."""
         texts = [text for batch in inputs for text in batch["text"]]
         side: Side = "document" if prompt_type is not None and prompt_type.value == "document" else "query"
+        self.cuts.setdefault(task_metadata.name, CutTexts()).add(texts, self.encoder.is_cut(texts, side=side))
         return self.encoder.encode(texts, side=side, batch_tokens=self.batch_tokens, progress=False)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:

@@ -7,22 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.prompts.cut_texts import CutTexts
 from eval.cache.encoders import Encoders
 from eval.config import EvalConfig
 from eval.mteb_tasks.encoder import MtebEncoder
 from eval.mteb_tasks.run import run_mteb
 from eval.results.results import Result, TaskTable
+from eval.results.truncation import Truncation
 from eval.selection.choose import Choice, best
 from eval.systems.subject import Subject
 from eval.systems.system import System, TextEncoder, own_view
 
 
 def mteb_tables(
-    config: EvalConfig, encoders: Encoders, choices: Sequence[Choice], references: Sequence[System]
+    config: EvalConfig,
+    encoders: Encoders,
+    choices: Sequence[Choice],
+    references: Sequence[System],
+    truncation: list[Truncation],
 ) -> list[TaskTable]:
     """A table a task with mteb's main score; mteb gives no interval. Its own results go to output_dir/mteb.
 
-    Without dev data the untuned encoder is read as the tuned ones are (`references`), or as it is configured.
+    Without dev data the untuned encoder is read as the tuned ones are (`references`), or as it is configured. How many
+    texts each encoder cut is added to `truncation`.
     """
     rows: dict[str, list[Result]] = {name: [] for name in config.mteb}
     for system, encoder in _systems(config, encoders, choices, references) if config.mteb else ():
@@ -32,8 +39,14 @@ def mteb_tables(
         for name, score in run_mteb(model, config.mteb, folder).items():
             row = Result(subject, f"mteb/{name}", "main_score", score, None, None, 0)
             rows.setdefault(name, []).append(row)
+            if name in model.cuts:
+                truncation.append(_truncation(row.task, system, encoder, model.cuts[name]))
     note = "Scored by the mteb package, without intervals."
     return [TaskTable(f"mteb/{name}", "main_score", found, note) for name, found in rows.items()]
+
+
+def _truncation(task: str, system: System, encoder: TextEncoder, cuts: CutTexts) -> Truncation:
+    return Truncation(task, "texts", system.run, system.prompt, encoder.config.max_length, cuts.texts, cuts.cut)
 
 
 def _systems(

@@ -17,6 +17,7 @@ from eval.report.numbers import hundred, span
 from eval.results.diagnostics import Confusion, Histogram, Mistakes, PrecisionRecall, Scatter
 from eval.results.headline import Headline
 from eval.results.results import AVERAGE, Result, TaskTable
+from eval.results.truncation import Truncation
 from eval.selection.dev_curves import CurvePoint
 from eval.systems.seeds import Seeds, find_seeds, mean_and_sd
 from eval.systems.subject import Subject
@@ -51,6 +52,8 @@ class Report:
     """By encoder and prompt, as `untuned: prompteol`."""
     notes: Sequence[str] = ()
     """What a reader of the headline must know: a choice at the edge of its grid, seeds that are none."""
+    truncation: Sequence[Truncation] = ()
+    """Of every task, encoder and prompt how many test texts `max_length` cut."""
     has_unknown_training: bool = False
     """Some tuned run's training text could not be read: nothing is known to be clean."""
 

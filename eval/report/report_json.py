@@ -26,7 +26,8 @@ def to_json(report: Report) -> str:
         "dev": report.dev,
         "tests": list(report.tests),
         "comparison": _comparison(report.comparison),
-        "tasks": [_task(task) for task in report.tasks],
+        "tasks": [{**_task(task), "truncation": _truncation(report, task.name)} for task in report.tasks],
+        "truncation": [row for test in (report.dev, *report.tests) for row in _truncation(report, test)],
         "sweep": _columns(report.dev_curves),
         "confusions": [_confusion(item) for item in report.confusions],
         "curves": [_curve(item) for item in report.curves],
@@ -133,6 +134,11 @@ def _spread(report: Report, seeds: Seeds) -> list[dict[str, object]]:
         {"recipe": seeds.label, "systems": names, "task": task, "mean": float(mean), "sd": float(sd)}
         for task, mean, sd in zip(tasks, *mean_and_sd(figures), strict=True)
     ]
+
+
+def _truncation(report: Report, task: str) -> list[dict[str, object]]:
+    """By part, encoder and prompt, how many of a task's texts were cut."""
+    return [{**asdict(row), "share": row.share} for row in report.truncation if row.task == task]
 
 
 def _columns(points: Sequence[CurvePoint]) -> dict[str, object]:

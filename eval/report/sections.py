@@ -18,6 +18,7 @@ from eval.report.figure_sections import (
 from eval.report.numbers import hundred, span
 from eval.report.overview import HEADER, overview_rows
 from eval.report.report import Report, metric_label, table_header, table_rows, task_text
+from eval.report.truncation import beside_task, truncation_sections
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.selection.choose import Selection
 
@@ -44,6 +45,7 @@ def sections(report: Report) -> list[Section]:
         *curve_sections(report),
         *([_subsets(report), similarity_section(report)] if report.tests else []),
         *_overlap(report),
+        *truncation_sections(report.truncation),
         cost_section(report),
     ]
     return [section for section in found if section.blocks]
@@ -55,6 +57,7 @@ def _systems(report: Report) -> Section:
         text = [f"{text[0][:-1]}; layer, k and the untuned row of the headline are selected on {report.dev}."]
     if report.best_untuned is not None:
         text.append(f"Untuned row of the headline: {report.best_untuned}.")
+    text += [f"{test}: {line}" for test in report.tests for line in beside_task(report.truncation, test)]
     header = table_header(report)
     best, tuned = report.best_untuned, report.tuned_names
     blocks = [Table(header, table_rows(report, report.highlights), best, tuned=tuned)]
@@ -76,7 +79,14 @@ def _overview(report: Report) -> Section:
 
 
 def _further(report: Report) -> list[Section]:
-    return [Section(f"Task: {task.name}", task_text(task), _task_tables(task)) for task in report.tasks]
+    return [
+        Section(
+            f"Task: {task.name}",
+            [*task_text(task), *beside_task(report.truncation, task.name)],
+            _task_tables(task),
+        )
+        for task in report.tasks
+    ]
 
 
 def _task_tables(task: TaskTable) -> list[Table | Picture]:

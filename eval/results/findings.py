@@ -9,6 +9,7 @@ from typing import Any
 from eval.results.diagnostics import Confusion, Mistakes, PrecisionRecall, Scatter
 from eval.results.results import TaskTable
 from eval.results.task_results import leader, task_table
+from eval.results.truncation import Truncation
 from eval.selection.choose import Choice
 from eval.selection.judge import Measured
 from eval.systems.system import System
@@ -29,6 +30,8 @@ class Findings:
     tests: Sequence[StsTask]
     further: Sequence[Task[Any]]
     rows: dict[str, list[Measured]] = field(default_factory=dict)
+    truncation: list[Truncation] = field(default_factory=list)
+    """Of every task, encoder and prompt how many texts were cut."""
 
     def add(self, task: str, measured: Sequence[Measured]) -> None:
         """More systems of one task."""

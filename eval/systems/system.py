@@ -49,6 +49,9 @@ class TextEncoder(Protocol):
     def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
         """The prompts behind `prompt`."""
 
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+        """Whether each text is longer than `config.max_length`, so that only its beginning is read."""
+
     def output_embeddings(self) -> NDArray[np.float32]:
         """The matrix (vocabulary, d) that turns states into logits. Raises UserError where there is none to be had."""
 
