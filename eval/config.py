@@ -183,7 +183,7 @@ class IsotropyConfig:
     path: str
     """A .txt file, or a table with the columns text, anchor and positive, or sentence1 and sentence2."""
     close: float = 4.0
-    """Scored pairs above this score count as equivalent (for alignment)."""
+    """Pairs with a score above this count as equivalent (for alignment). A file without scores has them by label 1."""
     name: str = ""
     """Name in the report. Empty uses the name of the file."""
 

@@ -40,6 +40,7 @@ from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similar
 from eval.systems.asked import with_base
 from eval.systems.recipes import Recipe, read_recipe
 from eval.systems.system import System, TextEncoder, own_view, run_name
+from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
     "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of them "
@@ -220,6 +221,7 @@ def _notes(
         *edge_notes(outcome.findings.choices, comparison),
         *seed_notes([run_name(run) for run in config.tuned], recipes),
         *unknown_training(trained.unknown),
+        *column_notes([read for task in outcome.findings.tasks for read in task.columns]),
         *shown_dev(outcome.seen.counts, list(trained.texts)),
         *truncation_notes(outcome.findings.truncation),
         *outcome.encoders.warnings,

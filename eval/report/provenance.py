@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def describe(
         "model": {"name_or_path": config.model.name_or_path, "revision": config.model.revision},
         "data": {task.name: _pairs(task.test_pairs) for task in similarity},
         "tasks": {task.name: _texts(task) for task in further},
+        "columns": {task.name: [asdict(read) for read in task.columns] for task in [*similarity, *further]},
         "whitening_fit": None if fit is None else _fit(config, fit),
         "protocol": {
             "metric": "Spearman of cosines; spearman_all is over the concatenated sub-sets",

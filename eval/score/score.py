@@ -63,6 +63,8 @@ def score_command(args: ScoreArgs) -> None:
         raise UserError(f"{table.name} has a column {taken!r}, which the output adds; rename the column")
     pairs = list(zip(_texts(table, args.column1), _texts(table, args.column2), strict=True))
     dev = None if args.dev is None else read_pairs(args.dev, PairColumns(args.column1, args.column2, args.label))
+    if dev is not None and dev.columns is not None and dev.columns.note:
+        sys.stderr.write(f"{dev.columns.file}: {dev.columns.note}\n")
     encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
     with saying_what_is_cut(encoder):
         threshold = _threshold(args, dev, encoder)

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from dec2vec.corpus.exact_search import searchable_rows
 from dec2vec.errors import UserError
 from eval.config import ClusteringConfig
+from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import Figure, too_few
 from eval.tasks.labelled import LabelledTexts, read_labelled
 from eval.tasks.task import Evidence, Task, TaskVectors, Texts
@@ -69,6 +70,13 @@ class ClusteringTask(Task[ClusterEvidence]):
         labels = self.dev_data.codes(self.dev_data.classes)
         found = cluster(vectors.queries, len(self.dev_data.classes), self.seeds)
         return float(np.mean([v_measure(labels, clusters) for clusters in found]))
+
+    @property
+    def columns(self) -> list[ColumnsRead]:
+        """Of the test file, then of the dev file."""
+        return [
+            data.columns for data in (self.test_data, self.dev_data) if data is not None and data.columns is not None
+        ]
 
     @property
     def items(self) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.tables import read_table
 from eval.config import GapConfig
 from eval.metrics.classification import ranking_metrics, whole
+from eval.tasks.columns import columns_read
 from eval.tasks.figure import Figure, Scale, too_few
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
@@ -102,8 +103,10 @@ def _read(path: str, config: GapConfig) -> LabelledPairs:
         columns = PairColumns(config.question, config.answer, config.label)
         return read_pairs(path, columns, two_sided=True)
     table = read_table(path, [config.question, config.answer])
-    name = Path(table.name).stem
-    return with_dealt_answers(name, table.texts(config.question), table.texts(config.answer), config.seed)
+    name, used = Path(table.name).stem, [config.question, config.answer]
+    pairs = with_dealt_answers(name, table.texts(config.question), table.texts(config.answer), config.seed)
+    note = "every row counts as relevant; label is there and not used" if "label" in table.columns else ""
+    return replace(pairs, columns=columns_read(table, used, note))
 
 
 def _metrics(

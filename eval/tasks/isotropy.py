@@ -6,7 +6,7 @@ More isotropic is not always better (whitened vectors are perfectly so), which i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, read_table, read_texts
 from eval.metrics import isotropy
 from eval.metrics.resampling import multiplicities, resampled_means
+from eval.tasks.columns import ColumnsRead, columns_read
 from eval.tasks.figure import Figure, too_few
 from eval.tasks.pair_files import finite_number
 from eval.tasks.task import Evidence, Task, TaskVectors, Texts
@@ -48,6 +49,12 @@ class IsotropyTask(Task[IsotropyEvidence]):
     left: Int64[np.ndarray, " pairs"]
     right: Int64[np.ndarray, " pairs"]
     limit: int = LIMIT
+    read: ColumnsRead | None = None
+
+    @property
+    def columns(self) -> list[ColumnsRead]:
+        """Of the one file."""
+        return [] if self.read is None else [self.read]
 
     @property
     def dev(self) -> Texts | None:
@@ -93,25 +100,25 @@ class IsotropyTask(Task[IsotropyEvidence]):
 
 
 def load_isotropy(path: str | Path, close: float = CLOSE) -> IsotropyTask:
-    """A .txt or a table with text; anchor and positive; sentence1 and sentence2 with label or score.
+    """A .txt or a table with text; anchor and positive; sentence1 and sentence2 with score or label.
 
-    Pairs mean the same if they are anchor and positive, have label 1, or a score above `close`.
+    Pairs mean the same if they are anchor and positive, have a score above `close`, or, in a file without scores, label
+    1. UserError for a `close` that nothing is compared with.
     """
     if Path(path).suffix == ".txt":
+        _refuse_close(str(path), close)
         return _task(Path(path).stem, read_texts(Path(path)), [])
     table = read_table(path)
     name = Path(table.name).stem
     if "text" in table.columns:
-        return _task(name, table.texts("text"), [])
-    columns = _pair_columns(table)
-    table.require(columns)
-    left, right = table.texts(columns[0]), table.texts(columns[1])
-    same = [pair for index, pair in enumerate(zip(left, right, strict=True)) if _means_the_same(table, index, close)]
-    if not same:
-        raise UserError(
-            f"{table.name}: no pair has label 1 or a score above {close:g}; set close according to the scores"
-        )
-    return _task(name, left + right, same)
+        _refuse_close(table.name, close)
+        return replace(_task(name, table.texts("text"), []), read=columns_read(table, ["text"]))
+    first, second = _pair_columns(table)
+    table.require([first, second])
+    left, right = table.texts(first), table.texts(second)
+    means_the_same, read = _equivalence(table, (first, second), close)
+    same = [pair for pair, flag in zip(zip(left, right, strict=True), means_the_same, strict=True) if flag]
+    return replace(_task(name, left + right, same), read=read)
 
 
 def _task(name: str, texts: list[str], pairs: list[tuple[str, str]]) -> IsotropyTask:
@@ -132,14 +139,53 @@ def _pair_columns(table: Table) -> tuple[str, str]:
     )
 
 
-def _means_the_same(table: Table, index: int, close: float) -> bool:
-    row = table.rows[index]
-    if "positive" in row:
-        return True
-    if "label" in row:
-        return finite_number(row["label"]) == 1
-    score = finite_number(row.get("score"))
-    return score is not None and score > close
+def _equivalence(table: Table, texts: tuple[str, str], close: float) -> tuple[list[bool], ColumnsRead]:
+    """Which pairs mean the same, and by which column: a score if there is one, or else a label."""
+    if "positive" in texts:
+        _refuse_close(table.name, close)
+        others = [column for column in ("score", "label") if column in table.columns]
+        note = f"every pair of anchor and positive counts as equivalent; {' and '.join(others)} not used"
+        return [True] * len(table), columns_read(table, texts, note if others else "")
+    if "score" in table.columns:
+        scores = [_score(table, row) for row in range(len(table))]
+        flags, rule = [score is not None and score > close for score in scores], f"a score above {close:g}"
+        ungraded = sum(score is None for score in scores)
+        note = f"{ungraded:,} of {len(table):,} pairs have no score, so their alignment is not measured"
+        read = columns_read(table, [*texts, "score"], note if ungraded else "")
+    else:
+        _refuse_close(table.name, close)
+        table.require(["label"])
+        flags, rule = [_is_labelled(table, row) for row in range(len(table))], "label 1"
+        read = columns_read(table, [*texts, "label"])
+    if not any(flags):
+        advice = "set close according to the scores" if "score" in read.used else "give 1 to those that mean the same"
+        raise UserError(f"{table.name}: no pair has {rule}; {advice}")
+    return flags, read
+
+
+def _refuse_close(name: str, close: float) -> None:
+    if close != CLOSE:
+        raise UserError(f"{name}: close {close:g} is compared with the column score, which is not used; remove close")
+
+
+def _score(table: Table, row: int) -> float | None:
+    value = table.rows[row].get("score")
+    if value in (None, ""):
+        return None
+    score = finite_number(value)
+    if score is None:
+        raise UserError(f"{table.where(row)}: score {value!r} is not a finite number; correct it or leave it empty")
+    return score
+
+
+def _is_labelled(table: Table, row: int) -> bool:
+    value = table.rows[row]["label"]
+    number = finite_number(value)
+    if number not in (0.0, 1.0):
+        raise UserError(
+            f"{table.where(row)}: label {value!r} is not 0 or 1; give 1 to pairs that mean the same, or a column score"
+        )
+    return number == 1.0
 
 
 def _space(vectors: Float32[np.ndarray, "texts dim"], resamples: int, seed: int) -> list[Figure]:

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, read_table
+from eval.tasks.columns import ColumnsRead, columns_read
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class LabelledTexts:
     name: str
     texts: list[str]
     labels: list[str]
+    columns: ColumnsRead | None = None
+    """Of the file that they were read from."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -75,7 +78,8 @@ def read_labelled(
         raise UserError(f"{table.name}: no row has {label} {missing!r}; the classes are: {_listed(present)}")
     rows = [row for row, name in enumerate(labels) if not classes or name in set(classes)]
     texts = [table.text(row, text) for row in rows]
-    return LabelledTexts(Path(table.name).stem, texts, [labels[row] for row in rows])
+    columns = columns_read(table, [text, label])
+    return LabelledTexts(Path(table.name).stem, texts, [labels[row] for row in rows], columns)
 
 
 def _label(table: Table, row: int, column: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, read_table
 from eval.metrics.correlation import cosine_pairs
+from eval.tasks.columns import ColumnsRead, columns_read
 from eval.tasks.task import TaskVectors, Texts
 
 Indices = Int64[np.ndarray, " pairs"]
@@ -33,6 +34,8 @@ class Pairs(ABC):
     texts: Texts
     left: Int64[np.ndarray, " pairs"]
     right: Int64[np.ndarray, " pairs"]
+    columns: ColumnsRead | None = field(default=None, kw_only=True)
+    """Of the file that they were read from."""
 
     def __len__(self) -> int:
         return len(self.left)
@@ -132,7 +135,8 @@ def read_pairs(
     table = read_table(path, [columns.first, columns.second, columns.label], only=only, limit=limit)
     labels = [_label(table, row, columns) for row in range(len(table))]
     first, second = table.texts(columns.first), table.texts(columns.second)
-    return LabelledPairs.from_texts(Path(table.name).stem, first, second, labels, two_sided=two_sided)
+    pairs = LabelledPairs.from_texts(Path(table.name).stem, first, second, labels, two_sided=two_sided)
+    return replace(pairs, columns=columns_read(table, [columns.first, columns.second, columns.label]))
 
 
 def _label(table: Table, row: int, columns: PairColumns) -> bool:

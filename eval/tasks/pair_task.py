@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from dec2vec.errors import UserError
+from eval.tasks.columns import ColumnsRead
 from eval.tasks.pair_files import Pairs
 from eval.tasks.task import E, Evidence, Task, TaskVectors, Texts
 
@@ -51,6 +52,12 @@ class PairTask(Task[E], Generic[P, E]):
     def items(self) -> list[tuple[str, ...]]:
         """Both texts of each test pair."""
         return self.test_pairs.items
+
+    @property
+    def columns(self) -> list[ColumnsRead]:
+        """Of the test file, then of the dev file."""
+        files = [self.test_pairs, *([] if self.dev_pairs is None else [self.dev_pairs])]
+        return [pairs.columns for pairs in files if pairs.columns is not None]
 
     @property
     def known_dev_pairs(self) -> P:

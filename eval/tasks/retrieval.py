@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from dec2vec.corpus.exact_search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
+from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import Figure, too_few, too_few_unlike
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
 from eval.tasks.task import Evidence, Task, TaskVectors, Texts
@@ -38,6 +39,14 @@ class RetrievalTask(Task[RetrievalEvidence]):
     documents: dict[str, str]
     test_queries: Judged
     dev_queries: Judged | None = None
+    corpus_columns: ColumnsRead | None = None
+
+    @property
+    def columns(self) -> list[ColumnsRead]:
+        """Of the corpus, then of queries and judgements."""
+        corpus = [] if self.corpus_columns is None else [self.corpus_columns]
+        judged = [self.test_queries, *([] if self.dev_queries is None else [self.dev_queries])]
+        return list(dict.fromkeys([*corpus, *(columns for part in judged for columns in part.columns)]))
 
     @property
     def left_out(self) -> int:
@@ -88,13 +97,13 @@ class RetrievalTask(Task[RetrievalEvidence]):
 def load_retrieval(source: str | Path | RetrievalFiles) -> RetrievalTask:
     """From a folder, a common prefix, a Hub id, or named files. Raises UserError for ids that do not fit together."""
     files = source if isinstance(source, RetrievalFiles) else find_files(source)
-    corpus = read_corpus(files.corpus)
+    corpus, columns = read_corpus(files.corpus)
     test = read_judged(files.queries, files.qrels, corpus)
     dev = None
     if files.dev_queries is not None and files.dev_qrels is not None:
         dev = read_judged(files.dev_queries, files.dev_qrels, corpus)
         _must_differ(dev, test, files.dev_qrels)
-    return RetrievalTask(files.name, METRICS[0], corpus, test, dev)
+    return RetrievalTask(files.name, METRICS[0], corpus, test, dev, columns)
 
 
 def ranking_metrics(

@@ -9,7 +9,8 @@ BEIR's own names (_id, query-id, corpus-id) will do as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.formats import FORMATS, Row
 from dec2vec.files.hub_datasets import hub_splits
 from dec2vec.files.tables import Table, is_hub_id, read_table
+from eval.tasks.columns import ColumnsRead, columns_read
 
 NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
 """Columns of BEIR, and what they are called here."""
@@ -57,6 +59,8 @@ class Judged:
     texts: list[str]
     qrels: Qrels
     left_out: int
+    columns: tuple[ColumnsRead, ...] = field(default=(), compare=False)
+    """Of queries and judgements."""
 
     def at(self, rows: Int64[np.ndarray, " kept"]) -> Judged:
         """Some of the queries, in this order."""
@@ -94,18 +98,18 @@ def _on_hub(hub_id: str) -> RetrievalFiles:
     return RetrievalFiles(f"{name}:corpus@corpus", queries, judged[wanted], queries if dev else None, dev)
 
 
-def read_corpus(path: Place) -> dict[str, str]:
+def read_corpus(path: Place) -> tuple[dict[str, str], ColumnsRead]:
     """Text by id. The title comes first, unless the text begins with it; a blank document is kept."""
-    table = _read(path, ["id", "text"])
+    table, columns = _read(path, ["id", "text"], ["title"])
     texts = [_document(table, index) for index in range(len(table))]
-    return _by_id(table, texts)
+    return _by_id(table, texts), columns
 
 
 def read_judged(queries: Place, qrels: Place, corpus: dict[str, str]) -> Judged:
     """Queries with grades; judgements of unknown queries or documents are refused."""
-    table = _read(queries, ["id", "text"])
+    table, of_queries = _read(queries, ["id", "text"])
     texts = _by_id(table, table.texts("text"))
-    grades = _read_qrels(qrels, texts, corpus, queries)
+    grades, of_qrels = _read_qrels(qrels, texts, corpus, queries)
     kept = [name for name in texts if any(grade > 0 for grade in grades.get(name, {}).values())]
     if not kept:
         raise UserError(f"{qrels}: no query has a relevant document (score above 0)")
@@ -114,15 +118,16 @@ def read_judged(queries: Place, qrels: Place, corpus: dict[str, str]) -> Judged:
         texts=[texts[name] for name in kept],
         qrels={name: grades[name] for name in kept},
         left_out=len(texts) - len(kept),
+        columns=(of_queries, of_qrels),
     )
 
 
-def _read(source: Place, columns: list[str]) -> Table:
+def _read(source: Place, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[Table, ColumnsRead]:
     table = read_table(source)
     rows = [{_name(column, row): value for column, value in row.items()} for row in table.rows]
     found = replace(table, rows=rows)
     found.require(columns)
-    return found
+    return found, columns_read(found, [*columns, *(name for name in optional if name in found.columns)])
 
 
 def _name(column: str, row: Row) -> str:
@@ -147,8 +152,10 @@ def _find(root: Path, part: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read_qrels(path: Place, queries: dict[str, str], corpus: dict[str, str], queries_path: Place) -> Qrels:
-    table = _read(path, ["query_id", "doc_id", "score"])
+def _read_qrels(
+    path: Place, queries: dict[str, str], corpus: dict[str, str], queries_path: Place
+) -> tuple[Qrels, ColumnsRead]:
+    table, columns = _read(path, ["query_id", "doc_id", "score"])
     grades: Qrels = {}
     for index in range(len(table)):
         query, document = _identifier(table, index, "query_id"), _identifier(table, index, "doc_id")
@@ -160,7 +167,7 @@ def _read_qrels(path: Place, queries: dict[str, str], corpus: dict[str, str], qu
         if document in grades.setdefault(query, {}):
             raise UserError(f"{table.where(index)}: query {query!r} and document {document!r} are judged twice")
         grades[query][document] = grade
-    return grades
+    return grades, columns
 
 
 def _document(table: Table, index: int) -> str:

@@ -18,6 +18,7 @@ from eval.metrics.resampling import multiplicities
 from eval.metrics.similarities import pearson, pearsons, similarities
 from eval.metrics.statistics import Bootstrap
 from eval.systems.system import TextEncoder
+from eval.tasks.columns import ColumnsRead, columns_read
 from eval.tasks.figure import Figure, too_few, too_few_unlike
 from eval.tasks.pair_files import Pairs, index_texts
 from eval.tasks.pair_task import PairTask
@@ -44,7 +45,7 @@ class GradedPairs(Pairs):
         texts, left, right = index_texts(data.sentences1, data.sentences2, two_sided=False)
         code = {name: index for index, name in enumerate(dict.fromkeys(data.subsets))}
         subsets = np.array([code[name] for name in data.subsets], dtype=np.int64)
-        return cls(data.name, texts, left, right, data.scores, subsets, list(code))
+        return cls(data.name, texts, left, right, data.scores, subsets, list(code), columns=data.columns)
 
     def bootstrap(self, resamples: int, seed: int) -> Bootstrap:
         """One for every system: the ranks of the gold scores are computed once."""
@@ -167,6 +168,7 @@ class SimilarityData:
     sentences2: list[str]
     scores: NDArray[np.float64]
     subsets: list[str]
+    columns: ColumnsRead | None = None
 
     def __len__(self) -> int:
         return len(self.sentences1)
@@ -178,7 +180,11 @@ def read_similarity(path: str | Path) -> SimilarityData:
     graded = [i for i, row in enumerate(table.rows) if row["score"] not in (None, "")]
     if len(graded) < 2:
         raise UserError(f"{table.name}: {len(graded)} pairs have a score; a correlation needs at least two")
+    used = ["sentence1", "sentence2", "score", *(["subset"] if "subset" in table.columns else [])]
+    ungraded = len(table) - len(graded)
+    note = f"{ungraded:,} of {len(table):,} pairs have no score and are left out" if ungraded else ""
     return SimilarityData(
+        columns=columns_read(table, used, note),
         name=Path(table.name).stem,
         sentences1=[table.text(i, "sentence1") for i in graded],
         sentences2=[table.text(i, "sentence2") for i in graded],

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 from dec2vec.errors import UserError
 from eval.metrics.classification import class_metrics, whole
 from eval.metrics.grid_edge import edge
+from eval.tasks.columns import ColumnsRead
 from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
@@ -65,6 +66,12 @@ class TopicTask(Task[TopicEvidence]):
     def items(self) -> list[tuple[str, ...]]:
         """Each test text on its own."""
         return self.data.test.items
+
+    @property
+    def columns(self) -> list[ColumnsRead]:
+        """Of the test file, then of those for training and choices."""
+        splits = (self.data.test, self.data.train, self.data.dev)
+        return [split.columns for split in splits if split is not None and split.columns is not None]
 
     def figures(self, evidence: TopicEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the other of accuracy and macro_f1, then chance and majority."""
