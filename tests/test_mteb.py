@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,12 @@ def test_prompt_types_are_sides() -> None:
 
     sides = Sides()
     encoder = MtebEncoder("dec2vec/toy", encoder=sides)
+    task = SimpleNamespace(name="Toy")
     for kind in (PromptType.query, PromptType.document, None):
         encoder.encode(
-            [{"text": LEFT[:3]}, {"text": LEFT[3:]}], task_metadata=None, hf_split="", hf_subset="", prompt_type=kind
+            [{"text": LEFT[:3]}, {"text": LEFT[3:]}], task_metadata=task, hf_split="", hf_subset="", prompt_type=kind
         )
+    assert (encoder.cuts["Toy"].texts, encoder.cuts["Toy"].cut) == (4, 0)
     assert sides.asked == [("query", 4), ("document", 4), ("query", 4)]
 
 

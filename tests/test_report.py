@@ -59,8 +59,8 @@ def report(config: EvalConfig) -> Report:
 def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> None:
     tree = json.loads(to_json(report))
     assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
-    assert list(tree)[6:12] == ["tasks", "sweep", "confusions", "curves", "mistakes", "seeds"]
-    assert list(tree)[12:] == ["costs", "notes", "headlines"]
+    assert list(tree)[6:10] == ["tasks", "truncation", "sweep", "confusions"]
+    assert list(tree)[10:] == ["curves", "mistakes", "seeds", "costs", "notes", "headlines"]
     for row in tree["results"]:
         assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert list(row)[8:] == ["kind", "of", "run", "post", "k", "transductive", "clean", "exported", "selection"]

@@ -19,38 +19,8 @@ from numpy.typing import NDArray
 from dec2vec.decoder.pooling import View
 from eval.metrics.classification import Values, Weights, whole
 from eval.metrics.resampling import multiplicities
-<<<<<<< HEAD
-from eval.tasks.figure import Figure as Figure
-=======
 from eval.tasks.columns import ColumnsRead
-
-
-@dataclass(frozen=True, eq=False)
-class Figure:
-    """One measured number with its bootstrap values.
-
-    Figures of two systems are paired: the same seed and the same units give the same resamples.
-    """
-
-    metric: str
-    value: float
-    resampled: Float64[np.ndarray, " resamples"]
-    n: int
-    """Units that were resampled: pairs, texts or queries."""
-    clean: bool = False
-    """Measured only on the items that training has not seen."""
-
-    def minus(self, other: Figure) -> Figure:
-        """The paired difference."""
-        return Figure(self.metric, self.value - other.value, self.resampled - other.resampled, self.n, self.clean)
-
-    @classmethod
-    def mean(cls, figures: Sequence[Figure]) -> Figure:
-        """The mean over test sets, which are resampled independently of each other."""
-        value = float(np.mean([figure.value for figure in figures]))
-        resampled = np.mean([figure.resampled for figure in figures], axis=0)
-        return cls(figures[0].metric, value, resampled, sum(figure.n for figure in figures), figures[0].clean)
->>>>>>> 7cb466b (Evaluation: a file with scores is measured by them; which columns were read is said)
+from eval.tasks.figure import Figure as Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +99,6 @@ class Task(ABC, Generic[E]):
         """
         return None
 
-<<<<<<< HEAD
     def seed_of(self, seed: int) -> int:
         """The seed of this task's resamples: tasks are resampled independently, the systems of one task alike.
 
@@ -144,12 +113,11 @@ class Task(ABC, Generic[E]):
         for item in self.items or [(self.name,)]:
             digest.update("\0".join(item).encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
-=======
+
     @property
     def columns(self) -> list[ColumnsRead]:
         """The columns that were read, file by file; empty for data that come from no file."""
         return []
->>>>>>> 7cb466b (Evaluation: a file with scores is measured by them; which columns were read is said)
 
     @abstractmethod
     def dev_score(self, vectors: TaskVectors) -> float:
