@@ -89,7 +89,8 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
 def measure_overlap(inputs: Inputs) -> overlap.Seen:
     """What tuning, the fit of post-processings, choices on dev and the tasks' own classifiers have seen."""
     shown = merged_by_file([inputs.trained.texts, inputs.sources])
-    narrower = [*overlap.dev_source(inputs.dev, inputs.tests), *overlap.train_splits(inputs.further)]
+    chosen_on = [*overlap.dev_source(inputs.dev, inputs.tests), *overlap.dev_splits(inputs.further)]
+    narrower = [*chosen_on, *overlap.train_splits(inputs.further)]
     return overlap.measure(shown, overlap.evaluation_sets(inputs.similarity, inputs.further), narrower)
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dec2vec.errors import UserError
 from eval.baselines.evaluate import Baselines
+from eval.baselines.truncation import outside_truncation
 from eval.cache.encoders import Encoders, cache_folder
 from eval.cache.vector_cache import CachedEncoder, VectorCache
 from eval.config import EvalConfig
@@ -77,6 +78,7 @@ def evaluate(
         _refuse_nothing(config, findings)
         mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation)
     baselines.measure(findings)
+    findings.truncation.extend(outside_truncation(baselines.baselines, findings.tasks))
     outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes)
     return _report(config, outcome, time.monotonic() - started)
 

@@ -14,12 +14,13 @@ from scipy.stats import spearmanr
 from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.near import IDEOGRAPHS, LETTERS, THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.normal_form import normalized
-from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, evaluation_sets, measure
+from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, dev_splits, evaluation_sets, measure
 from eval.leakage.training_text import TextSource, held_out_texts, merged_by_file, read_training_texts, trained_on
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
 from eval.run import evaluate
 from eval.tasks.pairs import load_pairs
+from eval.tasks.retrieval import load_retrieval
 from eval.tasks.sts import StsTask, load_task
 from eval.tasks.task import TaskVectors
 from eval.tasks.topic_files import load_topics
@@ -296,3 +297,31 @@ def test_two_spellings_of_a_file_are_one_source(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     found = merged_by_file([{str(tmp_path / "a.jsonl"): ["one", "two"], "gone": ["x"]}, {"a.jsonl": ["two", "three"]}])
     assert found == {str(tmp_path / "a.jsonl"): ["one", "two", "three"], "gone": ["x"]}
+
+
+def test_what_a_task_chooses_on_is_counted_and_left_out_of_its_clean_figure(tmp_path: Path) -> None:
+    """Of pairs both texts, of topics the texts alone, of a search the queries alone."""
+    rows = [{"sentence1": f"left {n} here", "sentence2": f"right {n} there", "label": n % 2} for n in range(12)]
+    files = {name: str(write_jsonl(tmp_path / f"{name}.jsonl", part)) for name, part in (("t", rows), ("d", rows[9:]))}
+    labelled = {name: topic_rows("test")[skip:] for name, skip in (("test", 0), ("dev", 4))}
+    topics = {name: str(write_jsonl(tmp_path / f"topics-{name}.jsonl", part)) for name, part in labelled.items()}
+    folder = tmp_path / "search"
+    folder.mkdir()
+    write_jsonl(folder / "corpus.jsonl", [{"id": n, "text": f"document {n}"} for n in range(3)])
+    write_jsonl(folder / "queries.jsonl", [{"id": n, "text": f"question {n}"} for n in range(3)])
+    write_jsonl(folder / "dev_queries.jsonl", [{"id": n, "text": f"Question {n + 2}!"} for n in range(3)])
+    for name in ("qrels", "dev_qrels"):
+        write_jsonl(folder / f"{name}.jsonl", [{"query_id": n, "doc_id": n, "score": 1} for n in range(3)])
+    tasks = [
+        load_pairs(PairsConfig(test=files["t"], dev=files["d"])),
+        load_topics(TopicsConfig(test=topics["test"], dev=topics["dev"])),
+        load_retrieval(folder),
+    ]
+    seen = measure({}, evaluation_sets([], tasks), dev_splits(tasks))
+    found = {row.training: (row.evaluation, row.texts, row.normalized, row.pairs_clean) for row in seen.counts}
+    assert found == {
+        "t dev (choices)": ("t", 24, 6, 9),
+        "topics-test/word dev (choices)": ("topics-test/word", 6, 2, 4),
+        "search dev (choices)": ("search", 3, 1, 2),
+    }
+    assert dev_splits([]) == []

@@ -151,10 +151,10 @@ def test_cached_vectors_are_counted_too(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_worst_reading_of_each_part() -> None:
     rows = [
-        Truncation("t", "queries", None, "bare", 9, 10, 1),
-        Truncation("t", "queries", "a", "bare", 9, 10, 4),
-        Truncation("t", "documents", None, "bare", 9, 10, 0),
-        Truncation("u", "texts", None, "bare", 9, 0, 0),
+        Truncation("t", "queries", "untuned/bare", None, "bare", 9, 10, 1),
+        Truncation("t", "queries", "tuned/a", "a", "bare", 9, 10, 4),
+        Truncation("t", "documents", "other", None, None, 9, 10, 0),
+        Truncation("u", "texts", "other", None, None, 9, 0, 0),
     ]
     assert worst(rows, "t") == [rows[1]] and worst(rows, "u") == [] and rows[3].share == 0
     assert truncation_line([rows[2], rows[3]]) == ""

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists
+from dec2vec.prompts.library_cut import cut_by_library
 from dec2vec.prompts.prompt import Side
 from eval.systems.system import run_name
 
@@ -32,14 +33,19 @@ class OutsideEncoder:
 
     def encode(self, texts: Sequence[str], side: Side = "query") -> Float32[np.ndarray, "texts dim"]:
         """The model is loaded on first use. Raises UserError where it can't be."""
-        model = self._load()
+        model = self.load()
         if not texts:
             return np.empty((0, model.get_embedding_dimension() or 1), dtype=np.float32)
         encode = model.encode_query if side == "query" else model.encode_document
         vectors = encode(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
 
-    def _load(self) -> Any:
+    def is_cut(self, texts: Sequence[str], side: Side = "query") -> list[bool]:
+        """Whether each text, with the model's own prompt, is longer than the library reads."""
+        return cut_by_library(self.load(), texts, side)
+
+    def load(self) -> Any:
+        """The model, read once. Raises UserError where it is no encoder."""
         if self._model is None:
             from sentence_transformers import SentenceTransformer
 

@@ -20,13 +20,14 @@ from eval.tasks.pair_files import Pairs
 from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
 from eval.tasks.task import Task
-from eval.tasks.topics import TrainedTask
+from eval.tasks.topics import TopicTask, TrainedTask
 
 RULE = (
     "normalised: equal except for case, punctuation, symbols, spacing and Unicode form (combining marks count); near: "
     f"a fraction of at least {THRESHOLD:g} of the {SHINGLE}-word shingles is shared (Jaccard; candidates from MinHash; "
     f"in scripts without spaces a shingle has {IDEOGRAPHS} characters of Han or kana, or {LETTERS} of Thai, Lao, Khmer "
-    "or Burmese), including copies; clean: neither text is near a text of a training file or of the similarity dev file"
+    "or Burmese), including copies; clean: no text of the item is near a text of a training file or of the dev file on "
+    "which settings are selected"
 )
 """Stands below the counts wherever they are shown."""
 
@@ -166,6 +167,20 @@ def train_splits(further: Sequence[Task[Any]]) -> list[Source]:
         for task in further
         if isinstance(task, TrainedTask) and task.data.train is not None
     ]
+
+
+def dev_splits(further: Sequence[Task[Any]]) -> list[Source]:
+    """What a task's own choices are made on, against that task's test texts."""
+    return [Source(f"{task.name} dev (choices)", texts, [task.name]) for task in further if (texts := _dev_texts(task))]
+
+
+def _dev_texts(task: Task[Any]) -> list[str]:
+    """Without what dev shares with test by design: the documents of a search, and the texts of labels."""
+    if isinstance(task, TopicTask):
+        return [] if task.data.dev is None else task.data.dev.texts
+    if isinstance(task, RetrievalTask):
+        return [] if task.dev_queries is None else task.dev_queries.texts
+    return [] if task.dev is None else task.dev.both
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from eval.config import EvalConfig
 from eval.mteb_tasks.encoder import MtebEncoder
 from eval.mteb_tasks.run import run_mteb
 from eval.results.results import Result, TaskTable
-from eval.results.truncation import Truncation
+from eval.results.truncation import Truncation, reader_name
 from eval.selection.choose import Choice, best
 from eval.systems.subject import Subject
 from eval.systems.system import System, TextEncoder, own_view
@@ -46,7 +46,8 @@ def mteb_tables(
 
 
 def _truncation(task: str, system: System, encoder: TextEncoder, cuts: CutTexts) -> Truncation:
-    return Truncation(task, "texts", system.run, system.prompt, encoder.config.max_length, cuts.texts, cuts.cut)
+    reader, limit = reader_name(system.prompt, system.run), encoder.config.max_length
+    return Truncation(task, "texts", reader, system.run, system.prompt, limit, cuts.texts, cuts.cut)
 
 
 def _systems(

@@ -22,9 +22,12 @@ class Truncation:
 
     task: str
     part: Part
+    reader: str
+    """Which encoder it was: `untuned/<prompt>`, `tuned/<run>`, or the name of another encoder."""
     run: str | None
-    """None for the untuned decoder."""
-    prompt: str
+    """None for the untuned decoder and for other encoders."""
+    prompt: str | None
+    """None for other encoders."""
     max_length: int
     """In tokens, prompt and EOS included."""
     texts: int
@@ -35,25 +38,29 @@ class Truncation:
         """Between 0 and 1; 0 without texts."""
         return self.cut / self.texts if self.texts else 0.0
 
-    @property
-    def reader(self) -> str:
-        """Which encoder it was, with its prompt."""
-        return f"untuned/{self.prompt}" if self.run is None else f"tuned/{self.run}"
-
 
 def measure_truncation(
     encoder: TextEncoder, prompt: str, run: str | None, tasks: Sequence[Task[Any]]
 ) -> Iterator[Truncation]:
     """By task and side. Long texts are tokenized anew, so that vectors from a cache are counted like all others."""
+    limit = encoder.config.max_length
     for task in tasks:
-        queries, documents = task.test.queries, task.test.documents
-        parts: list[tuple[Part, list[str], Side]] = [("texts", queries, "query")]
-        if documents:
-            parts = [("queries", queries, "query"), ("documents", documents, "document")]
-        for part, texts, side in parts:
-            distinct = list(dict.fromkeys(texts))
-            cut = sum(encoder.is_cut(distinct, prompt=prompt, side=side))
-            yield Truncation(task.name, part, run, prompt, encoder.config.max_length, len(distinct), cut)
+        for part, texts, side in sides_of(task):
+            cut = sum(encoder.is_cut(texts, prompt=prompt, side=side))
+            yield Truncation(task.name, part, reader_name(prompt, run), run, prompt, limit, len(texts), cut)
+
+
+def reader_name(prompt: str, run: str | None) -> str:
+    """How a decoder is called that reads with this prompt."""
+    return f"untuned/{prompt}" if run is None else f"tuned/{run}"
+
+
+def sides_of(task: Task[Any]) -> list[tuple[Part, list[str], Side]]:
+    """The distinct test texts of a task's one side, or of its two."""
+    queries, documents = (list(dict.fromkeys(texts)) for texts in (task.test.queries, task.test.documents))
+    if documents:
+        return [("queries", queries, "query"), ("documents", documents, "document")]
+    return [("texts", queries, "query")]
 
 
 def worst(found: Sequence[Truncation], task: str) -> list[Truncation]:

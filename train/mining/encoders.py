@@ -16,8 +16,8 @@ from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
 from dec2vec.prompts.cut_texts import CutTexts
+from dec2vec.prompts.library_cut import cut_by_library, library_limit
 from dec2vec.prompts.prompt import Side
-from dec2vec.prompts.tokenizer import clean_surrogates
 
 if TYPE_CHECKING:
     from dec2vec.encoder import Encoder
@@ -159,29 +159,11 @@ class SentenceTransformerEncoder:
     @property
     def max_length(self) -> int | None:
         """In tokens; None for models that read texts of any length."""
-        limit = self.model.max_seq_length
-        return None if limit is None else int(limit)
+        return library_limit(self.model)
 
     def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
         """Row i for text i."""
-        self.cuts.add(texts, self._is_cut(texts, "document" if document else "query"))
+        self.cuts.add(texts, cut_by_library(self.model, texts, "document" if document else "query"))
         encode = self.model.encode_document if document else self.model.encode_query
         vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=None)
         return np.asarray(vectors, dtype=np.float32)
-
-    def _is_cut(self, texts: Sequence[str], prompt: str) -> list[bool]:
-        """Whether each text is longer, with its prompt and special tokens, than the library reads."""
-        from transformers import PreTrainedTokenizerBase
-
-        limit, tokenizer = self.max_length, getattr(self.model, "tokenizer", None)
-        flags = [False] * len(texts)
-        if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            return flags
-        whole = [clean_surrogates(self.model.prompts.get(prompt, "") + text) for text in texts]
-        room = limit - tokenizer.num_special_tokens_to_add()
-        long = [row for row, text in enumerate(whole) if 2 * len(text.encode()) > room]
-        if long:
-            ids = tokenizer([whole[row] for row in long], truncation=False, verbose=False)["input_ids"]
-            for row, of_text in zip(long, ids, strict=True):
-                flags[row] = len(of_text) > limit
-        return flags
