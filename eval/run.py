@@ -40,8 +40,8 @@ from eval.systems.recipes import Recipe, read_recipe
 from eval.systems.system import System, TextEncoder, own_view, run_name
 
 NO_OUTSIDE = (
-    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of them "
-    "into each headline."
+    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of "
+    "them into each headline."
 )
 
 
