@@ -44,8 +44,8 @@ from eval.systems.system import System, TextEncoder, own_view, run_name
 from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
-    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of them "
-    "into each headline."
+    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of "
+    "them into each headline."
 )
 
 

@@ -330,8 +330,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         base_gone,
         ("adapter/dec2vec.json: the base model", "moved does not exist", "correct name_or_path in this file"),
     ),
-    "evaluate without dev": (lambda p: p.eval("--dev", ""), ("dev: give the similarity file", "--dev FILE")),
-    "evaluate without tests": (lambda p: p.eval("--tests"), ("tests: give at least one", "--tests FILE")),
+    "evaluate on nothing": (lambda p: p.eval("--tests"), ("there is nothing to evaluate on", "--tests FILE")),
     "evaluate on dev": (dev_is_test, ("copy.jsonl contains the pairs of", "dev.jsonl", "leakage")),
     "evaluate no such run": (lambda p: p.eval("--tuned", str(p.path / "none")), ("none", "no such folder")),
     "evaluate an unknown prompt": (

@@ -117,10 +117,10 @@ def test_the_tie_rule_is_the_same_for_every_task(
     monkeypatch.setattr(type(task), "dev_score", lambda self, vectors: 0.5)
     options = EvaluationOptions(replace(material, posts=("raw", "truncate")), resamples=100, seed=0)
     reader = Reader.from_encoder(Decoder(), "bare", VIEWS, options)
-    rows_of = judge_similarity(reader, dev, [dev], VIEWS, []) if kind == "similarity" else {}
-    found = rows_of.get("dev") or judge(reader, task, VIEWS, [])
+    rows_of = judge_similarity(reader, dev, [dev]) if kind == "similarity" else {}
+    found = rows_of.get("dev") or judge(reader, task, [])
     assert {(row.choice.system.view.layer, row.choice.k) for row in found if row.choice} == {(2, 16), (2, 8)}
-    first = leader(found, is_tuned=False)
+    first = leader(found, is_tuned=False, has_dev=True)
     assert first is not None and first.choice is not None and (first.choice.k, first.subject.post) == (16, None)
 
 
@@ -202,8 +202,8 @@ def test_a_transductive_row_that_is_far_ahead_is_not_best(tmp_path: Path, monkey
     report = evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     ahead = next(name for name, found in report.subjects.items() if found.run is None and found.transductive)
     assert report.result(ahead, "average").value > 0.9
-    assert report.comparison is not None
-    assert "transductive" not in report.comparison.untuned + report.comparison.best_untuned_on_test
+    assert report.comparison is not None and report.comparison.highest_untuned is not None
+    assert "transductive" not in f"{report.best_untuned} {report.comparison.highest_untuned.name}"
     alone = evaluate(config, base=FakeEncoder(), tuned={}, progress=False)
     assert "transductive" not in headline(alone)[0] and ahead not in format_table(alone)
     material = Material(["a b", "c d", "w1 w2"], progress=False)

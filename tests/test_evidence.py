@@ -83,7 +83,7 @@ def headlines(report: Report) -> dict[str, Headline]:
 
 
 def same_values(one: Report, other: Report, *, but: str = "no system") -> None:
-    """Every figure of `one` is in `other`, except those of systems whose names begin with `but`; intervals may differ."""
+    """Every figure of `one` is in `other`, but of systems whose names begin with `but`; intervals may differ."""
     rows = all_rows(other)
     for key, row in all_rows(one).items():
         if not key[0].startswith(but) and row.subject.kind != "difference":
@@ -215,7 +215,7 @@ def test_an_empty_test_is_refused_with_one_line(config: EvalConfig, place: Path,
         "clustering": (replace(config.clustering[0], test=empty),),
         "retrieval": (replace(config.retrieval[0], path=str(judged)),),
     }
-    with pytest.raises(UserError, match="empty|queries") as caught:
+    with pytest.raises(UserError, match=r"empty|queries") as caught:
         evaluated(replace(config, **{section: sections[section]}))
     assert "\n" not in str(caught.value)
 

@@ -144,9 +144,10 @@ def test_scores_on_the_clean_remainder(tmp_path: Path) -> None:
     assert (whole.n, whole.value) == (50, report.result("tuned/mine", "two").value)
     assert report.result("tuned/mine", "average", clean=True).value == pytest.approx((row.value + whole.value) / 2)
     found = report.comparison
-    assert found is not None
-    gap = report.result(f"{found.tuned} minus {found.untuned}", "average", clean=True)
-    mine, other = (report.result(name, "average", clean=True).value for name in (found.tuned, found.untuned))
+    assert found is not None and found.tuned is not None and found.untuned is not None
+    gap = report.result(f"{found.tuned.name} minus {found.untuned.name}", "average", clean=True)
+    pair = found.tuned, found.untuned
+    mine, other = (report.result(party.name, "average", clean=True).value for party in pair)
     assert gap.value == pytest.approx(mine - other)
     counts = {row.evaluation: row for row in report.overlap if row.training != "dev (choices)"}
     assert counts["one"].pairs_clean == len(left) and counts["two"].pairs_clean == 50
