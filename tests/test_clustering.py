@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.metrics import v_measure_score
 
 from dec2vec.errors import UserError
 from eval.config import ClusteringConfig
 from eval.tasks import clustering
 from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
+from eval.tasks.labelled import LabelledTexts
 from eval.tasks.task import Task, TaskVectors
 
 CLASSES, EACH = 4, 15
@@ -66,14 +68,30 @@ def test_mean_and_spread_over_seeds_and_their_resamples(tmp_path: Path) -> None:
     mean, spread = toy.measure(None, sample, 30, 7)
     assert (mean.metric, mean.n, spread.metric) == ("V-measure", 60, "V-measure spread")
     assert (mean.value, spread.value) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
-    assert mean.resampled.mean() == pytest.approx(mean.value)
-    labels, expected = np.array(toy.test_data.labels), []
-    for index in range(30):
-        rows = np.random.default_rng((7, 60, index)).integers(0, 60, 60)
-        expected.append([v_measure_score(labels[rows], clusters[rows]) for clusters in found])
-    seeds = np.random.default_rng((7, toy.seeds)).integers(0, toy.seeds, (30, toy.seeds))
-    means = np.take_along_axis(np.array(expected), seeds, axis=1).mean(axis=1)
-    np.testing.assert_allclose(mean.resampled, means - means.mean() + mean.value, atol=1e-9)
+    assert mean.interval is None and mean.no_interval == "60 texts, fewer than 100"
+    assert spread.interval is None and spread.no_interval == f"a spread over {toy.seeds} runs of k-means"
+
+
+def test_the_interval_comes_from_halves_that_are_clustered_anew() -> None:
+    """Ten differences between clusterings of two halves of the texts; two systems share the draws."""
+    labels = np.arange(120) % CLASSES
+    data = LabelledTexts("toy", [f"text {row}" for row in range(120)], [f"class {label}" for label in labels])
+    toy, sample = ClusteringTask("toy", clustering.METRIC, data), vectors(120, 1.0)
+    one = toy.measure(None, sample, 2000, 7)[0]
+    moved = clustering.half_differences(sample.queries / np.linalg.norm(sample.queries, axis=1)[:, None], labels, 0)
+    assert moved.shape == (clustering.HALVINGS,) and np.abs(moved).max() < 0.5
+    rows = np.random.default_rng((0, 3)).permutation(120)
+    unit = sample.queries / np.linalg.norm(sample.queries, axis=1)[:, None]
+    halves = [
+        v_measure_score(labels[half], KMeans(CLASSES, n_init=1, random_state=3).fit_predict(unit[half]))
+        for half in (rows[:60], rows[60:])
+    ]
+    assert moved[3] == pytest.approx((halves[0] - halves[1]) / 2)
+    expected = clustering.half_differences(unit, labels, toy.seed_of(7))
+    assert one.resampled.std() == pytest.approx(np.sqrt((expected**2).mean()), rel=0.06)
+    assert one.interval is not None and one.interval.low < one.value < one.interval.high
+    same = one.minus(toy.measure(None, sample, 2000, 7)[0])
+    assert same.interval is not None and same.interval.low == same.interval.high == 0
 
 
 def test_many_texts_go_by_mini_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

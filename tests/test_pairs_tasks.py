@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from dec2vec.errors import UserError
 from eval.config import GapConfig, PairsConfig
-from eval.tasks.gap import GapTask, load_gap, with_dealt_answers
+from eval.tasks.gap import GapTask, load_gap, owners, with_dealt_answers
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pairs import PairsTask, load_pairs
 from eval.tasks.task import Task, TaskVectors, Texts
@@ -56,8 +56,8 @@ def figures(task: Task) -> Mapping[str, tuple[float, np.ndarray]]:
     return {figure.metric: (figure.value, figure.resampled) for figure in found}
 
 
-def drawn(n: int, index: int) -> np.ndarray:
-    return np.random.default_rng((SEED, n, index)).integers(0, n, n)
+def drawn(task: Task, n: int, index: int) -> np.ndarray:
+    return np.random.default_rng((task.seed_of(SEED), n, index)).integers(0, n, n)
 
 
 def permuted(task: PairsTask) -> PairsTask:
@@ -84,7 +84,7 @@ def test_figures_against_scikit_learn_on_resampled_rows(files: dict[str, str]) -
         value, resampled = found[name]
         assert value == pytest.approx(measure(evidence.labels, evidence.cosines))
         for index in range(RESAMPLES):
-            part = drawn(len(evidence.labels), index)
+            part = drawn(task, len(evidence.labels), index)
             assert resampled[index] == pytest.approx(measure(evidence.labels[part], evidence.cosines[part]))
     assert found["auc"][0] > 0.7
 
@@ -166,13 +166,16 @@ def test_gap_and_auc(files: dict[str, str]) -> None:
     cosines, labels = task.test_pairs.cosines(embed(task.test)), task.test_pairs.labels
     found = figures(task)
     assert found["gap"][0] == pytest.approx(cosines[labels].mean() - cosines[~labels].mean())
+    first, second = owners(task.test_pairs).T
+    n = len(np.unique([first, second]))
     for index in range(RESAMPLES):
-        part = drawn(len(labels), index)
-        c, y = cosines[part], labels[part]
-        assert found["gap"][1][index] == pytest.approx(c[y].mean() - c[~y].mean())
-        assert found["relevant"][1][index] == pytest.approx(c[y].mean())
-        assert found["irrelevant"][1][index] == pytest.approx(c[~y].mean())
-        assert found["auc"][1][index] == pytest.approx(sk.roc_auc_score(y, c))
+        times = np.bincount(drawn(task, n, index), minlength=n)
+        weights = (times[first] + times[second]) / 2
+        yes, no = (np.average(cosines[part], weights=weights[part]) for part in (labels, ~labels))
+        assert found["gap"][1][index] == pytest.approx(yes - no)
+        assert found["relevant"][1][index] == pytest.approx(yes)
+        assert found["irrelevant"][1][index] == pytest.approx(no)
+        assert found["auc"][1][index] == pytest.approx(sk.roc_auc_score(labels, cosines, sample_weight=weights))
     assert task.dev_score(embed(task.dev)) > 0
     other = GapTask("gap", "auc", replace(task.test_pairs, labels=~labels), task.dev_pairs)
     assert figures(other)["auc"][0] == pytest.approx(1 - found["auc"][0])

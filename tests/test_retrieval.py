@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_definitions(tmp_path: Path) -> None:
     np.testing.assert_allclose([figure.value for figure in figures], wanted, atol=1e-6)
     np.testing.assert_allclose([figure.value for figure in figures], expected.mean(axis=0), atol=1e-6)
     assert {figure.n for figure in figures} == {7}
-    np.testing.assert_allclose(figures[0].resampled, resampled_means(expected, 50, 3)[:, 0], atol=1e-6)
+    np.testing.assert_allclose(figures[0].resampled, resampled_means(expected, 50, task.seed_of(3))[:, 0], atol=1e-6)
 
 
 def test_ties_are_ranked_in_our_order(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Bootstrap of figures that are means over units (queries, texts, pairs): a matrix product.
 
 The multiplicities are those of `eval.metrics.statistics`: seed, number of units and index decide each resample, so that
-every system of a task meets the same ones and differences of two systems are paired. `Task.seed_of` has the task's texts
-in the seed: two tasks of one size share no draws, and averages over tasks resample each on its own.
+every system of a task meets the same ones and differences of two systems are paired. `Task.seed_of` puts the task's
+texts into the seed: two tasks of one size share no draws, and averages over tasks resample each on its own.
 """
 
 from __future__ import annotations

@@ -88,9 +88,9 @@ def _fields(row: Result) -> dict[str, object]:
         "k": subject.k,
         "transductive": subject.transductive,
         "clean": row.clean,
-        "no_interval": row.no_interval,
         "exported": subject.exported,
         "selection": row.selection,
+        "no_interval": row.no_interval,
     }
 
 

@@ -16,12 +16,16 @@ from eval.tasks.gap import GapTask, owners, with_dealt_answers
 from eval.tasks.isotropy import IsotropyEvidence, IsotropyTask
 from eval.tasks.labelled import LabelledTexts
 from eval.tasks.pair_task import PairEvidence
+from eval.tasks.retrieval import METRICS
 from scripts.checks.populations import (
     RESAMPLES,
+    TOPICS,
     Case,
     Generator,
     Queries,
     Trial,
+    Trials,
+    by_metric,
     named,
     ndcg,
     retrieval_trial,
@@ -49,12 +53,9 @@ def topic_cases() -> list[Case]:
     }
     cases = []
     for shape, (counts, sizes) in shapes.items():
-        for metric, title in (("macro_f1", "macro-F1"), ("accuracy", "accuracy of texts")):
-            if metric == "accuracy" and len(counts) not in (2, 98):
-                continue
-            for n in sizes:
-                draw, truth = partial(topics_trial, metric, counts, n), partial(topics_truth, metric, counts)
-                cases.append(Case(title, f"{n} texts, {shape}", draw, truth, 400 if n < 1500 else 200))
+        for n in sizes:
+            draw, truth = partial(topics_trial, counts, n), partial(topics_truth, counts)
+            cases.append(Case(TOPICS, f"{n} texts, {shape}", draw, truth, 1000 if n < 1000 else 300))
     return cases
 
 
@@ -66,7 +67,7 @@ def retrieval_cases() -> list[Case]:
     }
     return [
         Case(
-            "mean over queries",
+            {METRICS[0]: "mean over queries"},
             f"{n} queries, {kind}",
             partial(retrieval_trial, values, n),
             partial(retrieval_truth, values),
@@ -76,7 +77,7 @@ def retrieval_cases() -> list[Case]:
     ]
 
 
-def cluster_trial(n: int, k: int, apart: float, draws: Generator, seed: int) -> Trial:
+def cluster_trial(n: int, k: int, apart: float, draws: Generator, seed: int) -> Trials:
     """Clouds about k centres. The rival sees them through noise; an equal system with other noise is not compared."""
     fixed = np.random.default_rng((n, k))
     centres, turn = fixed.standard_normal((k, 16)) * apart / 2, fixed.standard_normal((16, 16)) / 4
@@ -86,13 +87,13 @@ def cluster_trial(n: int, k: int, apart: float, draws: Generator, seed: int) -> 
     data = LabelledTexts("clouds", [""] * n, [str(label) for label in labels])
     task = ClusteringTask("clouds", "V-measure", data)
     evidences = [ClusterEvidence(data, rows.astype(np.float32)) for rows in (noises[0], ours, noises[1])]
-    return Trial.of(*(task.figures(evidence, RESAMPLES, seed)[0] for evidence in evidences))
+    return by_metric(CLUSTERS, [task.figures(evidence, RESAMPLES, seed) for evidence in evidences])
 
 
 GAP = {"gap": 1.0, "relevant": 1.0, "irrelevant": 0.0, "auc": float(norm.cdf(1 / np.sqrt(2 * (1.4 + 0.36))))}
 
 
-def gap_trial(metric: str, n: int, draws: Generator, seed: int) -> Trial:
+def gap_trial(n: int, draws: Generator, seed: int) -> Trials:
     """Questions and answers that are near to everything, or far, as those of real encoders are."""
     pairs = with_dealt_answers("gap", [f"q{row}" for row in range(n)], [f"a{row}" for row in range(n)], n)
     task, belongs = GapTask("gap", "gap", pairs), owners(pairs)
@@ -101,9 +102,8 @@ def gap_trial(metric: str, n: int, draws: Generator, seed: int) -> Trial:
     found = []
     for _ in range(2):
         scores = shared + 0.6 * draws.standard_normal(len(shared))
-        figures = task.figures(PairEvidence(scores, pairs.labels, owners=belongs), RESAMPLES, seed)
-        found.append(named(figures, metric))
-    return Trial.of(found[0], None, found[1])
+        found.append(task.figures(PairEvidence(scores, pairs.labels, owners=belongs), RESAMPLES, seed))
+    return {metric: Trial.of(named(found[0], metric), None, named(found[1], metric)) for metric in GAP}
 
 
 LAMBDAS = np.arange(1, 65) ** -0.25
@@ -134,18 +134,19 @@ def _pairs_of(rows: Float64[np.ndarray, "n dim"], draws: Generator) -> tuple[np.
     return rows, rows + 0.5 * draws.standard_normal(rows.shape)
 
 
-def space_trial(metric: str, n: int, draws: Generator, seed: int) -> Trial:
+def space_trial(n: int, draws: Generator, seed: int) -> Trials:
+    """n texts for what is of texts, and n pairs of them with their like for the alignment."""
     one, other = _pairs_of(cloud(n, draws), draws)
-    if metric == "alignment":
-        rows, left = np.concatenate([one, other]), np.arange(n, dtype=np.int64)
-        task = IsotropyTask("space", "IsoScore", [""] * len(rows), left, left + n, limit=10)
-    else:
-        rows, left = one, np.zeros(0, dtype=np.int64)
-        task = IsotropyTask("space", "IsoScore", [""] * n, left, left)
-    return Trial(named(task.figures(IsotropyEvidence(rows.astype(np.float32)), RESAMPLES // 2, seed), metric))
+    nothing, left = np.zeros(0, dtype=np.int64), np.arange(n, dtype=np.int64)
+    texts = IsotropyTask("space", "IsoScore", [""] * n, nothing, nothing)
+    figures = texts.figures(IsotropyEvidence(one.astype(np.float32)), RESAMPLES // 2, seed)
+    rows = np.concatenate([one, other]).astype(np.float32)
+    pairs = IsotropyTask("space", "IsoScore", [""] * len(rows), left, left + n, limit=5)
+    figures.append(pairs.figures(IsotropyEvidence(rows), RESAMPLES // 2, seed)[-1])
+    return {metric: Trial(named(figures, metric)) for metric in SPACE}
 
 
-def seeds_trial(runs: int, between: float, n: int, draws: Generator, seed: int) -> Trial:
+def seeds_trial(runs: int, between: float, n: int, draws: Generator, seed: int) -> Trials:
     """Mean accuracy of several runs minus an untuned system: texts have a difficulty that all of them share.
 
     `between`: how much better or worse a run gets by its seed. `null`: a recipe that is as good as the untuned system.
@@ -159,7 +160,8 @@ def seeds_trial(runs: int, between: float, n: int, draws: Generator, seed: int) 
     moves = between * draws.standard_normal((2, runs))
     tuned, equal = ([right(level + move) for move in row] for level, row in zip(_levels(between), moves, strict=True))
     texts_only = Figure.mean(tuned).minus(untuned)
-    return Trial(Figure.over_seeds(tuned).minus(untuned), None, Figure.over_seeds(equal).minus(untuned), texts_only)
+    ours, null = (Figure.over_seeds(members).minus(untuned) for members in (tuned, equal))
+    return {"": Trial(ours, None, null, texts_only)}
 
 
 UNTUNED, TUNED = 0.5, 0.8
@@ -170,7 +172,7 @@ def _levels(between: float) -> tuple[float, float]:
     return TUNED, UNTUNED * float(np.sqrt((2 + between**2) / 2))
 
 
-def seeds_truth(between: float) -> tuple[float, float]:
+def seeds_truth(between: float, _: str) -> tuple[float, float]:
     gap = norm.cdf(TUNED / np.sqrt(2 + between**2)) - norm.cdf(UNTUNED / np.sqrt(2))
     return float(gap), float("nan")
 
@@ -183,35 +185,33 @@ def mean_figure(values: Float64[np.ndarray, " texts"], seed: int) -> Figure:
 def space_cases() -> list[Case]:
     """Vectors: clusters, gap, isotropy."""
     cases = [
-        Case("V-measure", f"{n} texts, {k} classes, {apart} apart", partial(cluster_trial, n, k, apart), None, 150)
+        Case(CLUSTERS, f"{n} texts, {k} classes, {apart} apart", partial(cluster_trial, n, k, apart), None, 200)
         for n, k, apart in ((200, 5, 1.8), (500, 10, 2.0), (500, 10, 1.2), (300, 30, 2.8))
     ]
-    for metric, truth in GAP.items():
-        draw = partial(gap_trial, metric)
-        cases += [Case(f"gap: {metric}", f"{n} questions", partial(draw, n), partial(_known, truth)) for n in (50, 200)]
-    for metric in ("mean cosine", "uniformity", "first component", "alignment", "IsoScore", "effective rank"):
-        for n in (100, 400):
-            sample = f"{n} {'pairs' if metric == 'alignment' else 'texts'}, 64 dimensions"
-            cases.append(Case(metric, sample, partial(space_trial, metric, n), partial(_space, metric), 200))
+    gaps = {metric: f"gap: {metric}" for metric in GAP}
+    cases += [Case(gaps, f"{n} questions", partial(gap_trial, n), _gap_truth) for n in (50, 200)]
+    cases += [Case(SPACE, f"{n} texts, 64 dimensions", partial(space_trial, n), _space, 300) for n in (100, 400)]
     return cases
 
 
 def seed_cases() -> list[Case]:
+    """Differences over several runs of one recipe."""
+    title = {"": "mean of seeds minus untuned"}
     return [
-        Case(
-            "mean of seeds minus untuned",
-            f"{runs} runs, {label}",
-            partial(seeds_trial, runs, between, 500),
-            partial(seeds_truth, between),
-            600,
-        )
+        Case(title, f"{runs} runs, {label}", partial(seeds_trial, runs, between, 500), partial(seeds_truth, between))
         for runs in (2, 3, 5)
         for between, label in ((0.02, "alike"), (0.1, "unlike as texts are"), (0.4, "very unlike"))
     ]
 
 
-def _known(value: float) -> tuple[float, float]:
-    return value, float("nan")
+CLUSTERS = {"V-measure": "V-measure"}
+SPACE = {
+    name: name for name in ("mean cosine", "uniformity", "first component", "alignment", "IsoScore", "effective rank")
+}
+
+
+def _gap_truth(metric: str) -> tuple[float, float]:
+    return GAP[metric], float("nan")
 
 
 def _space(metric: str) -> tuple[float, float]:
