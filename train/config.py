@@ -294,8 +294,8 @@ class ExportConfig:
     """Add whitening, fitted on training text, as a layer of `model/`."""
     license: str = "other"
     """License identifier for the model card."""
-    language: str = "en"
-    """Language code for the model card."""
+    language: str | None = None
+    """Language code for the model card, such as en. None states no language."""
     push: str | None = None
     """Hub repository user/name. Each checkpoint that is the best on dev so far is pushed to it during training, and the
     finished model with its report at the end."""

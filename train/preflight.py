@@ -31,6 +31,7 @@ from train.data import report as data_report
 from train.distributed.collectives import gather_rows
 from train.distributed.interface import Engine
 from train.distributed.zero3 import Zero3
+from train.export.card_terms import check_terms
 from train.export.push import check_repository_name, check_token
 from train.export.save import check_mergeable, check_replaceable
 from train.export.sentence_transformers import check_exportable
@@ -109,6 +110,7 @@ def _check_prompts(config: TrainConfig) -> None:
 
 
 def _check_model_folder(config: TrainConfig) -> None:
+    check_terms(config.export)
     _check_exported_prompt(config.model)
     if config.export.merge and config.model.load_in_4bit:
         raise UserError("export.merge: an adapter cannot be merged into 4-bit weights; remove it")

@@ -22,6 +22,7 @@ from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
 
 MARKER = "dec2vec.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FORMAT = 1
 
 
@@ -78,7 +79,7 @@ def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
 
 def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:
     """Load an adapter by PEFT, from safetensors only."""
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read, export the run again")
     try:
         with quiet():

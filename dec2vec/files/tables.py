@@ -249,12 +249,17 @@ def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple
     raise UserError(f"{source} does not exist (a Hub id is owner/name)")
 
 
-def is_hub_id(source: str) -> bool:
-    """Whether `source` is owner/name, perhaps with `:subset` and `@split`, and no folder `owner` is here."""
+def hub_parts(source: str) -> dict[str, str | None] | None:
+    """`name`, `subset` and `split` of a Hub id; None for anything else."""
     parts = _PARTS.fullmatch(source)
     if parts is None or "/" not in parts["name"] or Path(parts["name"]).parent.exists():
-        return False
-    return HUB_ID.fullmatch(parts["name"]) is not None
+        return None
+    return parts.groupdict() if HUB_ID.fullmatch(parts["name"]) else None
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` is owner/name, perhaps with `:subset` and `@split`, and no folder `owner` is here."""
+    return hub_parts(source) is not None
 
 
 def _with_parts(source: str, split: str, subset: str | None) -> tuple[str, str, str | None]:

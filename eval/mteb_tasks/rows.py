@@ -11,7 +11,7 @@ from dec2vec.prompts.cut_texts import CutTexts
 from eval.cache.encoders import Encoders
 from eval.config import EvalConfig
 from eval.mteb_tasks.encoder import MtebEncoder
-from eval.mteb_tasks.run import run_mteb
+from eval.mteb_tasks.run import find_tasks, run_mteb
 from eval.results.results import Result, TaskTable
 from eval.results.truncation import Truncation, reader_name
 from eval.selection.choose import Choice, best
@@ -42,7 +42,8 @@ def mteb_tables(
             if name in model.cuts:
                 truncation.append(_truncation(row.task, system, encoder, model.cuts[name]))
     note = "Scored by the mteb package, without intervals."
-    return [TaskTable(f"mteb/{name}", "main_score", found, note) for name, found in rows.items()]
+    kinds = {task.metadata.name: f"mteb/{task.metadata.type}" for task in find_tasks(config.mteb)}
+    return [TaskTable(f"mteb/{name}", "main_score", found, note, kinds[name]) for name, found in rows.items()]
 
 
 def _truncation(task: str, system: System, encoder: TextEncoder, cuts: CutTexts) -> Truncation:

@@ -15,8 +15,10 @@ from typing import Any
 from dec2vec.config.load import config_hash
 from eval.config import EvalConfig
 from eval.leakage.training_text import FitText
+from eval.report.origins import origins
 from eval.selection.choose import Choice
 from eval.systems.recipes import Recipe
+from eval.systems.tuned_runs import describe_tuned
 from eval.tasks.sts import GradedPairs, StsTask
 from eval.tasks.task import Task
 
@@ -71,6 +73,8 @@ def describe(
         },
         "choices": [_choice(choice) for choice in choices],
         "recipes": {run: dict(recipe) for run, recipe in recipes.items()},
+        "tuned": describe_tuned(config.tuned, [*similarity, *further]),
+        "origins": origins(config, similarity, further),
     }
 
 

@@ -92,6 +92,8 @@ class TaskTable:
     note: str = ""
     headline: Headline | None = None
     """None for tasks that another package measures."""
+    kind: str = ""
+    """The section of the configuration that the task belongs to, or mteb and the type of its task."""
 
     @property
     def columns(self) -> list[tuple[str, bool]]:

@@ -26,7 +26,7 @@ def task_table(task: Task[E], rows: Sequence[Measured]) -> TaskTable:
         for other in (rival, outside):
             results += [] if other is None else _differences(task.name, ours, other)
     parts = [_selected(rows), _clean_verdict(ours, rival), _edges([ours, rival])]
-    return TaskTable(task.name, task.metric, results, " ".join(part for part in parts if part), headline)
+    return TaskTable(task.name, task.metric, results, " ".join(part for part in parts if part), headline, task.kind)
 
 
 def entrants(rows: Sequence[Measured]) -> list[Entrant]:

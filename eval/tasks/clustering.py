@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -47,6 +48,7 @@ class ClusterEvidence(Evidence):
 class ClusteringTask(Task[ClusterEvidence]):
     """Labelled texts to report on, and perhaps others to choose on."""
 
+    kind: ClassVar[str] = "clustering"
     test_data: LabelledTexts
     dev_data: LabelledTexts | None = None
     seeds: int = SEEDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -24,6 +25,8 @@ from eval.tasks.task import TaskVectors, weighted_figures
 @dataclass(frozen=True, eq=False)
 class GapTask(PairTask[LabelledPairs, PairEvidence]):
     """Two-sided pairs: questions are queries, answers documents."""
+
+    kind: ClassVar[str] = "gap"
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -45,6 +46,7 @@ class IsotropyEvidence(Evidence):
 class IsotropyTask(Task[IsotropyEvidence]):
     """Distinct texts, and the indices of the pairs among them that mean the same (none for a file of texts)."""
 
+    kind: ClassVar[str] = "isotropy"
     texts: list[str]
     left: Int64[np.ndarray, " pairs"]
     right: Int64[np.ndarray, " pairs"]

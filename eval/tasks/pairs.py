@@ -25,6 +25,7 @@ RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 class PairsTask(PairTask[LabelledPairs, PairEvidence]):
     """Test pairs, and perhaps dev pairs to choose the threshold on."""
 
+    kind: ClassVar[str] = "pairs"
     criterion: Criterion = "accuracy"
     precision: float | None = None
     has_threshold: ClassVar[bool] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -36,6 +37,7 @@ class RetrievalEvidence(Evidence):
 class RetrievalTask(Task[RetrievalEvidence]):
     """A corpus, test queries and perhaps dev queries. Queries without a relevant document are left out."""
 
+    kind: ClassVar[str] = "retrieval"
     documents: dict[str, str]
     test_queries: Judged
     dev_queries: Judged | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -95,6 +96,8 @@ class SimilarityEvidence(Evidence):
 @dataclass(frozen=True, eq=False)
 class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
     """A file of graded pairs. Several of them share the dev file on which layer and post-processing are chosen."""
+
+    kind: ClassVar[str] = "similarity"
 
     def __post_init__(self) -> None:
         """Dev and test may be equal, as the dev file is reported too; `eval.inputs.load_tasks` checks the tests."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -71,6 +71,8 @@ E = TypeVar("E", bound=Evidence)
 class Task(ABC, Generic[E]):
     """Data, what is chosen from it, and what is measured on it."""
 
+    kind: ClassVar[str] = ""
+    """The section of the configuration that it belongs to."""
     name: str
     """Unique in a report."""
     metric: str

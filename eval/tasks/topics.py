@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -51,6 +52,7 @@ class TopicData:
 class TopicTask(Task[TopicEvidence]):
     """What every method of classification has in common."""
 
+    kind: ClassVar[str] = "topics"
     data: TopicData
 
     @cached_property

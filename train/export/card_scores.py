@@ -1,116 +1,110 @@
-"""The figures of report.json that a model card shows. Read as plain JSON: train does not import eval."""
+"""Which figures of a report are those of the exported model: of its weights and its whitening, on data that chose
+nothing."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from dec2vec.errors import UserError
-from dec2vec.text_tables import markdown_table
-
-METRIC = "spearman_all"
-AVERAGE = "average"
-MAX_UNTUNED = 10
-_POST = re.compile(
-    r"\+(centre|standardise|abtt|pca|whiten|shrunk_whiten|soft_whiten|embfilter|random|truncate)(-[^+/]*)?$"
-)
-"""Post-processings as older reports write them into the name of a row."""
+from dec2vec.identity import Identity
+from train.export.card_report import CardReport, CardTask, Score, Tuned
 
 
 @dataclass(frozen=True)
-class Score:
-    """One figure of report.json. The value is a correlation in [-1, 1], or None if there is none."""
+class Exported:
+    """What decides which figures are the exported model's own."""
 
-    system: str
-    task: str
-    metric: str
-    value: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n: int
-    chosen_on: str | None
-    kind: str | None = None
-    """system, baseline, difference, mean or sd."""
-    run: str | None = None
-    """The tuned run; None for the untuned decoder and for baselines."""
-    post: str | None = None
-    transductive: bool = False
-    """Fitted on the test sentences: no part of a card."""
-
-    def __post_init__(self) -> None:
-        """Older reports say what a row is about in its name alone."""
-        if self.kind is None:
-            for name, value in _fields_of_name(self.system).items():
-                object.__setattr__(self, name, value)
+    run: str
+    """The name of the run folder, by which older reports know the run."""
+    identity: Identity | None = None
+    whitening: Mapping[str, str | int | float] | None = None
+    """The facts of the exported whitening; None for a model without one."""
+    dev: str | None = None
+    """The file on which training chose the checkpoint."""
 
 
-def _fields_of_name(system: str) -> dict[str, object]:
-    label = "(transductive)"
-    post = _POST.search(system.removesuffix(label))
-    tuned = system.startswith("tuned")
-    return {
-        "kind": "difference" if " minus " in system else "system",
-        "run": system.removeprefix("tuned/").removesuffix(post[0] if post else "") if tuned else None,
-        "post": post[1] if post else None,
-        "transductive": system.endswith(label),
-    }
+@dataclass(frozen=True)
+class OwnScores:
+    """The exported model's main figures by task."""
+
+    tests: Mapping[str, Score]
+    """On data that chose nothing."""
+    others: Mapping[str, Score]
+    """The average of the tests, and figures on data that chose something."""
+    clean: Mapping[str, Score] = field(default_factory=dict)
+    """On the part of each test that training has not seen."""
+    chosen_on: tuple[str, ...] = ()
+    """Tasks that chose something."""
+    missing: str = ""
+    """Why there are none, though there is a report."""
 
 
-def read_scores(path: Path) -> list[Score]:
-    """The results of a report; empty if there is no report."""
-    if not path.is_file():
-        return []
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(list[Score]).validate_python(tree["results"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(
-            f"{path}: not a report of dec2vec ({type(error).__name__}); run the evaluation again"
-        ) from error
+NONE = OwnScores({}, {})
 
 
-def exported(scores: Sequence[Score], *, whitened: bool) -> list[Score]:
-    """The figures of the tuned system that is exported, with or without whitening."""
-    post = "whiten" if whitened else None
-    tuned = [score for score in scores if score.kind == "system" and score.run is not None and not score.transductive]
-    return [score for score in tuned if score.metric == METRIC and score.post == post]
+def own_scores(report: CardReport | None, exported: Exported) -> OwnScores:
+    """The figures of the report that belong to what is exported. Rows may come in any order."""
+    if report is None:
+        return NONE
+    name = _name(report, exported)
+    if name is None:
+        return OwnScores({}, {}, missing="The evaluation in the run's folder is of other weights than these.")
+    record = None if report.tuned is None else report.tuned[name]
+    tasks = {task.name: task for task in report.tests}
+    rows = [row for row in report.scores if row.kind == "system" and row.run == name and not row.transductive]
+    rows = [row for row in rows if _is_exported(row, tasks.get(row.task), report, record, exported)]
+    mine = {row.task: row for row in rows if row.metric == _metric(row, tasks) and not row.clean}
+    if not mine:
+        return OwnScores({}, {}, missing="The evaluation in the run's folder is not of the form that is exported here.")
+    chose = _chose(report, record, exported)
+    tests = {task.name: mine[task.name] for task in report.tests if task.name in mine and task.name not in chose}
+    others = {task: row for task, row in mine.items() if task not in tests}
+    clean = {row.task: row for row in rows if row.clean and row.task in tests and _is_main_clean(row, tasks)}
+    return OwnScores(tests, others, {task: clean[task] for task in tests if task in clean}, tuple(sorted(chose)))
 
 
-def scores_table(scores: Sequence[Score]) -> str:
-    """Spearman x 100: the tuned systems, then the best untuned ones by their average, which has its interval."""
-    kept = [row for row in scores if row.kind in ("system", "baseline") and not row.transductive]
-    figures = {(row.system, row.task): row for row in kept if row.metric == METRIC}
-    tuned = {row.system for row in kept if row.run is not None}
-    systems = list(dict.fromkeys(system for system, _ in figures))
-    dev = {score.chosen_on for score in scores} - {None}
-    tasks = sorted(dict.fromkeys(task for _, task in figures), key=lambda task: (task == AVERAGE, task in dev))
-    if len([task for task in tasks if task != AVERAGE and task not in dev]) == 1:
-        tasks = [task for task in tasks if task != AVERAGE]
-    rank = next((task for task in (AVERAGE, *tasks) if task in tasks), "")
-    systems.sort(key=lambda name: (name not in tuned, -(_value(figures, name, rank) or -1.0)))
-    untuned = [name for name in systems if name not in tuned]
-    shown = [name for name in systems if name in tuned] + untuned[:MAX_UNTUNED]
-    titles = [f"{task} (dev)" if task in dev else task for task in tasks]
-    rows = [(name, *(_cell(figures.get((name, task)), task == rank) for task in tasks)) for name in shown]
-    lines = markdown_table(("system", *titles), rows)
-    rest = len(untuned) - MAX_UNTUNED
-    return "\n".join(lines) + (f"\n\n{rest} lower untuned rows are left out." if rest > 0 else "")
+def _name(report: CardReport, exported: Exported) -> str | None:
+    """The run in the report that has the exported weights. In an older report, the run of the folder's name."""
+    if report.tuned is not None:
+        identity = exported.identity
+        same = (name for name, tuned in report.tuned.items() if identity and tuned.weights == identity.weights)
+        return next(same, None)
+    return exported.run if any(row.run == exported.run for row in report.scores) else None
 
 
-def _value(figures: dict[tuple[str, str], Score], system: str, task: str) -> float | None:
-    score = figures.get((system, task))
-    return None if score is None else score.value
+def _metric(row: Score, tasks: Mapping[str, CardTask]) -> str:
+    """The main one of the row's task. Tasks that are no tests, such as dev and the average, are of similarity."""
+    return tasks.get(row.task, CardTask(row.task)).metric
 
 
-def _cell(score: Score | None, with_interval: bool) -> str:
-    if score is None or score.value is None:
-        return "–"
-    figure = f"{100 * score.value:.2f}"
-    if not with_interval or score.ci_low is None or score.ci_high is None:
-        return figure
-    return f"{figure} ({100 * score.ci_low:.2f} to {100 * score.ci_high:.2f})"
+def _is_main_clean(row: Score, tasks: Mapping[str, CardTask]) -> bool:
+    metric = _metric(row, tasks)
+    return row.metric in (f"{metric}_clean", f"{metric} (clean)")
+
+
+def _is_exported(
+    row: Score, task: CardTask | None, report: CardReport, record: Tuned | None, exported: Exported
+) -> bool:
+    """Whether the row is of the post-processing that is exported: none, or this whitening."""
+    if task is not None and task.kind.startswith("mteb/"):  # which reads the model as it is
+        mine = None if exported.identity is None else exported.identity.whitening
+        return record is not None and record.whitening == mine
+    facts = exported.whitening
+    if facts is None:
+        return row.post is None
+    fitted_on = facts.get("fit_sha256") or report.fit_sha256
+    return row.post == "whiten" and row.k == facts.get("k") and report.fit_sha256 in (None, fitted_on)
+
+
+def _chose(report: CardReport, record: Tuned | None, exported: Exported) -> set[str]:
+    chose = {report.dev} if report.dev else set()
+    chose |= {row.chosen_on for row in report.scores if row.chosen_on}
+    if record is not None:
+        return chose | set(record.chosen_on)
+    return chose | ({Path(exported.dev).stem} if exported.dev else set())
+
+
+def by_value(scores: Sequence[Score]) -> list[Score]:
+    """Highest first; of equals in the order of their names."""
+    return sorted(scores, key=lambda row: (-2.0 if row.value is None else -row.value, row.system))

@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.config import TrainConfig
-from train.export.model_card import describe_data
+from train.export.card_data import describe_data
 from train.export.staging import needs_merging, staged
 
 OWN_FILES = (
@@ -54,6 +54,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REFERENCE = re.compile(r"[A-Za-z0-9][\w./-]*")
 _NETWORK_MODULES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
 _BEST_STAGE = ".hub-best-"
+_BAD_CARD = "Invalid metadata in README.md."
+"""How huggingface_hub begins what the Hub finds wrong with a card."""
 _log = logging.getLogger(__name__)
 
 
@@ -174,7 +176,9 @@ class BestPush:
     def _write(self) -> Path:
         export = self._config.export
         assert export.push is not None
-        job = staged(self._run, self._config, self._encoder, export.push, merge=self._merge, facts=self._facts)
+        job = staged(
+            self._run, self._config, self._encoder, export.push, merge=self._merge, facts=self._facts, finished=False
+        )
         with job as stage:
             kept = Path(tempfile.mkdtemp(prefix=_BEST_STAGE, dir=self._run))
             return stage.rename(kept / "model").parent
@@ -212,6 +216,9 @@ def _explained(repo_id: str) -> Iterator[None]:
 def _reason(error: BaseException, repo_id: str) -> str | None:
     """One line for an error of the Hub or the network. None for any other error, which is a bug."""
     chain = _chain(error)
+    if isinstance(error, ValueError) and str(error).startswith(_BAD_CARD):
+        said = " ".join(str(error).removeprefix(_BAD_CARD).split())
+        return f"{repo_id}: the Hub refuses the model card: {said}"
     for link in chain:
         if isinstance(link, HfHubHTTPError):
             return _answer(link, repo_id)

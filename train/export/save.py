@@ -11,7 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from peft import PeftModel
@@ -55,13 +55,14 @@ def save_sentence_transformer(
     folder: Path,
     merge: bool,
     whitening: Whitening | None,
-    readme: str | None = None,
+    readme: Callable[[Path], str] | None = None,
     *,
     public: bool = False,
 ) -> Path:
     """Write a folder from which `SentenceTransformer(folder)` computes the same vectors, whole or not at all.
 
-    `whitening` becomes a layer. With `merge` the adapter is also put into `adapter/` inside the folder.
+    `whitening` becomes a layer. `readme` makes the model card from the written folder.
+    With `merge` the adapter is also put into `adapter/` inside the folder.
     With `public` the path of a local base is left out.
     """
     check_exportable(encoder)
@@ -83,7 +84,7 @@ def save_sentence_transformer(
         save_modules(encoder, temporary, whitening, merged=has_all_weights)
         _save_reading(encoder, temporary, whitening, base)
         if readme is not None:
-            (temporary / "README.md").write_text(readme, encoding="utf-8")
+            (temporary / "README.md").write_text(readme(temporary), encoding="utf-8")
     return folder
 
 

@@ -14,10 +14,14 @@ from peft import PeftModel
 from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.files.atomic import atomic_write_text
+from dec2vec.identity import identify
 from train.config import TrainConfig
-from train.export.card_scores import read_scores
+from train.export.card_data import DataFact, describe_data
+from train.export.card_report import read_report
+from train.export.card_scores import Exported
 from train.export.merge_record import describe_merge
-from train.export.model_card import Card, DataFact, build_card, describe_data
+from train.export.model_card import Card, build_card
 from train.export.save import base_name, save_sentence_transformer
 
 _log = logging.getLogger(__name__)
@@ -25,8 +29,17 @@ _log = logging.getLogger(__name__)
 
 def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
     """Write the model folder of the run at `run`, with its model card and the encoder's whitening."""
-    readme = model_card_text(run, config, encoder, merge=merge, repo_id=None)
+
+    def readme(written: Path) -> str:
+        return model_card_text(run, config, encoder, written, merge=merge, repo_id=None)
+
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
+
+
+def renew_card(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> None:
+    """Write the card of an exported folder again, after an evaluation."""
+    text = model_card_text(run, config, encoder, folder, merge=merge, repo_id=None)
+    atomic_write_text(folder / "README.md", text)
 
 
 def needs_merging(encoder: Encoder) -> bool:
@@ -43,16 +56,23 @@ def staged(
     *,
     merge: bool,
     facts: tuple[DataFact, ...] | None = None,
+    finished: bool = True,
 ) -> Iterator[Path]:
     """A temporary folder for a push: with its card, without local paths, and merged if the base is a local folder.
 
-    `facts` about the data are looked up if they are not given.
+    `facts` about the data are looked up if they are not given. The weights of a run that isn't `finished` have no
+    report yet.
     """
     if not merge and needs_merging(encoder):
         _log.warning("uploading merged weights, because the base is a local folder that others cannot read")
         merge = True
+
+    def readme(written: Path) -> str:
+        return model_card_text(
+            run, config, encoder, written, merge=merge, repo_id=repo_id, facts=facts, finished=finished
+        )
+
     with _stage(run) as stage:
-        readme = model_card_text(run, config, encoder, merge=merge, repo_id=repo_id, facts=facts)
         yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
 
 
@@ -71,24 +91,34 @@ def model_card_text(
     run: Path,
     config: TrainConfig,
     encoder: Encoder,
+    written: Path,
     *,
     merge: bool,
     repo_id: str | None,
     facts: tuple[DataFact, ...] | None = None,
+    finished: bool = True,
 ) -> str:
+    """The card of the encoder that was `written` to a folder, with those figures of the run's report that are its
+    own."""
     layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
     model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
-    return build_card(
-        Card(
-            config=dataclasses.replace(config, model=model),
-            name=run.resolve().name if repo_id is None else Path(repo_id).name,
-            repo_id=repo_id,
-            dimension=encoder.dimension,
-            merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
-            whitened=encoder.whitening is not None,
-            layer=None if layer == encoder.layer_count else layer,
-            data=describe_data(config) if facts is None else facts,
-            scores=tuple(read_scores(run / "report" / "report.json")),
-            origin=describe_merge(run),
-        )
+    card = Card(
+        config=dataclasses.replace(config, model=model),
+        name=run.resolve().name if repo_id is None else Path(repo_id).name,
+        repo_id=repo_id,
+        dimension=encoder.dimension,
+        merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
+        layer=None if layer == encoder.layer_count else layer,
+        exported=_exported(run, config, encoder, written),
+        data=describe_data(config) if facts is None else facts,
+        report=read_report(run / "report" / "report.json") if finished else None,
+        origin=describe_merge(run),
     )
+    if card.scores.missing:
+        _log.warning("%s: %s Run dec2vec eval and dec2vec export again", run, card.scores.missing)
+    return build_card(card)
+
+
+def _exported(run: Path, config: TrainConfig, encoder: Encoder, written: Path) -> Exported:
+    whitening = None if encoder.whitening is None else encoder.whitening.provenance
+    return Exported(run.resolve().name, identify(str(written)), whitening, config.eval.dev)

@@ -99,6 +99,19 @@ def distance_of(config: LossConfig) -> Distance:
     return config.distance or DISTANCES[config.kind][0]
 
 
+def used_options(config: LossConfig) -> dict[str, object]:
+    """The options that have an effect on this loss, with the distance that it minimizes."""
+    names = [*COMMON, *(name for name, kinds in ONLY_FOR.items() if config.kind in kinds)]
+    options = {name: vars(config)[name] for name in names}
+    if config.kind in DISTANCES:
+        options["distance"] = distance_of(config)
+        without = () if options["distance"] == "kl" else ("temperature", "learn_temperature", "teacher_temperature")
+        options = {name: value for name, value in options.items() if name not in without}
+    if not config.matryoshka:
+        options = {name: value for name, value in options.items() if not name.startswith("matryoshka")}
+    return options
+
+
 def _check_options(config: LossConfig) -> None:
     given, default = vars(config), vars(LossConfig())
     for name, kinds in ONLY_FOR.items():

@@ -13,6 +13,7 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder, atomic_write_text
+from dec2vec.identity import READING
 from train.config import LoraConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
@@ -26,20 +27,6 @@ from train.merging.adapters import (
     write_adapter,
 )
 from train.merging.full_weights import average_whole, slerp_whole
-
-_MUST_BE_EQUAL = (
-    "pooling",
-    "pooled_layer",
-    "depth",
-    "bidirectional",
-    "prompt",
-    "task",
-    "text_normalization",
-    "tokenization",
-    "max_length",
-    "dtype",
-)
-"""Options of `model` that change the vectors of the same weights."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def _check_same_reading(first: FinishedRun, run: FinishedRun) -> None:
                 f"{run.path}: its base {option} is {value}, but that of {first.path} is {expected}; merge runs with "
                 "the same base"
             )
-    for option in _MUST_BE_EQUAL:
+    for option in READING:
         expected, value = (getattr(each.artifact.config, option) for each in (first, run))
         if value != expected:
             raise UserError(

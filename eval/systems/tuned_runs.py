@@ -1,0 +1,61 @@
+"""What a report says of each tuned run: which weights were measured, and what it was chosen on before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dec2vec.errors import UserError
+from dec2vec.identity import identify
+from eval.systems.recipes import run_config
+from eval.systems.system import run_name
+from eval.tasks.sts import read_similarity
+from eval.tasks.task import Task
+
+PART = 0.5
+"""From this share of its items on, a test that repeats the pairs of a dev file is that dev file."""
+
+
+def describe_tuned(runs: Sequence[str], tasks: Sequence[Task[Any]]) -> dict[str, dict[str, object]]:
+    """By name, as plain JSON: digests of the weights and the whitening, and the tasks that chose the checkpoint."""
+    found: dict[str, dict[str, object]] = {}
+    for run in runs:
+        identity = identify(run)
+        if identity is not None:
+            found[run_name(run)] = {
+                "weights": identity.weights,
+                "whitening": identity.whitening,
+                "chosen_on": chosen_on(run, tasks),
+            }
+    return found
+
+
+def chosen_on(run: str, tasks: Sequence[Task[Any]]) -> list[str]:
+    """The tasks that consist of pairs of the run's own dev file, on which its checkpoint was chosen.
+
+    Where that file can't be read any more, the task with its name.
+    """
+    dev = _dev_file(run)
+    if dev is None:
+        return []
+    try:
+        data = read_similarity(dev)
+    except UserError:
+        return [task.name for task in tasks if task.name == Path(dev).stem]
+    pairs = {frozenset(pair) for pair in zip(data.sentences1, data.sentences2, strict=True)}
+    return [task.name for task in tasks if _share(task, pairs) >= PART]
+
+
+def _dev_file(run: str) -> str | None:
+    try:
+        section = (run_config(run) or {}).get("eval")
+    except UserError:
+        return None
+    dev = section.get("dev") if isinstance(section, dict) else None
+    return dev if isinstance(dev, str) else None
+
+
+def _share(task: Task[Any], pairs: set[frozenset[str]]) -> float:
+    items = task.items or []
+    return sum(frozenset(item) in pairs for item in items) / max(len(items), 1)

@@ -1,0 +1,84 @@
+"""The front matter's `model-index`: figures with their task, data and metric, in the names that MTEB uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from train.export.card_report import SIMILARITY, CardTask, Score
+
+Entry = dict[str, object]
+_TYPES = {
+    SIMILARITY: "STS",
+    "pairs": "PairClassification",
+    "topics": "Classification",
+    "clustering": "Clustering",
+    "retrieval": "Retrieval",
+}
+"""The Hub's task by the report's. Gap and isotropy have none: they are in the text of the card alone."""
+_METRICS = {
+    (SIMILARITY, "spearman_all"): ("cosine_spearman", "Spearman of cosines x 100"),
+    ("pairs", "accuracy"): ("cosine_accuracy", "accuracy x 100, with a threshold from dev"),
+    ("pairs", "f1"): ("cosine_f1", "F1 x 100, with a threshold from dev"),
+    ("pairs", "ap"): ("cosine_ap", "average precision of cosines x 100"),
+    ("pairs", "auc"): ("roc_auc", "area under the ROC curve of cosines x 100"),
+    ("topics", "accuracy"): ("accuracy", "accuracy x 100"),
+    ("topics", "macro_f1"): ("f1", "macro-F1 x 100"),
+    ("clustering", "V-measure"): ("v_measure", "V-measure x 100"),
+    ("retrieval", "nDCG@10"): ("ndcg_at_10", "nDCG@10 x 100"),
+}
+"""Type and name of a main metric."""
+_MTEB = "mteb/"
+_DATASET = re.compile(r"([A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")
+"""What the Hub takes as the type of a data set."""
+
+
+def model_index(name: str, tests: Sequence[CardTask], scores: Mapping[str, Score]) -> list[Entry]:
+    """One model with a result for each test that has a figure and a place on the Hub; empty without any."""
+    results = [entry for task in tests if task.name in scores and (entry := _entry(task, scores[task.name]))]
+    return [{"name": name, "results": results}] if results else []
+
+
+def metric_types(index: Sequence[Entry]) -> list[str]:
+    """The metrics that occur, for the front matter's `metrics`."""
+    found: list[str] = []
+    for model in index:
+        results = model["results"]
+        assert isinstance(results, list)
+        found += [metric["type"] for result in results for metric in result["metrics"]]
+    return list(dict.fromkeys(found))
+
+
+def _entry(task: CardTask, score: Score) -> Entry | None:
+    kind, metric = _kind(task), _metric(task)
+    if kind is None or metric is None or score.value is None:
+        return None
+    return {
+        "task": {"type": kind},
+        "dataset": _dataset(task, score.n),
+        "metrics": [{"type": metric[0], "name": metric[1], "value": round(100 * score.value, 2)}],
+    }
+
+
+def _kind(task: CardTask) -> str | None:
+    return task.kind.removeprefix(_MTEB) if task.kind.startswith(_MTEB) else _TYPES.get(task.kind)
+
+
+def _metric(task: CardTask) -> tuple[str, str] | None:
+    if task.kind.startswith(_MTEB):
+        return "main_score", "main score of mteb x 100"
+    return _METRICS.get((task.kind, task.metric))
+
+
+def _dataset(task: CardTask, n: int) -> Entry:
+    """A local file has no id on the Hub: its type is unknown, and a hash says which data it was.
+
+    The Hub and huggingface_hub tell results apart by type, configuration and split, so that the configuration of a
+    local file is its name.
+    """
+    origin = task.origin
+    if _DATASET.fullmatch(origin.get("dataset", "")):
+        parts = {"config": origin.get("config", "default"), **{k: v for k, v in origin.items() if k != "dataset"}}
+        return {"name": task.name, "type": origin["dataset"], **parts}
+    facts: Entry = {"items": n} | ({"sha256": task.sha256} if task.sha256 else {})
+    return {"name": task.name, "type": "unknown", "config": task.name, "split": "test", "args": facts}
