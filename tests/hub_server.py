@@ -17,6 +17,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.hub_card import card_errors
+
 INLINE_BYTES = 4096
 Json = dict[str, Any]
 
@@ -178,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "repos", "create"]:
                 self._create(json.loads(body))
             case ["api", "validate-yaml"]:
-                self._json({"errors": [], "warnings": []})
+                self._validate(json.loads(body)["content"])
             case ["api", "models", owner, name, "preupload", _]:
                 self._preupload(f"{owner}/{name}", json.loads(body)["files"])
             case [owner, name, "info", "lfs", "objects", "batch"]:
@@ -187,6 +189,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._commit(f"{owner}/{name}", [json.loads(line) for line in body.splitlines()])
             case _:
                 raise _Refused(404, f"no such action {'/'.join(parts)}")
+
+    def _validate(self, content: str) -> None:
+        errors = [{"message": message} for message in card_errors(content)]
+        body = json.dumps({"errors": errors, "warnings": []}).encode()
+        self._send(400 if errors else 200, body, {"Content-Type": "application/json"})
 
     def _create(self, wanted: Json) -> None:
         user = self._user()

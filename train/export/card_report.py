@@ -16,6 +16,8 @@ from dec2vec.errors import UserError
 SIMILARITY = "similarity"
 METRIC = "spearman_all"
 AVERAGE = "average"
+_UNSHOWN = (None, "", "isotropy")
+"""Kinds of tasks that are left out: those of older reports, which have none, and one that measures no quality."""
 _POST = re.compile(
     r"\+(centre|standardise|abtt|pca|whiten|shrunk_whiten|soft_whiten|embfilter|random|truncate)(-[^+/]*)?$"
 )
@@ -117,10 +119,10 @@ def read_report(path: Path) -> CardReport | None:
         ) from error
 
 
-def _report(tree: dict[str, Any]) -> CardReport:
+def _report(tree: Any) -> CardReport:
     facts = tree.get("provenance") or {}
     scores = TypeAdapter(list[Score]).validate_python(tree["results"])
-    tables = [table for table in tree.get("tasks") or [] if table.get("kind")]
+    tables = [table for table in tree.get("tasks") or [] if table.get("kind") not in _UNSHOWN]
     rows = [_task_row(table["name"], row) for table in tables for row in table["rows"]]
     dev = tree.get("dev") or next((score.chosen_on for score in scores if score.chosen_on), None)
     tests = tree.get("tests") or _older_tests(scores, dev)

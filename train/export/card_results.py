@@ -13,8 +13,6 @@ MAX_UNTUNED = 10
 THIS = "**this model**"
 _FEW = 3
 """Up to so many tests each figure of this model has its interval."""
-_UNSHOWN = ("isotropy",)
-"""Tasks that measure no quality."""
 
 
 def results_section(report: CardReport | None, own: OwnScores, choice: str) -> str:
@@ -87,7 +85,7 @@ def _has_interval(name: str, task: str, rank: str, tests: Sequence[str]) -> bool
 
 def _further(report: CardReport, own: OwnScores) -> str:
     """One line a task: this model, the best untuned row and the best baseline, both by the test itself."""
-    tasks = [task for task in report.tests if task.kind not in (SIMILARITY, *_UNSHOWN) and task.name in own.tests]
+    tasks = [task for task in report.tests if task.kind != SIMILARITY and task.name in own.tests]
     if not tasks:
         return ""
     rows = [_task_row(task, own.tests[task.name], report.scores) for task in tasks]

@@ -89,7 +89,7 @@ def _is_exported(
     """Whether the row is of the post-processing that is exported: none, or this whitening."""
     if task is not None and task.kind.startswith("mteb/"):  # which reads the model as it is
         mine = None if exported.identity is None else exported.identity.whitening
-        return record is not None and record.whitening == mine
+        return record is not None and record.whitening == mine and row.post is None
     facts = exported.whitening
     if facts is None:
         return row.post is None

@@ -27,6 +27,10 @@ def describe_merge(run: Path) -> str:
             f"`{Path(name).name}` ({weight:.3g})"
             for name, weight in zip(record["runs"], record["weights"], strict=True)
         ]
-        return f"Merged ({record['method']}) from {', '.join(parts)}; the options are the first run's."
-    except (ValueError, KeyError, TypeError) as error:
+        first = Path(record["runs"][0]).name
+        return (
+            f"Merged ({record['method']}) from {', '.join(parts)}. The data are those of all of them, `lora` describes "
+            f"the merged adapter, and the other options are those of `{first}`."
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{run / RECORD}: damaged ({type(error).__name__}); merge the runs again") from None

@@ -14,9 +14,10 @@ from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder, atomic_write_text
 from dec2vec.identity import READING
-from train.config import LoraConfig, TrainConfig
+from train.config import LoraConfig, LossConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
+from train.losses.per_source import losses_of
 from train.merging.adapters import (
     Adapter,
     check_modules,
@@ -131,6 +132,15 @@ def _write_whole(runs: Sequence[FinishedRun], weights: Sequence[float], method: 
 
 
 def _merged_config(runs: Sequence[FinishedRun], lora: LoraConfig, output: Path) -> TrainConfig:
-    """The first run's configuration with the data of all runs, which the merged model has seen."""
-    data = tuple(dict.fromkeys(source for run in runs for source in run.config.data))
-    return replace(runs[0].config, data=data, lora=lora, output_dir=str(output.resolve()))
+    """The first run's configuration with the data of all runs, which the merged model has seen.
+
+    If the runs have different losses, each source keeps those that it was trained with.
+    """
+    first = runs[0].config
+    if all(run.config.loss == first.loss for run in runs):
+        data, loss = [source for run in runs for source in run.config.data], first.loss
+    else:
+        data = [replace(source, losses=losses_of(source, run.config)) for run in runs for source in run.config.data]
+        loss = LossConfig()
+    unique = tuple(dict.fromkeys(data))
+    return replace(first, data=unique, loss=loss, lora=lora, output_dir=str(output.resolve()))
