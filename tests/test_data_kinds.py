@@ -22,7 +22,7 @@ from train.data.prompted_input import text_keys
 from train.data.report import describe, lines
 from train.data.sampler import Mixed
 from train.data.table import SourceTable
-from train.export.model_card import describe_data
+from train.export.card_data import describe_data
 from train.losses.inputs import NO_ID, GradedInputs, LabelledInputs, PairInputs
 
 GRADED = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": i / 2} for i in range(4)]
@@ -73,7 +73,7 @@ def test_labels_are_judged_in_all_sources_of_a_batch(tmp_path: Path) -> None:
     assert [list(table.labels) for table in mixed.tables] == [list("aaffb"), list("bdddgg")]
     assert [(counts.lone_label, counts.dropped) for counts in mixed.counts] == [(1, 1), (1, 1)]
     facts = describe_data(TrainConfig(data=tuple(sources)))
-    assert [(fact.pairs, fact.sha256) for fact in facts] == [(len(t), content_hash([t])) for t in mixed.tables]
+    assert [(fact.rows, fact.sha256) for fact in facts] == [(len(t), content_hash([t])) for t in mixed.tables]
     assert [list(table.labels) for table in apart.tables] == [list("aaff"), list("dddgg")]
 
 

@@ -12,17 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi
 
 import train.export.push
 from dec2vec.cli import main
 from dec2vec.errors import UserError
 from tests.export_cases import PEFT_WARNING, tuned_encoder
-from tests.test_model_card import make_card
 from tests.tiny_run import fingerprint, sha256, write_run
 from tests.tiny_run import train as train_run
 from train.config import ExportConfig, TrainConfig
-from train.export.model_card import build_card
 from train.export.push import BestPush, push_folder
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
@@ -184,13 +182,3 @@ def test_a_push_that_fails_is_a_warning(
         best(4, 0.5)
     assert "step 4 was not pushed: alice/m: the connection to the Hub was lost" in caplog.text
     assert list(tmp_path.glob(".hub-*")) == []
-
-
-def test_the_card_as_the_hub_reads_it() -> None:
-    """By huggingface_hub's own parser, with the results of a similarity task as MTEB writes them."""
-    data = ModelCard(build_card(make_card())).data
-    assert data.base_model == "someone/decoder-8m" and data.library_name == "sentence-transformers"
-    assert data.datasets == ["someone/pairs"] and data.license == "apache-2.0"
-    found = [(item.task_type, item.dataset_name, item.dataset_split, item.metric_type) for item in data.eval_results]
-    assert found[:2] == [("STS", "sts12", "test", "cosine_spearman"), ("STS", "sts12", "test", "main_score")]
-    assert data.eval_results[0].metric_value == 60.12

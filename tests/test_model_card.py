@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +18,17 @@ import yaml
 
 from dec2vec.config.load import dump
 from dec2vec.config.model import ModelConfig
-from dec2vec.errors import UserError
+from tests.card_reports import CONFIG, make_card
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
-from train.config import BatchConfig, ExportConfig, LoraConfig, SourceConfig, TrainConfig
+from train.config import ExportConfig, SourceConfig, TrainConfig
 from train.data.dataset import load_data
-from train.export.card_scores import Score, read_scores, scores_table
+from train.export.card_data import DataFact, describe_data, is_hub_id
 from train.export.export import ExportArgs, export_command
-from train.export.model_card import Card, DataFact, build_card, describe_data, is_hub_id
+from train.export.model_card import build_card
 from train.export.save import save_adapter
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
-
-
-def score(system: str, task: str, value: float | None, metric: str = "spearman_all") -> Score:
-    low, high = (None, None) if value is None else (value - 0.01, value + 0.01)
-    return Score(system, task, metric, value, low, high, 100, "stsb-dev")
-
-
-SCORES = (
-    score("untuned/bare/last@-1", "stsb-dev", 0.10),
-    score("untuned/bare/last@-1", "sts12", 0.12),
-    score("untuned/bare/last@-1", "sts13", 0.16),
-    score("untuned/bare/last@-1", "average", 0.14),
-    score("untuned/bare/mean@8+whiten-256", "stsb-dev", 0.5),
-    score("untuned/bare/mean@8+whiten-256", "sts12", 0.48),
-    score("untuned/bare/mean@8+whiten-256", "sts13", None),
-    score("untuned/bare/mean@8+whiten-256", "average", 0.503),
-    score("tuned/demo", "stsb-dev", 0.6),
-    score("tuned/demo", "sts12", 0.6012),
-    score("tuned/demo", "sts13", 0.62),
-    score("tuned/demo", "average", 0.6106),
-    score("tuned/demo+whiten-64", "sts12", 0.59),
-    score("tuned/demo+whiten-64", "average", 0.59),
-    score("tuned/demo", "average", 0.55, "spearman_mean"),
-    score("tuned/demo minus untuned/bare/mean@8+whiten-256", "average", 0.1, "spearman_all_difference"),
-)
-
-
-def make_card(**changes: Any) -> Card:
-    config = TrainConfig(
-        model=ModelConfig(name_or_path="someone/decoder-8m", revision="abc123", prompt="instruct"),
-        export=ExportConfig(license="apache-2.0", language="en"),
-    )
-    facts = (DataFact("pairs.jsonl", False, 1234567, "f00d"), DataFact("someone/pairs", True))
-    card = Card(config, "demo", "alice/demo", 256, False, False, None, data=facts, scores=SCORES)
-    return dataclasses.replace(card, **changes)
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -72,8 +38,8 @@ def front_matter(card: str) -> dict[str, Any]:
     return parsed
 
 
-def test_front_matter() -> None:
-    front = front_matter(build_card(make_card()))
+def test_front_matter(tmp_path: Path) -> None:
+    front = front_matter(build_card(make_card(tmp_path)))
     assert front["base_model"] == "someone/decoder-8m" and front["base_model_relation"] == "adapter"
     assert front["library_name"] == "sentence-transformers"
     assert front["pipeline_tag"] == "sentence-similarity"
@@ -82,62 +48,31 @@ def test_front_matter() -> None:
     assert {"peft", "lora", "dec2vec"} <= set(front["tags"])
 
 
-def test_model_index_holds_the_tests_of_the_exported_form() -> None:
-    def figures(**changes: Any) -> dict[str, float]:
-        (entry,) = front_matter(build_card(make_card(**changes)))["model-index"]
-        return {item["dataset"]["name"]: item["metrics"][0]["value"] for item in entry["results"]}
-
-    assert figures() == {"sts12": 60.12, "sts13": 62.0}
-    assert figures(whitened=True) == {"sts12": 59.0}
-
-
-def test_table_has_tuned_rows_first_and_untuned_by_average() -> None:
-    lines = scores_table(SCORES).splitlines()
-    assert lines[0] == "| system | sts12 | sts13 | stsb-dev (dev) | average |"
-    assert [line.split(" |")[0].strip("| ") for line in lines[2:]] == [
-        "tuned/demo",
-        "tuned/demo+whiten-64",
-        "untuned/bare/mean@8+whiten-256",
-        "untuned/bare/last@-1",
-    ]
-    assert lines[2].endswith("| 60.12 | 62.00 | 60.00 | 61.06 (60.06 to 62.06) |")
-    assert lines[4].endswith("| 48.00 | \u2013 | 50.00 | 50.30 (49.30 to 51.30) |")
+def test_no_language_is_claimed_that_was_not_given(tmp_path: Path) -> None:
+    card = build_card(make_card(tmp_path, config=replace(CONFIG, export=ExportConfig())))
+    front = front_matter(card)
+    assert "language" not in front and "language" not in card.partition("## Limits")[2]
+    assert front["license"] == "other" and front["license_name"] == "see-licence-section"
+    several = build_card(make_card(tmp_path, config=replace(CONFIG, export=ExportConfig(language="multilingual"))))
+    assert front_matter(several)["language"] == ["multilingual"] and "other languages" not in several
 
 
-def test_table_of_one_test_and_many_untuned_rows() -> None:
-    many = [score(f"untuned/p{i}", task, i / 100) for i in range(14) for task in ("sts12", "average")]
-    text = scores_table([*many, score("tuned/x", "sts12", 0.5), score("tuned/x", "average", 0.5)])
-    assert text.splitlines()[0] == "| system | sts12 |"
-    assert text.count("untuned/") == 10 and "untuned/p13" in text and "untuned/p3 " not in text
-    assert text.endswith("4 lower untuned rows are left out.")
-
-
-def test_body_names_base_data_recipe_licence_and_limits() -> None:
-    card = build_card(make_card())
+def test_body_names_base_data_recipe_licence_and_limits(tmp_path: Path) -> None:
+    card = build_card(make_card(tmp_path))
     for expected in (
         "`someone/decoder-8m` (revision `abc123`)",
-        "| pairs.jsonl | 1,234,567 | `f00d` |",
+        "| pairs.jsonl | 1,234,567 | pairs | InfoNCE with in-batch negatives | the model's | `f00d` |",
         "  rank: 16",
         "## Licence",
         "newest revision",
     ):
         assert expected in card
-    assert "## Results" not in build_card(make_card(scores=()))
-
-
-def test_recipe_of_full_tuning_on_weighted_sources() -> None:
-    source = SourceConfig(path="pairs.jsonl", only=("source=qqp", "source=mrpc"), limit=1000, weight=44.0)
-    config = dataclasses.replace(
-        make_card().config, lora=LoraConfig(method="full"), data=(source,), batch=BatchConfig(size=64, sources="single")
-    )
-    card = build_card(make_card(config=config, data=describe_data(config)))
-    assert "| pairs.jsonl: only source=qqp or source=mrpc, first 1,000, weight 44 | not counted |" in card
-    assert "  method: full\nloss:" in card and "  sources: single" in card
+    assert "## Results" not in card
 
 
 def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:
-    config = dataclasses.replace(make_card().config, model=ModelConfig(name_or_path=str(tmp_path / "tiny-8m")))
-    card = build_card(make_card(config=config))
+    config = replace(CONFIG, model=ModelConfig(name_or_path=str(tmp_path / "tiny-8m")))
+    card = build_card(make_card(tmp_path, config=config))
     assert str(tmp_path) not in card and "`tiny-8m`, a local folder" in card
     assert "base_model" not in front_matter(card)
 
@@ -152,20 +87,10 @@ def test_data_facts(tmp_path: Path) -> None:
     source = SourceConfig(path=str(path))
     gone, hub = SourceConfig(path=str(tmp_path / "gone.jsonl")), SourceConfig(path="someone/pairs")
     assert describe_data(TrainConfig(data=(source, gone, hub))) == (
-        DataFact("pairs.jsonl", False, 7, load_data([source]).content_hash),
+        DataFact("pairs.jsonl", False, 7, load_data([source]).content_hash, "", 3),
         DataFact("gone.jsonl", False),
         DataFact("someone/pairs", True),
     )
-
-
-def test_scores_are_read_from_a_report(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    assert read_scores(path) == []
-    path.write_text(json.dumps({"provenance": {}, "results": [dataclasses.asdict(item) for item in SCORES]}))
-    assert tuple(read_scores(path)) == SCORES
-    path.write_text('{"results": [{"system": "x"}]}')
-    with pytest.raises(UserError, match=r"report\.json: not a report of dec2vec"):
-        read_scores(path)
 
 
 RUN_SNIPPETS = """
@@ -226,10 +151,10 @@ def test_every_snippet_runs_and_all_agree(tmp_path: Path) -> None:
         assert np.abs(vectors - vectors[0]).max() < 1e-5, name
 
 
-def test_snippets_of_the_hub_name_the_repository() -> None:
-    card = build_card(make_card(whitened=True))
+def test_snippets_of_the_hub_name_the_repository(tmp_path: Path) -> None:
+    card = build_card(make_card(tmp_path, whitened=True))
     assert "SentenceTransformer('alice/demo')" in card and "path/to" not in card
     assert "AutoModel.from_pretrained('someone/decoder-8m', revision='abc123', dtype=torch.float32)" in card
     assert "PeftModel.from_pretrained(base, 'alice/demo')" in card
     assert "hf_hub_download('alice/demo', '2_Dense/model.safetensors')" in card
-    assert "PeftModel" not in build_card(make_card(merged=True))
+    assert "PeftModel" not in build_card(make_card(tmp_path, merged=True))
