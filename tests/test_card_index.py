@@ -80,6 +80,23 @@ def test_the_metrics_line_names_what_is_in_the_index_and_the_hub_takes_it_all(tm
     }, "a round trip through huggingface_hub mixes no results"
 
 
+def test_two_tests_on_one_data_set_keep_their_names(tmp_path: Path) -> None:
+    """huggingface_hub takes them for one result, and keeps the name of the first (its issue 4975)."""
+    tree = report_tree()
+    origin = {"dataset": "somebody/news", "config": "default", "split": "test"}
+    tree["provenance"]["origins"] |= {"news/knn": origin, "iflytek": origin}
+    data = ModelCard(build_card(make_card(tmp_path, tree))).data
+    again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data
+    for results in (data.eval_results, again.eval_results):
+        found = {item.metric_name: item for item in results if item.dataset_name == "somebody/news"}
+        values = {name: item.metric_value for name, item in found.items()}
+        wanted = expected(tree)
+        assert values == {
+            "accuracy x 100 (news/knn)": wanted["news/knn"],
+            "macro-F1 x 100 (iflytek)": wanted["iflytek"],
+        }
+
+
 def test_without_a_report_there_is_neither(tmp_path: Path) -> None:
     data = ModelCard(build_card(make_card(tmp_path))).data
     assert data.eval_results is None and "metrics" not in data.to_dict()

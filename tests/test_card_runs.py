@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         train(config, folder / "a", *STEPS)
         train(config, folder / "b", *STEPS, "--seed", "5")
         train(config, folder / "w", *STEPS, "--seed", "6", "--export.whiten", "true")
-        assert main(["eval", "ev.yaml", "--tuned", "[a,b,w]", "--output_dir", "a"]) == 0
+        assert main(["eval", "ev.yaml", "--tuned", "a", "b", "w", "--output_dir", "a"]) == 0
         shutil.copytree(folder / "a" / "report", folder / "w" / "report")
         yield folder
 

@@ -202,6 +202,15 @@ def test_bad_names_are_refused_without_a_request(hub: Hub, push: Callable[..., s
     assert hub.requests == []
 
 
+def test_a_card_that_the_hub_refuses(hub: Hub, folder: Path, push: Callable[..., str]) -> None:
+    """In one line, before anything is uploaded."""
+    bad = {"name": "m", "results": [{"task": {"type": "STS"}, "dataset": {"name": "x", "type": "my test"}}]}
+    (folder / "README.md").write_text(f"---\nlicense: mit\nmodel-index: {json.dumps([bad])}\n---\n# card\n")
+    said = refused(push, "alice/model")
+    assert said.startswith("alice/model: the Hub refuses the model card: ") and "dataset.type" in said
+    assert hub.objects == {} and hub.repositories["alice/model"].files == {}
+
+
 EXPORT_AND_LOAD = """
 import json, sys
 import numpy as np

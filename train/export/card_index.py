@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from train.export.card_report import SIMILARITY, CardTask, Score
 
-Entry = dict[str, object]
+Entry = dict[str, Any]
 _TYPES = {
     SIMILARITY: "STS",
     "pairs": "PairClassification",
@@ -35,18 +36,40 @@ _DATASET = re.compile(r"([A-Za-z0-9_-]+/)?[A-Za-z0-9_.-]+")
 
 def model_index(name: str, tests: Sequence[CardTask], scores: Mapping[str, Score]) -> list[Entry]:
     """One model with a result for each test that has a figure and a place on the Hub; empty without any."""
-    results = [entry for task in tests if task.name in scores and (entry := _entry(task, scores[task.name]))]
-    return [{"name": name, "results": results}] if results else []
+    blocks: dict[tuple[object, ...], list[Entry]] = {}
+    for task in tests:
+        entry = _entry(task, scores[task.name]) if task.name in scores else None
+        if entry is not None:
+            blocks.setdefault(_key(entry), []).append(entry)
+    return [{"name": name, "results": list(map(_together, blocks.values()))}] if blocks else []
+
+
+def _key(entry: Entry) -> tuple[object, ...]:
+    """What huggingface_hub tells results apart by: of two with one key it keeps the first one's name and arguments."""
+    data = entry["dataset"]
+    return entry["task"]["type"], *(data.get(part) for part in ("type", "config", "split", "revision"))
+
+
+def _together(entries: Sequence[Entry]) -> Entry:
+    """One result of several tests on the same data, such as two classifiers: each metric says which it is of."""
+    if len(entries) == 1:
+        return entries[0]
+    metrics = [
+        {**metric, "name": f"{metric['name']} ({entry['dataset']['name']})"}
+        for entry in entries
+        for metric in entry["metrics"]
+    ]
+    return {
+        **entries[0],
+        "dataset": {**entries[0]["dataset"], "name": entries[0]["dataset"]["type"]},
+        "metrics": metrics,
+    }
 
 
 def metric_types(index: Sequence[Entry]) -> list[str]:
     """The metrics that occur, for the front matter's `metrics`."""
-    found: list[str] = []
-    for model in index:
-        results = model["results"]
-        assert isinstance(results, list)
-        found += [metric["type"] for result in results for metric in result["metrics"]]
-    return list(dict.fromkeys(found))
+    metrics = (metric for model in index for result in model["results"] for metric in result["metrics"])
+    return list(dict.fromkeys(metric["type"] for metric in metrics))
 
 
 def _entry(task: CardTask, score: Score) -> Entry | None:
