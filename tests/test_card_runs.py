@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 
 from dec2vec.cli import main
 from tests.card_reports import expected
@@ -41,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """
     folder = tmp_path_factory.mktemp("cards")
     config = write_run(folder)
-    write_jsonl(folder / "test.jsonl", graded_pairs(20)[4:])
+    write_jsonl(folder / "test.jsonl", graded_pairs(16, seed=2))
     rows = [{**row, "sentence1": f"{row['sentence1']} then"} for row in graded_pairs(12)]
     write_jsonl(folder / "other.jsonl", rows)
     write_jsonl(folder / "matches.jsonl", [{**row, "label": number % 2} for number, row in enumerate(rows)])
@@ -103,11 +104,18 @@ def test_a_run_that_was_trained_on_has_no_figures(
     place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = shutil.copytree(place / "a", tmp_path / "a")
-    train(place / "run.yaml", run, *STEPS, "--seed", "7", "--checkpoint.resume", "fresh", "--export.model", "false")
-    assert (run / "report" / "report.json").is_file()
+    file = run / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor * 1.01 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
     with caplog.at_level(logging.WARNING):
         card = card_of(run, tmp_path / "ex")
     assert figures(card) == {} and "of other weights than these" in card and "of other weights" in caplog.text
+
+
+def test_an_adapter_that_was_evaluated_under_another_name_has_its_own_figures(place: Path, tmp_path: Path) -> None:
+    """The folder of a with the adapter of b: by content it is b."""
+    run = shutil.copytree(place / "a", tmp_path / "a")
+    shutil.copytree(place / "b" / "adapter", run / "adapter", dirs_exist_ok=True)
+    assert figures(card_of(run, tmp_path / "ex")) == expected(tree_of(place / "a"), "b")
 
 
 def test_a_merged_run_has_no_figures_of_its_members(place: Path, tmp_path: Path) -> None:
@@ -124,16 +132,8 @@ def test_the_dev_file_under_another_name_is_no_test(place: Path, tmp_path: Path)
     """The evaluation chooses on another file, and calls a copy of the runs' dev file a test."""
     run = shutil.copytree(place / "a", tmp_path / "a")
     shutil.copyfile(place / "dev.jsonl", place / "copy.jsonl")
-    words = [
-        "--tuned",
-        f"[{run}]",
-        "--output_dir",
-        str(run),
-        "--dev",
-        "other.jsonl",
-        "--tests",
-        "[copy.jsonl,test.jsonl]",
-    ]
+    tests = ["--dev", "other.jsonl", "--tests", "copy.jsonl", "test.jsonl"]
+    words = ["--tuned", str(run), "--output_dir", str(run), *tests]
     assert main(["eval", "ev.yaml", *words]) == 0
     card = card_of(run, tmp_path / "ex")
     assert set(figures(card)) == {"test", "matches"}

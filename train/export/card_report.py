@@ -124,7 +124,8 @@ def _report(tree: Any) -> CardReport:
     scores = TypeAdapter(list[Score]).validate_python(tree["results"])
     tables = [table for table in tree.get("tasks") or [] if table.get("kind") not in _UNSHOWN]
     rows = [_task_row(table["name"], row) for table in tables for row in table["rows"]]
-    dev = tree.get("dev") or next((score.chosen_on for score in scores if score.chosen_on), None)
+    first = next(iter(facts.get("data") or {}), None)  # dev, in reports that don't say so
+    dev = tree.get("dev", next((score.chosen_on for score in scores if score.chosen_on), first)) or None
     tests = tree.get("tests") or _older_tests(scores, dev)
     tasks = [CardTask(name) for name in tests] + [CardTask(*_main(table)) for table in tables]
     tuned = facts.get("tuned")
