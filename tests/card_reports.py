@@ -83,8 +83,7 @@ def report_tree(runs: tuple[str, ...] = RUNS) -> Tree:
                 *(row(subject, name, metric) for subject in subjects(runs) for metric in (main, *others)),
                 *(clean(subject, name, main) for subject in subjects(runs)),
             ],
-            "",
-            kind,
+            kind=kind,
         )
         for name, (kind, main, others) in FURTHER.items()
     ]

@@ -43,7 +43,7 @@ def mteb_tables(
                 truncation.append(_truncation(row.task, system, encoder, model.cuts[name]))
     note = "Scored by the mteb package, without intervals."
     kinds = {task.metadata.name: f"mteb/{task.metadata.type}" for task in find_tasks(config.mteb)}
-    return [TaskTable(f"mteb/{name}", "main_score", found, note, kinds[name]) for name, found in rows.items()]
+    return [TaskTable(f"mteb/{name}", "main_score", found, note, kind=kinds[name]) for name, found in rows.items()]
 
 
 def _truncation(task: str, system: System, encoder: TextEncoder, cuts: CutTexts) -> Truncation:

@@ -23,7 +23,7 @@ def origins(config: EvalConfig, similarity: Sequence[Task[Any]], further: Sequen
 
 def _tests(config: EvalConfig) -> list[tuple[str, str]]:
     """The test files in the order of the tasks, each with the split that is read if none is named."""
-    similarity = [config.dev, *config.tests] if config.dev or config.tests else []
+    similarity = [*([config.dev] if config.dev else []), *config.tests]
     matched = [*(task.test for task in config.pairs), *(task.test for task in config.gap)]
     labelled = [*(task.test for task in config.topics), *(task.test for task in config.clustering)]
     read = [(path, DEFAULT_SPLIT) for path in (*similarity, *matched, *labelled)]

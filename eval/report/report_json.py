@@ -74,7 +74,13 @@ def _task(table: TaskTable) -> dict[str, object]:
         }
         for row in table.rows
     ]
-    return {"name": table.name, "kind": table.kind, "metric": table.metric, "rows": rows, "note": " ".join(task_text(table))}
+    return {
+        "name": table.name,
+        "kind": table.kind,
+        "metric": table.metric,
+        "rows": rows,
+        "note": " ".join(task_text(table)),
+    }
 
 
 def _fields(row: Result) -> dict[str, object]:

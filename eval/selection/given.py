@@ -33,6 +33,12 @@ class Given:
         k = width if self.whitening is None else self.whitening.dimension
         return Choice(self.system, k, float("nan"), post=self.whitening, is_exported=self.is_exported)
 
+    def is_same_map(self, choice: Choice) -> bool:
+        """Whether a choice of this system's name was fitted on the same text as the run's own whitening."""
+        posts = (self.whitening, choice.post)
+        mine, other = (None if post is None else post.provenance.get("fit_sha256") for post in posts)
+        return mine == other
+
 
 def as_exported(raw: System, whitening: Whitening | None) -> list[Given]:
     """A tuned run's raw vectors, and with a whitening of its own the whitened ones, which are what it exports."""
@@ -58,7 +64,8 @@ def with_given(
     found = {choice.system: choice for choice in chosen}
     for item in given:
         choice = found.get(item.system)
-        if choice is None or choice.selection in ("other dev", "none"):  # it is given, whatever else speaks for it
+        is_other = choice is not None and not item.is_same_map(choice)
+        if choice is None or is_other or choice.selection in ("other dev", "none"):  # it is given, whatever else speaks
             plain = scored.get(item.system, item.choice(vectors[item.system.view].queries.shape[1]))
             plain = replace(plain, selection="fixed", chosen_on=None, dev_curve=())
             choice = plain if task is None else rescored(task, plain, vectors)

@@ -46,6 +46,8 @@ class Score:
     """Fitted on the test sentences: no part of a card."""
     clean: bool = False
     """Of a part of the test alone: no part of the model-index."""
+    exported: bool = False
+    """The tuned run as it was exported when it was evaluated."""
 
     def __post_init__(self) -> None:
         """Older reports say what a row is about in its name alone."""
@@ -104,7 +106,9 @@ class CardReport:
     tuned: Mapping[str, Tuned] | None = None
     """By name of the run."""
     fit_sha256: str | None = None
-    """Of the text on which whitening was fitted."""
+    """Of the text on which post-processings were fitted, and"""
+    fits: Mapping[str, str] = field(default_factory=dict)
+    """by system, of the text of its own, where that is recorded."""
 
 
 def read_report(path: Path) -> CardReport | None:
@@ -135,7 +139,12 @@ def _report(tree: Any) -> CardReport:
         dev=dev,
         tuned=None if tuned is None else TypeAdapter(dict[str, Tuned]).validate_python(tuned),
         fit_sha256=(facts.get("whitening_fit") or {}).get("sha256"),
+        fits={choice["system"]: sha for choice in facts.get("choices") or [] if (sha := _fitted_on(choice))},
     )
+
+
+def _fitted_on(choice: Mapping[str, Any]) -> str | None:
+    return (choice.get("fit") or {}).get("fit_sha256")
 
 
 def _older_tests(scores: Sequence[Score], dev: str | None) -> list[str]:

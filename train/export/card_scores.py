@@ -90,11 +90,19 @@ def _is_exported(
     if task is not None and task.kind.startswith("mteb/"):  # which reads the model as it is
         mine = None if exported.identity is None else exported.identity.whitening
         return record is not None and record.whitening == mine and row.post is None
-    facts = exported.whitening
-    if facts is None:
+    if exported.whitening is None:
         return row.post is None
-    fitted_on = facts.get("fit_sha256") or report.fit_sha256
-    return row.post == "whiten" and row.k == facts.get("k") and report.fit_sha256 in (None, fitted_on)
+    return row.post == "whiten" and _is_whitening(row, report, record, exported)
+
+
+def _is_whitening(row: Score, report: CardReport, record: Tuned | None, exported: Exported) -> bool:
+    """Whether a whitened row has the map that is exported: as many dimensions, fitted on the same text."""
+    facts, identity = exported.whitening or {}, exported.identity
+    if row.k != facts.get("k"):
+        return False
+    if row.system not in report.fits and row.exported and record is not None and identity is not None:
+        return record.whitening == identity.whitening  # it was measured with the map in the run's folder
+    return facts.get("fit_sha256", "") in (report.fits.get(row.system, report.fit_sha256), None, "")
 
 
 def _chose(report: CardReport, record: Tuned | None, exported: Exported) -> set[str]:
