@@ -65,7 +65,8 @@ def _train(
 
     with open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
-        run = build(config, data, accelerator, folder, score)
+        contents = {} if dev is None else {"eval.dev": dev.content_hash}
+        run = build(config, data, accelerator, folder, score, contents)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
         bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)

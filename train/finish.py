@@ -70,7 +70,7 @@ def take_best(run: Run) -> Run:
         run = _with_whole_weights(run)
     if is_copy or best != run.state.step:
         path = run.folder.checkpoints / f"step-{best:06d}"
-        restore(run, load_checkpoint(path, run.config_hash), optimizer=False)
+        restore(run, load_checkpoint(path, run.identity), optimizer=False)
     run.encoder.embedder.eval()
     return run
 
