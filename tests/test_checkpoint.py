@@ -187,11 +187,12 @@ import resource, sys, torch
 from pathlib import Path
 from dec2vec.errors import UserError
 from train.checkpointing.checkpoint import save_checkpoint
+from train.checkpointing.identity import Identity
 root = Path({str(tmp_path)!r})
-save_checkpoint(root, 1, {{"a": torch.zeros(4)}}, {{}}, {{}}, "h")
+save_checkpoint(root, 1, {{"a": torch.zeros(4)}}, {{}}, {{}}, Identity("h"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    save_checkpoint(root, 2, {{"a": torch.zeros(100_000)}}, {{}}, {{}}, "h")
+    save_checkpoint(root, 2, {{"a": torch.zeros(100_000)}}, {{}}, {{}}, Identity("h"))
 except UserError as error:
     sys.exit(str(error))
 """

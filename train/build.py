@@ -33,7 +33,7 @@ from train.distributed.interface import Engine
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
-from train.preflight import check_folder, check_model, check_same_step
+from train.preflight import check_disk, check_folder, check_model, check_same_step
 from train.state import DevScore, Run, restore
 from train.teachers.teacher_vectors import load_teachers
 from train.tracking.make_tracker import make_tracker
@@ -72,6 +72,8 @@ def build(
     steps = total_steps(config, sampler)
     refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
     encoder = _load_trainable(config, engine)
+    if accelerator.is_main_process and (checkpoint is None or checkpoint.step < steps):
+        check_disk(config, encoder, folder)
     learner = _make_learner(config, encoder, accelerator, steps)
     teachers = load_teachers(config, data, folder.path / "teachers")
     token_source = known_tokens(config, data, encoder, folder.tokens, steps)

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from dec2vec.corpus.exact_search import Ranking, exact_top, largest_products, searchable_rows, usable_k
 from dec2vec.corpus.vector_files import StoredVectors
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_path
+from dec2vec.files.atomic import atomic_path, written
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
 HNSW_LINKS = 32
@@ -165,11 +165,8 @@ def write_index(index: Any, path: Path) -> None:
     """Write an index. After a crash the file is the old one or the new one."""
     import faiss
 
-    try:
-        with atomic_path(path) as temporary:
-            faiss.write_index(index, str(temporary))
-    except (OSError, RuntimeError) as error:  # FAISS reports a full disk as the latter
-        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0][:200]}") from None
+    with written(path), atomic_path(path) as temporary:
+        faiss.write_index(index, str(temporary))
 
 
 def read_index(path: Path) -> Any:

@@ -11,11 +11,15 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dec2vec.config.load import read_config, validate
 from dec2vec.config.renames import translated
 from dec2vec.errors import UserError
 from train.config import RESUMABLE_CHANGES, TrainConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _START_ANEW = "start from the beginning with --checkpoint.resume fresh, or choose another --output_dir"
 _ABSENT = object()
@@ -72,7 +76,7 @@ def _refuse_changed_option(checkpoint: Path, earlier: TrainConfig, inputs: Mappi
 
 
 def _refuse_changed_content(checkpoint: Path, inputs: Mapping[str, object], run: Identity) -> None:
-    named = dict(_options(run.config))
+    named = dict(options_of(run.config))
     for option, sha256 in run.inputs.items():
         if option in inputs and inputs[option] != sha256:
             raise UserError(
@@ -106,14 +110,14 @@ def _shown(value: object) -> str:
 
 def _differences(earlier: TrainConfig, present: TrainConfig) -> Iterator[tuple[str, object, object]]:
     """(option, earlier value, present value) of each that must be equal within a run, and is not."""
-    then, now = dict(_options(earlier)), dict(_options(present))
+    then, now = dict(options_of(earlier)), dict(options_of(present))
     for option in dict.fromkeys([*then, *now]):
         pair = then.get(option, _ABSENT), now.get(option, _ABSENT)
         if pair[0] != pair[1] and not any(f"{option}.".startswith(f"{free}.") for free in RESUMABLE_CHANGES):
             yield option, *pair
 
 
-def _options(config: TrainConfig) -> Iterator[tuple[str, object]]:
+def options_of(config: DataclassInstance) -> Iterator[tuple[str, object]]:
     """Every option by its dotted name, such as `data.0.path`."""
     return _leaves("", dataclasses.asdict(config))
 

@@ -14,6 +14,7 @@ from peft import PeftModel
 from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.config import TrainConfig
 from train.export.card_scores import read_scores
 from train.export.merge_record import describe_merge
@@ -27,6 +28,14 @@ def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path,
     """Write the model folder of the run at `run`, with its model card and the encoder's whitening."""
     readme = model_card_text(run, config, encoder, merge=merge, repo_id=None)
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
+
+
+def write_card(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> None:
+    """Write the model card of an exported folder again, after the run's report has changed."""
+    try:
+        atomic_write_text(folder / "README.md", model_card_text(run, config, encoder, merge=merge, repo_id=None))
+    except OSError as error:
+        raise UserError(f"{folder / 'README.md'} cannot be written; {why_not_written(error)}") from error
 
 
 def needs_merging(encoder: Encoder) -> bool:
