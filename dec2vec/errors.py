@@ -40,7 +40,7 @@ def why_not_encoded(name: str) -> str | None:
         name.encode(encoding)
     except UnicodeEncodeError:
         shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return f"{ascii(shown)} cannot be written in this environment's {encoding}; set PYTHONUTF8=1"
+        return f"{shown!a} cannot be written in this environment's {encoding}; set PYTHONUTF8=1"
     return None
 
 
@@ -62,7 +62,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
 def _check_encoding(argv: Sequence[str]) -> None:
     """UserError for words, or a working folder, that are not in the environment's encoding."""
     try:
-        here = os.getcwd()
+        here = str(Path.cwd())
     except OSError:
         here = ""  # a folder that was removed
     problem = next(filter(None, map(why_not_encoded, [*argv, here])), None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from pathlib import Path
 
 from dec2vec.errors import UserError, why_not_encoded
 
@@ -26,4 +26,9 @@ def expanded(tree: object, name: str = "") -> object:
     problem = why_not_encoded(tree)
     if problem is not None:
         raise UserError(f"config error: {name}: {problem}")
-    return os.path.expanduser(tree) if _HOME.fullmatch(tree) else tree
+    if not _HOME.fullmatch(tree):
+        return tree
+    try:
+        return str(Path(tree).expanduser())
+    except RuntimeError:  # no such user, or no home
+        return tree
