@@ -86,17 +86,16 @@ def test_options_of_accelerate_that_are_not_used_are_named(
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = load(
-        TrainConfig, None, ["--output_dir", "~/runs", "--data.0.path", "~/a.jsonl", "--eval.tests", "~/t.csv"]
-    )
+    words = "--output_dir ~/runs --data.0.path ~/a.jsonl --eval.tests ~/t.csv"
+    config = load(TrainConfig, None, words.split())
     assert config.output_dir == f"{tmp_path}/runs" and config.data[0].path == f"{tmp_path}/a.jsonl"
     assert config.eval.tests == (f"{tmp_path}/t.csv",)
     tasks = {"tuned": ["~"], "retrieval": [{"path": "~/beir"}], "systems": {"prompts": ["~/{text}"]}}
     evaluation = validate(EvalConfig, tasks)
     assert evaluation.tuned == (str(tmp_path),) and evaluation.retrieval[0].path == f"{tmp_path}/beir"
     assert evaluation.systems.prompts == ("~/{text}",), "a prompt is no path"
-    words = ["--model", "~/m", "--input", "~/t.txt", "--output", "~nobody-of-that-name/v.npy"]
-    encode = load(EncodeArgs, None, words)
+    typed = ["--model", "~/m", "--input", "~/t.txt", "--output", "~nobody-of-that-name/v.npy"]
+    encode = load(EncodeArgs, None, typed)
     assert (encode.model, encode.input) == (f"{tmp_path}/m", tmp_path / "t.txt")
     assert str(encode.output) == "~nobody-of-that-name/v.npy"
 
@@ -111,7 +110,7 @@ def test_names_beyond_the_locale_are_refused_in_one_line(
     assert run(called.append, ["--output_dir", "Zo\udcc3\udca9"]) == 2 and len(called) == 1
     said = capsys.readouterr().err
     assert said == "dec2vec: error: 'Zo\\xe9' cannot be written in this environment's ascii; set PYTHONUTF8=1\n"
-    with pytest.raises(UserError, match="output_dir: .*PYTHONUTF8=1"):
+    with pytest.raises(UserError, match=r"output_dir: .*PYTHONUTF8=1"):
         validate(TrainConfig, {"output_dir": "Zoé"})
     assert validate(TrainConfig, {"model": {"prompt": "été {text}"}}).model.prompt == "été {text}"
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")

@@ -131,7 +131,7 @@ def test_files_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_teacher_vectors_are_written_without_a_memory_map(tmp_path: Path) -> None:
     """A map of a full disk ends the process (SIGBUS). The file is the one that numpy writes."""
-    vectors = {text: vector for text, vector in zip(TEXTS, VECTORS, strict=True)}
+    vectors = dict(zip(TEXTS, VECTORS, strict=True))
     asked = [(text, "query") for text in TEXTS]
     _fill(tmp_path / "out.npy", lambda texts, side: np.stack([vectors[text] for text in texts]), asked)
     np.save(tmp_path / "expected.npy", VECTORS)
