@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from dec2vec.errors import UserError
+from dec2vec.files.atomic import written
 from dec2vec.vectors.whitening import Whitening
 from train.adapters.lora import make_trainable
 from train.build import load_base
@@ -20,7 +21,7 @@ from train.config import TrainConfig
 from train.distributed.engine import wrap_alone
 from train.export.push import push_finished
 from train.export.save import save_adapter, shown_name
-from train.export.staging import export_model, write_card
+from train.export.staging import export_model, renew_card
 from train.optim import make_optimizer
 from train.state import Run, restore
 
@@ -69,7 +70,8 @@ def _report(run: Run, write_report: Callable[[Run], str]) -> tuple[list[str], Us
     except UserError as error:
         return [], error
     if config.export.model:
-        write_card(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+        with written(folder.model / "README.md", "--output_dir"):
+            renew_card(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
     return lines, None
 
 

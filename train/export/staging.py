@@ -14,7 +14,7 @@ from peft import PeftModel
 from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, why_not_written
+from dec2vec.files.atomic import atomic_write_text
 from train.config import TrainConfig
 from train.export.card_scores import read_scores
 from train.export.merge_record import describe_merge
@@ -30,12 +30,9 @@ def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path,
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
 
 
-def write_card(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> None:
-    """Write the model card of an exported folder again, after the run's report has changed."""
-    try:
-        atomic_write_text(folder / "README.md", model_card_text(run, config, encoder, merge=merge, repo_id=None))
-    except OSError as error:
-        raise UserError(f"{folder / 'README.md'} cannot be written; {why_not_written(error)}") from error
+def renew_card(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> None:
+    """Write the card of an exported folder again, after an evaluation."""
+    atomic_write_text(folder / "README.md", model_card_text(run, config, encoder, merge=merge, repo_id=None))
 
 
 def needs_merging(encoder: Encoder) -> bool:
