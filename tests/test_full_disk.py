@@ -23,8 +23,7 @@ from tests.report_data import full_report
 from train.mining.output import write_mined
 from train.mining.pairs import Material
 from train.mining.report import build_report
-from train.mining.search import Mined, Tally
-from train.mining.selection import Negative
+from train.mining.search import Mined, Negative, Tally
 from train.teachers.teacher_vectors import _fill
 
 VECTORS = np.random.default_rng(0).normal(size=(300, 32)).astype(np.float32)
