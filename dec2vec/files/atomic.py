@@ -73,7 +73,7 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_files(files: Mapping[Path, bytes]) -> None:
     """Write several files, none of which is replaced before all are on the disk; they are replaced in this order."""
     with contextlib.ExitStack() as stack:
-        for path, data in reversed(files.items()):
+        for path, data in reversed(list(files.items())):
             temporary = stack.enter_context(atomic_path(path))
             temporary.write_bytes(data)
             fsync_file(temporary)
