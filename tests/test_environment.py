@@ -72,7 +72,10 @@ def test_options_of_accelerate_that_are_not_used_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(train.distributed.engine, "Accelerator", lambda **options: given.update(options))
+    make = train.distributed.engine.Accelerator
+    monkeypatch.setattr(
+        train.distributed.engine, "Accelerator", lambda **options: given.update(options) or make(cpu=True)
+    )
     with caplog.at_level(logging.INFO):
         train.distributed.engine.make_accelerator(TrainConfig())
         assert caplog.text == ""

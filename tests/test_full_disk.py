@@ -49,11 +49,13 @@ def index(path: Path) -> None:
 def on_full_disk() -> None:
     """From now on a temporary file is /dev/full, whose every write fails as on a full disk."""
 
+    known: set[Path] = set()
+
     def remove(path: Path) -> None:
-        if path.is_symlink():
-            path.unlink()
-        else:
+        path.unlink(missing_ok=True)
+        if path not in known:
             path.symlink_to("/dev/full")
+        known.add(path)
 
     dec2vec.files.atomic._remove = remove
 

@@ -147,8 +147,7 @@ def test_the_console_says_what_the_file_says_and_best_so_far_is_the_running_maxi
     assert [(int(step), score) for step, score, _ in shown] == [
         (line["step"], f"{100 * line['dev_spearman']:.2f}") for line in lines
     ]
-    assert [bool(best) for *_, best in shown] == [
-        score > max(scores[:at], default=-2) for at, score in enumerate(scores)
-    ]
+    highest = [max(scores[:at], default=-2.0) for at in range(len(scores))]
+    assert [bool(best) for *_, best in shown] == [score > before for score, before in zip(scores, highest, strict=True)]
     last = re.findall(r"step 10/10  loss ([\d.]+)", ran.printed)
     assert last == [f"{next(line['loss'] for line in metrics_of(ran.folder / 'out') if line['step'] == 10):.4f}"]

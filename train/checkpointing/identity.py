@@ -58,7 +58,7 @@ def check_same_run(checkpoint: Path, manifest: Mapping[str, object], run: Identi
 
 def note_unrecorded(checkpoint: Path, manifest: Mapping[str, object], run: Identity) -> None:
     """Say in a line what a checkpoint of an earlier version does not show to be unchanged."""
-    unknown = [option for option in run.inputs if not option.startswith("data.")]
+    unknown = [option for option in run.inputs if not option.endswith(".path")]  # the data are in its hash
     if "inputs" not in manifest and unknown:
         _log.warning(
             "checkpoint %s was written by an earlier version, which did not record the content of %s; make sure that "
