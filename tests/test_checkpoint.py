@@ -259,10 +259,11 @@ KILLED_WRITER = """
 import itertools, sys, torch
 from pathlib import Path
 from train.checkpointing.checkpoint import prune, save_checkpoint
+from train.checkpointing.identity import Identity
 root = Path(sys.argv[1])
 for step in itertools.count(1):
     tensors = {"a": torch.full((50_000,), float(step))}
-    save_checkpoint(root, step, tensors, tensors, {"step": step}, "h")
+    save_checkpoint(root, step, tensors, tensors, {"step": step}, Identity("h"))
     prune(root, 2, None)
     print(step, flush=True)
 """

@@ -20,6 +20,7 @@ import train.loop
 from dec2vec import Encoder, ModelConfig
 from dec2vec.config.load import load
 from dec2vec.files.tables import read_table
+from tests.helpers import graded_pairs, write_jsonl
 from tests.naive_info_nce import Texts, naive_loss
 from tests.processes import run_alone
 from tests.tiny_run import STEPS, metrics_of, write_run
@@ -78,6 +79,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("figures")
     optim = OptimConfig(steps=STEPS, lr=1e-2, max_grad_norm=1e-3)  # every gradient is clipped
     config = write_run(folder, lora=LoraConfig(rank=4, alpha=8.0), loss=LOSS, optim=optim)
+    write_jsonl(folder / "dev.jsonl", graded_pairs(60))
     return Ran(folder, *run_alone(observed, config, folder / "out"))
 
 
@@ -89,7 +91,7 @@ def test_the_loss_is_that_of_the_whole_batch_before_the_step(ran: Ran) -> None:
     """The first one, with the weights of the base, in float64."""
     config = load(TrainConfig, ran.folder / "out" / "config.yaml", [])
     data = load_data(config.data)
-    rows = [data.tables[0].texts[row] for row in make_sampler(config, data).rows(0)]
+    rows = [data.tables[0].texts[int(row)] for row in make_sampler(config, data).rows(0)]
     texts = Texts(tuple(row[0] for row in rows), tuple(row[1] for row in rows))
     vectors = encoder(ran.folder / "decoder").encode([*texts.anchors, *texts.positives])
     expected = naive_loss(torch.from_numpy(vectors).double(), texts, LOSS, torch.tensor(math.log(0.05)).double())
@@ -109,7 +111,7 @@ def test_pairs_and_tokens_are_counted_once(ran: Ran) -> None:
     data, base = load_data(config.data), encoder(ran.folder / "decoder")
     sampler = make_sampler(config, data)
     for step, totals in enumerate(ran.totals):
-        texts = {text for row in sampler.rows(step) for text in data.tables[0].texts[row]}
+        texts = {text for row in sampler.rows(step) for text in data.tables[0].texts[int(row)]}
         assert totals.pairs == 8
         assert totals.real_tokens == sum(map(len, base.tokenize(sorted(texts)))) <= totals.computed_tokens
 
