@@ -31,9 +31,23 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130
 
 
+def why_not_encoded(name: str) -> str | None:
+    """Why this environment has no file of that name; None if it may have one. UTF-8 can name all of them."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower().replace("-", "") == "utf8":
+        return None
+    try:
+        name.encode(encoding)
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return f"{shown!a} cannot be written in this environment's {encoding}; set PYTHONUTF8=1"
+    return None
+
+
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Run a command and return its exit code. A UserError becomes one line on stderr; others keep their traceback."""
     try:
+        _check_encoding(argv)
         main(argv)
     except UserError as error:
         if _reports_error():
@@ -43,6 +57,17 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
         sys.stderr.write("dec2vec: interrupted\n")
         return INTERRUPTED
     return 0
+
+
+def _check_encoding(argv: Sequence[str]) -> None:
+    """UserError for words, or a working folder, that are not in the environment's encoding."""
+    try:
+        here = str(Path.cwd())
+    except OSError:
+        here = ""  # a folder that was removed
+    problem = next(filter(None, map(why_not_encoded, [*argv, here])), None)
+    if problem is not None:
+        raise UserError(problem)
 
 
 def _reports_error() -> bool:

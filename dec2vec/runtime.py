@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import platform
 from collections.abc import Iterator
 
@@ -25,6 +26,13 @@ def keep_freed_memory() -> bool:
     options = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
     accepted = [libc.mallopt(option, value) == 1 for option, value in options]
     return all(accepted)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Within, a library is imported, and what it prints is dropped: transformers' Trainer prints W&B's mode."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 _ENOUGH_FOR_ALL_THREADS = 1 << 17

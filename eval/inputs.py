@@ -23,7 +23,7 @@ from eval.leakage.training_text import (
 )
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
-from eval.systems.asked import fittable
+from eval.systems.asked import fittable, without_fitted
 from eval.systems.system import run_name
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -83,6 +83,9 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
     evaluated = held_out_texts([*similarity, *further])
     fit = _fit_text(replace(config, systems=systems), sources, evaluated)
+    if fit is None:
+        systems, left_out = without_fitted(systems)
+        notes = [*notes, *left_out]
     return Inputs(dev, tests, further, trained, sources, fit, systems, notes)
 
 
@@ -165,14 +168,16 @@ def _refuse_equal_names(tasks: Sequence[Task[Any]]) -> None:
 
 
 def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], evaluated: Sequence[str]) -> FitText | None:
-    """A sample of training-side text without any evaluation text; None where nothing is fitted."""
+    """A sample of training-side text without any evaluation text; None where nothing is or can be fitted."""
     fitted = [post for post in config.systems.post if post in FITTED]
     if not fitted:
         return None
     fit = sample_fit_text(sources, evaluated, config.whitening_sentences, config.seed)
-    if len(fit.sentences) < 2:
+    if len(fit.sentences) >= 2:
+        return fit
+    if len(fitted) == len(config.systems.post):
         raise UserError(f"fit: only {len(fit.sentences)} sentences remain to fit {fitted[0]}; give more training text")
-    return fit
+    return None
 
 
 def _make_retrieval(config: RetrievalConfig) -> RetrievalTask:

@@ -29,8 +29,10 @@ from train.checkpointing.checkpoint import (
     prune,
     save_checkpoint,
 )
+from train.checkpointing.identity import Identity
+from train.config import TrainConfig
 
-HASH = "a" * 64
+RUN = Identity("a" * 64)
 FIXED_TENSORS = {
     "lora_A": torch.arange(6, dtype=torch.float32).reshape(2, 3),
     "lora_B": torch.tensor([1e-45, -0.0, float("inf")]),
@@ -40,8 +42,8 @@ FIXED_OPTIMIZER = {"lora_A.step": torch.tensor(7.0), "lora_A.exp_avg": torch.one
 STATE: dict[str, object] = {"step": 7, "best": 0.1 + 0.2, "bad_steps": 0, "losses": [1.0, 2.5]}
 
 
-def save(root: Path, step: int, config_hash: str = HASH) -> Path:
-    return save_checkpoint(root, step, FIXED_TENSORS, FIXED_OPTIMIZER, STATE, config_hash)
+def save(root: Path, step: int, run: Identity = RUN) -> Path:
+    return save_checkpoint(root, step, FIXED_TENSORS, FIXED_OPTIMIZER, STATE, run)
 
 
 def names(root: Path) -> list[str]:
@@ -52,7 +54,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     folder = save(tmp_path / "checkpoints", 200)
     assert folder.name == "step-000200"
     assert names(folder) == ["adapter.safetensors", "manifest.json", "optimizer.safetensors", "state.json"]
-    found = latest_checkpoint(tmp_path / "checkpoints", HASH)
+    found = latest_checkpoint(tmp_path / "checkpoints", RUN)
     assert found is not None
     assert (found.path, found.step, found.state) == (folder, 200, STATE)
     assert same_bits(found.tensors, FIXED_TENSORS)
@@ -60,13 +62,13 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path / "checkpoints", HASH) is None
+    assert latest_checkpoint(tmp_path / "checkpoints", RUN) is None
 
 
 def test_newest_by_number_not_by_name(tmp_path: Path) -> None:
     for step in (9, 999_999, 1_000_001):
         save(tmp_path, step)
-    found = latest_checkpoint(tmp_path, HASH)
+    found = latest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert found.step == 1_000_001
 
@@ -96,7 +98,7 @@ def test_damaged_is_passed_over_with_a_warning(tmp_path: Path, damage: str, capl
     save(tmp_path, 100)
     DAMAGES[damage](save(tmp_path, 200))
     with caplog.at_level(logging.WARNING):
-        found = latest_checkpoint(tmp_path, HASH)
+        found = latest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert found.step == 100
     assert len(caplog.records) == 1
@@ -113,7 +115,7 @@ def test_any_flipped_byte_is_noticed(data: st.DataObject, tmp_path_factory: pyte
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(content))
     try:
-        assert latest_checkpoint(root, HASH) is None
+        assert latest_checkpoint(root, RUN) is None
     except UserError as refused:
         assert "pickle" in str(refused)
     shutil.rmtree(root)
@@ -122,21 +124,21 @@ def test_any_flipped_byte_is_noticed(data: st.DataObject, tmp_path_factory: pyte
 def test_only_damaged_ones_starts_anew_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.truncate(save(tmp_path, 100) / "state.json", 0)
     with caplog.at_level(logging.WARNING):
-        assert latest_checkpoint(tmp_path, HASH) is None
+        assert latest_checkpoint(tmp_path, RUN) is None
     assert "starting from the first step" in caplog.text
 
 
 def test_other_configuration_is_refused_with_the_fix(tmp_path: Path) -> None:
-    save(tmp_path, 100, config_hash="b" * 64)
+    save(tmp_path, 100, Identity("b" * 64, TrainConfig(seed=1)))
     with pytest.raises(UserError, match=r"step-000100.*--checkpoint\.resume fresh.*--output_dir"):
-        latest_checkpoint(tmp_path, HASH)
+        latest_checkpoint(tmp_path, RUN)
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:
     manifest = save(tmp_path, 100) / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
     with pytest.raises(UserError, match="format 99"):
-        latest_checkpoint(tmp_path, HASH)
+        latest_checkpoint(tmp_path, RUN)
 
 
 @pytest.mark.parametrize("name", ["adapter.bin", "adapter.pt", "optimizer.pt", "adapter.safetensors"])
@@ -145,7 +147,7 @@ def test_pickle_is_refused(tmp_path: Path, name: str) -> None:
     (folder / name).with_suffix(".safetensors").unlink()
     torch.save({"weight": torch.zeros(2)}, folder / name)
     with pytest.raises(UserError, match=rf"{name}.*is a pickle.*safetensors"):
-        latest_checkpoint(tmp_path, HASH)
+        latest_checkpoint(tmp_path, RUN)
 
 
 def test_old_style_pickle_is_recognised_by_its_bytes(tmp_path: Path) -> None:
@@ -157,10 +159,10 @@ def test_old_style_pickle_is_recognised_by_its_bytes(tmp_path: Path) -> None:
 
 def test_named_checkpoint(tmp_path: Path) -> None:
     folder = save(tmp_path, 100)
-    assert load_checkpoint(folder, HASH).step == 100
+    assert load_checkpoint(folder, RUN).step == 100
     os.truncate(folder / "state.json", 0)
     with pytest.raises(UserError, match=r"step-000100 is damaged"):
-        load_checkpoint(folder, HASH)
+        load_checkpoint(folder, RUN)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -175,7 +177,7 @@ def test_disk_full_while_flushing(tmp_path: Path, number: int, monkeypatch: pyte
         with pytest.raises(UserError, match=r"step-000200.*disk is full.*earlier checkpoints are intact"):
             save(tmp_path, 200)
     assert names(tmp_path) == ["step-000100"]
-    assert latest_checkpoint(tmp_path, HASH) is not None
+    assert latest_checkpoint(tmp_path, RUN) is not None
 
 
 def test_file_size_limit_hit_inside_safetensors(tmp_path: Path) -> None:
@@ -185,11 +187,12 @@ import resource, sys, torch
 from pathlib import Path
 from dec2vec.errors import UserError
 from train.checkpointing.checkpoint import save_checkpoint
+from train.checkpointing.identity import Identity
 root = Path({str(tmp_path)!r})
-save_checkpoint(root, 1, {{"a": torch.zeros(4)}}, {{}}, {{}}, "h")
+save_checkpoint(root, 1, {{"a": torch.zeros(4)}}, {{}}, {{}}, Identity("h"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    save_checkpoint(root, 2, {{"a": torch.zeros(100_000)}}, {{}}, {{}}, "h")
+    save_checkpoint(root, 2, {{"a": torch.zeros(100_000)}}, {{}}, {{}}, Identity("h"))
 except UserError as error:
     sys.exit(str(error))
 """
@@ -220,7 +223,7 @@ def test_file_in_the_way(tmp_path: Path) -> None:
 
 def test_state_that_is_no_json_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, 1, {}, {}, {"bad": object()}, HASH)
+        save_checkpoint(tmp_path, 1, {}, {}, {"bad": object()}, RUN)
     assert names(tmp_path) == []
 
 
@@ -230,7 +233,7 @@ def test_stale_temporaries_go_and_same_step_is_replaced(tmp_path: Path) -> None:
     os.truncate(save(tmp_path, 100) / "state.json", 0)
     save(tmp_path, 100)
     assert names(tmp_path) == ["step-000100"]
-    assert latest_checkpoint(tmp_path, HASH) is not None
+    assert latest_checkpoint(tmp_path, RUN) is not None
 
 
 def test_saving_an_earlier_step_removes_the_refused_later_one(tmp_path: Path) -> None:
@@ -256,10 +259,11 @@ KILLED_WRITER = """
 import itertools, sys, torch
 from pathlib import Path
 from train.checkpointing.checkpoint import prune, save_checkpoint
+from train.checkpointing.identity import Identity
 root = Path(sys.argv[1])
 for step in itertools.count(1):
     tensors = {"a": torch.full((50_000,), float(step))}
-    save_checkpoint(root, step, tensors, tensors, {"step": step}, "h")
+    save_checkpoint(root, step, tensors, tensors, {"step": step}, Identity("h"))
     prune(root, 2, None)
     print(step, flush=True)
 """
@@ -298,7 +302,7 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch:
 
 
 def test_step_zero_is_a_checkpoint_too(tmp_path: Path) -> None:
-    train.checkpointing.checkpoint.save_checkpoint(tmp_path, 0, {}, {}, {}, HASH)
-    found = latest_checkpoint(tmp_path, HASH)
+    train.checkpointing.checkpoint.save_checkpoint(tmp_path, 0, {}, {}, {}, RUN)
+    found = latest_checkpoint(tmp_path, RUN)
     assert found is not None
     assert found.tensors == {}

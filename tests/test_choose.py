@@ -207,11 +207,24 @@ def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
         ({"dev": dev, "tests": [copy]}, "selection on test data is leakage"),
         ({"dev": dev, "tests": [test, same_name]}, "another file has the name test too"),
         ({"dev": dev, "tests": [test], "systems": {"post": ["raw", "pca"]}}, "fit: pca needs training text"),
-        ({"dev": dev, "tests": [test], "fit": [dev]}, "only 0 sentences remain to fit"),
+        (
+            {"dev": dev, "tests": [test], "fit": [dev], "systems": {"post": ["whiten"]}},
+            "only 0 sentences remain to fit",
+        ),
     ]
     for raw, message in cases:
         with pytest.raises(UserError, match=message):
             evaluate(validate(EvalConfig, raw), base=FakeEncoder(), tuned={}, progress=False)
+
+
+def test_where_every_training_text_is_evaluated_nothing_is_fitted_and_the_report_says_so(tmp_path: Path) -> None:
+    dev = str(write_similarity(tmp_path / "dev.jsonl", 30, 1))
+    test = str(write_similarity(tmp_path / "test.jsonl", 30, 2))
+    config = EvalConfig(dev=dev, tests=(test,), fit=(dev,))
+    report = evaluate(config, base=FakeEncoder(), tuned={}, progress=False)
+    assert report.provenance["whitening_fit"] is None
+    assert report.results and not any("whiten" in row.subject.name for row in report.results)
+    assert [note for note in report.notes if note.startswith("Warning: there are no rows with whiten, because")]
 
 
 def test_a_tuned_prompt_and_reading_join_the_untuned_rows(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from tests.helpers import same_bits
 from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
+from train.checkpointing.identity import Identity
 from train.checkpointing.optimizer_state import optimizer_tensors, restore_optimizer
 from train.distributed.single import PlainAdamW
 
@@ -39,8 +40,8 @@ def test_optimizer_goes_on_bit_exactly_through_a_checkpoint(tmp_path: Path) -> N
     straight, straight_optimizer, order = small_model()
     trained(3, straight, straight_optimizer)
     weights = {name: value.detach() for name, value in straight.named_parameters()}
-    save_checkpoint(tmp_path, 3, weights, optimizer_tensors(straight_optimizer, order), {}, "a" * 64)
-    found = latest_checkpoint(tmp_path, "a" * 64)
+    save_checkpoint(tmp_path, 3, weights, optimizer_tensors(straight_optimizer, order), {}, Identity("a" * 64))
+    found = latest_checkpoint(tmp_path, Identity("a" * 64))
     assert found is not None
     resumed, resumed_optimizer, _ = small_model()
     resumed.load_state_dict(found.tensors)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from copy import deepcopy
 
 import pytest
 from tokenizers.normalizers import Lowercase
+from tokenizers.processors import TemplateProcessing
 
 from dec2vec.errors import UserError
 from dec2vec.prompts import templates
 from dec2vec.prompts.prompt import get_prompt, lower_case, normalize_sentence
+from dec2vec.prompts.tokenizer import PromptTokenizer
+from tests.helpers import tiny_tokenizer
 
 PUBLISHED = {
     "prompteol": ('This sentence : "*" means in one word:"', -1),
@@ -104,3 +108,17 @@ def test_sts_normalization(text: str, expected: str) -> None:
 )
 def test_lower_case_is_that_of_tokenizers(text: str) -> None:
     assert lower_case(text) == Lowercase().normalize_str(text)
+
+
+def test_a_template_that_begins_with_the_bos_of_the_tokenizer_gets_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = deepcopy(tiny_tokenizer())
+    begin = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", begin)]
+    )
+    for spec, is_twice in (("<eos>{text}", True), (" <eos> a {text} b", True), ("a <eos> {text}", False)):
+        caplog.clear()
+        for _ in range(2):
+            ids = PromptTokenizer(tokenizer, get_prompt(spec, ""), 64, "joint")(["red"])[0]
+        assert ids[0] == begin and (ids[1] == begin) == spec.startswith("<eos>")
+        assert len(caplog.records) == is_twice and (not is_twice or "so that it stands twice" in caplog.text)

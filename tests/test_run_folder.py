@@ -21,6 +21,7 @@ from train.checkpointing.run_folder import RunFolder
 HOLDER = """
 import sys, time
 from train.checkpointing.run_folder import RunFolder
+from train.checkpointing.identity import Identity
 folder = RunFolder.claim(sys.argv[1])
 print("claimed", flush=True)
 time.sleep(60)
@@ -99,7 +100,7 @@ def test_config_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 def test_start_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
     with RunFolder.claim(tmp_path) as folder:
-        save_checkpoint(folder.checkpoints, 5, {"a": torch.zeros(1)}, {}, {}, "h")
+        save_checkpoint(folder.checkpoints, 5, {"a": torch.zeros(1)}, {}, {}, Identity("h"))
         folder.metrics.write_text('{"step": 1}\n')
         (tmp_path / "wandb_id").write_text("abc\n")
         folder.write_config("seed: 0\n")
@@ -108,7 +109,7 @@ def test_start_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
         folder.model.mkdir()
         (folder.model / "mine.txt").write_text("not an export of ours")
         folder.start_anew()
-        assert latest_checkpoint(folder.checkpoints, "h") is None
+        assert latest_checkpoint(folder.checkpoints, Identity("h")) is None
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "config.yaml", "model"]
         folder.start_anew()
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from dec2vec import cli
 from dec2vec.corpus.exact_search import Ranking, exact_top, recall_against, searchable_rows
-from dec2vec.corpus.faiss_index import RECALL, faiss_top, index_array, search_array
+from dec2vec.corpus.faiss_index import RECALL, build_index, faiss_top, index_array, search_array, search_index
+from dec2vec.corpus.index_note import IndexNote, read_index_note, write_index_note
+from dec2vec.corpus.vector_files import open_vectors
 from dec2vec.errors import UserError
 
 
@@ -125,3 +127,35 @@ def test_bad_searches_are_refused() -> None:
         exact_top(good, good[:0], 1)
     with pytest.raises(UserError, match="vectors contain inf or nan"):
         faiss_top(good, np.full_like(good, np.inf), 1)
+
+
+def test_cosines_of_codes_are_cosines(tmp_path: Path) -> None:
+    """Products with the codes of ivf-pq can exceed 1. Divided by the length of the decoded vector they cannot."""
+    np.save(tmp_path / "v.npy", searchable_rows(clustered(700, 16, 2)))
+    stored = open_vectors(tmp_path / "v.npy")
+    index = build_index(stored, "ivf-pq", code_bytes=1)
+    queries = stored.everything()[:50]
+    products, positions = index.search(queries, 10)
+    found = search_index(index, queries, 10)
+    assert [set(row) for row in found.positions.tolist()] == [set(row) for row in positions.tolist()]
+    _, _, decoded = index.search_and_reconstruct(queries, 10)
+    expected = np.sort(products / np.linalg.norm(decoded, axis=2), axis=1)[:, ::-1]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    assert products.max() / found.scores.max() != pytest.approx(1.0, abs=1e-3) and np.abs(found.scores).max() <= 1
+
+
+def test_exact_cosines_are_at_most_1(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", searchable_rows(clustered(300, 48, 3)))
+    stored = open_vectors(tmp_path / "v.npy")
+    found = search_index(build_index(stored, "flat"), stored.everything(), 3)
+    assert found.scores.max() <= 1 and found.positions[:, 0].tolist() == list(range(300))
+
+
+def test_the_note_of_an_index(tmp_path: Path) -> None:
+    note = IndexNote("ivf-pq", 700, 16, 0.25)
+    write_index_note(note, tmp_path / "i.faiss")
+    assert read_index_note(tmp_path / "i.faiss", 700, 16) == note
+    assert read_index_note(tmp_path / "i.faiss", 701, 16) is None, "that of another index"
+    assert read_index_note(tmp_path / "other.faiss", 700, 16) is None
+    (tmp_path / "i.faiss.json").write_text("[]")
+    assert read_index_note(tmp_path / "i.faiss", 700, 16) is None

@@ -8,9 +8,11 @@ tuned model, and the report.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dec2vec.config.load import load_arguments
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from train.distributed.lost_ranks import Contact
     from train.state import OnBest, Run
 
+_log = logging.getLogger("train")
+
 
 def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
@@ -35,19 +39,22 @@ def main(argv: Sequence[str]) -> None:
     from dec2vec.runtime import keep_freed_memory, start_threads_flushed
     from train.data.dataset import load_data
     from train.distributed.engine import make_accelerator
+    from train.distributed.launcher import check_launcher
     from train.distributed.lost_ranks import lost_rank_message
     from train.finish import leave
-    from train.preflight import check_config
+    from train.preflight import check_config, check_upload
     from train.resolve import resolve
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
     start_threads_flushed()
+    check_launcher()
     check_config(config)
+    check_upload(config)
     config = resolve(config)
     data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
-    dev = _load_dev(config)
+    dev = _read_evaluation(config, data)
     with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
         _train(config, data, dev, accelerator, contact)
@@ -65,7 +72,8 @@ def _train(
 
     with open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
-        run = build(config, data, accelerator, folder, score)
+        contents = {} if dev is None else {"eval.dev": dev.content_hash}
+        run = build(config, data, accelerator, folder, score, contents)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
         bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)
@@ -86,14 +94,61 @@ def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
     return BestPush(run.config, run.folder.path, run.encoder)
 
 
-def _load_dev(config: TrainConfig) -> StsTask | None:
-    """The dev task. Test files are read too, so that the report after training does not refuse them."""
-    from eval.inputs import load_tasks
+def _read_evaluation(config: TrainConfig, data: TrainingData) -> StsTask | None:
+    """The dev task. All that the evaluation after training reads is read now, so that it is refused now or never."""
+    from eval.inputs import read_inputs
     from eval.tasks.sts import load_task
 
+    if config.eval.dev is None:
+        return None
+    texts = _training_texts(data)
     if config.eval.has_report:
-        return load_tasks(_eval_config(config))[0]
-    return None if config.eval.dev is None else load_task(config.eval.dev)
+        inputs = read_inputs(dataclasses.replace(_eval_config(config), tuned=()), texts)
+        dev, tests = inputs.dev, inputs.tests
+        assert dev is not None
+    else:
+        dev, tests = load_task(config.eval.dev), []
+    if config.export.whiten:
+        _check_whitening(config, texts, [dev, *tests])
+    _note_trained_dev(dev, texts)
+    return dev
+
+
+def _training_texts(data: TrainingData) -> dict[str, list[str]]:
+    """The distinct texts of each file, as the report fits on them."""
+    found: dict[str, dict[str, None]] = {}
+    for source, table in zip(data.sources, data.tables, strict=True):
+        texts = found.setdefault(source.path, {})
+        texts.update(dict.fromkeys(text for row in table.texts for text in row if text.strip()))
+    return {path: list(texts) for path, texts in found.items()}
+
+
+def _check_whitening(config: TrainConfig, texts: Mapping[str, Sequence[str]], tasks: Sequence[StsTask]) -> None:
+    from eval.leakage.training_text import held_out_texts, sample_fit_text
+
+    count = len(sample_fit_text(texts, held_out_texts(tasks), config.eval.whitening_sentences, config.seed).sentences)
+    if count < 2:
+        raise UserError(
+            f"export.whiten: {count} of the training texts are in neither dev nor tests, which is too few to fit a "
+            "whitening; use --export.whiten false, or other files for eval"
+        )
+
+
+def _note_trained_dev(dev: StsTask, texts: Mapping[str, Sequence[str]]) -> None:
+    """Warn of a dev file whose pairs are trained on: it then measures memory."""
+    from eval.report.notes import SHOWN
+    from train.distributed.collectives import is_first_process
+
+    pairs, known = dev.test_pairs, set[str]().union(*texts.values())
+    seen = sum(first in known and second in known for first, second in zip(pairs.first, pairs.second, strict=True))
+    if seen > SHOWN * len(pairs) and is_first_process():
+        _log.warning(
+            "eval.dev %s: %d of its %d pairs consist of texts that are trained on, so the dev score does not show how "
+            "good the model is on new texts; keep pairs for dev out of the training data",
+            dev.name,
+            seen,
+            len(pairs),
+        )
 
 
 def _fit_whitening(run: Run) -> Whitening:
@@ -126,12 +181,29 @@ def _write_report(run: Run) -> str:
     from train.build import load_base
 
     config = _eval_config(run.config)
-    untuned = load_base(run.config.model.untuned)
-    name, texts = run.folder.path.resolve().name, run_sources(str(run.folder.path))
-    report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
-    paths = write_report(report, run.folder.report)
+    name = run.folder.path.resolve().name
+    try:
+        untuned, texts = load_base(run.config.model.untuned), run_sources(str(run.folder.path))
+        report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
+        paths = write_report(report, run.folder.report)
+    except UserError as error:
+        raise UserError(
+            f"the model is complete in {run.folder.path}, but there is no report: {error}; once that is mended, the "
+            f"same command writes it without training again, or run {_eval_command(config)}"
+        ) from error
     run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
     return f"{format_table(report)}\n\nreport   {paths.html}"
+
+
+def _eval_command(config: EvalConfig) -> str:
+    """The command that makes the evaluation `config`."""
+    from eval.config import EvalConfig
+    from train.checkpointing.identity import options_of
+
+    usual = dict(options_of(EvalConfig()))
+    chosen = [(name, value) for name, value in options_of(config) if value != usual.get(name)]
+    words = [(f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))) for name, value in chosen]
+    return shlex.join(["dec2vec", "eval", *(word for option in words for word in option)])
 
 
 def _eval_config(config: TrainConfig) -> EvalConfig:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,11 +14,13 @@ from accelerate import Accelerator
 
 from dec2vec.config.load import config_hash, dump
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.model_digest import model_digest
 from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint
+from train.checkpointing.identity import Identity
 from train.checkpointing.run_folder import RunFolder
 from train.config import RESUMABLE_CHANGES, TrainConfig
 from train.data import report as data_report
@@ -30,7 +33,7 @@ from train.distributed.interface import Engine
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
-from train.preflight import check_folder, check_model, check_same_step
+from train.preflight import check_disk, check_folder, check_model, check_same_step
 from train.state import DevScore, Run, restore
 from train.teachers.teacher_vectors import load_teachers
 from train.tracking.make_tracker import make_tracker
@@ -53,20 +56,24 @@ def build(
     accelerator: Accelerator,
     folder: RunFolder,
     dev_score: DevScore | None,
+    contents: Mapping[str, str],
 ) -> Run:
     """Build the run, and restore its latest checkpoint if there is one.
 
+    `contents` has by option the sha256 of what only the caller has read, such as that of `eval.dev`.
     Whatever may be refused comes before `_take_over`, so that a refused run leaves the folder as it was.
     """
     engine = choose_engine(accelerator)
     check_folder(config, engine, folder)
-    run_hash = _run_hash(config, data)
-    checkpoint = _resumed_checkpoint(config, run_hash, folder, accelerator)
+    identity = _identity(config, data, contents)
+    checkpoint = _resumed_checkpoint(identity, folder, accelerator)
 
     sampler = make_sampler(config, data)
     steps = total_steps(config, sampler)
     refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
     encoder = _load_trainable(config, engine)
+    if accelerator.is_main_process and (checkpoint is None or checkpoint.step < steps):
+        check_disk(config, encoder, folder)
     learner = _make_learner(config, encoder, accelerator, steps)
     teachers = load_teachers(config, data, folder.path / "teachers")
     token_source = known_tokens(config, data, encoder, folder.tokens, steps)
@@ -83,7 +90,7 @@ def build(
         dev_score=dev_score,
         tracker=_take_over(config, folder, accelerator, checkpoint),
         metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
-        config_hash=run_hash,
+        identity=identity,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         token_source=token_source,
@@ -118,18 +125,28 @@ def total_steps(config: TrainConfig, sampler: Sampler) -> int:
     return max(1, math.ceil(config.optim.epochs * sampler.steps_per_epoch))
 
 
-def _run_hash(config: TrainConfig, data: TrainingData) -> str:
-    """A checkpoint belongs to one configuration and one data content."""
+def _identity(config: TrainConfig, data: TrainingData, contents: Mapping[str, str]) -> Identity:
+    """A checkpoint belongs to one configuration and to one content of what it names."""
     options = config_hash(config, exclude=RESUMABLE_CHANGES)
-    return hashlib.sha256(f"{options} {data.sizes} {data.content_hash}".encode()).hexdigest()
+    former = hashlib.sha256(f"{options} {data.sizes} {data.content_hash}".encode()).hexdigest()
+    sources = {f"data.{number}.path": sha256 for number, sha256 in enumerate(data.source_hashes)}
+    digests = {name: model_digest(name) for name in dict.fromkeys(_models(config).values())}
+    models = {option: digest for option, name in _models(config).items() if (digest := digests[name]) is not None}
+    return Identity(former, config, {**sources, **models, **contents})
 
 
-def _resumed_checkpoint(
-    config: TrainConfig, run_hash: str, folder: RunFolder, accelerator: Accelerator
-) -> Checkpoint | None:
+def _models(config: TrainConfig) -> dict[str, str]:
+    """By option, the decoder and the teachers."""
+    named = {"model.name_or_path": config.model.name_or_path, "loss.teacher": config.loss.teacher}
+    for number, source in enumerate(config.data):
+        named |= {f"data.{number}.losses.{at}.teacher": loss.teacher for at, loss in enumerate(source.losses)}
+    return {option: name for option, name in named.items() if name is not None}
+
+
+def _resumed_checkpoint(identity: Identity, folder: RunFolder, accelerator: Accelerator) -> Checkpoint | None:
     """The latest checkpoint, the same on all ranks; None if the run starts at its first step."""
-    resumes = config.checkpoint.resume == "auto"
-    checkpoint = latest_checkpoint(folder.checkpoints, run_hash) if resumes else None
+    resumes = identity.config.checkpoint.resume == "auto"
+    checkpoint = latest_checkpoint(folder.checkpoints, identity) if resumes else None
     check_same_step(0 if checkpoint is None else checkpoint.step, folder, accelerator)
     return checkpoint
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from dec2vec.errors import UserError
+from dec2vec.files.atomic import written
 from dec2vec.vectors.whitening import Whitening
 from train.adapters.lora import make_trainable
 from train.build import load_base
@@ -19,7 +21,7 @@ from train.config import TrainConfig
 from train.distributed.engine import wrap_alone
 from train.export.push import push_finished
 from train.export.save import save_adapter, shown_name
-from train.export.staging import export_model
+from train.export.staging import export_model, renew_card
 from train.optim import make_optimizer
 from train.state import Run, restore
 
@@ -28,24 +30,54 @@ def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report:
     """On the main process: write what the run has made, and print where it is.
 
     Both functions evaluate the run. `fit_whitening` is called for `export.whiten`, `write_report` if there are test
-    files; it returns the lines to print.
+    files; it returns the lines to print. The model is written before the report, so that a report that fails (UserError
+    at the end) costs no model.
     """
-    config, folder = run.config, run.folder
     run = take_best(run)
-    if config.export.whiten:
-        run.encoder.whitening = fit_whitening(run)
-    saved = save_adapter(run.encoder, folder.adapter)  # model/ if all weights were tuned
-    lines = [write_report(run)] if config.eval.has_report else []
-    lines.append(f"{saved.name:<8} {saved}")
-    if config.export.model:
-        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
-        lines += [f"model    {folder.model}"] if saved != folder.model else []
-    if config.export.push is not None:
-        lines.append(push_finished(config, folder.path, run.encoder))
-    if config.tracking.upload:
+    saved = _save(run, fit_whitening)
+    lines, failure = _report(run, write_report) if run.config.eval.has_report else ([], None)
+    lines += _places(run, saved)
+    if run.config.export.push is not None:
+        lines.append(push_finished(run.config, run.folder.path, run.encoder))
+    if run.config.tracking.upload:
         _upload(run, saved)
     sys.stdout.write("\n".join(lines) + "\n")
     run.tracker.finish()
+    if failure is not None:
+        raise failure
+
+
+def _save(run: Run, fit_whitening: Callable[[Run], Whitening]) -> Path:
+    """Write `adapter/` and `model/`. Returns the first, or the second if all weights were tuned."""
+    config, folder = run.config, run.folder
+    if config.export.whiten:
+        try:
+            run.encoder.whitening = fit_whitening(run)
+        except UserError:
+            save_adapter(run.encoder, folder.adapter)  # without whitening, but not lost
+            raise
+    saved = save_adapter(run.encoder, folder.adapter)
+    if config.export.model:
+        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+    return saved
+
+
+def _report(run: Run, write_report: Callable[[Run], str]) -> tuple[list[str], UserError | None]:
+    """The report's lines, after which the card of `model/` has its scores; or why there is none."""
+    config, folder = run.config, run.folder
+    try:
+        lines = [write_report(run)]
+    except UserError as error:
+        return [], error
+    if config.export.model:
+        with written(folder.model / "README.md", "--output_dir"):
+            renew_card(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+    return lines, None
+
+
+def _places(run: Run, saved: Path) -> list[str]:
+    model = run.folder.model
+    return [f"{saved.name:<8} {saved}", *([f"model    {model}"] if run.config.export.model and saved != model else [])]
 
 
 def leave(accelerator: Accelerator) -> None:
@@ -70,7 +102,7 @@ def take_best(run: Run) -> Run:
         run = _with_whole_weights(run)
     if is_copy or best != run.state.step:
         path = run.folder.checkpoints / f"step-{best:06d}"
-        restore(run, load_checkpoint(path, run.config_hash), optimizer=False)
+        restore(run, load_checkpoint(path, run.identity), optimizer=False)
     run.encoder.embedder.eval()
     return run
 

@@ -1,17 +1,20 @@
 """Everything that is refused before the first step.
 
     check_config(config)                   before anything is read
+    check_upload(config)                   the Hub's answer about a push
     check_folder(config, engine, folder)   once the run folder is locked, before the model is loaded
     check_same_step(step, ...)             once each process has looked for a checkpoint
     check_model(config, encoder)           once the base is loaded
+    check_disk(config, encoder, folder)    once it is known which weights are trained
 
 What only the rows can tell is refused where they are read: `train.data` for files, batches and labels,
-`train.mining.refresh` for mined negatives.
+`train.mining.refresh` for mined negatives, `train.__main__` for what the evaluation after training reads.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,24 @@ from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import get_prompt
-from train.adapters.lora import check_adapter_options
+from train.adapters.lora import check_adapter_options, trainable_parameters
 from train.checkpointing.run_folder import RunFolder
 from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
 from train.data import report as data_report
-from train.distributed.collectives import gather_rows
+from train.distributed.collectives import gather_rows, is_first_process
 from train.distributed.interface import Engine
 from train.distributed.zero3 import Zero3
 from train.export.card_terms import check_terms
-from train.export.push import check_repository_name, check_token
+from train.export.push import check_repository_name, check_rights, check_token
 from train.export.save import check_mergeable, check_replaceable
 from train.export.sentence_transformers import check_exportable
 from train.export.tokenizer import save_tokenizer
 from train.losses.checks import check_dropout, check_losses
 from train.losses.matryoshka import check_width
 from train.losses.per_source import losses_of
+
+_MOMENT_BYTES = 8
+"""Bytes of AdamW's two moments for each trained number."""
 
 
 def check_config(config: TrainConfig) -> None:
@@ -59,6 +65,12 @@ def check_config(config: TrainConfig) -> None:
     _check_evaluation(config.eval, config.export)
 
 
+def check_upload(config: TrainConfig) -> None:
+    """Ask the Hub whether it would refuse the push. Only the main process does, as it alone pushes."""
+    if config.export.push is not None and is_first_process():
+        check_rights(config.export.push, private=config.export.private)
+
+
 def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -> None:
     """Refuse an engine, a base or a run folder with which the run could not end."""
     if engine.passes_are_collective:
@@ -69,6 +81,7 @@ def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -
         if base.is_relative_to(target.resolve()):
             raise UserError(f"model.name_or_path {base} would be overwritten by training; choose another --output_dir")
         check_replaceable(target)
+    _check_places(folder)
     if artifact is not None and artifact.adapter is not None:
         raise UserError(
             f"model.name_or_path {config.model.name_or_path}: has an adapter already; to continue training, merge it "
@@ -99,6 +112,33 @@ def check_model(config: TrainConfig, encoder: Encoder) -> None:
             check_width(loss, encoder.dimension)
         if source.kind == "texts" and not all(loss.teacher for loss in losses_of(source, config)):
             check_dropout(_architecture(encoder), config.lora, f"data.{number}.kind texts")
+
+
+def check_disk(config: TrainConfig, encoder: Encoder, folder: RunFolder) -> None:
+    """Refuse a disk that has no room for one checkpoint and the exported weights."""
+    trained = trainable_parameters(encoder.embedder).values()
+    needed = sum(value.numel() * (value.element_size() + _MOMENT_BYTES) for value in trained)
+    if config.lora.method == "full" or (config.export.model and config.export.merge):
+        needed += sum(value.numel() * value.element_size() for value in encoder.embedder.parameters())
+    free = shutil.disk_usage(folder.path).free
+    if needed > free:
+        raise UserError(
+            f"output_dir {folder.path}: its disk has {free / 2**20:,.0f} MiB left, but a checkpoint and the exported "
+            f"weights need {needed / 2**20:,.0f} MiB; free some space or choose another --output_dir"
+        )
+
+
+def _check_places(folder: RunFolder) -> None:
+    """What a run writes later: a folder must not be a file, nor a file a folder, and both must be writable."""
+    for path in (folder.checkpoints, folder.report, folder.negatives, folder.tokens):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file, but the run writes a folder there; move it or use another --output_dir")
+    for path in (folder.config, folder.metrics, folder.data):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but the run writes a file there; move it or use another --output_dir")
+    for path in (folder.path, folder.checkpoints, folder.report):
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(f"{path} is not writable; change its permissions or choose another --output_dir")
 
 
 def _check_prompts(config: TrainConfig) -> None:

@@ -11,6 +11,7 @@ import torch
 from dec2vec.encoder import Encoder
 from train.adapters.lora import load_trainable, trainable_parameters
 from train.checkpointing.checkpoint import Checkpoint, prune, save_checkpoint
+from train.checkpointing.identity import Identity
 from train.checkpointing.optimizer_state import optimizer_tensors, restore_optimizer
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
@@ -65,7 +66,7 @@ class Run:
     dev_score: DevScore | None
     tracker: Tracker
     metrics: MetricsFile
-    config_hash: str
+    identity: Identity
     rank: int
     world: int
     state: TrainState = field(default_factory=TrainState)
@@ -99,7 +100,7 @@ def save(run: Run) -> None:
         trained,
         moments,
         asdict(run.state),
-        run.config_hash,
+        run.identity,
     )
     drop_old_checkpoints(run)
 

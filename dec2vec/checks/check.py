@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from dec2vec.config.encoder_args import ModelArgs
 from dec2vec.config.load import STRICT
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, check_output
+from dec2vec.files.atomic import atomic_write_text, check_output, written
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,6 +40,7 @@ def check_command(args: CheckArgs) -> None:
     if args.json is not None:
         rows = [dataclasses.asdict(finding) for finding in findings]
         content = {"model": args.model, "failed": failures, "findings": rows}
-        atomic_write_text(args.json, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        with written(args.json, "--json"):
+            atomic_write_text(args.json, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
     if failures:
         raise UserError(f"model {args.model}: {len(failures)} of {len(findings)} checks failed ({', '.join(failures)})")

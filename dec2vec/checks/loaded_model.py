@@ -16,6 +16,7 @@ from dec2vec.decoder.load import quiet
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import Prompt, Side
+from dec2vec.runtime import importing
 
 Vectors = NDArray[np.float32]
 Route = Callable[[Sequence[str]], Vectors]
@@ -133,7 +134,8 @@ def _wide(config: Any) -> Any:
 
 
 def _library(files: ModelFiles) -> Any:
-    from sentence_transformers import SentenceTransformer
+    with importing():
+        from sentence_transformers import SentenceTransformer
 
     device = None if files.config.device == "auto" else files.config.device
     wide = {"dtype": torch.float32} if _declared_dtype(files) == "float16" else {}

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dec2vec.config.help import help_text
 from dec2vec.config.messages import explain, number_given_as_bool
 from dec2vec.config.overrides import merge_overrides
+from dec2vec.config.paths import expanded
 from dec2vec.config.renames import former, is_run_config, translated
 from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
@@ -71,9 +72,9 @@ def _valid_or_none(cls: type[T], path: Path | None, overrides: Sequence[str]) ->
 
 
 def validate(cls: type[T], raw: dict[str, object]) -> T:
-    """A plain mapping as `cls`, after checking types, ranges and unknown keys."""
+    """A plain mapping as `cls`, after checking types, ranges and unknown keys. `~` becomes the home folder."""
     try:
-        config = TypeAdapter(cls).validate_python(raw)
+        config = TypeAdapter(cls).validate_python(expanded(raw))
     except ValidationError as error:
         raise UserError(f"config error: {explain(cls, error)}") from None
     problem = number_given_as_bool(raw, config)

@@ -94,6 +94,14 @@ def shard_work(args: EncodeArgs) -> ShardWork:
         args.shard_format,
         replace(args.encode_options, progress=False),
         normalize=args.normalize,
-        rank=int(os.environ.get("RANK", "0")),
-        world=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=_number("RANK", 0),
+        world=_number("WORLD_SIZE", 1),
     )
+
+
+def _number(name: str, default: int) -> int:
+    """A variable of torchrun."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise UserError(f"{name}={value} in the environment is not a number; start with torchrun, or unset it")
+    return int(value)

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from dec2vec.corpus.exact_search import Ranking, exact_top, largest_products, searchable_rows, usable_k
 from dec2vec.corpus.vector_files import StoredVectors
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_path
+from dec2vec.files.atomic import atomic_path, written
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
 HNSW_LINKS = 32
@@ -101,6 +101,8 @@ TRAINED_ON = 256
 """Most vectors per cell that k-means is trained on."""
 CODE_BYTES = 64
 """Most bytes of a vector in ivf-pq."""
+_CODED_BLOCK = 1024
+"""Number of queries whose hits are decoded at a time."""
 
 
 def build_index(vectors: StoredVectors, kind: Kind, *, code_bytes: int | None = None, seed: int = 0) -> Any:
@@ -120,9 +122,36 @@ def build_index(vectors: StoredVectors, kind: Kind, *, code_bytes: int | None = 
 
 
 def search_index(index: Any, queries: Float32[np.ndarray, "queries dim"], k: int) -> Ranking:
-    """The k best rows for each query; -1 if an approximate index finds fewer. Cosines of ivf-pq are approximate."""
-    scores, positions = index.search(searchable_rows(queries), min(k, index.ntotal))
-    return Ranking(positions, scores)
+    """The k best rows for each query; -1 if an approximate index finds fewer.
+
+    ivf-pq stores codes, and its products with them can exceed 1. They are divided by the length of the vector that a
+    code stands for: a cosine, but of that vector.
+    """
+    queries, k = searchable_rows(queries), min(k, index.ntotal)
+    if stores_codes(index):
+        blocks = [_coded_top(index, queries[at : at + _CODED_BLOCK], k) for at in range(0, len(queries), _CODED_BLOCK)]
+        positions, scores = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    else:
+        scores, positions = index.search(queries, k)
+    return Ranking(positions, np.where(positions >= 0, scores.clip(-1, 1), scores))
+
+
+def stores_codes(index: Any) -> bool:
+    """Whether the index is ivf-pq, whose cosines are approximate."""
+    import faiss
+
+    return isinstance(index, faiss.IndexIVFPQ)
+
+
+def _coded_top(
+    index: Any, queries: Float32[np.ndarray, "queries dim"], k: int
+) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
+    """Positions and scores, sorted by the cosine with the vectors that the codes stand for."""
+    products, positions, vectors = index.search_and_reconstruct(queries, k)
+    lengths = np.linalg.norm(vectors, axis=2)
+    scores = np.where((positions >= 0) & (lengths > 0), products / np.where(lengths > 0, lengths, 1), products)
+    order = np.argsort(np.where(positions >= 0, -scores, np.inf), axis=1, kind="stable")
+    return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1).astype(np.float32)
 
 
 def sample_recall(index: Any, vectors: StoredVectors, *, k: int = 10, sample: int = 100, seed: int = 0) -> float:
@@ -165,11 +194,8 @@ def write_index(index: Any, path: Path) -> None:
     """Write an index. After a crash the file is the old one or the new one."""
     import faiss
 
-    try:
-        with atomic_path(path) as temporary:
-            faiss.write_index(index, str(temporary))
-    except (OSError, RuntimeError) as error:  # FAISS reports a full disk as the latter
-        raise UserError(f"{path} cannot be written: {str(error).splitlines()[0][:200]}") from None
+    with written(path), atomic_path(path) as temporary:
+        faiss.write_index(index, str(temporary))
 
 
 def read_index(path: Path) -> Any:

@@ -36,6 +36,7 @@ def index_command(args: IndexArgs) -> None:
     check_installed("faiss", "search", "index")
     check_output(args.output, inputs=[args.vectors])
     from dec2vec.corpus.faiss_index import build_index, sample_recall, write_index
+    from dec2vec.corpus.index_note import IndexNote, write_index_note
     from dec2vec.corpus.inputs import print_table
     from dec2vec.corpus.vector_files import open_vectors
 
@@ -43,6 +44,7 @@ def index_command(args: IndexArgs) -> None:
     index = build_index(vectors, args.kind, code_bytes=args.code_bytes, seed=args.seed)
     recall = sample_recall(index, vectors, sample=args.sample, seed=args.seed)
     write_index(index, args.output)
+    write_index_note(IndexNote(args.kind, len(vectors), vectors.dimension, recall), args.output)
     header = ("kind", "rows", "dimensions", "MB", "recall@10", "file")
     size = f"{args.output.stat().st_size / 1e6:.1f}"
     row = (args.kind, str(len(vectors)), str(vectors.dimension), size, f"{recall:.4f}", str(args.output))

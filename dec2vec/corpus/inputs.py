@@ -17,7 +17,7 @@ from dec2vec.config.encoder_args import SidedEncoderArgs
 from dec2vec.config.model import ModelConfig
 from dec2vec.corpus.vector_files import holds_vectors, open_vectors
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text
+from dec2vec.files.atomic import atomic_write_text, written
 from dec2vec.files.tables import read_texts
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import check_prompt
@@ -76,10 +76,8 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         from dec2vec.prompts.tokenizer import clean_surrogates
 
         text = clean_surrogates(text)
-    try:
+    with written(path):
         atomic_write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def print_table(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from pydantic.dataclasses import dataclass
@@ -46,7 +46,7 @@ def search_command(args: SearchArgs) -> None:
     """Write a line for each query and hit, and print the best hit of the first queries."""
     check_installed("faiss", "search", "search")
     check_output(args.output, [".jsonl"], inputs=[args.queries, args.texts])
-    from dec2vec.corpus.faiss_index import read_index, search_index
+    from dec2vec.corpus.faiss_index import read_index, search_index, stores_codes
     from dec2vec.corpus.inputs import PRINTED_ROWS, embed, print_table, short, write_rows
 
     queries = read_texts(args.queries, args.column)
@@ -59,8 +59,10 @@ def search_command(args: SearchArgs) -> None:
         )
     ranking = search_index(index, vectors, args.k)
     texts = _hit_texts(args, set(ranking.positions.ravel().tolist()), index.ntotal)
+    approximate = {"approximate": True} if stores_codes(index) else {}
     rows = [
         {"query": at, "text": query, "rank": rank, "row": int(row), "cosine": float(score)}
+        | approximate
         | ({"hit": texts[int(row)]} if int(row) in texts else {})
         for at, query in enumerate(queries)
         for rank, (row, score) in enumerate(zip(ranking.positions[at], ranking.scores[at], strict=True), start=1)
@@ -74,6 +76,17 @@ def search_command(args: SearchArgs) -> None:
     ]
     print_table([("cosine", "row", "query", "best hit"), *lines], left=(2, 3))
     sys.stderr.write(f"{len(queries)} queries, {len(rows)} hits: {args.output}\n")
+    if approximate:
+        sys.stderr.write(_approximation(args.index, index) + "\n")
+
+
+def _approximation(path: Path, index: Any) -> str:
+    """What a reader of the cosines of an ivf-pq index must know."""
+    from dec2vec.corpus.index_note import read_index_note
+
+    note = read_index_note(path, index.ntotal, index.d)
+    recall = "" if note is None else f", and of the ten nearest rows it finds {100 * note.recall_at_10:.0f} %"
+    return f"the cosines are approximate: {path} is ivf-pq, which stores codes instead of vectors{recall}"
 
 
 def _hit_texts(args: SearchArgs, hits: Collection[int], indexed: int) -> dict[int, str]:

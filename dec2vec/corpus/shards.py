@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, sha256_file
+from dec2vec.files.atomic import atomic_write_text, sha256_file, written
 
 INDEX = "index.json"
 FORMAT = 1
@@ -70,7 +70,8 @@ def read_note(path: Path) -> Shard | None:
 
 def write_note(path: Path, shard: Shard) -> None:
     """Write the note of a shard, after which the shard is done."""
-    atomic_write_text(path.with_suffix(".json"), json.dumps(asdict(shard)) + "\n")
+    with written(path.with_suffix(".json")):
+        atomic_write_text(path.with_suffix(".json"), json.dumps(asdict(shard)) + "\n")
 
 
 def is_done(path: Path, wanted: Shard) -> bool:
@@ -110,7 +111,8 @@ def write_index(folder: Path, wanted: Sequence[Shard]) -> Index | None:
         if match is not None and int(match.group(1)) >= len(wanted):
             path.unlink(missing_ok=True)
     index = Index(FORMAT, sum(shard.rows for shard in shards), shards[0].dimension, shards)
-    atomic_write_text(folder / INDEX, json.dumps(asdict(index), indent=1) + "\n")
+    with written(folder / INDEX):
+        atomic_write_text(folder / INDEX, json.dumps(asdict(index), indent=1) + "\n")
     return index
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dec2vec.corpus.shards import INDEX, read_index
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_path
+from dec2vec.files.atomic import atomic_path, written
 
 BLOCK = 65_536
 """Number of rows in memory at a time."""
@@ -124,15 +124,20 @@ def _read_parquet(path: Path) -> NDArray[Any]:
 
 def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
     """Write a .npy, or a .parquet with the texts; after a crash the file is the old one or the new one."""
-    try:
-        with atomic_path(path) as temporary:
-            if path.suffix == ".parquet":
-                _write_parquet(temporary, texts, vectors)
-            else:
-                with temporary.open("wb") as file:  # given a path, numpy would append .npy
-                    np.save(file, vectors)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    with written(path), atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            _write_parquet(temporary, texts, vectors)
+        else:
+            with temporary.open("wb") as file:
+                write_npy(file, vectors)
+
+
+def write_npy(file: IO[bytes], vectors: NDArray[np.float32]) -> None:
+    """`np.save`, whose errors do not say why a write failed."""
+    rows = np.ascontiguousarray(vectors)
+    header = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": rows.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(rows.data)
 
 
 def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:

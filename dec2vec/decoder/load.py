@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,11 +241,24 @@ def _one_line(name: str, what: str, fix: str) -> Iterator[None]:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = lines[0][:200].rstrip(".:")
-        if Path(name).is_dir():
-            raise UserError(f"{what} {name}: can't be loaded ({reason}); {fix}") from error
+        needed = _what_is_missing(error)
+        if Path(name).is_dir() or needed is not None:
+            raise UserError(f"{what} {name}: can't be loaded ({reason}); {needed or fix}") from error
         raise UserError(
             f"{what} {name}: there is no such folder, and the Hub could not be used ({reason}); check the name"
         ) from error
+
+
+def _what_is_missing(error: Exception) -> str | None:
+    """What to do for a package or a device that the model needs and this machine lacks; None for any other error."""
+    message = str(error)
+    if re.search(r"requires? .*\b(GPU|CUDA|XPU)\b|No GPU", message) and "pip install" not in message:
+        return "use a machine with such a device, or the model without quantization"
+    if isinstance(error, ImportError):
+        named = re.search(r"pip install (?:-U |--upgrade )?([\w.,\[\]-]+)", message)
+        package = named.group(1) if named else error.name
+        return "install the package that it names" if package is None else f"pip install {package.rstrip('.,')}"
+    return None
 
 
 _BY_BLOCK = ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layers")

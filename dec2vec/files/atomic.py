@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -52,13 +52,31 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:
             raise
-        raise UserError(f"{target}: can't be written; {why_not_written(error)}") from error
+        raise UserError(f"{target}: can't be written; {why_not_written(error, 'folder')}") from error
+
+
+@contextlib.contextmanager
+def written(path: Path, option: str = "--output") -> Iterator[None]:
+    """Within, a failed write of `path` becomes a UserError; `option` is where the user chose the path."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # FAISS reports a full disk as a RuntimeError
+        raise UserError(f"{path} cannot be written: {why_not_written(error, option)}") from error
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Replace the content of `path`: after a crash the file holds the old bytes or the new ones, never a part."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def atomic_write_files(files: Mapping[Path, bytes]) -> None:
+    """Write several files, none of which is replaced before all are on the disk; they are replaced in this order."""
+    with contextlib.ExitStack() as stack:
+        for path, data in reversed(list(files.items())):
+            temporary = stack.enter_context(atomic_path(path))
+            temporary.write_bytes(data)
+            fsync_file(temporary)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -106,17 +124,21 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def why_not_written(error: Exception) -> str:
-    """The reason of a failed write and its fix in a few words, also for errors of libraries written in Rust."""
-    number = error.errno if isinstance(error, OSError) else _os_error_number(str(error))
+def why_not_written(error: Exception, option: str = "--output_dir") -> str:
+    """The reason of a failed write and its fix in a few words, also for errors of libraries in Rust and C++.
+
+    `option` is what the user may choose otherwise.
+    """
+    number = error.errno if isinstance(error, OSError) and error.errno is not None else _error_number(str(error))
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space or choose another --output_dir"
+        return f"the disk is full; free some space or choose another {option}"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "it is not writable; change its permissions or choose another --output_dir"
+        return f"it is not writable; change its permissions or choose another {option}"
     if number in (errno.ENOTDIR, errno.EEXIST):
-        return "a file is in the way of a folder; move it or choose another --output_dir"
-    reason = os.strerror(number) if number is not None else str(error)
-    return f"{reason}; choose another --output_dir"
+        return f"a file is in the way of a folder; move it or choose another {option}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = os.strerror(number) if number is not None else lines[0][:200]
+    return f"{reason}; choose another {option}"
 
 
 def _is_alive(process: int) -> bool:
@@ -129,9 +151,15 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _os_error_number(message: str) -> int | None:
-    match = re.search(r"\(os error (\d+)\)", message)
-    return int(match.group(1)) if match else None
+def _error_number(message: str) -> int | None:
+    """The errno in the message of a library that writes files itself: Rust, Arrow, FAISS and numpy."""
+    match = re.search(r"\(os error (\d+)\)|\[errno (\d+)\]", message, re.I)
+    if match:
+        return int(match.group(1) or match.group(2))
+    if re.search(r"\d+ requested and \d+ written", message):
+        return errno.ENOSPC
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return next((number for number in known if os.strerror(number) in message), None)
 
 
 def _looks_pickled(path: Path) -> bool:

@@ -7,8 +7,10 @@ it is too long, but never the prompt or EOS.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from jaxtyping import Int
@@ -19,6 +21,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import Prompt
 
 Tokenization = Literal["joint", "separate"]
+_log = logging.getLogger(__name__)
 
 
 def clean_surrogates(text: str) -> str:
@@ -52,6 +55,9 @@ class PromptTokenizer:
         tail = [] if tokenization == "joint" else plain_ids(tokenizer, [prompt.suffix])[0]
         self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos
         self._check_room()
+        for token in tokenizer.convert_ids_to_tokens(self._bos[:1]):
+            if prompt.prefix.lstrip().startswith(token):
+                _warn_of_second_bos(tokenizer.name_or_path, prompt.name, token)
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """The ids of each text with its prompt: at least one and at most `max_length`."""
@@ -124,6 +130,18 @@ def _flags(texts: Sequence[str], room: int, is_long: Callable[[list[str]], list[
     for row, flag in zip(rows, is_long([clean_surrogates(texts[row]) for row in rows]), strict=True):
         flags[row] = flag
     return flags
+
+
+@cache
+def _warn_of_second_bos(tokenizer: str, prompt: str, token: str) -> None:
+    """Once for each prompt: a tokenizer is made for every call of an encoder."""
+    _log.warning(
+        "prompt %r begins with %s, which the tokenizer of %s also adds, so that it stands twice; remove it from the "
+        "prompt",
+        prompt,
+        token,
+        tokenizer,
+    )
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists
 from dec2vec.prompts.library_cut import cut_by_library
 from dec2vec.prompts.prompt import Side
+from dec2vec.runtime import importing
 from eval.systems.system import run_name
 
 BATCH = 32
@@ -47,7 +48,8 @@ class OutsideEncoder:
     def load(self) -> Any:
         """The model, read once. Raises UserError where it is no encoder."""
         if self._model is None:
-            from sentence_transformers import SentenceTransformer
+            with importing():
+                from sentence_transformers import SentenceTransformer
 
             try:
                 self._model = SentenceTransformer(self.path, device=self.device)

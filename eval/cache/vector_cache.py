@@ -207,7 +207,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot cache vectors in {folder}: {why_not_written(error)}; or disable the cache with --cache ''"
+            f"cannot cache vectors in {folder}: {why_not_written(error, '--cache')} ('' disables it)"
         ) from error
 
 
@@ -222,7 +222,7 @@ class VectorCache:
         try:
             self._lock = lock_folder(self._path, "cache", "evaluation")
         except OSError as error:
-            raise UserError(f"cannot use cache {self._path}: {why_not_written(error)}") from error
+            raise UserError(f"cannot use cache {self._path}: {why_not_written(error, '--cache')}") from error
         return self
 
     def __exit__(self, *_: object) -> None:

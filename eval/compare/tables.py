@@ -117,4 +117,4 @@ def write_tables(path: Path, tables: Sequence[Table], notes: Sequence[str]) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, text.encode())
     except OSError as error:
-        raise UserError(f"{path}: can't be written; {why_not_written(error)}") from error
+        raise UserError(f"{path}: can't be written; {why_not_written(error, '--output')}") from error

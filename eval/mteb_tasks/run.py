@@ -12,6 +12,7 @@ from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_bytes, why_not_written
+from dec2vec.runtime import importing
 from eval.mteb_tasks.encoder import MtebEncoder
 
 BATCH = 1024
@@ -43,7 +44,8 @@ def find_tasks(tasks: Sequence[Any]) -> list[Any]:
 
 def _mteb() -> Any:
     try:
-        import mteb
+        with importing():
+            import mteb
     except ImportError:
         raise UserError("MTEB tasks need the mteb package: pip install mteb") from None
     return mteb

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_bytes, why_not_written
+from dec2vec.files.atomic import atomic_write_files, why_not_written
 from eval.report.html import to_html
 from eval.report.markdown import to_markdown
 from eval.report.plots.draw import draw
@@ -36,7 +36,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_report(report: Report, folder: Path) -> ReportPaths:
-    """Every file whole or absent; old ones of the same names are replaced."""
+    """All files or none; old ones of the same names are replaced."""
     pictures = draw(report)
     files = {
         "report.json": to_json(report).encode(),
@@ -46,8 +46,7 @@ def write_report(report: Report, folder: Path) -> ReportPaths:
     }
     check_writable(folder)
     try:
-        for name, data in files.items():
-            atomic_write_bytes(folder / name, data)
+        atomic_write_files({folder / name: data for name, data in files.items()})
     except OSError as error:
         raise UserError(f"{folder}: can't be written; {why_not_written(error)}") from error
     return ReportPaths(

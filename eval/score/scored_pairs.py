@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from dec2vec.config.encoder_args import EncoderArgs
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_bytes
+from dec2vec.files.atomic import atomic_write_bytes, written
 from dec2vec.files.formats import Row
 from dec2vec.prompts.tokenizer import clean_surrogates
 from eval.metrics.classification import choose_threshold, decision_metrics, precision_recall, whole
@@ -94,10 +94,8 @@ def judged_rows(
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Write a .csv or .jsonl file, whole or not at all."""
     text = _csv(rows, columns) if path.suffix == ".csv" else _jsonl(rows)
-    try:
+    with written(path):
         atomic_write_bytes(path, clean_surrogates(text).encode("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def _jsonl(rows: Sequence[Row]) -> str:

@@ -49,6 +49,18 @@ def fittable(systems: SystemsConfig, sources: Collection[str]) -> tuple[SystemsC
     return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
 
 
+def without_fitted(systems: SystemsConfig) -> tuple[SystemsConfig, list[str]]:
+    """Where every training text is also evaluated, there is nothing to fit on: a line says what is left out."""
+    fitted: list[PostName] = [post for post in systems.post if post in FITTED]
+    if not fitted:
+        return systems, []
+    line = (
+        f"Warning: there are no rows with {', '.join(fitted)}, because nearly every training text is also a text of "
+        "dev or of a test."
+    )
+    return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
+
+
 def with_base(config: EvalConfig) -> EvalConfig:
     """Where no untuned decoder is named, the one that the first tuned run was made from, as its folder says."""
     if config.model.name_or_path or not config.tuned:

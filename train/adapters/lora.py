@@ -46,7 +46,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         with quiet():
             embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
     except (ValueError, TypeError) as error:
-        raise UserError(f"lora: {str(error).splitlines()[0]}") from error
+        raise UserError(f"lora{_why_refused(error, config.targets, backbone)}") from error
     if config.fused:
         use_fast_linears(embedder.backbone)
         blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
@@ -120,6 +120,18 @@ def _known_modules(option: str, names: Sequence[str], backbone: nn.Module) -> li
         if not any(path == name or path.endswith(f".{name}") for path in paths):
             raise UserError(f"lora.{option} {name!r}: the decoder has no such module; {_suggestion(name, backbone)}")
     return list(names)
+
+
+def _why_refused(error: Exception, targets: str | tuple[str, ...], backbone: nn.Module) -> str:
+    """PEFT's error without the printed module, which fills most of it."""
+    message = " ".join(str(error).split())
+    kind = re.match(r"Target module (\w+)\(", message)
+    if kind is None:
+        return f": {message[:300]}"
+    wanted = [targets] if isinstance(targets, str) else targets
+    named = {path.rpartition(".")[2] for path, module in backbone.named_modules() if type(module).__name__ == kind[1]}
+    names = [name for name in wanted if name.rpartition(".")[2] in named] or wanted
+    return f".targets {', '.join(names)}: no adapter fits a {kind[1]}; {_suggestion('', backbone)}"
 
 
 def _suggestion(name: str, backbone: nn.Module) -> str:

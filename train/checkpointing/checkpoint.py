@@ -4,7 +4,7 @@
         adapter.safetensors    the trained tensors
         optimizer.safetensors  the optimizer's moments, one tensor per key
         state.json             everything else a resumed run needs
-        manifest.json          format, step, configuration hash, sha256 and size of the files above
+        manifest.json          format, step, what run it belongs to, sha256 and size of the files above
 
 A checkpoint is written under a temporary name in the same folder, flushed to the disk and renamed, so a folder called
 `step-*` was complete when it got its name. The checksums detect later damage.
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import PICKLE_SUFFIXES, atomic_path, refuse_pickle, sha256_file, why_not_written
+from train.checkpointing.identity import Identity, check_same_run, note_unrecorded
 
 FORMAT = 1
 TENSORS = "adapter.safetensors"
@@ -62,7 +63,7 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, object],
-    config_hash: str,
+    run: Identity,
 ) -> Path:
     """Write `root/step-NNNNNN` completely or not at all; a failure leaves earlier checkpoints as they were.
 
@@ -75,7 +76,7 @@ def save_checkpoint(
         _remove_temporaries(root)
         with atomic_path(final) as temporary:
             temporary.mkdir()
-            _write_files(temporary, step, tensors, optimizer, state, config_hash)
+            _write_files(temporary, step, tensors, optimizer, state, run)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot write checkpoint {final}: {why_not_written(error)} (earlier checkpoints are intact)"
@@ -86,24 +87,27 @@ def save_checkpoint(
     return final
 
 
-def latest_checkpoint(root: Path, config_hash: str) -> Checkpoint | None:
+def latest_checkpoint(root: Path, run: Identity) -> Checkpoint | None:
     """The newest complete checkpoint below `root`, or None; damaged ones are skipped with a warning."""
     refused = 0
     for _, path in reversed(_listed(root)):
         try:
-            return _read(path, config_hash)
+            found, manifest = _read(path, run)
         except _Damaged as reason:
             refused += 1
             _log.warning("checkpoint %s is damaged (%s); trying the one before it", path, reason)
+            continue
+        note_unrecorded(path, manifest, run)
+        return found
     if refused:
         _log.warning("no complete checkpoint in %s; starting from the first step", root)
     return None
 
 
-def load_checkpoint(path: Path, config_hash: str) -> Checkpoint:
+def load_checkpoint(path: Path, run: Identity) -> Checkpoint:
     """One checkpoint by its folder, such as the best one of a run."""
     try:
-        return _read(path, config_hash)
+        return _read(path, run)[0]
     except _Damaged as reason:
         raise UserError(
             f"checkpoint {path} is damaged ({reason}); train again from the start with --checkpoint.resume fresh"
@@ -131,7 +135,7 @@ def _write_files(
     tensors: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, object],
-    config_hash: str,
+    run: Identity,
 ) -> None:
     """The manifest comes last and covers the other files."""
     save_file(_on_cpu(tensors), folder / TENSORS)
@@ -140,8 +144,8 @@ def _write_files(
     files: dict[str, dict[str, str | int]] = {}
     for name in FILES:
         files[name] = {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size}
-    manifest = {"format": FORMAT, "step": step, "config_hash": config_hash, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    manifest = {"format": FORMAT, "step": step, **run.record(), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", errors="surrogatepass")
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,20 +176,18 @@ def _remove_temporaries(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _read(path: Path, config_hash: str) -> Checkpoint:
+def _read(path: Path, run: Identity) -> tuple[Checkpoint, dict[str, object]]:
+    """The checkpoint and its manifest."""
     _refuse_pickles(path)
     manifest = _read_json(path / MANIFEST)
     _check_files(path, manifest)
     step = manifest["step"]
     if not isinstance(step, int) or f"step-{step:06d}" != path.name:
         raise _Damaged(f"{MANIFEST} says step {step}")
-    if manifest["config_hash"] != config_hash:
-        raise UserError(
-            f"checkpoint {path} belongs to another configuration; start from the beginning with --checkpoint.resume "
-            "fresh, or choose another --output_dir"
-        )
+    check_same_run(path, manifest, run)
     try:
-        return Checkpoint(path, step, load_file(path / TENSORS), load_file(path / OPTIMIZER), _read_json(path / STATE))
+        state = _read_json(path / STATE)
+        return Checkpoint(path, step, load_file(path / TENSORS), load_file(path / OPTIMIZER), state), manifest
     except (OSError, SafetensorError) as error:
         raise _Damaged(str(error)) from error
 

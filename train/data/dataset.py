@@ -41,6 +41,11 @@ class TrainingData:
         """sha256 of every row in order: the same hash means the same data, wherever it was read from."""
         return content_hash(self.tables)
 
+    @cached_property
+    def source_hashes(self) -> tuple[str, ...]:
+        """The same of each source."""
+        return tuple(content_hash([table]) for table in self.tables)
+
     def place(self, row: int) -> tuple[int, int]:
         """The source of a row, and the number of the row within that source."""
         source = int(np.searchsorted(self._ends, row, side="right"))

@@ -14,7 +14,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text, why_not_written
 from dec2vec.prompts.prompt import Side
 from train.config import SourceConfig
-from train.data.dataset import TrainingData, content_hash
+from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out
 from train.data.sampler import Sampler
 from train.data.table import SourceTable
@@ -38,11 +38,13 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
             "path": source.path,
             "kind": source.kind,
             "rows": len(table),
-            "sha256": content_hash([table]),
+            "sha256": sha256,
             **dataclasses.asdict(counts),
             "too_long": _too_long(table, source, encoder),
         }
-        for source, table, counts in zip(data.sources, data.tables, data.counts, strict=True)
+        for source, table, counts, sha256 in zip(
+            data.sources, data.tables, data.counts, data.source_hashes, strict=True
+        )
     ]
     return {
         "rows": len(data),

@@ -111,6 +111,11 @@ class PackedTexts(Sequence[Row]):
         return PackedTexts(self.data, self.edges, self.starts, picked if self.order is None else self.order[picked])
 
 
+def _no_room(error: OSError) -> UserError:
+    place = tempfile.gettempdir()
+    return UserError(f"training texts cannot be stored in {place}: {why_not_written(error, 'TMPDIR')}")
+
+
 @dataclass(eq=False)
 class Packer:
     """Packs rows while they are read, with at most `SPILL` bytes of text in memory."""
@@ -129,14 +134,14 @@ class Packer:
                     self.edges.append(self.edges[-1] + self._file.write(text.encode(*_CODE)))
                 self.starts.append(len(self.edges) - 1)
         except OSError as error:
-            raise UserError(
-                f"training texts cannot be stored in {tempfile.gettempdir()}: {why_not_written(error)}; set TMPDIR to "
-                "a folder with enough space"
-            ) from error
+            raise _no_room(error) from error
 
     def done(self) -> PackedTexts:
         """All rows. The packer cannot be used afterwards."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _no_room(error) from error
         size = self.edges[-1]
         if size > SPILL:
             data: bytes | mmap.mmap = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ)

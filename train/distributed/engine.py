@@ -6,7 +6,6 @@ configs/accelerate/) or, under torchrun, from the environment. Settings that dec
 
 from __future__ import annotations
 
-import logging
 import os
 from datetime import timedelta
 
@@ -17,29 +16,27 @@ from accelerate.utils import DistributedType
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.errors import UserError
 from train.config import TrainConfig
-from train.distributed.collectives import is_first_process
 from train.distributed.ddp import Ddp
 from train.distributed.deepspeed import check_installed, launched_stage, silence
 from train.distributed.fsdp2 import Fsdp2
 from train.distributed.interface import Engine
+from train.distributed.launcher import note_launcher_options
 from train.distributed.single import Single
 from train.distributed.zero2 import Zero2
 from train.distributed.zero3 import Zero3
 
-_log = logging.getLogger(__name__)
 _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Let Accelerate decide on processes and devices; precision stays ours, so that evaluation computes the same."""
+    """Let Accelerate decide on processes and devices; precision and kernels are ours, as in an evaluation."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
         check_installed()
         silence()
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision != "no" and is_first_process():
-        _log.info("mixed_precision %s of the launcher is not used: model.dtype and model.autocast decide", precision)
+    note_launcher_options()
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=config.distributed.timeout))
-    return Accelerator(cpu=config.model.device == "cpu", mixed_precision="no", kwargs_handlers=[timeout])
+    on_cpu = config.model.device == "cpu"
+    return Accelerator(cpu=on_cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=[timeout])
 
 
 def choose_engine(accelerator: Accelerator) -> type[Engine]:

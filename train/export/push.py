@@ -13,13 +13,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -73,6 +74,43 @@ def check_token() -> str:
     return token
 
 
+def check_rights(repo_id: str, *, private: bool) -> None:
+    """UserError for a push that the Hub would refuse: a token that is invalid or only reads, or another's name.
+
+    If the Hub does not answer, a warning is logged: it may answer at the end of the training.
+    """
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, token=check_token())
+    try:
+        _check_owner(api.whoami(), repo_id)
+        if private and not api.model_info(repo_id).private:
+            raise UserError(_is_public(repo_id))
+    except RepositoryNotFoundError:
+        return
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _reason(error, repo_id)
+        if reason is None:
+            raise
+        if not _may_pass(error):
+            raise UserError(reason) from error
+        _log.warning("whether export.push will succeed is not known: %s", reason)
+
+
+def _check_owner(caller: Mapping[str, Any], repo_id: str) -> None:
+    """`caller` is the Hub's answer about the token. What a fine-grained token may do is not known from it."""
+    role = caller.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise UserError("push: the Hub token can only read; set HF_TOKEN to a token with write permission")
+    owners = [str(caller.get("name", "")), *(str(organisation.get("name")) for organisation in caller.get("orgs", []))]
+    owner = repo_id.partition("/")[0]
+    if role != "fineGrained" and owner.lower() not in map(str.lower, owners):
+        raise UserError(
+            f"{repo_id}: no permission to write there; the token belongs to {owners[0]}, who can write to "
+            f"{', '.join(owners)}: choose another --push name or another token"
+        )
+
+
 def check_reference(name: str, what: str) -> None:
     """UserError for a name that no branch or tag can have; `what` is branch or tag."""
     if not _REFERENCE.fullmatch(name) or ".." in name or name.endswith((".lock", ".", "/")):
@@ -99,7 +137,7 @@ def push_folder(
     with _explained(repo_id):
         url = str(api.create_repo(repo_id, private=private or None, exist_ok=True))
         if private and not api.model_info(repo_id).private:
-            raise UserError(f"{repo_id} exists and is public; make it private in its settings, or push to another name")
+            raise UserError(_is_public(repo_id))
         if tag is not None and tag in {reference.name for reference in api.list_repo_refs(repo_id).tags}:
             raise UserError(f"{repo_id} already has a tag {tag}, and tags are not moved; use another --tag")
         if revision is not None:
@@ -115,6 +153,10 @@ def push_folder(
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     _log.info("pushed to %s", url)
     return url
+
+
+def _is_public(repo_id: str) -> str:
+    return f"{repo_id} exists and is public; make it private in its settings, or push to another name"
 
 
 def push_finished(config: TrainConfig, run: Path, encoder: Encoder) -> str:
@@ -228,6 +270,15 @@ def _reason(error: BaseException, repo_id: str) -> str | None:
         if isinstance(link, (ConnectionError, TimeoutError)) or type(link).__module__.split(".")[0] in _NETWORK_MODULES:
             return f"{repo_id}: the connection to the Hub was lost ({type(link).__name__}); run the same command again"
     return None
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later: no answer, or a server that is not ready."""
+    chain = _chain(error)
+    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
+        return False
+    answers = [link.response.status_code for link in chain if isinstance(link, HfHubHTTPError)]
+    return not answers or answers[0] == 429 or answers[0] >= 500
 
 
 def _answer(error: HfHubHTTPError, repo_id: str) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 
 from dec2vec.config.encoder_args import ModelArgs
 from dec2vec.errors import UserError
+from dec2vec.runtime import importing
 from train.mining.selection import ABSENT
 
 PairScores = Callable[[list[tuple[str, str]]], Float64[np.ndarray, " pairs"]]
@@ -18,7 +19,8 @@ BATCH = 64
 
 def load_cross_encoder(name: str, args: ModelArgs) -> PairScores:
     """A function that scores pairs, higher for closer texts. Raises UserError for a model with several outputs."""
-    from sentence_transformers import CrossEncoder
+    with importing():
+        from sentence_transformers import CrossEncoder
 
     device = None if args.device == "auto" else args.device
     try:

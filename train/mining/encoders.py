@@ -18,6 +18,7 @@ from dec2vec.hub import check_path_exists, is_on_hub
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.library_cut import cut_by_library, library_limit
 from dec2vec.prompts.prompt import Side
+from dec2vec.runtime import importing
 
 if TYPE_CHECKING:
     from dec2vec.encoder import Encoder
@@ -145,7 +146,8 @@ class SentenceTransformerEncoder:
     @classmethod
     def load(cls, name: str, args: EncoderArgs) -> SentenceTransformerEncoder:
         """UserError for what the library can't load."""
-        from sentence_transformers import SentenceTransformer
+        with importing():
+            from sentence_transformers import SentenceTransformer
 
         device = None if args.device == "auto" else args.device
         try:

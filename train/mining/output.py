@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_write_text, why_not_written
+from dec2vec.files.atomic import atomic_write_files, written
 from dec2vec.files.formats import Row
 from dec2vec.prompts.tokenizer import clean_surrogates
 from train.mining.pairs import Material
@@ -17,17 +17,21 @@ from train.mining.search import Mined
 
 
 def write_mined(output: Path, material: Material, mined: Sequence[Mined], report: Mapping[str, Any]) -> Path:
-    """Write mined.report.json, mined.report.md, and last mined.jsonl; return the path of the second.
+    """Write mined.report.json, mined.report.md and mined.jsonl, all or none; return the path of the second.
 
     Raises UserError if no row has a negative.
     """
     if not any(row.negatives for row in mined):
         raise UserError(f"mine: no candidate passes the rules ({_refusals(report['refused'])}); loosen them")
     markdown = output.with_suffix(".report.md")
-    _write(output.with_suffix(".report.json"), report_json(report))
-    _write(markdown, report_markdown(report))
     rows = [_output_row(material, row, result) for row, result in enumerate(mined)]
-    _write(output, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    texts = {
+        output.with_suffix(".report.json"): report_json(report),
+        markdown: report_markdown(report),
+        output: "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows),
+    }
+    with written(output):
+        atomic_write_files({path: clean_surrogates(text).encode("utf-8") for path, text in texts.items()})
     return markdown
 
 
@@ -49,10 +53,3 @@ def _refusals(refused: Mapping[str, float]) -> str:
     """The rules that refuse candidates, the strictest first."""
     shares = sorted(refused.items(), key=lambda item: -item[1])
     return ", ".join(f"{rule} refuses {100 * share:.0f} %" for rule, share in shares if share) or "an empty window"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        atomic_write_text(path, clean_surrogates(text))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written; {why_not_written(error)}") from error

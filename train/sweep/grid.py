@@ -155,9 +155,10 @@ def _refuse_equal(runs: Sequence[Planned]) -> None:
 
 
 def inputs_of(config: TrainConfig) -> tuple[str, ...]:
-    """The data and dev files, as named in the configuration."""
-    dev = () if config.eval.dev is None else (config.eval.dev,)
-    return tuple(dict.fromkeys([*(source.path for source in config.data), *dev]))
+    """Data, dev, decoder and teachers, as named in the configuration."""
+    losses = [config.loss, *(loss for source in config.data for loss in source.losses)]
+    further = [config.eval.dev, config.model.name_or_path, *(loss.teacher for loss in losses)]
+    return tuple(dict.fromkeys([*(source.path for source in config.data), *filter(None, further)]))
 
 
 def hash_inputs(names: Iterable[str]) -> dict[str, str]:
@@ -173,5 +174,9 @@ def hash_inputs(names: Iterable[str]) -> dict[str, str]:
 def _hash(path: Path) -> str:
     if path.is_file():
         return sha256_file(path)
+    if any((path / name).is_file() for name in ("config.json", "modules.json", "config.yaml")):
+        from dec2vec.decoder.model_digest import model_digest
+
+        return str(model_digest(str(path)))
     files = sorted(path for path in path.rglob("*") if path.is_file())
     return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

@@ -112,7 +112,7 @@ def _write(folder: Path, outcomes: Sequence[Outcome], others: Sequence[Outcome],
     try:
         atomic_write_text(folder / REPORT, report_markdown(outcomes, winner, folder, others))
     except OSError as error:
-        raise UserError(f"{folder / REPORT} cannot be written; {why_not_written(error)}") from error
+        raise UserError(f"{folder / REPORT} cannot be written; {why_not_written(error, '--output')}") from error
 
 
 def _has_weights(folder: Path) -> bool:

@@ -74,7 +74,7 @@ def save(folder: Path, outcomes: Sequence[Outcome], winner: str | None) -> None:
     try:
         atomic_write_text(folder / STATE, json.dumps(state, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
-        raise UserError(f"{folder / STATE} cannot be written; {why_not_written(error)}") from error
+        raise UserError(f"{folder / STATE} cannot be written; {why_not_written(error, '--output')}") from error
 
 
 def _read(path: Path) -> list[Outcome]:

@@ -52,7 +52,7 @@ def write_wandb_sweep(
     try:
         atomic_write_text(path, text)
     except OSError as error:
-        raise UserError(f"--wandb_sweep {path}: can't be written; {why_not_written(error)}") from error
+        raise UserError(f"--wandb_sweep {path}: can't be written; {why_not_written(error, '--wandb_sweep')}") from error
 
 
 def _typed(config_path: Path, training: Sequence[str], axis: Axis, tokens: tuple[str, ...]) -> object:

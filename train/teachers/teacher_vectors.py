@@ -31,6 +31,7 @@ from dec2vec.files.atomic import atomic_path, remove_leftovers, sha256_file, why
 from dec2vec.files.lock import locked
 from dec2vec.prompts.ensembles import get_ensemble
 from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, Side
+from dec2vec.runtime import importing
 from train.config import TrainConfig
 from train.data.batch import Asked
 from train.data.dataset import TrainingData
@@ -113,12 +114,15 @@ def _write(path: Path, encode: Encode, texts: list[Asked]) -> None:
 
 
 def _fill(path: Path, encode: Encode, texts: list[Asked]) -> None:
-    first = _block(encode, texts[:BLOCK])
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(texts), first.shape[1]))
-    out[:BLOCK] = first
-    for start in range(BLOCK, len(texts), BLOCK):
-        out[start : start + BLOCK] = _block(encode, texts[start : start + BLOCK])
-    out.flush()
+    """Write a .npy block by block. A memory map would end the process where the disk is full (SIGBUS)."""
+    block = _block(encode, texts[:BLOCK])
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), block.shape[1])}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(block, dtype="<f4").data)
+        for start in range(BLOCK, len(texts), BLOCK):
+            block = _block(encode, texts[start : start + BLOCK])
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
 
 
 def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
@@ -138,7 +142,8 @@ def _encoder(teacher: str, device: str) -> Encode:
 
         encoder = Encoder.load(config)
         return lambda texts, side: encoder.encode(texts, side=side)
-    from sentence_transformers import SentenceTransformer
+    with importing():
+        from sentence_transformers import SentenceTransformer
 
     try:
         model = SentenceTransformer(teacher, device=device)
