@@ -68,7 +68,7 @@ def test_mean_and_spread_over_seeds_and_their_resamples(tmp_path: Path) -> None:
     mean, spread = toy.measure(None, sample, 30, 7)
     assert (mean.metric, mean.n, spread.metric) == ("V-measure", 60, "V-measure spread")
     assert (mean.value, spread.value) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
-    assert mean.interval is None and mean.no_interval == "60 texts, fewer than 100"
+    assert mean.interval is None and mean.no_interval == "fewer than 100 texts (60)"
     assert spread.interval is None and spread.no_interval == f"a spread over {toy.seeds} runs of k-means"
 
 

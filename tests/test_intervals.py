@@ -79,7 +79,7 @@ def test_two_systems_that_hardly_differ_get_no_interval_of_their_difference() ->
     other[:9] = ~other[:9]
     gap = accuracy(right).minus(accuracy(other))
     assert gap.interval is None and np.isnan(gap.p_value)
-    assert gap.no_interval == "9 items on which the two differ, fewer than 10"
+    assert gap.no_interval == "fewer than 10 items on which the two differ (9)"
     other[9] = ~other[9]
     assert accuracy(right).minus(accuracy(other)).interval is not None
 
@@ -105,16 +105,16 @@ def test_a_doubled_test_keeps_the_value_and_narrows_the_interval_by_the_root_of_
 
 def test_few_pairs_and_few_positives_get_no_interval() -> None:
     task, evidence = sts("few", 19)
-    assert {figure.no_interval for figure in task.figures(evidence, 100, 0)} == {"19 pairs, fewer than 20"}
+    assert {figure.no_interval for figure in task.figures(evidence, 100, 0)} == {"fewer than 20 pairs (19)"}
     empty = LabelledPairs.from_texts("pairs", ["a", "b"], ["c", "d"], [True, False], two_sided=False)
     labels = np.arange(300) < 14
     scores = labels + np.random.default_rng(0).standard_normal(300)
     figures = PairsTask("pairs", "ap", empty).figures(PairEvidence(scores, labels, 0.5), 100, 0)
     by_name = {figure.metric: figure for figure in figures}
     for metric in ("ap", "auc", "f1", "recall"):
-        assert by_name[metric].interval is None and by_name[metric].no_interval == "14 positive pairs, fewer than 20"
+        assert by_name[metric].interval is None and by_name[metric].no_interval == "fewer than 20 positive pairs (14)"
     assert by_name["accuracy"].interval is not None and by_name["precision"].interval is not None
-    assert by_name["ap"].minus(by_name["ap"]).no_interval == "14 positive pairs, fewer than 20"
+    assert by_name["ap"].minus(by_name["ap"]).no_interval == "fewer than 20 positive pairs (14)"
 
 
 def topics(counts: list[int], seed: int = 0) -> dict[str, Figure]:

@@ -108,8 +108,8 @@ class Figure:
 
 
 def too_few(count: int, what: str, fewest: int = FEWEST_UNITS) -> str:
-    """`14 positive pairs, fewer than 20`; empty where there are enough."""
-    return f"{count:,} {what}, fewer than {fewest:,}" if count < fewest else ""
+    """`fewer than 20 positive pairs (14)`; empty where there are enough."""
+    return f"fewer than {fewest:,} {what} ({count:,})" if count < fewest else ""
 
 
 def too_few_unlike(values: Float64[np.ndarray, " units"], what: str) -> str:

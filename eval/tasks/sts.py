@@ -15,6 +15,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.tables import Table, is_number, read_table
 from dec2vec.vectors.quantization import Ranges
 from eval.metrics.correlation import AGGREGATIONS, spearman, spearman_over_subsets
+from eval.metrics.intervals import MANY
 from eval.metrics.resampling import multiplicities
 from eval.metrics.similarities import pearson, pearsons, similarities
 from eval.metrics.statistics import Bootstrap
@@ -126,11 +127,16 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
         return SimilarityEvidence(self.test_pairs, {"cosine": test})
 
     def figures(self, evidence: SimilarityEvidence, resamples: int, seed: int) -> list[Figure]:
-        """Spearman over all pairs, then its plain and its weighted mean over the sub-sets."""
+        """Spearman over all pairs, then its plain and its weighted mean over the sub-sets.
+
+        Plain percentiles: those of correlations cover at 20 pairs already.
+        """
         pairs, cosines = evidence.pairs, evidence.cosines
         drawn = pairs.bootstrap(resamples, self.seed_of(seed)).aggregations(cosines)
         values = {kind: spearman_over_subsets(cosines, pairs.gold, pairs.subsets, kind) for kind in AGGREGATIONS}
-        figures = [Figure(f"spearman_{kind}", value, drawn[kind], len(pairs)) for kind, value in values.items()]
+        figures = [
+            Figure(f"spearman_{kind}", value, drawn[kind], len(pairs), size=MANY) for kind, value in values.items()
+        ]
         reason, in_subsets = pairs.too_few, pairs.too_few_in_subsets
         return [figure.without_interval(reason or in_subsets[figure.metric]) for figure in figures]
 
@@ -143,9 +149,9 @@ class StsTask(PairTask[GradedPairs, SimilarityEvidence]):
         for name, scores in evidence.scores.items():
             if name != "cosine":
                 drawn = bootstrap.correlations(scores)
-                figures.append(Figure(f"spearman_{name}", spearman(scores, gold), drawn, n))
+                figures.append(Figure(f"spearman_{name}", spearman(scores, gold), drawn, n, size=MANY))
             parts = [pearsons(scores, gold, counts) for counts in multiplicities(n, resamples, seed)]
-            figures.append(Figure(f"pearson_{name}", pearson(scores, gold), np.concatenate(parts), n))
+            figures.append(Figure(f"pearson_{name}", pearson(scores, gold), np.concatenate(parts), n, size=MANY))
         return [figure.without_interval(evidence.pairs.too_few) for figure in figures]
 
 
