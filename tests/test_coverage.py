@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from scripts.checks.check_coverage import END, PAGE, START, Row, cases, measured
+from check_coverage import END, PAGE, START, Row, cases, measured
 
 
 def row(figure: str, sample: str, trials: int) -> Row:

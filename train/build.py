@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -96,12 +97,18 @@ def build(
         token_source=token_source,
         refreshed=refreshed,
     )
-    if report is not None:
-        data_report.write(report, folder.data)
-        _log.info("%s", "\n".join(data_report.lines(report)))
+    _write_data_report(report, folder)
     if checkpoint is not None:
         _resume(run, checkpoint)
     return run
+
+
+def _write_data_report(report: dict[str, Any] | None, folder: RunFolder) -> None:
+    """To data.json, and its lines to the log. Only the main process has a report."""
+    if report is None:
+        return
+    data_report.write(report, folder.data)
+    _log.info("%s", "\n".join(data_report.lines(report)))
 
 
 def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:

@@ -21,10 +21,10 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from populations import Case, Trial, ranking_cases
+from task_populations import retrieval_cases, seed_cases, space_cases, topic_cases
 
 from eval.tasks.figure import Figure
-from scripts.checks.populations import Case, Trial, ranking_cases
-from scripts.checks.task_populations import retrieval_cases, seed_cases, space_cases, topic_cases
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/coverage.md"
 START, END = "<!-- table: scripts/checks/coverage -->", "<!-- end of table -->"

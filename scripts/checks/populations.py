@@ -111,7 +111,8 @@ def average_trial(sizes: Sequence[int], rho: float, draws: Generator, seed: int)
         scores = [noisy(gold, rho, draws), noisy(gold, rho - 0.1, draws), noisy(gold, rho, draws)]
         found.append(spearman_figures(f"test {number}", gold, scores, seed))
         before += spearman_figures("one name for all", gold, scores[:1], seed)
-    return {"": Trial.of(*(Figure.mean(column) for column in zip(*found, strict=True)), before=Figure.mean(before))}
+    ours, rival, equal = (Figure.mean(column) for column in zip(*found, strict=True))
+    return {"": Trial.of(ours, rival, equal, before=Figure.mean(before))}
 
 
 def two_classes(n: int, share: float, lead: float, draws: Generator) -> tuple[Bool[np.ndarray, " n"], list[np.ndarray]]:

@@ -6,18 +6,7 @@ from functools import cache, partial
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import norm
-
-from eval.metrics import isotropy
-from eval.metrics.resampling import resampled_means
-from eval.tasks.clustering import ClusterEvidence, ClusteringTask
-from eval.tasks.figure import Figure
-from eval.tasks.gap import GapTask, owners, with_dealt_answers
-from eval.tasks.isotropy import IsotropyEvidence, IsotropyTask
-from eval.tasks.labelled import LabelledTexts
-from eval.tasks.pair_task import PairEvidence
-from eval.tasks.retrieval import METRICS
-from scripts.checks.populations import (
+from populations import (
     RESAMPLES,
     TOPICS,
     Case,
@@ -33,6 +22,17 @@ from scripts.checks.populations import (
     topics_trial,
     topics_truth,
 )
+from scipy.stats import norm
+
+from eval.metrics import isotropy
+from eval.metrics.resampling import resampled_means
+from eval.tasks.clustering import ClusterEvidence, ClusteringTask
+from eval.tasks.figure import Figure
+from eval.tasks.gap import GapTask, owners, with_dealt_answers
+from eval.tasks.isotropy import IsotropyEvidence, IsotropyTask
+from eval.tasks.labelled import LabelledTexts
+from eval.tasks.pair_task import PairEvidence
+from eval.tasks.retrieval import METRICS
 
 IFLYTEK = (25.0,) * 40 + (16.0,) * 25 + (8.0,) * 15 + (3.0,) * 18
 """As skewed as IFLYTEK's public test: 98 classes, a quarter of them with a handful of texts."""
