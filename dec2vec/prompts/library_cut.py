@@ -12,7 +12,7 @@ from dec2vec.prompts.tokenizer import clean_surrogates
 
 def library_limit(model: Any) -> int | None:
     """The most tokens that the model reads of a text; None for models that read texts of any length."""
-    limit = model.max_seq_length
+    limit = getattr(model, "max_seq_length", None)
     return None if limit is None else int(limit)
 
 
