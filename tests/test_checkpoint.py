@@ -279,7 +279,7 @@ def test_killed_at_any_instant_leaves_a_whole_one(tmp_path: Path, caplog: pytest
     writer.wait()
     writer.stdout.close()
     with caplog.at_level(logging.WARNING):
-        found = latest_checkpoint(tmp_path, "h")
+        found = latest_checkpoint(tmp_path, Identity("h"))
     assert found is not None
     assert found.step in (seen[-1], seen[-1] + 1)
     assert not caplog.records

@@ -80,7 +80,8 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", WRITERS)
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dec2vec.files.atomic, "_remove", dec2vec.files.atomic._remove)  # restored at the end
-    monkeypatch.setattr(eval.report.write, "draw", lambda report: {"plot.svg": b"<svg/>"})  # it takes seconds
+    monkeypatch.setattr(eval.report.write, "draw", lambda report: {"plot.png": b"png"})  # it takes seconds
+    monkeypatch.setattr(eval.report.write, "to_html", lambda report, pictures: "<html>")
     write, option = WRITERS[case]
     if case != "index":
         on_full_disk()

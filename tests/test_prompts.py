@@ -119,6 +119,6 @@ def test_a_template_that_begins_with_the_bos_of_the_tokenizer_gets_a_warning(cap
     for spec, is_twice in (("<eos>{text}", True), (" <eos> a {text} b", True), ("a <eos> {text}", False)):
         caplog.clear()
         for _ in range(2):
-            ids = PromptTokenizer(tokenizer, get_prompt(spec, ""), 64, "joint")(["red"])[0]
+            ids = PromptTokenizer(tokenizer, get_prompt(spec, ""), 64, "joint")(["red"]).ids[0]
         assert ids[0] == begin and (ids[1] == begin) == spec.startswith("<eos>")
         assert len(caplog.records) == is_twice and (not is_twice or "so that it stands twice" in caplog.text)

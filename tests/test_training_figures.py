@@ -92,8 +92,9 @@ def test_the_loss_is_that_of_the_whole_batch_before_the_step(ran: Ran) -> None:
     config = load(TrainConfig, ran.folder / "out" / "config.yaml", [])
     data = load_data(config.data)
     rows = [data.tables[0].texts[int(row)] for row in make_sampler(config, data).rows(0)]
-    texts = Texts(tuple(row[0] for row in rows), tuple(row[1] for row in rows))
-    vectors = encoder(ran.folder / "decoder").encode([*texts.anchors, *texts.positives])
+    negatives = tuple(text for row in rows for text in row[2:])
+    texts = Texts(tuple(row[0] for row in rows), tuple(row[1] for row in rows), negatives)
+    vectors = encoder(ran.folder / "decoder").encode([*texts.anchors, *texts.documents])
     expected = naive_loss(torch.from_numpy(vectors).double(), texts, LOSS, torch.tensor(math.log(0.05)).double())
     line = metrics_of(ran.folder / "out")[0]
     assert line["step"] == 1 and line["loss"] == pytest.approx(float(expected), abs=1e-4)
@@ -111,8 +112,9 @@ def test_pairs_and_tokens_are_counted_once(ran: Ran) -> None:
     data, base = load_data(config.data), encoder(ran.folder / "decoder")
     sampler = make_sampler(config, data)
     for step, totals in enumerate(ran.totals):
-        texts = {text for row in sampler.rows(step) for text in data.tables[0].texts[int(row)]}
-        assert totals.pairs == 8
+        rows = sampler.rows(step)
+        texts = {text for row in rows for text in data.tables[0].texts[int(row)]}
+        assert totals.pairs == len(rows) in (6, 8)
         assert totals.real_tokens == sum(map(len, base.tokenize(sorted(texts)))) <= totals.computed_tokens
 
 
