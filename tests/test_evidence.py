@@ -289,7 +289,11 @@ def test_figures_of_the_headline_are_those_of_the_rows(report: Report) -> None:
         outside = {name: row.value for name, row in systems.items() if row.subject.kind == "baseline"}
         assert found.outside is not None and found.outside.value == max(outside.values())
         assert found.outside.candidates == len(outside) == 2
-        assert found.highest_untuned is not None
+        assert found.highest_untuned is not None and found.tuned is not None and found.untuned is not None
+        luckiest = found.to_highest_untuned
+        assert (luckiest is None) == (found.highest_untuned.name == found.untuned.name)
+        if luckiest is not None:
+            assert luckiest.value == pytest.approx(found.tuned.value - found.highest_untuned.value)
         assert found.highest_untuned.value == max(row.value for row in systems.values() if row.subject.is_rival)
         kinds = ("system", "baseline")
         assert found.compared == sum(row.subject.kind in kinds for row in systems.values())

@@ -198,9 +198,12 @@ def test_overview_has_every_task_and_calls_ties_ties() -> None:
     rows = overview_rows(REPORT)
     assert [row[0] for row in rows] == ["sts12", "sts13", "sts14", "average of the similarity tests", "iflytek-6"]
     assert rows[3][1:7] == ["Spearman", "58.00", "50.00", "+8.00", "+4.00 to +12.00", "higher"]
-    assert rows[3][7:] == ["45.00", "+13.00", "+9.00 to +17.00", "higher"]
+    assert rows[3][7:] == ["yes", "45.00", "+13.00", "+9.00 to +17.00", "higher"]
     assert rows[4][1:7] == ["accuracy", "81.00", "74.00", "+7.00", "-1.00 to +11.00", "tied"]
-    assert rows[4][7:] == ["69.00", "+12.00", "+4.00 to +16.00", "higher"]
+    assert rows[4][7:] == ["yes", "69.00", "+12.00", "+4.00 to +16.00", "higher"]
+    task = REPORT.tasks[0]
+    above = Result(Subject("untuned/x", "system"), task.name, "accuracy", 0.9, None, None, 500)
+    assert overview_rows(replace(REPORT, tasks=[replace(task, rows=[*task.rows, above])]))[4][7] == "no"
     one, other = Subject("a", "system", run="a"), Subject("b minus c", "system")
     gain = Subject.from_difference(one, other)
     odd = [Result(subject, "x", "auc", 0.5, None, None, 9) for subject in (one, other, gain)]

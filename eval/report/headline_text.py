@@ -65,7 +65,7 @@ def _differences(found: Headline) -> list[str]:
     if found.to_untuned is not None:
         lines.append(f"Tuned minus untuned: {_gap(found.to_untuned)}")
     if found.to_outside is not None and found.outside is not None:
-        corrected = _corrected(found.to_outside, found.outside)
+        corrected = _corrected(found.to_outside, found.outside, "outside")
         lines.append(f"Tuned minus the best outside row: {_gap(found.to_outside)}{corrected}")
     return lines
 
@@ -80,20 +80,22 @@ def _gap(gap: Gap) -> str:
     return f"{value}, 95 % interval {interval}, p = {gap.p_value:.3f} (paired bootstrap, two-sided).{tie}"
 
 
-def _corrected(gap: Gap, party: Party) -> str:
+def _corrected(gap: Gap, party: Party, kind: str) -> str:
     if party.candidates == 1 or not math.isfinite(gap.p_corrected):
         return ""
-    return f" Corrected for {party.candidates} outside rows (Holm): p = {gap.p_corrected:.3f}."
+    return f" Corrected for {party.candidates:,} {kind} rows (Holm): p = {gap.p_corrected:.3f}."
 
 
 def _highest(found: Headline) -> list[str]:
     """The strongest bar: the untuned row on whose side luck is."""
-    party = found.highest_untuned
+    party, gap = found.highest_untuned, found.to_highest_untuned
     if party is None or party.candidates == 1:
         return []
     verdict = "" if found.tuned is None else f"Tuned above every untuned row: {_yes(found.is_above_every_untuned)}. "
     many = f"{party.candidates:,} untuned rows"
-    return [f"{verdict}The highest of {many} on the test itself is {party.name} with {hundred(party.value)}."]
+    row = f"The highest of {many} on the test itself is {party.name} with {hundred(party.value)}"
+    difference = "" if gap is None else f"; tuned minus it: {_gap(gap)}{_corrected(gap, party, 'untuned')}"
+    return [f"{verdict}{row}{difference or '.'}"]
 
 
 def _seeds(found: Headline) -> list[str]:

@@ -19,6 +19,7 @@ HEADER = (
     "difference",
     "95 % interval",
     "tuned is",
+    "above every untuned row",
     "best outside row",
     "difference",
     "95 % interval",
@@ -69,8 +70,15 @@ def _row(title: str, found: Headline | None, rows: Rows) -> list[str]:
     duels = [find_duel(rows, found.tuned, rival) for rival in (found.untuned, found.outside)]
     if not any(duels):
         return []
-    cells = [cell for duel in duels for cell in (ABSENT if duel is None else _cells(duel))]
-    return [title, TITLES.get(found.metric, found.metric), hundred(rows[found.tuned.name].value), *cells]
+    untuned, outside = (ABSENT if duel is None else _cells(duel) for duel in duels)
+    start = [title, TITLES.get(found.metric, found.metric), hundred(rows[found.tuned.name].value)]
+    return [*start, *untuned, "yes" if _is_above(found, rows) else "no", *outside]
+
+
+def _is_above(found: Headline, rows: Rows) -> bool:
+    """Whether the tuned run is above each untuned row on this very test."""
+    rivals = [row.value for row in rows.values() if row.subject.is_rival]
+    return found.tuned is not None and all(rows[found.tuned.name].value > value for value in rivals)
 
 
 def _cells(duel: Duel) -> list[str]:

@@ -70,11 +70,12 @@ def _systems(report: Report) -> Section:
 def _overview(report: Report) -> Section:
     """The result in one table."""
     rows = overview_rows(report)
-    text = "The tuned run is shown as it is exported. The untuned row is the best on the task's own dev data; without"
-    text += (
-        " them it is read as the tuned run. The outside row is the highest on the test. A difference is called higher"
+    text = (
+        "The tuned run is shown as it is exported. The untuned row is the best on the task's own dev data; without "
+        "them it is read as the tuned run, and other untuned rows may be above it: that column says whether any is. "
+        "The outside row is the highest on the test. A difference is called higher or lower if its 95 % interval does "
+        "not contain 0; no difference is corrected for the number of tasks."
     )
-    text += " or lower if its 95 % interval does not contain 0; no difference is corrected for the number of tasks."
     return Section("Tuned run, untuned and outside systems", [text], [Table(HEADER, rows)] if len(rows) > 1 else [])
 
 

@@ -111,6 +111,8 @@ class Headline:
     """The untuned row with the highest test figure: luck is on its side."""
     to_untuned: Gap | None
     to_outside: Gap | None
+    to_highest_untuned: Gap | None = None
+    """None as well where the highest untuned row is the rival itself."""
     seeds: Spread | None = None
 
     @property
@@ -128,6 +130,8 @@ def make_headline(entrants: Sequence[Entrant], *, has_dev: bool) -> Headline:
     """`has_dev`: the task has dev data of its own."""
     ours, rival = tuned_side(entrants, has_dev=has_dev), untuned_side(entrants, has_dev=has_dev)
     outside = [row for row in entrants if row.subject.kind == "baseline"]
+    rivals = [row for row in entrants if row.subject.is_rival]
+    is_other = bool(rivals) and (rival is None or top(rivals) is not rival[0])
     figure = entrants[0].figure
     return Headline(
         metric=figure.metric,
@@ -137,9 +141,10 @@ def make_headline(entrants: Sequence[Entrant], *, has_dev: bool) -> Headline:
         tuned=_party(ours),
         untuned=_party(rival),
         outside=_highest(outside),
-        highest_untuned=_highest([row for row in entrants if row.subject.is_rival]),
+        highest_untuned=_highest(rivals),
         to_untuned=None if ours is None or rival is None else _gap(ours[0], rival[0], [rival[0]]),
         to_outside=None if ours is None or not outside else _gap(ours[0], top(outside), outside),
+        to_highest_untuned=_gap(ours[0], top(rivals), rivals) if ours is not None and is_other else None,
         seeds=None if ours is None else _spread(ours[0], None if rival is None else rival[0], entrants),
     )
 
