@@ -58,7 +58,8 @@ def _save(run: Run, fit_whitening: Callable[[Run], Whitening]) -> Path:
             raise
     saved = save_adapter(run.encoder, folder.adapter)
     if config.export.model:
-        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
+        evaluated = not config.eval.has_report  # the report comes next, and the card with it
+        export_model(folder.path, config, run.encoder, folder.model, merge=config.export.merge, evaluated=evaluated)
     return saved
 
 

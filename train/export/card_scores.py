@@ -102,7 +102,8 @@ def _is_whitening(row: Score, report: CardReport, record: Tuned | None, exported
         return False
     if row.system not in report.fits and row.exported and record is not None and identity is not None:
         return record.whitening == identity.whitening  # it was measured with the map in the run's folder
-    return facts.get("fit_sha256", "") in (report.fits.get(row.system, report.fit_sha256), None, "")
+    mine, theirs = facts.get("fit_sha256"), report.fits.get(row.system, report.fit_sha256)
+    return theirs is None or not mine or mine == theirs
 
 
 def _chose(report: CardReport, record: Tuned | None, exported: Exported) -> set[str]:

@@ -219,7 +219,7 @@ class BestPush:
         export = self._config.export
         assert export.push is not None
         job = staged(
-            self._run, self._config, self._encoder, export.push, merge=self._merge, facts=self._facts, finished=False
+            self._run, self._config, self._encoder, export.push, merge=self._merge, facts=self._facts, evaluated=False
         )
         with job as stage:
             kept = Path(tempfile.mkdtemp(prefix=_BEST_STAGE, dir=self._run))

@@ -27,11 +27,16 @@ from train.export.save import base_name, save_sentence_transformer
 _log = logging.getLogger(__name__)
 
 
-def export_model(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> Path:
-    """Write the model folder of the run at `run`, with its model card and the encoder's whitening."""
+def export_model(
+    run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool, evaluated: bool = True
+) -> Path:
+    """Write the model folder of the run at `run`, with its model card and the encoder's whitening.
+
+    Where these weights are not `evaluated` yet, a report in the run folder is an earlier one.
+    """
 
     def readme(written: Path) -> str:
-        return model_card_text(run, config, encoder, written, merge=merge, repo_id=None)
+        return model_card_text(run, config, encoder, written, merge=merge, repo_id=None, evaluated=evaluated)
 
     return save_sentence_transformer(encoder, folder, merge, encoder.whitening, readme)
 
@@ -56,12 +61,12 @@ def staged(
     *,
     merge: bool,
     facts: tuple[DataFact, ...] | None = None,
-    finished: bool = True,
+    evaluated: bool = True,
 ) -> Iterator[Path]:
     """A temporary folder for a push: with its card, without local paths, and merged if the base is a local folder.
 
-    `facts` about the data are looked up if they are not given. The weights of a run that isn't `finished` have no
-    report yet.
+    `facts` about the data are looked up if they are not given. Weights that are not `evaluated` have no report
+    yet.
     """
     if not merge and needs_merging(encoder):
         _log.warning("uploading merged weights, because the base is a local folder that others cannot read")
@@ -69,7 +74,7 @@ def staged(
 
     def readme(written: Path) -> str:
         return model_card_text(
-            run, config, encoder, written, merge=merge, repo_id=repo_id, facts=facts, finished=finished
+            run, config, encoder, written, merge=merge, repo_id=repo_id, facts=facts, evaluated=evaluated
         )
 
     with _stage(run) as stage:
@@ -96,7 +101,7 @@ def model_card_text(
     merge: bool,
     repo_id: str | None,
     facts: tuple[DataFact, ...] | None = None,
-    finished: bool = True,
+    evaluated: bool = True,
 ) -> str:
     """The card of the encoder that was `written` to a folder, with those figures of the run's report that are its
     own."""
@@ -111,7 +116,7 @@ def model_card_text(
         layer=None if layer == encoder.layer_count else layer,
         exported=_exported(run, config, encoder, written),
         data=describe_data(config) if facts is None else facts,
-        report=read_report(run / "report" / "report.json") if finished else None,
+        report=read_report(run / "report" / "report.json") if evaluated else None,
         origin=describe_merge(run),
     )
     if card.scores.missing:
