@@ -130,14 +130,16 @@ def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.L
 
 
 def test_nothing_to_fit_the_whitening_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    """Known only when the run is trained: one line all the same, and the same command goes on without whitening."""
+    """Refused before the first step; without whitening the same command trains."""
     texts = [text for row in word_pairs(12) for text in row.values()]
     rows = [{"sentence1": text, "sentence2": texts[n - 1], "score": n} for n, text in enumerate(texts)]
     dev = ["--eval.dev", str(write_jsonl(place.path / "same.jsonl", rows))]
+    before = place.snapshot()
     assert main(place.train(*dev, "--export.whiten")) == 2
+    assert_intact(before, place.snapshot())
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("dec2vec: error: export.whiten") and "--export.whiten false" in last
-    assert main(place.resume(*dev)) == 0
+    assert main(place.train(*dev, "--export.whiten", "false")) == 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -39,6 +39,8 @@ class FakeHub:
     def answer(self, name: str, given: dict[str, Any]) -> Any:
         self.calls.append((name, given))
         match name:
+            case "whoami":
+                return {"name": "alice", "orgs": []}
             case "create_repo":
                 return f"https://hub/{given['repo_id']}"
             case "model_info":

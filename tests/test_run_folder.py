@@ -16,12 +16,12 @@ import torch
 import dec2vec.files.atomic
 from dec2vec.errors import UserError
 from train.checkpointing.checkpoint import latest_checkpoint, save_checkpoint
+from train.checkpointing.identity import Identity
 from train.checkpointing.run_folder import RunFolder
 
 HOLDER = """
 import sys, time
 from train.checkpointing.run_folder import RunFolder
-from train.checkpointing.identity import Identity
 folder = RunFolder.claim(sys.argv[1])
 print("claimed", flush=True)
 time.sleep(60)
