@@ -43,7 +43,7 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
     def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`.
 
-        Questions are resampled, each with its pairs: their cosines are not independent. In the gap and AUC a pair of one
+        Questions are resampled, each with its pairs, as their cosines are not independent. In gap and AUC a pair of one
         question with another's answer belongs to both by half, as what is near to everything is in both kinds of pairs.
         """
         labels = evidence.labels
