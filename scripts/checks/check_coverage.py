@@ -95,7 +95,7 @@ def cases() -> list[Case]:
 def measured_at(index: int, trials: int | None) -> list[Row]:
     """In a process of its own, to which a case could not be sent."""
     case = cases()[index]
-    return measured(case, trials or case.trials)
+    return measured(case, min(trials or case.trials, case.trials))
 
 
 def measured(case: Case, trials: int) -> list[Row]:
@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> int:
     """Print the table row by row. 1 where some figure's intervals were shown to cover less than 93 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", help="only figures whose names begin so")
-    parser.add_argument("--trials", type=int, help="samples a row, instead of 200 to 1000")
+    parser.add_argument("--trials", type=int, help="at most so many samples a row; there are 120 to 1000")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--write", action="store_true", help="write the table into docs/coverage.md")
     options = parser.parse_args(argv)
