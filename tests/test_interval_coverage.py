@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from check_coverage import END, PAGE, START, Row, cases, measured
+from check_coverage import END, PAGE, START, Row, cases, is_too_low, measured
 
 
 def row(figure: str, sample: str, trials: int) -> Row:
@@ -21,8 +21,8 @@ def test_macro_f1_with_counts_like_iflyteks_gets_no_interval() -> None:
 
 
 def test_an_average_over_tests_of_one_size_covers() -> None:
-    found = row("average of Spearman", "7 tests", 20)
-    assert found.shown == 1 and found.covers >= 0.8
+    found = row("average of Spearman", "7 tests", 8)
+    assert found.shown == 1 and found.covers >= 0.75
 
 
 @pytest.mark.slow
@@ -37,9 +37,11 @@ def test_the_page_has_a_row_for_each_case_and_no_shown_interval_that_fails() -> 
     wanted = {(title, case.sample) for case in cases() for title in case.titles.values()}
     assert {(found[0], found[1]) for found in rows[2:]} == wanted and len(rows) == len(wanted) + 2
     for found in rows[2:]:
-        for cell in found[3:5]:
+        for cell in found[4:6]:
             covered = re.match(r"[\d.]+", cell)
-            assert covered is None or float(covered[0]) >= 92, found
+            share = re.search(r"of ([\d.]+)", cell) if cell != found[4] else re.match(r"([\d.]+)", found[3])
+            samples = int(found[2]) * (float(share[1]) / 100 if share else 1)
+            assert covered is None or not is_too_low(float(covered[0]) / 100, samples), found
 
 
 def test_the_script_is_where_the_page_says() -> None:

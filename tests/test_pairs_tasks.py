@@ -173,6 +173,7 @@ def test_gap_and_auc(files: dict[str, str]) -> None:
         weights = (times[first] + times[second]) / 2
         yes, no = (np.average(cosines[part], weights=weights[part]) for part in (labels, ~labels))
         assert found["gap"][1][index] == pytest.approx(yes - no)
+        yes, no = (np.average(cosines[part], weights=times[first][part]) for part in (labels, ~labels))
         assert found["relevant"][1][index] == pytest.approx(yes)
         assert found["irrelevant"][1][index] == pytest.approx(no)
         assert found["auc"][1][index] == pytest.approx(sk.roc_auc_score(labels, cosines, sample_weight=weights))

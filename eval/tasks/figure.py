@@ -89,8 +89,8 @@ class Figure:
             next((reason for reason in reasons if reason), "")
             for reasons in ([f.no_interval for f in figures], [f.no_difference for f in figures])
         )
-        first, n = figures[0], sum(figure.n for figure in figures)
-        return cls(first.metric, value, resampled, n, first.clean, no_interval=own, no_difference=gap)
+        first, n, size = figures[0], sum(figure.n for figure in figures), sum(figure._size for figure in figures)
+        return cls(first.metric, value, resampled, n, first.clean, size=size, no_interval=own, no_difference=gap)
 
     @classmethod
     def over_seeds(cls, members: Sequence[Figure], seed: int = 0) -> Figure:

@@ -43,8 +43,8 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
     def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`.
 
-        Questions are resampled, each with its pairs: their cosines are not independent. A pair of one question with
-        another's answer belongs to both by half.
+        Questions are resampled, each with its pairs, as their cosines are not independent. In gap and AUC a pair of one
+        question with another's answer belongs to both by half, as what is near to everything is in both kinds of pairs.
         """
         labels = evidence.labels
         metrics = partial(_metrics, evidence.cosines, labels)
@@ -53,7 +53,7 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
         questions, codes = np.unique(evidence.owners, return_inverse=True)
         first, second = codes.reshape(evidence.owners.shape).T
         found = weighted_figures(
-            lambda drawn: metrics((drawn[:, first] + drawn[:, second]) / 2),
+            lambda drawn: metrics(drawn[:, first], (drawn[:, first] + drawn[:, second]) / 2),
             self.metric,
             len(questions),
             resamples,
@@ -116,13 +116,15 @@ def _metrics(
     cosines: Float64[np.ndarray, " pairs"],
     labels: Bool[np.ndarray, " pairs"],
     weights: Float64[np.ndarray, "resamples pairs"],
+    shared: Float64[np.ndarray, "resamples pairs"] | None = None,
 ) -> dict[str, Float64[np.ndarray, " resamples"]]:
-    relevant, irrelevant = _mean(cosines, labels, weights), _mean(cosines, ~labels, weights)
+    """`shared` are the weights of the two figures that compare pairs of both kinds, where they differ."""
+    both = weights if shared is None else shared
     return {
-        "gap": relevant - irrelevant,
-        "auc": ranking_metrics(cosines, labels, weights)["auc"],
-        "relevant": relevant,
-        "irrelevant": irrelevant,
+        "gap": _mean(cosines, labels, both) - _mean(cosines, ~labels, both),
+        "auc": ranking_metrics(cosines, labels, both)["auc"],
+        "relevant": _mean(cosines, labels, weights),
+        "irrelevant": _mean(cosines, ~labels, weights),
     }
 
 

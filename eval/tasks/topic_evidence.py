@@ -118,13 +118,16 @@ def _with_interval(figure: Figure, evidence: TopicEvidence) -> Figure:
 def _with_bias(figure: Figure, evidence: TopicEvidence) -> Figure:
     """Of few texts a class's F1 is too low on average; by as much as the resamples are lower, its interval is moved.
 
-    Not where that is much, nor where a class has hardly any text. Differences of two systems need neither.
+    Not where that is much, nor where a class has hardly any text. Differences of two systems need neither. Its quantile
+    counts what the classes' variances, about 1 / texts each, are known by (Satterthwaite): the rarest count most.
     """
-    figure = replace(figure, scale="share").without_interval(too_few(figure.n, "texts"))
-    bias, deviation = float(figure.resampled.mean()) - figure.value, float(figure.resampled.std())
     counts = np.bincount(evidence.gold)
-    rare = int(np.count_nonzero((counts > 0) & (counts < FEWEST_A_CLASS)))
-    reason = f"{rare} of {np.count_nonzero(counts)} classes with fewer than {FEWEST_A_CLASS} texts" if rare else ""
+    present = counts[counts > 0].astype(np.float64)
+    size = 1 + int((1 / present).sum() ** 2 / (1 / present**3).sum())
+    figure = replace(figure, scale="share", size=size).without_interval(too_few(figure.n, "texts"))
+    bias, deviation = float(figure.resampled.mean()) - figure.value, float(figure.resampled.std())
+    rare = int(np.count_nonzero(present < FEWEST_A_CLASS))
+    reason = f"{rare} of {len(present)} classes with fewer than {FEWEST_A_CLASS} texts" if rare else ""
     if not reason and abs(bias) > MOST_BIAS * deviation:
         reason = f"too few texts a class: biased by {abs(bias) / deviation:.1f} of its standard deviation"
     return replace(figure, bias=bias, no_interval=figure.no_interval or reason)

@@ -185,7 +185,7 @@ def mean_figure(values: Float64[np.ndarray, " texts"], seed: int) -> Figure:
 def space_cases() -> list[Case]:
     """Vectors: clusters, gap, isotropy."""
     cases = [
-        Case(CLUSTERS, f"{n} texts, {k} classes, {apart} apart", partial(cluster_trial, n, k, apart), None, 200)
+        Case(CLUSTERS, f"{n} texts, {k} classes, {apart} apart", partial(cluster_trial, n, k, apart), None, 120)
         for n, k, apart in ((200, 5, 1.8), (500, 10, 2.0), (500, 10, 1.2), (300, 30, 2.8))
     ]
     gaps = {metric: f"gap: {metric}" for metric in GAP}
