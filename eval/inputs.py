@@ -78,12 +78,13 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     dev, tests = _load_similarity(config)
     similarity = [*([] if dev is None else [dev]), *tests]
     further = _load_further(config, similarity)
-    systems, notes = fittable(config.systems, training_texts or config.fit)
+    tasks = [*similarity, *further]
+    systems, notes = fittable(config.systems, training_texts or config.fit, [task.has_corpus for task in tasks])
     trained = trained_on(*config.tuned)
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
-    evaluated = held_out_texts([*similarity, *further])
+    evaluated = held_out_texts(tasks)
     fit = _fit_text(replace(config, systems=systems), sources, evaluated)
-    if fit is None:
+    if fit is None and sources:
         systems, left_out = without_fitted(systems)
         notes = [*notes, *left_out]
     return Inputs(dev, tests, further, trained, sources, fit, systems, notes)
@@ -170,7 +171,7 @@ def _refuse_equal_names(tasks: Sequence[Task[Any]]) -> None:
 def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], evaluated: Sequence[str]) -> FitText | None:
     """A sample of training-side text without any evaluation text; None where nothing is or can be fitted."""
     fitted = [post for post in config.systems.post if post in FITTED]
-    if not fitted:
+    if not fitted or not sources:
         return None
     fit = sample_fit_text(sources, evaluated, config.whitening_sentences, config.seed)
     if len(fit.sentences) >= 2:

@@ -66,7 +66,8 @@ def evaluate(
     config = config if base is not None else with_base(config)
     inputs = read_inputs(config, training_texts)
     config = replace(config, systems=inputs.systems)
-    baselines = Baselines.from_config(config, inputs.sources, inputs.evaluated)
+    tasks = [*inputs.similarity, *inputs.further]
+    baselines = Baselines.from_config(config, tasks, inputs.sources, inputs.evaluated)
     seen = measure_overlap(inputs)
     options = _options(config, inputs, seen, progress)
     findings = Findings(inputs.dev, inputs.tests, inputs.further)

@@ -15,10 +15,11 @@ from dec2vec.errors import UserError
 from eval.baselines import BASELINES, make_baseline
 from eval.baselines import cosines as cosines_file
 from eval.baselines.baseline import PairBaseline, VectorBaseline
+from eval.baselines.character_ngrams import CharacterVectors
 from eval.baselines.cosines import cosines, dense
 from eval.baselines.encoder import OutsideEncoder
-from eval.baselines.sparse import CharacterVectors, words
 from eval.baselines.word_vectors import WordVectors
+from eval.baselines.words import words
 from eval.systems.subject import Subject
 from tests.eval_data import sentences
 from tests.helpers import tiny_model_folder, tiny_tokenizer
@@ -37,6 +38,7 @@ def fitted(name: str) -> VectorBaseline | PairBaseline:
     baseline = WordVectors(weighted, dimension=8, epochs=30) if small else make_baseline(name, ModelConfig())
     if isinstance(baseline, VectorBaseline):
         baseline.fit(TRAIN)
+    assert isinstance(baseline, (VectorBaseline, PairBaseline))
     return baseline
 
 
@@ -53,7 +55,7 @@ def test_words_of_both_scripts() -> None:
     assert words("?!") == []
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "bm25"])
 def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) -> None:
     baseline = fitted(name)
     assert Subject.from_baseline(baseline.name).name == f"baseline/{name}"
@@ -69,12 +71,12 @@ def test_every_baseline_ranks_symmetrically_and_survives_the_blank(name: str) ->
 def test_tfidf_by_its_formula() -> None:
     baseline = make_baseline("tfidf", ModelConfig())
     assert isinstance(baseline, VectorBaseline)
-    baseline.fit(["a b", "a c c", "a"])
-    inverse = {"a": 1.0, "b": math.log(4 / 2) + 1, "c": math.log(4 / 2) + 1}
-    vector = {"a": 1 + math.log(2), "b": inverse["b"]}
-    other = {"a": 1.0, "c": inverse["c"]}
-    expected = vector["a"] * other["a"] / math.hypot(*vector.values()) / math.hypot(*other.values())
-    found = cosines(baseline.encode(["a a b unknown"]), baseline.encode(["c a"]))
+    baseline.fit(["aa bb", "aa cc cc", "aa"])
+    inverse = {"aa": 1.0, "bb": math.log(4 / 2) + 1, "cc": math.log(4 / 2) + 1}
+    vector = {"aa": 2.0, "bb": inverse["bb"]}
+    other = {"aa": 1.0, "cc": inverse["cc"]}
+    expected = vector["aa"] * other["aa"] / math.hypot(*vector.values()) / math.hypot(*other.values())
+    found = cosines(baseline.encode(["aa aa bb unknown"]), baseline.encode(["cc aa"]))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -110,10 +112,10 @@ def test_generation_scores_are_the_libraries_means_of_both_directions() -> None:
     import sacrebleu
     from rouge_score.rouge_scorer import RougeScorer
 
-    left, right = "the quick brown fox jumps", "the slow brown fox jumps over it"
+    left, right = "The quick, brown fox jumps.", "the slow (brown) fox jumps over U.S. dogs; it's 3.5 m"
     scorer = RougeScorer(["rougeL"])
     expected = {
-        "bleu": lambda a, b: sacrebleu.sentence_bleu(a, [b]).score / 100,
+        "bleu": lambda a, b: sacrebleu.sentence_bleu(a, [b], lowercase=True).score / 100,
         "chrf": lambda a, b: sacrebleu.sentence_chrf(a, [b]).score / 100,
         "rouge-l": lambda a, b: scorer.score(b, a)["rougeL"].fmeasure,
     }
@@ -151,7 +153,16 @@ def test_word_vectors_are_means_of_words_and_repeatable() -> None:
     share = np.array([counts[word] / sum(counts.values()) for word in ("dog", "the", "plays")])
     weighted = fitted("word2vec-sif")
     assert isinstance(weighted, WordVectors)
-    np.testing.assert_allclose(weighted.encode(text)[1:4], vectors[1:4] * (1e-3 / (1e-3 + share))[:, None], rtol=1e-4)
+    averages = vectors[1:4] * (1e-3 / (1e-3 + share))[:, None]
+    means = np.stack([_weighted_mean(words(sentence), one, counts) for sentence in TRAIN])
+    common = np.linalg.svd(means)[2][0]
+    expected = averages - np.outer(averages @ common, common)
+    np.testing.assert_allclose(weighted.encode(text)[1:4], expected, rtol=1e-3, atol=1e-8)
+
+
+def _weighted_mean(sentence: list[str], plain: WordVectors, counts: Counter[str]) -> np.ndarray:
+    weights = [1e-3 / (1e-3 + counts[word] / sum(counts.values())) for word in sentence]
+    return np.mean(np.array(weights)[:, None] * plain.encode(sentence), axis=0)
 
 
 def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None:
@@ -168,9 +179,9 @@ def test_an_encoder_folder_through_sentence_transformers(tmp_path: Path) -> None
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"baseline 'tf-idf' is neither the folder .* tfidf"):
         make_baseline("tf-idf", ModelConfig())
-    with pytest.raises(UserError, match="tfidf has no vocabulary; fit it on training text"):
+    with pytest.raises(UserError, match="tfidf has no vocabulary; fit it on text"):
         BASELINES["tfidf"]().encode(["a"])  # type: ignore[union-attr]
-    with pytest.raises(UserError, match="word2vec: no word occurs 2 times in 2 training texts"):
+    with pytest.raises(UserError, match="word2vec: no word occurs 2 times in the 2 texts of its fit"):
         WordVectors().fit(["a b", "c d"])
     with pytest.raises(UserError, match="tfidf cannot be fitted on 1 texts: empty vocabulary"):
         BASELINES["tfidf"]().fit(["?!"])  # type: ignore[union-attr]

@@ -20,7 +20,10 @@ from tests.test_retrieval import collection
 from tests.tiny_run import train, write_run
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
-EXTRAS = {"faiss", "gensim", "mteb", "nltk", "pandas", "rouge_score", "sacrebleu", "smart_open", "tensorboard"}
+EXTRAS = {"faiss", "gensim", "mteb", "nltk", "pandas", "rouge_score", "sacrebleu", "smart_open", "tensorboard"} | {
+    "bm25s",
+    "Stemmer",
+}
 
 
 class NotInstalled:
@@ -70,7 +73,7 @@ def test_from_training_to_the_report(tmp_path: Path) -> None:
         "tests: [test.jsonl]\n"
         "retrieval: [{path: retrieval}]\n"
         "systems: {prompts: [bare], poolings: [last], post: [raw]}\n"
-        "baselines: [tfidf, bleu, word2vec]\n"
+        "baselines: [tfidf, bleu, word2vec, bm25]\n"
         "fit: [pairs.jsonl]\n"
         "cache: ''\n"
         "output_dir: evaluated\n",
@@ -81,3 +84,4 @@ def test_from_training_to_the_report(tmp_path: Path) -> None:
     assert "nDCG@10" in text and "tfidf" in text
     assert "bleu: not computed; pip install 'dec2vec[eval]'" in text
     assert "word2vec: not computed; pip install 'dec2vec[eval]'" in text
+    assert "bm25: not computed; pip install 'dec2vec[eval]'" in text

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from dec2vec.config.model import ModelConfig
-from eval.baselines import evaluate as outside
+from eval.baselines import evidence as outside
 from eval.baselines import make_baseline
 from eval.baselines.baseline import PairBaseline, VectorBaseline
 from eval.baselines.evaluate import Baselines
+from eval.baselines.evidence import task_vectors
+from eval.baselines.fit_text import training_text
 from eval.config import GapConfig, PairsConfig, TopicsConfig
 from eval.results.findings import Findings
 from eval.tasks.gap import load_gap
@@ -44,11 +46,9 @@ def tasks(tmp_path: Path) -> list[Task]:
 
 
 def found_by(name: str, tasks: list[Task]) -> dict[str, list[Figure]]:
-    baseline = make_baseline(name, ModelConfig())
-    if isinstance(baseline, VectorBaseline):
-        baseline.fit(sentences(np.random.default_rng(0), 100))
+    training = training_text(sentences(np.random.default_rng(0), 100))
     findings = Findings(None, [], tasks)
-    Baselines([baseline], RESAMPLES, SEED).measure(findings)
+    Baselines([make_baseline(name, ModelConfig())], training, RESAMPLES, SEED).measure(findings)
     return {name: rows[0].figures for name, rows in findings.rows.items()}
 
 
@@ -59,7 +59,9 @@ def test_sparse_cosines_give_the_figures_of_dense_vectors(name: str, tasks: list
     baseline.fit(sentences(np.random.default_rng(0), 100))
     found = found_by(name, tasks)
     for task in tasks:
-        expected = task.measure(*outside._task_vectors(baseline, task), RESAMPLES, SEED)
+        dev, test, is_projected = task_vectors(baseline, task)
+        assert not is_projected
+        expected = task.measure(dev, test, RESAMPLES, SEED)
         assert [figure.metric for figure in found[task.name]] == [figure.metric for figure in expected]
         for ours, dense in zip(found[task.name], expected, strict=True):
             assert ours.value == pytest.approx(dense.value, abs=1e-9)

@@ -63,8 +63,8 @@ def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> No
     assert list(tree)[10:] == ["curves", "mistakes", "seeds", "costs", "notes", "headlines"]
     for row in tree["results"]:
         assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
-        assert list(row)[8:15] == ["kind", "of", "run", "post", "k", "transductive", "clean"]
-        assert list(row)[15:] == ["exported", "selection", "no_interval"]
+        assert list(row)[8:16] == ["kind", "of", "run", "post", "k", "transductive", "fitted_on", "clean"]
+        assert list(row)[16:] == ["exported", "selection", "no_interval"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1
         assert row["n"] in (80, 90, 180)
     systems = {row["system"] for row in tree["results"] if not row["metric"].endswith("difference")}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel
 
 from dec2vec import Encoder, ModelConfig, UserError
-from eval.baselines.word_vectors import input_embeddings, sif_vectors, text_ids, token_frequencies
+from eval.baselines.input_embeddings import input_embeddings, text_ids
+from eval.baselines.sif import sif_vectors, token_frequencies
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 
 IDS = st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=6)

@@ -131,7 +131,7 @@ def test_trained_classifiers_against_scikit_learn(files: dict[str, str], method:
     assert isinstance(task, TrainedTask) and task.data.train is not None and task.data.dev is not None
     (train, codes), (dev, dev_gold), (test, gold) = map(matrix, (task.data.train, task.data.dev, task.data.test))
     models: dict[int | float, Any] = (
-        {k: KNeighborsClassifier(k, metric="cosine") for k in (1, 4, 9)}
+        {k: KNeighborsClassifier(k, metric="cosine", weights=lambda d: 1 - 1e-6 * d) for k in (1, 4, 9)}
         if method == "knn"
         else {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in (0.01, 1.0)}
     )
@@ -171,6 +171,18 @@ def test_without_dev_every_fifth_train_text_of_a_class_chooses(files: dict[str, 
     assert task.evidence(embed(task.dev), embed(task.test)).setting["k"] <= 36
     with pytest.raises(UserError, match="3 texts are too few for the selection"):
         split(LabelledTexts("x", ["a", "b", "c"], ["1", "2", "1"]), 0)
+
+
+def test_a_tie_of_votes_goes_to_the_nearer_class_and_not_to_the_first_name() -> None:
+    """Scikit-learn's issue 21006: with equal weights another order of the class names gives other answers."""
+    train = np.array([[1, 0.1], [1, 0.2], [1, -0.4], [1, -0.5], [0, 1]], dtype=np.float32)
+    asked = np.array([[1, 0.0]], dtype=np.float32)
+    for codes in ([1, 1, 0, 0, 2], [0, 0, 1, 1, 2], [2, 2, 0, 0, 1]):
+        [found] = NearestNeighbours((4,)).scores(train, np.array(codes), asked, 3, [4])
+        assert found.argmax() == codes[0]
+        np.testing.assert_allclose(np.sort(found[0]), [0, 0.5, 0.5], atol=1e-5)
+    [found] = NearestNeighbours((5,)).scores(train, np.array([1, 1, 0, 0, 0]), asked, 2, [5])
+    assert found.argmax() == 0  # three votes stay more than two near ones
 
 
 def test_more_neighbours_than_texts() -> None:

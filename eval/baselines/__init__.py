@@ -9,15 +9,19 @@ from pathlib import Path
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 from eval.baselines.baseline import Baseline
+from eval.baselines.bm25 import Bm25
+from eval.baselines.character_ngrams import CharacterVectors
 from eval.baselines.encoder import OutsideEncoder
-from eval.baselines.sparse import CharacterVectors, bag_of_words, tfidf
+from eval.baselines.input_embeddings import InputEmbeddings
+from eval.baselines.sparse import bag_of_words, tfidf
 from eval.baselines.text_overlap import bleu, chrf, dice, jaccard, rouge_l
-from eval.baselines.word_vectors import InputEmbeddings, WordVectors
+from eval.baselines.word_vectors import WordVectors
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "bag-of-words": bag_of_words,
     "tfidf": tfidf,
     "char-ngrams": CharacterVectors,
+    "bm25": Bm25,
     "word2vec": WordVectors,
     "word2vec-sif": partial(WordVectors, weighted=True),
     "jaccard": jaccard,
@@ -28,13 +32,14 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
 }
 
 PACKAGES = {
-    "word2vec": "gensim",
-    "word2vec-sif": "gensim",
-    "bleu": "sacrebleu",
-    "chrf": "sacrebleu",
-    "rouge-l": "rouge_score",
+    "bm25": ("bm25s", "Stemmer"),
+    "word2vec": ("gensim",),
+    "word2vec-sif": ("gensim",),
+    "bleu": ("sacrebleu",),
+    "chrf": ("sacrebleu",),
+    "rouge-l": ("rouge_score",),
 }
-"""By baseline the package that it needs, where that comes with dec2vec[eval]."""
+"""By baseline the packages that it needs, where they come with dec2vec[eval]."""
 SIF = "sif"
 INPUTS = (SIF, "input-embeddings")
 

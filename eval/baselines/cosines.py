@@ -43,12 +43,24 @@ def dense(
     """
     if not (isinstance(queries, csr_matrix) and isinstance(documents, csr_matrix)):
         return np.asarray(queries), np.asarray(documents)
-    both: Any = vstack([queries, documents], format="csr")
-    both = both[:, np.unique(both.indices)]
-    if both.shape[0] * both.shape[1] * 4 > DENSE_BYTES and both.shape[1] > PROJECTED:
+    both: Any = _known_words(queries, documents)
+    if is_too_wide(queries, documents):
         both = _projected(both)
     spread = np.asarray(both.toarray(), dtype=np.float32)
     return spread[: queries.shape[0]], spread[queries.shape[0] :]
+
+
+def is_too_wide(queries: Vectors, documents: Vectors) -> bool:
+    """Whether `dense` projects."""
+    if not (isinstance(queries, csr_matrix) and isinstance(documents, csr_matrix)):
+        return False
+    both = _known_words(queries, documents)
+    return both.shape[0] * both.shape[1] * 4 > DENSE_BYTES and both.shape[1] > PROJECTED
+
+
+def _known_words(queries: csr_matrix, documents: csr_matrix) -> csr_matrix:
+    both: Any = vstack([queries, documents], format="csr")
+    return csr_matrix(both[:, np.unique(both.indices)])
 
 
 def _squares(rows: csr_matrix) -> Float64[np.ndarray, " rows"]:

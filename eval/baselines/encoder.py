@@ -19,7 +19,12 @@ BATCH = 32
 
 
 class OutsideEncoder:
-    """Texts go in as the model's own `encode_query` and `encode_document` prepare them."""
+    """Texts of a search go in as the model's own `encode_query` and `encode_document` prepare them, others as `encode`.
+
+    A query prompt would tell the model that a sentence of a pair, or a text with a topic, is a question.
+    """
+
+    learns = False
 
     def __init__(self, path: str, device: str | None = None) -> None:
         """UserError for the path of no folder."""
@@ -32,18 +37,19 @@ class OutsideEncoder:
     def fit(self, texts: Sequence[str]) -> None:
         """It comes trained."""
 
-    def encode(self, texts: Sequence[str], side: Side = "query") -> Float32[np.ndarray, "texts dim"]:
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> Float32[np.ndarray, "texts dim"]:
         """The model is loaded on first use. Raises UserError where it can't be."""
         model = self.load()
         if not texts:
             return np.empty((0, model.get_embedding_dimension() or 1), dtype=np.float32)
-        encode = model.encode_query if side == "query" else model.encode_document
+        encode = {None: model.encode, "query": model.encode_query, "document": model.encode_document}[side]
         vectors = encode(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
 
-    def is_cut(self, texts: Sequence[str], side: Side = "query") -> list[bool]:
+    def is_cut(self, texts: Sequence[str], side: Side | None = None) -> list[bool]:
         """Whether each text, with the model's own prompt, is longer than the library reads."""
-        return cut_by_library(self.load(), texts, side)
+        model = self.load()
+        return cut_by_library(model, texts, side or getattr(model, "default_prompt_name", None))
 
     def load(self) -> Any:
         """The model, read once. Raises UserError where it is no encoder."""

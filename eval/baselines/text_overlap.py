@@ -1,11 +1,13 @@
 """BLEU, chrF and ROUGE-L, made to judge generated text, as similarities of two texts.
 
 They tell a hypothesis from a reference, and similarity doesn't: each value is the mean of both directions, in 0..1.
-All but chrF see the words of `eval.baselines.sparse`, as rouge-score's own tokenizer drops all but a-z and 0-9.
+BLEU and chrF are sacrebleu's, ROUGE-L is rouge-score's, with their usual settings but for two: BLEU does not see case,
+and ROUGE-L sees the words of `eval.baselines.words`, as rouge-score's own tokenizer drops all but a-z and 0-9.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from eval.baselines.sparse import words
+from eval.baselines.words import SPACELESS, words
 
 Score = Callable[[str, str], float]
 """Of a hypothesis against a reference, in 0..1."""
@@ -34,20 +36,34 @@ class GenerationScore:
 
 
 def bleu() -> GenerationScore:
-    """Sentence BLEU with exponential smoothing and effective order (Papineni et al. 2002; Chen & Cherry 2014)."""
+    """sacrebleu's `sentence_bleu` in lower case: tokenizer 13a, exponential smoothing, effective order.
+
+    In scripts without blanks each letter is a word, as with sacrebleu's tokenizer zh. (Papineni et al. 2002; Chen &
+    Cherry 2014.)
+    """
 
     def make() -> Score:
         from sacrebleu.metrics.bleu import BLEU
 
-        metric = BLEU(tokenize="none", effective_order=True)
+        metric = BLEU(lowercase=True, effective_order=True)
 
         def score(hypothesis: str, reference: str) -> float:
-            one, other = " ".join(words(hypothesis)), " ".join(words(reference))
-            return min(1.0, float(metric.sentence_score(one, [other]).score) / 100) if one and other else 0.0
+            if not (words(hypothesis) and words(reference)):
+                return 0.0
+            found = metric.sentence_score(_spaced(hypothesis), [_spaced(reference)])
+            return min(1.0, float(found.score) / 100)
 
         return score
 
     return GenerationScore("bleu", make)
+
+
+_UNSPACED = re.compile(rf"[{SPACELESS}\u3000-\u303f\uff00-\uffef]")
+"""Letters of scripts without blanks, and the wide punctuation that tokenizer 13a leaves where it is."""
+
+
+def _spaced(text: str) -> str:
+    return _UNSPACED.sub(r" \g<0> ", text)
 
 
 def chrf() -> GenerationScore:

@@ -20,5 +20,5 @@ def outside_truncation(baselines: Sequence[Baseline], tasks: Sequence[Task[Any]]
         limit = library_limit(baseline.load())
         for task in tasks if limit is not None else ():
             for part, texts, side in sides_of(task):
-                cut = sum(baseline.is_cut(texts, side))
+                cut = sum(baseline.is_cut(texts, None if part == "texts" else side))
                 yield Truncation(task.name, part, baseline.name, None, None, limit or 0, len(texts), cut)

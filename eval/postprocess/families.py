@@ -30,7 +30,7 @@ from dec2vec.vectors.affine import Affine, Basis, Provenance
 from dec2vec.vectors.whitening import CONSTANT_TOLERANCE, Shrinkage, Spectrum, Whitening, soft_scales, whitening_scales
 from eval.config import PostName
 from eval.postprocess.text_statistics import Fitted
-from eval.systems.system import Post
+from eval.systems.system import CORPUS, Post
 
 FITTED: frozenset[PostName] = frozenset(
     {"centre", "standardise", "abtt", "pca", "whiten", "shrunk_whiten", "soft_whiten"}
@@ -57,6 +57,13 @@ class Candidate:
     basis: Basis
     scales: Float64[np.ndarray, " directions"]
     facts: Provenance = field(default_factory=dict)
+    fitted_on: str | None = None
+    """See `Post.fitted_on`."""
+
+    @property
+    def kind(self) -> tuple[PostName, bool]:
+        """What has a row of its own: a family, fitted on training-side text or on the corpus."""
+        return self.post, self.fitted_on is not None
 
     @property
     def k(self) -> int:
@@ -66,8 +73,10 @@ class Candidate:
     @property
     def described(self) -> Post | None:
         """What a row says of it; None for raw vectors."""
-        k = self.k if self.post in SIZED else None
-        return None if self.post == "raw" else Post(self.post, self.label, k)
+        if self.post == "raw":
+            return None
+        label = self.label if self.fitted_on is None else f"{self.label}{CORPUS}"
+        return Post(self.post, label, self.k if self.post in SIZED else None, fitted_on=self.fitted_on)
 
     def transform(self, provenance: Provenance | None = None) -> Affine | None:
         """The map to apply; None for raw vectors."""
@@ -77,6 +86,8 @@ class Candidate:
         """The map as one kernel, to be applied and kept."""
         kind = Whitening if self.post in ("whiten", "shrunk_whiten") else Affine
         facts: Provenance = {**(provenance or {}), "post": self.label, **self.facts}
+        if self.fitted_on is not None:
+            facts = {**facts, "fitted_on": self.fitted_on, "fit_sha256": ""}
         return kind(self.basis.mean, self.basis.kernel(self.scales), facts)
 
 

@@ -35,6 +35,8 @@ class Fitting:
     """The model and the text, for the provenance of what is fitted."""
     projections: dict[int, Basis] = field(default_factory=dict)
     """Random ones by width: the same in every view."""
+    corpus_posts: tuple[PostName, ...] = ()
+    """Those that may also be fitted on a corpus: those of a run that is whitened by its own whitening too."""
     sources: dict[View, Source] = field(default_factory=dict)
     """By view: what one task's choice has computed serves all others."""
 

@@ -93,6 +93,7 @@ def _fields(row: Result) -> dict[str, object]:
         "post": subject.post,
         "k": subject.k,
         "transductive": subject.transductive,
+        "fitted_on": subject.fitted_on,
         "clean": row.clean,
         "exported": subject.exported,
         "selection": row.selection,

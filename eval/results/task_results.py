@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eval.results.fit_notes import fit_notes
 from eval.results.headline import Entrant, make_headline, top, tuned_side, untuned_side
 from eval.results.results import Result, TaskTable
 from eval.selection.judge import Measured
@@ -25,7 +26,8 @@ def task_table(task: Task[E], rows: Sequence[Measured]) -> TaskTable:
     if ours is not None:
         for other in (rival, outside):
             results += [] if other is None else _differences(task.name, ours, other)
-    parts = [_selected(rows), _clean_verdict(ours, rival), _edges([ours, rival])]
+    fitted = fit_notes([row.subject for row in rows])
+    parts = [_selected(rows), _clean_verdict(ours, rival), _edges([ours, rival]), *fitted]
     return TaskTable(task.name, task.metric, results, " ".join(part for part in parts if part), headline, task.kind)
 
 

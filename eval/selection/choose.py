@@ -18,6 +18,7 @@ from eval.config import PostName
 from eval.metrics.grid_edge import edge
 from eval.postprocess.families import SIZED, Candidate
 from eval.postprocess.fitting import Fitting
+from eval.postprocess.on_corpus import corpus_candidates
 from eval.postprocess.scores import applied, dev_scores
 from eval.postprocess.text_statistics import whitened_by_itself
 from eval.systems.system import TRANSDUCTIVE, System
@@ -97,24 +98,25 @@ def best(contenders: Sequence[C]) -> C:
 
 
 def choose(task: Task[E], dev: Mapping[View, TaskVectors], fitting: Fitting, views: Iterable[View]) -> list[Choice]:
-    """The best of `views` and strengths for each post-processing, in their order.
+    """The best of `views` and strengths for each post-processing, in their order; fitted on a corpus as well.
 
     A post-processing that cannot be made (no text to fit on, a constant view) has no choice. A candidate that lost is
     dropped at once: its map is never built, and one view's vectors at a time are in memory.
     """
-    points: dict[PostName, list[Contender]] = {}
-    leaders: dict[PostName, tuple[Contender, Candidate]] = {}
+    points: dict[tuple[PostName, bool], list[Contender]] = {}
+    leaders: dict[tuple[PostName, bool], tuple[Contender, Candidate]] = {}
     for view in views:
         vectors = dev[view]
         candidates = fitting.candidates(view, vectors.queries.shape[1])
+        candidates += corpus_candidates(task, fitting, view, vectors)
         for candidate, score in zip(candidates, dev_scores(task, candidates, vectors), strict=True):
             point = Contender(System(fitting.prompt, view, fitting.run, candidate.described), candidate.k, float(score))
-            points.setdefault(candidate.post, []).append(point)
-            if candidate.post not in leaders or point.rank > leaders[candidate.post][0].rank:
-                leaders[candidate.post] = point, candidate
-    return [
-        _choice(*leaders[post], task, fitting, points[post]) for post in dict.fromkeys(fitting.posts) if post in leaders
-    ]
+            points.setdefault(candidate.kind, []).append(point)
+            if candidate.kind not in leaders or point.rank > leaders[candidate.kind][0].rank:
+                leaders[candidate.kind] = point, candidate
+    posts = dict.fromkeys((*fitting.posts, *fitting.corpus_posts))
+    kinds = [(post, on_corpus) for post in posts for on_corpus in (False, True)]
+    return [_choice(*leaders[kind], task, fitting, points[kind]) for kind in kinds if kind in leaders]
 
 
 def choose_by_pooling(

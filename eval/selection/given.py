@@ -13,6 +13,7 @@ from dec2vec.decoder.pooling import View
 from dec2vec.vectors.whitening import Whitening
 from eval.config import PostName
 from eval.postprocess.fitting import Fitting
+from eval.postprocess.on_corpus import corpus_candidates
 from eval.selection.choose import Choice, Selection, best, rescored
 from eval.systems.system import Post, System
 from eval.tasks.task import E, Task, TaskVectors
@@ -99,15 +100,16 @@ class Undecided:
     is_only_reading: bool
     """There is one prompt, and one view of it: nothing has to be chosen."""
 
-    def choices(self, vectors: Vectors, fitting: Fitting) -> list[Choice]:
-        """Every view with every post-processing in every strength."""
-        return [choice for view in self.views for choice in self._of_view(view, vectors[view], fitting)]
+    def choices(self, vectors: Vectors, fitting: Fitting, task: Task[E] | None = None) -> list[Choice]:
+        """Every view with every post-processing in every strength, those on the corpus of `task` too."""
+        return [choice for view in self.views for choice in self._of_view(view, vectors[view], fitting, task)]
 
-    def _of_view(self, view: View, vectors: TaskVectors, fitting: Fitting) -> Iterator[Choice]:
+    def _of_view(self, view: View, vectors: TaskVectors, fitting: Fitting, task: Task[E] | None) -> Iterator[Choice]:
         candidates = fitting.candidates(view, vectors.queries.shape[1])
+        candidates += [] if task is None else corpus_candidates(task, fitting, view, vectors)
         for candidate in candidates:
             if candidate.post in self.posts:
-                is_only = self.is_only_reading and sum(other.post == candidate.post for other in candidates) == 1
+                is_only = self.is_only_reading and sum(other.kind == candidate.kind for other in candidates) == 1
                 selection: Selection = "fixed" if is_only else "none"
                 system = System(fitting.prompt, view, fitting.run, candidate.described)
                 post = candidate.transform(fitting.provenance(view))

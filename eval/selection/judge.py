@@ -20,6 +20,7 @@ from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
 from eval.selection.choose import Choice, choose, choose_by_pooling
 from eval.selection.given import NOTHING, Given, Undecided, inherited, with_given
+from eval.selection.on_corpus import both_ways, refitted_on_test
 from eval.systems.subject import Subject
 from eval.systems.system import TextEncoder
 from eval.tasks.sts import StsTask
@@ -106,6 +107,7 @@ class Reader:
         own = {item.system.family for item in given if item.whitening is not None}
         material = replace(options.material, posts=tuple(post for post in options.material.posts if post not in own))
         fitting = Fitting.from_encoder(encoder, prompt, _and_given(views, given), material, run=run)
+        fitting = replace(fitting, corpus_posts=options.material.posts)
         return cls(encoder, fitting, options, tuple(views), tuple(given), undecided)
 
     @property
@@ -134,13 +136,15 @@ def judge(reader: Reader, task: Task[E], similarity: Sequence[Choice]) -> list[M
         watched = reader.options.watched(reader.all_views, task.chosen_on)
         choices = with_given(choose(task, dev, reader.fitting, watched), reader.given, dev, task)
         test = reader.read(task.test, _views_of(choices))
+        choices = refitted_on_test(task, choices, reader.fitting, test)
     elif similarity:
         found = inherited(similarity)
         test = reader.read(task.test, _and_given(_views_of(found), reader.given))
         choices = with_given(found, reader.given, test, similarity=similarity)
+        choices = both_ways(task, choices, reader.fitting, test)
     else:
         test = reader.read(task.test, _and_given(reader.undecided.views, reader.given))
-        choices = with_given(reader.undecided.choices(test, reader.fitting), reader.given, test)
+        choices = with_given(reader.undecided.choices(test, reader.fitting, task), reader.given, test)
     return _measured(reader, task, choices, dev, test)
 
 

@@ -6,7 +6,7 @@ no dev data, a default is no wish: the model's own reading takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from dec2vec.config.load import validate
@@ -36,15 +36,22 @@ def asked(systems: SystemsConfig, model: ModelConfig) -> SystemsConfig:
     )
 
 
-def fittable(systems: SystemsConfig, sources: Collection[str]) -> tuple[SystemsConfig, list[str]]:
-    """Without training-side text what is fitted on it is left out, with a line; UserError where it was asked for."""
+def fittable(
+    systems: SystemsConfig, sources: Collection[str], has_corpus: Sequence[bool] = ()
+) -> tuple[SystemsConfig, list[str]]:
+    """Without training-side text what is fitted on it is left out, with a line; UserError where it was asked for.
+
+    `has_corpus` says of each task whether it has a corpus of its own, which takes the place of training text.
+    """
     fitted: list[PostName] = [post for post in systems.post if post in FITTED]
-    if not fitted or sources:
+    if not fitted or sources or (has_corpus and all(has_corpus)):
         return systems, []
     if systems.post != DEFAULTS.post:
         raise UserError(
             f"config error: fit: {fitted[0]} needs training text (--fit FILE); otherwise remove it from --systems.post"
         )
+    if any(has_corpus):
+        return systems, [f"Note: {fitted[0]} is fitted on a corpus alone: there is no training text (--fit FILE)."]
     line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (--fit FILE)."
     return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
 

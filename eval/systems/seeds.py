@@ -26,7 +26,7 @@ class Seeds:
     @property
     def label(self) -> str:
         """Such as `tuned/a+whiten`."""
-        return recipe_label(self.recipe, self.members[0].post)
+        return recipe_label(self.recipe, self.members[0].post, self.members[0].fitted_on)
 
     @property
     def mean(self) -> Subject:
@@ -64,14 +64,14 @@ def find_seeds(subjects: Iterable[Subject]) -> list[Seeds]:
     Transductive rows are left out: they have the post-processing of another row of their run, and never win. So are
     strengths of one post-processing among which nothing chose: a run counts once.
     """
-    groups: dict[tuple[str, str | None], list[Subject]] = {}
+    groups: dict[tuple[str, str | None, str | None], list[Subject]] = {}
     for subject in subjects:
         if subject.kind != "system" or subject.run is None or subject.transductive:
             continue
         if without_seed(subject.run) != subject.run:
-            groups.setdefault((without_seed(subject.run), subject.post), []).append(subject)
+            groups.setdefault((without_seed(subject.run), subject.post, subject.fitted_on), []).append(subject)
     return [
         Seeds(recipe, tuple(members))
-        for (recipe, _), members in groups.items()
+        for (recipe, *_), members in groups.items()
         if len({member.run for member in members}) == len(members) > 1
     ]

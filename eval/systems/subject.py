@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval.config import PostName
-from eval.systems.system import System
+from eval.systems.system import CORPUS, System
 
 Kind = Literal["system", "baseline", "difference", "mean", "sd"]
 
@@ -30,19 +30,21 @@ class Subject:
     """The post-processing was fitted on the sentences that it is judged on."""
     exported: bool = False
     """The tuned run as it is exported: raw, or whitened if it exports a whitening."""
+    fitted_on: str | None = None
+    """What a baseline was fitted on; what the task gives, where a post-processing was fitted on that instead of `fit`.
+    None where nothing is fitted, or on `fit` as all are."""
 
     @classmethod
     def from_system(cls, system: System, *, is_exported: bool = False) -> Subject:
         post = system.post
         if post is None:
             return cls(system.name, "system", run=system.run, exported=is_exported)
-        return cls(
-            system.name, "system", (), system.run, post.family, post.k, post.is_transductive, exported=is_exported
-        )
+        of_post = (post.family, post.k, post.is_transductive, is_exported, post.fitted_on)
+        return cls(system.name, "system", (), system.run, *of_post)
 
     @classmethod
-    def from_baseline(cls, name: str) -> Subject:
-        return cls(f"baseline/{name}", "baseline")
+    def from_baseline(cls, name: str, fitted_on: str | None = None) -> Subject:
+        return cls(f"baseline/{name}", "baseline", fitted_on=fitted_on)
 
     @classmethod
     def from_difference(cls, ours: Subject, rival: Subject) -> Subject:
@@ -53,8 +55,9 @@ class Subject:
     def from_seeds(cls, kind: Literal["mean", "sd"], recipe: str, members: Sequence[Subject]) -> Subject:
         """Mean or standard deviation over runs that are seeds of `recipe`."""
         of = tuple(member.name for member in members)
-        label = recipe_label(recipe, members[0].post)
-        return cls(f"{kind} of {label} (n = {len(of)})", kind, of, recipe, members[0].post)
+        first = members[0]
+        label = recipe_label(recipe, first.post, first.fitted_on)
+        return cls(f"{kind} of {label} (n = {len(of)})", kind, of, recipe, first.post, fitted_on=first.fitted_on)
 
     @property
     def is_tuned(self) -> bool:
@@ -67,6 +70,7 @@ class Subject:
         return self.kind == "system" and self.run is None and not self.transductive
 
 
-def recipe_label(recipe: str, post: PostName | None) -> str:
-    """`tuned/a+whiten`."""
-    return f"tuned/{recipe}" if post is None else f"tuned/{recipe}+{post}"
+def recipe_label(recipe: str, post: PostName | None, fitted_on: str | None = None) -> str:
+    """`tuned/a+whiten`, or `tuned/a+whiten(corpus)`."""
+    where = "" if fitted_on is None else CORPUS
+    return f"tuned/{recipe}" if post is None else f"tuned/{recipe}+{post}{where}"

@@ -27,6 +27,9 @@ SHARES = (1.0, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 8)
 TRANSDUCTIVE = "(transductive)"
 """Ends the labels of post-processings that saw the sentences that they are judged on."""
 
+CORPUS = "(corpus)"
+"""Ends the labels of post-processings that were fitted on the corpus of a search, or on the texts to be clustered."""
+
 
 @runtime_checkable
 class TextEncoder(Protocol):
@@ -89,6 +92,8 @@ class Post:
     """Dimensions that are kept; None where the family does not come in several k."""
     is_transductive: bool = False
     """Fitted on the sentences that it is judged on: shown for comparison with the literature, never chosen."""
+    fitted_on: str | None = None
+    """What the task gives that it was fitted on, such as `1,400 documents of the corpus`; None for training text."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from eval.config import ClusteringConfig
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import Figure, too_few
 from eval.tasks.labelled import LabelledTexts, read_labelled
-from eval.tasks.task import Evidence, Task, TaskVectors, Texts
+from eval.tasks.task import Evidence, OwnText, Task, TaskVectors, Texts
 
 METRIC = "V-measure"
 SEEDS = 5
@@ -52,6 +52,7 @@ class ClusteringTask(Task[ClusterEvidence]):
     test_data: LabelledTexts
     dev_data: LabelledTexts | None = None
     seeds: int = SEEDS
+    has_corpus: ClassVar[bool] = True
 
     @property
     def dev(self) -> Texts | None:
@@ -62,6 +63,15 @@ class ClusteringTask(Task[ClusterEvidence]):
     def test(self) -> Texts:
         """Test texts, on the query side."""
         return Texts(self.test_data.texts, [])
+
+    @property
+    def own_text(self) -> OwnText:
+        """The texts to be clustered: their labels are not read, and clusters are never asked for of other texts."""
+        return OwnText(self.test_data.texts, f"{len(self.test_data):,} texts that are clustered")
+
+    def corpus(self, vectors: TaskVectors) -> Float32[np.ndarray, "texts dim"]:
+        """Of the texts to be clustered."""
+        return vectors.queries
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """Mean V-measure over the seeds; nan for vectors that hold inf or nan."""

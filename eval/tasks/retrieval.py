@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from dec2vec.corpus.exact_search import Ranking, exact_top
 from dec2vec.errors import UserError
@@ -15,7 +15,7 @@ from eval.metrics.resampling import resampled_means
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import Figure, too_few, too_few_unlike
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
-from eval.tasks.task import Evidence, Task, TaskVectors, Texts
+from eval.tasks.task import Evidence, OwnText, Task, TaskVectors, Texts
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
 DEPTH = 1000
@@ -42,6 +42,7 @@ class RetrievalTask(Task[RetrievalEvidence]):
     test_queries: Judged
     dev_queries: Judged | None = None
     corpus_columns: ColumnsRead | None = None
+    has_corpus: ClassVar[bool] = True
 
     @property
     def columns(self) -> list[ColumnsRead]:
@@ -74,6 +75,19 @@ class RetrievalTask(Task[RetrievalEvidence]):
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> RetrievalEvidence:
         """Nothing is chosen on dev."""
         return RetrievalEvidence(self._values(self.test_queries, test))
+
+    def evidence_from_ranking(self, ranking: Ranking) -> RetrievalEvidence:
+        """The same from the documents that were found for the test queries, DEPTH of each."""
+        return RetrievalEvidence(ranking_metrics(ranking, self.test_queries, list(self.documents)))
+
+    @property
+    def own_text(self) -> OwnText:
+        """The documents, which are there before any query."""
+        return OwnText(list(self.documents.values()), f"{len(self.documents):,} documents of the corpus")
+
+    def corpus(self, vectors: TaskVectors) -> Float32[np.ndarray, "texts dim"]:
+        """Of the documents."""
+        return vectors.documents
 
     def figures(self, evidence: RetrievalEvidence, resamples: int, seed: int) -> list[Figure]:
         """Means over test queries, which are what is resampled."""

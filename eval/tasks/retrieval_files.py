@@ -99,7 +99,7 @@ def _on_hub(hub_id: str) -> RetrievalFiles:
 
 
 def read_corpus(path: Place) -> tuple[dict[str, str], ColumnsRead]:
-    """Text by id. The title comes first, unless the text begins with it; a blank document is kept."""
+    """Text by id. The title comes first, as in BEIR and mteb; a blank document is kept."""
     table, columns = _read(path, ["id", "text"], ["title"])
     texts = [_document(table, index) for index in range(len(table))]
     return _by_id(table, texts), columns
@@ -173,7 +173,7 @@ def _read_qrels(
 def _document(table: Table, index: int) -> str:
     text = table.text(index, "text", may_be_blank=True)
     title = table.text(index, "title", may_be_blank=True) if table.rows[index].get("title") else ""
-    return text if text.startswith(title) else f"{title} {text}"
+    return f"{title} {text}".strip() if title else text
 
 
 def _by_id(table: Table, texts: list[str]) -> dict[str, str]:

