@@ -23,7 +23,7 @@ from eval.leakage.training_text import (
 )
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
-from eval.systems.asked import fittable, without_fitted
+from eval.selection.asked import fittable, without_fitted
 from eval.systems.system import run_name
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap

@@ -35,10 +35,10 @@ from eval.results.headline import Headline
 from eval.results.results import TaskTable
 from eval.results.truncation import measure_truncation
 from eval.selection import dev_curves
+from eval.selection.asked import with_base
 from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
-from eval.systems.asked import with_base
 from eval.systems.recipes import Recipe, read_recipe
 from eval.systems.system import System, TextEncoder, own_view, run_name
 from eval.tasks.columns import column_notes

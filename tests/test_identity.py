@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dec2vec import ModelConfig
 from dec2vec.config.load import dump
 from dec2vec.identity import _pieces, identify
-from eval.systems.tuned_runs import chosen_on, describe_tuned
+from eval.results.tuned_runs import chosen_on, describe_tuned
 from eval.tasks.sts import GradedPairs, SimilarityData, StsTask
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import graded_pairs, write_jsonl

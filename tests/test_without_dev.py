@@ -15,7 +15,7 @@ from eval.report.markdown import to_markdown
 from eval.report.report import Report, format_table, task_text
 from eval.report.report_json import to_json
 from eval.run import evaluate
-from eval.systems.asked import with_base
+from eval.selection.asked import with_base
 from tests.eval_data import write_pairs, write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.task_data import collection, topics

@@ -16,9 +16,9 @@ from dec2vec.config.load import config_hash
 from eval.config import EvalConfig
 from eval.leakage.training_text import FitText
 from eval.report.origins import origins
+from eval.results.tuned_runs import describe_tuned
 from eval.selection.choose import Choice
 from eval.systems.recipes import Recipe
-from eval.systems.tuned_runs import describe_tuned
 from eval.tasks.sts import GradedPairs, StsTask
 from eval.tasks.task import Task
 

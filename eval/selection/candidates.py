@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from dec2vec.decoder.pooling import View
 from eval.config import SystemsConfig
+from eval.selection.asked import asked, names_readings
 from eval.selection.given import NOTHING, Undecided
-from eval.systems.asked import asked, names_readings
 from eval.systems.system import System, TextEncoder, candidate_views, usable_prompts, usable_views
 
 
