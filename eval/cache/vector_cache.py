@@ -207,7 +207,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot cache vectors in {folder}: {why_not_written(error, '--cache')} ('' disables it)"
+            f"cannot cache vectors in {folder}: {why_not_written(error, '--cache')} (--cache '' disables it)"
         ) from error
 
 
