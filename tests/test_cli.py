@@ -212,9 +212,12 @@ def test_a_failed_write_leaves_the_old_file(
         file.write(b"part")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vector_files.np, "save", full)
+    monkeypatch.setattr(vector_files, "write_npy", full)
     capsys.readouterr()
     assert encode(tmp_path, "v.npy", text="other\n") == 2
-    assert "v.npy cannot be written: No space left on device" in capsys.readouterr().err
+    assert (
+        "v.npy cannot be written: the disk is full; free some space or choose another --output"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "v.npy").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.npy"]

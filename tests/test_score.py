@@ -147,5 +147,5 @@ def test_a_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr(module, "atomic_write_bytes", full)
     assert score({**options}) == 2
-    assert "out.jsonl cannot be written: No space left on device" in capsys.readouterr().err
+    assert "out.jsonl cannot be written: the disk is full; free some space" in capsys.readouterr().err
     assert Path(options["--output"]).read_text() == "old"

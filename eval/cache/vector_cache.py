@@ -206,9 +206,8 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot cache vectors in {folder}: {why_not_written(error, '--cache')} ('' disables it)"
-        ) from error
+        why = f"{why_not_written(error, '--cache')} (--cache '' disables it)"
+        raise UserError(f"cannot cache vectors in {folder}: {why}") from error
 
 
 class VectorCache:
