@@ -13,7 +13,7 @@ from dec2vec import cli
 from dec2vec.errors import UserError
 from eval.compare.compare import CompareArgs
 from eval.compare.saved_report import _with_fields, read_report
-from eval.compare.tables import comparison_tables, seed_warnings
+from eval.compare.tables import NOTE, comparison_tables, notes_of, seed_warnings
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE
 from tests.report_data import OTHERS, RIVAL, TESTS, TUNED, full_report
@@ -54,6 +54,12 @@ def test_a_row_a_run_and_the_spread_of_its_seeds(runs: dict[str, str]) -> None:
     assert rows["mean of mine (n = 2)"][4] == f"{np.mean(averages):.2f}"
     assert rows["sd of mine (n = 2)"][4] == f"{np.std(averages, ddof=1):.2f}"
     assert [[row[0], row[-1]] for row in untuned.rows] == [[RIVAL, "all"]]
+
+
+def test_several_p_values_are_said_to_be_uncorrected(runs: dict[str, str]) -> None:
+    reports = [read_report(path) for path in runs.values()]
+    assert "The p-values are not corrected for 3 comparisons." in notes_of(reports)
+    assert notes_of(reports[:1]) == [NOTE]
 
 
 def test_group_takes_all_runs_as_seeds(runs: dict[str, str]) -> None:

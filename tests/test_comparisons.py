@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.results.comparisons import chosen_of, highest_of, holm, not_corrected
+from eval.results.comparisons import holm, not_corrected, selected_from
 
 
 def test_the_sentences_name_the_number_of_rows() -> None:
-    assert "61 untuned rows" in chosen_of(61, "sts-dev") and "chosen on sts-dev" in chosen_of(61, "sts-dev")
-    assert "not corrected for 61 comparisons" in chosen_of(61, None)
-    assert chosen_of(1, None) == chosen_of(1, "sts-dev") and "corrected" not in chosen_of(1, None)
-    assert highest_of(61).startswith("the highest of 61 untuned rows, picked on the tests")
-    assert highest_of(1) == "the only untuned row"
+    assert "from 61 rows" in selected_from(61, "sts-dev") and "one comparison" in selected_from(61, "sts-dev")
+    assert "not corrected for the 61 rows" in selected_from(61, None)
+    assert selected_from(1, None) == selected_from(1, "sts-dev") == ""
     assert not_corrected(1) == "" and "not corrected for 3 comparisons" in not_corrected(3)
 
 

@@ -37,12 +37,12 @@ def compare_command(args: CompareArgs) -> None:
         raise UserError(f"--output {args.output}: must end in .html or .md")
     from dec2vec.text_tables import plain_table
     from eval.compare.saved_report import read_report
-    from eval.compare.tables import NOTE, check_comparable, comparison_tables, seed_warnings, write_tables
+    from eval.compare.tables import check_comparable, comparison_tables, notes_of, write_tables
 
     reports = [read_report(run) for run in args.runs]
     check_comparable(reports)
     tables = comparison_tables(reports, group=args.group)
-    notes = [NOTE, *seed_warnings(reports, group=args.group)]
+    notes = notes_of(reports, group=args.group)
     lines = [line for table in tables for line in (*plain_table([table.header, *table.rows]), "")]
     sys.stdout.write("\n".join([*lines, *notes]) + "\n")
     if args.output is not None:

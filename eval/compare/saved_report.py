@@ -26,6 +26,8 @@ class Score:
     value: float
     low: float
     high: float
+    no_interval: str = ""
+    """Why the report has none."""
 
 
 @dataclass(frozen=True)
@@ -131,4 +133,4 @@ def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _score(row: Mapping[str, Any]) -> Score:
     value, low, high = (float("nan") if row[key] is None else float(row[key]) for key in ("value", "ci_low", "ci_high"))
-    return Score(value, low, high)
+    return Score(value, low, high, str(row.get("no_interval") or ""))

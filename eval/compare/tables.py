@@ -15,11 +15,18 @@ from eval.compare.saved_report import SavedReport
 from eval.report.blocks import Table
 from eval.report.html import html_table, page
 from eval.report.numbers import hundred, span
+from eval.results.comparisons import not_corrected
 from eval.results.results import AVERAGE
 from eval.systems.recipes import unlike
 from eval.systems.seeds import by_recipe, mean_and_sd
 
 NOTE = "Spearman x 100; mean and sd (sample standard deviation) over the seeds of a recipe."
+
+
+def notes_of(reports: Sequence[SavedReport], *, group: bool = False) -> list[str]:
+    """What a reader of the tables must know."""
+    compared = not_corrected(sum(report.p_value is not None for report in reports))
+    return [NOTE, *([compared] if compared else []), *seed_warnings(reports, group=group)]
 
 
 def check_comparable(reports: Sequence[SavedReport]) -> None:
@@ -75,9 +82,11 @@ def _row(report: SavedReport, columns: Sequence[str]) -> list[str]:
     return [
         report.name if report.tuned is not None else f"{report.name} (nothing tuned)",
         *(hundred(report.score(report.best, column).value) for column in columns),
-        span(top.low, top.high),
+        span(top.low, top.high, top.no_interval),
         "–" if gain is None else f"{100 * gain.value:+.2f}",
-        "–" if gain is None else span(gain.low, gain.high) + (" (tie)" if gain.low <= 0 <= gain.high else ""),
+        "–"
+        if gain is None
+        else span(gain.low, gain.high, gain.no_interval) + (" (tie)" if gain.low <= 0 <= gain.high else ""),
         "–" if report.p_value is None else f"{report.p_value:.3f}",
     ]
 
@@ -100,7 +109,7 @@ def _untuned(reports: Sequence[SavedReport], columns: Sequence[str]) -> list[lis
         if report.untuned is not None:
             average = report.score(report.untuned, AVERAGE)
             figures = (hundred(report.score(report.untuned, column).value) for column in columns)
-            row = (report.untuned, *figures, span(average.low, average.high))
+            row = (report.untuned, *figures, span(average.low, average.high, average.no_interval))
             owners.setdefault(row, []).append(report.name)
     return [[*row, "all" if len(names) == len(reports) else ", ".join(names)] for row, names in owners.items()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from eval.report.numbers import hundred, signed, signed_span, span
+from eval.results.comparisons import selected_from
 from eval.results.headline import Gap, Headline, Party, Spread
 
 TITLES = {"spearman_all": "Spearman"}
@@ -62,8 +63,10 @@ def selected(party: Party) -> str:
 
 def _differences(found: Headline) -> list[str]:
     lines = []
-    if found.to_untuned is not None:
-        lines.append(f"Tuned minus untuned: {_gap(found.to_untuned)}")
+    if found.to_untuned is not None and found.untuned is not None:
+        party, has_p = found.untuned, math.isfinite(found.to_untuned.p_value)
+        many = selected_from(party.candidates, party.selected_on) if has_p else ""
+        lines.append(f"Tuned minus untuned: {_gap(found.to_untuned)}{' ' if many else ''}{many}")
     if found.to_outside is not None and found.outside is not None:
         corrected = _corrected(found.to_outside, found.outside, "outside")
         lines.append(f"Tuned minus the best outside row: {_gap(found.to_outside)}{corrected}")

@@ -11,26 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def chosen_of(untuned: int, chosen_on: str | None) -> str:
-    """After the p-value of a headline: from how many untuned rows its rival comes, and who chose it.
-
-    `chosen_on` is the name of the dev data, None where no data chose.
-    """
-    if untuned == 1:
-        return "One comparison: only one untuned row was measured."
-    if chosen_on is None:
-        return f"The p-value is not corrected for {untuned:,} comparisons: no dev data chose among the untuned rows."
-    return (
-        f"One comparison, chosen on {chosen_on} among {untuned:,} untuned rows, so its p-value needs no correction; a "
-        f"difference from any other row would be one of {untuned:,} and is not corrected for that."
-    )
-
-
-def highest_of(untuned: int) -> str:
-    """What the untuned row that is highest on the tests is: "the highest of 61 untuned rows, picked on the tests"."""
-    if untuned == 1:
-        return "the only untuned row"
-    return f"the highest of {untuned:,} untuned rows, picked on the tests themselves, so its figure flatters it"
+def selected_from(rows: int, selected_on: str | None) -> str:
+    """After the p-value of a rival that was selected from `rows`; `selected_on` is None where no dev data did it."""
+    if rows == 1:
+        return ""
+    if selected_on is None:
+        return f"This p-value is not corrected for the {rows:,} rows from which its rival comes."
+    return f"{selected_on} selected its rival from {rows:,} rows, so this is one comparison, and p needs no correction."
 
 
 def not_corrected(comparisons: int) -> str:
