@@ -154,6 +154,9 @@ class RetrievalConfig:
     with the layout of mteb, such as mteb/scifact."""
     name: str = ""
     """Name in the report. Empty uses the name of the corpus file."""
+    ignore_identical_ids: bool | None = None
+    """Leave the document whose id is the query's own out of its ranking, unless it is judged relevant. null does so in
+    the layouts of BEIR and mteb, where queries may be documents (ArguAna, Quora)."""
 
 
 @dataclass(frozen=True, config=STRICT)

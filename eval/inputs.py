@@ -182,7 +182,7 @@ def _fit_text(config: EvalConfig, sources: Mapping[str, Sequence[str]], evaluate
 
 
 def _make_retrieval(config: RetrievalConfig) -> RetrievalTask:
-    task = load_retrieval(config.path)
+    task = load_retrieval(config.path, config.ignore_identical_ids)
     return replace(task, name=config.name or task.name)
 
 

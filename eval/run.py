@@ -24,7 +24,7 @@ from eval.inputs import Inputs, check_runs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
 from eval.postprocess.moments import Material
-from eval.report.notes import edge_notes, seed_notes, shown_dev, unknown_training
+from eval.report.notes import data_notes, edge_notes, seed_notes, shown_dev, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
 from eval.report.truncation import truncation_notes
@@ -221,6 +221,7 @@ def _notes(
     """What a reader of the headline must know."""
     trained = outcome.inputs.trained
     return [
+        *data_notes(outcome.inputs.further),
         *edge_notes(outcome.findings.choices, comparison),
         *seed_notes([run_name(run) for run in config.tuned], recipes),
         *unknown_training(trained.unknown),

@@ -206,6 +206,7 @@ clustering.N.seeds
 clustering.N.name
 retrieval.N.path
 retrieval.N.name
+retrieval.N.ignore_identical_ids
 isotropy.N.path
 isotropy.N.close
 isotropy.N.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eval.leakage.overlap import Overlap
 from eval.results.headline import Headline
@@ -10,6 +11,7 @@ from eval.selection.choose import Choice
 from eval.systems.recipes import Recipe, unlike
 from eval.systems.seeds import find_seeds
 from eval.systems.subject import Subject
+from eval.tasks.task import Task
 
 SHOWN = 0.05
 """Share of dev texts beyond which a reader is warned."""
@@ -21,6 +23,11 @@ def edge_notes(choices: Sequence[Choice], headline: Headline | None) -> list[str
     names = [party.name for party in parties if party is not None]
     edges = [(choice.system.name, choice.edge) for choice in choices if choice.system.name in names]
     return [f"Note: {name}: {line}." for name, line in edges if line is not None]
+
+
+def data_notes(tasks: Sequence[Task[Any]]) -> list[str]:
+    """What was left out of the data of a task."""
+    return [f"Note: {task.name}: {note}." for task in tasks for note in task.notes]
 
 
 def seed_notes(runs: Sequence[str], recipes: Mapping[str, Recipe]) -> list[str]:

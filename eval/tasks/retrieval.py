@@ -66,6 +66,12 @@ class RetrievalTask(Task[RetrievalEvidence]):
         """Test queries and the whole corpus."""
         return self._texts(self.test_queries)
 
+    @property
+    def notes(self) -> list[str]:
+        """What was left out of the judgements and of the rankings."""
+        dev = () if self.dev_queries is None else self.dev_queries.notes
+        return [*self.test_queries.notes, *(f"dev: {note}" for note in dev)]
+
     def dev_score(self, vectors: TaskVectors) -> float:
         """Mean nDCG@10 of the dev queries; nan for vectors that hold inf or nan."""
         if self.dev_queries is None:
@@ -106,18 +112,22 @@ class RetrievalTask(Task[RetrievalEvidence]):
     def _values(self, judged: Judged, vectors: TaskVectors) -> Float64[np.ndarray, "queries metrics"]:
         if not (np.isfinite(vectors.queries).all() and np.isfinite(vectors.documents).all()):
             return np.full((len(judged.ids), len(METRICS)), np.nan)
-        ranking = exact_top(vectors.queries, vectors.documents, DEPTH)
+        ranking = exact_top(vectors.queries, vectors.documents, DEPTH + bool(judged.own))
         return ranking_metrics(ranking, judged, list(self.documents))
 
 
-def load_retrieval(source: str | Path | RetrievalFiles) -> RetrievalTask:
-    """From a folder, a common prefix, a Hub id, or named files. Raises UserError for ids that do not fit together."""
+def load_retrieval(source: str | Path | RetrievalFiles, ignore_identical_ids: bool | None = None) -> RetrievalTask:
+    """From a folder, a common prefix, a Hub id, or named files. Raises UserError for ids that do not fit together.
+
+    `ignore_identical_ids` leaves the document with a query's own id out of its ranking; None does in BEIR's layouts.
+    """
     files = source if isinstance(source, RetrievalFiles) else find_files(source)
     corpus, columns = read_corpus(files.corpus)
-    test = read_judged(files.queries, files.qrels, corpus)
+    ignored = True if ignore_identical_ids is None and files.is_beir else ignore_identical_ids
+    test = read_judged(files.queries, files.qrels, corpus, ignore_identical_ids=ignored)
     dev = None
     if files.dev_queries is not None and files.dev_qrels is not None:
-        dev = read_judged(files.dev_queries, files.dev_qrels, corpus)
+        dev = read_judged(files.dev_queries, files.dev_qrels, corpus, ignore_identical_ids=ignored)
         _must_differ(dev, test, files.dev_qrels)
     return RetrievalTask(files.name, METRICS[0], corpus, test, dev, columns)
 
@@ -132,7 +142,7 @@ def ranking_metrics(
     import ir_measures
     from ir_measures import AP, RR, R, nDCG
 
-    whole, first = _run(ranking, judged.ids, document_ids, DEPTH), _run(ranking, judged.ids, document_ids, 10)
+    whole, first = _run(ranking, judged, document_ids, DEPTH), _run(ranking, judged, document_ids, 10)
     rows = {name: row for row, name in enumerate(judged.ids)}
     values = np.zeros((len(judged.ids), len(METRICS)))
     columns = {nDCG @ 10: 0, RR: 1, R @ 10: 2, R @ 100: 3, AP: 4}
@@ -152,12 +162,14 @@ def _figure(
     return figure.without_interval(few) if few else replace(figure, no_interval=too_few_unlike(values, "queries"))
 
 
-def _run(ranking: Ranking, query_ids: list[str], document_ids: list[str], depth: int) -> dict[str, dict[str, float]]:
-    """-1, which an approximate search gives where it found nothing, is no document."""
-    return {
-        name: {document_ids[position]: -float(rank) for rank, position in enumerate(row[:depth]) if position >= 0}
-        for name, row in zip(query_ids, ranking.positions.tolist(), strict=True)
-    }
+def _run(ranking: Ranking, judged: Judged, document_ids: list[str], depth: int) -> dict[str, dict[str, float]]:
+    """-1, which an approximate search gives where it found nothing, is no document; nor is the query's own."""
+    ranked: dict[str, dict[str, float]] = {}
+    for name, row in zip(judged.ids, ranking.positions.tolist(), strict=True):
+        found = [document_ids[position] for position in row if position >= 0]
+        kept = [document for document in found if document != name or name not in judged.own]
+        ranked[name] = {document: -float(rank) for rank, document in enumerate(kept[:depth])}
+    return ranked
 
 
 def _must_differ(dev: Judged, test: Judged, path: Place) -> None:

@@ -4,12 +4,13 @@ corpus   id, title (may be missing), text
 queries  id, text
 qrels    query_id, doc_id, score (a whole number; above 0 is relevant)
 
-BEIR's own names (_id, query-id, corpus-id) will do as well.
+BEIR's own names (_id, query-id, corpus-id) will do as well. In its collections a query may be a document of the corpus
+too, under the same id (ArguAna, Quora): the query would find itself, so that this document is left out of its ranking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dec2vec.files.formats import FORMATS, Row
 from dec2vec.files.hub_datasets import hub_splits
 from dec2vec.files.tables import Table, is_hub_id, read_table
 from eval.tasks.columns import ColumnsRead, columns_read
+from eval.tasks.qrels import Qrels, identifier, read_judgements
 
 NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
 """Columns of BEIR, and what they are called here."""
@@ -28,8 +30,6 @@ SPLITS = {"qrels": "test", "dev_qrels": "dev"}
 """Files of BEIR's folder qrels."""
 Place = str | Path
 """A file, or a part of a data set on the Hub."""
-Qrels = dict[str, dict[str, int]]
-"""Grade by document by query."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class RetrievalFiles:
     qrels: Place
     dev_queries: Place | None = None
     dev_qrels: Place | None = None
+    is_beir: bool = False
+    """Laid out as BEIR's folders or mteb's data sets."""
 
     @property
     def name(self) -> str:
@@ -61,6 +63,10 @@ class Judged:
     left_out: int
     columns: tuple[ColumnsRead, ...] = field(default=(), compare=False)
     """Of queries and judgements."""
+    own: frozenset[str] = frozenset()
+    """Queries whose ranking leaves out the document with their own id."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know of the judgements."""
 
     def at(self, rows: Int64[np.ndarray, " kept"]) -> Judged:
         """Some of the queries, in this order."""
@@ -84,7 +90,8 @@ def find_files(path: str | Path) -> RetrievalFiles:
     dev_queries = _find(root, "dev_queries")
     if dev_queries and not dev_qrels:
         raise UserError(f"{dev_queries}: there is no dev_qrels file next to it; add it or remove the dev queries")
-    return RetrievalFiles(corpus, queries, qrels, dev_queries or (queries if dev_qrels else None), dev_qrels)
+    judged = dev_queries or (queries if dev_qrels else None)
+    return RetrievalFiles(corpus, queries, qrels, judged, dev_qrels, is_beir=qrels.parent == root / "qrels")
 
 
 def _on_hub(hub_id: str) -> RetrievalFiles:
@@ -95,7 +102,7 @@ def _on_hub(hub_id: str) -> RetrievalFiles:
     if wanted not in judged:
         raise UserError(f"{name}: default has no split {wanted!r}; it has {', '.join(judged) or 'none'}")
     dev = judged.get("dev") if wanted != "dev" else None
-    return RetrievalFiles(f"{name}:corpus@corpus", queries, judged[wanted], queries if dev else None, dev)
+    return RetrievalFiles(f"{name}:corpus@corpus", queries, judged[wanted], queries if dev else None, dev, is_beir=True)
 
 
 def read_corpus(path: Place) -> tuple[dict[str, str], ColumnsRead]:
@@ -105,25 +112,68 @@ def read_corpus(path: Place) -> tuple[dict[str, str], ColumnsRead]:
     return _by_id(table, texts), columns
 
 
-def read_judged(queries: Place, qrels: Place, corpus: dict[str, str]) -> Judged:
-    """Queries with grades; judgements of unknown queries or documents are refused."""
+def read_judged(
+    queries: Place, qrels: Place, corpus: Mapping[str, str], *, ignore_identical_ids: bool | None = False
+) -> Judged:
+    """Queries with grades. Judgements that cannot count are left out, with a note.
+
+    `ignore_identical_ids` leaves the document with a query's own id out of its ranking, unless it is judged relevant,
+    which only another text can be. None does so where the qrels have BEIR's column names.
+    """
     table, of_queries = _read(queries, ["id", "text"])
     texts = _by_id(table, table.texts("text"))
-    grades, of_qrels = _read_qrels(qrels, texts, corpus, queries)
-    kept = [name for name in texts if any(grade > 0 for grade in grades.get(name, {}).values())]
+    judgements, of_qrels, has_beir_names = _read_qrels(qrels)
+    found = read_judgements(judgements, texts, corpus, str(queries))
+    kept = [name for name in texts if found.is_answered(name)]
     if not kept:
-        raise UserError(f"{qrels}: no query has a relevant document (score above 0)")
+        because = "".join(f"; {note}" for note in found.notes)
+        raise UserError(f"{qrels}: no query has a relevant document (score above 0){because}")
+    own = [name for name in kept if name in corpus and found.grades[name].get(name, 0) == 0]
+    is_left_out = has_beir_names if ignore_identical_ids is None else ignore_identical_ids
     return Judged(
         ids=kept,
         texts=[texts[name] for name in kept],
-        qrels={name: grades[name] for name in kept},
+        qrels={name: found.grades[name] for name in kept},
         left_out=len(texts) - len(kept),
         columns=(of_queries, of_qrels),
+        own=frozenset(own if is_left_out else ()),
+        notes=(
+            *found.notes,
+            *_unanswered_note(len(found.judged) - len(kept), len(found.judged)),
+            *_own_note(own, texts, corpus, is_left_out=is_left_out),
+        ),
     )
 
 
+def _read_qrels(path: Place) -> tuple[Table, ColumnsRead, bool]:
+    """The judgements, and whether their columns have BEIR's names."""
+    table = read_table(path)
+    return *_renamed(table, ["query_id", "doc_id", "score"]), "corpus-id" in table.rows[0]
+
+
+def _unanswered_note(count: int, judged: int) -> list[str]:
+    return [f"not measured: {count:,} of {judged:,} judged queries, which have no relevant document"] if count else []
+
+
+def _own_note(
+    own: Sequence[str], texts: Mapping[str, str], corpus: Mapping[str, str], *, is_left_out: bool
+) -> list[str]:
+    """How many queries are documents under the same id, and what is done about it."""
+    same = sum(texts[name].strip() in corpus[name] for name in own)
+    if not is_left_out:
+        found = f"{same:,} of the queries are documents under the same id and find themselves"
+        return [f"{found}; retrieval.N.ignore_identical_ids true leaves these documents out"] if same else []
+    left_out = f"the document with the query's own id is left out of {len(own):,} of the rankings, as BEIR does"
+    chance = f"; in {len(own) - same:,} of them the texts differ, so that ids may be equal by chance"
+    return [f"{left_out} (ignore_identical_ids){chance if len(own) > same else ''}"] if own else []
+
+
 def _read(source: Place, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[Table, ColumnsRead]:
-    table = read_table(source)
+    return _renamed(read_table(source), columns, optional)
+
+
+def _renamed(table: Table, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[Table, ColumnsRead]:
+    """With our names of the columns, all of which every row must have."""
     rows = [{_name(column, row): value for column, value in row.items()} for row in table.rows]
     found = replace(table, rows=rows)
     found.require(columns)
@@ -152,24 +202,6 @@ def _find(root: Path, part: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read_qrels(
-    path: Place, queries: dict[str, str], corpus: dict[str, str], queries_path: Place
-) -> tuple[Qrels, ColumnsRead]:
-    table, columns = _read(path, ["query_id", "doc_id", "score"])
-    grades: Qrels = {}
-    for index in range(len(table)):
-        query, document = _identifier(table, index, "query_id"), _identifier(table, index, "doc_id")
-        grade = _grade(table, index)
-        if query not in queries:
-            raise UserError(f"{table.where(index)}: query {query!r} is not in {queries_path}")
-        if document not in corpus:
-            raise UserError(f"{table.where(index)}: document {document!r} is not in the corpus")
-        if document in grades.setdefault(query, {}):
-            raise UserError(f"{table.where(index)}: query {query!r} and document {document!r} are judged twice")
-        grades[query][document] = grade
-    return grades, columns
-
-
 def _document(table: Table, index: int) -> str:
     text = table.text(index, "text", may_be_blank=True)
     title = table.text(index, "title", may_be_blank=True) if table.rows[index].get("title") else ""
@@ -179,29 +211,8 @@ def _document(table: Table, index: int) -> str:
 def _by_id(table: Table, texts: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for index, text in enumerate(texts):
-        name = _identifier(table, index, "id")
+        name = identifier(table, index, "id")
         if name in found:
             raise UserError(f"{table.where(index)}: id {name!r} occurs twice; give each row its own")
         found[name] = text
     return found
-
-
-def _identifier(table: Table, index: int, column: str) -> str:
-    """Text or a whole number: 7 and "7" are the same id, as csv can't tell them apart."""
-    value = table.rows[index][column]
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(index)}: {column} {value!r} is not an id; use text or a whole number")
-    return str(value)
-
-
-def _grade(table: Table, index: int) -> int:
-    value = table.rows[index]["score"]
-    try:
-        grade = int(value) if isinstance(value, float) and value.is_integer() else int(str(value))
-    except ValueError:
-        grade = -1
-    if grade < 0:
-        raise UserError(
-            f"{table.where(index)}: score {value!r} is not a whole number of at least 0 (0 means not relevant)"
-        )
-    return grade

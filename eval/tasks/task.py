@@ -144,6 +144,11 @@ class Task(ABC, Generic[E]):
         """
         return None
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures must know of the data, a line each."""
+        return []
+
     @abstractmethod
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev; higher is better."""
