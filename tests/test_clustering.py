@@ -117,7 +117,7 @@ def test_files_that_cannot_be_clustered(tmp_path: Path) -> None:
         load([("x", "a"), ("y", "a")])
     with pytest.raises(UserError, match="each of the 2 texts has a different label"):
         load([("x", "a"), ("y", "b")])
-    with pytest.raises(UserError, match=r"t.jsonl line 2: label 0.5 is not a class"):
+    with pytest.raises(UserError, match=r"t.jsonl line 2: label is 0.5; use text or a whole number"):
         load([("x", 1), ("y", 0.5)])
     toy = load([("x", 1), ("y", 2), ("z", 2)])
     with pytest.raises(UserError, match="t/clusters has no dev texts; give a dev file for the selection"):

@@ -138,7 +138,7 @@ def test_limit_stops_before_a_mistake(tmp_path: Path) -> None:
         ("t.csv", "a,a\n1,2\n", "t.csv row 1: a column name occurs twice: a, a"),
         ("t.csv", 'a\n"x"y\n', "t.csv row 2"),
         ("t.csv", 'a\n"x\n', "t.csv row 2"),
-        ("t.csv", "a\n" + "x" * 200_000, "t.csv row 2: field larger than field limit"),
+        ("t.jsonl", '{"a": "x"}\n{"a": "y", "a": "z"}\n', "t.jsonl line 2: 'a' occurs twice in an object"),
         ("t.csv", b"a\nx\n\xff\n", "t.csv line 3: byte 0xff is not UTF-8"),
         ("t.tsv", "a\tb\n1\n", "t.tsv row 2: 1 fields under 2 column names"),
         ("t.parquet", "hello", "t.parquet: not a readable parquet file"),
@@ -224,8 +224,11 @@ def test_a_stream_is_read_no_further_than_its_limit(monkeypatch: pytest.MonkeyPa
         (None, "t.jsonl line 2: a is null"),
         ("", "t.jsonl line 2: a is blank"),
         (" \t", "t.jsonl line 2: a is blank"),
-        (3, "t.jsonl line 2: a is a number (3), not text"),
-        (["x"], "t.jsonl line 2: a is a list (['x']), not text"),
+        (float("nan"), "t.jsonl line 2: a is NaN; fill it"),
+        (3, "t.jsonl line 2: a is a number (3), not text; put it in quotes"),
+        (True, "t.jsonl line 2: a is true or false (True), not text; put it in quotes"),
+        (["x"], "t.jsonl line 2: a is a list (['x']), not text; give each text a row of its own"),
+        ({"text": "x"}, "t.jsonl line 2: a is an object ({'text': 'x'}), not text; take its text out of it"),
     ],
 )
 def test_cells_that_are_no_text(tmp_path: Path, cell: object, words: str) -> None:

@@ -135,9 +135,9 @@ def test_dev_needs_dev_and_test_queries_stay_out_of_it(tmp_path: Path) -> None:
 
 BROKEN: list[tuple[str, dict[str, object], str]] = [
     ("corpus", {"id": "d0", "text": "again"}, "corpus.jsonl line 31: id 'd0' occurs twice"),
-    ("queries", {"id": None, "text": "who"}, "queries.jsonl line 9: id None is not an id"),
+    ("queries", {"id": None, "text": "who"}, "queries.jsonl line 9: id is null"),
     ("queries", {"id": 77, "text": " "}, "queries.jsonl line 9: text is blank"),
-    ("qrels", {"query_id": None, "doc_id": "d1", "score": 1}, "line 49: query_id None is not an id"),
+    ("qrels", {"query_id": None, "doc_id": "d1", "score": 1}, "line 49: query_id is null"),
     ("qrels", {"query_id": "7", "doc_id": "d29", "score": "high"}, "line 49: score 'high' is not a whole number"),
     ("qrels", {"query_id": "7", "doc_id": "d29", "score": float("nan")}, "line 49: score nan is not a whole number"),
     ("qrels", {"query_id": "7", "doc_id": "d29", "score": 0.5}, "line 49: score 0.5 is not a whole number"),

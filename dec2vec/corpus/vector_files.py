@@ -110,16 +110,25 @@ def _open_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_parquet(path: Path) -> NDArray[Any]:
+    """The lists of the column embedding as rows; pandas writes lists of any length, `encode` of a fixed one."""
     import pyarrow
+    import pyarrow.compute
     import pyarrow.parquet
 
     try:
-        column = pyarrow.parquet.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
-        width = column.type.list_size
-        flat: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
-    except (pyarrow.ArrowException, OSError, KeyError, AttributeError) as error:
+        column = pyarrow.parquet.read_table(path, columns=["embedding"])["embedding"]
+        widths: NDArray[Any] = pyarrow.compute.list_value_length(column).to_numpy()  # nan where a row is null
+        flat: NDArray[Any] = pyarrow.compute.list_flatten(column).to_numpy()
+    except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path}: there is no column embedding with vectors ({error}); write it with encode") from None
-    return flat.reshape(-1, width)
+    if flat.dtype.kind != "f":
+        raise UserError(f"{path}: embedding holds {flat.dtype}, not floats; write it with encode")
+    odd = np.flatnonzero(widths != widths[:1])  # nan differs from itself
+    if len(odd):
+        row = int(odd[0])
+        found = "is null" if np.isnan(widths[row]) else f"has {widths[row]:g} numbers, and row 1 has {widths[0]:g}"
+        raise UserError(f"{path} row {row + 1}: embedding {found}; give each row a vector of the same length")
+    return flat.reshape(len(widths), int(widths[0]) if len(widths) else 0)
 
 
 def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:

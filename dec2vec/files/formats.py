@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.cells import listed
 
 Row = dict[str, object]
 Numbered = tuple[int, Row]
 """A row and its number in the file, from 1: the line in text formats, the row in others."""
 PARQUET_ROWS = 8192
 """Number of rows of a parquet file that are in memory at a time."""
+_LONGEST = 2 ** (8 * struct.calcsize("l") - 1) - 1
+"""Number of characters of a csv field, as long as the csv module can count."""
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -38,7 +42,9 @@ def jsonl_rows(path: Path) -> Iterator[Numbered]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _decode(line)
+        except _RepeatedKeyError as error:
+            raise UserError(f"{path} line {number}: {error.args[0]!r} occurs twice in an object; keep one") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{path} line {number}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
@@ -49,14 +55,20 @@ def jsonl_rows(path: Path) -> Iterator[Numbered]:
 
 
 def csv_rows(path: Path) -> Iterator[Numbered]:
-    """Read CSV as in RFC 4180: a quoted text may contain line ends. The header is row 1."""
+    """Read CSV as in RFC 4180: a quoted text may contain line ends. The header is row 1.
+
+    A blank line is a blank text where there is one column, and nothing where there are several.
+    """
     lines = (part for _, line in text_lines(path) for part in io.StringIO(f"{line}\n", newline=""))
     yield from _under_header(path, _records(path, lines))
 
 
 def tsv_rows(path: Path) -> Iterator[Numbered]:
-    """Read fields separated by tabs. Quotation marks are part of the text, as in GLUE and SentEval."""
-    numbered = ((number, line.split("\t")) for number, line in text_lines(path) if line)
+    """Read fields separated by tabs. Quotation marks are part of the text, as in GLUE and SentEval.
+
+    Blank lines are those of `csv_rows`.
+    """
+    numbered = ((number, line.split("\t") if line else []) for number, line in text_lines(path))
     yield from _under_header(path, numbered)
 
 
@@ -66,8 +78,9 @@ def parquet_rows(path: Path) -> Iterator[Numbered]:
     import pyarrow.parquet
 
     try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=PARQUET_ROWS)
-        rows = (row for batch in batches for row in batch.to_pylist())
+        file = pyarrow.parquet.ParquetFile(path)
+        _refuse_repeated(str(path), file.schema_arrow.names)
+        rows = (row for batch in file.iter_batches(batch_size=PARQUET_ROWS) for row in batch.to_pylist())
         yield from enumerate(rows, start=1)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
@@ -82,6 +95,8 @@ FORMATS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
 
 
 def _records(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Fields by the number of their record; a blank line has none."""
+    csv.field_size_limit(_LONGEST)  # of the whole process, and 131,072 by default, which documents exceed
     records = csv.reader(lines, strict=True)
     for number in count(1):
         try:
@@ -90,18 +105,41 @@ def _records(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]
             raise UserError(f"{path} row {number}: {error}") from None
         if fields is None:
             return
-        if fields:
-            yield number, fields
+        yield number, fields
 
 
 def _under_header(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Iterator[Numbered]:
-    _, header = next(numbered, (1, []))
-    if len(set(header)) != len(header):
-        raise UserError(f"{path} row 1: a column name occurs twice: {', '.join(header)}")
-    for number, fields in numbered:
-        if len(fields) != len(header):
+    """Rows under the first record that is not blank."""
+    first, header = next((record for record in numbered if record[1]), (1, []))
+    _refuse_repeated(f"{path} row {first}", header)
+    blank = [""] if len(header) == 1 else []
+    for number, record in numbered:
+        fields = record or blank
+        if fields and len(fields) != len(header):
             raise UserError(f"{path} row {number}: {len(fields)} fields under {len(header)} column names")
-        yield number, dict(zip(header, fields, strict=True))
+        if fields:
+            yield number, dict(zip(header, fields, strict=True))
+
+
+def _refuse_repeated(where: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise UserError(f"{where}: a column name occurs twice: {listed(names)}")
+
+
+class _RepeatedKeyError(Exception):
+    """A key that occurs twice in an object of JSON, of which Python would keep the last."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+"""`json.loads`, with a decoder that is made once: one for each line would double the time."""
 
 
 def _lines(path: Path) -> Iterator[bytes]:

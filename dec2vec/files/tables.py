@@ -5,14 +5,14 @@ Everything that reads texts uses this module, so that all errors name the row an
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.cells import as_name, holds_only_numbers, is_absent, listed, not_text, only_numbers
 from dec2vec.files.formats import FORMATS, Numbered, Row, text_lines
 from dec2vec.files.hub_datasets import HUB_ID, hub_rows, saved_rows
 
@@ -48,7 +48,7 @@ class Table:
         present = self.columns
         for column in columns:
             if column not in present:
-                raise UserError(f"{self.name}: no column {column!r}; the columns are: {', '.join(present)}")
+                raise UserError(f"{self.name}: no column {column!r}; the columns are: {listed(present)}")
         self.require_in_rows(columns)
 
     def require_in_rows(self, columns: Sequence[str]) -> None:
@@ -56,17 +56,18 @@ class Table:
         for column in columns:
             missing = next((i for i, row in enumerate(self.rows) if column not in row), None)
             if missing is not None:
-                here = ", ".join(self.rows[missing]) or "nothing"
+                here = listed(self.rows[missing]) or "nothing"
                 raise UserError(f"{self.where(missing)}: no {column!r}; this row has: {here}")
 
     def text(self, index: int, column: str, *, may_be_blank: bool = False) -> str:
-        """The text in a cell. UserError for null, for numbers, and for blank texts unless they are allowed."""
+        """The text in a cell. UserError for null and NaN, for numbers, and for blank texts unless they are allowed."""
         value = self.rows[index].get(column)
-        if value is None:
-            raise UserError(f"{self.where(index)}: {column} is null; fill it or remove the row")
+        if is_absent(value):
+            kind = "null" if value is None else "NaN"
+            raise UserError(f"{self.where(index)}: {column} is {kind}; fill it or remove the row")
         if not isinstance(value, str):
-            kind = "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}"
-            raise UserError(f"{self.where(index)}: {column} is {kind} ({str(value)[:40]}), not text; put it in quotes")
+            in_json = self.unit == "line"
+            raise UserError(f"{self.where(index)}: {not_text(column, value, in_json=in_json)}")
         if not (may_be_blank or value.strip()):
             raise UserError(f"{self.where(index)}: {column} is blank; fill it or remove the row")
         return value
@@ -78,8 +79,18 @@ class Table:
         return texts
 
     def filled(self, index: int, columns: Sequence[str]) -> list[str]:
-        """The row's texts in those of the columns that it fills: absent, null and empty cells are skipped."""
-        return [self.text(index, column) for column in columns if self.rows[index].get(column) not in (None, "")]
+        """The row's texts in those of the columns that it fills: absent, null, NaN and empty cells are skipped."""
+        cells = ((column, self.rows[index].get(column)) for column in columns)
+        return [self.text(index, column) for column, value in cells if not (is_absent(value) or value == "")]
+
+    def label(self, index: int, column: str) -> str:
+        """The name of a class or of a document in a cell: text, a whole number, or true and false."""
+        value = self.rows[index][column]
+        name = self.text(index, column) if is_absent(value) or isinstance(value, str) else as_name(value)
+        if name is None:
+            where = self.where(index)
+            raise UserError(f"{where}: {column} is {value!r}; use text or a whole number, or remove the row")
+        return name
 
     def refuse_numbers(self, column: str, texts: Sequence[str]) -> None:
         """Raise UserError if all texts of the column are numbers."""
@@ -154,37 +165,6 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
         return texts
     table = read_table(path, [column])
     return [table.text(index, column, may_be_blank=True) for index in range(len(table))]
-
-
-_NEGATIVE = re.compile(r"negative(?:_(\d+))?")
-
-
-def is_negative_column(name: str) -> bool:
-    """Whether a column holds hard negatives by its name: `negative`, `negative_1`, `negative_2` ..."""
-    return _NEGATIVE.fullmatch(name) is not None
-
-
-def negative_columns(columns: Iterable[str]) -> list[str]:
-    """Those of the columns that hold hard negatives, in the order of their numbers."""
-    matches = [match for match in map(_NEGATIVE.fullmatch, columns) if match]
-    return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or -1))]
-
-
-def only_numbers(texts: Sequence[str]) -> bool:
-    """Whether there are texts, and all of them are numbers."""
-    return bool(texts) and all(map(is_number, texts))
-
-
-def holds_only_numbers(name: str, column: str) -> UserError:
-    """The error for a column in which `only_numbers` is true."""
-    return UserError(f"{name}: column {column!r} contains only numbers; give a column of texts")
-
-
-def is_number(value: str | int | float) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (ValueError, OverflowError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -285,7 +265,8 @@ def _fits(only: Sequence[str]) -> Callable[[Row], bool]:
     """A function that says whether a row fulfils one of the conditions; every row does if there is none."""
     conditions = [_condition(text) for text in only]
     return lambda row: (
-        not conditions or any(column in row and str(row[column]) == value for column, value in conditions)
+        not conditions
+        or any(column in row and value in (str(row[column]), as_name(row[column])) for column, value in conditions)
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, is_negative_column, read_table, read_texts
+from dec2vec.files.cells import is_negative_column
+from dec2vec.files.tables import Table, read_table, read_texts
 from eval.leakage.normal_form import normalized
 from eval.systems.recipes import run_config
 from eval.tasks.task import Task

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, read_table
+from dec2vec.files.tables import read_table
 from eval.tasks.columns import ColumnsRead, columns_read
 
 
@@ -71,7 +71,7 @@ def read_labelled(
     UserError for a missing column, a blank text or label, or a class without rows.
     """
     table = read_table(path, [text, label], split=split, limit=limit)
-    labels = [_label(table, row, label) for row in range(len(table))]
+    labels = [table.label(row, label) for row in range(len(table))]
     present = sorted(set(labels))
     missing = next((name for name in classes if name not in present), None)
     if missing is not None:
@@ -80,13 +80,6 @@ def read_labelled(
     texts = [table.text(row, text) for row in rows]
     columns = columns_read(table, [text, label])
     return LabelledTexts(Path(table.name).stem, texts, [labels[row] for row in rows], columns)
-
-
-def _label(table: Table, row: int, column: str) -> str:
-    value = table.rows[row][column]
-    if isinstance(value, (bool, float)):
-        raise UserError(f"{table.where(row)}: {column} {value!r} is not a class; use text or a whole number")
-    return str(value) if isinstance(value, int) else table.text(row, column)
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

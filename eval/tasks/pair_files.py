@@ -20,6 +20,7 @@ from eval.tasks.task import TaskVectors, Texts
 
 Indices = Int64[np.ndarray, " pairs"]
 Vectors = Float32[np.ndarray, "pairs dim"]
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +131,17 @@ def read_pairs(
     two_sided: bool = False,
     only: Sequence[str] = (),
     limit: int | None = None,
+    fix: str = "correct it or remove the row",
 ) -> LabelledPairs:
-    """The pairs of a table. UserError for a missing column, a blank text, a label that is not 0 or 1."""
+    """The pairs of a table. UserError for a missing column, a blank text, a label that is not 0 or 1 (with the fix)."""
     table = read_table(path, [columns.first, columns.second, columns.label], only=only, limit=limit)
-    labels = [_label(table, row, columns) for row in range(len(table))]
+    labels = [_label(table, row, columns, fix) for row in range(len(table))]
     first, second = table.texts(columns.first), table.texts(columns.second)
     pairs = LabelledPairs.from_texts(Path(table.name).stem, first, second, labels, two_sided=two_sided)
     return replace(pairs, columns=columns_read(table, [columns.first, columns.second, columns.label]))
 
 
-def _label(table: Table, row: int, columns: PairColumns) -> bool:
+def _label(table: Table, row: int, columns: PairColumns, fix: str) -> bool:
     value = table.rows[row][columns.label]
     number = finite_number(value)
     if columns.positive_from is not None:
@@ -149,15 +151,14 @@ def _label(table: Table, row: int, columns: PairColumns) -> bool:
             )
         return number >= columns.positive_from
     if number not in (0.0, 1.0):
-        raise UserError(
-            f"{table.where(row)}: {columns.label} {value!r} is not 0 or 1; correct it, "
-            "or say with positive_from which scores are matches"
-        )
+        raise UserError(f"{table.where(row)}: {columns.label} {value!r} is not 0 or 1; {fix}")
     return number == 1.0
 
 
 def finite_number(value: object) -> float | None:
-    """true and false are 1 and 0; None for what is no finite number."""
+    """true and false are 1 and 0, also as the texts that a csv has; None for what is no finite number."""
+    if isinstance(value, str) and value.lower() in _TRUTH:
+        return _TRUTH[value.lower()]
     if not isinstance(value, (bool, int, float, str)):
         return None
     try:

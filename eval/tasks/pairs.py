@@ -70,8 +70,9 @@ def load_pairs(config: PairsConfig) -> PairsTask:
     if not config.dev and (config.dev_only or config.dev_limit is not None):
         raise UserError(f"{config.test}: dev_only and dev_limit select rows of dev; give dev, or remove them")
     columns = PairColumns(config.sentence1, config.sentence2, config.label, config.positive_from)
-    test = read_pairs(config.test, columns)
-    dev = read_pairs(config.dev, columns, only=config.dev_only, limit=config.dev_limit) if config.dev else None
+    read = partial(read_pairs, columns=columns, fix="correct it, or say with positive_from which scores are matches")
+    test = read(config.test)
+    dev = read(config.dev, only=config.dev_only, limit=config.dev_limit) if config.dev else None
     return PairsTask(config.name or test.name, config.metric, test, dev, config.criterion, config.precision)
 
 

@@ -35,7 +35,7 @@ def read_judgements(table: Table, queries: Collection[str], corpus: Collection[s
     judged: set[str] = set()
     skipped = _Skipped(table)
     for index in range(len(table)):
-        query, document = identifier(table, index, "query_id"), identifier(table, index, "doc_id")
+        query, document = table.label(index, "query_id"), table.label(index, "doc_id")
         grade, known = _grade(table, index), grades.get(query, {}).get(document)
         if query not in queries:
             skipped.add(f"the query is not in {queries_name}", index, repr(query))
@@ -72,14 +72,6 @@ class _Skipped:
         return tuple(
             f"left out {count:,} {rows}: {reason} (first: {first})" for reason, (count, first) in self.found.items()
         )
-
-
-def identifier(table: Table, index: int, column: str) -> str:
-    """Text or a whole number: 7 and "7" are the same id, as csv can't tell them apart."""
-    value = table.rows[index][column]
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(index)}: {column} {value!r} is not an id; use text or a whole number")
-    return str(value)
 
 
 def _grade(table: Table, index: int) -> int:

@@ -22,7 +22,7 @@ from dec2vec.files.formats import FORMATS, Row
 from dec2vec.files.hub_datasets import hub_splits
 from dec2vec.files.tables import Table, is_hub_id, read_table
 from eval.tasks.columns import ColumnsRead, columns_read
-from eval.tasks.qrels import Qrels, identifier, read_judgements
+from eval.tasks.qrels import Qrels, read_judgements
 
 NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
 """Columns of BEIR, and what they are called here."""
@@ -204,14 +204,14 @@ def _find(root: Path, part: str) -> Path | None:
 
 def _document(table: Table, index: int) -> str:
     text = table.text(index, "text", may_be_blank=True)
-    title = table.text(index, "title", may_be_blank=True) if table.rows[index].get("title") else ""
+    title = table.text(index, "title", may_be_blank=True) if table.filled(index, ["title"]) else ""
     return f"{title} {text}".strip() if title else text
 
 
 def _by_id(table: Table, texts: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for index, text in enumerate(texts):
-        name = identifier(table, index, "id")
+        name = table.label(index, "id")
         if name in found:
             raise UserError(f"{table.where(index)}: id {name!r} occurs twice; give each row its own")
         found[name] = text

@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, is_number, read_table
+from dec2vec.files.cells import is_number
+from dec2vec.files.tables import Table, read_table
 from dec2vec.vectors.quantization import Ranges
 from eval.metrics.correlation import AGGREGATIONS, spearman, spearman_over_subsets
 from eval.metrics.intervals import MANY

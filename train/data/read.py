@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import Table, holds_only_numbers, negative_columns, only_numbers, read_blocks
+from dec2vec.files.cells import holds_only_numbers, is_absent, listed, negative_columns, only_numbers
+from dec2vec.files.tables import Table, read_blocks
 from train.config import SourceConfig
 from train.data.table import Packer, SourceTable, Texts
 
@@ -65,7 +66,7 @@ class _Found:
         """All rows; UserError for a column that holds only numbers, and for a named column that no row has."""
         absent = next((name for name in self._source.negatives or () if name not in self._seen), None)
         if absent is not None:
-            raise UserError(f"{self._name}: no column {absent!r}; the columns are: {', '.join(self._seen)}")
+            raise UserError(f"{self._name}: no column {absent!r}; the columns are: {listed(self._seen)}")
         numeric = next((column for column in self._columns if column not in self._with_words), None)
         if numeric is not None:
             raise holds_only_numbers(self._name, numeric)
@@ -95,7 +96,7 @@ def _extra_column(source: SourceConfig) -> str | None:
 def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
     """Whether no text is missing or blank. A value of another type passes here, and is refused when it is read."""
     values = (table.rows[row].get(column) for column in columns)
-    return not any(value is None or (isinstance(value, str) and not value.strip()) for value in values)
+    return not any(is_absent(value) or (isinstance(value, str) and not value.strip()) for value in values)
 
 
 def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
@@ -104,7 +105,7 @@ def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTab
         (table.text(row, source.anchor), table.text(row, source.positive), *table.filled(row, negatives))
         for row in rows
     ]
-    ids = [] if source.document_id is None else [_name(table, row, source.document_id) for row in rows]
+    ids = [] if source.document_id is None else [table.label(row, source.document_id) for row in rows]
     return SourceTable("pairs", texts, ids=ids)
 
 
@@ -118,7 +119,7 @@ def _texts(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTab
 
 
 def _labelled(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
-    labels = [_name(table, row, source.label) for row in rows]
+    labels = [table.label(row, source.label) for row in rows]
     return SourceTable("labelled", _alone(table, rows, source.text), labels=labels)
 
 
@@ -127,14 +128,6 @@ _TABLES = {"pairs": _pairs, "graded": _graded, "texts": _texts, "labelled": _lab
 
 def _alone(table: Table, rows: Sequence[int], column: str) -> list[Texts]:
     return [(table.text(row, column),) for row in rows]
-
-
-def _name(table: Table, row: int, column: str) -> str:
-    """A label or an id: a text or a whole number. 3 and "3" are the same."""
-    value = table.rows[row][column]
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise UserError(f"{table.where(row)}: {column} is {value!r}; use text or a whole number")
-    return str(value)
 
 
 def _number(table: Table, row: int, column: str) -> float:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.cells import is_negative_column, negative_columns
 from dec2vec.files.formats import Row
-from dec2vec.files.tables import Table, is_negative_column, negative_columns, read_table, read_texts, selected
+from dec2vec.files.tables import Table, read_table, read_texts, selected
 
 ADDED = ("anchor", "positive", "positive_score", "negative_scores")
 
