@@ -15,8 +15,8 @@
     dec2vec dedup  TEXTS|VECTORS --output groups.jsonl [--model RUN|DIR|HUB_ID] [--threshold 0.95]
     dec2vec outliers TEXTS|VECTORS --output rows.jsonl [--model RUN|DIR|HUB_ID]
 
-A verb's module is imported when the verb is chosen, and imports torch only once its options are valid. With the
-`__main__`s, only this file knows train and eval.
+Also `python -m dec2vec VERB ...`, for launchers. A verb's module is imported when the verb is chosen, and imports torch
+only once its options are valid. With the `__main__`s, only this file knows train and eval.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from dec2vec.errors import UserError, run
+from dec2vec.own_packages import leave_working_folder, use_own_packages
 
 
 class Verb(NamedTuple):
@@ -91,6 +92,8 @@ def _dispatch(argv: Sequence[str]) -> None:
 
 def _run_verb(name: str, words: Sequence[str]) -> None:
     verb = _VERBS[name]
+    if not verb.module.startswith("dec2vec."):
+        use_own_packages()
     module = vars(import_module(verb.module))
     if "main" in module:
         module["main"](words)
@@ -112,4 +115,5 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
+    leave_working_folder()
     sys.exit(main())

@@ -1,1 +1,1 @@
-"""Encoders -> evidence: untuned and tuned systems on the same data, with intervals, in one report."""
+"""Encoders -> evidence, the evaluating part of dec2vec: untuned and tuned systems on the same data, in one report."""

@@ -1,4 +1,4 @@
-"""`python -m eval CONFIG.yaml [--section.key value ...]`: a decoder, read many ways, and its tuned runs."""
+"""`dec2vec eval CONFIG.yaml [--section.key value ...]`: a decoder, read many ways, and its tuned runs."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_every_verb_has_its_command() -> None:
 @pytest.mark.parametrize("verb", ["", *cli._VERBS])
 def test_help_is_quick(verb: str) -> None:
     """Half a second of processor time, the least of ten: a busy machine's shared caches can double a single one."""
-    argv = [sys.executable, "-m", "dec2vec.cli", *verb.split(), "--help"]
+    argv = [sys.executable, "-m", "dec2vec", *verb.split(), "--help"]
     seconds = []
     while len(seconds) < 10 and (not seconds or min(seconds) >= 0.5):
         before = os.times()

@@ -22,7 +22,7 @@ CONFIGS = REPOSITORY / "configs" / "accelerate"
 def test_launcher_reads_the_shipped_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerate's own parser and launcher take each, and what they put into the environment is the engine meant."""
     port = str(free_port())
-    arguments = ["--config_file", str(path), "--main_process_port", port, "-m", "train", "run.yaml"]
+    arguments = ["--config_file", str(path), "--main_process_port", port, "-m", "dec2vec", "train", "run.yaml"]
     options, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
     assert options.num_machines == (2 if path.stem.endswith("-nodes") else 1)
     if path.stem.startswith("one"):
@@ -55,7 +55,7 @@ def test_slurm_script_starts_all_nodes_by_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = [str(REPOSITORY / "scripts" / "slurm-train"), "run.yaml", "--optim.lr", "1e-4"]
     started = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert started[0] == "launch" and started[-4:] == ["train", "run.yaml", "--optim.lr", "1e-4"]
-    options = dict(zip(started[1:-5:2], started[2:-5:2], strict=True))
+    assert started[0] == "launch" and started[-6:] == ["-m", "dec2vec", "train", "run.yaml", "--optim.lr", "1e-4"]
+    options = dict(zip(started[1:-6:2], started[2:-6:2], strict=True))
     assert options["--num_processes"] == "8" and options["--main_process_ip"] == "n07"
     assert (REPOSITORY / options["--config_file"]).is_file()

@@ -261,7 +261,7 @@ def test_a_process_ends_with_its_error_line(tmp_path: Path, monkeypatch: pytest.
     ):
         monkeypatch.setattr(sys, "executable", _program(tmp_path / "python", body))
         assert run_training(["a b", "--c"], log) == expected
-    assert log.read_text(encoding="utf-8").endswith("-m train a b --c\n")
+    assert log.read_text(encoding="utf-8").endswith("-m dec2vec train a b --c\n")
 
 
 def test_a_train_py_of_the_user_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,8 +306,8 @@ def test_wandb_builds_a_command_that_we_understand(
     _program(tmp_path / "python", """for word in "$@"; do printf '%s\\n' "$word"; done""")
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WANDB_RUN_ID": "ab12"}
     words = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert words[:3] == ["-P", "-m", "train"]
-    resolved = load_arguments(TrainConfig, words[3:], prog="x")
+    assert words[:4] == ["-P", "-m", "dec2vec", "train"]
+    resolved = load_arguments(TrainConfig, words[4:], prog="x")
     assert (resolved.optim.lr, resolved.loss.symmetric, resolved.model.layer, resolved.seed) == (3e-4, False, -2, 2)
     assert (resolved.optim.steps, resolved.tracking.backend, resolved.eval.after_training) == (5, "wandb", False)
     assert resolved.output_dir == str(config.parent / "out" / "ab12")

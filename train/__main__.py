@@ -1,4 +1,4 @@
-"""`python -m train CONFIG.yaml [--section.key value ...]`, also under `accelerate launch -m train` and torchrun.
+"""`dec2vec train CONFIG.yaml [--section.key value ...]`, under a launcher `-m dec2vec train ...`.
 
 A run as a whole: read the configuration, refuse what cannot work, build, fit, finish. This file alone knows both
 training and evaluation, and hands training what it needs to know of evaluation: the dev score, the whitening of the
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from dec2vec.config.load import load_arguments
 from dec2vec.errors import UserError
 from dec2vec.errors import run as run_command
+from dec2vec.own_packages import use_own_packages
 from train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _log = logging.getLogger("train")
 
 def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
+    use_own_packages()  # also after `python -m train`, in a folder that has an eval.py
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.runtime import keep_freed_memory, start_threads_flushed
     from train.data.dataset import load_data

@@ -62,15 +62,15 @@ def main(argv: Sequence[str]) -> int:
     shutil.rmtree(options.folder, ignore_errors=True)
     arguments = [options.config, *overrides(options.batch), *rest]
     alone, results, worst = options.folder / "one", [], 0.0
-    seconds = _train([sys.executable, "-m", "train", *arguments], {}, alone)
+    seconds = _train([sys.executable, "-m", "dec2vec", "train", *arguments], {}, alone)
     results.append(["one", "1", "", "", "", "", "", f"{seconds:.0f}"])
     for engine in options.engines:
         for world in options.worlds:
             command, environment = _launch(options.launcher, engine, world)
             whole, resumed = (options.folder / f"{engine}-{world}{end}" for end in ("", "-resumed"))
-            seconds = _train([*command, "-m", "train", *arguments], environment, whole)
+            seconds = _train([*command, "-m", "dec2vec", "train", *arguments], environment, whole)
             begin_from(alone, resumed)
-            _train([*command, "-m", "train", *arguments], environment, resumed)
+            _train([*command, "-m", "dec2vec", "train", *arguments], environment, resumed)
             found, gone_on = compare(whole, alone), compare(resumed, alone)
             worst = max(worst, found.worst, gone_on.worst)
             figures = [f"{value:.1e}" for value in (*astuple(found), gone_on.weights)]

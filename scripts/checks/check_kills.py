@@ -30,7 +30,7 @@ MAX_STARTS = 5
 
 @dataclass(frozen=True)
 class Attempt:
-    """One folder that `python -m train` is run in."""
+    """One folder that `python -m dec2vec train` is run in."""
 
     folder: Path
     command: Sequence[str]
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     options, overrides = _parser().parse_known_args(argv)
     every = max(1, options.steps // 12)
     fixed = ["--optim.steps", str(options.steps), "--checkpoint.every", str(every), "--eval.after_training", "false"]
-    command = [sys.executable, "-m", "train", options.config, *fixed, *overrides]
+    command = [sys.executable, "-m", "dec2vec", "train", options.config, *fixed, *overrides]
     undisturbed, killed = (Attempt(options.folder / name, command) for name in ("undisturbed", "killed"))
     times = _undisturbed(undisturbed, options.steps)
     draw = random.Random(options.seed)

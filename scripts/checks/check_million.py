@@ -86,10 +86,10 @@ def tiny_decoder(folder: Path) -> Path:
 
 
 def job(name: str, options: argparse.Namespace) -> Job:
-    """`torchrun --nproc_per_node 2 -m dec2vec.cli encode ...`."""
+    """`torchrun --nproc_per_node 2 -m dec2vec encode ...`."""
     folder: Path = options.folder
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(WORLD)]
-    encode = ["-m", "dec2vec.cli", "encode", "--model", str(folder / "decoder"), "--input", str(folder / "texts.txt")]
+    encode = ["-m", "dec2vec", "encode", "--model", str(folder / "decoder"), "--input", str(folder / "texts.txt")]
     sharded = ["--output", str(folder / name), "--shard_rows", str(options.shard_rows), "--device", "cpu"]
     return Job(folder / name, [sys.executable, *launcher, *encode, *sharded])
 

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/check_ranks"), help="where the two runs go")
     options, overrides = parser.parse_known_args(argv)
     fixed = ["--optim.steps", str(options.steps), "--lora.dropout", "0", "--checkpoint.resume", "fresh"]
-    arguments = ["-m", "train", options.config, *fixed, "--eval.after_training", "false", *overrides]
+    arguments = ["-m", "dec2vec", "train", options.config, *fixed, "--eval.after_training", "false", *overrides]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(WORLD)]
     one = _losses(arguments, options.folder / "one", world=1)
     two = _losses([*launcher, *arguments], options.folder / "two", world=WORLD)

@@ -3,7 +3,7 @@
     python scripts/checks/check_two_hosts.py configs/train/quickstart.yaml --batch.size 16 --optim.lr 2e-4
 
 First the run is made undisturbed, and by one process alone: losses and adapter must be the same up to rounding. Then
-each experiment is one run of `torchrun -m train` over both hosts, disturbed at a random step:
+each experiment is one run of `torchrun -m dec2vec train` over both hosts, disturbed at a random step:
     kill   a rank of the second host is killed (SIGKILL)
     hang   it is stopped (SIGSTOP), so that no connection closes
     cut    the cable is cut for longer than distributed.timeout, then reconnected

@@ -32,16 +32,15 @@ class Ended:
 
 
 def run_training(arguments: Sequence[str], log: Path) -> Ended:
-    """Run `python -P -m train ...` and append its output to `log`. A signal is passed on once: the run saves and stops.
+    """Run `python -P -m dec2vec train ...` and append its output to `log`.
 
-    The process has its own session, since Ctrl-C would otherwise reach it from the terminal too. Without -P a file
-    train.py in the working folder would be run instead.
+    A signal is passed on once: the run saves and stops. The process has its own session, since Ctrl-C would otherwise
+    reach it from the terminal too. With -P no file of the working folder takes the place of a module.
     """
     start = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output, Interrupts() as interrupts:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "train", *arguments], stdout=output, stderr=output, start_new_session=True
-        )
+        command = [sys.executable, "-P", "-m", "dec2vec", "train", *arguments]
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
             _wait(process, interrupts)
         finally:

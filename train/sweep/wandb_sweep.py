@@ -22,7 +22,7 @@ def wandb_sweep(
     """The sweep as W&B expects it. Dotted names are options of dec2vec: the agent passes `--optim.lr=0.0001`.
 
     Each run needs its own folder. W&B replaces `${envvar:...}` before it sets the run's id, so a shell inserts the id.
-    -P prevents that a file train.py in the agent's folder is run instead.
+    With -P no file of the agent's folder takes the place of a module.
     """
     parameters: dict[str, Any] = {
         axis.option: {"values": [_typed(config, training, axis, tokens) for tokens in axis.values]}
@@ -33,7 +33,7 @@ def wandb_sweep(
         parameters["seed"] = {"values": seeds}
     fixed = shlex.join([*training, "--tracking.backend", "wandb", "--eval.after_training", "false"])
     folder = f'{shlex.quote(str(output))}/"$WANDB_RUN_ID"'
-    command = f'exec python -P -m train {shlex.quote(str(config))} {fixed} "$@" --output_dir {folder}'
+    command = f'exec python -P -m dec2vec train {shlex.quote(str(config))} {fixed} "$@" --output_dir {folder}'
     return {
         "program": "train",
         "method": "grid",

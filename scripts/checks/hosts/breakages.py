@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def options(self) -> list[str]:
-        """Of `python -m train`: a checkpoint every few steps, and nothing after training."""
+        """Of `python -m dec2vec train`: a checkpoint every few steps, and nothing after training."""
         fixed = {"optim.steps": self.steps, "distributed.timeout": self.timeout, "export.model": "false"}
         every = {"checkpoint.every": max(1, self.steps // 8), "eval.after_training": "false"}
         return [*self.arguments, *(part for key, value in (fixed | every).items() for part in (f"--{key}", str(value)))]

@@ -58,7 +58,7 @@ def undisturbed(plan: Plan) -> Equality:
 
 
 def _train_alone(options: Sequence[str]) -> None:
-    command = [sys.executable, "-m", "train", *options]
+    command = [sys.executable, "-m", "dec2vec", "train", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise SystemExit(f"{' '.join(command)}\nfailed with exit code {result.returncode}:\n{result.stderr}")

@@ -1,4 +1,4 @@
-"""`torchrun -m train` over some hosts into one run folder, with its processes and its progress in sight."""
+"""`torchrun -m dec2vec train` over some hosts into one run folder, with its processes and its progress in sight."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Launch:
     """On each host."""
     folder: Path
     arguments: Sequence[str]
-    """Of `python -m train`."""
+    """Of `python -m dec2vec train`."""
     restarts: int = 3
     pinned: bool = False
     """Each process to a core, the ranks in turn."""
@@ -159,7 +159,7 @@ class Launch:
         if self.pinned:
             taskset = f'exec taskset --cpu-list $((LOCAL_RANK % {len(os.sched_getaffinity(0))})) "$0" "$@"'
             command += ["--no_python", "bash", "-c", taskset, sys.executable]
-        command += ["-m", "train", *self.arguments, "--output_dir", str(self.folder)]
+        command += ["-m", "dec2vec", "train", *self.arguments, "--output_dir", str(self.folder)]
         ours = {**ENGINES[self.engine], "GLOO_SOCKET_IFNAME": host.interface, "OMP_NUM_THREADS": "1"}
         ours["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as scripts/two-hosts has it, which says why
         log = self._logs[position]
