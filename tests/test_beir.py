@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
+from dec2vec.corpus.exact_search import Ranking
 from dec2vec.errors import UserError
 from eval.config import RetrievalConfig
 from eval.inputs import _make_retrieval
@@ -93,6 +94,25 @@ def test_all_metrics_and_depths_are_without_the_own_document(tmp_path: Path) -> 
     assert [figure.value for figure in found] == [1, 1, 1, 1, 1]
     means = [float(t.measure(None, TaskVectors(last, documents), 100, 0)[4].value) for t in (task, kept)]
     assert means == pytest.approx([1 / 23, 1 / 24])
+
+
+def test_a_search_by_other_means_leaves_it_out_too(tmp_path: Path) -> None:
+    """As lexical baselines rank: they are asked for one more document."""
+    tasks = [load_retrieval(arguana(tmp_path / "arguana")), load_retrieval(tmp_path / "arguana", False)]
+    assert [task.depth for task in tasks] == [1001, 1000]
+    positions = np.array([[own, own + 1, -1] for own in range(0, 24, 2)])  # the query itself, then the answer
+    ranking = Ranking(positions, np.zeros(positions.shape, dtype=np.float32))
+    reciprocal = [task.figures(task.evidence_from_ranking(ranking), 100, 0)[1].value for task in tasks]
+    assert reciprocal == [1, 0.5]
+
+
+@pytest.mark.parametrize("title", ["", " ", None, float("nan")])
+def test_documents_without_a_title(tmp_path: Path, title: object) -> None:
+    folder = arguana(tmp_path / "arguana")
+    rows = [{"_id": name, "title": title, "text": text} for name, text in DOCUMENTS.items()]
+    write_jsonl(folder / "corpus.jsonl", [*rows, {"_id": "titled", "title": "cats", "text": "purr"}])
+    documents = load_retrieval(folder).documents
+    assert {name: text.strip() for name, text in documents.items()} == {**DOCUMENTS, "titled": "cats purr"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from eval.baselines.cosines import cosines, dense, is_too_wide
 from eval.baselines.ranking import by_text, sparse_ranking
 from eval.tasks.pair_files import Pairs
 from eval.tasks.pair_task import PairTask
-from eval.tasks.retrieval import DEPTH, RetrievalTask
+from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.task import Evidence, Task, TaskVectors, Texts
 
 
@@ -54,11 +54,11 @@ def _searched(baseline: Baseline, task: RetrievalTask) -> Evidence:
     """Dense vectors are ranked by the task, as those of every system."""
     texts = task.test
     if isinstance(baseline, SearchBaseline):
-        return task.evidence_from_ranking(baseline.rank(texts.queries, DEPTH))
+        return task.evidence_from_ranking(baseline.rank(texts.queries, task.depth))
     assert isinstance(baseline, VectorBaseline)
     queries, documents = baseline.encode(texts.queries, "query"), baseline.encode(texts.documents, "document")
     if isinstance(queries, csr_matrix) and isinstance(documents, csr_matrix):
-        return task.evidence_from_ranking(sparse_ranking(queries, documents, by_text(texts.documents), DEPTH))
+        return task.evidence_from_ranking(sparse_ranking(queries, documents, by_text(texts.documents), task.depth))
     return task.evidence(None, TaskVectors(np.asarray(queries), np.asarray(documents)))
 
 

@@ -83,8 +83,13 @@ class RetrievalTask(Task[RetrievalEvidence]):
         return RetrievalEvidence(self._values(self.test_queries, test))
 
     def evidence_from_ranking(self, ranking: Ranking) -> RetrievalEvidence:
-        """The same from the documents that were found for the test queries, DEPTH of each."""
+        """The same from the documents that were found for the test queries, `depth` of each."""
         return RetrievalEvidence(ranking_metrics(ranking, self.test_queries, list(self.documents)))
+
+    @property
+    def depth(self) -> int:
+        """Documents that a search must find for each query, of which its own one may be left out again."""
+        return DEPTH + bool(self.test_queries.own)
 
     @property
     def own_text(self) -> OwnText:

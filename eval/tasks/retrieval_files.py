@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dec2vec.errors import UserError
+from dec2vec.files.cells import is_absent
 from dec2vec.files.formats import FORMATS, Row
 from dec2vec.files.hub_datasets import hub_splits
 from dec2vec.files.tables import Table, is_hub_id, read_table
@@ -204,7 +205,8 @@ def _find(root: Path, part: str) -> Path | None:
 
 def _document(table: Table, index: int) -> str:
     text = table.text(index, "text", may_be_blank=True)
-    title = table.text(index, "title", may_be_blank=True) if table.filled(index, ["title"]) else ""
+    is_untitled = is_absent(table.rows[index].get("title"))
+    title = "" if is_untitled else table.text(index, "title", may_be_blank=True)
     return f"{title} {text}".strip() if title else text
 
 
