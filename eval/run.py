@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dec2vec.errors import UserError
+from eval.baselines.encoder import outside_truncation
 from eval.baselines.evaluate import Baselines
-from eval.baselines.truncation import outside_truncation
 from eval.cache.encoders import Encoders, cache_folder
 from eval.cache.vector_cache import CachedEncoder, VectorCache
 from eval.config import EvalConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,13 @@ from jaxtyping import Float32
 
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists
-from dec2vec.prompts.library_cut import cut_by_library
+from dec2vec.prompts.library_cut import cut_by_library, library_limit
 from dec2vec.prompts.prompt import Side
 from dec2vec.runtime import importing
+from eval.baselines.baseline import Baseline
+from eval.results.truncation import Truncation, sides_of
 from eval.systems.system import run_name
+from eval.tasks.task import Task
 
 BATCH = 32
 
@@ -62,3 +65,15 @@ class OutsideEncoder:
             except (OSError, ValueError, KeyError) as error:
                 raise UserError(f"baseline {self.path} cannot be loaded as an encoder: {error}") from None
         return self._model
+
+
+def outside_truncation(baselines: Sequence[Baseline], tasks: Sequence[Task[Any]]) -> Iterator[Truncation]:
+    """By encoder, task and side; encoders that read texts of any length have no row."""
+    for baseline in baselines:
+        if not isinstance(baseline, OutsideEncoder):
+            continue
+        limit = library_limit(baseline.load())
+        for task in tasks if limit is not None else ():
+            for part, texts, side in sides_of(task):
+                cut = sum(baseline.is_cut(texts, None if part == "texts" else side))
+                yield Truncation(task.name, part, baseline.name, None, None, limit or 0, len(texts), cut)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.results.fit_notes import fit_notes
 from eval.results.headline import Entrant, make_headline, top, tuned_side, untuned_side
 from eval.results.results import Result, TaskTable
 from eval.selection.judge import Measured
 from eval.systems.seeds import find_seeds, mean_and_sd
 from eval.systems.subject import Subject
+from eval.systems.system import CORPUS
 from eval.tasks.task import E, Figure, Task
 
 
@@ -26,7 +26,7 @@ def task_table(task: Task[E], rows: Sequence[Measured]) -> TaskTable:
     if ours is not None:
         for other in (rival, outside):
             results += [] if other is None else _differences(task.name, ours, other)
-    fitted = fit_notes([row.subject for row in rows])
+    fitted = _fit_notes([row.subject for row in rows])
     parts = [_selected(rows), _clean_verdict(ours, rival), _edges([ours, rival]), *fitted]
     return TaskTable(task.name, task.metric, results, " ".join(part for part in parts if part), headline, task.kind)
 
@@ -95,6 +95,17 @@ def _clean_verdict(ours: Measured | None, rival: Measured | None) -> str:
 
 def _clean(row: Measured | None) -> Figure | None:
     return None if row is None else next((figure for figure in row.figures if figure.clean), None)
+
+
+def _fit_notes(subjects: Sequence[Subject]) -> list[str]:
+    """One sentence for each text that baselines were fitted on, and one for the rows that are marked as corpus."""
+    by_text: dict[str, list[str]] = {}
+    for subject in subjects:
+        if subject.kind == "baseline" and subject.fitted_on is not None:
+            by_text.setdefault(subject.fitted_on, []).append(subject.name)
+    notes = [f"Fitted on {text}: {', '.join(names)}." for text, names in by_text.items()]
+    marked = next((subject.fitted_on for subject in subjects if subject.kind == "system" and subject.fitted_on), None)
+    return notes if marked is None else [*notes, f"Rows marked {CORPUS} were fitted on the {marked}, not on `fit`."]
 
 
 def _selected(rows: Sequence[Measured]) -> str:
