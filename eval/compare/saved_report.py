@@ -131,11 +131,7 @@ def _outside(headline: Mapping[str, Any]) -> Outside | None:
     party, gap = headline.get("outside"), headline.get("to_outside")
     if party is None or gap is None:
         return None
-    score, difference = (
-        Score(*(_number(found[key]) for key in ("value", "low", "high")), str(found.get("no_interval") or ""))
-        for found in (party, gap)
-    )
-    return Outside(str(party["name"]), score, difference)
+    return Outside(str(party["name"]), _headline_score(party), _headline_score(gap))
 
 
 def _best_on(dev: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -163,7 +159,16 @@ def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    return Score(*(_number(row[key]) for key in ("value", "ci_low", "ci_high")), str(row.get("no_interval") or ""))
+    return Score(_number(row["value"]), _number(row["ci_low"]), _number(row["ci_high"]), _reason(row))
+
+
+def _headline_score(row: Mapping[str, Any]) -> Score:
+    return Score(_number(row["value"]), _number(row["low"]), _number(row["high"]), _reason(row))
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why there is no interval."""
+    return str(row.get("no_interval") or "")
 
 
 def _number(value: float | None) -> float:
