@@ -13,10 +13,10 @@ from dec2vec import cli
 from dec2vec.errors import UserError
 from eval.compare.compare import CompareArgs
 from eval.compare.saved_report import _with_fields, read_report
-from eval.compare.tables import NOTE, comparison_tables, notes_of, seed_warnings
+from eval.compare.tables import NOTE, comparison_tables, notes_of, older_notes, seed_warnings
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE
-from tests.report_data import OTHERS, RIVAL, TESTS, TUNED, full_report
+from tests.report_data import OTHERS, OUTSIDE, RIVAL, TESTS, TUNED, full_report
 
 GAPS = {"mine-seed1": 0.08, "mine-seed2": 0.05, "other": 0.02}
 
@@ -44,16 +44,17 @@ def compare(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, s
 
 
 def test_a_row_a_run_and_the_spread_of_its_seeds(runs: dict[str, str]) -> None:
-    main, untuned = comparison_tables([read_report(path) for path in runs.values()])
+    main, untuned, outside = comparison_tables([read_report(path) for path in runs.values()])
     rows = {row[0]: row for row in main.rows}
     assert list(rows) == ["mine-seed1", "mine-seed2", "mean of mine (n = 2)", "sd of mine (n = 2)", "other"]
-    assert main.header == ["run", *TESTS, AVERAGE, "95 % interval", "minus best untuned", "95 % interval", "p"]
+    assert main.header == ["run", *TESTS, AVERAGE, "95 % interval", "minus untuned", "95 % interval", "p"]
     assert rows["mine-seed1"][4:] == ["58.00", "55.00 to 61.00", "+8.00", "4.00 to 12.00", "0.002"]
     assert rows["other"][6:] == ["+2.00", "-2.00 to 6.00 (tie)", "0.400"]
     averages = [58.0, 55.0]
     assert rows["mean of mine (n = 2)"][4] == f"{np.mean(averages):.2f}"
     assert rows["sd of mine (n = 2)"][4] == f"{np.std(averages, ddof=1):.2f}"
     assert [[row[0], row[-1]] for row in untuned.rows] == [[RIVAL, "all"]]
+    assert outside.rows[0] == ["mine-seed1", OUTSIDE, "45.00", "42.00 to 48.00", "+13.00", "+9.00 to +17.00"]
 
 
 def test_several_p_values_are_said_to_be_uncorrected(runs: dict[str, str]) -> None:
@@ -63,7 +64,7 @@ def test_several_p_values_are_said_to_be_uncorrected(runs: dict[str, str]) -> No
 
 
 def test_group_takes_all_runs_as_seeds(runs: dict[str, str]) -> None:
-    main, _ = comparison_tables([read_report(path) for path in runs.values()], group=True)
+    main, *_ = comparison_tables([read_report(path) for path in runs.values()], group=True)
     assert [row[0] for row in main.rows][3:] == ["mean of all runs (n = 3)", "sd of all runs (n = 3)"]
     assert main.rows[3][4] == "55.00"
     assert main.rows[4][4] == f"{np.std([58, 55, 52], ddof=1):.2f}"
@@ -134,12 +135,16 @@ def test_reports_without_anything_tuned_and_of_the_first_version(tmp_path: Path)
     path.write_text(json.dumps({key: tree[key] for key in ("provenance", "results", "overlap")}))
     old = read_report(str(run))
     assert (old.tuned, old.untuned, old.p_value, list(old.tests)) == (TUNED, RIVAL, None, list(TESTS))
+    assert old.is_older and old.outside is None
+    fresh = read_report(str(write_run(tmp_path / "new", 0.08)))
+    [line] = older_notes([old, fresh])
+    assert line.startswith("Warning: old-seed1: reports of an earlier version") and older_notes([old, old]) == []
     tree["comparison"] = None
     tree["results"] = [row for row in tree["results"] if row["system"] in (RIVAL, *OTHERS)]
     path.write_text(json.dumps(tree))
     lone = read_report(str(run))
     assert (lone.tuned, lone.best, lone.gain) == (None, RIVAL, None)
-    main, _ = comparison_tables([lone, replace(old, name="old-seed2")])
+    main, *_ = comparison_tables([lone, replace(old, name="old-seed2")])
     assert main.rows[0][0] == "old-seed1 (nothing tuned)" and main.rows[0][-3:] == ["–", "–", "–"]
     assert main.rows[2][6] == "–"
 

@@ -35,7 +35,6 @@ from eval.tasks.task import Task, TaskVectors
 from tests.eval_data import choose_on, write_pairs, write_similarity
 from tests.fake_encoder import WIDTH, FakeEncoder
 from tests.helpers import tiny_model_folder, write_jsonl
-from train.export.card_scores import Score, exported, scores_table
 
 VIEWS = [View(pooling, layer) for pooling in ("last", "mean") for layer in (0, 1, 2)]
 EVERY: tuple[PostName, ...] = get_args(PostName)
@@ -224,19 +223,6 @@ def test_the_old_option_and_an_empty_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"systems\.post.*whitening"):
         evaluation(tmp_path, post=["whitening"])
     assert SystemsConfig().post == ("raw", "whiten")
-
-
-def test_a_card_shows_the_raw_or_the_whitened_row_alone() -> None:
-    names = [
-        "tuned/a+b",
-        "tuned/a+b+whiten-64",
-        "tuned/a+b+whiten-64(transductive)",
-        "tuned/a+b+soft_whiten-64-p1-r0.1",
-    ]
-    scores = [Score(name, "t", "spearman_all", 0.5, 0.4, 0.6, 9, "dev") for name in names]
-    assert [score.system for score in exported(scores, whitened=False)] == names[:1]
-    assert [score.system for score in exported(scores, whitened=True)] == names[1:2]
-    assert "transductive" not in scores_table(scores)
 
 
 def test_the_lm_head_is_shown_where_it_is_the_input_embeddings(tmp_path: Path) -> None:

@@ -200,7 +200,13 @@ def test_one_more_baseline_changes_no_other_row(report: Report, config: EvalConf
         before = headlines(report)[task]
         assert found.outside is not None and before.outside is not None
         assert found.outside.candidates == 3 and found.outside.value >= before.outside.value
-        assert (found.tuned, found.untuned, found.to_untuned) == (before.tuned, before.untuned, before.to_untuned)
+        for one, other in zip(parts(found), parts(before), strict=True):
+            assert repr(one) == repr(other), "nan is nan here"
+
+
+def parts(found: Headline) -> tuple[object, ...]:
+    """What does not speak of outside rows."""
+    return found.tuned, found.untuned, found.highest_untuned, found.to_untuned, found.to_highest_untuned
 
 
 @pytest.mark.parametrize("section", ["tests", "pairs", "clustering", "retrieval"])
@@ -221,13 +227,14 @@ def test_an_empty_test_is_refused_with_one_line(config: EvalConfig, place: Path,
 
 
 def test_a_copy_of_the_base_gains_nothing(config: EvalConfig) -> None:
-    """The same vectors on both sides: each difference is 0, with an interval of 0 and a p-value of 1."""
+    """The same vectors on both sides: each difference is 0, with an interval of 0 and a p-value of 1, or without."""
     base = FakeEncoder(ModelConfig(pooling="last", layer=1))
     alone = replace(config, systems=replace(config.systems, poolings=("last",), layers=(1,), post=("raw",)), fit=())
     copy = evaluate(replace(alone, baselines=()), base=base, tuned={"copy": base}, progress=False)
     for task, found in headlines(copy).items():
         gap = found.to_untuned
-        assert gap is not None and (gap.value, gap.low, gap.high, gap.p_value, gap.is_tie) == (0, 0, 0, 1, True), task
+        assert gap is not None and gap.value == 0 and gap.is_tie, task
+        assert gap.no_interval or (gap.low, gap.high, gap.p_value) == (0, 0, 1), task
 
 
 def test_the_headline_is_the_run_as_it_is_exported(report: Report) -> None:
@@ -284,7 +291,9 @@ def test_figures_of_the_headline_are_those_of_the_rows(report: Report) -> None:
             row = rows[f"{found.tuned.name} minus {rival.name}", task, found.metric, False]
             assert (row.value, row.low, row.high) == (gap.value, gap.low, gap.high)
             assert gap.value == pytest.approx(found.tuned.value - rival.value)
-            assert gap.p_corrected >= gap.p_value
+            assert gap.p_corrected >= gap.p_value or (
+                gap.no_interval and np.isnan([gap.p_corrected, gap.p_value]).all()
+            )
         systems = {key[0]: row for key, row in rows.items() if key[1:] == (task, found.metric, False)}
         outside = {name: row.value for name, row in systems.items() if row.subject.kind == "baseline"}
         assert found.outside is not None and found.outside.value == max(outside.values())

@@ -109,13 +109,15 @@ def test_mteb_names_become_tables(config: EvalConfig, monkeypatch: pytest.Monkey
         return {name: 0.5 + len(asked) / 10 for name in tasks}
 
     monkeypatch.setattr(mteb_rows, "run_mteb", run)
-    monkeypatch.setattr("eval.inputs.find_tasks", list)
-    both = validate(EvalConfig, {**vars(config), "mteb": ["STS99"], "output_dir": str(tmp_path / "out")})
+    both = validate(EvalConfig, {**vars(config), "mteb": ["STS12"], "output_dir": str(tmp_path / "out")})
     report = evaluate(both, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     [table] = report.tasks
-    assert (table.name, table.metric) == ("mteb/STS99", "main_score")
+    assert (table.name, table.metric) == ("mteb/STS12", "main_score")
     assert asked[0] == "tuned/a" and asked[1].startswith("untuned/bare/last@")
     assert [(row.system, row.value) for row in table.rows] == [(asked[0], 0.6), (asked[1], 0.7)]
+    without_dev = replace(both, dev="", tests=())
+    [table] = evaluate(without_dev, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False).tasks
+    assert [row.system for row in table.rows] == ["tuned/a", "untuned/bare/last@2"], "read as the tuned run"
 
 
 def test_misspelt_mteb_names_are_refused_before_anything_is_embedded(config: EvalConfig) -> None:

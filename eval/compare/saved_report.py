@@ -31,6 +31,15 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """The best outside row on the tests, and tuned minus it."""
+
+    name: str
+    score: Score
+    gap: Score
+
+
+@dataclass(frozen=True)
 class SavedReport:
     """`tests` maps each test set to the sha256 of its pairs; `tuned` and `untuned` are the two compared systems."""
 
@@ -45,6 +54,9 @@ class SavedReport:
     p_value: float | None
     recipe: Recipe | None = None
     """The options of the tuned run except its seed; None in older reports."""
+    outside: Outside | None = None
+    is_older: bool = False
+    """Of a version whose headline was the post-processing of the run that dev preferred, not the run as exported."""
 
     @property
     def best(self) -> str:
@@ -92,8 +104,9 @@ def _parsed(tree: Any, path: Path) -> SavedReport:
     rows = [row if "kind" in row else _with_fields(row) for row in tree["results"]]
     full = [row for row in rows if row["metric"] in (METRIC, DIFFERENCE) and not row["clean"]]
     scores = {(row["system"], row["task"]): _score(row) for row in full if row["kind"] == "system"}
-    gap = next((row for row in full if row["kind"] == "difference" and row["task"] == AVERAGE), None)
-    tuned, untuned = (None, _best_on(dev, full)) if gap is None else gap["of"]
+    gap = next((row for row in full if row["task"] == AVERAGE and _is_gain(row)), None)
+    tuned, untuned = (None, _best_on(dev or AVERAGE, full)) if gap is None else gap["of"]
+    headline: Mapping[str, Any] = next((item for item in tree.get("headlines", []) if item["task"] == AVERAGE), {})
     return SavedReport(
         name=_name(path),
         path=path,
@@ -103,8 +116,22 @@ def _parsed(tree: Any, path: Path) -> SavedReport:
         untuned=untuned,
         gain=None if gap is None else _score(gap),
         p_value=(tree.get("comparison") or {}).get("p_value"),
+        outside=_outside(headline),
+        is_older="headlines" not in tree,
         recipe=None if gap is None else (tree["provenance"].get("recipes") or {}).get(gap["run"]),
     )
+
+
+def _is_gain(row: Mapping[str, Any]) -> bool:
+    """The difference from an untuned system, not that from an outside row."""
+    return row["kind"] == "difference" and not str(row["of"][1]).startswith("baseline/")
+
+
+def _outside(headline: Mapping[str, Any]) -> Outside | None:
+    party, gap = headline.get("outside"), headline.get("to_outside")
+    if party is None or gap is None:
+        return None
+    return Outside(str(party["name"]), _headline_score(party), _headline_score(gap))
 
 
 def _best_on(dev: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -132,5 +159,17 @@ def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    value, low, high = (float("nan") if row[key] is None else float(row[key]) for key in ("value", "ci_low", "ci_high"))
-    return Score(value, low, high, str(row.get("no_interval") or ""))
+    return Score(_number(row["value"]), _number(row["ci_low"]), _number(row["ci_high"]), _reason(row))
+
+
+def _headline_score(row: Mapping[str, Any]) -> Score:
+    return Score(_number(row["value"]), _number(row["low"]), _number(row["high"]), _reason(row))
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why there is no interval."""
+    return str(row.get("no_interval") or "")
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -14,7 +14,7 @@ from dec2vec.text_tables import markdown_table
 from eval.compare.saved_report import SavedReport
 from eval.report.blocks import Table
 from eval.report.html import html_table, page
-from eval.report.numbers import hundred, span
+from eval.report.numbers import hundred, signed, signed_span, span
 from eval.results.comparisons import not_corrected
 from eval.results.results import AVERAGE
 from eval.systems.recipes import unlike
@@ -26,7 +26,7 @@ NOTE = "Spearman x 100; mean and sd (sample standard deviation) over the seeds o
 def notes_of(reports: Sequence[SavedReport], *, group: bool = False) -> list[str]:
     """What a reader of the tables must know."""
     compared = not_corrected(sum(report.p_value is not None for report in reports))
-    return [NOTE, *([compared] if compared else []), *seed_warnings(reports, group=group)]
+    return [NOTE, *([compared] if compared else []), *seed_warnings(reports, group=group), *older_notes(reports)]
 
 
 def check_comparable(reports: Sequence[SavedReport]) -> None:
@@ -48,10 +48,11 @@ def check_comparable(reports: Sequence[SavedReport]) -> None:
 
 
 def comparison_tables(reports: Sequence[SavedReport], *, group: bool = False) -> list[Table]:
-    """A table of the tuned runs, the seeds of a recipe followed by their mean, and one of the untuned systems."""
+    """A table of the tuned runs, the seeds of a recipe followed by their mean; one of the untuned systems; and one of
+    the outside rows, where there are some."""
     tests = list(reports[0].tests)
     columns = [*tests, AVERAGE] if len(tests) > 1 else tests
-    header = ["run", *columns, "95 % interval", "minus best untuned", "95 % interval", "p"]
+    header = ["run", *columns, "95 % interval", "minus untuned", "95 % interval", "p"]
     rows: list[list[str]] = []
     for recipe, members in _recipes(reports, group).items():
         rows += [_row(report, columns) for report in members]
@@ -59,8 +60,38 @@ def comparison_tables(reports: Sequence[SavedReport], *, group: bool = False) ->
             rows += _spread(recipe, members, columns)
     return [
         Table(header, rows),
-        Table(["best untuned on dev", *header[1 : len(columns) + 2], "of"], _untuned(reports, columns)),
+        Table(["untuned", *header[1 : len(columns) + 2], "of"], _untuned(reports, columns)),
+        *_outside(reports),
     ]
+
+
+def older_notes(reports: Sequence[SavedReport]) -> list[str]:
+    """Where reports are put side by side whose headlines are of different things."""
+    older = [report.name for report in reports if report.is_older]
+    if not older or len(older) == len(reports):
+        return []
+    return [
+        f"Warning: {', '.join(older)}: reports of an earlier version, whose headline is the post-processing that dev "
+        "preferred, while the others show the run as it is exported; evaluate these runs again."
+    ]
+
+
+def _outside(reports: Sequence[SavedReport]) -> list[Table]:
+    """The best outside row of each report, picked by its test figure, and tuned minus it."""
+    rows = [
+        [
+            report.name,
+            found.name,
+            hundred(found.score.value),
+            span(found.score.low, found.score.high),
+            signed(found.gap.value),
+            signed_span(found.gap.low, found.gap.high, found.gap.no_interval),
+        ]
+        for report in reports
+        if (found := report.outside) is not None
+    ]
+    header = ["run", "best outside row", AVERAGE, "95 % interval", "tuned minus it", "95 % interval"]
+    return [Table(header, rows)] if rows else []
 
 
 def seed_warnings(reports: Sequence[SavedReport], *, group: bool = False) -> list[str]:

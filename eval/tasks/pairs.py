@@ -86,15 +86,18 @@ def check_criterion(criterion: Criterion, precision: float | None) -> None:
 
 def _with_interval(figure: Figure, evidence: PairEvidence) -> Figure:
     """Accuracy counts all pairs, precision those that were accepted, the others as many as the rarer label has."""
-    if figure.metric == "accuracy" and evidence.threshold is not None:
-        right = (evidence.cosines >= evidence.threshold) == evidence.labels
-        reason = too_few(figure.n, "pairs")
-        return replace(figure, scale="share", units=right.astype(np.float64)).without_interval(reason)
-    size, reason = rarer_label(evidence.labels)
-    if figure.metric == "precision" and evidence.threshold is not None:
-        size = int(np.count_nonzero(evidence.cosines >= evidence.threshold))
-        reason = too_few(size, "accepted pairs")
-    return replace(figure, scale="share", size=size).without_interval(reason)
+    figure, (size, reason) = replace(figure, scale="share"), rarer_label(evidence.labels)
+    if evidence.threshold is not None:
+        accepted = evidence.cosines >= evidence.threshold
+        if figure.metric == "accuracy":
+            right = (accepted == evidence.labels).astype(np.float64)
+            return replace(figure, units=right).without_interval(too_few(figure.n, "pairs"))
+        if figure.metric == "precision":
+            size = int(np.count_nonzero(accepted))
+            reason = too_few(size, "accepted pairs")
+        if figure.metric == "recall":
+            figure = replace(figure, units=accepted[evidence.labels].astype(np.float64))
+    return replace(figure, size=size).without_interval(reason)
 
 
 def rarer_label(labels: Bool[np.ndarray, " pairs"]) -> tuple[int, str]:

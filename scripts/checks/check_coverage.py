@@ -152,11 +152,18 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def write(rows: Sequence[Row], command: str, minutes: float) -> None:
-    """Replace the table in docs/coverage.md, with the date and the command."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    said = f"{date.today()}, `{command}`, {minutes:.0f} minutes on 2 cores:"
-    PAGE.write_text("\n".join([before + START, said, "", *table(rows), END]) + rest.split(END)[1], encoding="utf-8")
+    """Put the rows into docs/coverage.md, in place of those of the same names, with the date and the command."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(START)
+    old, after = rest.split(END)
+    lines = {tuple(line.strip("| ").split(" | ")[:2]): line for line in old.splitlines() if line.startswith("| ")}
+    head, *found = table(rows)
+    lines |= {tuple(line.strip("| ").split(" | ")[:2]): line for line in (head, *found)}
+    order = [(title, case.sample) for case in cases() for title in case.titles.values()]
+    titles = list(dict.fromkeys(title for title, _ in order))
+    order = [HEADER[:2], ("---", "---"), *sorted(order, key=lambda key: titles.index(key[0]))]
+    body = [lines[key] for key in order if key in lines]
+    said = f"{date.today()}, `{command}`, {minutes:.0f} minutes on 2 cores shared with other work:"
+    PAGE.write_text("\n".join([before + START, said, "", *body, END]) + after, encoding="utf-8")
 
 
 def main(argv: Sequence[str]) -> int:
