@@ -79,7 +79,12 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     similarity = [*([] if dev is None else [dev]), *tests]
     further = _load_further(config, similarity)
     tasks = [*similarity, *further]
-    systems, notes = fittable(config.systems, training_texts or config.fit, [task.has_corpus for task in tasks])
+    systems, notes = fittable(
+        config.systems,
+        training_texts or config.fit,
+        [task.has_corpus for task in tasks],
+        can_choose=any(task.dev is not None for task in further) or dev is not None,
+    )
     trained = trained_on(*config.tuned)
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
     evaluated = held_out_texts(tasks)

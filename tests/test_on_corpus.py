@@ -143,9 +143,11 @@ def test_without_dev_data_the_similarity_choice_is_shown_both_ways(tmp_path: Pat
     assert len(marked) == 4 and all(name.removesuffix("(corpus)") in rows for name in marked)
     assert {rows[name].subject.run for name in marked} == {None, "a"}
     assert all(rows[name].dev is None for name in marked)  # the score of the other task is of another fit
-    assert all(rows[name].selection == "other dev" for name in marked if rows[name].subject.run is None)
-    gaps = [row for row in rows.values() if row.subject.kind == "difference"]
-    assert gaps and not any("(corpus)" in name for gap in gaps for name in gap.subject.of)
+    chosen = {name: rows[name].selection for name in marked}
+    assert all(chosen[name] == ("fixed" if "centre" in name else "other dev") for name in marked), chosen
+    found = report.tasks[0].headline
+    assert found is not None and found.tuned is not None and found.untuned is not None
+    assert "(corpus)" not in found.tuned.name and "(corpus)" not in found.untuned.name
     assert not any("(corpus)" in row.system for row in report.results)
 
 

@@ -93,7 +93,8 @@ def test_strengths_that_nothing_chose_are_rows(folder: EvalConfig, tmp_path: Pat
     report = evaluate(replace(folder, systems=systems, fit=fit), base=FakeEncoder(), tuned=tuned, progress=False)
     [table] = report.tasks
     of_pca = {row.system: row.selection for row in table.rows if row.subject.post == "pca"}
-    assert set(of_pca.values()) == {"none"} and len(of_pca) == 6
+    on_corpus = [name for name in of_pca if name.endswith("(corpus)")]
+    assert set(of_pca.values()) == {"none"} and len(of_pca) == 12 and len(on_corpus) == 6
     found = table.headline
     assert found is not None and found.tuned is not None and found.seeds is not None
     assert (found.tuned.name, found.tuned.selection, found.seeds.runs) == ("tuned/a-seed1", "none", 2)
@@ -133,11 +134,11 @@ def test_tasks_with_and_without_dev_data_together(folder: EvalConfig, tmp_path: 
     assert rivals == {"untuned/bare/last@2", "untuned/prompteol/last@2"}, "prompts were asked for, poolings were not"
 
 
-def test_nothing_to_evaluate_on_is_one_line(folder: EvalConfig) -> None:
+def test_nothing_to_evaluate_on_is_one_line(folder: EvalConfig, similarity: EvalConfig) -> None:
     with pytest.raises(UserError, match="config error: there is nothing to evaluate on; give similarity files"):
         evaluated(replace(folder, retrieval=()))
     with pytest.raises(UserError, match=r"fit: pca needs training text \(--fit FILE\)"):
-        evaluated(replace(folder, systems=SystemsConfig(post=("raw", "pca"))))
+        evaluated(replace(similarity, systems=SystemsConfig(post=("raw", "pca"))))
 
 
 def test_the_base_is_the_one_the_run_was_made_from(tmp_path: Path) -> None:

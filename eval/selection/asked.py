@@ -37,20 +37,22 @@ def asked(systems: SystemsConfig, model: ModelConfig) -> SystemsConfig:
 
 
 def fittable(
-    systems: SystemsConfig, sources: Collection[str], has_corpus: Sequence[bool] = ()
+    systems: SystemsConfig, sources: Collection[str], has_corpus: Sequence[bool] = (), *, can_choose: bool = True
 ) -> tuple[SystemsConfig, list[str]]:
     """Without training-side text what is fitted on it is left out, with a line; UserError where it was asked for.
 
     `has_corpus` says of each task whether it has a corpus of its own, which takes the place of training text.
+    `can_choose`: some task has dev data. Where none has, a default is no wish: nothing could choose its strength.
     """
     fitted: list[PostName] = [post for post in systems.post if post in FITTED]
-    if not fitted or sources or (has_corpus and all(has_corpus)):
+    is_asked = systems.post != DEFAULTS.post
+    if not fitted or sources or (has_corpus and all(has_corpus) and (can_choose or is_asked)):
         return systems, []
-    if systems.post != DEFAULTS.post:
+    if is_asked:
         raise UserError(
             f"config error: fit: {fitted[0]} needs training text (--fit FILE); otherwise remove it from --systems.post"
         )
-    if any(has_corpus):
+    if any(has_corpus) and can_choose:
         return systems, [f"Note: {fitted[0]} is fitted on a corpus alone: there is no training text (--fit FILE)."]
     line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (--fit FILE)."
     return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
