@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.load import quiet
+from dec2vec.decoder.library_calls import quiet
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
 

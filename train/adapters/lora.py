@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import decoder_blocks, inner_states
-from dec2vec.decoder.load import quiet
+from dec2vec.decoder.library_calls import quiet
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
