@@ -89,7 +89,7 @@ def test_an_adapter_alone_is_refused_as_one(both: Path, with_config: bool) -> No
     if not with_config:
         (both / "config.json").unlink()
     base = both.with_name("base")
-    with pytest.raises(UserError, match=f"it is a PEFT adapter of {base} without dec2vec.json.*merge it into its base"):
+    with pytest.raises(UserError, match=f"it is a PEFT adapter of {base} and not a model.*merge it into its base"):
         load(both)
     (loads,) = [row for row in check_model(ModelConfig(name_or_path=str(both), max_length=64)) if row.check == "loads"]
     assert loads.verdict == "fail" and "it is a PEFT adapter" in loads.what

@@ -101,6 +101,7 @@ def test_one_block_more_than_the_files_have(tmp_path: Path) -> None:
 
 EXTRA = {
     "a head": "lm_head.weight",
+    "RWKV's head": "head.weight",
     "a classifier": "score.weight",
     "angles of old Llamas": "layers.0.self_attn.rotary_emb.inv_freq",
     "a mask of old GPT-NeoX": "layers.1.attention.masked_bias",

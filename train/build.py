@@ -29,6 +29,7 @@ from train.data.dataset import TrainingData
 from train.data.make_sampler import make_sampler
 from train.data.sampler import Sampler
 from train.data.token_cache import known_tokens
+from train.data.token_rows import check_token_rows
 from train.distributed.engine import choose_engine, wrap
 from train.distributed.interface import Engine
 from train.losses.per_source import run_temperature
@@ -73,6 +74,7 @@ def build(
     steps = total_steps(config, sampler)
     refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
     encoder = _load_trainable(config, engine)
+    check_token_rows(data, encoder)
     if accelerator.is_main_process and (checkpoint is None or checkpoint.step < steps):
         check_disk(config, encoder, folder)
     learner = _make_learner(config, encoder, accelerator, steps)

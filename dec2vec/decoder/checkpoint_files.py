@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 
 from safetensors import safe_open
@@ -29,7 +30,7 @@ WITHOUT_ADAPTER = {"subfolder": ".no-adapter"}
 
 def checkpoint_tensors(config: ModelConfig) -> dict[str, Path]:
     """The names of all tensors in the safetensors checkpoint of a folder or Hub id, each with its file."""
-    with quiet(), _one_line(config.name_or_path, "model", FIX):
+    with quiet(), one_line(config.name_or_path, "model", FIX):
         index = checkpoint_file(config, SAFE_WEIGHTS_INDEX_NAME)
         if index is not None:
             shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -59,13 +60,19 @@ def check_not_adapter(config: ModelConfig) -> None:
         has_weights = any(checkpoint_file(config, name) is not None for name in _WEIGHTS)
     if not has_weights:
         raise UserError(
-            f"model {config.name_or_path}: it is a PEFT adapter{_of_base(adapter)} without dec2vec.json, not a model; "
-            "merge it into its base (PEFT: merge_and_unload, save_pretrained), and name the merged folder"
+            f"model {config.name_or_path}: it is a PEFT adapter{_of_base(adapter)} and not a model, and without "
+            "dec2vec.json nothing says how it pools; merge it into its base (PEFT: merge_and_unload, save_pretrained), "
+            "and name that folder, or export the run again"
         )
+    _warn_once(config.name_or_path)
+
+
+@cache
+def _warn_once(name: str) -> None:
     _log.warning(
         "model %s: the weights are read alone, without the adapter beside them (%s), which is taken to be merged into "
         "them already",
-        config.name_or_path,
+        name,
         ADAPTER_CONFIG_NAME,
     )
 

@@ -71,13 +71,6 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     return hub_config
 
 
-def position_limit(decoder: PretrainedConfig) -> int | None:
-    """The number of learned positions, beyond which GPT-2 and OPT fail inside a kernel; None if nothing limits it."""
-    name = decoder.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # n_positions in GPT-2
-    limit = decoder.to_dict().get(name)
-    return limit if isinstance(limit, int) else None
-
-
 def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrainedModel:
     """The decoder in evaluation mode on its device. Weights are read from safetensors only, all of them."""
     device = resolve_device(config.device)
@@ -88,7 +81,7 @@ def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrain
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             dtype=DTYPES[config.dtype],
-            attn_implementation=config.attention,
+            attn_implementation=None if config.attention == "sdpa" else config.attention,
             use_safetensors=True,
             output_loading_info=True,
             quantization_config=_four_bit() if config.load_in_4bit else None,

@@ -16,7 +16,10 @@ from transformers import PretrainedConfig
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 
-HEADS = frozenset({"lm_head", "embed_out", "score", "classifier", "qa_outputs", "v_head", "value_head", "cls", "mtp"})
+HEADS = frozenset(
+    {"lm_head", "head", "embed_out", "lm_loss", "pred_layer", "cls", "mtp"}  # of language models
+    | {"score", "classifier", "qa_outputs", "v_head", "value_head"}
+)
 """First or second part of the names of heads, which a decoder without its head has no place for."""
 _OLD_BUFFERS = re.compile(
     r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask)$"
