@@ -39,8 +39,8 @@ ROPE = {
 PROMPT = "Instruct: the text that follows means: {text}"
 
 
-def folder_of(path: Path, family: str) -> Path:
-    options = {**tiny_config("llama").to_dict(), "rope_parameters": ROPE}
+def folder_of(path: Path, family: str, rope: dict[str, Any] = ROPE) -> Path:
+    options = {**tiny_config("llama").to_dict(), "rope_parameters": {"rope_theta": 10_000.0, **rope}}
     options.pop("head_dim", None)
     kind = {"llama": LlamaConfig, "phi3": Phi3Config}[family]
     kept = {name: value for name, value in options.items() if name not in ("model_type", "architectures")}
@@ -53,6 +53,15 @@ def folder_of(path: Path, family: str) -> Path:
     model.save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return path
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "dynamic beyond": {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": BORDER},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": BORDER},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+}
+"""Positions that no length within the decoder's positions changes."""
 
 
 def load(path: Path, **options: Any) -> Encoder:
@@ -91,6 +100,17 @@ def test_texts_on_both_sides_of_the_border(family: str, prompt: str, tmp_path: P
         mixed = torch.nn.functional.normalize(encoder.embedder(chunk.input_ids, chunk.lengths)[0]).numpy()
     cosines = (mixed * together).sum(1)
     assert cosines[1] == pytest.approx(1, abs=1e-5) and min(cosines[0], cosines[2]) < 0.98
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_positions_have_no_border(kind: str, tmp_path: Path) -> None:
+    encoder = load(folder_of(tmp_path, "llama", OTHERS[kind]), prompt=PROMPT)
+    assert encoder.length_borders == []
+    texts = [text_of(encoder, tokens, start) for tokens in (64, 65, 200) for start in ("a man", "the cat")]
+    together = encoder.encode(texts, progress=False)
+    assert encoder.tally.prefix > 8
+    for vector, ids in zip(together, encoder.tokenize(texts), strict=True):
+        np.testing.assert_allclose(vector, plain(tmp_path, ids), atol=1e-5)
 
 
 def test_a_beginning_is_shared_between_short_texts_only(tmp_path: Path) -> None:
