@@ -16,11 +16,9 @@ from transformers import PretrainedConfig
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 
-HEADS = frozenset(
-    {"lm_head", "head", "embed_out", "lm_loss", "pred_layer", "cls", "mtp"}  # of language models
-    | {"score", "classifier", "qa_outputs", "v_head", "value_head"}
-)
-"""First or second part of the names of heads, which a decoder without its head has no place for."""
+HEADS = frozenset({"head", "embed_out", "lm_loss", "pred_layer", "cls", "score", "classifier", "qa_outputs"})
+"""First or second part of the names of heads, as is whatever ends in `_head`. A decoder without its head has no place
+for them, nor for `mtp`, the layers of some families that predict further tokens."""
 _OLD_BUFFERS = re.compile(
     r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask)$"
     r"|(^|\.)rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)$"
@@ -49,7 +47,7 @@ def check_weights_fit(
 
 def _is_expected(name: str, config: ModelConfig, decoder: PretrainedConfig) -> bool:
     """Whether a weight that was not loaded may be left out: a head, an old buffer, or a block that is cut off."""
-    if HEADS & set(name.split(".")[:2]) or _OLD_BUFFERS.search(name):
+    if any(map(_is_head, name.split(".")[:2])) or _OLD_BUFFERS.search(name):
         return True
     options: Any = decoder
     block, count = _block(name), int(options.num_hidden_layers)
@@ -57,6 +55,10 @@ def _is_expected(name: str, config: ModelConfig, decoder: PretrainedConfig) -> b
         return False
     further = decoder.to_dict().get("num_nextn_predict_layers") or 0  # blocks that predict the tokens after the next
     return config.depth is not None or block < count + further
+
+
+def _is_head(part: str) -> bool:
+    return part in HEADS or part.endswith("_head") or part.startswith("mtp")
 
 
 def _block(name: str) -> int | None:
