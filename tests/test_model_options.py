@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from dec2vec.checks.check import CheckArgs
 from dec2vec.config.encoder_args import ModelArgs
@@ -84,11 +85,20 @@ def test_the_default_length_is_resolved_before_a_run(tmp_path: Path) -> None:
     assert known_max_length(config(tmp_path / "absent")) is None  # refused where the model is loaded
 
 
-def test_all_linear_of_mamba_leaves_out_what_peft_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    encoder = Encoder.load(config(tiny_model_folder(tmp_path, "mamba"), layer=2))
+@pytest.mark.parametrize(
+    ("family", "left_out"),
+    [("mamba", "out_proj, conv1d, dt_proj"), ("mamba2", "out_proj, conv1d"), ("jamba", "dt_proj")],
+)
+def test_all_linear_leaves_out_what_the_decoder_never_calls(
+    family: str, left_out: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = Encoder.load(config(tiny_model_folder(tmp_path, family), layer=2, max_length=64))
     with caplog.at_level(logging.INFO):
         make_trainable(encoder.embedder, LoraConfig(rank=2))
-    trained = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in trainable_parameters(encoder.embedder)}
-    assert trained == {"in_proj", "x_proj", "dt_proj"}
-    assert not any(".layers.2." in name for name in trainable_parameters(encoder.embedder))
-    assert "out_proj and conv1d get no adapters" in caplog.text
+    assert f"all-linear: {left_out} get no adapters" in caplog.text
+    encoder.embedder(torch.tensor([[5, 6, 7]]), torch.tensor([3]))[0].sum().backward()
+    trained = trainable_parameters(encoder.embedder)
+    assert not any(f".{name}." in path for path in trained for name in left_out.split(", "))
+    matrices = {path: parameter.grad for path, parameter in trained.items() if "lora_B" in path}
+    assert matrices and not any(".layers.2." in path for path in matrices)
+    assert all(gradient is not None and gradient.any() for gradient in matrices.values())

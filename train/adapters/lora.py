@@ -145,21 +145,23 @@ def _suggestion(name: str, backbone: nn.Module) -> str:
     return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(names)}"
 
 
-_MAMBA = frozenset({"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"})
-_NOT_IN_MAMBA = ("out_proj", "conv1d")
-"""Modules whose weights Mamba's kernels read without calling the module. PEFT refuses adapters for them."""
+_NEVER_CALLED = {
+    **dict.fromkeys(("mamba", "falcon_mamba"), ("out_proj", "conv1d", "dt_proj")),
+    **dict.fromkeys(("mamba2", "falcon_h1", "nemotron_h"), ("out_proj", "conv1d")),
+    "jamba": ("dt_proj",),
+}
+"""By family, modules whose weights are read without calling the module, on some devices or on all: an adapter would not
+take part. PEFT refuses all but `dt_proj`."""
 
 
 def _left_out(config: LoraConfig, top: int, embedder: Embedder) -> str | None:
     """A pattern of the modules that get no adapter; None if all targets get one."""
     patterns = [_other_layers(config.layers, top, embedder)]
     backbone: Any = embedder.backbone
-    if config.targets == "all-linear" and backbone.config.get_text_config().model_type in _MAMBA:
-        _log.info(
-            "lora.targets all-linear: %s get no adapters, which Mamba's kernels would ignore",
-            " and ".join(_NOT_IN_MAMBA),
-        )
-        patterns.append(rf"(.*\.)?({'|'.join(_NOT_IN_MAMBA)})")
+    names = _NEVER_CALLED.get(backbone.config.get_text_config().model_type, ())
+    if config.targets == "all-linear" and names:
+        _log.info("lora.targets all-linear: %s get no adapters, which this decoder would not use", ", ".join(names))
+        patterns.append(rf"(.*\.)?({'|'.join(names)})")
     return "|".join(f"({pattern})" for pattern in patterns if pattern is not None) or None
 
 
