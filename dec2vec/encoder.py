@@ -26,7 +26,7 @@ from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenize
 from dec2vec.decoder.model_folders import Artifact
 from dec2vec.decoder.pooling import View, layers_of, resolve_layer
 from dec2vec.decoder.positions import length_borders, with_max_length
-from dec2vec.decoder.token_rows import check_rows, tokens_without_row
+from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
 from dec2vec.prompts.chat import encoder_prompts

@@ -1,17 +1,18 @@
-"""Compare the weights of a checkpoint with the places that its configuration has for them.
+"""Compare the weights of a checkpoint with the places that its configuration and its tokenizer have for them.
 
 transformers fills what is missing with random numbers, and leaves out what has no place. With the configuration of
 another model (a Qwen read as a Llama without biases, fewer blocks than the files hold) vectors look plausible and are
-wrong, so both are refused.
+wrong, so both are refused. A token beyond the embeddings (a tokenizer got new tokens, and the embeddings were not made
+longer) would end in an IndexError, on CUDA in a failed assertion of a kernel.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
@@ -26,6 +27,7 @@ _OLD_BUFFERS = re.compile(
 )
 """Masks and angles that earlier versions of transformers saved, and newer ones compute."""
 SHOWN = 3
+SHOWN_CHARACTERS = 40
 
 
 def check_weights_fit(
@@ -83,3 +85,21 @@ def _fix(homeless: list[str], decoder: PretrainedConfig) -> str:
     if all(name.endswith(".bias") for name in homeless):
         return f"set attention_bias (or mlp_bias) in config.json, or correct its model_type (now {decoder.model_type})"
     return f"use the config.json that belongs to these weights (model_type is now {decoder.model_type})"
+
+
+def tokens_without_row(tokenizer: PreTrainedTokenizerBase, embeddings: Any) -> dict[int, str]:
+    """The tokens, by id, for which the input embeddings have no row; empty for nearly all models."""
+    rows = int(embeddings.weight.shape[0])
+    return {id: token for token, id in tokenizer.get_vocab().items() if id >= rows}
+
+
+def check_rows(name: str, ids: Sequence[Sequence[int]], texts: Sequence[str], without_row: Mapping[int, str]) -> None:
+    """Raise UserError for the first text of the model `name` that has a token without a row."""
+    for row, text in zip(ids, texts, strict=True):
+        for id in row:
+            if id in without_row:
+                shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "\u2026"
+                raise UserError(
+                    f"model {name}: token {without_row[id]!r} (id {id}) of the text {shown!r} has no row in the "
+                    "embeddings; remove it from the text, or resize_token_embeddings of the model and save it"
+                )
