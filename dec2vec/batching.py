@@ -81,6 +81,15 @@ def plan(lengths: Sequence[int], token_budget: int, overhead: int = CHUNK_OVERHE
     return groups[::-1]
 
 
+def by_kind(lengths: Sequence[int], borders: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The rows between the borders of the positions, the longest first: passes never mix them. One part if none is.
+
+    A length that equals a border is below it.
+    """
+    kinds = np.searchsorted(np.asarray(sorted(borders), dtype=np.int64), np.asarray(lengths, dtype=np.int64))
+    return [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)[::-1]]
+
+
 def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> Chunk:
     """Pad the chosen rows on the right. With causal attention no real token sees a pad, so its id does not matter."""
     lengths = torch.tensor([len(sequences[row]) for row in rows])
@@ -90,7 +99,16 @@ def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> 
     return Chunk(torch.as_tensor(rows, dtype=torch.long), input_ids, lengths)
 
 
-def make_chunks(sequences: Sequence[TokenIds], token_budget: int, overhead: int = CHUNK_OVERHEAD["cpu"]) -> list[Chunk]:
-    """Padded chunks of all sequences, sorted by length."""
-    groups = plan([len(sequence) for sequence in sequences], token_budget, overhead)
-    return [pad(sequences, rows) for rows in groups]
+def make_chunks(
+    sequences: Sequence[TokenIds],
+    token_budget: int,
+    overhead: int = CHUNK_OVERHEAD["cpu"],
+    borders: Sequence[int] = (),
+) -> list[Chunk]:
+    """Padded chunks of all sequences, sorted by length. No chunk has lengths on both sides of one of the `borders`."""
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    chunks: list[Chunk] = []
+    for rows in reversed(by_kind(lengths.tolist(), borders)):
+        groups = plan(lengths[rows].tolist(), token_budget, overhead)
+        chunks += [pad(sequences, rows[group].tolist()) for group in groups]
+    return chunks

@@ -6,30 +6,34 @@ vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
 from dec2vec.decoder import model_folders
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, position_limit, use_autocast
+from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, use_autocast
 from dec2vec.decoder.model_folders import Artifact
 from dec2vec.decoder.pooling import View, layers_of, resolve_layer
+from dec2vec.decoder.positions import length_borders, with_max_length
+from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
 from dec2vec.prompts.chat import encoder_prompts
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble, check_prompt
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
-from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer
+from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens
 from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.vectors.whitening import Whitening
 
@@ -69,14 +73,16 @@ class Encoder:
         self._head: LMHead | None = None
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Encoder:
+    def load(cls, config: ModelConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> Encoder:
         """Load a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
 
         A folder written by dec2vec has its own prompt, pooling, layer and so on. Of `config` only the device then
-        counts, and whether foreign code may run.
+        counts, and whether foreign code may run. `changes` are options that replace those of the folder too.
         """
         artifact = model_folders.find(config)
-        return cls.from_backbone(config) if artifact is None else cls.from_artifact(artifact)
+        if artifact is None:
+            return cls.from_backbone(replace(config, **changes))
+        return cls.from_artifact(artifact.changed(changes))
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Encoder:
@@ -94,7 +100,7 @@ class Encoder:
         hub_config = load_architecture(base or config)
         layer_count = int(hub_config.get_text_config().num_hidden_layers)
         resolve_layer(config.pooled_layer, layer_count)
-        _check_length(config, hub_config.get_text_config())
+        config = with_max_length(config, hub_config.get_text_config())
         tokenizer = load_tokenizer(base or config)
         encoder_prompts(tokenizer, config.prompt, config.task)
         backbone = load_backbone(base or config, hub_config)
@@ -105,10 +111,19 @@ class Encoder:
 
     def set_max_length(self, tokens: int) -> None:
         """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
-        config = replace(self.config, max_length=tokens)
         backbone: Any = self.embedder.backbone
-        _check_length(config, backbone.config.get_text_config())
-        self.config = config
+        self.config = with_max_length(replace(self.config, max_length=tokens), backbone.config.get_text_config())
+
+    @property
+    def max_length(self) -> int:
+        """The number of tokens to which a text with its prompt is cut."""
+        return self.config.token_limit
+
+    @cached_property
+    def length_borders(self) -> list[int]:
+        """The numbers of tokens above which positions change; no pass has texts on both sides."""
+        backbone: Any = self.embedder.backbone
+        return length_borders(backbone.config.get_text_config())
 
     @property
     def layer_count(self) -> int:
@@ -156,7 +171,19 @@ class Encoder:
                 f"tokenize: {prompt or self.config.prompt} consists of {len(ensemble.members)} prompts; use a single "
                 "prompt"
             )
-        return self._wrap(ensemble.members[0])(self._normalized(texts)).ids
+        return self._tokens(self._wrap(ensemble.members[0]), self._normalized(texts)).ids
+
+    @cached_property
+    def tokens_without_row(self) -> dict[int, str]:
+        """The tokens, by id, that are beyond the embeddings: a text with one of them is refused."""
+        backbone: Any = self.embedder.backbone
+        return tokens_without_row(self.tokenizer, backbone.get_input_embeddings())
+
+    def _tokens(self, wrap: PromptTokenizer | EchoTokenizer, texts: list[str]) -> Tokens:
+        tokens = wrap(texts)
+        if self.tokens_without_row:
+            check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
+        return tokens
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
         """Whether `max_length` cuts each text, with any of its prompts if there are several."""
@@ -171,8 +198,8 @@ class Encoder:
 
     def _wrap(self, prompt: Prompt) -> PromptTokenizer | EchoTokenizer:
         if prompt.repeat is not None:
-            return EchoTokenizer(self.tokenizer, prompt, self.config.max_length)
-        return PromptTokenizer(self.tokenizer, prompt, self.config.max_length, self.config.tokenization)
+            return EchoTokenizer(self.tokenizer, prompt, self.max_length)
+        return PromptTokenizer(self.tokenizer, prompt, self.max_length, self.config.tokenization)
 
     def _normalized(self, texts: Sequence[str]) -> list[str]:
         return list(map(NORMALIZERS[self.config.text_normalization], texts))
@@ -248,7 +275,7 @@ class Encoder:
             forward = ChunkedForward(
                 self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally
             )
-            tokens = wrap(texts)
+            tokens = self._tokens(wrap, texts)
             if self.cut_texts is not None:
                 self.cut_texts.add(texts, tokens.is_cut)
             parts = forward(tokens.ids)
@@ -272,11 +299,3 @@ class Encoder:
 
 def _reads_logits(views: Sequence[View]) -> bool:
     return any(view.pooling in LOGIT_POOLINGS for view in views)
-
-
-def _check_length(config: ModelConfig, decoder: PretrainedConfig) -> None:
-    limit = position_limit(decoder)
-    if limit is not None and config.max_length > limit:
-        raise UserError(
-            f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less"
-        )

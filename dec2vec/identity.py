@@ -35,6 +35,8 @@ READING = (
 """Options of `model` that change the vectors of the same weights."""
 _SCALES = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 """Entries of an adapter's configuration that change what its weights do."""
+_MAGNITUDE = "lora_magnitude_vector"
+"""DoRA's. PEFT saves it under this name, an export with `.weight` behind it."""
 _PIECES, _PIECE = 16, 4096
 """Of each tensor of a whole model, so many pieces of so many numbers are read: training moves all of them."""
 
@@ -103,7 +105,7 @@ def _tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
             places |= dict.fromkeys(tensors.keys(), file)
     for name in sorted(places):
         with safe_open(places[name], framework="pt") as tensors:
-            yield name, tensors.get_tensor(name)
+            yield name.replace(_MAGNITUDE + ".weight", _MAGNITUDE), tensors.get_tensor(name)
 
 
 def _pieces(values: Tensor) -> Tensor:

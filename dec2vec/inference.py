@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.batching import CHUNK_OVERHEAD, Chunk, deduplicate, pad, plan
+from dec2vec.batching import CHUNK_OVERHEAD, Chunk, by_kind, deduplicate, pad, plan
 from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.pooling import Lengths, View
+from dec2vec.decoder.positions import length_borders
 from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from dec2vec.vectors.averaging import Part, Vectors
 
@@ -53,11 +55,21 @@ class ChunkedForward:
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
         """Yield (rows, vectors of each view). Each row comes once, in no particular order."""
+        model = inner_model(self.embedder.backbone)
+        borders = [] if model is None else length_borders(model.config.get_text_config())
+        for part in by_kind(list(map(len, ids)), borders):
+            texts = [ids[row] for row in part]
+            # a beginning alone would get the positions of short texts
+            share = self.share_prefix and (not borders or len(texts[0]) <= borders[0])
+            for rows, vectors in self._of_one_kind(texts, share=share):
+                yield part[rows], vectors
+
+    def _of_one_kind(self, ids: Sequence[Sequence[int]], *, share: bool) -> Iterator[Part]:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
         groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
-        prefix = self._prefix(unique) if self.share_prefix else None
+        prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
         self.tally.add(rest, 0 if prefix is None else prefix.length)
         # longest first: a lack of memory shows at once, and the remaining time is not underestimated

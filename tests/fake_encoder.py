@@ -48,7 +48,7 @@ class FakeEncoder:
         return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
-        return [len(text.split()) > self.config.max_length for text in texts]
+        return [len(text.split()) > self.config.token_limit for text in texts]
 
     def output_embeddings(self) -> NDArray[np.float32]:
         raise UserError("fake: its LM head is not tied to the input embeddings; leave embfilter out of systems.post")

@@ -30,6 +30,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.further_families import further_config
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt_neox", "opt", "gpt2")
 LAYERS = 3
 _CORPUS = [
@@ -95,7 +97,7 @@ def tiny_config(family: str) -> Any:
             attn_pdrop=0.0,
         ),
     }
-    return builders[family]()
+    return builders[family]() if family in builders else further_config(family, shared)
 
 
 def tiny_model_folder(path: Path, family: str = "llama", *, seed: int = 0) -> Path:

@@ -37,7 +37,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the models that were loaded."""
     names: list[str] = []
 
-    def load(config: ModelConfig) -> LengthEncoder:
+    def load(config: ModelConfig, changes: object) -> LengthEncoder:
         names.append(config.name_or_path)
         return LengthEncoder()
 
@@ -147,21 +147,31 @@ def test_encode_says_how_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest
 
     seen: list[object] = []
 
-    class Limited(LengthEncoder):
-        def set_max_length(self, tokens: int) -> None:
-            seen.append(tokens)
-
-    def load(config: ModelConfig) -> Limited:
-        seen.append(config)
-        return Limited()
+    def load(config: ModelConfig, changes: dict[str, object]) -> LengthEncoder:
+        seen.extend([config, changes])
+        return LengthEncoder()
 
     monkeypatch.setattr(Encoder, "load", load)
-    options = ["--revision", "v1", "--device", "cpu", "--trust_remote_code", "--max_length", "99"]
+    options = [
+        "--revision",
+        "v1",
+        "--device",
+        "cpu",
+        "--trust_remote_code",
+        "--max_length",
+        "99",
+        "--dtype",
+        "bfloat16",
+    ]
     assert encode(tmp_path, "v.npy", *options) == 0
-    assert seen == [ModelConfig(name_or_path="some/model", revision="v1", device="cpu", trust_remote_code=True), 99]
+    changes = {"max_length": 99, "dtype": "bfloat16"}
+    assert seen == [
+        ModelConfig(name_or_path="some/model", revision="v1", device="cpu", trust_remote_code=True),
+        changes,
+    ]
     seen.clear()
     assert encode(tmp_path, "v.npy") == 0
-    assert seen == [ModelConfig(name_or_path="some/model")]
+    assert seen == [ModelConfig(name_or_path="some/model"), {}]
 
 
 def test_encode_to_parquet(tmp_path: Path, loaded: list[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from dec2vec.config.load import dump
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from tests.export_cases import BASE, PEFT_WARNING, TEXTS, both_sides, tuned_encoder
+from tests.helpers import tiny_model_folder
 from tests.hub_server import INLINE_BYTES, Hub, running_hub
 from train.config import TrainConfig
 from train.export.push import push_folder
@@ -217,6 +219,7 @@ import numpy as np
 from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
 from dec2vec.model_config import ModelConfig
 from train.export.export import ExportArgs, export_command
 from train.config import TrainConfig
@@ -230,6 +233,12 @@ for run in map(Path, sys.argv[2:]):
     export_command(ExportArgs(run=run, push=name, private=True))
     ours = Encoder.load(ModelConfig(name_or_path=name, device="cpu")).encode(texts, progress=False)
     np.save(run / "vectors.npy", [ours, SentenceTransformer(name, device="cpu").encode_query(texts)])
+both = Encoder.load(ModelConfig(name_or_path="bob/both", device="cpu", autocast="off"))
+np.save(Path(sys.argv[2]).with_name("both.npy"), both.encode(texts, progress=False))
+try:
+    Encoder.load(ModelConfig(name_or_path="bob/adapter", device="cpu"))
+except UserError as error:
+    print("refused", error)
 """
 
 
@@ -238,6 +247,7 @@ def test_export_command_pushes_what_others_can_load(
 ) -> None:
     """A local base is merged, a base on the Hub is referred to; either way both libraries load `user/name`.
 
+    Of a repository with an adapter beside weights, the weights alone are read. An adapter alone is refused as one.
     In a process of its own: transformers reads `HF_ENDPOINT` when it is imported.
     """
     encoder = tuned_encoder(tmp_path / "base")
@@ -245,6 +255,7 @@ def test_export_command_pushes_what_others_can_load(
     finished_run(encoder, tmp_path / "local", str(tmp_path / "base"))
     rename_base(encoder, "bob/base")
     finished_run(encoder, tmp_path / "hub", "bob/base")
+    weights = push_beside_adapter(push, tmp_path)
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
     words = [str(tmp_path / name) for name in ("texts.json", "local", "hub")]
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": ALICE}
@@ -258,6 +269,9 @@ def test_export_command_pushes_what_others_can_load(
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     pinned = [json.loads(line.removeprefix("pinned ")) for line in lines if line.startswith("pinned ")]
+    assert "refused model bob/adapter: it is a PEFT adapter of bob/base and not a model" in done.stdout
+    untuned = Encoder.load(dataclasses.replace(BASE, name_or_path=str(weights), max_length=None))
+    assert np.abs(np.load(tmp_path / "both.npy") - untuned.encode(TEXTS, progress=False)).max() < 1e-5
     assert pinned == [hub.repositories["bob/base"].sha, None, None]
     expected = both_sides(encoder)[: len(TEXTS)]
     for name, weights in {"local": "model.safetensors", "hub": "adapter_model.safetensors"}.items():
@@ -271,6 +285,17 @@ def test_export_command_pushes_what_others_can_load(
         assert not list((tmp_path / name).glob(".hub-*"))
         for found in np.load(tmp_path / name / "vectors.npy"):
             assert np.abs(found - expected).max() < 1e-5
+
+
+def push_beside_adapter(push: Callable[..., str], place: Path) -> Path:
+    """Push an adapter beside other weights as bob/both, and alone as bob/adapter; returns the folder of the weights."""
+    weights = tiny_model_folder(place / "weights", seed=1)
+    for name, sources in {"adapter": ("hub/adapter",), "both": ("hub/adapter", "weights")}.items():
+        for source in sources:
+            shutil.copytree(place / source, place / name, dirs_exist_ok=True)
+        (place / name / "dec2vec.json").unlink()
+        push(f"bob/{name}", token=BOB, folder=place / name)
+    return weights
 
 
 def finished_run(encoder: Encoder, run: Path, base: str) -> None:

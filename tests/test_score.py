@@ -29,7 +29,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[ModelConfig]:
     """What was loaded."""
     seen: list[ModelConfig] = []
 
-    def load(config: ModelConfig) -> FakeEncoder:
+    def load(config: ModelConfig, changes: object) -> FakeEncoder:
         seen.append(config)
         return FakeEncoder(noise=(0.0, 0.0, 0.0))
 

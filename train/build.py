@@ -27,6 +27,7 @@ from train.config import RESUMABLE_CHANGES, TrainConfig
 from train.data import report as data_report
 from train.data.dataset import TrainingData
 from train.data.make_sampler import make_sampler
+from train.data.prompted_input import check_token_rows
 from train.data.sampler import Sampler
 from train.data.token_cache import known_tokens
 from train.distributed.engine import choose_engine, wrap
@@ -72,7 +73,7 @@ def build(
     sampler = make_sampler(config, data)
     steps = total_steps(config, sampler)
     refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
-    encoder = _load_trainable(config, engine)
+    encoder = _load_trainable(config, data, engine)
     if accelerator.is_main_process and (checkpoint is None or checkpoint.step < steps):
         check_disk(config, encoder, folder)
     learner = _make_learner(config, encoder, accelerator, steps)
@@ -158,11 +159,12 @@ def _resumed_checkpoint(identity: Identity, folder: RunFolder, accelerator: Acce
     return checkpoint
 
 
-def _load_trainable(config: TrainConfig, engine: type[Engine]) -> Encoder:
+def _load_trainable(config: TrainConfig, data: TrainingData, engine: type[Engine]) -> Encoder:
     """The base with weights to train, in training mode."""
     torch.manual_seed(config.seed)
     encoder = load_base(config.model, engine.loading_config(config.model))
     check_model(config, encoder)
+    check_token_rows(data, encoder)
     make_trainable(encoder.embedder, engine.adapters(config.lora))
     encoder.embedder.train()
     return encoder

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from dec2vec.decoder.load import resolve_device, use_autocast
+from dec2vec.decoder.positions import known_max_length
 from dec2vec.hub import pinned_revision
 from train.config import LossConfig, TrainConfig
 
@@ -22,6 +23,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         autocast="on" if use_autocast(config.model.autocast, device) else "off",
         name_or_path=_absolute(config.model.name_or_path),
         revision=pinned_revision(config.model),
+        max_length=known_max_length(config.model),
     )
     data = tuple(
         dataclasses.replace(source, path=_absolute(source.path), losses=tuple(map(_located, source.losses)))

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
+from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.loaded_model import PROBES, LoadedModel
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.load import checkpoint_tensors
+from dec2vec.decoder.checkpoint_files import checkpoint_tensors
 from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import unit_rows
 
@@ -27,6 +28,8 @@ _FIX = (
 
 def check_adapter(model: LoadedModel) -> Finding:
     """Compare vectors with and without a separate adapter, or merged weights with those of the base."""
+    if _lies_beside_weights(model):
+        return Finding(NAME, "warn", _BESIDE, _FIX_BESIDE)
     kept = _adapter_file(model)
     if kept is not None:
         zero, count = _zero_matrices(kept)
@@ -34,6 +37,18 @@ def check_adapter(model: LoadedModel) -> Finding:
             return Finding(NAME, "fail", f"all {count} lora_B matrices are zero, so the model equals the base", _FIX)
         return _with_and_without(model, zero, count)
     return _against_base(model)
+
+
+_BESIDE = "adapter_config.json lies beside complete weights: dec2vec reads these alone, other libraries add the adapter"
+_FIX_BESIDE = "if the adapter is merged into the weights, move adapter_config.json and adapter_model.safetensors away"
+
+
+def _lies_beside_weights(model: LoadedModel) -> bool:
+    """Whether a folder without dec2vec.json has both an adapter and weights."""
+    folder = model.files.library or model.files.folder
+    names = {path.name for path in folder.iterdir()}
+    has_weights = bool(names & {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME})
+    return model.files.artifact is None and ADAPTER_CONFIG_NAME in names and has_weights
 
 
 def _adapter_file(model: LoadedModel) -> Path | None:

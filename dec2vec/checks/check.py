@@ -23,8 +23,6 @@ class CheckArgs(ModelArgs):
     """Run folder, model folder or Hub id."""
     json: Path | None = None
     """Also write the findings to this file."""
-    revision: str | None = None
-    """Branch, tag or commit of a model on the Hub."""
 
 
 def check_command(args: CheckArgs) -> None:
@@ -34,7 +32,7 @@ def check_command(args: CheckArgs) -> None:
     from dec2vec.checks.check_model import check_model
     from dec2vec.checks.finding import failed, table
 
-    findings = check_model(args.model_config(args.model, args.revision))
+    findings = check_model(args.model_config(args.model), args.changes)
     sys.stdout.write(table(findings))
     failures = failed(findings)
     if args.json is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from dec2vec.checks.adapter import check_adapter
 from dec2vec.checks.finding import Finding, failed
@@ -24,12 +26,12 @@ OF_TOKENS: tuple[Check, ...] = (check_last_token, check_prompts, check_truncatio
 OF_VECTORS: tuple[Check, ...] = (check_padding, check_unit_length, check_spread, check_adapter)
 
 
-def check_model(config: ModelConfig) -> list[Finding]:
+def check_model(config: ModelConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> list[Finding]:
     """The finding of each check. A check that would fail only because an earlier one did is not run.
 
-    Raises UserError if there is no such model.
+    `changes` are options that replace those of the model. Raises UserError if there is no such model.
     """
-    files = find_model_files(config)
+    files = find_model_files(config, changes)
     findings = [check_weights(files)]
     if failed(findings):
         return findings

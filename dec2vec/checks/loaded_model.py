@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dec2vec.checks.model_files import ModelFiles
-from dec2vec.decoder.load import quiet
+from dec2vec.decoder.library_calls import quiet
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import Prompt, Side
@@ -112,11 +112,6 @@ class LoadedModel:
 
 def load_model(files: ModelFiles) -> LoadedModel:
     """Load the model by every library that its files allow. Raises UserError if one of them fails."""
-    if files.artifact is None and files.library is None and (files.folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"model {files.folder}: a PEFT adapter without dec2vec.json or modules.json does not define the pooling; "
-            "export the run with `dec2vec export`"
-        )
     library = None if files.library is None else _library(files)
     encoder = None if files.artifact is None and library is not None else _encoder(files)
     return LoadedModel(files, encoder, library, _saved_dtype(files, library, encoder))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dec2vec.config.model import ModelConfig
@@ -47,14 +49,16 @@ class ModelFiles:
         return content
 
 
-def find_model_files(config: ModelConfig) -> ModelFiles:
+def find_model_files(config: ModelConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> ModelFiles:
     """The files of a local folder, or of the snapshot of a Hub id. UserError for anything else."""
     name = config.name_or_path
     folder = Path(name) if Path(name).is_dir() else _snapshot(name, config.revision)
     config = replace(config, name_or_path=str(folder), revision=None)
     candidates = (folder, folder / "model")
     library = next((path for path in candidates if (path / MODULES).is_file()), None)
-    return ModelFiles(config, folder, model_folders.find(config), library)
+    artifact = model_folders.find(config)
+    changed = None if artifact is None else artifact.changed(changes)
+    return ModelFiles(replace(config, **changes), folder, changed, library)
 
 
 def _snapshot(model: str, revision: str | None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dec2vec.checks.finding import Finding, worst
 from dec2vec.checks.library_tokens import cut_ids, ends_with, expected_tail, library_ids
 from dec2vec.checks.loaded_model import LoadedModel
-from dec2vec.decoder.load import position_limit
+from dec2vec.decoder.positions import position_limit
 
 NAME = "truncation"
 LEAST_ROOM = 16
@@ -24,7 +24,7 @@ def check_truncation(model: LoadedModel) -> Finding:
 
 def _own_limit(model: LoadedModel) -> int:
     assert model.encoder is not None
-    return model.encoder.config.max_length
+    return model.encoder.max_length
 
 
 def _of_library(model: LoadedModel) -> list[Finding]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.loaded_model import PROBES, LoadedModel
+from dec2vec.decoder.positions import length_borders
 from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.averaging import unit_rows
 
@@ -47,6 +48,15 @@ def check_unit_length(model: LoadedModel) -> Finding:
     return Finding(UNIT_LENGTH, "pass", "every vector has length 1")
 
 
+def _border_within_reach(model: LoadedModel) -> int | None:
+    """The length at which the decoder's positions change, if sentence-transformers reads longer texts."""
+    if model.library is None:
+        return None
+    borders = length_borders(model.library[0].auto_model.config.get_text_config())
+    limit = model.library.max_seq_length
+    return next((border for border in borders if limit is None or limit > border), None)
+
+
 PADDING = "padding"
 _FIX_PADDING = (
     "set padding_side to right in tokenizer_config.json (left only for decoders with relative positions), set a "
@@ -70,6 +80,9 @@ def check_padding(model: LoadedModel) -> Finding:
             what = f"{route}: a text's vector changes by {difference:.2g} when longer texts are in the batch"
             return Finding(PADDING, "fail", what, _FIX_PADDING)
         furthest = max(furthest, difference)
+    if (border := _border_within_reach(model)) is not None:
+        what = f"above {border} tokens positions change: sentence-transformers takes those of a batch's longest text"
+        return Finding(PADDING, "warn", what, f"set max_seq_length to {border}, or encode longer texts one at a time")
     sides = {tokenizer.padding_side for name, tokenizer in model.tokenizers.items() if name != "dec2vec"} or {"right"}
     return Finding(
         PADDING, "pass", f"equal alone and in a batch (padding {', '.join(sides)}; largest difference {furthest:.1g})"

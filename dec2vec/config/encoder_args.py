@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from pydantic.dataclasses import dataclass
@@ -19,12 +19,27 @@ class ModelArgs:
     """auto uses CUDA if it is available."""
     trust_remote_code: bool = False
     """Run code from the model's Hub repository."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Data type of the weights in memory. None uses the model's setting (float32 for an untuned model)."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] | None = None
+    """Attention kernel. None uses the model's setting (sdpa, or eager for a decoder without it)."""
+    max_length: Annotated[int, Ge(1)] | None = None
+    """Maximum number of tokens of a text with its prompt. None uses the model's setting (512 for an untuned model, or
+    the number of positions of a decoder that has fewer)."""
 
-    def model_config(self, name: str, revision: str | None = None) -> ModelConfig:
-        """The configuration that loads the run folder, model folder or Hub id `name`."""
+    def model_config(self, name: str) -> ModelConfig:
+        """The configuration that loads the run folder, model folder or Hub id `name`, before `changes`."""
         return ModelConfig(
-            name_or_path=name, revision=revision, device=self.device, trust_remote_code=self.trust_remote_code
+            name_or_path=name, revision=self.revision, device=self.device, trust_remote_code=self.trust_remote_code
         )
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The options that were given, and that replace those of a tuned model too."""
+        given = {name: getattr(self, name) for name in ("dtype", "attention", "max_length")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -35,8 +50,6 @@ class EncoderArgs(ModelArgs):
     """Prompt name, or a template with one {text}. None uses the model's prompt."""
     batch_tokens: Annotated[int, Ge(1)] = 16_384
     """Maximum number of padded tokens per forward pass. It limits the memory."""
-    max_length: Annotated[int, Ge(1)] | None = None
-    """Maximum number of tokens of a text with its prompt. None uses the model's setting (512 for an untuned model)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -45,8 +58,6 @@ class SidedEncoderArgs(EncoderArgs):
 
     side: Literal["query", "document"] = "query"
     """Side of a prompt that differs between queries and documents. With instruct, documents have no instruction."""
-    revision: str | None = None
-    """Branch, tag or commit of a model on the Hub."""
 
     @property
     def encode_options(self) -> EncodeOptions:

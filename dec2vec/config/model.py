@@ -18,6 +18,9 @@ PoolingName = Literal[
 LOGIT_POOLINGS: tuple[PoolingName, ...] = ("logits", "sparse_logits")
 """Poolings that apply the LM head to the last token. Their vectors are as long as the vocabulary."""
 
+DEFAULT_LENGTH = 512
+"""Tokens of a text that are read by default, of a decoder with as many positions."""
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -78,13 +81,19 @@ class ModelConfig:
     tokenization: Literal["joint", "separate"] = "joint"
     """joint tokenizes prompt and text as one string, as published. separate tokenizes the suffix separately, which
     every export supports."""
-    max_length: Annotated[int, Ge(4)] = 512
-    """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt."""
+    max_length: Annotated[int, Ge(4)] | None = None
+    """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt. None uses 512, or
+    the number of positions of a decoder that has fewer."""
 
     @property
     def pooled_layer(self) -> int | float:
         """`layer`, or the prompt's own (-2 for Pretended CoT and Knowledge Enhancement, -1 for the others)."""
         return default_layer(self.prompt) if self.layer is None else self.layer
+
+    @property
+    def token_limit(self) -> int:
+        """`max_length`, or its default. In the configuration of a loaded encoder it is what the decoder allows."""
+        return DEFAULT_LENGTH if self.max_length is None else self.max_length
 
     @property
     def untuned(self) -> ModelConfig:

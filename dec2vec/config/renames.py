@@ -62,6 +62,8 @@ _HASHED = {
     "batch.flush_denormals": True,
 }
 """Removed options that are part of a checkpoint's hash, with the value that is now the only one."""
+_FORMER_LENGTH = 512
+"""`model.max_length` where it was not given, before its default depended on the decoder."""
 _RUN_PARTS = (".lock", "checkpoints", "adapter", "model", "metrics.jsonl")
 
 
@@ -114,6 +116,9 @@ def former(tree: dict[str, object]) -> dict[str, object]:
         *path, key = option.split(".")
         for section in _sections(old, path):
             section[key] = value
+    for section in _sections(old, ["model"]):
+        if "max_length" in section and section["max_length"] is None:
+            section["max_length"] = _FORMER_LENGTH
     return old
 
 

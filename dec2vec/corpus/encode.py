@@ -57,7 +57,7 @@ def encode_command(args: EncodeArgs) -> None:
     from dec2vec.corpus.inputs import load_encoder, saying_what_is_cut
     from dec2vec.corpus.vector_files import write_vectors
 
-    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
+    encoder = load_encoder(args.model_config(args.model), args.changes)
     with saying_what_is_cut(encoder):
         vectors = encoder.encode(texts, normalize=args.normalize, **vars(args.encode_options))
     write_vectors(args.output, texts, vectors)
@@ -74,7 +74,7 @@ def _encode_in_shards(args: EncodeArgs) -> None:
     first = next(iter_tables(args.input, 1), None)  # a mistake in the input is reported before the model is loaded
     if first is not None:
         block_texts(args.input, first, args.column)
-    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
+    encoder = load_encoder(args.model_config(args.model), args.changes)
     weights = fingerprint(encoder)
     with saying_what_is_cut(encoder):
         encode_shards(work, encoder, weights)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ def embed(texts: Sequence[str], model: str, args: SidedEncoderArgs) -> Rows:
     """Vectors of unit length, the same for equal texts. UserError for vectors with inf or nan."""
     if args.prompt is not None:
         check_prompt(args.prompt)
-    encoder = load_encoder(args.model_config(model, args.revision), args.max_length)
+    encoder = load_encoder(args.model_config(model), args.changes)
     number = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     with saying_what_is_cut(encoder):
         vectors = encoder.encode(list(number), **vars(args.encode_options))
@@ -66,7 +66,7 @@ def saying_what_is_cut(encoder: Encoder) -> Iterator[None]:
     cuts = encoder.cut_texts = CutTexts()
     yield
     if cuts.cut:
-        sys.stderr.write(cuts.line(encoder.config.max_length))
+        sys.stderr.write(cuts.line(encoder.max_length))
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -91,8 +91,8 @@ def short(text: str) -> str:
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "\u2026"
 
 
-def load_encoder(config: ModelConfig, max_length: int | None = None) -> Encoder:
-    """The `Encoder` of a model on this process's own device. Its module is imported only now."""
+def load_encoder(config: ModelConfig, changes: Mapping[str, Any]) -> Encoder:
+    """The `Encoder` of a model with changed options, on this process's own device. Its module is imported only now."""
     import torch
 
     from dec2vec.encoder import Encoder
@@ -101,7 +101,4 @@ def load_encoder(config: ModelConfig, max_length: int | None = None) -> Encoder:
     keep_freed_memory()
     if "LOCAL_RANK" in os.environ and config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    encoder = Encoder.load(config)
-    if max_length is not None:
-        encoder.set_max_length(max_length)
-    return encoder
+    return Encoder.load(config, changes)

@@ -114,7 +114,7 @@ class Embedder(nn.Module):
         inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **more}
         wanted = self.wanted_layers(views)
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
-            blocks = decoder_blocks(self.backbone, self.layer_count) if max(wanted) < self.layer_count else None
+            blocks = decoder_blocks(self.backbone, self.layer_count)
             if blocks is not None:
                 return inner_states(self.backbone, blocks, wanted, **inputs)
             inner = wanted != {self.layer_count}

@@ -1,4 +1,9 @@
-"""Hidden states of inner layers. The blocks above the highest layer that is needed are not run."""
+"""Hidden states by hooks at the blocks. The blocks above the highest layer that is needed are not run.
+
+Hidden state i is the input of block i, in every family and on every path; the last one is the output of the last block
+after the final norm. `output_hidden_states` of transformers numbers them in the same way in most families. In Mamba and
+RWKV it does not return the embeddings, so that its state i is the output of block i.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,10 +23,7 @@ class _Reached(Exception):
 
 
 def decoder_blocks(backbone: nn.Module, layer_count: int) -> nn.ModuleList | None:
-    """The blocks of a decoder: the outermost list of `layer_count` modules. None if there is no such list.
-
-    The input of block i is what `output_hidden_states` calls hidden state i.
-    """
+    """The blocks of a decoder: the outermost list of `layer_count` modules. None if there is no such list."""
     lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
     return next((blocks for blocks in lists if len(blocks) == layer_count), None)
 
@@ -31,19 +34,33 @@ def inner_model(backbone: nn.Module) -> PreTrainedModel | None:
 
 
 def inner_states(backbone: nn.Module, blocks: nn.ModuleList, wanted: set[int], **inputs: Any) -> dict[int, Tensor]:
-    """The hidden states at the indices `wanted`, each below `len(blocks)`, with their graph.
+    """The hidden states at the indices `wanted`, from 0 to `len(blocks)`, with their graph.
 
-    They equal those of `output_hidden_states`, which runs every block.
+    The pass ends at the highest of them. The last one is what the decoder itself returns.
     """
     states: dict[int, Tensor] = {}
     with _watched(blocks, wanted, states), contextlib.suppress(_Reached):
-        backbone(**inputs)
-    return states
+        states[len(blocks)] = backbone(**inputs).last_hidden_state
+    return {index: states[index] for index in wanted}
+
+
+@torch.no_grad()
+def index_in_transformers(backbone: nn.Module, blocks: nn.ModuleList, layer: int) -> int | None:
+    """Where `output_hidden_states` has hidden state `layer`; None if it does not return it."""
+    inputs = {"input_ids": torch.tensor([[2, 3, 5, 7]], device=next(backbone.parameters()).device), "use_cache": False}
+    was_training = backbone.training
+    backbone.eval()
+    ours = inner_states(backbone, blocks, {layer}, **inputs)[layer]
+    theirs = backbone(**inputs, output_hidden_states=True).hidden_states
+    backbone.train(was_training)
+    equal = [at for at, state in enumerate(theirs) if state.shape == ours.shape and torch.allclose(state, ours)]
+    return layer if layer in equal else next(iter(equal), None)
 
 
 @contextlib.contextmanager
 def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor]) -> Iterator[None]:
     top = max(wanted)
+    inner = sorted(index for index in wanted if index < len(blocks))
 
     def hook(index: int) -> Any:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -54,7 +71,7 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
         # before the block's other hooks: if its weights are sharded, one of them would gather weights that are not used
         return blocks[index].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
 
-    handles = [hook(index) for index in sorted(wanted)]
+    handles = [hook(index) for index in inner]
     try:
         yield
     finally:
@@ -62,8 +79,20 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
             handle.remove()
 
 
-_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "final_norm")
-"""Names of the final norm in Llama, Mistral, Qwen and Gemma; Phi; GPT-NeoX and OPT; GPT-2, Falcon and BLOOM; Mamba."""
+_NAMES = (
+    "norm",  # Llama, Mistral, Qwen, Gemma
+    "final_layernorm",  # Phi, Jamba
+    "final_layer_norm",  # GPT-NeoX, OPT
+    "ln_f",  # GPT-2, Falcon, BLOOM
+    "norm_f",  # Mamba, MPT
+    "final_norm",  # RecurrentGemma
+    "ln_out",  # RWKV
+    "out_norm",  # xLSTM
+    "embedding_norm",  # LFM2
+    "layer_norm",  # XGLM, BioGPT
+    "layernorm",  # CTRL
+)
+"""Names of the final norm."""
 
 
 def final_norm(backbone: nn.Module, layer_count: int) -> nn.Module:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
-from dec2vec.decoder.load import checkpoint_tensors, load_architecture, resolve_device
+from dec2vec.decoder.checkpoint_files import checkpoint_tensors
+from dec2vec.decoder.load import load_architecture, resolve_device
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import Part, Vectors

@@ -7,8 +7,10 @@ adapter, whose base is `model.name_or_path`, or a complete model.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from peft import PeftModel
@@ -17,7 +19,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.load import quiet
+from dec2vec.decoder.library_calls import quiet
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
 
@@ -34,6 +36,10 @@ class Artifact:
     base: ModelConfig
     adapter: Path | None
     whitening: Path | None
+
+    def changed(self, changes: Mapping[str, Any]) -> Artifact:
+        """The same encoder with other options of the `model` section."""
+        return replace(self, config=replace(self.config, **changes), base=replace(self.base, **changes))
 
 
 def find(config: ModelConfig) -> Artifact | None:

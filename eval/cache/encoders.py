@@ -82,6 +82,9 @@ def cache_folder(config: EvalConfig) -> Path | None:
 
 def _unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> Iterator[str]:
     """A line for each option in which a tuned run, read as it was trained, differs from the untuned rows."""
+    from dec2vec.decoder.positions import known_max_length
+
+    untuned = replace(untuned, max_length=known_max_length(untuned))
     for option in ("max_length", "text_normalization", "dtype"):
         mine, other = vars(tuned)[option], vars(untuned)[option]
         if mine != other:

@@ -47,7 +47,7 @@ def mteb_tables(
 
 
 def _truncation(task: str, system: System, encoder: TextEncoder, cuts: CutTexts) -> Truncation:
-    reader, limit = reader_name(system.prompt, system.run), encoder.config.max_length
+    reader, limit = reader_name(system.prompt, system.run), encoder.config.token_limit
     return Truncation(task, "texts", reader, system.run, system.prompt, limit, cuts.texts, cuts.cut)
 
 

@@ -43,7 +43,7 @@ def measure_truncation(
     encoder: TextEncoder, prompt: str, run: str | None, tasks: Sequence[Task[Any]]
 ) -> Iterator[Truncation]:
     """By task and side. Long texts are tokenized anew, so that vectors from a cache are counted like all others."""
-    limit = encoder.config.max_length
+    limit = encoder.config.token_limit
     for task in tasks:
         for part, texts, side in sides_of(task):
             cut = sum(encoder.is_cut(texts, prompt=prompt, side=side))

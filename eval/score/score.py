@@ -46,8 +46,6 @@ class ScoreArgs(EncoderArgs):
     """How the threshold is selected on dev: best accuracy, best f1, or a required precision."""
     precision: Annotated[float, Gt(0), Le(1)] | None = None
     """Required precision for criterion precision. The smallest threshold that reaches it on dev is used."""
-    revision: str | None = None
-    """Branch, tag or commit of a model on the Hub."""
 
 
 def score_command(args: ScoreArgs) -> None:
@@ -65,7 +63,7 @@ def score_command(args: ScoreArgs) -> None:
     dev = None if args.dev is None else read_pairs(args.dev, PairColumns(args.column1, args.column2, args.label))
     if dev is not None and dev.columns is not None and dev.columns.note:
         sys.stderr.write(f"{dev.columns.file}: {dev.columns.note}\n")
-    encoder = load_encoder(args.model_config(args.model, args.revision), args.max_length)
+    encoder = load_encoder(args.model_config(args.model), args.changes)
     with saying_what_is_cut(encoder):
         threshold = _threshold(args, dev, encoder)
         cosines = pair_cosines(encoder, pairs, table.name, args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import decoder_blocks, inner_states
-from dec2vec.decoder.load import quiet
+from dec2vec.decoder.library_calls import quiet
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
 from train.distributed.interface import Engine
 from train.kernels.decoder_block import use_fast_blocks
 from train.kernels.lora_linear import use_fast_linears
+
+_log = logging.getLogger(__name__)
 
 
 def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
@@ -99,7 +102,7 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if config.init == "default" else config.init,
-        exclude_modules=_other_layers(config.layers, top, embedder),
+        exclude_modules=_left_out(config, top, embedder),
         task_type="FEATURE_EXTRACTION",
     )
 
@@ -140,6 +143,26 @@ def _suggestion(name: str, backbone: nn.Module) -> str:
     names = sorted({parts[-2] for parts in matrices if parts[-1] == "weight" and len(parts) > 1})
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(names)}"
+
+
+_NEVER_CALLED = {
+    **dict.fromkeys(("mamba", "falcon_mamba"), ("out_proj", "conv1d", "dt_proj")),
+    **dict.fromkeys(("mamba2", "falcon_h1", "nemotron_h"), ("out_proj", "conv1d")),
+    "jamba": ("dt_proj",),
+}
+"""By family, modules whose weights are read without calling the module, on some devices or on all: an adapter would not
+take part. PEFT refuses all but `dt_proj`."""
+
+
+def _left_out(config: LoraConfig, top: int, embedder: Embedder) -> str | None:
+    """A pattern of the modules that get no adapter; None if all targets get one."""
+    patterns = [_other_layers(config.layers, top, embedder)]
+    backbone: Any = embedder.backbone
+    names = _NEVER_CALLED.get(backbone.config.get_text_config().model_type, ())
+    if config.targets == "all-linear" and names:
+        _log.info("lora.targets all-linear: %s get no adapters, which this decoder would not use", ", ".join(names))
+        patterns.append(rf"(.*\.)?({'|'.join(names)})")
+    return "|".join(f"({pattern})" for pattern in patterns if pattern is not None) or None
 
 
 def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | None:

@@ -120,9 +120,11 @@ def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: Batch
     losses = source.losses or options.losses
     plan = _for_teachers(rows) if losses and all(loss.teacher for loss in losses) else _PLANS[source.kind](rows)
     sequences, sequence_of_input = _unique_sequences(plan.inputs, encoder, options.token_source)
-    beginning = shared_beginning(sequences) if options.share_prefix else []
+    borders = encoder.length_borders
+    may_share = options.share_prefix and not any(len(sequence) > border for sequence in sequences for border in borders)
+    beginning = shared_beginning(sequences) if may_share else []
     rests = [sequence[len(beginning) :] for sequence in sequences]
-    chunks = make_chunks(rests, options.chunk_tokens, CHUNK_OVERHEAD[encoder.device.type])
+    chunks = make_chunks(rests, options.chunk_tokens, CHUNK_OVERHEAD[encoder.device.type], borders)
     teachers = {loss.teacher: options.teachers[loss.teacher] for loss in losses if loss.teacher}
     return LocalBatch(
         chunks=[chunk.to(encoder.device) for chunk in chunks],

@@ -13,9 +13,13 @@ from torch import Tensor
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import Side
 from train.config import Kind, SourceConfig
+from train.data.dataset import TrainingData
 
 if TYPE_CHECKING:
     from train.data.token_cache import TokenCache
+
+BLOCK = 10_000
+"""Rows whose token ids are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,19 @@ def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenC
         for row, sequence in zip(mine, made, strict=True):
             ids[row] = sequence
     return ids
+
+
+def check_token_rows(data: TrainingData, encoder: Encoder) -> None:
+    """Raise UserError for a text with a token that the decoder has no embedding for.
+
+    Costs nothing for a tokenizer whose tokens all have one, as is usual.
+    """
+    if not encoder.tokens_without_row:
+        return
+    for source, table in zip(data.sources, data.tables, strict=True):
+        for start in range(0, len(table.texts), BLOCK):
+            rows = table.texts[start : start + BLOCK]
+            tokenized([prompted_input(source, text, place) for row in rows for place, text in enumerate(row)], encoder)
 
 
 def text_keys(texts: Sequence[str]) -> Tensor:

@@ -93,7 +93,7 @@ def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int
 
 def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
     """Rows with a text that is truncated. Short texts are not tokenized: they have fewer tokens than bytes."""
-    room = encoder.config.max_length - len(encoder.tokenize([""], prompt=prompt, side=side)[0])
+    room = encoder.max_length - len(encoder.tokenize([""], prompt=prompt, side=side)[0])
     numbered = (
         (row, text)
         for row, texts in enumerate(rows)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -27,6 +28,8 @@ from dec2vec.files.atomic import atomic_folder
 from dec2vec.vectors.whitening import Whitening
 from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
 from train.export.tokenizer import save_tokenizer
+
+MAGNITUDE = "lora_magnitude_vector"
 
 
 def save_adapter(encoder: Encoder, folder: Path) -> Path:
@@ -76,6 +79,7 @@ def save_sentence_transformer(
             _save_whole(encoder, temporary)
         else:
             _save_peft(encoder, backbone, temporary, base)
+            _spell_magnitudes(temporary / "adapter_model.safetensors")
         if isinstance(backbone, PeftModel) and merge:
             (temporary / "adapter").mkdir()
             _save_peft(encoder, backbone, temporary / "adapter", base)
@@ -112,6 +116,18 @@ def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -
         config.revision = encoder.config.revision
     backbone.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def _spell_magnitudes(file: Path) -> None:
+    """Spell the names of DoRA's magnitudes so that transformers finds them too, and not only PEFT.
+
+    PEFT saves a magnitude without the `.weight` that its module has, and puts it back when it loads the adapter.
+    transformers 5 does not, and would compute the magnitudes anew from the base, whatever was trained.
+    """
+    tensors = load_file(file)
+    spelt = {f"{name}.weight" if name.endswith(MAGNITUDE) else name: tensor for name, tensor in tensors.items()}
+    if spelt.keys() != tensors.keys():
+        save_file(spelt, file, metadata={"format": "pt"})
 
 
 def _save_whole(encoder: Encoder, folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from dec2vec.config.model import EncodeOptions, PoolingName
+from dec2vec.decoder.layers import decoder_blocks, index_in_transformers
 from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -52,7 +53,27 @@ def check_exportable(encoder: Encoder) -> None:
             "model.bidirectional: sentence-transformers would use causal attention; add --export.model false, and use "
             "adapter/ or model/ with dec2vec"
         )
+    library_layer(encoder)
     side_prompts(encoder)
+
+
+def library_layer(encoder: Encoder) -> int | None:
+    """The index of the pooled state in `output_hidden_states` of transformers; None for the last hidden state.
+
+    UserError if transformers does not return that state: the embeddings in Mamba and RWKV.
+    """
+    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
+    backbone = encoder.embedder.backbone
+    blocks = decoder_blocks(backbone, encoder.layer_count)
+    if layer == encoder.layer_count or blocks is None:
+        return None if layer == encoder.layer_count else layer
+    index = index_in_transformers(backbone, blocks, layer)
+    if index is None:
+        raise UserError(
+            f"model.layer {layer}: transformers does not return this hidden state of the decoder, so it is not "
+            "exported; pool another layer, or add --export.model false and use adapter/ with dec2vec"
+        )
+    return index
 
 
 def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *, merged: bool) -> None:
@@ -85,9 +106,9 @@ def write_json(path: Path, content: object) -> None:
 
 def _transformer(encoder: Encoder, *, merged: bool) -> dict[str, object]:
     """An inner layer is taken from the hidden states of the whole model, which needs version 5.4 or later."""
-    options = {"max_seq_length": encoder.config.max_length, "do_lower_case": False, **_dtype(encoder, merged=merged)}
-    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
-    if layer == encoder.layer_count:
+    options = {"max_seq_length": encoder.max_length, "do_lower_case": False, **_dtype(encoder, merged=merged)}
+    layer = library_layer(encoder)
+    if layer is None:
         return options
     output = {"method": "forward", "method_output_name": ["hidden_states", layer]}
     return {**options, "modality_config": {"text": output}, "module_output_name": "token_embeddings"}

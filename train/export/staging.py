@@ -11,7 +11,6 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text
@@ -23,6 +22,7 @@ from train.export.card_scores import Exported
 from train.export.merge_record import describe_merge
 from train.export.model_card import Card, build_card
 from train.export.save import base_name, save_sentence_transformer
+from train.export.sentence_transformers import library_layer
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,6 @@ def model_card_text(
 ) -> str:
     """The card of the encoder that was `written` to a folder, with those figures of the run's report that are its
     own."""
-    layer = resolve_layer(encoder.config.pooled_layer, encoder.layer_count)
     model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
     card = Card(
         config=dataclasses.replace(config, model=model),
@@ -113,7 +112,7 @@ def model_card_text(
         repo_id=repo_id,
         dimension=encoder.dimension,
         merged=merge or not isinstance(encoder.embedder.backbone, PeftModel),
-        layer=None if layer == encoder.layer_count else layer,
+        layer=library_layer(encoder),
         exported=_exported(run, config, encoder, written),
         data=describe_data(config) if facts is None else facts,
         report=read_report(run / "report" / "report.json") if evaluated else None,

@@ -8,6 +8,7 @@ post-processor, so that truncation cuts the text and keeps them, exactly as in o
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import Prompt, Side, TextNormalization, get_prompt, lower_case
 from dec2vec.prompts.tokenizer import eos_id, leading_specials
 
+_log = logging.getLogger(__name__)
 Json = dict[str, object]
 _PROBES = (
     "",
@@ -68,17 +70,27 @@ def _config_changes(encoder: Encoder) -> Json:
     Two keys are for transformers 4: unless the processor is named here, it looks for it in config.json, which an
     adapter does not have; and its tokenizers return token types by default, for which GPT-2 adds an embedding.
     """
-    tokenizer = encoder.tokenizer
-    pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": encoder.config.max_length,
+        "model_max_length": encoder.max_length,
         "padding_side": "right",
         "truncation_side": "right",
-        "pad_token": pad,
+        "pad_token": _pad_token(encoder),
     }
+
+
+def _pad_token(encoder: Encoder) -> str:
+    """The tokenizer's own pad token, else EOS; never one that the embeddings have no row for."""
+    tokenizer = encoder.tokenizer
+    for token in (tokenizer.pad_token, tokenizer.eos_token):
+        if token is not None and tokenizer.convert_tokens_to_ids(token) not in encoder.tokens_without_row:
+            if token != (tokenizer.pad_token or token):
+                own = tokenizer.pad_token
+                _log.info("the export pads with %s, because the embeddings have no row for %s", token, own)
+            return str(token)
+    return str(tokenizer.convert_ids_to_tokens(0))
 
 
 def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder: Path) -> Json:
@@ -172,7 +184,7 @@ def _literal(text: str) -> str:
 def _check(encoder: Encoder, prompts: Mapping[Side, Prompt], folder: Path) -> None:
     """Compare the ids of the saved tokenizer, called as sentence-transformers calls it, with those of the encoder."""
     saved = AutoTokenizer.from_pretrained(folder)
-    probes = [*_PROBES, "many words and more " * encoder.config.max_length]
+    probes = [*_PROBES, "many words and more " * encoder.max_length]
     for side, prompt in prompts.items():
         for text, expected in zip(probes, encoder.tokenize(probes, side=side), strict=True):
             ids = saved(prompt.prefix + text, truncation="longest_first")["input_ids"]

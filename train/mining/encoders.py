@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -92,7 +92,7 @@ def load_embed(name: str, args: EncoderArgs) -> OurEncoder | SentenceTransformer
     prompt if the model has its own.
     """
     check_path_exists(name)
-    if _has(name, "modules.json") and not _has(name, MARKER):
+    if _has(name, "modules.json", args.revision) and not _has(name, MARKER, args.revision):
         if args.prompt is not None:
             raise UserError(
                 f"--prompt: {name} is a sentence-transformers model with its own prompts; remove the option"
@@ -101,8 +101,8 @@ def load_embed(name: str, args: EncoderArgs) -> OurEncoder | SentenceTransformer
     return OurEncoder.load(name, args)
 
 
-def _has(name: str, file: str) -> bool:
-    return (Path(name) / file).is_file() if Path(name).is_dir() else is_on_hub(name, file)
+def _has(name: str, file: str, revision: str | None) -> bool:
+    return (Path(name) / file).is_file() if Path(name).is_dir() else is_on_hub(name, file, revision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,17 +118,14 @@ class OurEncoder:
         """A run folder brings a max_length of its own, which the option replaces."""
         from dec2vec.encoder import Encoder
 
-        config = args.model_config(name)
-        encoder = Encoder.load(config if args.max_length is None else replace(config, max_length=args.max_length))
-        if args.max_length is not None:
-            encoder.set_max_length(args.max_length)
+        encoder = Encoder.load(args.model_config(name), args.changes)
         encoder.cut_texts = CutTexts()
         return cls(encoder, args, encoder.cut_texts)
 
     @property
     def max_length(self) -> int:
         """In tokens."""
-        return self.encoder.config.max_length
+        return self.encoder.max_length
 
     def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
         """Row i for text i."""
@@ -150,8 +147,15 @@ class SentenceTransformerEncoder:
             from sentence_transformers import SentenceTransformer
 
         device = None if args.device == "auto" else args.device
+        kwargs = {"dtype": args.dtype, "attn_implementation": args.attention}
         try:
-            model: Any = SentenceTransformer(name, device=device, trust_remote_code=args.trust_remote_code)
+            model: Any = SentenceTransformer(
+                name,
+                device=device,
+                revision=args.revision,
+                trust_remote_code=args.trust_remote_code,
+                model_kwargs={key: value for key, value in kwargs.items() if value is not None},
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"{name}: sentence-transformers can't load it: {str(error).splitlines()[0]}") from None
         if args.max_length is not None:

@@ -91,7 +91,8 @@ def mine_command(args: MineArgs) -> None:
     texts = material.anchors, material.positives, material.corpus
     cross_encoder = None if args.cross_encoder is None else load_cross_encoder(args.cross_encoder, args)
     vectors = embed_with(args.model, args, *texts)
-    teacher = None if args.teacher is None else embed_with(args.teacher, replace(args, prompt=None), *texts)
+    of_teacher = replace(args, prompt=None, revision=None)
+    teacher = None if args.teacher is None else embed_with(args.teacher, of_teacher, *texts)
     selection = Selection(
         count=args.negatives,
         min_rank=args.min_rank,

@@ -280,5 +280,5 @@ BREAKAGES = (
     Breakage("a token without a row", "adapter", more_tokens, "vocabulary", "'<new>' has id"),
     Breakage("two tokens have swapped ids", "adapter", swapped_tokens, "vocabulary", "2 tokens have different ids"),
     Breakage("another run's whitening", "merged", other_dense, "same vectors", "differ by", _has_whitening),
-    Breakage("an adapter without pooling information", "adapter", no_modules, "loads", "does not define the pooling"),
+    Breakage("an adapter without pooling information", "adapter", no_modules, "loads", "nothing says how it pools"),
 )
