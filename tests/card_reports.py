@@ -51,7 +51,8 @@ def subjects(runs: tuple[str, ...] = RUNS) -> list[Subject]:
         found += [Subject(f"{name}+whiten-{k}", "system", (), run, "whiten", k) for k in (64, 32)]
         found.append(Subject(f"{name}+truncate-64", "system", (), run, "truncate", 64))
         found.append(Subject(f"{name}+whiten-64(transductive)", "system", (), run, "whiten", 64, True))
-        found.append(Subject.from_difference(found[-5], rival))
+        found.append(Subject(f"{name}+whiten-64(corpus)", "system", (), run, "whiten", 64, fitted_on="1,400 documents"))
+        found.append(Subject.from_difference(found[-6], rival))
     of = tuple(f"tuned/{run}" for run in runs)
     return [*found, *(Subject(f"{kind} of {runs[0]}", kind, of, runs[0]) for kind in ("mean", "sd"))]
 

@@ -21,6 +21,7 @@ from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import graded_pairs, write_jsonl
 from train.config import EvalSection, LoraConfig, TrainConfig
 from train.export.export import ExportArgs, export_command
+from train.export.merge_record import record_text
 from train.export.save import save_adapter
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
@@ -147,6 +148,11 @@ def test_a_test_that_is_the_runs_dev_file_under_any_name(tmp_path: Path) -> None
     tasks.append(task("some of it", [*others, *rows[:5]]))
     assert chosen_on(str(run), tasks) == ["copy", "turned", "part"]
     assert describe_tuned([str(run / "adapter")], tasks)["run"]["chosen_on"] == ["copy", "turned", "part"]
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.yaml").write_text(dump(TrainConfig(model=BASE)))
+    (merged / "merge.json").write_text(record_text([run], [1.0], "average", {}))
+    assert chosen_on(str(merged), tasks) == ["copy", "turned", "part"], "what chose a parent chose the merged run too"
     dev.unlink()
     assert chosen_on(str(run), tasks) == ["dev"], "its pairs are not known any more: by its name"
     (run / "config.yaml").write_text(dump(TrainConfig(model=BASE)))

@@ -116,7 +116,10 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
         "more than the window of ranks 1 to 8 contains; raise --mining.max_rank",
     ),
     "whitening without dev": (config_of(export=ExportConfig(whiten=True)), "export.whiten: its k is selected on dev"),
-    "tests without dev": (config_of(eval=EvalSection(tests=("test.jsonl",))), "eval.tests: layers are selected on dev"),
+    "tests without dev": (
+        config_of(eval=EvalSection(tests=("test.jsonl",))),
+        "eval.tests: the report after training needs a dev",
+    ),
 }
 
 

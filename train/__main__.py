@@ -188,7 +188,7 @@ def _write_report(run: Run) -> str:
         untuned, texts = load_base(run.config.model.untuned), run_sources(str(run.folder.path))
         report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
         paths = write_report(report, run.folder.report)
-    except UserError as error:
+    except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory
         raise UserError(
             f"the model is complete in {run.folder.path}, but there is no report: {error}; once that is mended, the "
             f"same command writes it without training again, or run {_eval_command(config)}"

@@ -38,7 +38,7 @@ def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report:
     lines, failure = _report(run, write_report) if run.config.eval.has_report else ([], None)
     lines += _places(run, saved)
     if run.config.export.push is not None:
-        lines.append(push_finished(run.config, run.folder.path, run.encoder))
+        lines.append(push_finished(run.config, run.folder.path, run.encoder, evaluated=failure is None))
     if run.config.tracking.upload:
         _upload(run, saved)
     sys.stdout.write("\n".join(lines) + "\n")

@@ -242,8 +242,8 @@ def _check_evaluation(evaluation: EvalSection, export: ExportConfig) -> None:
         raise UserError("export.whiten: its k is selected on dev; give a similarity file with --eval.dev")
     if evaluation.after_training and evaluation.tests:
         raise UserError(
-            "eval.tests: layers are selected on dev; give a similarity file with --eval.dev, or use "
-            "--eval.after_training false"
+            "eval.tests: the report after training needs a dev file, which selects among the untuned readings; give "
+            "one with --eval.dev, or use --eval.after_training false and dec2vec eval afterwards"
         )
 
 

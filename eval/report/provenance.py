@@ -69,7 +69,7 @@ def describe(
         "whitening_fit": None if fit is None else _fit(config, fit),
         "protocol": {
             "metric": "Spearman of cosines; spearman_all is over the concatenated sub-sets",
-            "interval": "95 %, bootstrap over pairs, texts or queries: percentiles; of shares, Wilson's",
+            "interval": "95 %, by bootstrap; docs/coverage.md says how for each figure",
             "resamples": config.bootstrap,
             "seed": config.seed,
             "chosen": f"the tuned run as it is exported; {chosen}; the outside row by its test figure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,30 @@ def describe_tuned(runs: Sequence[str], tasks: Sequence[Task[Any]]) -> dict[str,
 
 
 def chosen_on(run: str, tasks: Sequence[Task[Any]]) -> list[str]:
-    """The tasks that consist of pairs of the run's own dev file, on which its checkpoint was chosen.
+    """The tasks that consist of pairs of a dev file on which the run's checkpoint, or one merged into it, was chosen.
 
     Where that file can't be read any more, the task with its name.
     """
-    dev = _dev_file(run)
-    if dev is None:
-        return []
+    return list(dict.fromkeys(name for dev in _dev_files(run) for name in _repeating(dev, tasks)))
+
+
+def _repeating(dev: str, tasks: Sequence[Task[Any]]) -> list[str]:
     try:
         data = read_similarity(dev)
     except UserError:
         return [task.name for task in tasks if task.name == Path(dev).stem]
     pairs = {frozenset(pair) for pair in zip(data.sentences1, data.sentences2, strict=True)}
     return [task.name for task in tasks if _share(task, pairs) >= PART]
+
+
+def _dev_files(run: str) -> list[str]:
+    """Of the run, and of the runs that it was merged from as far as they are still there."""
+    try:
+        parents = json.loads((Path(run) / "merge.json").read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        parents = []
+    own = _dev_file(run)
+    return [*([] if own is None else [own]), *(dev for parent in parents for dev in _dev_files(str(parent)))]
 
 
 def _dev_file(run: str) -> str | None:

@@ -48,6 +48,8 @@ class Score:
     """Of a part of the test alone: no part of the model-index."""
     exported: bool = False
     """The tuned run as it was exported when it was evaluated."""
+    fitted_on: str | None = None
+    """Of a system: the task's own texts, where its post-processing was fitted on them and not on training text."""
 
     def __post_init__(self) -> None:
         """Older reports say what a row is about in its name alone."""

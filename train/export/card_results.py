@@ -30,10 +30,12 @@ def results_section(report: CardReport | None, own: OwnScores, choice: str) -> s
 
 def _introduction(report: CardReport, choice: str) -> str:
     dev = f", for similarity on `{report.dev}`" if report.dev else ""
+    is_chosen = any(row.chosen_on for row in report.scores)
+    chosen = f" Where several of them were tried, dev data chose layer and strength{dev}." if is_chosen else ""
     return (
-        "Figures x 100, with 95 % bootstrap intervals in brackets. Untuned rows are the same decoder before training."
-        f" Layer and strength of each of them were chosen on dev data{dev}.{choice} Figures on data that chose "
-        "something are marked as such; they are no results."
+        "Figures x 100, with 95 % intervals in brackets where one was shown to hold. Untuned rows are the same "
+        f"decoder before training.{chosen}{choice} Figures on data that chose something are marked as such; they are "
+        "no results."
     )
 
 

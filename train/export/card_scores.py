@@ -53,7 +53,11 @@ def own_scores(report: CardReport | None, exported: Exported) -> OwnScores:
     record = None if report.tuned is None else report.tuned[name]
     tasks = {task.name: task for task in report.tests}
     rows = [row for row in report.scores if row.kind == "system" and row.run == name and not row.transductive]
-    rows = [row for row in rows if _is_exported(row, tasks.get(row.task), report, record, exported)]
+    rows = [
+        row
+        for row in rows
+        if row.fitted_on is None and _is_exported(row, tasks.get(row.task), report, record, exported)
+    ]
     mine = {row.task: row for row in rows if row.metric == _metric(row, tasks) and not row.clean}
     if not mine:
         return OwnScores({}, {}, missing="The evaluation in the run's folder is not of the form that is exported here.")

@@ -159,12 +159,15 @@ def _is_public(repo_id: str) -> str:
     return f"{repo_id} exists and is public; make it private in its settings, or push to another name"
 
 
-def push_finished(config: TrainConfig, run: Path, encoder: Encoder) -> str:
-    """Push the finished model with its report. Returns a line that says where it is, or how to push it later."""
+def push_finished(config: TrainConfig, run: Path, encoder: Encoder, *, evaluated: bool = True) -> str:
+    """Push the finished model with its report. Returns a line that says where it is, or how to push it later.
+
+    `evaluated=False`: a report in the folder is of other weights, because this run's own one failed.
+    """
     export = config.export
     assert export.push is not None
     try:
-        with staged(run, config, encoder, export.push, merge=export.merge) as folder:
+        with staged(run, config, encoder, export.push, merge=export.merge, evaluated=evaluated) as folder:
             return f"pushed   {push_folder(folder, export.push, private=export.private)}"
     except UserError as error:
         _log.warning(
