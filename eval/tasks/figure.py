@@ -112,10 +112,10 @@ def too_few(count: int, what: str, fewest: int = FEWEST_UNITS) -> str:
     return f"fewer than {fewest:,} {what} ({count:,})" if count < fewest else ""
 
 
-def too_few_unlike(values: Float64[np.ndarray, " units"], what: str) -> str:
+def too_few_unlike(values: Float64[np.ndarray, " units"], what: str, fewest: int = FEWEST_UNLIKE) -> str:
     """Where nearly all units have one and the same value."""
     unlike = len(values) - int(np.unique(values, return_counts=True)[1].max()) if len(values) else 0
-    return too_few(unlike, f"{what} that differ from the rest", FEWEST_UNLIKE)
+    return too_few(unlike, f"{what} that differ from the rest", fewest)
 
 
 def _too_few_differ(differences: Float64[np.ndarray, " units"] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,13 +14,16 @@ from dec2vec.corpus.exact_search import Ranking, exact_top
 from dec2vec.errors import UserError
 from eval.metrics.resampling import resampled_means
 from eval.tasks.columns import ColumnsRead
-from eval.tasks.figure import Figure, too_few, too_few_unlike
+from eval.tasks.figure import FEWEST_UNLIKE, Figure, too_few, too_few_unlike
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
 from eval.tasks.task import Evidence, OwnText, Task, TaskVectors, Texts
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
 DEPTH = 1000
 """Ranks that MAP sees, as in TREC."""
+MANY_QUERIES, UNLIKE = 100, 0.3
+"""Of fewer queries than many, this share must differ from the commonest value: the samples that have the fewest for an
+interval by chance alone are no fair ones (docs/coverage.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +168,9 @@ def _figure(
     n = len(values)
     figure = Figure(metric, float(values.mean()), resampled, n, scale="share", units=values)
     few = too_few(n, "queries")
-    return figure.without_interval(few) if few else replace(figure, no_interval=too_few_unlike(values, "queries"))
+    fewest = max(FEWEST_UNLIKE, math.ceil(UNLIKE * n) if n < MANY_QUERIES else 0)
+    alike = too_few_unlike(values, "queries", fewest)
+    return figure.without_interval(few) if few else replace(figure, no_interval=alike)
 
 
 def _run(ranking: Ranking, judged: Judged, document_ids: list[str], depth: int) -> dict[str, dict[str, float]]:

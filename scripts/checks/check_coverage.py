@@ -21,6 +21,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binom, norm
 from populations import Case, Trial, ranking_cases
 from task_populations import retrieval_cases, seed_cases, space_cases, topic_cases
 
@@ -79,8 +80,9 @@ class Row:
 
 
 def is_too_low(share: float, samples: float) -> bool:
-    """By more than two standard errors below 93 %."""
-    return bool(share + 2 * np.sqrt(0.93 * 0.07 / max(samples, 1)) < 0.93)
+    """Below 93 %, by more than chance explains: as two standard errors, but exact, as few samples may have an interval."""
+    count = round(max(samples, 1))
+    return bool(binom.cdf(round(share * count), count, 0.93) < norm.cdf(-2))
 
 
 def _percent(share: float) -> str:
