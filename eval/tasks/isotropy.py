@@ -28,7 +28,7 @@ LIMIT = 4000
 """Texts compared with each other, a seeded sample of more: every pair of them is met in every resample."""
 CLOSE = 4.0
 """Graded pairs with a score above this mean the same: of 0 to 5, as in Wang & Isola's and SimCSE's plots."""
-BIASED = ("IsoScore", "effective rank")
+BIASED = ("IsoScore", "effective rank", "first component")
 """Lower for a sample than for all texts, by more than their spread, unless texts far outnumber dimensions."""
 FEWEST_TEXTS = 100
 """Texts below which no interval is shown."""

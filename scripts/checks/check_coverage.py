@@ -21,8 +21,8 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binom, norm
 from populations import Case, Trial, ranking_cases
+from scipy.stats import binom, norm
 from task_populations import retrieval_cases, seed_cases, space_cases, topic_cases
 
 from eval.tasks.figure import Figure
@@ -80,7 +80,7 @@ class Row:
 
 
 def is_too_low(share: float, samples: float) -> bool:
-    """Below 93 %, by more than chance explains: as two standard errors, but exact, as few samples may have an interval."""
+    """Below 93 %, by more than chance explains: as two standard errors, but exact, for few samples."""
     count = round(max(samples, 1))
     return bool(binom.cdf(round(share * count), count, 0.93) < norm.cdf(-2))
 
