@@ -180,9 +180,9 @@ def half_differences(
     """Half the difference between the V-measures of two halves of the texts, each clustered anew, at random.
 
     Other texts would give other clusters: resampled with the clusters as found, the figure varies by a fifth to a third
-    too little (its 95 % intervals covered 81 to 93 %). Half a difference of halves varies as the figure of all texts, and
-    a little more: a half is clustered from one start, and the figure is a mean over several. With the difference of
-    the starts taken off, the intervals covered 92.5 %.
+    too little (its 95 % intervals covered 81 to 93 %). Half a difference of halves varies as the figure of all texts,
+    and a little more: a half is clustered from one start, and the figure is a mean over several. With the difference
+    of the starts taken off, the intervals covered 92.5 %.
     """
     k = int(labels.max()) + 1
     return np.array([_half_difference(rows, labels, k, (seed, halving)) for halving in range(HALVINGS)])
