@@ -46,3 +46,9 @@ def test_the_page_has_a_row_for_each_case_and_no_shown_interval_that_fails() -> 
 
 def test_the_script_is_where_the_page_says() -> None:
     assert (Path(PAGE).parents[1] / "scripts/checks/coverage").stat().st_mode & 0o111
+
+
+def test_too_low_is_what_chance_does_not_explain() -> None:
+    """Exact, for a single sample as well; nothing is too low where no sample has an interval."""
+    assert is_too_low(0.85, 216) and is_too_low(0.863, 300)
+    assert not is_too_low(0.925, 120) and not is_too_low(0.0, 0.9) and not is_too_low(float("nan"), float("nan"))

@@ -81,6 +81,8 @@ class Row:
 
 def is_too_low(share: float, samples: float) -> bool:
     """Below 93 %, by more than chance explains: as two standard errors, but exact, for few samples."""
+    if np.isnan(share) or np.isnan(samples):  # no sample has such an interval
+        return False
     count = round(max(samples, 1))
     return bool(binom.cdf(round(share * count), count, 0.93) < norm.cdf(-2))
 
