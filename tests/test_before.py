@@ -226,13 +226,17 @@ def test_a_report_that_fails_costs_a_line_and_no_model(
     config = write_run(place, eval=EvalSection(dev="dev.jsonl", tests=("test.jsonl",), every=4))
 
     def fails(*_: object, **options: object) -> None:
-        raise UserError("test.jsonl is gone")
+        raise RuntimeError("out of memory\nsecond line\n")  # as CUDA says it
 
     monkeypatch.setattr(eval.run, "evaluate", fails)
     with pytest.raises(UserError) as said:
         train_run(config, place / "out")
     line = str(said.value)
-    assert "there is no report: test.jsonl is gone" in line and "dec2vec eval --model.name_or_path" in line
+    assert (
+        "there is no report: out of memory; once" in line
+        and "\n" not in line
+        and "dec2vec eval --model.name_or_path" in line
+    )
     assert (place / "out" / "model" / "modules.json").is_file() and (place / "out" / "adapter").is_dir()
     assert "adapter" in capsys.readouterr().out
 

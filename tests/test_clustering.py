@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import v_measure_score
 
 from dec2vec.errors import UserError
-from eval.config import ClusteringConfig
+from eval.config import ClusteringConfig, EvalConfig
+from eval.report.origins import origins
 from eval.tasks import clustering
 from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
 from eval.tasks.labelled import LabelledTexts
@@ -135,3 +137,11 @@ def test_columns_limit_and_leakage(tmp_path: Path) -> None:
         UserError, match="t contains the texts of t; use different files, because selection on test data is leakage"
     ):
         load_clustering(ClusteringConfig(str(path), str(path), text="t", label="topic"))
+
+
+def test_the_first_rows_of_a_data_set_are_not_that_data_set(tmp_path: Path) -> None:
+    """A card names a data set on the Hub only if all of it was clustered."""
+    toy = task(tmp_path)
+    sections = (ClusteringConfig("owner/news@test", limit=100), ClusteringConfig("owner/news@test"))
+    found = origins(EvalConfig(clustering=sections), [], [replace(toy, name="part"), replace(toy, name="all")])
+    assert found == {"all": {"dataset": "owner/news", "split": "test"}}

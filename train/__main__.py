@@ -189,8 +189,9 @@ def _write_report(run: Run) -> str:
         report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
         paths = write_report(report, run.folder.report)
     except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
-            f"the model is complete in {run.folder.path}, but there is no report: {error}; once that is mended, the "
+            f"the model is complete in {run.folder.path}, but there is no report: {reason}; once that is mended, the "
             f"same command writes it without training again, or run {_eval_command(config)}"
         ) from error
     run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))

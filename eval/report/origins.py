@@ -22,10 +22,14 @@ def origins(config: EvalConfig, similarity: Sequence[Task[Any]], further: Sequen
 
 
 def _tests(config: EvalConfig) -> list[tuple[str, str]]:
-    """The test files in the order of the tasks, each with the split that is read if none is named."""
+    """The test files in the order of the tasks, each with the split that is read if none is named.
+
+    A part of a data set (`limit`) is none that others know: its path is left blank.
+    """
     similarity = [*([config.dev] if config.dev else []), *config.tests]
     matched = [*(task.test for task in config.pairs), *(task.test for task in config.gap)]
-    labelled = [*(task.test for task in config.topics), *(task.test for task in config.clustering)]
+    clustered = ("" if task.limit is not None else task.test for task in config.clustering)
+    labelled = [*(task.test for task in config.topics), *clustered]
     read = [(path, DEFAULT_SPLIT) for path in (*similarity, *matched, *labelled)]
     collections = [(task.path, "test") for task in config.retrieval]
     return [*read, *collections, *((task.path, DEFAULT_SPLIT) for task in config.isotropy)]
