@@ -16,14 +16,14 @@ from eval.baselines import PACKAGES, make_baseline
 from eval.baselines.baseline import Baseline, PairBaseline, SearchBaseline
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.evidence import find_evidence, served
-from eval.baselines.fit_text import FitText, fit_groups, training_text
+from eval.baselines.fit_text import fit_groups, training_text
 from eval.config import EvalConfig
 from eval.leakage.training_text import without
 from eval.results.findings import Findings
 from eval.selection.judge import Measured
 from eval.systems.subject import Subject
 from eval.tasks.sts import StsTask
-from eval.tasks.task import Task
+from eval.tasks.task import DescribedTexts, Task
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Baselines:
     """Those that compare texts directly serve tasks on pairs alone, those that rank documents retrieval alone."""
 
     baselines: Sequence[Baseline]
-    training: FitText
+    training: DescribedTexts
     """For tasks that give no text of their own."""
     resamples: int
     seed: int
@@ -134,7 +134,7 @@ def _learns(baseline: Baseline) -> bool:
     return not isinstance(baseline, PairBaseline) and (isinstance(baseline, SearchBaseline) or baseline.learns)
 
 
-def _fit(baseline: Baseline, text: FitText) -> str:
+def _fit(baseline: Baseline, text: DescribedTexts) -> str:
     """What a row says of the fit besides its text."""
     assert not isinstance(baseline, PairBaseline)
     baseline.fit(text.texts)

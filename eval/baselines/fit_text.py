@@ -6,41 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.tasks.task import Task
+from eval.tasks.task import DescribedTexts, Task
 
 TRAINING = "training-side texts"
-
-
-@dataclass(frozen=True, eq=False)
-class FitText:
-    """Texts, and in words what they are, such as `1,400 documents of the corpus`."""
-
-    texts: Sequence[str]
-    described: str
 
 
 @dataclass(frozen=True, eq=False)
 class FitGroup:
     """Tasks for which one fit will do."""
 
-    text: FitText
+    text: DescribedTexts
     tasks: list[Task[Any]]
 
 
-def training_text(texts: Sequence[str]) -> FitText:
+def training_text(texts: Sequence[str]) -> DescribedTexts:
     """Text for the tasks that give none."""
-    return FitText(texts, f"{len(texts):,} {TRAINING}")
+    return DescribedTexts(texts, f"{len(texts):,} {TRAINING}")
 
 
-def fit_text(task: Task[Any], training: FitText) -> FitText | None:
+def fit_text(task: Task[Any], training: DescribedTexts) -> DescribedTexts | None:
     """None where the task gives no text, and there is no training-side text either."""
     own = task.own_text
     if own is not None:
-        return FitText(own.texts, own.described)
+        return own
     return training if training.texts else None
 
 
-def fit_groups(tasks: Sequence[Task[Any]], training: FitText) -> list[FitGroup]:
+def fit_groups(tasks: Sequence[Task[Any]], training: DescribedTexts) -> list[FitGroup]:
     """Tasks by the text that serves them, in their order; those without any text are left out."""
     groups: list[FitGroup] = []
     for task in tasks:
@@ -55,5 +47,5 @@ def fit_groups(tasks: Sequence[Task[Any]], training: FitText) -> list[FitGroup]:
     return groups
 
 
-def _is_same(one: FitText, other: FitText) -> bool:
+def _is_same(one: DescribedTexts, other: DescribedTexts) -> bool:
     return one.described == other.described and (one.texts is other.texts or list(one.texts) == list(other.texts))

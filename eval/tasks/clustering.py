@@ -18,7 +18,7 @@ from eval.config import ClusteringConfig
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import Figure, too_few
 from eval.tasks.labelled import LabelledTexts, read_labelled
-from eval.tasks.task import Evidence, OwnText, Task, TaskVectors, Texts
+from eval.tasks.task import DescribedTexts, Evidence, Task, TaskVectors, Texts
 
 METRIC = "V-measure"
 SEEDS = 5
@@ -65,9 +65,9 @@ class ClusteringTask(Task[ClusterEvidence]):
         return Texts(self.test_data.texts, [])
 
     @property
-    def own_text(self) -> OwnText:
+    def own_text(self) -> DescribedTexts:
         """The texts to be clustered: their labels are not read, and clusters are never asked for of other texts."""
-        return OwnText(self.test_data.texts, f"{len(self.test_data):,} texts that are clustered")
+        return DescribedTexts(self.test_data.texts, f"{len(self.test_data):,} texts that are clustered")
 
     def corpus(self, vectors: TaskVectors) -> Float32[np.ndarray, "texts dim"]:
         """Of the texts to be clustered."""

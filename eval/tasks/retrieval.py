@@ -16,7 +16,7 @@ from eval.metrics.resampling import resampled_means
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import FEWEST_UNLIKE, Figure, too_few, too_few_unlike
 from eval.tasks.retrieval_files import Judged, Place, RetrievalFiles, find_files, read_corpus, read_judged
-from eval.tasks.task import Evidence, OwnText, Task, TaskVectors, Texts
+from eval.tasks.task import DescribedTexts, Evidence, Task, TaskVectors, Texts
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
 DEPTH = 1000
@@ -96,9 +96,9 @@ class RetrievalTask(Task[RetrievalEvidence]):
         return DEPTH + bool(self.test_queries.own)
 
     @property
-    def own_text(self) -> OwnText:
+    def own_text(self) -> DescribedTexts:
         """The documents, which are there before any query."""
-        return OwnText(list(self.documents.values()), f"{len(self.documents):,} documents of the corpus")
+        return DescribedTexts(list(self.documents.values()), f"{len(self.documents):,} documents of the corpus")
 
     def corpus(self, vectors: TaskVectors) -> Float32[np.ndarray, "texts dim"]:
         """Of the documents."""

@@ -39,8 +39,8 @@ class TaskVectors:
 
 
 @dataclass(frozen=True, eq=False)
-class OwnText:
-    """Texts that are at hand before anything is asked of them: who learns from them uses no judgement."""
+class DescribedTexts:
+    """Texts that a baseline may be fitted on, with what they are in words."""
 
     texts: Sequence[str]
     described: str
@@ -133,7 +133,7 @@ class Task(ABC, Generic[E]):
         return []
 
     @property
-    def own_text(self) -> OwnText | None:
+    def own_text(self) -> DescribedTexts | None:
         """What a baseline may be fitted on: the corpus, the train file; None where only training-side text will do."""
         return None
 

@@ -15,7 +15,7 @@ from eval.metrics.classification import class_metrics, whole
 from eval.metrics.grid_edge import edge
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.labelled import LabelledTexts
-from eval.tasks.task import Figure, OwnText, Task, TaskVectors, Texts
+from eval.tasks.task import DescribedTexts, Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 
@@ -104,7 +104,7 @@ class ZeroShotTask(TopicTask):
         return _texts(self.data.test.texts, self.label_texts)
 
     @property
-    def own_text(self) -> OwnText | None:
+    def own_text(self) -> DescribedTexts | None:
         """Texts of the train file, or else of the dev file, without their labels, and the label texts.
 
         Nothing is chosen on dev for a baseline. None without either file.
@@ -113,7 +113,7 @@ class ZeroShotTask(TopicTask):
         if rows is None:
             return None
         described = f"{len(rows):,} {kind} texts and {len(self.label_texts):,} label texts of the task"
-        return OwnText([*rows.texts, *self.label_texts], described)
+        return DescribedTexts([*rows.texts, *self.label_texts], described)
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev."""
@@ -164,9 +164,9 @@ class TrainedTask(TopicTask):
         return _texts(self._train.texts, [] if self.data.dev is None else self.data.dev.texts)
 
     @property
-    def own_text(self) -> OwnText:
+    def own_text(self) -> DescribedTexts:
         """The texts that the classifier is trained on."""
-        return OwnText(self._train.texts, f"{len(self._train):,} training texts of the task")
+        return DescribedTexts(self._train.texts, f"{len(self._train):,} training texts of the task")
 
     @property
     def chosen_on(self) -> str:
