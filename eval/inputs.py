@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.load import check_folder
+from dec2vec.decoder.model_folders import find
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists
 from dec2vec.prompts.ensembles import check_prompt
@@ -140,6 +144,9 @@ def check_runs(paths: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"two tuned runs have the name {twice}; rename one of the folders, or give each once")
+    for path in paths:
+        if find(ModelConfig(name_or_path=path)) is None:
+            check_folder(Path(path))
 
 
 def _refuse_nothing(config: EvalConfig) -> None:

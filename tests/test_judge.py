@@ -221,6 +221,12 @@ def test_misspelt_and_equal_runs_are_refused_before_any_work(config: EvalConfig,
         evaluate(replace(config, tuned=(str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"))), progress=False)
     with pytest.raises(UserError, match=r"tuned run /gone/run: no such folder"):
         evaluate(replace(config, tuned=("/gone/run",)), progress=False)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (unfinished / name).touch()
+    with pytest.raises(UserError, match=r"unfinished: this run has not finished training; repeat its command"):
+        evaluate(replace(config, tuned=(str(unfinished),)), progress=False)
 
 
 def test_a_baseline_whose_package_is_absent_is_one_line(

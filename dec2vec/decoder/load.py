@@ -54,7 +54,7 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     _check_kernels(config, resolve_device(config.device))
     _check_name(config.name_or_path)
     check_not_adapter(config)
-    _check_folder(Path(config.name_or_path))
+    check_folder(Path(config.name_or_path))
     with quiet(), one_line(config.name_or_path, "model", FIX):
         hub_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -123,11 +123,13 @@ def _check_name(name: str) -> None:
         raise UserError(f"model {name}: no such folder; give a local folder or a Hub id (owner/name)") from None
 
 
-def _check_folder(path: Path) -> None:
-    """Raise UserError for a folder without a configuration, or with pickles only."""
+def check_folder(path: Path) -> None:
+    """Raise UserError for a folder without a configuration, or with pickles only, and for a run that has not ended."""
     if not path.is_dir():
         return
     if not (path / "config.json").is_file():
+        if (path / "config.yaml").is_file() and (path / "metrics.jsonl").is_file():
+            raise UserError(f"{path}: this run has not finished training; repeat its command, which continues it")
         raise UserError(f"model {path}: no config.json in the folder; give a Hugging Face model folder")
     pickles = sorted(path.glob("pytorch_model*.bin"))
     if pickles and not any(path.glob("*.safetensors")):
