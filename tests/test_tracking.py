@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import math
@@ -27,6 +28,7 @@ from train.config import SourceConfig, TrackingConfig, TrainConfig
 from train.finish import run_inputs
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile, read_metrics
+from train.tracking.private_paths import PrivatePaths
 from train.tracking.tracker import NullTracker, Tracker
 from train.tracking.wandb_tracker import WandbTracker
 
@@ -163,7 +165,7 @@ def test_lineage_of_an_online_run(tmp_path: Path) -> None:
     for _ in range(2):
         run = create_autospec(wandb.Run, instance=True)
         run.offline, run.id = False, "abc123"
-        tracker = WandbTracker(run, upload=True)
+        tracker = WandbTracker(run, upload=True, paths=PrivatePaths(tmp_path, {}))
         for item in inputs:
             tracker.uses(item.name, item.kind, item.facts)
         tracker.artifact("adapter", "model", tmp_path, {"best_step": 4})
@@ -177,8 +179,47 @@ def test_lineage_of_an_online_run(tmp_path: Path) -> None:
         assert (logged.name, logged.metadata) == ("adapter-abc123", {"best_step": 4})
         digests.append(used[0].digest)
     assert digests[0] == digests[1]
-    WandbTracker(run, upload=False).uses("data", "dataset", {})
+    WandbTracker(run, upload=False, paths=PrivatePaths(tmp_path, {})).uses("data", "dataset", {})
     assert run.use_artifact.call_count == 2
+
+
+def test_what_is_uploaded_names_no_folder_of_this_machine(
+    clean_wandb: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the home folder nor those of the data; the files of the run stay as they are."""
+    home, run_dir = tmp_path / "home" / "Ann & Bo", tmp_path / "home" / "Ann & Bo" / "work" / "runs" / "x"
+    (run_dir / "report").mkdir(parents=True)
+    clean_wandb.setenv("HOME", str(home))
+    clean_wandb.chdir(home / "work")
+    resolved = {**RESOLVED, "model": {"name_or_path": str(home / "models/tiny")}, "eval": {"dev": "/disk9/dev.jsonl"}}
+    tree = {
+        "files": ["/disk9/dev.jsonl", str(run_dir / "a.json")],
+        "note": f"{home}/old.txt, {home}er, {home / 'work'}",
+    }
+    written = {"report.json": json.dumps(tree), "report.html": html.escape(json.dumps(tree)), "p.png": str(home)}
+    for name, text in written.items():
+        (run_dir / "report" / name).write_text(text)
+    tracker = make_tracker(TrackingConfig(backend="wandb", upload=True), run_dir, resolved, is_main=True)
+    sent: list[wandb.Artifact] = []
+    assert isinstance(tracker, WandbTracker)
+    clean_wandb.setattr(tracker._run, "log_artifact", sent.append)
+    tracker.artifact("report", "report", run_dir / "report", {"base": str(home / "models/tiny")})
+    tracker.table("comparison", COLUMNS, [[f"baseline/{home}/enc", 1.0]])
+    tracker.finish()
+    found = {name: Path(entry.local_path or "").read_text() for name, entry in sent[0].manifest.entries.items()}
+    hidden = {"files": ["dev.jsonl", "a.json"]}
+    assert json.loads(found["report.json"]) == {**hidden, "note": f"~/old.txt, {home}er, ."}
+    assert html.unescape(found["report.html"]) == found["report.json"]
+    assert found["p.png"] == str(home), "a picture is sent as it is"
+    assert sent[0].metadata == {"base": "tiny"}
+    (file,) = offline_files(run_dir)
+    config = config_of(file)
+    assert config["model"] == {"name_or_path": "tiny"} and config["eval"] == {"dev": "dev.jsonl"}
+    table = next((file.parent / "files").rglob("comparison*.table.json")).read_text()
+    assert "baseline/~/enc" in table and str(home) not in table
+    assert "environment" not in [record.WhichOneof("record_type") for record in wandb_records(file)]
+    assert {name: (run_dir / "report" / name).read_text() for name in written} == written
+    capfd.readouterr()
 
 
 KILLED = """

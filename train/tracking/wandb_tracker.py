@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text
 from train.config import TrackingConfig
+from train.tracking.private_paths import PrivatePaths
 from train.tracking.tracker import WANDB_ID, Cell, Earlier, Facts, Tracker
 
 if TYPE_CHECKING:
+    from wandb import Artifact
     from wandb.sdk.wandb_run import Run
 
 
@@ -34,9 +36,10 @@ class WandbTracker:
     the server does not have are sent; the server drops repeated ones.
     """
 
-    def __init__(self, run: Run, upload: bool) -> None:
+    def __init__(self, run: Run, upload: bool, paths: PrivatePaths) -> None:
         self._run = run
         self._upload = upload
+        self._paths = paths
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log(dict(metrics), step=step)
@@ -44,7 +47,7 @@ class WandbTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         import wandb
 
-        self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+        self._run.log({name: wandb.Table(columns=list(columns), data=self._paths.hidden_in(rows))})
 
     def uses(self, name: str, kind: str, facts: Facts) -> None:
         """Record an input in W&B's graph of artifacts, where equal facts are one version of one artifact in all runs.
@@ -55,22 +58,31 @@ class WandbTracker:
             return
         import wandb
 
-        artifact = wandb.Artifact(_artifact_name(name), type=kind, metadata=dict(facts))
+        facts = self._paths.hidden_in(facts)
+        artifact = wandb.Artifact(_artifact_name(name), type=kind, metadata=facts)
         with artifact.new_file("facts.json", encoding="utf-8") as file:
             file.write(json.dumps(facts, indent=1, sort_keys=True))
         self._run.use_artifact(artifact)
 
     def artifact(self, name: str, kind: str, path: Path, facts: Facts | None = None) -> None:
-        """Send the files one by one, because `add_dir` prints a progress line."""
+        """Send the files one by one, because `add_dir` prints a line. Texts go without this machine's paths."""
         if not self._upload:
             return
         import wandb
 
-        metadata = None if facts is None else dict(facts)
+        metadata = None if facts is None else self._paths.hidden_in(facts)
         artifact = wandb.Artifact(_artifact_name(f"{name}-{self._run.id}"), type=kind, metadata=metadata)
         for file in _files(path):
-            artifact.add_file(str(file), name=str(file.relative_to(path if path.is_dir() else path.parent)))
+            self._add(artifact, file, str(file.relative_to(path if path.is_dir() else path.parent)))
         self._run.log_artifact(artifact)
+
+    def _add(self, artifact: Artifact, file: Path, name: str) -> None:
+        changed = self._paths.hidden_file(file)
+        if changed is None:
+            artifact.add_file(str(file), name=name)
+            return
+        with artifact.new_file(name, encoding="utf-8") as copy:
+            copy.write(changed)
 
     def finish(self) -> None:
         """Finish the run. `Run.finish` returns before an offline file is complete; `teardown` waits for it."""
@@ -83,14 +95,17 @@ class WandbTracker:
 def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
     """Start or continue a W&B run, without prompts and without output.
 
-    wandb does not save git data or code, because the address of a remote may contain a token, and does not capture the
-    console, which would break the progress bar.
+    wandb does not save git data or code, because the address of a remote may contain a token, nor the folders of this
+    machine (its own metadata have them), and does not capture the console, which would break the progress bar.
     """
     try:
         import wandb
     except ImportError as error:
         raise UserError("--tracking.backend wandb needs the wandb package; pip install wandb") from error
-    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, save_code=False)
+    quiet = wandb.Settings(
+        silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_meta=True
+    )
+    paths = PrivatePaths(run_dir, resolved)
     entity, _, project = config.project.rpartition("/")
     try:
         run = wandb.init(
@@ -100,7 +115,7 @@ def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, ob
             dir=str(run_dir),
             id=_run_id(run_dir),
             resume="allow",
-            config=dict(resolved),
+            config=paths.hidden_in(resolved),
             mode=_wandb_mode(),
             settings=quiet,
         )
@@ -111,7 +126,7 @@ def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, ob
         ) from error
     if run.url:
         _log.info("W&B run: %s", run.url)
-    tracker = WandbTracker(run, config.upload)
+    tracker = WandbTracker(run, config.upload, paths)
     next_step = run.step  # 0 unless the server has this run already
     for step, metrics in earlier:
         if step >= next_step:
