@@ -224,11 +224,12 @@ class EvalConfig:
     """How evenly vectors are distributed in space."""
     mteb: tuple[str, ...] = ()
     """Names of MTEB tasks. The mteb package runs them and downloads their data from the Hub."""
-    baselines: tuple[str, ...] = ()
+    baselines: tuple[str, ...] | None = None
     """Baselines: bag-of-words, tfidf, char-ngrams, bm25 (retrieval), word2vec, word2vec-sif, input-embeddings and sif
     (averages of the decoder's input embeddings, plain and weighted), jaccard, dice, bleu, chrf, rouge-l, or the folder
     or Hub id of any sentence-transformers or Hugging Face encoder. Each is fitted on the corpus, on the training file
-    of the task, or else on `fit`."""
+    of the task, or else on `fit`. null adds tfidf, and bm25 to retrieval, wherever there is text to fit them on; an
+    empty list adds none."""
     cache: str | None = None
     """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
     cache."""

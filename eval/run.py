@@ -44,8 +44,8 @@ from eval.systems.system import System, TextEncoder, own_view, run_name
 from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
-    "Note: no outside row was measured; dec2vec eval with baselines, such as tfidf and char-ngrams, puts the best of "
-    "them into each headline."
+    "Note: no outside row was measured, because baselines is an empty list; tfidf, char-ngrams and others put the best "
+    "of them into each headline."
 )
 
 
@@ -231,7 +231,7 @@ def _notes(
         *outcome.encoders.warnings,
         *outcome.inputs.notes,
         *outcome.notes,
-        *([] if config.baselines else [NO_OUTSIDE]),
+        *([NO_OUTSIDE] if config.baselines == () else []),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from sentence_transformers import SentenceTransformer
 from dec2vec import Encoder, ModelConfig
 from dec2vec.vectors.whitening import Whitening
 from tests.export_cases import PEFT_WARNING
+from tests.helpers import graded_pairs, write_jsonl
 from tests.tiny_run import STEPS, metrics_of, train, write_run
+from train.config import EvalSection
 from train.export.export import ExportArgs, export_command
 from train.state import TrainState
 
@@ -53,6 +56,22 @@ def test_training_goes_on_from_a_merged_model(tmp_path: Path, monkeypatch: pytes
         [line["loss"] for line in metrics_of(tmp_path / name) if "loss" in line] for name in ("first", "second")
     )
     assert second[0] < first[0] and len(second) == STEPS
+
+
+def test_tests_without_dev_are_reported_with_the_last_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is chosen: the tuned run, and the untuned decoder read as it. With a dev file an earlier step may win."""
+    config = write_run(tmp_path, eval=EvalSection(tests=("test.jsonl",)))
+    write_jsonl(tmp_path / "test.jsonl", graded_pairs(40))
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "out")
+    report = json.loads((tmp_path / "out/report/report.json").read_text(encoding="utf-8"))
+    rows = [row for row in report["results"] if row["kind"] == "system" and row["metric"] == "spearman_all"]
+    found = [(row["run"], row["chosen_on"]) for row in rows if row["task"] == "test"]
+    assert found == [("out", None), (None, None)]
+    train(config, tmp_path / "plain", "--eval.tests")
+    for folder in ("out/model", "plain/model"):
+        assert load(tmp_path / folder).encode(TEXTS) == pytest.approx(load(tmp_path / "out/adapter").encode(TEXTS))
+    assert f"{100 * rows[0]['value']:.2f}" in (tmp_path / "out/model/README.md").read_text(encoding="utf-8")
 
 
 def test_the_best_step() -> None:

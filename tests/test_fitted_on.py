@@ -13,11 +13,13 @@ import pytest
 
 from dec2vec.config.load import validate
 from dec2vec.errors import UserError
+from eval.baselines import PACKAGES
+from eval.baselines import evaluate as evaluate_module
 from eval.config import EvalConfig
 from eval.report.markdown import to_markdown
 from eval.report.report import Report
 from eval.report.report_json import to_json
-from eval.run import evaluate
+from eval.run import NO_OUTSIDE, evaluate
 from tests.eval_data import write_similarity
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
@@ -199,3 +201,40 @@ def test_text_that_cannot_be_fitted_costs_one_line(config: EvalConfig, tmp_path:
     assert "tfidf: not computed for blank: tfidf cannot be fitted on 2 texts" in " ".join(report.notes)
     assert "bm25: not computed for blank: bm25: none of the 2 documents has a word" in report.notes
     assert [row for row in report.results if row.system == "baseline/tfidf"]
+
+
+def test_an_evaluation_that_names_no_baselines_has_the_usual_ones(config: EvalConfig) -> None:
+    """With the figures that they have where they are named; an empty list is obeyed, and the report says so."""
+    usual, named = (report_of(replace(config, baselines=names)) for names in (None, ("tfidf", "bm25")))
+    assert main_figures(usual, "found") == main_figures(named, "found") and len(main_figures(usual, "found")) == 2
+    assert [row.value for row in usual.results] == [row.value for row in named.results]
+    alone = report_of(replace(config, baselines=None, retrieval=()))
+    assert {row.system for row in alone.results if row.subject.kind == "baseline"} == {"baseline/tfidf"}
+    assert alone.comparison is not None and alone.comparison.outside is not None
+    none = report_of(replace(config, baselines=()))
+    assert not main_figures(none, "found") and NO_OUTSIDE in none.notes and NO_OUTSIDE not in usual.notes
+
+
+def test_usual_baselines_that_cannot_be_measured_cost_a_line(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that are named are refused instead: see `test_no_training_text_is_asked_for_where_the_corpus_serves`."""
+    line = "tfidf: not computed for dev, sts; give training text (--fit FILE)"
+    report = report_of(replace(config, baselines=None, fit=(), retrieval=()))
+    assert line in report.notes and line in caplog.messages
+    assert not [row for row in report.results if row.subject.kind == "baseline"]
+    monkeypatch.setitem(PACKAGES, "bm25", ("no_such_package",))
+    assert list(main_figures(report_of(replace(config, baselines=None)), "found")) == ["tfidf"]
+
+
+def test_usual_baselines_are_fitted_on_a_sample_of_much_text(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_module, "MOST", 50)
+    total = len(set(training()))
+    for names, said in (
+        (None, f"a sample of 50 of {total:,} training-side texts"),
+        (("tfidf",), f"{total:,} training"),
+    ):
+        report = report_of(replace(config, baselines=names, retrieval=()))
+        assert any(line.startswith(f"tfidf: fitted on {said}") for line in report.notes)

@@ -46,7 +46,7 @@ def tasks(tmp_path: Path) -> list[Task]:
 
 
 def found_by(name: str, tasks: list[Task]) -> dict[str, list[Figure]]:
-    training = training_text(sentences(np.random.default_rng(0), 100))
+    training = training_text({"words": sentences(np.random.default_rng(0), 100)}, [])
     findings = Findings(None, [], tasks)
     Baselines([make_baseline(name, ModelConfig())], training, RESAMPLES, SEED).measure(findings)
     return {name: rows[0].figures for name, rows in findings.rows.items()}

@@ -116,10 +116,6 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
         "more than the window of ranks 1 to 8 contains; raise --mining.max_rank",
     ),
     "whitening without dev": (config_of(export=ExportConfig(whiten=True)), "export.whiten: its k is selected on dev"),
-    "tests without dev": (
-        config_of(eval=EvalSection(tests=("test.jsonl",))),
-        "eval.tests: the report after training needs a dev",
-    ),
 }
 
 
@@ -137,7 +133,7 @@ def test_what_is_possible_passes_though_nothing_of_it_is_there(monkeypatch: pyte
     mixture = (PAIRS, changed(TEXTS, weight=2.0), GRADED, LABELLED)
     check_config(config_of())
     check_config(config_of(*mixture, batch=single, mining=MiningConfig(every=1)))
-    check_config(config_of(eval=EvalSection(tests=("test.jsonl",), after_training=False)))
+    check_config(config_of(eval=EvalSection(tests=("test.jsonl",))))
     monkeypatch.setattr(train.export.push, "get_token", lambda: None)
     monkeypatch.setenv("RANK", "1")  # only the main process pushes, and needs a token
     check_config(config_of(export=ExportConfig(push="alice/m")))

@@ -97,22 +97,26 @@ def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
 
 
 def _read_evaluation(config: TrainConfig, data: TrainingData) -> StsTask | None:
-    """The dev task. All that the evaluation after training reads is read now, so that it is refused now or never."""
+    """The dev task, if there is one.
+
+    All that the evaluation after training reads is read now, so that it is refused now or never.
+    """
     from eval.inputs import read_inputs
     from eval.tasks.sts import load_task
 
-    if config.eval.dev is None:
+    if config.eval.dev is None and not config.eval.has_report:
         return None
     texts = _training_texts(data)
     if config.eval.has_report:
         inputs = read_inputs(dataclasses.replace(_eval_config(config), tuned=()), texts)
-        dev, tests = inputs.dev, inputs.tests
-        assert dev is not None
+        dev, known = inputs.dev, inputs.similarity
     else:
-        dev, tests = load_task(config.eval.dev), []
+        dev = load_task(config.eval.dev or "")
+        known = [dev]
     if config.export.whiten:
-        _check_whitening(config, texts, [dev, *tests])
-    _note_trained_dev(dev, texts)
+        _check_whitening(config, texts, known)
+    if dev is not None:
+        _note_trained_dev(dev, texts)
     return dev
 
 

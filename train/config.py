@@ -265,7 +265,8 @@ class EvalSection:
     """Dev evaluation during training and the final report. Files have the columns sentence1, sentence2 and score."""
 
     dev: str | None = None
-    """Similarity file used for every choice (checkpoint, layer, k)."""
+    """Similarity file used for every choice (checkpoint, layer, k). Without it, the last checkpoint is exported, and
+    the report compares it with the untuned decoder read as the tuned one."""
     tests: tuple[str, ...] = ()
     """Similarity files used only for the final report."""
     every: Annotated[int, Ge(1)] = 100
@@ -278,7 +279,7 @@ class EvalSection:
     @property
     def has_report(self) -> bool:
         """Whether a report follows the training."""
-        return self.after_training and self.dev is not None and bool(self.tests)
+        return self.after_training and bool(self.tests)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -40,6 +40,9 @@ PACKAGES = {
     "rouge-l": ("rouge_score",),
 }
 """By baseline the packages that it needs, where they come with dec2vec[eval]."""
+DEFAULT = ("tfidf",)
+DEFAULT_SEARCH = ("tfidf", "bm25")
+"""What an evaluation that names no baselines is compared with, elsewhere and in searches: quick, and hard to beat."""
 SIF = "sif"
 INPUTS = (SIF, "input-embeddings")
 

@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
 from dec2vec.errors import UserError
-from eval.baselines import PACKAGES, make_baseline
+from eval.baselines import DEFAULT, DEFAULT_SEARCH, PACKAGES, make_baseline
 from eval.baselines.baseline import Baseline, PairBaseline, SearchBaseline
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.evidence import find_evidence, served
-from eval.baselines.fit_text import fit_groups, training_text
+from eval.baselines.fit_text import MOST, fit_groups, training_text
 from eval.config import EvalConfig
-from eval.leakage.training_text import without
 from eval.results.findings import Findings
 from eval.selection.judge import Measured
 from eval.systems.subject import Subject
+from eval.tasks.isotropy import IsotropyTask
+from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
 from eval.tasks.task import DescribedTexts, Task
 
 logger = logging.getLogger(__name__)
+
+
+def usual_names(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
+    """The baselines of an evaluation that names none; none where nothing but isotropy is measured."""
+    if any(isinstance(task, RetrievalTask) for task in tasks):
+        return DEFAULT_SEARCH
+    return DEFAULT if any(not isinstance(task, IsotropyTask) for task in tasks) else ()
 
 
 def not_installed(names: Sequence[str]) -> dict[str, str]:
@@ -43,6 +51,8 @@ class Baselines:
     """For tasks that give no text of their own."""
     resamples: int
     seed: int
+    is_asked: bool = True
+    """The configuration names them: what cannot be measured is refused."""
     notes: list[str] = field(default_factory=list)
     """What is not computed and why, and what each was fitted on."""
 
@@ -57,28 +67,26 @@ class Baselines:
         """The training-side text is all text of `sources` that is not among the evaluated texts.
 
         A baseline whose package is not installed is left out, with a line in the log. Raises UserError for an unknown
-        name, for an encoder that cannot be loaded, and where there is no text at all to fit a baseline on.
+        name, for an encoder that cannot be loaded, and where there is no text at all to fit a baseline on. Where the
+        configuration names none, the usual ones are measured as far as they can be, on a sample of much text.
         """
-        absent = not_installed(config.baselines)
+        is_asked = config.baselines is not None
+        names = usual_names(tasks) if config.baselines is None else config.baselines
+        absent = not_installed(names)
         for line in absent.values():
             logger.warning("%s", line)
-        baselines = [make_baseline(name, config.model) for name in config.baselines if name not in absent]
+        baselines = [make_baseline(name, config.model) for name in names if name not in absent]
         _refuse_equal_names([baseline.name for baseline in baselines])
-        found = cls(
-            baselines,
-            training_text(without(sources, evaluated) if baselines else []),
-            config.bootstrap,
-            config.seed,
-            list(absent.values()),
-        )
-        for baseline in baselines:
-            found._prepare(baseline, tasks)
-        return found
+        needed = sources if baselines and any(task.own_text is None for task in tasks) else {}
+        text = training_text(needed, evaluated, None if is_asked else MOST, config.seed)
+        found = cls([], text, config.bootstrap, config.seed, is_asked, list(absent.values()))
+        kept = [baseline for baseline in baselines if found._prepare(baseline, found._tasks(tasks))]
+        return replace(found, baselines=kept)
 
     def measure(self, findings: Findings) -> None:
         """On every task that it serves."""
         for baseline in self.baselines:
-            for tasks, fitted_on in self._fitted(baseline, findings.tasks):
+            for tasks, fitted_on in self._fitted(baseline, self._tasks(findings.tasks)):
                 subject = Subject.from_baseline(baseline.name, fitted_on)
                 for task in tasks:
                     self._measure(baseline, subject, task, findings)
@@ -91,8 +99,12 @@ class Baselines:
             self._say(f"{baseline.name}: on {task.name} its vectors were projected at random to fit into memory")
         findings.add(task.name, [Measured(subject, task.figures(found.evidence, self.resamples, self.seed))])
 
-    def _prepare(self, baseline: Baseline, tasks: Sequence[Task[Any]]) -> None:
-        """What can be known to be impossible is refused before any encoder is evaluated."""
+    def _tasks(self, tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
+        """Those that are measured. Isotropy is no quality that vectors of words could have more or less of."""
+        return [task for task in tasks if self.is_asked or not isinstance(task, IsotropyTask)]
+
+    def _prepare(self, baseline: Baseline, tasks: Sequence[Task[Any]]) -> bool:
+        """Whether it can be measured. What was asked for in vain is refused before any encoder is evaluated."""
         if isinstance(baseline, OutsideEncoder):
             baseline.load()
         wanted = served(baseline, tasks)
@@ -100,13 +112,14 @@ class Baselines:
             kind = "searches" if isinstance(baseline, SearchBaseline) else "pairs of texts"
             self._say(f"{baseline.name}: not computed, because it serves {kind} alone")
         if not (wanted and _learns(baseline)):
-            return
+            return bool(wanted)
         fitted = {task.name for group in fit_groups(wanted, self.training) for task in group.tasks}
         without_text = [task.name for task in wanted if task.name not in fitted]
-        if without_text and not fitted:
+        if without_text and not fitted and self.is_asked:
             raise UserError(f"baselines: {baseline.name} has no text to be fitted on; give training text (--fit FILE)")
         if without_text:
             self._say(f"{baseline.name}: not computed for {', '.join(without_text)}; give training text (--fit FILE)")
+        return bool(fitted)
 
     def _fitted(
         self, baseline: Baseline, tasks: Sequence[Task[Any]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.leakage.training_text import sample_fit_text, without
 from eval.tasks.task import DescribedTexts, Task
 
 TRAINING = "training-side texts"
+MOST = 200_000
+"""Training-side texts that a baseline which nobody asked for is fitted on, so that it stays quick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +22,16 @@ class FitGroup:
     tasks: list[Task[Any]]
 
 
-def training_text(texts: Sequence[str]) -> DescribedTexts:
-    """Text for the tasks that give none."""
-    return DescribedTexts(texts, f"{len(texts):,} {TRAINING}")
+def training_text(
+    sources: Mapping[str, Sequence[str]], evaluated: Sequence[str], most: int | None = None, seed: int = 0
+) -> DescribedTexts:
+    """Text for the tasks that give none: all of `sources` that is not evaluated, or a sample of it."""
+    total = len(set().union(*sources.values()))
+    if most is None or total <= most:
+        texts = without(sources, evaluated)
+        return DescribedTexts(texts, f"{len(texts):,} {TRAINING}")
+    texts = sample_fit_text(sources, evaluated, most, seed).sentences
+    return DescribedTexts(texts, f"a sample of {len(texts):,} of {total:,} {TRAINING}")
 
 
 def fit_text(task: Task[Any], training: DescribedTexts) -> DescribedTexts | None:

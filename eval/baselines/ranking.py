@@ -12,7 +12,9 @@ from scipy.sparse import csr_matrix
 from dec2vec.corpus.exact_search import Ranking
 
 BLOCK = 64
-"""Queries that are compared with all documents at once."""
+"""Queries that are compared with all documents at once, or fewer of many documents:"""
+CELLS = 2**25
+"""cosines that are in memory at once."""
 NOTHING = -1
 """The position of no document."""
 
@@ -49,8 +51,9 @@ def best_first(
 def _cosines(queries: csr_matrix, documents: csr_matrix) -> Iterator[Float64[np.ndarray, " documents"]]:
     """Rounded to 12 decimals, so that equal documents tie."""
     columns: Any = documents.T
-    for start in range(0, queries.shape[0], BLOCK):
-        yield from np.asarray((queries[start : start + BLOCK] @ columns).toarray()).round(12)
+    block = max(1, min(BLOCK, CELLS // max(1, documents.shape[0])))
+    for start in range(0, queries.shape[0], block):
+        yield from np.asarray((queries[start : start + block] @ columns).toarray()).round(12)
 
 
 def _unit(rows: csr_matrix) -> csr_matrix:

@@ -1,4 +1,8 @@
-"""Relevant against irrelevant answers: mean cosine of each kind, their difference, and AUC."""
+"""Relevant against irrelevant answers: mean cosine of each kind, their difference, and AUC.
+
+Two pairs that share a question or an answer are no independent evidence. What is resampled are therefore groups of
+pairs that share no text with any pair of another group, and answers are dealt out so that such groups stay small.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from dec2vec.errors import UserError
 from dec2vec.files.tables import read_table
@@ -20,6 +26,9 @@ from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
 from eval.tasks.pairs import rarer_label
 from eval.tasks.task import TaskVectors, weighted_figures
+
+LARGE = 20
+"""A group of more than a twentieth of the rows is too large to swap its answers with a small one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,29 +47,24 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
     ) -> PairEvidence:
         """Nothing is chosen on dev."""
-        return PairEvidence(test, self.test_pairs.labels, owners=owners(self.test_pairs))
+        return PairEvidence(test, self.test_pairs.labels, groups=independent_groups(self.test_pairs))
 
     def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`.
 
-        Questions are resampled, each with its pairs, as their cosines are not independent. In gap and AUC a pair of one
-        question with another's answer belongs to both by half, as what is near to everything is in both kinds of pairs.
+        Groups of pairs are resampled. They count for the interval as many as they would be if all had one size.
         """
         labels = evidence.labels
         metrics = partial(_metrics, evidence.cosines, labels)
-        if evidence.owners is None:
+        if evidence.groups is None:
             return weighted_figures(metrics, self.metric, len(labels), resamples, self.seed_of(seed))
-        questions, codes = np.unique(evidence.owners, return_inverse=True)
-        first, second = codes.reshape(evidence.owners.shape).T
+        _, codes, sizes = np.unique(evidence.groups, return_inverse=True, return_counts=True)
         found = weighted_figures(
-            lambda drawn: metrics(drawn[:, first], (drawn[:, first] + drawn[:, second]) / 2),
-            self.metric,
-            len(questions),
-            resamples,
-            self.seed_of(seed),
+            lambda drawn: metrics(drawn[:, codes]), self.metric, len(sizes), resamples, self.seed_of(seed)
         )
-        reason = too_few(len(questions), "questions") or rarer_label(labels)[1]
-        return [_with_interval(figure, len(labels), reason) for figure in found]
+        count = int(sizes.sum() ** 2 / (sizes**2).sum())
+        reason = too_few(count, "groups of pairs that share no text") or rarer_label(labels)[1]
+        return [_with_interval(replace(figure, n=len(labels), size=count), reason) for figure in found]
 
 
 def load_gap(config: GapConfig) -> GapTask:
@@ -72,13 +76,10 @@ def load_gap(config: GapConfig) -> GapTask:
 
 def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed: int) -> LabelledPairs:
     """Relevant pairs, and each question with another's answer that is not also its own."""
-    relevant = set(zip(questions, answers, strict=True))
-    order = np.random.default_rng(seed).permutation(len(questions))
-    dealt = [
-        (questions[one], answers[other])
-        for one, other in zip(order, np.roll(order, 1), strict=True)
-        if (questions[one], answers[other]) not in relevant
-    ]
+    relevant = LabelledPairs.from_texts(name, questions, answers, [True] * len(questions), two_sided=True)
+    own = set(zip(questions, answers, strict=True))
+    dealt = [(questions[one], answers[other]) for one, other in _deal(independent_groups(relevant), seed)]
+    dealt = [pair for pair in dealt if pair not in own]
     if not dealt:
         raise UserError(f"{name}: all questions have the same answers; add pairs, or label irrelevant ones")
     first = [*questions, *(question for question, _ in dealt)]
@@ -87,18 +88,43 @@ def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed
     return LabelledPairs.from_texts(name, first, second, labels, two_sided=True)
 
 
-def owners(pairs: LabelledPairs) -> Int64[np.ndarray, "pairs 2"]:
-    """Of each pair the question, and the first question that its answer is relevant to (itself where there is none)."""
-    relevant: dict[int, int] = {}
-    for question, answer in zip(pairs.left[pairs.labels].tolist(), pairs.right[pairs.labels].tolist(), strict=True):
-        relevant.setdefault(answer, question)
-    both = zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)
-    return np.array([(question, relevant.get(answer, question)) for question, answer in both], dtype=np.int64)
+def _deal(groups: Int64[np.ndarray, " rows"], seed: int) -> list[tuple[int, int]]:
+    """Rows, each with the row whose answer its question gets.
+
+    Groups of about one size swap their answers by twos, the last three of an odd number in turn: what a question or an
+    answer is near to anyway is then in both kinds of pairs of one group. Where most rows are of one group, they go
+    round among all rows.
+    """
+    order = np.random.default_rng(seed).permutation(len(groups))
+    found: dict[int, list[int]] = {}
+    for row in order.tolist():
+        found.setdefault(int(groups[row]), []).append(row)
+    rows = sorted(found.values(), key=len, reverse=True)
+    if len(rows) == 1 or len(rows[0]) > max(2 * len(rows[1]), len(groups) // LARGE):
+        return list(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    rounds = [rows[start : start + 2] for start in range(0, len(rows) - 1, 2)]
+    rounds[-1] = rows[2 * len(rounds) - 2 :]
+    return [
+        (row, other[turn % len(other)])
+        for round_ in rounds
+        for one, other in zip(round_, [*round_[1:], round_[0]], strict=True)
+        for turn, row in enumerate(one)
+    ]
 
 
-def _with_interval(figure: Figure, pairs: int, reason: str) -> Figure:
+def independent_groups(pairs: LabelledPairs) -> Int64[np.ndarray, " pairs"]:
+    """A number for each pair: pairs have the same one if texts of theirs connect them."""
+    questions, answers = len(pairs.texts.queries), len(pairs.texts.documents)
+    links = csr_matrix(
+        (np.ones(len(pairs), dtype=np.int8), (pairs.left, pairs.right + questions)), (questions + answers,) * 2
+    )
+    _, codes = connected_components(links, directed=False)
+    return np.asarray(codes[pairs.left], dtype=np.int64)
+
+
+def _with_interval(figure: Figure, reason: str) -> Figure:
     scale: Scale = "share" if figure.metric == "auc" else "open"
-    return replace(figure, n=pairs, size=figure.n, scale=scale).without_interval(reason)
+    return replace(figure, scale=scale).without_interval(reason)
 
 
 def _read(path: str, config: GapConfig) -> LabelledPairs:
@@ -116,16 +142,10 @@ def _metrics(
     cosines: Float64[np.ndarray, " pairs"],
     labels: Bool[np.ndarray, " pairs"],
     weights: Float64[np.ndarray, "resamples pairs"],
-    shared: Float64[np.ndarray, "resamples pairs"] | None = None,
 ) -> dict[str, Float64[np.ndarray, " resamples"]]:
-    """`shared` are the weights of the two figures that compare pairs of both kinds, where they differ."""
-    both = weights if shared is None else shared
-    return {
-        "gap": _mean(cosines, labels, both) - _mean(cosines, ~labels, both),
-        "auc": ranking_metrics(cosines, labels, both)["auc"],
-        "relevant": _mean(cosines, labels, weights),
-        "irrelevant": _mean(cosines, ~labels, weights),
-    }
+    relevant, irrelevant = _mean(cosines, labels, weights), _mean(cosines, ~labels, weights)
+    auc = ranking_metrics(cosines, labels, weights)["auc"]
+    return {"gap": relevant - irrelevant, "auc": auc, "relevant": relevant, "irrelevant": irrelevant}
 
 
 def _mean(

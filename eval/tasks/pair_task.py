@@ -85,15 +85,15 @@ class PairEvidence(Evidence):
     cosines: Float64[np.ndarray, " pairs"]
     labels: Bool[np.ndarray, " pairs"]
     threshold: float | None = None
-    owners: Int64[np.ndarray, "pairs 2"] | None = None
-    """What is resampled, where a pair belongs to two units that other pairs belong to as well."""
+    groups: Int64[np.ndarray, " pairs"] | None = None
+    """What is resampled, where several pairs are no independent evidence: one number for those of a group."""
 
     def at(self, rows: Int64[np.ndarray, " kept"]) -> PairEvidence | None:
         """None where all these pairs have one label."""
         labels = self.labels[rows]
         is_of_both_kinds = labels.any() and not labels.all()
-        owners = None if self.owners is None else self.owners[rows]
-        return replace(self, cosines=self.cosines[rows], labels=labels, owners=owners) if is_of_both_kinds else None
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, cosines=self.cosines[rows], labels=labels, groups=groups) if is_of_both_kinds else None
 
     @property
     def chosen(self) -> str:

@@ -28,7 +28,7 @@ from eval.metrics import isotropy
 from eval.metrics.resampling import resampled_means
 from eval.tasks.clustering import ClusterEvidence, ClusteringTask
 from eval.tasks.figure import Figure
-from eval.tasks.gap import GapTask, owners, with_dealt_answers
+from eval.tasks.gap import GapTask, independent_groups, with_dealt_answers
 from eval.tasks.isotropy import IsotropyEvidence, IsotropyTask
 from eval.tasks.labelled import LabelledTexts
 from eval.tasks.pair_task import PairEvidence
@@ -96,13 +96,13 @@ GAP = {"gap": 1.0, "relevant": 1.0, "irrelevant": 0.0, "auc": float(norm.cdf(1 /
 def gap_trial(n: int, draws: Generator, seed: int) -> Trials:
     """Questions and answers that are near to everything, or far, as those of real encoders are."""
     pairs = with_dealt_answers("gap", [f"q{row}" for row in range(n)], [f"a{row}" for row in range(n)], n)
-    task, belongs = GapTask("gap", "gap", pairs), owners(pairs)
+    task, groups = GapTask("gap", "gap", pairs), independent_groups(pairs)
     question, answer = (np.sqrt(0.7) * draws.standard_normal(n) for _ in range(2))
     shared = pairs.labels + question[pairs.left] + answer[pairs.right]
     found = []
     for _ in range(2):
         scores = shared + 0.6 * draws.standard_normal(len(shared))
-        found.append(task.figures(PairEvidence(scores, pairs.labels, owners=belongs), RESAMPLES, seed))
+        found.append(task.figures(PairEvidence(scores, pairs.labels, groups=groups), RESAMPLES, seed))
     return {metric: Trial.of(named(found[0], metric), None, named(found[1], metric)) for metric in GAP}
 
 
