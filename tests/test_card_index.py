@@ -97,6 +97,23 @@ def test_two_tests_on_one_data_set_keep_their_names(tmp_path: Path) -> None:
         }
 
 
+def test_the_card_says_why_a_figure_has_no_interval(tmp_path: Path) -> None:
+    """As report.json does; a figure of an older report, which gives no reason, stands alone."""
+    tree, reasons = report_tree(), {"sts12": "fewer than 20 pairs (19)", "iflytek": "3 of 9 classes with fewer than 5"}
+    assert "no interval" not in build_card(make_card(tmp_path, tree)).lower()
+    mine = [row for row in tree["results"] if (row["system"], row["task"]) == ("tuned/a", "sts12")]
+    mine += [row for row in tree["tasks"][3]["rows"] if row["system"] == "tuned/a"]
+    for row in (mine := [row for row in mine if not row["clean"]]):
+        bounds = ("ci_low", "ci_high") if "ci_low" in row else ("low", "high")
+        row |= dict.fromkeys(bounds) | {"no_interval": reasons["sts12" if "ci_low" in row else "iflytek"]}
+    text = build_card(make_card(tmp_path, tree))
+    assert f"sts12: {reasons['sts12']}; iflytek: {reasons['iflytek']}." in text
+    assert text.count("(no interval)") == 2
+    for row in mine:
+        row["no_interval"] = ""
+    assert "no interval" not in build_card(make_card(tmp_path, tree)).lower()
+
+
 def test_without_a_report_there_is_neither(tmp_path: Path) -> None:
     data = ModelCard(build_card(make_card(tmp_path))).data
     assert data.eval_results is None and "metrics" not in data.to_dict()

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import v_measure_score
 
 from dec2vec.errors import UserError
-from eval.config import ClusteringConfig, EvalConfig
+from eval.config import ClusteringConfig, EvalConfig, PairsConfig, TopicsConfig
 from eval.report.origins import origins
 from eval.tasks import clustering
 from eval.tasks.clustering import ClusteringTask, cluster, load_clustering
@@ -139,9 +139,18 @@ def test_columns_limit_and_leakage(tmp_path: Path) -> None:
         load_clustering(ClusteringConfig(str(path), str(path), text="t", label="topic"))
 
 
-def test_the_first_rows_of_a_data_set_are_not_that_data_set(tmp_path: Path) -> None:
-    """A card names a data set on the Hub only if all of it was clustered."""
-    toy = task(tmp_path)
-    sections = (ClusteringConfig("owner/news@test", limit=100), ClusteringConfig("owner/news@test"))
-    found = origins(EvalConfig(clustering=sections), [], [replace(toy, name="part"), replace(toy, name="all")])
-    assert found == {"all": {"dataset": "owner/news", "split": "test"}}
+def test_a_part_of_a_data_set_is_not_that_data_set(tmp_path: Path) -> None:
+    """A card names a data set on the Hub only if all of it was measured: no limit, no chosen classes, no slice."""
+    whole, hub = replace(task(tmp_path), name="all"), {"dataset": "owner/news", "split": "test"}
+    config = EvalConfig(
+        topics=(TopicsConfig("owner/news@test", classes=("a", "b")), TopicsConfig("owner/news@test", dev="x")),
+        clustering=(ClusteringConfig("owner/news@test", limit=100), ClusteringConfig("owner/news@test")),
+    )
+    names = ("two classes", "all classes", "some rows", "all rows")
+    found = origins(config, [], [replace(whole, name=name) for name in names])
+    assert found == {"all classes": hub, "all rows": hub}
+    sliced = EvalConfig(
+        tests=("owner/news@test[:100]", "owner/news@test"), pairs=(PairsConfig("owner/news@test[5%:]"),)
+    )
+    found = origins(sliced, [replace(whole, name="slice"), whole], [replace(whole, name="pairs")])
+    assert found == {"all": hub}

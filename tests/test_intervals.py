@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from eval.metrics.intervals import MANY, interval, p_value, share_interval, tail
+from eval.metrics.intervals import MANY, interval, logit_interval, p_value, share_interval, tail
 from eval.metrics.resampling import resampled_means
+from eval.report.numbers import signed_span, span
+from eval.results.results import Result
+from eval.systems.subject import Subject
 from eval.tasks.figure import Figure
 from eval.tasks.pair_files import LabelledPairs
 from eval.tasks.pair_task import PairEvidence
@@ -46,6 +49,26 @@ def test_a_perfect_proportion_has_no_interval_of_width_zero() -> None:
     """As of 40 of 40; Student's quantile makes it a little wider than Wilson's."""
     found, wanted = share_interval(1.0, 0.0, 40), binomtest(40, 40).proportion_ci(method="wilson")
     assert found.high == pytest.approx(1) and wanted.low - 0.01 < found.low < wanted.low
+
+
+@pytest.mark.parametrize(("hits", "n"), [(23, 25), (25, 25), (15, 20)])
+def test_of_few_yes_and_no_it_is_wilsons_without_students_quantile(hits: int, n: int) -> None:
+    share = hits / n
+    deviation = float(np.sqrt(share * (1 - share) / n))
+    found, wide = (share_interval(share, deviation, n, is_count=is_count) for is_count in (True, False))
+    wanted = binomtest(hits, n).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert wide.low < found.low, "Student's made the intervals of recall too wide"
+
+
+def test_of_an_area_it_is_symmetric_in_the_logit() -> None:
+    """Near 1 it reaches further than Wilson's, downwards most of all."""
+    found, wilson = logit_interval(0.96, 0.015, 40), share_interval(0.96, 0.015, 40)
+    odds = [float(np.log(value / (1 - value))) for value in (found.low, 0.96, found.high)]
+    half = float(t.ppf(0.975, 39)) * np.sqrt(40 / 39) * 0.015 / (0.96 * 0.04)
+    assert np.diff(odds).tolist() == pytest.approx([half, half])
+    assert wilson.low - found.low > found.high - wilson.high > 0
+    assert logit_interval(1.0, 0.0, 40) == share_interval(1.0, 0.0, 40)
 
 
 def test_a_bias_moves_the_interval() -> None:
@@ -146,9 +169,31 @@ def test_the_mean_of_seeds_has_both_kinds_of_spread() -> None:
     right = np.random.default_rng(4).random((3, 400)) < np.array([[0.6], [0.7], [0.8]])
     members = [accuracy(each) for each in right]
     over, texts_only = Figure.over_seeds(members), Figure.mean(members)
-    assert over.value == pytest.approx(0.7, abs=0.03) and over.n == 400
+    assert over.value == pytest.approx(0.7, abs=0.03) and over.n == 400 and not over.conservative
     widths = [found.high - found.low for found in (over.interval, texts_only.interval) if found is not None]
     deviation = np.std([member.value for member in members], ddof=1) / np.sqrt(3)
-    assert widths[0] > 2 * t.ppf(0.975, 2) * deviation > 3 * widths[1]
+    assert widths[0] > 1.9 * t.ppf(0.975, 2) * deviation > 3 * widths[1]
     alike = Figure.over_seeds([members[0]] * 3)
     np.testing.assert_allclose(alike.resampled, members[0].resampled)
+
+
+def test_runs_that_differ_by_their_texts_alone_have_no_spread_of_seeds() -> None:
+    """As those of one skill: their deviation is that of a mean over 200 texts, which the bootstrap has already."""
+    drawn = np.random.default_rng(5).random((16, 3, 200)) < 0.7
+    widths = []
+    for runs in drawn:
+        members = [accuracy(each, seed=1) for each in runs]
+        widths.append([np.std(figure(members).resampled) for figure in (Figure.over_seeds, Figure.mean)])
+    unmoved = sum(both == texts for both, texts in widths)
+    assert 4 < unmoved < 16, "in more than half of the draws of 3 runs they differ less than their texts explain"
+
+
+def test_two_runs_say_beside_the_number_that_their_interval_is_wide() -> None:
+    right = np.random.default_rng(4).random((3, 400)) < np.array([[0.6], [0.7], [0.65]])
+    tuned, untuned = [accuracy(each) for each in right[:2]], accuracy(right[2])
+    over = Figure.over_seeds(tuned)
+    assert over.conservative == over.minus(untuned).conservative == "2 runs"
+    assert not Figure.mean(tuned).conservative and not Figure.mean(tuned).minus(untuned).conservative
+    row = Result.from_figure(Subject("mean", "mean"), "task", over)
+    assert span(row.low, row.high, row.no_interval, row.conservative).endswith(" (conservative: 2 runs)")
+    assert signed_span(0.1, 0.2) == "+10.00 to +20.00"

@@ -14,6 +14,7 @@ from dec2vec.errors import UserError
 from eval.config import GapConfig, PairsConfig
 from eval.tasks.gap import GapTask, independent_groups, load_gap, with_dealt_answers
 from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
+from eval.tasks.pair_task import PairEvidence
 from eval.tasks.pairs import PairsTask, load_pairs
 from eval.tasks.task import Task, TaskVectors, Texts
 from tests.fake_encoder import WIDTH, FakeEncoder
@@ -166,7 +167,7 @@ def test_gap_and_auc(files: dict[str, str]) -> None:
     cosines, labels = task.test_pairs.cosines(embed(task.test)), task.test_pairs.labels
     found = figures(task)
     assert found["gap"][0] == pytest.approx(cosines[labels].mean() - cosines[~labels].mean())
-    codes = np.unique(independent_groups(task.test_pairs), return_inverse=True)[1]
+    codes = np.unique(independent_groups(task.test_pairs.left, task.test_pairs.right), return_inverse=True)[1]
     n = codes.max() + 1
     for index in range(RESAMPLES):
         weights = np.bincount(drawn(task, n, index), minlength=n)[codes]
@@ -224,10 +225,10 @@ def groups_by_hand(pairs: LabelledPairs) -> list[int]:
 def test_questions_swap_answers_by_twos_and_are_resampled_together(n: int) -> None:
     """So that every pair counts once, and two pairs of one question are not taken for two pieces of evidence."""
     pairs = with_dealt_answers("x", [f"q{row}" for row in range(n)], [f"a{row}" for row in range(n)], 3)
-    sizes = sorted(np.unique(independent_groups(pairs), return_counts=True)[1].tolist())
+    sizes = sorted(np.unique(independent_groups(pairs.left, pairs.right), return_counts=True)[1].tolist())
     assert sizes == groups_by_hand(pairs) == ([4] * 20 if n == 40 else [4] * 19 + [6])
     assert np.bincount(pairs.right[~pairs.labels], minlength=n).tolist() == [1] * n
-    ones = PairEvidence(np.arange(2.0 * n), pairs.labels, groups=independent_groups(pairs))
+    ones = PairEvidence(np.arange(2.0 * n), pairs.labels, groups=independent_groups(pairs.left, pairs.right))
     found = {figure.metric: figure for figure in GapTask("x", "gap", pairs).figures(ones, 50, 0)}
     assert (found["gap"].interval is not None) == (n == 40), "41 questions are groups of unlike size: 19 of one size"
     assert n == 40 or found["auc"].no_interval == "fewer than 20 groups of pairs that share no text (19)"
@@ -236,10 +237,12 @@ def test_questions_swap_answers_by_twos_and_are_resampled_together(n: int) -> No
 def test_the_answers_of_one_question_stay_together_and_a_web_of_them_gets_no_interval() -> None:
     several = with_dealt_answers("x", [f"q{row // 3}" for row in range(120)], [f"a{row}" for row in range(120)], 0)
     assert (
-        np.unique(independent_groups(several), return_counts=True)[1].tolist() == [12] * 20 == groups_by_hand(several)
+        np.unique(independent_groups(several.left, several.right), return_counts=True)[1].tolist()
+        == [12] * 20
+        == groups_by_hand(several)
     )
     web = with_dealt_answers("x", [f"q{row // 2}" for row in range(200)], [f"a{row % 67}" for row in range(200)], 0)
-    assert np.unique(independent_groups(web)).size == 1 and not web.labels[200:].any()
+    assert np.unique(independent_groups(web.left, web.right)).size == 1 and not web.labels[200:].any()
 
 
 @pytest.mark.parametrize(

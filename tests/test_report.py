@@ -45,6 +45,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EvalConfig:
         systems=SystemsConfig(
             prompts=("bare", "one | <b>bold</b> {text}"), poolings=("last", "mean"), dimensions=(16, 4)
         ),
+        baselines=(),
         bootstrap=150,
         output_dir=str(folder / "run"),
     )
@@ -64,7 +65,7 @@ def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> No
     for row in tree["results"]:
         assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert list(row)[8:16] == ["kind", "of", "run", "post", "k", "transductive", "fitted_on", "clean"]
-        assert list(row)[16:] == ["exported", "selection", "no_interval"]
+        assert list(row)[16:] == ["exported", "selection", "no_interval", "conservative"]
         assert row["ci_low"] <= row["value"] <= row["ci_high"] or abs(row["value"] - row["ci_low"]) < 0.1
         assert row["n"] in (80, 90, 180)
     systems = {row["system"] for row in tree["results"] if not row["metric"].endswith("difference")}

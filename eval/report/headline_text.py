@@ -15,8 +15,8 @@ TITLES = {"spearman_all": "Spearman"}
 def sentences(found: Headline, where: str = "") -> list[str]:
     """Figures, then differences, then what else a reader must know. `where` is `average of 7 test sets`."""
     place = f", {where}" if where else ""
-    figures = [figure for figure in (_tuned(found), _untuned(found), _outside(found)) if figure]
-    parts = ", ".join(figures) or "no system was selected"
+    systems = [figure for figure in (_tuned(found), _untuned(found)) if figure]
+    parts = ", ".join([*(systems or ["no system was selected"]), *filter(None, [_outside(found)])])
     count = "1 system" if found.compared == 1 else f"{found.compared:,} systems"
     lines = [f"{TITLES.get(found.metric, found.metric)} x 100{place}: {parts}. {count} in the table."]
     return [*lines, *_differences(found), *_highest(found), *_seeds(found)]
@@ -76,7 +76,7 @@ def _differences(found: Headline) -> list[str]:
 def _gap(gap: Gap) -> str:
     if not math.isfinite(gap.value):
         return "not available, because a score is missing."
-    value, interval = signed(gap.value), signed_span(gap.low, gap.high)
+    value, interval = signed(gap.value), signed_span(gap.low, gap.high, conservative=gap.conservative)
     if gap.no_interval:
         return f"{value}; no interval and no p-value: {gap.no_interval}."
     tie = " A tie: the interval contains 0." if gap.is_tie else ""

@@ -24,12 +24,13 @@ def origins(config: EvalConfig, similarity: Sequence[Task[Any]], further: Sequen
 def _tests(config: EvalConfig) -> list[tuple[str, str]]:
     """The test files in the order of the tasks, each with the split that is read if none is named.
 
-    A part of a data set (`limit`) is none that others know: its path is left blank.
+    A part of a data set (`limit`, some of its `classes`) is none that others know: its path is left blank.
     """
     similarity = [*([config.dev] if config.dev else []), *config.tests]
     matched = [*(task.test for task in config.pairs), *(task.test for task in config.gap)]
     clustered = ("" if task.limit is not None else task.test for task in config.clustering)
-    labelled = [*(task.test for task in config.topics), *clustered]
+    topics = ("" if task.classes else task.test for task in config.topics)
+    labelled = [*topics, *clustered]
     read = [(path, DEFAULT_SPLIT) for path in (*similarity, *matched, *labelled)]
     collections = [(task.path, "test") for task in config.retrieval]
     return [*read, *collections, *((task.path, DEFAULT_SPLIT) for task in config.isotropy)]
@@ -37,7 +38,7 @@ def _tests(config: EvalConfig) -> list[tuple[str, str]]:
 
 def _origin(path: str, split: str) -> Origin | None:
     parts = hub_parts(path)
-    if parts is None:
+    if parts is None or "[" in (parts["split"] or ""):  # a slice of a split, such as test[:100]
         return None
     named = {"dataset": parts["name"], "config": parts["subset"], "split": parts["split"] or split}
     return {key: value for key, value in named.items() if value is not None}

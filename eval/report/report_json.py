@@ -98,6 +98,7 @@ def _fields(row: Result) -> dict[str, object]:
         "exported": subject.exported,
         "selection": row.selection,
         "no_interval": row.no_interval,
+        "conservative": row.conservative,
     }
 
 

@@ -151,7 +151,7 @@ def _task_line(
         interval, where, dev, chosen, n = "–", "–", "–", "–", "–"
     else:
         dev = "–" if main.dev is None else hundred(main.dev)
-        interval = span(main.low, main.high, main.no_interval)
+        interval = span(main.low, main.high, main.no_interval, main.conservative)
         where, chosen, n = _selected(main), main.chosen or "–", f"{main.n}"
     devs = [dev] if _dev_title(task) else []
     return [name, cells[0], interval, where, *devs, *([chosen] if has_choices else []), *cells[1:], n]

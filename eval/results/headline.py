@@ -69,12 +69,15 @@ class Gap:
     """The same after Holm's correction for all rows from which the rival was picked by its test figure."""
     no_interval: str = ""
     """Why there is no interval, and so no p-value."""
+    conservative: str = ""
+    """Why the interval is wider than it had to be."""
 
     @classmethod
     def from_difference(cls, figure: Figure, p_corrected: float | None = None) -> Gap:
         low, high = figure.bounds
         p = figure.p_value
-        return cls(figure.value, low, high, p, p if p_corrected is None else p_corrected, figure.no_interval)
+        corrected = p if p_corrected is None else p_corrected
+        return cls(figure.value, low, high, p, corrected, figure.no_interval, figure.conservative)
 
     @property
     def is_tie(self) -> bool:

@@ -41,6 +41,8 @@ class Result:
     """How the system's reading came about; None for what is no system."""
     no_interval: str = ""
     """Why `low` and `high` are None, such as `3 of 20 classes with fewer than 5 texts`."""
+    conservative: str = ""
+    """Why the interval is wider than it had to be, such as `2 runs`."""
 
     @property
     def system(self) -> str:
@@ -79,6 +81,7 @@ class Result:
             dev_metric,
             selection,
             figure.no_interval,
+            figure.conservative,
         )
 
 

@@ -9,13 +9,17 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from eval.metrics.intervals import Interval, interval, p_value, share_interval
+from eval.metrics.intervals import Interval, interval, logit_interval, p_value, share_interval
 
 FEWEST_UNITS = 20
 """Pairs, texts or queries below which no interval is shown."""
 FEWEST_UNLIKE = 10
 """Units that must differ from the commonest value (of a difference: on which two systems must differ)."""
-Scale = Literal["open", "share"]
+FEWEST_RUNS = 3
+"""Runs of a recipe from which on their spread tells seeds from texts."""
+Scale = Literal["open", "share", "count", "area"]
+"""Percentiles for the first; Wilson's interval for a figure between 0 and 1, and for one that counts yes and no; one
+that is symmetric in the logit for an area under the ROC curve."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,6 @@ class Figure:
     clean: bool = False
     """Measured only on the items that training has not seen."""
     scale: Scale = "open"
-    """A share lies between 0 and 1 and gets Wilson's interval; the others have percentiles."""
     size: int | None = None
     """What the interval's quantile counts: of ranking figures the rarer label. None for n."""
     units: Float64[np.ndarray, " units"] | None = None
@@ -41,6 +44,8 @@ class Figure:
     """Why there is none, such as `3 classes with fewer than 5 texts`: its coverage was not shown."""
     no_difference: str = ""
     """The same of the difference from another system."""
+    conservative: str = ""
+    """Why the interval is shown though it holds the truth more often than in 95 % of samples, such as `2 runs`."""
 
     @property
     def interval(self) -> Interval | None:
@@ -49,7 +54,10 @@ class Figure:
             return None
         if self.scale == "open" or not np.isfinite(self.resampled).all():
             return interval(self.value, self.resampled, self._size)
-        return share_interval(self.value, float(self.resampled.std()), self._size, self.bias)
+        deviation, is_count = float(self.resampled.std()), self.scale == "count"
+        if self.scale == "area":
+            return logit_interval(self.value, deviation, self._size)
+        return share_interval(self.value, deviation, self._size, self.bias, is_count=is_count)
 
     @property
     def bounds(self) -> tuple[float, float] | tuple[None, None]:
@@ -66,10 +74,16 @@ class Figure:
         """The paired difference."""
         units = None if self.units is None or other.units is None else self.units - other.units
         reason = self.no_difference or other.no_difference or _too_few_differ(units)
-        size = min(self._size, other._size)
-        drawn = self.resampled - other.resampled
         return Figure(
-            self.metric, self.value - other.value, drawn, self.n, self.clean, size=size, units=units, no_interval=reason
+            self.metric,
+            self.value - other.value,
+            self.resampled - other.resampled,
+            self.n,
+            self.clean,
+            size=min(self._size, other._size),
+            units=units,
+            no_interval=reason,
+            conservative=self.conservative or other.conservative,
         )
 
     def without_interval(self, reason: str) -> Figure:
@@ -97,14 +111,28 @@ class Figure:
         """The mean over runs that differ in their seed, with both kinds of spread: other texts, and other seeds.
 
         To the bootstrap values of the mean is added what other seeds would have moved it by: the runs' standard
-        deviation over the root of their number, times Student's t of their number minus 1 (Behrens and Fisher). The
-        runs differ in how they take the texts as well, which is counted twice: the interval errs on the wide side.
+        deviation over the root of their number, times Student's t of their number minus 1 (Behrens and Fisher). Runs
+        differ in how they take the texts as well, which the bootstrap has already. From three runs on that is taken
+        off; of two the deviation is too uncertain, and the interval errs on the wide side.
         """
         mean, runs = cls.mean(members), len(members)
-        deviation = float(np.std([figure.value for figure in members], ddof=1)) / np.sqrt(runs)
-        moved = np.random.default_rng((seed, runs)).standard_t(runs - 1, len(mean.resampled)) * deviation
-        size = min(figure._size for figure in members)
-        return replace(mean, resampled=mean.resampled + moved, n=members[0].n, size=size)
+        variance = float(np.var([figure.value for figure in members], ddof=1))
+        if runs >= FEWEST_RUNS:
+            variance = max(0.0, variance - _variance_by_texts([figure.resampled for figure in members]))
+        draws = np.random.default_rng((seed, runs)).standard_t(runs - 1, len(mean.resampled))
+        return replace(
+            mean,
+            resampled=mean.resampled + draws * np.sqrt(variance / runs),
+            n=members[0].n,
+            size=min(figure._size for figure in members),
+            conservative="2 runs" if runs < FEWEST_RUNS else "",
+        )
+
+
+def _variance_by_texts(runs: Sequence[Float64[np.ndarray, " resamples"]]) -> float:
+    """Of a run's figure about the mean of the runs, as far as it is another with other texts."""
+    drawn = np.stack(runs)
+    return float((drawn - drawn.mean(axis=0)).var(axis=1).sum() / (len(runs) - 1))
 
 
 def too_few(count: int, what: str, fewest: int = FEWEST_UNITS) -> str:

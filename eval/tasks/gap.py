@@ -47,7 +47,9 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
     ) -> PairEvidence:
         """Nothing is chosen on dev."""
-        return PairEvidence(test, self.test_pairs.labels, groups=independent_groups(self.test_pairs))
+        return PairEvidence(
+            test, self.test_pairs.labels, groups=independent_groups(self.test_pairs.left, self.test_pairs.right)
+        )
 
     def figures(self, evidence: PairEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the rest of gap, auc and the mean cosines `relevant` and `irrelevant`.
@@ -76,9 +78,9 @@ def load_gap(config: GapConfig) -> GapTask:
 
 def with_dealt_answers(name: str, questions: list[str], answers: list[str], seed: int) -> LabelledPairs:
     """Relevant pairs, and each question with another's answer that is not also its own."""
-    relevant = LabelledPairs.from_texts(name, questions, answers, [True] * len(questions), two_sided=True)
+    left, right = (np.unique(texts, return_inverse=True)[1].astype(np.int64) for texts in (questions, answers))
     own = set(zip(questions, answers, strict=True))
-    dealt = [(questions[one], answers[other]) for one, other in _deal(independent_groups(relevant), seed)]
+    dealt = [(questions[one], answers[other]) for one, other in _deal(independent_groups(left, right), seed)]
     dealt = [pair for pair in dealt if pair not in own]
     if not dealt:
         raise UserError(f"{name}: all questions have the same answers; add pairs, or label irrelevant ones")
@@ -112,18 +114,19 @@ def _deal(groups: Int64[np.ndarray, " rows"], seed: int) -> list[tuple[int, int]
     ]
 
 
-def independent_groups(pairs: LabelledPairs) -> Int64[np.ndarray, " pairs"]:
-    """A number for each pair: pairs have the same one if texts of theirs connect them."""
-    questions, answers = len(pairs.texts.queries), len(pairs.texts.documents)
-    links = csr_matrix(
-        (np.ones(len(pairs), dtype=np.int8), (pairs.left, pairs.right + questions)), (questions + answers,) * 2
-    )
+def independent_groups(
+    left: Int64[np.ndarray, " pairs"], right: Int64[np.ndarray, " pairs"]
+) -> Int64[np.ndarray, " pairs"]:
+    """A number for each pair of question and answer: pairs have the same one if texts of theirs connect them."""
+    questions = int(left.max()) + 1
+    size = questions + int(right.max()) + 1
+    links = csr_matrix((np.ones(len(left), dtype=np.int8), (left, right + questions)), (size, size))
     _, codes = connected_components(links, directed=False)
-    return np.asarray(codes[pairs.left], dtype=np.int64)
+    return np.asarray(codes[left], dtype=np.int64)
 
 
 def _with_interval(figure: Figure, reason: str) -> Figure:
-    scale: Scale = "share" if figure.metric == "auc" else "open"
+    scale: Scale = "area" if figure.metric == "auc" else "open"
     return replace(figure, scale=scale).without_interval(reason)
 
 

@@ -111,7 +111,7 @@ def _with_interval(figure: Figure, evidence: TopicEvidence) -> Figure:
         return _with_bias(figure, evidence)
     if figure.metric == "accuracy":
         right = (evidence.gold == evidence.predicted).astype(np.float64)
-        return replace(figure, scale="share", units=right).without_interval(too_few(figure.n, "texts"))
+        return replace(figure, scale="count", units=right).without_interval(too_few(figure.n, "texts"))
     return figure.without_interval("the same for every system")
 
 

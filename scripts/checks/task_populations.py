@@ -96,7 +96,7 @@ GAP = {"gap": 1.0, "relevant": 1.0, "irrelevant": 0.0, "auc": float(norm.cdf(1 /
 def gap_trial(n: int, draws: Generator, seed: int) -> Trials:
     """Questions and answers that are near to everything, or far, as those of real encoders are."""
     pairs = with_dealt_answers("gap", [f"q{row}" for row in range(n)], [f"a{row}" for row in range(n)], n)
-    task, groups = GapTask("gap", "gap", pairs), independent_groups(pairs)
+    task, groups = GapTask("gap", "gap", pairs), independent_groups(pairs.left, pairs.right)
     question, answer = (np.sqrt(0.7) * draws.standard_normal(n) for _ in range(2))
     shared = pairs.labels + question[pairs.left] + answer[pairs.right]
     found = []

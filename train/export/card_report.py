@@ -50,6 +50,8 @@ class Score:
     """The tuned run as it was exported when it was evaluated."""
     fitted_on: str | None = None
     """Of a system: the task's own texts, where its post-processing was fitted on them and not on training text."""
+    no_interval: str = ""
+    """Why the report shows no interval."""
 
     def __post_init__(self) -> None:
         """Older reports say what a row is about in its name alone."""

@@ -24,7 +24,8 @@ def results_section(report: CardReport | None, own: OwnScores, choice: str) -> s
         return ""
     if own.missing:
         return f"## Results\n\n{own.missing} No figures are given."
-    parts = [_introduction(report, choice), _similarity(report, own), _further(report, own), _clean(own)]
+    parts = [_introduction(report, choice), _similarity(report, own), _further(report, own)]
+    parts += [_without_interval(report, own), _clean(own)]
     return "\n\n".join(["## Results", *filter(None, parts)])
 
 
@@ -107,6 +108,17 @@ def _named(row: Score) -> str:
     return f"{_cell(row, True)} {shown(row.system)}"
 
 
+def _without_interval(report: CardReport, own: OwnScores) -> str:
+    """Why figures of this model have no interval, test by test. An average has none where one of its tests has none."""
+    rows = [(task.name, own.tests[task.name]) for task in report.tests if task.name in own.tests]
+    found = [f"{name}: {row.no_interval}" for name, row in rows if _has_none(row)]
+    return f"No 95 % interval is given where its coverage was not shown: {'; '.join(found)}." if found else ""
+
+
+def _has_none(row: Score) -> bool:
+    return bool(row.no_interval) and row.value is not None
+
+
 def _clean(own: OwnScores) -> str:
     """Where training may have shown some items of a test: the figure without them."""
     parts = [
@@ -131,6 +143,8 @@ def _cell(score: Score | None, with_interval: bool) -> str:
     if score is None or score.value is None:
         return "–"
     figure = f"{100 * score.value:.2f}"
-    if not with_interval or score.ci_low is None or score.ci_high is None:
+    if not with_interval:
         return figure
+    if score.ci_low is None or score.ci_high is None:
+        return f"{figure} (no interval)" if _has_none(score) else figure
     return f"{figure} ({100 * score.ci_low:.2f} to {100 * score.ci_high:.2f})"
