@@ -110,6 +110,8 @@ def test_similarity_tests_without_dev_data(similarity: EvalConfig) -> None:
     assert report.comparison is not None and report.comparison.untuned is not None
     assert "read as the tuned run" in format_table(report) and "(dev)" not in format_table(report)
     assert json.loads(to_json(report))["comparison"]["untuned"] == "untuned/bare/last@2"
+    page = to_markdown(report)
+    assert "| Pearson cosine |" in page and "Spearman dot" not in page, "dot needs the ranges of dev vectors"
 
 
 def test_a_dev_file_without_similarity_tests_chooses_for_the_other_tasks(folder: EvalConfig, tmp_path: Path) -> None:

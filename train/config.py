@@ -255,7 +255,7 @@ class TrackingConfig:
     project: str = "dec2vec"
     """W&B project, or entity/project for that of a team or another user."""
     upload: bool = False
-    """Also upload the report and the adapter as artifacts."""
+    """Also upload the report and the adapter as artifacts, with names in place of the paths of this machine."""
     every: Annotated[int, Ge(1)] = 1
     """Number of steps between logged metrics."""
 

@@ -274,19 +274,23 @@ OTHERS = {
 
 
 def similarity_section(report: Report) -> Section:
-    """Spearman and Pearson of every similarity, of the systems for which they were measured."""
+    """Spearman and Pearson of every similarity, of the systems for which they were measured.
+
+    Without dev data that is Pearson of cosines alone: the ranges that the others need are those of dev vectors.
+    """
     shown = [name for name in report.systems if report.has(name, AVERAGE, "pearson_cosine")]
+    titles = [title for title, metric in OTHERS.items() if all(report.has(name, AVERAGE, metric) for name in shown)]
     rows = []
     for name in shown:
         average = report.result(name, AVERAGE)
-        others = [hundred(report.result(name, AVERAGE, metric).value) for metric in OTHERS.values()]
+        others = [hundred(report.result(name, AVERAGE, OTHERS[title]).value) for title in titles]
         interval = span(average.low, average.high, average.no_interval)
         rows.append([name, hundred(average.value), interval, *others])
     text = (
         "x 100, average over the test sets; distances are negated. Settings were selected by the Spearman correlation "
         "of cosines."
     )
-    header = ["system", "Spearman cosine", "95 % interval", *OTHERS]
+    header = ["system", "Spearman cosine", "95 % interval", *titles]
     table = Table(header, rows, report.best_untuned, tuned=report.tuned_names)
     return Section("Other similarities", [text], [table] if rows else [])
 

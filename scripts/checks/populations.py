@@ -26,6 +26,8 @@ from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 
 RESAMPLES = 300
 POPULATION = 1_000_000
+MANY_POSITIVES = 100
+"""Of so many every interval is far from the edges of what it may cover, and fewer samples will do."""
 Generator = np.random.Generator
 
 
@@ -221,7 +223,8 @@ def ranking_cases() -> list[Case]:
         for positives in (25, 100):
             n = int(positives / share)
             draw, truth = partial(pairs_trial, n, share, lead), partial(pairs_truth, share, lead)
-            cases.append(Case(PAIRS, f"{n} pairs, about {positives} positive, {SKILL[lead]}", draw, truth))
+            trials = 1000 if positives < MANY_POSITIVES else 400
+            cases.append(Case(PAIRS, f"{n} pairs, about {positives} positive, {SKILL[lead]}", draw, truth, trials))
     return cases
 
 
