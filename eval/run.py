@@ -35,7 +35,7 @@ from eval.results.headline import Headline
 from eval.results.results import TaskTable
 from eval.results.truncation import measure_truncation
 from eval.selection import dev_curves
-from eval.selection.asked import with_base
+from eval.selection.asked import asked, with_base
 from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
@@ -107,7 +107,8 @@ def _judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findi
     references: list[System] = []
     for run, encoder in encoders.each_tuned():
         own = System(encoder.config.prompt, own_view(encoder), run)
-        undecided = Undecided((own.view,), options.material.posts, is_only_reading=True)
+        posts = asked(encoders.config.systems, encoder.config).post
+        undecided = Undecided((own.view,), posts, is_only_reading=True)
         reader = Reader.from_encoder(
             encoder,
             own.prompt,

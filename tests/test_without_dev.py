@@ -55,7 +55,8 @@ def test_a_folder_and_a_run_are_an_evaluation(folder: EvalConfig) -> None:
 def test_training_text_adds_no_rows_that_nothing_can_choose(folder: EvalConfig, tmp_path: Path) -> None:
     fit = str(write_pairs(tmp_path / "fit.jsonl", 150, 2))
     [table] = evaluated(replace(folder, fit=(fit,))).tasks
-    assert {row.system for row in table.rows if row.subject.is_rival} == {"untuned/bare/last@2"}
+    systems = {row.system for row in table.rows if row.subject.kind == "system"}
+    assert systems == {"tuned/a", "untuned/bare/last@2"}, "neither has a row for each strength of whitening"
 
 
 def test_one_reading_stands_for_choice(folder: EvalConfig) -> None:
