@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import math
@@ -181,45 +180,6 @@ def test_lineage_of_an_online_run(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
     WandbTracker(run, upload=False, paths=PrivatePaths(tmp_path, {})).uses("data", "dataset", {})
     assert run.use_artifact.call_count == 2
-
-
-def test_what_is_uploaded_names_no_folder_of_this_machine(
-    clean_wandb: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Neither the home folder nor those of the data; the files of the run stay as they are."""
-    home, run_dir = tmp_path / "home" / "Ann & Bo", tmp_path / "home" / "Ann & Bo" / "work" / "runs" / "x"
-    (run_dir / "report").mkdir(parents=True)
-    clean_wandb.setenv("HOME", str(home))
-    clean_wandb.chdir(home / "work")
-    resolved = {**RESOLVED, "model": {"name_or_path": str(home / "models/tiny")}, "eval": {"dev": "/disk9/dev.jsonl"}}
-    tree = {
-        "files": ["/disk9/dev.jsonl", str(run_dir / "a.json")],
-        "note": f"{home}/old.txt, {home}er, {home / 'work'}",
-    }
-    written = {"report.json": json.dumps(tree), "report.html": html.escape(json.dumps(tree)), "p.png": str(home)}
-    for name, text in written.items():
-        (run_dir / "report" / name).write_text(text)
-    tracker = make_tracker(TrackingConfig(backend="wandb", upload=True), run_dir, resolved, is_main=True)
-    sent: list[wandb.Artifact] = []
-    assert isinstance(tracker, WandbTracker)
-    clean_wandb.setattr(tracker._run, "log_artifact", sent.append)
-    tracker.artifact("report", "report", run_dir / "report", {"base": str(home / "models/tiny")})
-    tracker.table("comparison", COLUMNS, [[f"baseline/{home}/enc", 1.0]])
-    tracker.finish()
-    found = {name: Path(entry.local_path or "").read_text() for name, entry in sent[0].manifest.entries.items()}
-    hidden = {"files": ["dev.jsonl", "a.json"]}
-    assert json.loads(found["report.json"]) == {**hidden, "note": f"~/old.txt, {home}er, ."}
-    assert html.unescape(found["report.html"]) == found["report.json"]
-    assert found["p.png"] == str(home), "a picture is sent as it is"
-    assert sent[0].metadata == {"base": "tiny"}
-    (file,) = offline_files(run_dir)
-    config = config_of(file)
-    assert config["model"] == {"name_or_path": "tiny"} and config["eval"] == {"dev": "dev.jsonl"}
-    table = next((file.parent / "files").rglob("comparison*.table.json")).read_text()
-    assert "baseline/~/enc" in table and str(home) not in table
-    assert "environment" not in [record.WhichOneof("record_type") for record in wandb_records(file)]
-    assert {name: (run_dir / "report" / name).read_text() for name in written} == written
-    capfd.readouterr()
 
 
 KILLED = """

@@ -30,6 +30,8 @@ from eval.tasks.figure import Figure
 PAGE = Path(__file__).resolve().parents[2] / "docs/coverage.md"
 LEAST, MOST = 0.93, 0.97
 """What a 95 % interval may cover."""
+RARELY = 0.05
+"""Share of the samples that must get an interval for its coverage to be judged: fewer are untypical samples."""
 START, END = "<!-- table: scripts/checks/coverage -->", "<!-- end of table -->"
 HEADER = (
     "figure",
@@ -63,8 +65,9 @@ class Row:
     @property
     def fails(self) -> bool:
         """Whether chance does not explain what is outside of 93 to 97 %, and the report does not say so."""
-        columns = ((self.covers, self.shown * self.trials), (self.gap_covers, self.gap_shown * self.trials))
-        return any(is_too_low(*each) or (is_too_high(*each) and not self.conservative) for each in columns)
+        columns = ((self.covers, self.shown), (self.gap_covers, self.gap_shown))
+        judged = [(covers, shown * self.trials) for covers, shown in columns if shown >= RARELY]
+        return any(is_too_low(*each) or (is_too_high(*each) and not self.conservative) for each in judged)
 
     @property
     def cells(self) -> list[str]:
