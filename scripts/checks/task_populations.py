@@ -77,6 +77,7 @@ def retrieval_cases() -> list[Case]:
             f"{n} queries, {kind}",
             partial(retrieval_trial, values, n),
             partial(retrieval_truth, values),
+            1000 if n < 100 else 500,
         )
         for kind, (values, sizes) in kinds.items()
         for n in sizes
