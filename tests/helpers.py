@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -33,6 +34,10 @@ from transformers import (
 from tests.further_families import further_config
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt_neox", "opt", "gpt2")
+FURTHER = ("mistral", "qwen2", "phi", "gpt_neox", "opt")
+"""Beside one of each kind: rotary positions, norms of queries and keys, scaled embeddings, learned positions."""
+FEW_FAMILIES = [pytest.param(name, marks=pytest.mark.slow) if name in FURTHER else name for name in FAMILIES]
+"""The others are slow: for steps of training, that take seconds a family."""
 LAYERS = 3
 _CORPUS = [
     'This sentence : "the cat sat on the mat." means in one word:"',

@@ -32,6 +32,7 @@ STUCK = 120.0
 """Seconds after which a process says on stderr where it is."""
 IMPORTED_LATE = (
     "eval.inputs",
+    "eval.report.notes",
     "train.distributed.lost_ranks",
     "train.export.save",
     "train.finish",

@@ -16,15 +16,20 @@ from tests.test_gradcache import close
 from tests.test_prefix_gradient import step
 
 _THREADS = """
+import os
 import torch
 from dec2vec.runtime import flushed, start_threads_flushed
-if {start}:
-    assert start_threads_flushed()
-tiny = torch.full((1 << 20,), 1e-30)
-outside = int((tiny * 1e-10 == 0).sum())
-with flushed():
-    inside = int((tiny * 1e-10 == 0).sum())
-print(outside, inside, torch.get_num_threads())
+for start in (True, False):
+    if os.fork() == 0:  # neither has the threads that the other starts
+        if start:
+            assert start_threads_flushed()
+        tiny = torch.full((1 << 20,), 1e-30)
+        outside = int((tiny * 1e-10 == 0).sum())
+        with flushed():
+            inside = int((tiny * 1e-10 == 0).sum())
+        print(outside, inside, torch.get_num_threads(), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
@@ -40,16 +45,13 @@ def test_only_inside() -> None:
 
 def test_every_thread() -> None:
     """The calling thread changes its mode; without a start of the threads in it they keep theirs."""
-    found = {}
-    for start in (True, False):
-        code = _THREADS.format(start=start)
-        environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-        command = [sys.executable, "-c", code]
-        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-        found[start] = [int(number) for number in output.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", _THREADS]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    started, not_started = ([int(number) for number in line.split()] for line in output.splitlines())
     whole = 1 << 20
-    assert found[True] == [whole // 2, whole, 2]
-    assert found[False] == [0, whole // 2, 2]
+    assert started == [whole // 2, whole, 2]
+    assert not_started == [0, whole // 2, 2]
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -253,8 +253,11 @@ def alone(decoder: Path) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("graph_tokens", [0, 100, 10_000])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize(
+    ("world", "graph_tokens"),
+    [(2, 0), (3, 100), (2, 10_000)]
+    + [pytest.param(*further, marks=pytest.mark.slow) for further in [(3, 0), (2, 100), (3, 10_000)]],
+)
 def test_three_steps_equal_one_process(decoder: Path, alone: Outcome, world: int, graph_tokens: int) -> None:
     ranks = run_ranks(world, three_steps, decoder, Case(graph_tokens))
     for outcome in ranks:

@@ -94,7 +94,8 @@ CASES = {
     "embeddings whole": Case(lora={"modules_to_save": ("embed_tokens",)}),
     "bfloat16 base": Case(model={"dtype": "bfloat16"}, lora={"fused": False}),
 }
-FLOAT32 = [name for name in CASES if name != "bfloat16 base"]
+FURTHER = ["none kept", "all kept", "two layers, mean", "DoRA"]
+FLOAT32 = [name for name in CASES if name not in {"bfloat16 base", *FURTHER}]
 
 
 @dataclass(frozen=True)
@@ -193,15 +194,17 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def alone(decoder: Path) -> dict[str, Outcome]:
-    return run_alone(all_cases, decoder, FLOAT32, False)
-
-
-@pytest.mark.parametrize(("world", "names"), [(2, FLOAT32), (3, ["some graphs kept", "early exit"])])
-def test_sharded_steps_equal_one_process(
-    decoder: Path, alone: dict[str, Outcome], world: int, names: list[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("world", "names"),
+    [
+        (2, FLOAT32),
+        (3, ["some graphs kept"]),
+        pytest.param(2, FURTHER, marks=pytest.mark.slow),
+        pytest.param(3, ["early exit"], marks=pytest.mark.slow),
+    ],
+)
+def test_sharded_steps_equal_one_process(decoder: Path, world: int, names: list[str]) -> None:
+    alone = run_alone(all_cases, decoder, names, False)
     ranks = run_ranks(world, all_cases, decoder, names, True)
     for name in names:
         for outcome in (rank[name] for rank in ranks):

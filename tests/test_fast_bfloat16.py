@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.encoder import Encoder
-from tests.test_fast_blocks import FAST, encoder_of, ran
+from tests.test_fast_blocks import encoder_of, ran
 from tests.test_prefix_gradient import PROMPT, step
 from train.kernels.lora_linear import product_dtype
 from train.kernels.lora_stack import ConcatenatedStack, Layer, LoraStack, MergedStack
@@ -40,8 +40,14 @@ def distances(folder: Path, family: str, lora: dict[str, object], model: dict[st
     return float((plain - exact).norm() / exact.norm()), float((fast_one - exact).norm() / exact.norm())
 
 
-@pytest.mark.parametrize("family", sorted(FAST))
-@pytest.mark.parametrize("lora", [{}, {"targets": ("k_proj", "up_proj"), "rslora": True}])
+FEW = {"targets": ("k_proj", "up_proj"), "rslora": True}
+CASES = [("llama", FEW), ("qwen2", {}), ("qwen3", {})]
+FURTHER = [("llama", {}), ("mistral", {}), ("mistral", FEW), ("qwen2", FEW), ("qwen3", FEW)]
+
+
+@pytest.mark.parametrize(
+    ("family", "lora"), [*CASES, *(pytest.param(*further, marks=pytest.mark.slow) for further in FURTHER)]
+)
 def test_as_near_to_float32_as_autocast(tmp_path: Path, family: str, lora: dict[str, object]) -> None:
     """A gradient is one draw of rounding errors: the mean over settings is compared, and none may stand out."""
     plain, fast = torch.tensor([distances(tmp_path, family, lora, model) for model in SETTINGS]).T

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from dec2vec.encoder import Encoder
-from tests.helpers import FAMILIES
+from tests.helpers import FEW_FAMILIES
 from tests.training_setup import gradients, tiny_encoder, tiny_table
 from train.config import LoraConfig, LossConfig
 from train.data.batch import BatchOptions, prepare
@@ -58,7 +58,7 @@ def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
     return all(torch.allclose(found[name], expected[name], rtol=1e-5, atol=1e-5 * scale) for name in expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW_FAMILIES)
 def test_equals_the_plain_step(family: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, family)
     loss, expected = plain(encoder, ROWS)
@@ -77,8 +77,13 @@ def test_a_different_batch_differs(tmp_path: Path) -> None:
     assert not close(other, expected)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "first_last", "max"])
-@pytest.mark.parametrize("layer", [-1, -2])
+READINGS = [("mean", -1), ("weighted_mean", -2), ("first_last", -2), ("max", -1)]
+FURTHER = [("mean", -2), ("weighted_mean", -1), ("first_last", -1), ("max", -2)]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "layer"), [*READINGS, *(pytest.param(*further, marks=pytest.mark.slow) for further in FURTHER)]
+)
 def test_every_pooling_and_inner_layers(pooling: str, layer: int, tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, pooling=pooling, layer=layer)
     _, expected = plain(encoder, ROWS)

@@ -29,52 +29,61 @@ from tests.helpers import write_jsonl
 from tests.task_data import collection, labelled_pairs, topics
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> EvalConfig:
+def every_task(folder: Path) -> EvalConfig:
     return validate(
         EvalConfig,
         {
-            "dev": str(write_similarity(tmp_path / "dev.jsonl", 60, 1)),
-            "tests": [str(write_similarity(tmp_path / "sts.jsonl", 60, 3))],
-            "fit": [str(write_pairs(tmp_path / "fit.jsonl", 150, 2))],
+            "dev": str(write_similarity(folder / "dev.jsonl", 60, 1)),
+            "tests": [str(write_similarity(folder / "sts.jsonl", 60, 3))],
+            "fit": [str(write_pairs(folder / "fit.jsonl", 150, 2))],
             "systems": {"prompts": ["bare"], "poolings": ["last", "mean"], "dimensions": [16, 8]},
             "pairs": [
                 {
-                    "test": str(labelled_pairs(tmp_path / "p.test.jsonl", 5)),
-                    "dev": str(labelled_pairs(tmp_path / "p.dev.jsonl", 6)),
+                    "test": str(labelled_pairs(folder / "p.test.jsonl", 5)),
+                    "dev": str(labelled_pairs(folder / "p.dev.jsonl", 6)),
                 }
             ],
             "topics": [
                 {
-                    "test": str(topics(tmp_path / "t.test.jsonl", 12, 1)),
-                    "dev": str(topics(tmp_path / "t.dev.jsonl", 9, 2)),
+                    "test": str(topics(folder / "t.test.jsonl", 12, 1)),
+                    "dev": str(topics(folder / "t.dev.jsonl", 9, 2)),
                 },
                 {
-                    "test": str(tmp_path / "t.test.jsonl"),
-                    "train": str(topics(tmp_path / "t.train.jsonl", 15, 3)),
+                    "test": str(folder / "t.test.jsonl"),
+                    "train": str(topics(folder / "t.train.jsonl", 15, 3)),
                     "method": "knn",
                     "neighbours": [1, 3],
                 },
             ],
-            "gap": [{"test": str(tmp_path / "p.test.jsonl"), "name": "answers"}],
-            "clustering": [{"test": str(tmp_path / "t.test.jsonl"), "seeds": 2}],
-            "retrieval": [{"path": str(collection(tmp_path / "found"))}],
-            "isotropy": [{"path": str(tmp_path / "t.test.jsonl")}],
+            "gap": [{"test": str(folder / "p.test.jsonl"), "name": "answers"}],
+            "clustering": [{"test": str(folder / "t.test.jsonl"), "seeds": 2}],
+            "retrieval": [{"path": str(collection(folder / "found"))}],
+            "isotropy": [{"path": str(folder / "t.test.jsonl")}],
             "baselines": ["tfidf", "jaccard"],
             "bootstrap": 100,
         },
     )
 
 
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    return every_task(tmp_path)
+
+
 def evaluated(config: EvalConfig) -> Report:
     return evaluate(config, base=FakeEncoder(), tuned={"a": FakeEncoder(noise=(4.0, 0.1, 0.1))}, progress=False)
 
 
-def test_every_task_has_a_table(config: EvalConfig) -> None:
-    report = evaluated(config)
-    names = [table.name for table in report.tasks]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Of `config` in another folder; only read."""
+    return evaluated(every_task(tmp_path_factory.mktemp("whole")))
+
+
+def test_every_task_has_a_table(whole: Report) -> None:
+    names = [table.name for table in whole.tasks]
     assert names == ["p.test", "answers", "t.test/word", "t.test/knn", "t.test/clusters", "found", "t.test/isotropy"]
-    for table in report.tasks:
+    for table in whole.tasks:
         systems = {row.system for row in table.rows}
         assert {"tuned/a", "baseline/tfidf"} <= systems
         assert any(name.startswith("untuned/bare/") and "+whiten-" in name for name in systems)
@@ -84,10 +93,10 @@ def test_every_task_has_a_table(config: EvalConfig) -> None:
         assert table.headline.outside is not None and table.headline.outside.name.startswith("baseline/")
         chosen = {row.chosen.split()[0] for row in table.rows if row.chosen}
         assert chosen == {"p.test": {"threshold"}, "t.test/knn": {"k"}, "t.test/probe": {"C"}}.get(table.name, set())
-    assert report.has("baseline/jaccard", "sts") and report.has("baseline/tfidf", "average")
-    assert [panel.title.split(":")[0] for panel in report.curves] == ["p.test", "p.test"]
-    assert len(report.confusions) == len(report.scatter) == 4
-    tree = json.loads(to_json(report))
+    assert whole.has("baseline/jaccard", "sts") and whole.has("baseline/tfidf", "average")
+    assert [panel.title.split(":")[0] for panel in whole.curves] == ["p.test", "p.test"]
+    assert len(whole.confusions) == len(whole.scatter) == 4
+    tree = json.loads(to_json(whole))
     assert {table["name"] for table in tree["tasks"]} == set(names)
     with_dev = {f"{name} dev" for name in ("p.test", "t.test/word", "t.test/knn")}
     assert {row["evaluation"] for row in tree["overlap"]} == {"dev", "sts", *names, *with_dev, "found corpus"}
@@ -114,8 +123,7 @@ def test_the_reading_is_the_best_on_the_tasks_own_dev(config: EvalConfig) -> Non
     assert value == pytest.approx(expected.value)
 
 
-def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Path) -> None:
-    honest = evaluated(config)
+def test_permuted_test_labels_change_no_choice(config: EvalConfig, whole: Report, tmp_path: Path) -> None:
     labelled_pairs(tmp_path / "p.test.jsonl", 5, permuted=True)
     rows = [json.loads(line) for line in (tmp_path / "t.test.jsonl").read_text().splitlines()]
     labels = np.random.default_rng(0).permutation([row["label"] for row in rows])
@@ -134,8 +142,8 @@ def test_permuted_test_labels_change_no_choice(config: EvalConfig, tmp_path: Pat
         rows = [row for table in report.tasks if table.name == "p.test" for row in table.rows]
         return next(row.value for row in rows if row.system == "tuned/a" and row.metric == "accuracy")
 
-    assert systems(honest) == systems(permuted)
-    assert accuracy(honest) > accuracy(permuted) + 0.1, "the labels did reach the figures"
+    assert systems(whole) == systems(permuted)
+    assert accuracy(whole) > accuracy(permuted) + 0.1, "the labels did reach the figures"
 
 
 def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
@@ -172,11 +180,10 @@ def test_dev_scores_mistakes_and_edges(config: EvalConfig) -> None:
         assert any("k = 8 is the smallest that was tried (systems.dimensions)" in line for line in report.notes)
 
 
-def test_without_similarity(config: EvalConfig, tmp_path: Path) -> None:
+def test_without_similarity(config: EvalConfig, whole: Report, tmp_path: Path) -> None:
     alone = replace(config, dev="", tests=(), retrieval=(), isotropy=(), gap=(), clustering=())
     report = evaluated(alone)
     assert (report.results, report.dev, list(report.tests), report.comparison) == ([], "", [], None)
-    whole = evaluated(config)
     for table in report.tasks:
         [same] = [other for other in whole.tasks if other.name == table.name]
         assert repr(table) == repr(same), "each task chooses on its own dev data, similarity or not"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dec2vec import ModelConfig
 from dec2vec.encoder import Encoder
-from tests.helpers import FAMILIES
+from tests.helpers import FEW_FAMILIES
 from tests.test_gradcache import LOSS, ROWS, close
 from tests.tiny_run import train, write_run
 from tests.training_setup import gradients, tiny_encoder, tiny_table
@@ -34,7 +34,7 @@ def step(encoder: Encoder, *, share: bool, graph_tokens: int = 100) -> tuple[flo
     return float(result.loss), gradients(encoder.embedder), batch
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FEW_FAMILIES)
 def test_equals_the_unshared_step(tmp_path: Path, family: str) -> None:
     encoder = tiny_encoder(tmp_path, family, prompt=PROMPT, max_length=100, lora=LoraConfig(rank=4, alpha=4))
     encoder.embedder.train()

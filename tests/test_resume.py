@@ -124,7 +124,13 @@ def signalled(config: Path, output: Path, number: signal.Signals, at: int, rank:
 
 
 @pytest.mark.parametrize(
-    ("number", "at"), [(signal.SIGINT, 0), (signal.SIGTERM, 4), (signal.SIGINT, 4), (signal.SIGTERM, STEPS - 1)]
+    ("number", "at"),
+    [
+        (signal.SIGINT, 0),
+        (signal.SIGTERM, 4),
+        pytest.param(signal.SIGINT, 4, marks=pytest.mark.slow),
+        (signal.SIGTERM, STEPS - 1),
+    ],
 )
 def test_signal(config: Path, whole: Path, tmp_path: Path, number: signal.Signals, at: int) -> None:
     run_alone(signalled, config, tmp_path, number, at)
