@@ -17,9 +17,10 @@ from dec2vec.config.load import validate
 from dec2vec.config.model import EncodeOptions, ModelConfig
 from dec2vec.errors import UserError
 from dec2vec.vectors.whitening import Moments, Whitening, fit_whitening
-from eval.config import EvalConfig
+from eval.config import EvalConfig, IsotropyConfig
 from eval.report.html import to_html
 from eval.report.markdown import to_markdown
+from eval.report.overview import overview_rows
 from eval.report.report import Report, format_table, headline
 from eval.report.report_json import to_json
 from eval.results.headline import Headline
@@ -324,3 +325,22 @@ class _Pictures(dict[str, bytes]):
 
     def __missing__(self, name: str) -> bytes:
         return b""
+
+
+def test_a_description_has_its_own_metric_in_its_headline_and_no_best_row(config: EvalConfig, place: Path) -> None:
+    """IsoScore in the table and in the headline, where a mean cosine stood; nothing is best where higher is not."""
+    spread = (IsotropyConfig(path=str(place / "news.jsonl")),)
+    report = evaluated(replace(config, isotropy=spread, pairs=(), clustering=()))
+    for table in report.tasks:
+        assert table.headline is not None and table.headline.metric == table.metric
+    table = next(table for table in report.tasks if table.kind == "isotropy")
+    found = table.headline
+    assert found is not None and found.tuned is not None and found.untuned is not None
+    assert found.tuned.value == all_rows(report)[found.tuned.name, table.name, "IsoScore", False].value
+    assert found.outside is None and found.highest_untuned is None and found.to_outside is None
+    assert not any(" minus baseline/" in row.system for row in table.rows)
+    page, row = to_markdown(report), next(row for row in overview_rows(report) if row[0] == table.name)
+    assert "This describes the vectors: a higher figure is not a better one." in page
+    assert row[1] == "IsoScore" and row[6:] == ["–"] * 6
+    judged = next(row for row in overview_rows(report) if row[0] == "found")
+    assert judged[7] in ("yes", "no") and judged[8] != "–"

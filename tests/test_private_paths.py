@@ -72,7 +72,7 @@ def test_files_go_without_paths_and_stay_as_they_are(home: Path) -> None:
     assert {name: (run_dir / "report" / name).read_text(encoding="utf-8") for name in written} == written
 
 
-def test_configuration_tables_and_wandbs_own_metadata_have_none(home: Path) -> None:
+def test_configuration_and_tables_have_none(home: Path) -> None:
     run = create_autospec(wandb.Run, instance=True)
     run.step, run.url = 0, None
     with patch.object(wandb, "init", return_value=run) as init:
@@ -80,7 +80,6 @@ def test_configuration_tables_and_wandbs_own_metadata_have_none(home: Path) -> N
     sent = init.call_args.kwargs
     assert USER not in json.dumps(sent["config"]) and USER in json.dumps(resolved(home))
     assert sent["config"]["data"] == [{"path": "pairs.jsonl", "only": ["lang=en"]}, {"path": "someone/pairs"}]
-    assert sent["settings"].x_disable_meta, "they hold the working folder and the interpreter"
     tracker.table("comparison", ["system", "average"], [[f"baseline/{home}/enc", 1.0]])
     (table,) = run.log.call_args.args[0].values()
     assert table.data == [["baseline/~/enc", 1.0]]

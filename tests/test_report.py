@@ -316,6 +316,7 @@ def test_command_line(
 
     monkeypatch.setattr("dec2vec.encoder.Encoder.load", load)
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").touch()
     command_line.main([str(path), "--output_dir", str(tmp_path / "out"), "--tuned", str(tmp_path / "mine")])
     printed = capsys.readouterr().out
     assert loaded == [str(tmp_path / "mine"), "fake"]

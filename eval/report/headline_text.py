@@ -19,6 +19,7 @@ def sentences(found: Headline, where: str = "") -> list[str]:
     parts = ", ".join([*(systems or ["no system was selected"]), *filter(None, [_outside(found)])])
     count = "1 system" if found.compared == 1 else f"{found.compared:,} systems"
     lines = [f"{TITLES.get(found.metric, found.metric)} x 100{place}: {parts}. {count} in the table."]
+    lines += [] if found.is_judged else ["This describes the vectors: a higher figure is not a better one."]
     return [*lines, *_differences(found), *_highest(found), *_seeds(found)]
 
 

@@ -70,9 +70,10 @@ def _row(title: str, found: Headline | None, rows: Rows) -> list[str]:
     duels = [find_duel(rows, found.tuned, rival) for rival in (found.untuned, found.outside)]
     if not any(duels):
         return []
-    untuned, outside = (ABSENT if duel is None else _cells(duel) for duel in duels)
+    untuned, outside = (ABSENT if duel is None else _cells(duel, is_judged=found.is_judged) for duel in duels)
+    above = ("yes" if _is_above(found, rows) else "no") if found.is_judged else "–"
     start = [title, TITLES.get(found.metric, found.metric), hundred(rows[found.tuned.name].value)]
-    return [*start, *untuned, "yes" if _is_above(found, rows) else "no", *outside]
+    return [*start, *untuned, above, *outside]
 
 
 def _is_above(found: Headline, rows: Rows) -> bool:
@@ -81,10 +82,12 @@ def _is_above(found: Headline, rows: Rows) -> bool:
     return found.tuned is not None and all(rows[found.tuned.name].value > value for value in rivals)
 
 
-def _cells(duel: Duel) -> list[str]:
-    """Nothing is called higher or lower that the interval does not show to be so."""
+def _cells(duel: Duel, *, is_judged: bool) -> list[str]:
+    """Nothing is called higher or lower that the interval does not show to be so, or where higher is not better."""
     gap, low, high = duel.gap.value, duel.gap.low, duel.gap.high
     if low is None or high is None:
         return [hundred(duel.rival.value), signed(gap), signed_span(low, high, duel.gap.no_interval), "–"]
+    if not is_judged:
+        return [hundred(duel.rival.value), signed(gap), signed_span(low, high), "–"]
     verdict = "higher" if low > 0 else "lower" if high < 0 else "tied" if low <= 0 <= high else "–"
     return [hundred(duel.rival.value), signed(gap), signed_span(low, high), verdict]

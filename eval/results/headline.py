@@ -117,6 +117,8 @@ class Headline:
     to_highest_untuned: Gap | None = None
     """None as well where the highest untuned row is the rival itself."""
     seeds: Spread | None = None
+    is_judged: bool = True
+    """Whether a higher figure is a better one. Where it is not, no row is picked because its figure is the highest."""
 
     @property
     def is_above_every_untuned(self) -> bool:
@@ -129,11 +131,11 @@ Named = tuple[Entrant, Party]
 """A row of the headline with what the headline says of it."""
 
 
-def make_headline(entrants: Sequence[Entrant], *, has_dev: bool) -> Headline:
-    """`has_dev`: the task has dev data of its own."""
+def make_headline(entrants: Sequence[Entrant], *, has_dev: bool, is_judged: bool = True) -> Headline:
+    """`has_dev`: the task has dev data of its own. `is_judged`: a higher figure is a better one."""
     ours, rival = tuned_side(entrants, has_dev=has_dev), untuned_side(entrants, has_dev=has_dev)
-    outside = [row for row in entrants if row.subject.kind == "baseline"]
-    rivals = [row for row in entrants if row.subject.is_rival]
+    outside = [row for row in entrants if row.subject.kind == "baseline" and is_judged]
+    rivals = [row for row in entrants if row.subject.is_rival and is_judged]
     is_other = bool(rivals) and (rival is None or top(rivals) is not rival[0])
     figure = entrants[0].figure
     return Headline(
@@ -149,6 +151,7 @@ def make_headline(entrants: Sequence[Entrant], *, has_dev: bool) -> Headline:
         to_outside=None if ours is None or not outside else _gap(ours[0], top(outside), outside),
         to_highest_untuned=_gap(ours[0], top(rivals), rivals) if ours is not None and is_other else None,
         seeds=None if ours is None else _spread(ours[0], None if rival is None else rival[0], entrants),
+        is_judged=is_judged,
     )
 
 

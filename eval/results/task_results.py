@@ -20,9 +20,9 @@ def task_table(task: Task[E], rows: Sequence[Measured]) -> TaskTable:
     results = [result for row in _ordered(rows) for result in _results(task, row)]
     results += _spreads(task.name, rows)
     has_dev = task.dev is not None
-    headline = make_headline(entrants(rows), has_dev=has_dev)
+    headline = make_headline(entrants(rows), has_dev=has_dev, is_judged=task.is_judged)
     ours, rival = leader(rows, is_tuned=True, has_dev=has_dev), leader(rows, is_tuned=False, has_dev=has_dev)
-    outside = _highest_outside(rows)
+    outside = _highest_outside(rows) if task.is_judged else None
     if ours is not None:
         for other in (rival, outside):
             results += [] if other is None else _differences(task.name, ours, other)

@@ -32,7 +32,7 @@ BIASED = ("IsoScore", "effective rank", "first component")
 """Lower for a sample than for all texts, by more than their spread, unless texts far outnumber dimensions."""
 FEWEST_TEXTS = 100
 """Texts below which no interval is shown."""
-METRICS = ("mean cosine", "IsoScore", "effective rank", "first component", "uniformity")
+METRICS = ("IsoScore", "mean cosine", "effective rank", "first component", "uniformity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,7 @@ class IsotropyTask(Task[IsotropyEvidence]):
     """Distinct texts, and the indices of the pairs among them that mean the same (none for a file of texts)."""
 
     kind: ClassVar[str] = "isotropy"
+    is_judged: ClassVar[bool] = False
     texts: list[str]
     left: Int64[np.ndarray, " pairs"]
     right: Int64[np.ndarray, " pairs"]

@@ -86,6 +86,8 @@ class Task(ABC, Generic[E]):
     """Unique in a report."""
     metric: str
     """The main metric, shown in the table and used for choices."""
+    is_judged: ClassVar[bool] = True
+    """Whether a higher main figure is a better one. Where it is not, nothing in the report is called best."""
     has_corpus: ClassVar[bool] = False
     """Whether post-processings may be fitted on what it gives, see `corpus`."""
 

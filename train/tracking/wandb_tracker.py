@@ -95,16 +95,15 @@ class WandbTracker:
 def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, object], earlier: Earlier) -> Tracker:
     """Start or continue a W&B run, without prompts and without output.
 
-    wandb does not save git data or code, because the address of a remote may contain a token, nor the folders of this
-    machine (its own metadata have them), and does not capture the console, which would break the progress bar.
+    wandb does not save git data or code, because the address of a remote may contain a token, and does not capture the
+    console, which would break the progress bar. What we send names no folder of this machine. What W&B records
+    by itself (GPU, host, Python) stays as its users know it.
     """
     try:
         import wandb
     except ImportError as error:
         raise UserError("--tracking.backend wandb needs the wandb package; pip install wandb") from error
-    quiet = wandb.Settings(
-        silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_meta=True
-    )
+    quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, save_code=False)
     paths = PrivatePaths(run_dir, resolved)
     entity, _, project = config.project.rpartition("/")
     try:
