@@ -20,10 +20,10 @@ from eval.leakage.training_text import (
     TextSource,
     TrainedOn,
     held_out_texts,
-    merged_by_file,
     read_training_texts,
     sample_fit_text,
     trained_on,
+    with_fit_text,
 )
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
@@ -101,7 +101,7 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
 
 def measure_overlap(inputs: Inputs) -> overlap.Seen:
     """What tuning, the fit of post-processings, choices on dev and the tasks' own classifiers have seen."""
-    shown = merged_by_file([inputs.trained.texts, inputs.sources])
+    shown = with_fit_text(inputs.trained.texts, inputs.sources)
     chosen_on = [*overlap.dev_source(inputs.dev, inputs.tests), *overlap.dev_splits(inputs.further)]
     narrower = [*chosen_on, *overlap.train_splits(inputs.further)]
     return overlap.measure(shown, overlap.evaluation_sets(inputs.similarity, inputs.further), narrower)

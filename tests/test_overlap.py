@@ -15,7 +15,14 @@ from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.near import IDEOGRAPHS, LETTERS, THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.normal_form import normalized
 from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, dev_splits, evaluation_sets, measure
-from eval.leakage.training_text import TextSource, held_out_texts, merged_by_file, read_training_texts, trained_on
+from eval.leakage.training_text import (
+    TextSource,
+    held_out_texts,
+    merged_by_file,
+    read_training_texts,
+    trained_on,
+    with_fit_text,
+)
 from eval.report.notes import shown_dev, unknown_training
 from eval.report.report import headline
 from eval.run import evaluate
@@ -307,8 +314,33 @@ def test_a_dev_file_that_tuning_has_shown_is_warned_of() -> None:
 def test_two_spellings_of_a_file_are_one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jsonl").write_text("x")
     monkeypatch.chdir(tmp_path)
-    found = merged_by_file([{str(tmp_path / "a.jsonl"): ["one", "two"], "gone": ["x"]}, {"a.jsonl": ["two", "three"]}])
-    assert found == {str(tmp_path / "a.jsonl"): ["one", "two", "three"], "gone": ["x"]}
+    whole = str(tmp_path / "a.jsonl")
+    found = merged_by_file({whole: ["one", "two"], "gone": ["x"], "a.jsonl": ["two", "three"]})
+    assert found == {whole: ["one", "two", "three"], "gone": ["x"]}
+
+
+def test_what_only_the_whitening_reads_of_a_file_counts_as_no_training(tmp_path: Path) -> None:
+    """A run left out the rows of its dev set (`data.N.only`), and `fit` names the same file as a whole."""
+    rows: list[dict[str, object]] = [
+        {"sentence1": f"left {n} of {kind}", "sentence2": f"right {n} of {kind}", "label": n % 2, "category": kind}
+        for kind in ("flu", "cough")
+        for n in range(8)
+    ]
+    path = str(write_jsonl(tmp_path / "pairs.jsonl", rows))
+    (tmp_path / "run").mkdir()
+    source = {"path": path, "kind": "graded", "score": "label", "only": ["category=flu"]}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"data": [source]}))
+    test = str(write_jsonl(tmp_path / "test.jsonl", rows[:8]))
+    dev = load_pairs(PairsConfig(test=test, dev=path, dev_only=("category=cough",)))
+    trained = trained_on(str(tmp_path / "run")).texts
+    shown = with_fit_text(trained, {path: read_training_texts(TextSource(path))})
+    assert {name: len(texts) for name, texts in shown.items()} == {path: 16, f"{path} (fit)": 16}
+    seen = measure(shown, evaluation_sets([], [dev]))
+    counts = {(row.training, row.part): row.normalized for row in seen.counts}
+    assert counts[path, "dev"] == 0 and counts[f"{path} (fit)", "dev"] == 16 and counts[path, "test"] == 16
+    assert shown_dev(seen.counts, list(trained)) == []
+    everything = measure(merged_by_file({path: [*shown[path], *shown[f"{path} (fit)"]]}), evaluation_sets([], [dev]))
+    assert shown_dev(everything.counts, list(trained)) != []
 
 
 def test_what_a_task_chooses_on_is_counted_and_left_out_of_its_clean_figure(tmp_path: Path) -> None:

@@ -132,18 +132,33 @@ def trained_on(*runs: str) -> TrainedOn:
             found.setdefault(source.path, {}).update(dict.fromkeys(read_training_texts(source)))
         except UserError as error:
             unknown[run] = str(error)
-    return TrainedOn(merged_by_file([{path: list(texts) for path, texts in found.items() if texts}]), unknown)
+    return TrainedOn(merged_by_file({path: list(texts) for path, texts in found.items() if texts}), unknown)
 
 
-def merged_by_file(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+def merged_by_file(texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Texts by name; two spellings of one local file are one, under the first."""
     found: dict[str, dict[str, None]] = {}
     names: dict[Path, str] = {}
-    for part in parts:
-        for name, texts in part.items():
-            first = names.setdefault(Path(name).resolve(), name)
-            found.setdefault(first, {}).update(dict.fromkeys(texts))
-    return {name: list(texts) for name, texts in found.items()}
+    for name, some in texts.items():
+        first = names.setdefault(Path(name).resolve(), name)
+        found.setdefault(first, {}).update(dict.fromkeys(some))
+    return {name: list(some) for name, some in found.items()}
+
+
+def with_fit_text(trained: Mapping[str, Sequence[str]], fit: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Texts by file that runs were trained on, and what whitening is fitted on besides.
+
+    A run may have left rows of a file out (`data.N.only`). What `fit` reads of it in addition is called `FILE (fit)`.
+    """
+    found = merged_by_file(trained)
+    names = {Path(name).resolve(): name for name in found}
+    for name, texts in merged_by_file(fit).items():
+        file = names.get(Path(name).resolve())
+        known = set(found.get(file, ())) if file is not None else set()
+        rest = [text for text in texts if text not in known]
+        if rest:
+            found[name if file is None else f"{file} (fit)"] = rest
+    return found
 
 
 def run_sources(*runs: str) -> dict[str, list[str]]:
