@@ -105,11 +105,14 @@ class SourceConfig:
     """One set of training rows."""
 
     path: str = ""
-    """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
+    """File (jsonl, csv, tsv, parquet, json; also .gz and .zst), folder or pattern (`part-*.jsonl`) of such files, BEIR
+    folder, folder written by `datasets.save_to_disk`, or Hub id. Layouts of other trainers are recognised."""
     split: str = "train"
     """Split of a saved or Hub data set. Files have no splits."""
     subset: str | None = None
     """Configuration of a Hub data set that has several, such as `triplet` of sentence-transformers/all-nli."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
     kind: Kind = "pairs"
     """Kind of rows: an anchor with a matching text (pairs), two texts with a score (graded), a single text, embedded
     twice with different dropout (texts), or a text with its class (labelled)."""
@@ -121,6 +124,16 @@ class SourceConfig:
     """pairs: columns of hard negatives. None uses `negative`, `negative_1`, `negative_2`, ... if they exist."""
     document_id: str | None = None
     """pairs: column of document ids. Rows with equal ids are not used as negatives of each other."""
+    corpus: str | None = None
+    """pairs: documents that rows name by id: a file, folder or Hub id. None uses `corpus` or `collection` beside the
+    file."""
+    queries: str | None = None
+    """pairs: queries that rows name by id. None uses `queries` beside the file."""
+    min_grade: Annotated[int, Ge(1)] = 1
+    """pairs: lowest grade of a judgement (BEIR's qrels) that makes its document a positive."""
+    bad_rows: Annotated[float, Ge(0.0), Le(1.0)] = 0.01
+    """pairs: largest fraction of rows of a recognised layout that may be left out because nothing can be learned from
+    them, such as those without a positive."""
     sentence1: str = "sentence1"
     """graded: column of the first texts."""
     sentence2: str = "sentence2"
