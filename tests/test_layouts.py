@@ -6,18 +6,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from dec2vec import Encoder
 from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
-from dec2vec.prompts.prompt import Side
 from eval.leakage.overlap import EvaluationSet, measure
 from eval.leakage.training_text import TextSource, _run_data, read_training_texts
-from tests.peer_files import WRITERS, Pairs, gzipped, jsonl, pairs, tsv
+from tests.peer_files import WRITERS, gzipped, jsonl, pairs, tsv
 from tests.training_setup import gradients, tiny_encoder
 from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
@@ -61,7 +58,7 @@ def step_of(data: TrainingData, encoder: Encoder) -> tuple[list[torch.Tensor], t
     temperature = Temperature(0.05, learned=False)
     objective = partial(infonce, rows=batch.loss_inputs, config=config.loss, temperature=temperature)
     result = cached_step(Single(encoder.embedder), batch.chunks, objective, graph_tokens=1024)
-    return [chunk.ids for chunk in batch.chunks], result.loss, list(gradients(encoder.embedder).values())
+    return [chunk.input_ids for chunk in batch.chunks], result.loss, list(gradients(encoder.embedder).values())
 
 
 @pytest.mark.parametrize("name", ["flag_embedding", "tevatron", "swift", "lists", "list_columns"])
@@ -257,42 +254,3 @@ def test_texts_for_whitening_and_a_planted_leak(tmp_path: Path) -> None:
     assert (count.exact, count.pairs, count.pairs_clean) == (1, 2, 1)
     clean = WRITERS["flag_embedding"](tmp_path, ROWS)
     assert measure({"flag": read_training_texts(TextSource(str(clean)))}, [test]).counts[0].near == 0
-
-
-# siblings
-
-
-def siblings(encoder: Encoder, data: TrainingData, config: LossConfig) -> float:
-    batch = prepare(data, np.arange(len(data)), encoder, BatchOptions(256))
-    temperature = Temperature(0.05, learned=False)
-    objective = partial(infonce, rows=batch.loss_inputs, config=config, temperature=temperature)
-    result = cached_step(Single(encoder.embedder), batch.chunks, objective, graph_tokens=1024)
-    gradients(encoder.embedder)
-    return float(result.loss)
-
-
-def unit(encoder: Encoder, text: str, side: Side) -> NDArray[np.float64]:
-    vector = encoder.encode([text], side=side, progress=False)[0].astype(np.float64)
-    return np.asarray(vector / np.linalg.norm(vector))
-
-
-def naive(encoder: Encoder, rows: Pairs, *, as_negatives: bool) -> float:
-    """Cross-entropy in float64, a query at a time; siblings are negatives in the control alone."""
-    asked = {row[0]: unit(encoder, row[0], "query") for row in rows}
-    told = {text: unit(encoder, text, "document") for row in rows for text in row[1:]}
-    answers = {a: {row[1] for row in rows if row[0] == a} for a in asked}
-    losses = []
-    for anchor, positive, *_ in rows:
-        wrong = set(told) - (answers[anchor] if not as_negatives else {positive})
-        logits = np.array([asked[anchor] @ told[text] for text in (positive, *sorted(wrong - {positive}))]) / 0.05
-        losses.append(np.log(np.exp(logits).sum()) - logits[0])
-    return float(np.mean(losses))
-
-
-def test_siblings_are_no_negatives_of_their_query(tmp_path: Path, encoder: Encoder) -> None:
-    rows = [{"query": f"q{i}", "pos": [f"first answer {i}", f"second {i}"], "neg": [f"no {i}"]} for i in range(3)]
-    data = read(jsonl(tmp_path / "t.jsonl", rows))
-    flat = list(data.tables[0].texts)
-    loss = siblings(encoder, data, LossConfig(temperature=0.05))
-    assert loss == pytest.approx(naive(encoder, flat, as_negatives=False), rel=1e-4)
-    assert abs(loss - naive(encoder, flat, as_negatives=True)) > 1e-3 * loss
