@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -254,3 +255,25 @@ def test_texts_for_whitening_and_a_planted_leak(tmp_path: Path) -> None:
     assert (count.exact, count.pairs, count.pairs_clean) == (1, 2, 1)
     clean = WRITERS["flag_embedding"](tmp_path, ROWS)
     assert measure({"flag": read_training_texts(TextSource(str(clean)))}, [test]).counts[0].near == 0
+
+
+# the table of the guide
+
+
+def documented() -> list[tuple[str, int, int]]:
+    """Each row of the guide's table that is JSON, with the pairs and negatives that it is said to become."""
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|]+\| `([{\[].*)` \| (\d+) pairs?, (\d+) negatives? \|$", guide, re.MULTILINE)
+    return [(row, int(count), int(negatives)) for row, count, negatives in rows]
+
+
+def test_the_guide_says_what_its_rows_become(tmp_path: Path) -> None:
+    rows = documented()
+    assert len(rows) == 15
+    for number, (row, count, negatives) in enumerate(rows):
+        path = tmp_path / f"{number}.jsonl"
+        other = row.replace('"p"', '"q"').replace('"a"', '"b"')
+        path.write_text(f"{row}\n{other}\n")
+        found = texts(path)
+        assert [len(texts) - 2 for texts in found] == [negatives] * (2 * count), row
+        assert found[0][:2] == ("a", "t p" if "docid" in row else "p"), row

@@ -97,7 +97,7 @@ def is_run_config(path: Path) -> bool:
 
 
 def translated(tree: Mapping[str, object]) -> dict[str, object]:
-    """A copy of a run's `config.yaml` with the present names and values, and without removed options."""
+    """A copy of a run's `config.yaml` with the present names, values and options, and without removed ones."""
     new = copy.deepcopy(dict(tree))
     for section in _sections(new, ["tracking"]):
         if section.get("entity"):
@@ -110,6 +110,10 @@ def translated(tree: Mapping[str, object]) -> dict[str, object]:
         *path, key = option.split(".")
         for section in _sections(new, path):
             section.pop(key, None)
+    for option, default in _LATER.items():
+        *path, key = option.split(".")
+        for section in _sections(new, path):
+            section.setdefault(key, default)
     return new
 
 

@@ -10,9 +10,8 @@ import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from dec2vec.errors import UserError
 
@@ -29,12 +28,12 @@ def content_suffix(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[Iterable[bytes]]:
     """The content of a file in binary mode, decompressed if its last suffix is that of a compressed file."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         with gzip.open(path, "rb") as file:
-            yield cast(BinaryIO, file)
+            yield file
     elif suffix == ".zst":
         with open_zst(path) as file:
             yield file
@@ -43,11 +42,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def open_zst(path: Path) -> BinaryIO:
+def open_zst(path: Path) -> io.BufferedReader:
     """The decompressed content of a Zstandard file, through pyarrow: Python has its own decoder only from 3.14 on."""
     import pyarrow
 
-    return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")))
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
 
 
 def byte_lines(path: Path) -> Iterator[bytes]:
@@ -57,7 +56,8 @@ def byte_lines(path: Path) -> Iterator[bytes]:
         with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 begun = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-                yield begun.removesuffix(b"\n")
+                if begun:
+                    yield begun.removesuffix(b"\n")
     except (EOFError, zlib.error, OSError) as error:
         raise _unreadable(path, error, number) from None
 

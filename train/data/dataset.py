@@ -86,7 +86,7 @@ def load_data(
         for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
             found[number] = cleaned
         _refuse_hopeless(", ".join(sources[number].path for number in group), [found[number][0] for number in group])
-    tables, counts = (tuple(part) for part in zip(*found, strict=True))
+    tables, counts = tuple(table for table, _ in found), tuple(counts for _, counts in found)
     return TrainingData(tuple(sources), tables, counts, tuple(told))
 
 
