@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
-from dec2vec import Encoder
+from dec2vec import Encoder, ModelConfig
+from dec2vec.errors import UserError
 from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
 from eval.leakage.overlap import EvaluationSet, measure
 from eval.leakage.training_text import TextSource, _run_data, read_training_texts
-from tests.peer_files import WRITERS, gzipped, jsonl, pairs, tsv
+from tests.peer_files import WRITERS, Pairs, gzipped, jsonl, message, pairs, tsv
+from tests.tiny_run import sha256, train, write_run
 from tests.training_setup import gradients, tiny_encoder
-from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
+from train.config import BatchConfig, EvalSection, LoraConfig, LossConfig, OptimConfig, SourceConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.make_sampler import make_sampler
@@ -181,6 +186,39 @@ def test_a_beir_folder_with_judgements_for_training(tmp_path: Path) -> None:
     assert texts(folder / "qrels" / "train.tsv") == expected
 
 
+def test_judgements_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mteb's data sets have the judgements in `default`, and subsets for corpus and queries."""
+    parts = {
+        (None, "train"): [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(2)],
+        ("corpus", "corpus"): [{"_id": f"d{i}", "title": "T", "text": f"doc {i}"} for i in range(3)],
+        ("queries", "queries"): [{"_id": f"q{i}", "text": f"query {i}"} for i in range(3)],
+    }
+
+    def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> list[dict[str, object]]:
+        assert name == "mteb/some"
+        return parts[subset, split]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert texts("mteb/some") == [("query 0", "T doc 0"), ("query 1", "T doc 1")]
+
+
+def test_degrees_of_ms_swift_are_graded_rows(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [message(f"a{i}")], "positive_messages": [[message(f"p{i}")]], "label": i / 4} for i in range(3)
+    ]
+    path = jsonl(tmp_path / "t.jsonl", rows)
+    (table,) = read(path, kind="graded").tables
+    assert list(table.texts) == [(f"a{i}", f"p{i}") for i in range(3)] and table.scores == [0.0, 0.25, 0.5]
+    assert read_training_texts(TextSource(str(path), ("sentence1", "sentence2"), kind="graded"))[3:] == [
+        "p0",
+        "p1",
+        "p2",
+    ]
+    jsonl(path, [*rows, {"messages": [message("a")]}])
+    with pytest.raises(UserError, match=r"t.jsonl line 4: not a row of ms-swift with degrees: no messages, positive_m"):
+        read(path, kind="graded")
+
+
 # one source like another
 
 
@@ -255,6 +293,39 @@ def test_texts_for_whitening_and_a_planted_leak(tmp_path: Path) -> None:
     assert (count.exact, count.pairs, count.pairs_clean) == (1, 2, 1)
     clean = WRITERS["flag_embedding"](tmp_path, ROWS)
     assert measure({"flag": read_training_texts(TextSource(str(clean)))}, [test]).counts[0].near == 0
+
+
+# a whole run
+
+
+def run_of(folder: Path, name: str, rows: Pairs) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = WRITERS[name](folder, rows)
+    model = ModelConfig(name_or_path=str(folder / "decoder"), max_length=64, device="cpu", autocast="off")
+    sections = {"model": model, "data": (SourceConfig(str(path)),), "eval": EvalSection()}
+    config = write_run(folder, **sections, optim=OptimConfig(steps=4))
+    train(config, folder / name, "--export.model", "false")
+    return folder / name
+
+
+def test_the_first_lines_of_a_run_say_what_was_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="train"):
+        output = run_of(tmp_path, "flag_embedding", ROWS)
+    path = tmp_path / "flag.jsonl"
+    first, second = (record.getMessage() for record in caplog.records[:2])
+    assert first == f"data.0 {path}: FlagEmbedding rows: 1 positive, 2 negatives a query"
+    assert second.startswith(f"data.0 {path}: columns that are not used: prompt (an instruction for each row")
+    (source,) = json.loads((output / "data.json").read_text())["sources"]
+    assert source["told"] == ["FlagEmbedding rows: 1 positive, 2 negatives a query"] and source["rows"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "own"])
+def test_a_run_of_each_layout_is_that_of_our_own_rows(tmp_path: Path, name: str) -> None:
+    ours, found = (run_of(tmp_path / one, one, ROWS) for one in ("own", name))
+    assert sha256(ours / "adapter" / "adapter_model.safetensors") == sha256(
+        found / "adapter" / "adapter_model.safetensors"
+    )
 
 
 # the table of the guide

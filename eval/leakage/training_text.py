@@ -12,7 +12,7 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column
-from dec2vec.files.layouts.read import PairFile, open_layout
+from dec2vec.files.layouts.read import PairFile, graded_blocks, joined, open_layout
 from dec2vec.files.layouts.recognise import OWN
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts
@@ -56,8 +56,7 @@ class TextSource:
     corpus: str | None = None
     queries: str | None = None
     min_grade: int = 1
-    are_pairs: bool = True
-    """Whether the rows may have a layout of another trainer."""
+    kind: str = "pairs"
 
 
 def read_training_texts(source: TextSource) -> list[str]:
@@ -65,9 +64,9 @@ def read_training_texts(source: TextSource) -> list[str]:
     path = source.path
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table = _flat_table(source) if source.are_pairs else None
+    table = _flat_table(source) if source.kind in ("pairs", "graded") else None
     if table is not None:
-        source = TextSource(path, columns=OWN)
+        source = TextSource(path, columns=OWN if source.kind == "pairs" else ("sentence1", "sentence2"))
     table = table or read_table(
         path,
         source.columns,
@@ -101,6 +100,9 @@ def _flat_table(source: TextSource) -> Table | None:
         min_grade=source.min_grade,
         bad_rows=1.0,
     )
+    if source.kind == "graded":
+        tables = graded_blocks(file) if source.columns == ("sentence1", "sentence2") else None
+        return None if tables is None else joined(list(tables))
     flat = open_layout(file, must_fit=False)
     return None if flat is None else flat.table()
 
@@ -211,7 +213,7 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         corpus=_optional(data, "corpus"),
         queries=_optional(data, "queries"),
         min_grade=int(data.get("min_grade", 1)),
-        are_pairs=data.get("kind", "pairs") == "pairs",
+        kind=str(data.get("kind", "pairs")),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import holds_only_numbers, is_absent, listed, negative_columns, only_numbers
-from dec2vec.files.layouts.read import PairFile, open_layout
+from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
 from dec2vec.files.layouts.recognise import unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
@@ -71,6 +71,10 @@ def pair_file(source: SourceConfig) -> PairFile:
 
 def _blocks(source: SourceConfig) -> Iterator[Table]:
     """The rows of a source whose columns have the names that its options give."""
+    has_usual_names = (source.sentence1, source.sentence2, source.score) == ("sentence1", "sentence2", "score")
+    graded = graded_blocks(pair_file(source)) if source.kind == "graded" and has_usual_names else None
+    if graded is not None:
+        return graded
     extra = _extra_column(source)
     return read_blocks(
         source.path,

@@ -11,7 +11,7 @@ else:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from dec2vec.files.layouts.layout import Layout, ReadRow, Survey
 from dec2vec.files.layouts.query import EMPTY, BadRowError, MisshapenError, Query, texts_in
 from dec2vec.files.layouts.raw import raw_reader
 from dec2vec.files.layouts.recognise import LAYOUTS, OWN, other_layout, recognise, unused_note
+from dec2vec.files.layouts.swift import graded_row, is_graded
 from dec2vec.files.sources import Named, place_of
 from dec2vec.files.tables import Rows, Table
 
@@ -63,6 +64,26 @@ def open_layout(file: PairFile, *, must_fit: bool = True) -> FlatRows | None:
     return None if layout is None else FlatRows(file, layout)
 
 
+def graded_blocks(file: PairFile) -> Iterator[Table] | None:
+    """Tables with sentence1, sentence2 and score from ms-swift's rows with degrees; None for every other file."""
+    first = next(Rows.open(file.named, file.only, 1, raw_reader).numbered, None)
+    if first is None or not is_graded(first[1]):
+        return None
+    rows = Rows.open(file.named, file.only, file.limit, raw_reader)
+    return Rows(rows.name, rows.unit, file.only, _graded(rows)).blocks(["sentence1", "sentence2", "score"])
+
+
+def _graded(rows: Rows) -> Iterator[Numbered]:
+    for number, row in rows.numbered:
+        try:
+            if not is_graded(row):
+                raise MisshapenError("no messages, positive_messages and label")
+            yield number, graded_row(row)
+        except MisshapenError as error:
+            where = place_of(rows.name, rows.unit, number)
+            raise UserError(f"{where}: not a row of ms-swift with degrees: {error}") from None
+
+
 def _judgements(named: Named) -> Named:
     """The judgements in a folder laid out as BEIR's are."""
     judged = Path(named.source) / "qrels" / f"{named.split}.tsv"
@@ -90,9 +111,7 @@ class FlatRows:
 
     def table(self) -> Table:
         """All flat rows as one table."""
-        tables = list(self.blocks())
-        rows = [row for table in tables for row in table.rows]
-        return Table(tables[0].name, tables[0].unit, rows, [number for table in tables for number in table.numbers])
+        return joined(list(self.blocks()))
 
     @property
     def told(self) -> list[str]:
@@ -191,6 +210,12 @@ class FlatRows:
     def _misshapen(self, number: int, found: str) -> UserError:
         where = place_of(self._rows.name, self._rows.unit, number)
         return UserError(f"{where}: not a row of {self._layout.name}: {found}")
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """The rows of all tables of one file."""
+    rows = [row for table in tables for row in table.rows]
+    return Table(tables[0].name, tables[0].unit, rows, [number for table in tables for number in table.numbers])
 
 
 def _span(counts: Counter[int], name: str) -> str:

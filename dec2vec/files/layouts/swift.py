@@ -85,6 +85,20 @@ def _judge(read: Callable[[Row], Query], row: Row) -> Judged:
     return Judged(query.anchor, query.positives[0], "right" if float(str(label)) else "wrong", tuple(query.negatives))
 
 
+def is_graded(row: Row) -> bool:
+    """Whether a row of conversations has a label, which may be a degree of similarity."""
+    return {"messages", "positive_messages", "label"} <= row.keys()
+
+
+def graded_row(row: Row) -> Row:
+    """A row with a degree of similarity as two texts and a score."""
+    query = _conversations(row)
+    if len(query.positives) != 1:
+        raise MisshapenError(f"there are {len(query.positives)} texts beside a label, not 1")
+    rest = {name: value for name, value in row.items() if name not in ("messages", "positive_messages", "label")}
+    return {**rest, "sentence1": query.anchor, "sentence2": query.positives[0], "score": row["label"]}
+
+
 def _survey(read: Callable[[Row], Query], rows: Iterable[Row], beside: Beside) -> Survey:
     del beside  # all texts are in the rows
     return survey_verdicts(rows, partial(_judge, read), _WORDS)
