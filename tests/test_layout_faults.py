@@ -123,6 +123,14 @@ def test_unknown_ids(tmp_path: Path) -> None:
     assert list(read(path, bad_rows=0.1).tables[0].texts) == [*ROWS[:3], *ROWS[4:]]
 
 
+def test_ids_of_documents_in_rows_of_a_layout(tmp_path: Path) -> None:
+    rows = [{"query": f"q{i}", "pos": [f"p{i}"], "doc": i} for i in range(3)]
+    path = jsonl(tmp_path / "t.jsonl", rows)
+    data = read(path, document_id="doc")
+    assert data.tables[0].ids == ["0", "1", "2"] and data.told[0].unused is None
+    assert "t.jsonl: no column 'page'; the columns are: doc, anchor, positive" in complaint(path, document_id="page")
+
+
 def test_a_file_without_any_pair(tmp_path: Path) -> None:
     assert "no row gives a pair (NLI pair-class; entailment 0" in complaint(
         jsonl(tmp_path / "t.jsonl", [{**NLI, "label": 1}, {**NLI, "label": 2}])
@@ -162,6 +170,8 @@ def test_json_arrays(tmp_path: Path) -> None:
     for text in (json.dumps(rows, indent=2), json.dumps({"data": rows}), "\n".join(map(json.dumps, rows))):
         path.write_text(text)
         assert read_rows(path, ["anchor"]) == rows
+    assert list(read(path).tables[0].texts) == [("a", "b"), ("c", "d")]
+    path.write_text('[["a", "b"], ["c", "d"]]')
     assert list(read(path).tables[0].texts) == [("a", "b"), ("c", "d")]
     for text, words in (("[1]", "row 1: a row must be an object"), ('["a"', "not JSON"), ("3", "neither a JSON array")):
         path.write_text(text)

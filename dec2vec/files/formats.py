@@ -58,7 +58,16 @@ def jsonl_values(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def json_rows(path: Path) -> Iterator[Numbered]:
-    """Read a JSON array of objects, or the one under `data` of an object; rows are numbered from 1.
+    """Read a JSON array of objects, or the one under `data` of an object; rows are numbered from 1."""
+    for number, row in json_values(path):
+        if not isinstance(row, dict):
+            shown = json.dumps(row, ensure_ascii=False)[:40]
+            raise UserError(f'{path} row {number}: a row must be an object {{"column": value}}, not {shown}')
+        yield number, row
+
+
+def json_values(path: Path) -> Iterator[tuple[int, object]]:
+    """The items of the array of `json_rows`, whatever they are.
 
     A file that has an object on each line is read as .jsonl, because many of those are called .json.
     """
@@ -67,7 +76,7 @@ def json_rows(path: Path) -> Iterator[Numbered]:
         found = _decode(text)
     except (_RepeatedKeyError, ValueError, RecursionError) as error:
         if text.lstrip().startswith("{") and "\n" in text.strip():
-            yield from jsonl_rows(path)
+            yield from jsonl_values(path)
             return
         raise UserError(f"{path}: {_why_no_json(error)}") from None
     rows = found.get("data") if isinstance(found, dict) and "data" in found else found
@@ -75,11 +84,7 @@ def json_rows(path: Path) -> Iterator[Numbered]:
         rows = [rows]
     if not isinstance(rows, list):
         raise UserError(f"{path}: neither a JSON array of rows nor an object with one under data")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            shown = json.dumps(row, ensure_ascii=False)[:40]
-            raise UserError(f'{path} row {number}: a row must be an object {{"column": value}}, not {shown}')
-        yield number, row
+    yield from enumerate(rows, start=1)
 
 
 def _why_no_json(error: Exception) -> str:

@@ -41,9 +41,10 @@ def read_and_tell(source: SourceConfig) -> tuple[SourceTable, int, Told]:
     if flat is not None:
         source = replace(source, negatives=None)  # flat rows have those that the user named
     texts = text_columns(source)
+    extra = [name for name in [_extra_column(source)] if name is not None]
     left_out = 0
     with closing(_Found(source, texts)) as found:
-        for table in _blocks(source) if flat is None else flat.blocks():
+        for table in _blocks(source) if flat is None else flat.blocks(extra):
             table = table.one_each(source.positive) if source.kind == "pairs" else table
             rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
             left_out += len(table) - len(rows)
@@ -59,6 +60,7 @@ def pair_file(source: SourceConfig) -> PairFile:
         anchor=source.anchor,
         positive=source.positive,
         negatives=source.negatives,
+        document_id=source.document_id,
         only=source.only,
         limit=source.limit,
         corpus=source.corpus,

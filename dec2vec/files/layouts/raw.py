@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.compressed import content_suffix
-from dec2vec.files.formats import Numbered, jsonl_values, text_lines, tsv_rows
+from dec2vec.files.formats import Numbered, json_values, jsonl_values, text_lines, tsv_rows, unit_of
 from dec2vec.files.sources import Reader, usual_reader
 
 LINE = "list"
@@ -25,7 +26,10 @@ _WORDS_OF_NAMES = re.compile(
 
 def raw_reader(path: Path) -> Reader:
     """What reads the rows of a file, with the columns `LINE` and `FIELDS` where rows have no names."""
-    return {".jsonl": _jsonl, ".tsv": _tsv}.get(content_suffix(path)) or usual_reader(path)
+    values = {".jsonl": jsonl_values, ".json": json_values}.get(content_suffix(path))
+    if values is not None:
+        return partial(_named, values)
+    return _tsv if content_suffix(path) == ".tsv" else usual_reader(path)
 
 
 def is_header(fields: Sequence[str]) -> bool:
@@ -44,15 +48,17 @@ def _is_title(field: str) -> bool:
     return len(words) <= 3 and any(_WORDS_OF_NAMES.fullmatch(word) for word in words)
 
 
-def _jsonl(path: Path) -> Iterator[Numbered]:
-    for number, value in jsonl_values(path):
+def _named(values: Callable[[Path], Iterator[tuple[int, object]]], path: Path) -> Iterator[Numbered]:
+    for number, value in values(path):
         if isinstance(value, dict):
             yield number, value
         elif isinstance(value, list):
             yield number, {LINE: value}
         else:
             shown = repr(value)[:40]
-            raise UserError(f'{path} line {number}: a row must be an object {{"column": value}} or a list, not {shown}')
+            raise UserError(
+                f'{path} {unit_of(path)} {number}: a row must be an object {{"column": value}} or a list, not {shown}'
+            )
 
 
 def _tsv(path: Path) -> Iterator[Numbered]:

@@ -38,6 +38,7 @@ class PairFile:
     anchor: str = OWN[0]
     positive: str = OWN[1]
     negatives: tuple[str, ...] | None = None
+    document_id: str | None = None
     only: tuple[str, ...] = ()
     limit: int | None = None
     corpus: str | None = None
@@ -103,11 +104,12 @@ class FlatRows:
         self._notes: tuple[str, ...] = ()
         self._count = self.empty = 0
 
-    def blocks(self) -> Iterator[Table]:
-        """Tables of flat rows. UserError for a row of another shape, and for too many faulty rows."""
+    def blocks(self, columns: Sequence[str] = ()) -> Iterator[Table]:
+        """Tables of flat rows, which keep these columns. UserError for a row of another shape or without one of the
+        columns, and for too many faulty rows."""
         read = self._layout.read or self._survey().read
         flat = self._flat(read)
-        yield from Rows(self._rows.name, self._rows.unit, self._file.only, flat).blocks(OWN)
+        yield from Rows(self._rows.name, self._rows.unit, self._file.only, flat).blocks([*OWN, *columns])
 
     def table(self) -> Table:
         """All flat rows as one table."""
@@ -125,7 +127,7 @@ class FlatRows:
         """A line about columns that are not used."""
         used = [column for column in self._columns if self._layout.knows(column)]
         scored = self._layout.scores & self._columns.keys()
-        named = [*(self._file.negatives or ()), *(condition.partition("=")[0] for condition in self._file.only)]
+        named = [*(self._file.negatives or ()), self._file.document_id, *(condition.partition("=")[0] for condition in self._file.only)]
         return unused_note(self._columns, [column for column in [*used, *named] if column not in scored])
 
     def _survey(self) -> Survey:
