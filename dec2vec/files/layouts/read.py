@@ -127,7 +127,8 @@ class FlatRows:
         """A line about columns that are not used."""
         used = [column for column in self._columns if self._layout.knows(column)]
         scored = self._layout.scores & self._columns.keys()
-        named = [*(self._file.negatives or ()), self._file.document_id, *(condition.partition("=")[0] for condition in self._file.only)]
+        named = [*(self._file.negatives or ()), *(condition.partition("=")[0] for condition in self._file.only)]
+        named += [self._file.document_id] if self._file.document_id else []
         return unused_note(self._columns, [column for column in [*used, *named] if column not in scored])
 
     def _survey(self) -> Survey:
