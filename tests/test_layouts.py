@@ -184,6 +184,8 @@ def test_a_beir_folder_with_judgements_for_training(tmp_path: Path) -> None:
     assert texts(folder, min_grade=2) == [expected[0], expected[3]]
     assert texts(f"{folder}@test") == texts(folder, split="test") == [("query 2", "doc 0"), ("query 1", "T1 doc 1")]
     assert texts(folder / "qrels" / "train.tsv") == expected
+    with pytest.raises(UserError, match=r"qrels/dev.tsv does not exist; the splits with judgements are: test, train"):
+        texts(folder, split="dev")
 
 
 def test_judgements_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

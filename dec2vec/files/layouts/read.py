@@ -86,9 +86,15 @@ def _graded(rows: Rows) -> Iterator[Numbered]:
 
 
 def _judgements(named: Named) -> Named:
-    """The judgements in a folder laid out as BEIR's are."""
-    judged = Path(named.source) / "qrels" / f"{named.split}.tsv"
-    return replace(named, source=str(judged)) if judged.is_file() else named
+    """The judgements in a folder laid out as BEIR's are; UserError if there are none of the split."""
+    folder = Path(named.source) / "qrels"
+    if not named.source or not folder.is_dir():
+        return named
+    judged = folder / f"{named.split}.tsv"
+    if not judged.is_file():
+        splits = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
+        raise UserError(f"{judged} does not exist; the splits with judgements are: {splits} (data.N.split)")
+    return replace(named, source=str(judged))
 
 
 class FlatRows:
