@@ -206,7 +206,8 @@ class EvalConfig:
     tests: tuple[str, ...] = ()
     """Similarity files to report."""
     fit: tuple[str, ...] = ()
-    """Training text on which post-processings are fitted: pair files or plain .txt files."""
+    """Training text on which post-processings are fitted: pair files in any layout that training reads, or plain .txt
+    files."""
     whitening_sentences: Annotated[int, Ge(2)] = 8000
     """Number of sentences taken from `fit`."""
     systems: SystemsConfig = Field(default_factory=SystemsConfig)

@@ -18,6 +18,8 @@ class Texts:
     positives: tuple[str, ...]
     negatives: tuple[str, ...] = ()
     ids: tuple[int | None, ...] = ()
+    known: frozenset[tuple[str, str]] = frozenset()
+    """Queries and right answers in the data, also in rows outside the batch."""
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -61,11 +63,13 @@ def document_ignored(texts: Texts, i: int, j: int) -> bool:
     text, known = texts.documents[j], texts.id_of(i)
     answers_the_same = j < len(texts.anchors) and texts.anchors[j] == texts.anchors[i]
     same_id = known is not None and texts.id_of(j) == known
-    return i == j or text == texts.positives[i] or text == texts.anchors[i] or answers_the_same or same_id
+    is_right = answers_the_same or same_id or (texts.anchors[i], text) in texts.known
+    return i == j or text == texts.positives[i] or text == texts.anchors[i] or is_right
 
 
 def query_ignored(texts: Texts, i: int, j: int) -> bool:
     """Whether anchor j must not be a negative of pair i."""
     text, known = texts.anchors[j], texts.id_of(i)
     same_answer = texts.positives[j] == texts.positives[i] or (known is not None and texts.id_of(j) == known)
-    return i == j or text == texts.anchors[i] or text == texts.positives[i] or same_answer
+    is_right = same_answer or (text, texts.positives[i]) in texts.known
+    return i == j or text == texts.anchors[i] or text == texts.positives[i] or is_right

@@ -81,7 +81,7 @@ def test_content_hash_is_pinned() -> None:
         ([], "t.jsonl is empty"),
         ([{"anchor": "a", "positive": "b"}] * 3, "t.jsonl: all anchors are equal ('a')"),
         ([{"anchor": str(i) + "x", "positive": "b"} for i in range(3)], "all positives are equal ('b')"),
-        ([{"query": "a", "positive": "b"}], "no column 'anchor'; the columns are: query, positive"),
+        ([{"q": "a", "d": "b"}], "no column 'anchor'; the columns are: q, d; no known layout fits; name the columns"),
         ([*PAIRS, {"anchor": None, "positive": "b"}], "t.jsonl line 5: anchor is null"),
         ([*PAIRS, {"anchor": "a", "positive": " "}], "t.jsonl line 5: positive is blank"),
         ([*PAIRS, {"anchor": "a", "positive": 4}], "t.jsonl line 5: positive is a number (4), not text"),

@@ -23,7 +23,7 @@ from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jso
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production")
+GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production", "data")
 """In an order in which each finds what it needs: the first trains."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALLER = (
@@ -93,6 +93,8 @@ def test_every_command_of_the_guides(workspace: Path, capsys: pytest.CaptureFixt
         for language, content in blocks(guide):
             if language == "yaml":
                 (workspace / "mine.yaml").write_text(content, encoding="utf-8")
+            elif language == "text":
+                continue
             elif language == "python":
                 execute(content)
             else:

@@ -39,11 +39,16 @@ lora.gradient_checkpointing
 data.N.path
 data.N.split
 data.N.subset
+data.N.revision
 data.N.kind
 data.N.anchor
 data.N.positive
 data.N.negatives
 data.N.document_id
+data.N.corpus
+data.N.queries
+data.N.min_grade
+data.N.bad_rows
 data.N.sentence1
 data.N.sentence2
 data.N.score

@@ -101,7 +101,7 @@ def test_clean_counts_nan_as_a_missing_text(tmp_path: Path) -> None:
 
 
 CELLS: list[tuple[object, str]] = [
-    (["x", "y"], r"negative is a list \(\['x', 'y'\]\), not text; give each text a column of its own: negative_1"),
+    ([["x", "y"]], r"negative is a list \(\['x', 'y'\]\), not text; give each text a column of its own: negative_1"),
     (b"bytes", r"negative is bytes \(b'bytes'\), not text; save the column as text, decoded from UTF-8"),
     (7, r"negative is a number \(7\), not text; save the column as text"),
     ({"text": "x"}, r"negative is an object \({'text': 'x'}\), not text; take its text out of it"),

@@ -56,11 +56,24 @@ def main(argv: Sequence[str]) -> None:
     check_upload(config)
     config = resolve(config)
     data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
+    _tell(data)
     dev = _read_evaluation(config, data)
     with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
         _train(config, data, dev, accelerator, contact)
         leave(accelerator)
+
+
+def _tell(data: TrainingData) -> None:
+    """Say what was recognised in each source, on one process."""
+    from train.distributed.collectives import is_first_process
+
+    for number, (source, told) in enumerate(zip(data.sources, data.told, strict=True)):
+        if is_first_process():
+            for line in told.layout:
+                _log.info("data.%d %s: %s", number, source.path, line)
+            if told.unused is not None:
+                _log.warning("data.%d %s: %s", number, source.path, told.unused)
 
 
 def _train(

@@ -137,7 +137,12 @@ def _identity(config: TrainConfig, data: TrainingData, contents: Mapping[str, st
     """A checkpoint belongs to one configuration and to one content of what it names."""
     options = config_hash(config, exclude=RESUMABLE_CHANGES)
     former = hashlib.sha256(f"{options} {data.sizes} {data.content_hash}".encode()).hexdigest()
-    sources = {f"data.{number}.path": sha256 for number, sha256 in enumerate(data.source_hashes)}
+    sources = {
+        f"data.{number}.{name}": sha256
+        for number, sha256 in enumerate(data.source_hashes)
+        for name in ("path", "corpus", "queries")
+        if getattr(config.data[number], name) is not None
+    }
     digests = {name: model_digest(name) for name in dict.fromkeys(_models(config).values())}
     models = {option: digest for option, name in _models(config).items() if (digest := digests[name]) is not None}
     return Identity(former, config, {**sources, **models, **contents})

@@ -12,6 +12,7 @@ from dec2vec.config.load import STRICT
 from dec2vec.config.model import ModelConfig
 
 Fraction = Annotated[float, Ge(0.0), Lt(1.0)]
+Weight = Annotated[float, Ge(0.0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -64,11 +65,7 @@ class LossConfig:
     matryoshka_weights: tuple[Annotated[float, Gt(0.0)], ...] = ()
     """Weight of the loss for each entry of matryoshka. Empty means 1 for all. The full vector has weight 1 unless it is
     listed."""
-    angle_weights: tuple[Annotated[float, Ge(0.0)], Annotated[float, Ge(0.0)], Annotated[float, Ge(0.0)]] = (
-        1.0,
-        1.0,
-        1.0,
-    )
+    angle_weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
     """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
     distance: Distance | None = None
     """Distance between the cosines of student and teacher. distil_scores: kl (default) or margin; distil_vectors: mse
@@ -105,11 +102,14 @@ class SourceConfig:
     """One set of training rows."""
 
     path: str = ""
-    """File (jsonl, csv, tsv, parquet), folder written by `datasets.save_to_disk`, or Hub id."""
+    """File (jsonl, csv, tsv, parquet, json; also .gz and .zst), folder or pattern (`part-*.jsonl`) of such files, BEIR
+    folder, folder written by `datasets.save_to_disk`, or Hub id. Layouts of other trainers are recognised."""
     split: str = "train"
     """Split of a saved or Hub data set. Files have no splits."""
     subset: str | None = None
     """Configuration of a Hub data set that has several, such as `triplet` of sentence-transformers/all-nli."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
     kind: Kind = "pairs"
     """Kind of rows: an anchor with a matching text (pairs), two texts with a score (graded), a single text, embedded
     twice with different dropout (texts), or a text with its class (labelled)."""
@@ -121,6 +121,14 @@ class SourceConfig:
     """pairs: columns of hard negatives. None uses `negative`, `negative_1`, `negative_2`, ... if they exist."""
     document_id: str | None = None
     """pairs: column of document ids. Rows with equal ids are not used as negatives of each other."""
+    corpus: str | None = None
+    """pairs: documents that rows name by id. None uses the file or folder `corpus` or `collection` beside the rows."""
+    queries: str | None = None
+    """pairs: queries that rows name by id. None uses `queries` beside the rows."""
+    min_grade: Annotated[int, Ge(1)] = 1
+    """pairs: lowest grade of a judgement (BEIR's qrels) that makes its document a positive."""
+    bad_rows: Annotated[float, Ge(0.0), Le(1.0)] = 0.01
+    """pairs: largest fraction of faulty rows (no positive, an unknown id) that are left out of a recognised layout."""
     sentence1: str = "sentence1"
     """graded: column of the first texts."""
     sentence2: str = "sentence2"

@@ -9,11 +9,13 @@ from functools import partial
 import torch
 
 from dec2vec.errors import UserError
+from dec2vec.prompts.prompt import NORMALIZERS
 from dec2vec.runtime import flushed
 from train.adapters.capabilities import why_not_shared
 from train.checkpointing.interrupts import Interrupts
 from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.prefetch import Prefetch
+from train.data.siblings import find_siblings
 from train.distributed.collectives import any_rank, from_main, sum_over_ranks
 from train.distributed.diverged_ranks import check_replicas_equal
 from train.gradcache.memory import activation_budget, chunk_budget
@@ -72,6 +74,7 @@ def _batch_options(run: Run) -> BatchOptions:
         share_prefix=options.share_prefix and reason is None,
         losses=(run.config.loss,),
         teachers=run.teachers,
+        siblings=find_siblings(run.data, NORMALIZERS[run.config.model.text_normalization]),
         token_source=run.token_source,
         rank=run.rank,
         world=run.world,

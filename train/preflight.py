@@ -196,7 +196,7 @@ def _check_sources(config: TrainConfig) -> None:
                 f"batch.no_duplicates: data.{number} is labelled, and its batches are drawn by label; remove it, or "
                 f"drop equal rows with --data.{number}.clean true"
             )
-        for option in ("negatives", "document_id", "document_prompt"):
+        for option in ("negatives", "document_id", "corpus", "queries", "document_prompt"):
             if source.kind != "pairs" and getattr(source, option):
                 raise UserError(
                     f"data.{number}.{option} is only for pairs, but data.{number}.kind is {source.kind}; remove it"

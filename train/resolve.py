@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
+from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
 from train.config import LossConfig, TrainConfig
 
@@ -26,7 +27,13 @@ def resolve(config: TrainConfig) -> TrainConfig:
         max_length=known_max_length(config.model),
     )
     data = tuple(
-        dataclasses.replace(source, path=_absolute(source.path), losses=tuple(map(_located, source.losses)))
+        dataclasses.replace(
+            source,
+            path=_absolute(source.path),
+            corpus=source.corpus and _absolute(source.corpus),
+            queries=source.queries and _absolute(source.queries),
+            losses=tuple(map(_located, source.losses)),
+        )
         for source in config.data
     )
     dev = None if config.eval.dev is None else _absolute(config.eval.dev)
@@ -45,5 +52,5 @@ def _located(loss: LossConfig) -> LossConfig:
 
 
 def _absolute(path: str) -> str:
-    """Local paths become absolute; Hub ids stay."""
-    return str(Path(path).resolve()) if path and Path(path).exists() else path
+    """Local paths, and patterns of such, become absolute; Hub ids stay."""
+    return str(Path(path).resolve()) if path and (Path(path).exists() or is_pattern(path)) else path

@@ -62,6 +62,14 @@ _HASHED = {
     "batch.flush_denormals": True,
 }
 """Removed options that are part of a checkpoint's hash, with the value that is now the only one."""
+_LATER: dict[str, object] = {
+    "data.N.revision": None,
+    "data.N.corpus": None,
+    "data.N.queries": None,
+    "data.N.min_grade": 1,
+    "data.N.bad_rows": 0.01,
+}
+"""Options that earlier versions did not have, with the value at which they change nothing."""
 _FORMER_LENGTH = 512
 """`model.max_length` where it was not given, before its default depended on the decoder."""
 _RUN_PARTS = (".lock", "checkpoints", "adapter", "model", "metrics.jsonl")
@@ -89,7 +97,7 @@ def is_run_config(path: Path) -> bool:
 
 
 def translated(tree: Mapping[str, object]) -> dict[str, object]:
-    """A copy of a run's `config.yaml` with the present names and values, and without removed options."""
+    """A copy of a run's `config.yaml` with the present names, values and options, and without removed ones."""
     new = copy.deepcopy(dict(tree))
     for section in _sections(new, ["tracking"]):
         if section.get("entity"):
@@ -102,6 +110,10 @@ def translated(tree: Mapping[str, object]) -> dict[str, object]:
         *path, key = option.split(".")
         for section in _sections(new, path):
             section.pop(key, None)
+    for option, default in _LATER.items():
+        *path, key = option.split(".")
+        for section in _sections(new, path):
+            section.setdefault(key, default)
     return new
 
 
@@ -116,6 +128,11 @@ def former(tree: dict[str, object]) -> dict[str, object]:
         *path, key = option.split(".")
         for section in _sections(old, path):
             section[key] = value
+    for option, default in _LATER.items():
+        *path, key = option.split(".")
+        for section in _sections(old, path):
+            if key in section and section[key] == default:
+                del section[key]
     for section in _sections(old, ["model"]):
         if "max_length" in section and section["max_length"] is None:
             section["max_length"] = _FORMER_LENGTH

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import listed
+from dec2vec.files.compressed import byte_lines, content_suffix, whole_text
 
 Row = dict[str, object]
 Numbered = tuple[int, Row]
@@ -28,7 +29,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     Lines are split at \\n only: str.splitlines would also split at U+2028, \\x0b and others that occur in texts. One
     line is in memory at a time.
     """
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(byte_lines(path), start=1):
         try:
             yield number, line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -38,20 +39,61 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def jsonl_rows(path: Path) -> Iterator[Numbered]:
     """Read one JSON object from each line; blank lines are skipped."""
+    for number, row in jsonl_values(path):
+        if not isinstance(row, dict):
+            shown = json.dumps(row, ensure_ascii=False)[:40]
+            raise UserError(f'{path} line {number}: a row must be an object {{"column": value}}, not {shown}')
+        yield number, row
+
+
+def jsonl_values(path: Path) -> Iterator[tuple[int, object]]:
+    """Read one JSON value from each line, whatever it is; blank lines are skipped."""
     for number, line in text_lines(path):
         if not line.strip():
             continue
         try:
-            row = _decode(line)
-        except _RepeatedKeyError as error:
-            raise UserError(f"{path} line {number}: {error.args[0]!r} occurs twice in an object; keep one") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number}: not JSON: {error.msg} at column {error.colno}") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
-            raise UserError(f"{path} line {number}: not a row: {error}") from None
+            yield number, _decode(line)
+        except (_RepeatedKeyError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} line {number}: {_why_no_json(error)}") from None
+
+
+def json_rows(path: Path) -> Iterator[Numbered]:
+    """Read a JSON array of objects, or the one under `data` of an object; rows are numbered from 1."""
+    for number, row in json_values(path):
         if not isinstance(row, dict):
-            raise UserError(f'{path} line {number}: a row must be an object {{"column": value}}, not {line[:40]}')
+            shown = json.dumps(row, ensure_ascii=False)[:40]
+            raise UserError(f'{path} row {number}: a row must be an object {{"column": value}}, not {shown}')
         yield number, row
+
+
+def json_values(path: Path) -> Iterator[tuple[int, object]]:
+    """The items of the array of `json_rows`, whatever they are.
+
+    A file that has an object on each line is read as .jsonl, because many of those are called .json.
+    """
+    text = whole_text(path)
+    try:
+        found = _decode(text)
+    except (_RepeatedKeyError, ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{") and "\n" in text.strip():
+            yield from jsonl_values(path)
+            return
+        raise UserError(f"{path}: {_why_no_json(error)}") from None
+    rows = found.get("data") if isinstance(found, dict) and "data" in found else found
+    if isinstance(rows, dict):
+        rows = [rows]
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: neither a JSON array of rows nor an object with one under data")
+    yield from enumerate(rows, start=1)
+
+
+def _why_no_json(error: Exception) -> str:
+    if isinstance(error, _RepeatedKeyError):
+        return f"{error.args[0]!r} occurs twice in an object; keep one"
+    if isinstance(error, json.JSONDecodeError):
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return f"not JSON: {error.msg} at {line}column {error.colno}"
+    return f"not a row: {error}"  # a number of thousands of digits, brackets in brackets
 
 
 def csv_rows(path: Path) -> Iterator[Numbered]:
@@ -91,7 +133,20 @@ FORMATS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
     ".csv": csv_rows,
     ".tsv": tsv_rows,
     ".parquet": parquet_rows,
+    ".json": json_rows,
 }
+
+
+def reader_of(path: Path) -> Callable[[Path], Iterator[Numbered]] | None:
+    """What reads a file of this name, compressed or not; None for an unknown format."""
+    if content_suffix(path) == ".parquet" and path.suffix.lower() != ".parquet":
+        return None  # parquet compresses its columns itself
+    return FORMATS.get(content_suffix(path))
+
+
+def unit_of(path: Path) -> str:
+    """What a row of the file is called in errors: a line in .txt and .jsonl, a row elsewhere."""
+    return "line" if content_suffix(path) in (".txt", ".jsonl") else "row"
 
 
 def _records(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -140,15 +195,3 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 _decode = json.JSONDecoder(object_pairs_hook=_object).decode
 """`json.loads`, with a decoder that is made once: one for each line would double the time."""
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines without their \\n, and without a byte order mark at the start."""
-    try:
-        with path.open("rb") as file:
-            if file.read(3) != b"\xef\xbb\xbf":
-                file.seek(0)
-            for line in file:
-                yield line.removesuffix(b"\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None

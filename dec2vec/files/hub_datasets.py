@@ -11,6 +11,27 @@ from dec2vec.files.formats import Numbered
 
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 """`owner/name`, or the bare `name` of a few old models."""
+PARTS = re.compile(r"(?P<name>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
+_SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
+"""Files of which `datasets.save_to_disk` writes at least one."""
+
+
+def hub_parts(source: str) -> dict[str, str | None] | None:
+    """`name`, `subset` and `split` of a Hub id; None for anything else."""
+    parts = PARTS.fullmatch(source)
+    if parts is None or "/" not in parts["name"] or Path(parts["name"]).parent.exists():
+        return None
+    return parts.groupdict() if HUB_ID.fullmatch(parts["name"]) else None
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` is owner/name, perhaps with `:subset` and `@split`, and no folder `owner` is here."""
+    return hub_parts(source) is not None
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by `datasets.save_to_disk`."""
+    return any((path / name).exists() for name in _SAVED)
 
 
 def saved_rows(path: Path, split: str) -> Iterator[Numbered]:
@@ -37,11 +58,15 @@ def hub_splits(name: str, subset: str | None = None) -> list[str]:
         raise UserError(f"{name} is not a local file or folder, and cannot be read from the Hub: {error}") from None
 
 
-def hub_rows(name: str, split: str, subset: str | None, streaming: bool) -> Iterator[Numbered]:
+def hub_rows(
+    name: str, split: str, subset: str | None, streaming: bool, revision: str | None = None
+) -> Iterator[Numbered]:
     """Read a Hub data set. When streaming, missing files and lost connections show only when they are reached."""
     import datasets
 
+    pinned = {} if revision is None else {"revision": revision}
     try:
-        yield from enumerate(datasets.load_dataset(name, subset, split=split, streaming=streaming), start=1)
+        found = datasets.load_dataset(name, subset, split=split, streaming=streaming, **pinned)
+        yield from enumerate(found, start=1)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{name} is not a local file or folder, and cannot be read from the Hub: {error}") from None

@@ -1,11 +1,10 @@
-"""Read tables of texts from jsonl, csv, tsv, parquet, saved data sets and the Hub, and check them row by row.
+"""Read tables of texts from files, saved data sets and the Hub, and check them row by row.
 
 Everything that reads texts uses this module, so that all errors name the row and the fix.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,11 +12,9 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import as_name, holds_only_numbers, is_absent, listed, not_text, only_numbers
-from dec2vec.files.formats import FORMATS, Numbered, Row, text_lines
-from dec2vec.files.hub_datasets import HUB_ID, hub_rows, saved_rows
+from dec2vec.files.formats import FORMATS, Numbered, Row, reader_of, text_lines, unit_of
+from dec2vec.files.sources import DEFAULT_SPLIT, Named, Readers, must_be_file, open_source, place_of
 
-DEFAULT_SPLIT = "train"
-_PARTS = re.compile(r"(?P<name>[^:@]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
 BLOCK = 8192
 """Number of rows in memory at a time, if a table is read in blocks."""
 
@@ -41,7 +38,7 @@ class Table:
 
     def where(self, index: int) -> str:
         """Where a row is in the file, such as `pairs.jsonl line 3`."""
-        return f"{self.name} {self.unit} {self.numbers[index]}"
+        return place_of(self.name, self.unit, self.numbers[index])
 
     def require(self, columns: Sequence[str]) -> None:
         """Raise UserError if the table, or one of its rows, lacks one of the columns."""
@@ -61,7 +58,9 @@ class Table:
 
     def text(self, index: int, column: str, *, may_be_blank: bool = False) -> str:
         """The text in a cell. UserError for null and NaN, for numbers, and for blank texts unless they are allowed."""
-        value = self.rows[index].get(column)
+        return self._checked(index, column, self.rows[index].get(column), may_be_blank=may_be_blank)
+
+    def _checked(self, index: int, column: str, value: object, *, may_be_blank: bool = False) -> str:
         if is_absent(value):
             kind = "null" if value is None else "NaN"
             raise UserError(f"{self.where(index)}: {column} is {kind}; fill it or remove the row")
@@ -79,9 +78,27 @@ class Table:
         return texts
 
     def filled(self, index: int, columns: Sequence[str]) -> list[str]:
-        """The row's texts in those of the columns that it fills: absent, null, NaN and empty cells are skipped."""
-        cells = ((column, self.rows[index].get(column)) for column in columns)
-        return [self.text(index, column) for column, value in cells if not (is_absent(value) or value == "")]
+        """The row's texts in those of the columns that it fills, in which a cell may be a list of texts.
+
+        Absent, null, NaN and empty cells are skipped, and so are such items of a list.
+        """
+        row, found = self.rows[index], list[str]()
+        for column in columns:
+            value = row.get(column)
+            items = value if isinstance(value, list) else [value]
+            found += [self._checked(index, column, item) for item in items if not (is_absent(item) or item == "")]
+        return found
+
+    def one_each(self, column: str) -> Table:
+        """The table with a row for each text, where cells of the column are lists of texts."""
+        if not any(isinstance(row.get(column), list) for row in self.rows):
+            return self
+        found: list[Numbered] = []
+        for number, row in zip(self.numbers, self.rows, strict=True):
+            value = row.get(column)
+            items = (value or [None]) if isinstance(value, list) else [value]
+            found += [(number, {**row, column: item}) for item in items]
+        return Table(self.name, self.unit, [row for _, row in found], [number for number, _ in found])
 
     def label(self, index: int, column: str) -> str:
         """The name of a class or of a document in a cell: text, a whole number, or true and false."""
@@ -107,15 +124,17 @@ def read_table(
     only: Sequence[str] = (),
     limit: int | None = None,
     streaming: bool = False,
+    revision: str | None = None,
 ) -> Table:
-    """Read a file (by its suffix), a folder written by `datasets.save_to_disk`, or a Hub id. It is never empty.
+    """Read a file (by its suffix), a folder of files, one written by `datasets.save_to_disk`, a pattern that matches
+    files, or a Hub id. The table is never empty.
 
     A folder may name its split (`folder@test`), a Hub id its subset and split (`nyu-mll/glue:mrpc@validation`).
     Every row has the `columns`. `only` keeps the rows that fulfil one of its conditions `column=value`, and `limit`
     the first of these. `streaming` fetches rows of a Hub data set as they are read, and none after the last; files
     are always read like that.
     """
-    return _all_rows(_Rows.open(str(path), split, subset, only, limit, streaming), columns)
+    return _all_rows(Rows.open(Named(str(path), split, subset, streaming, revision), only, limit), columns)
 
 
 def read_blocks(
@@ -127,24 +146,18 @@ def read_blocks(
     only: Sequence[str] = (),
     limit: int | None = None,
     streaming: bool = False,
+    revision: str | None = None,
 ) -> Iterator[Table]:
     """The table of `read_table` in blocks of at most `BLOCK` rows, for files whose rows do not fit into memory."""
-    rows = _Rows.open(str(path), split, subset, only, limit, streaming)
-    table = rows.block(BLOCK)
-    if not table.rows:
-        raise rows.empty()
-    table.require(columns)
-    while table.rows:
-        table.require_in_rows(columns)
-        yield table
-        table = rows.block(BLOCK)
+    rows = Rows.open(Named(str(path), split, subset, streaming, revision), only, limit)
+    return rows.blocks(columns)
 
 
 def selected(table: Table, columns: Sequence[str], *, only: Sequence[str] = (), limit: int | None = None) -> Table:
     """The rows of a table that `read_table` would have read with these arguments, with the same checks."""
     fits = _fits(only)
     fitting = (numbered for numbered in zip(table.numbers, table.rows, strict=True) if fits(numbered[1]))
-    return _all_rows(_Rows(table.name, table.unit, only, islice(fitting, limit)), columns)
+    return _all_rows(Rows(table.name, table.unit, only, islice(fitting, limit)), columns)
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> list[Row]:
@@ -158,7 +171,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     Blank texts are kept, so that vector i belongs to line i.
     """
     if path.suffix == ".txt":
-        _must_be_file(path)
+        must_be_file(path)
         texts = [line for _, line in text_lines(path)]
         if not texts:
             raise UserError(f"{path} is empty: it has no lines")
@@ -168,8 +181,8 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The part of a table that has not been read yet."""
+class Rows:
+    """The part of a table that has not been read yet, of the rows with one of the conditions `only`."""
 
     name: str
     unit: str
@@ -177,17 +190,10 @@ class _Rows:
     numbered: Iterator[Numbered]
 
     @classmethod
-    def open(
-        cls,
-        source: str,
-        split: str,
-        subset: str | None,
-        only: Sequence[str],
-        limit: int | None,
-        streaming: bool = False,
-    ) -> _Rows:
+    def open(cls, named: Named, only: Sequence[str] = (), limit: int | None = None, readers: Readers = None) -> Rows:
+        """The rows of a source that fulfil a condition, at most `limit`; `readers` as in `open_source`."""
         fits = _fits(only)
-        name, unit, numbered = _open(source, split, subset, streaming)
+        name, unit, numbered = open_source(named, readers)
         return cls(name, unit, only, islice(((number, row) for number, row in numbered if fits(row)), limit))
 
     def block(self, size: int | None) -> Table:
@@ -195,70 +201,29 @@ class _Rows:
         kept = list(islice(self.numbered, size))
         return Table(self.name, self.unit, [row for _, row in kept], [number for number, _ in kept])
 
+    def blocks(self, columns: Sequence[str] = ()) -> Iterator[Table]:
+        """The rows in blocks. UserError if there is none, or if a row lacks one of the columns."""
+        table = self.block(BLOCK)
+        if not table.rows:
+            raise self.empty()
+        table.require(columns)
+        while table.rows:
+            table.require_in_rows(columns)
+            yield table
+            table = self.block(BLOCK)
+
     def empty(self) -> UserError:
         """The error for a table without rows."""
         reason = f"no row has {' or '.join(self.only)}; change `only`" if self.only else "it has no rows"
         return UserError(f"{self.name} is empty: {reason}")
 
 
-def _all_rows(rows: _Rows, columns: Sequence[str]) -> Table:
+def _all_rows(rows: Rows, columns: Sequence[str]) -> Table:
     table = rows.block(None)
     if not table.rows:
         raise rows.empty()
     table.require(columns)
     return table
-
-
-def _open(source: str, split: str, subset: str | None, streaming: bool) -> tuple[str, str, Iterator[Numbered]]:
-    """The name of a table, what its rows are called, and the rows."""
-    if not source:
-        raise UserError("no data file is given; give a path or a Hub id")
-    source, split, subset = _with_parts(source, split, subset)
-    path = Path(source)
-    if path.is_dir():
-        return source, "row", saved_rows(path, split)
-    suffix = path.suffix.lower()
-    if suffix in FORMATS:
-        _must_be_file(path)
-        return source, "line" if suffix == ".jsonl" else "row", FORMATS[suffix](path)
-    if path.exists():
-        raise UserError(f"{source}: unknown format {suffix or 'without a suffix'}; use {', '.join(FORMATS)}")
-    if is_hub_id(source):
-        name = f"{source} [{split}]" if subset is None else f"{source} [{subset}, {split}]"
-        return name, "row", hub_rows(source, split, subset, streaming)
-    raise UserError(f"{source} does not exist (a Hub id is owner/name)")
-
-
-def hub_parts(source: str) -> dict[str, str | None] | None:
-    """`name`, `subset` and `split` of a Hub id; None for anything else."""
-    parts = _PARTS.fullmatch(source)
-    if parts is None or "/" not in parts["name"] or Path(parts["name"]).parent.exists():
-        return None
-    return parts.groupdict() if HUB_ID.fullmatch(parts["name"]) else None
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether `source` is owner/name, perhaps with `:subset` and `@split`, and no folder `owner` is here."""
-    return hub_parts(source) is not None
-
-
-def _with_parts(source: str, split: str, subset: str | None) -> tuple[str, str, str | None]:
-    """Split the name of the source from the subset and split that it may contain."""
-    parts = _PARTS.fullmatch(source)
-    if parts is None or Path(source).exists() or not (parts["split"] or parts["subset"]):
-        return source, split, subset
-    if not (Path(parts["name"]).is_dir() or is_hub_id(source)):
-        return source, split, subset
-    if (parts["split"] and split != DEFAULT_SPLIT) or (parts["subset"] and subset is not None):
-        raise UserError(f"{source}: split or subset is given both here and as an option; keep one of them")
-    return parts["name"], parts["split"] or split, parts["subset"] or subset
-
-
-def _must_be_file(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    if not path.is_file():
-        raise UserError(f"{path} is not a file")
 
 
 def _fits(only: Sequence[str]) -> Callable[[Row], bool]:
@@ -283,9 +248,8 @@ def iter_tables(path: Path, size: int) -> Iterator[Table]:
     UserError for a file that is missing or of an unknown format, and for damage when it is reached.
     """
     rows = _rows(path)
-    unit = "line" if path.suffix.lower() in (".txt", ".jsonl") else "row"
     while block := list(islice(rows, size)):
-        yield Table(str(path), unit, [row for _, row in block], [number for number, _ in block])
+        yield Table(str(path), unit_of(path), [row for _, row in block], [number for number, _ in block])
 
 
 def count_rows(path: Path) -> int:
@@ -304,12 +268,12 @@ def block_texts(path: Path, table: Table, column: str) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[Numbered]:
-    suffix = path.suffix.lower()
-    if suffix != ".txt" and suffix not in FORMATS:
+    reader = reader_of(path)
+    if path.suffix.lower() != ".txt" and reader is None:
         formats = ", ".join((".txt", *FORMATS))
         raise UserError(f"{path}: a file that is read in blocks must be one of {formats}")
     if not path.is_file():
         raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
-    if suffix == ".txt":
+    if reader is None:
         return ((number, {"text": line}) for number, line in text_lines(path))
-    return FORMATS[suffix](path)
+    return reader(path)

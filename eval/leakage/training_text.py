@@ -12,6 +12,9 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column
+from dec2vec.files.layouts.read import PairFile, graded_blocks, joined, open_layout
+from dec2vec.files.layouts.recognise import OWN
+from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts
 from eval.leakage.normal_form import normalized
 from eval.systems.recipes import run_config
@@ -49,6 +52,11 @@ class TextSource:
     only: tuple[str, ...] = ()
     limit: int | None = None
     streaming: bool = False
+    revision: str | None = None
+    corpus: str | None = None
+    queries: str | None = None
+    min_grade: int = 1
+    kind: str = "pairs"
 
 
 def read_training_texts(source: TextSource) -> list[str]:
@@ -56,7 +64,10 @@ def read_training_texts(source: TextSource) -> list[str]:
     path = source.path
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table = read_table(
+    table = _flat_table(source) if source.kind in ("pairs", "graded") else None
+    if table is not None:
+        source = TextSource(path, columns=OWN if source.kind == "pairs" else ("sentence1", "sentence2"))
+    table = table or read_table(
         path,
         source.columns,
         split=source.split,
@@ -64,6 +75,7 @@ def read_training_texts(source: TextSource) -> list[str]:
         only=source.only,
         limit=source.limit,
         streaming=source.streaming,
+        revision=source.revision,
     )
     wanted = [column for column in table.columns if _is_text_column(column, source)]
     if not wanted:
@@ -71,6 +83,28 @@ def read_training_texts(source: TextSource) -> list[str]:
             f"{path}: none of the columns {table.columns} contains texts (anchor, positive, text, sentence1 ...)"
         )
     return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
+
+
+def _flat_table(source: TextSource) -> Table | None:
+    """The flat rows of a file with the layout of another trainer; None for other files."""
+    anchor, positive = source.columns or OWN
+    file = PairFile(
+        named=Named(source.path, source.split, source.subset, source.streaming, source.revision),
+        anchor=anchor,
+        positive=positive,
+        negatives=source.negatives,
+        only=source.only,
+        limit=source.limit,
+        corpus=source.corpus,
+        queries=source.queries,
+        min_grade=source.min_grade,
+        bad_rows=1.0,
+    )
+    if source.kind == "graded":
+        tables = graded_blocks(file) if source.columns == ("sentence1", "sentence2") else None
+        return None if tables is None else joined(list(tables))
+    flat = open_layout(file, must_fit=False)
+    return None if flat is None else flat.table()
 
 
 def _is_text_column(column: str, source: TextSource) -> bool:
@@ -82,7 +116,9 @@ def _is_text_column(column: str, source: TextSource) -> bool:
 
 
 def _cells(table: Table, column: str) -> Iterable[str]:
-    return (value for row in table.rows if isinstance(value := row.get(column), str) and value.strip())
+    cells = (row.get(column) for row in table.rows)
+    items = (item for cell in cells for item in (cell if isinstance(cell, list) else [cell]))
+    return (item for item in items if isinstance(item, str) and item.strip())
 
 
 def without(sources: Mapping[str, Sequence[str]], evaluated: Iterable[str]) -> list[str]:
@@ -184,11 +220,20 @@ def _source(data: Mapping[str, Any]) -> TextSource:
         columns=tuple(str(data.get(name, name)) for name in _COLUMNS.get(str(data.get("kind", "pairs")), ())),
         negatives=None if negatives is None else tuple(map(str, negatives)),
         split=str(data.get("split", "train")),
-        subset=None if data.get("subset") is None else str(data["subset"]),
+        subset=_optional(data, "subset"),
         only=tuple(map(str, data.get("only") or ())),
         limit=None if limit is None else int(limit),
         streaming=data.get("streaming") is True,
+        revision=_optional(data, "revision"),
+        corpus=_optional(data, "corpus"),
+        queries=_optional(data, "queries"),
+        min_grade=int(data.get("min_grade", 1)),
+        kind=str(data.get("kind", "pairs")),
     )
+
+
+def _optional(data: Mapping[str, Any], name: str) -> str | None:
+    return None if data.get(name) is None else str(data[name])
 
 
 def held_out_texts(tasks: Sequence[Task[Any]]) -> list[str]:

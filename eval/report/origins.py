@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dec2vec.files.tables import DEFAULT_SPLIT, hub_parts
+from dec2vec.files.hub_datasets import hub_parts
+from dec2vec.files.sources import DEFAULT_SPLIT
 from eval.config import EvalConfig
 from eval.mteb_tasks.run import find_tasks
 from eval.tasks.task import Task

@@ -20,8 +20,8 @@ from jaxtyping import Int64
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_absent
 from dec2vec.files.formats import FORMATS, Row
-from dec2vec.files.hub_datasets import hub_splits
-from dec2vec.files.tables import Table, is_hub_id, read_table
+from dec2vec.files.hub_datasets import hub_splits, is_hub_id
+from dec2vec.files.tables import Table, read_table
 from eval.tasks.columns import ColumnsRead, columns_read
 from eval.tasks.qrels import Qrels, read_judgements
 

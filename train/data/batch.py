@@ -13,7 +13,7 @@ The embeddings of a step are numbered as its sequences are, and so are the texts
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +29,7 @@ from train.config import Kind, LossConfig, SourceConfig
 from train.data.dataset import TrainingData
 from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
 from train.data.sampler import Indices, shard
+from train.data.siblings import Siblings
 from train.data.table import Texts
 from train.data.token_cache import TokenCache
 from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
@@ -59,6 +60,8 @@ class BatchOptions:
     losses: tuple[LossConfig, ...] = ()
     """The losses of sources that have none of their own."""
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    siblings: Siblings | None = None
+    """Right answers in other rows, which are never negatives; None looks at the rows of the batch alone."""
     token_source: TokenCache | None = None
     """Token ids that were made before; texts are tokenized where it has none."""
     rank: int = 0
@@ -128,7 +131,7 @@ def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: Batch
     teachers = {loss.teacher: options.teachers[loss.teacher] for loss in losses if loss.teacher}
     return LocalBatch(
         chunks=[chunk.to(encoder.device) for chunk in chunks],
-        loss_inputs=plan.parts.reindexed(sequence_of_input).to(encoder.device),
+        loss_inputs=_informed(plan.parts, options.siblings).reindexed(sequence_of_input).to(encoder.device),
         losses=losses,
         teachers={
             name: _teacher_inputs(plan.inputs, sequences, sequence_of_input, teacher).to(encoder.device)
@@ -195,6 +198,13 @@ def _pairs(rows: Sequence[_DataRow]) -> _Plan:
         document_ids=torch.tensor([_id_key(row) for row in rows] + [NO_ID] * negatives, dtype=torch.long),
     )
     return _Plan(inputs, parts)
+
+
+def _informed(parts: LossInputs, siblings: Siblings | None) -> LossInputs:
+    """Pairs with what the data know of their queries and answers."""
+    if siblings is None or not isinstance(parts, PairInputs):
+        return parts
+    return replace(parts, known=siblings.known(parts.anchor_keys, parts.document_keys[: len(parts.anchors)]))
 
 
 def _id_key(row: _DataRow) -> int:

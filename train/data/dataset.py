@@ -15,7 +15,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
 from train.config import SourceConfig
 from train.data.clean import Counts, clean, leave_out_lone
-from train.data.read import read_source
+from train.data.read import Told, read_and_tell
 from train.data.sampler import Indices
 from train.data.table import SourceTable, encoded_row
 
@@ -27,6 +27,8 @@ class TrainingData:
     sources: tuple[SourceConfig, ...]
     tables: tuple[SourceTable, ...]
     counts: tuple[Counts, ...]
+    told: tuple[Told, ...] = ()
+    """What reading each source has shown."""
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -74,12 +76,18 @@ def load_data(
     batches, which hold rows of all sources, labels and scores are checked over all sources together.
     """
     normalize = NORMALIZERS[normalization]
-    found = [clean(*read_source(source), source, normalize) for source in sources]
+    found: list[tuple[SourceTable, Counts]] = []
+    told = []
+    for source in sources:
+        table, empty, news = read_and_tell(source)
+        found.append(clean(table, empty, source, normalize))
+        told.append(news)
     for group in _groups(sources, mixed):
         for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
             found[number] = cleaned
         _refuse_hopeless(", ".join(sources[number].path for number in group), [found[number][0] for number in group])
-    return TrainingData(tuple(sources), tuple(table for table, _ in found), tuple(counts for _, counts in found))
+    tables, counts = tuple(table for table, _ in found), tuple(counts for _, counts in found)
+    return TrainingData(tuple(sources), tables, counts, tuple(told))
 
 
 def _groups(sources: Sequence[SourceConfig], mixed: bool) -> list[list[int]]:

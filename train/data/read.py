@@ -3,38 +3,91 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import holds_only_numbers, is_absent, listed, negative_columns, only_numbers
+from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
+from dec2vec.files.layouts.recognise import unused_note
+from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
 from train.config import SourceConfig
 from train.data.table import Packer, SourceTable, Texts
 
 
+@dataclass(frozen=True)
+class Told:
+    """What there is to tell of a source: which layout was recognised, and a warning of columns that are not used."""
+
+    layout: tuple[str, ...] = ()
+    unused: str | None = None
+
+
 def read_source(source: SourceConfig) -> tuple[SourceTable, int]:
-    """The rows of a source, and how many with an empty text `clean` left out; without `clean` those are refused.
+    """The table and the number of rows of `read_and_tell`."""
+    table, left_out, _ = read_and_tell(source)
+    return table, left_out
+
+
+def read_and_tell(source: SourceConfig) -> tuple[SourceTable, int, Told]:
+    """The rows of a source, how many with an empty text `clean` left out, and what to tell; without `clean` rows with
+    an empty text are refused.
 
     Rows are read and checked a block at a time, and kept packed.
     """
-    texts, extra = text_columns(source), _extra_column(source)
-    blocks = read_blocks(
+    flat = open_layout(pair_file(source)) if source.kind == "pairs" else None
+    if flat is not None:
+        source = replace(source, negatives=None)  # flat rows have those that the user named
+    texts = text_columns(source)
+    extra = [name for name in [_extra_column(source)] if name is not None]
+    left_out = 0
+    with closing(_Found(source, texts)) as found:
+        for table in _blocks(source) if flat is None else flat.blocks(extra):
+            table = table.one_each(source.positive) if source.kind == "pairs" else table
+            rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
+            left_out += len(table) - len(rows)
+            found.add(table, _TABLES[source.kind](table, rows, source))
+        told = found.told() if flat is None else Told(tuple(flat.told), flat.unused)
+        return found.done(), left_out + (0 if flat is None else flat.empty), told
+
+
+def pair_file(source: SourceConfig) -> PairFile:
+    """A source of pairs as the readers of layouts take it."""
+    return PairFile(
+        named=Named(source.path, source.split, source.subset, source.streaming, source.revision),
+        anchor=source.anchor,
+        positive=source.positive,
+        negatives=source.negatives,
+        document_id=source.document_id,
+        only=source.only,
+        limit=source.limit,
+        corpus=source.corpus,
+        queries=source.queries,
+        min_grade=source.min_grade,
+        bad_rows=source.bad_rows,
+        clean=source.clean,
+    )
+
+
+def _blocks(source: SourceConfig) -> Iterator[Table]:
+    """The rows of a source whose columns have the names that its options give."""
+    has_usual_names = (source.sentence1, source.sentence2, source.score) == ("sentence1", "sentence2", "score")
+    graded = graded_blocks(pair_file(source)) if source.kind == "graded" and has_usual_names else None
+    if graded is not None:
+        return graded
+    extra = _extra_column(source)
+    return read_blocks(
         source.path,
-        [*texts, *([] if extra is None else [extra])],
+        [*text_columns(source), *([] if extra is None else [extra])],
         split=source.split,
         subset=source.subset,
         only=source.only,
         limit=source.limit,
         streaming=source.streaming,
+        revision=source.revision,
     )
-    left_out = 0
-    with closing(_Found(source, texts)) as found:
-        for table in blocks:
-            rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
-            left_out += len(table) - len(rows)
-            found.add(table, _TABLES[source.kind](table, rows, source))
-        return found.done(), left_out
 
 
 class _Found:
@@ -72,6 +125,16 @@ class _Found:
             raise holds_only_numbers(self._name, numeric)
         texts = self._texts.done()
         return SourceTable(self._source.kind, texts, self._scores or (), self._labels or (), self._ids or ())
+
+    def told(self) -> Told:
+        """Columns that are not used, of pairs; files of other kinds often have many more."""
+        source = self._source
+        if source.kind != "pairs":
+            return Told()
+        negatives = negative_columns(self._seen) if source.negatives is None else source.negatives
+        extra = [source.document_id] if source.document_id else []
+        only = [condition.partition("=")[0] for condition in source.only]
+        return Told(unused=unused_note(self._seen, [source.anchor, source.positive, *negatives, *extra, *only]))
 
     def close(self) -> None:
         """Close the temporary file, also after an error."""

@@ -16,6 +16,7 @@ from dec2vec.prompts.prompt import Side
 from train.config import SourceConfig
 from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out
+from train.data.read import Told
 from train.data.sampler import Sampler
 from train.data.table import SourceTable
 
@@ -33,17 +34,19 @@ _WORDS = {
 
 def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str, Any]:
     """The content of `data.json`: counts and sha256 of the rows of every source on which the run is trained."""
+    told = data.told or (Told(),) * len(data.sources)
     sources = [
         {
             "path": source.path,
             "kind": source.kind,
+            "told": list(news.layout),
             "rows": len(table),
             "sha256": sha256,
             **dataclasses.asdict(counts),
             "too_long": _too_long(table, source, encoder),
         }
-        for source, table, counts, sha256 in zip(
-            data.sources, data.tables, data.counts, data.source_hashes, strict=True
+        for source, table, counts, sha256, news in zip(
+            data.sources, data.tables, data.counts, data.source_hashes, told, strict=True
         )
     ]
     return {

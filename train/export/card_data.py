@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import hub_parts
+from dec2vec.files.hub_datasets import hub_parts
 from dec2vec.text_tables import markdown_table
 from train.config import SourceConfig, TrainConfig
 from train.data.dataset import content_hash, load_data
@@ -17,7 +17,7 @@ from train.export.card_losses import objective
 from train.losses.per_source import losses_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt"})
+_FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt", ".gz", ".zst"})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,23 @@ from torch import Tensor
 
 NO_ANCHOR = -1
 NO_ID = -1
+NEVER = -2
+"""Equal to no key of a text, an anchor or an id."""
+
+
+@dataclass(frozen=True)
+class KnownAnswers:
+    """What the data know of a batch's pairs besides the batch: keys of texts, padded with `NEVER`.
+
+    Of each pair all right answers to its query, and all queries that its positive answers.
+    """
+
+    answers: Int[Tensor, "query answer"]
+    askers: Int[Tensor, "query asker"]
+
+    def to(self, device: torch.device) -> KnownAnswers:
+        """The same keys on `device`."""
+        return KnownAnswers(self.answers.to(device), self.askers.to(device))
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class PairInputs:
     document_keys: Int[Tensor, doc]
     document_anchors: Int[Tensor, doc]
     document_ids: Int[Tensor, doc]
+    known: KnownAnswers | None = None
 
     def reindexed(self, numbers: Int[Tensor, " text"]) -> PairInputs:
         """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
@@ -35,7 +53,15 @@ class PairInputs:
 
     def to(self, device: torch.device) -> PairInputs:
         """The same rows with their tensors on `device`."""
-        return PairInputs(*(tensor.to(device) for tensor in vars(self).values()))
+        return PairInputs(
+            self.anchors.to(device),
+            self.documents.to(device),
+            self.anchor_keys.to(device),
+            self.document_keys.to(device),
+            self.document_anchors.to(device),
+            self.document_ids.to(device),
+            None if self.known is None else self.known.to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class MineArgs(EncoderArgs):
     """Mine hard negatives for training pairs and write them together with the pairs."""
 
     pairs: str
-    """Training pairs: a .jsonl, .csv, .tsv or .parquet file, a saved data set or a Hub id."""
+    """Training pairs: a file, folder, pattern, saved data set or Hub id, in any layout that training reads."""
     model: str
     """Encoder used for the search: a run folder, model folder, sentence-transformers folder or Hub id."""
     output: Path

@@ -5,12 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column, negative_columns
 from dec2vec.files.formats import Row
+from dec2vec.files.layouts.read import PairFile, open_layout
+from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts, selected
 
 ADDED = ("anchor", "positive", "positive_score", "negative_scores")
@@ -48,8 +50,7 @@ def read_material(
 
     Pairs that `only` and `limit` leave out get no negatives, but their texts are still never each other's negatives.
     """
-    everything = read_table(path)
-    table = selected(everything, [anchor, positive], only=only, limit=limit)
+    everything, table = _pairs(path, anchor, positive, tuple(only), limit)
     anchors, positives = table.texts(anchor), table.texts(positive)
     given, pairs = _given_negatives(table), _complete_pairs(everything, anchor, positive)
     texts = distinct([text for _, text in pairs] if corpus is None else read_texts(corpus, corpus_column))
@@ -59,6 +60,18 @@ def read_material(
     written = {anchor, positive, *ADDED}
     others = [{k: v for k, v in row.items() if k not in written and not is_negative_column(k)} for row in table.rows]
     return Material(table.name, anchors, positives, given, others, texts, _excluded(anchors, pairs, given, texts))
+
+
+def _pairs(path: str, anchor: str, positive: str, only: tuple[str, ...], limit: int | None) -> tuple[Table, Table]:
+    """All rows, and those that get negatives. Rows with the layout of another trainer become flat."""
+    file = PairFile(Named(path), anchor, positive)
+    flat = open_layout(file)
+    if flat is None:
+        everything = read_table(path).one_each(positive)
+        return everything, selected(everything, [anchor, positive], only=only, limit=limit)
+    everything = flat.table()
+    chosen = open_layout(replace(file, only=only, limit=limit)) if only or limit is not None else None
+    return everything, everything if chosen is None else chosen.table()
 
 
 def material_from_pairs(

@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from train.losses.inputs import NO_ID
+from train.losses.inputs import NEVER, NO_ID, KnownAnswers
 
-_NEVER = -2  # equal to no candidate's key: those are 63-bit hashes, NO_ANCHOR or NO_ID
 _DENSE = 8  # if one entry in 8 or more is ignored, comparing all keys takes less memory than listing the equal ones
 
 
@@ -25,22 +24,27 @@ class PairKeys:
     queries: Int[Tensor, " pair"]
     positives: Int[Tensor, " pair"]
     ids: Int[Tensor, " pair"]
+    known: KnownAnswers | None = None
+    """Further right answers and queries, as the data have them."""
 
     def against_documents(self) -> Int[Tensor, "rule pair"]:
         """A document is ignored that is the positive's text, the query's text, a positive of an equal query, or has
-        the positive's id."""
-        return torch.stack([self.positives, self.queries, self.queries, self._known_ids()])
+        the positive's id, or is a right answer to the query by another row."""
+        answers = () if self.known is None else self.known.answers.unbind(1)
+        return torch.stack([self.positives, self.queries, self.queries, self._known_ids(), *answers])
 
     def against_queries(self) -> Int[Tensor, "rule pair"]:
-        """A query is ignored that is the query's text, the positive's text, or has an equal positive (text or id)."""
-        return torch.stack([self.queries, self.positives, self.positives, self._known_ids()])
+        """A query is ignored that is the query's text, the positive's text, has an equal positive (text or id), or is
+        answered by the positive by another row."""
+        askers = () if self.known is None else self.known.askers.unbind(1)
+        return torch.stack([self.queries, self.positives, self.positives, self._known_ids(), *askers])
 
     def as_queries(self) -> Int[Tensor, "rule pair"]:
         """The queries as candidates of `against_queries`."""
         return torch.stack([self.queries, self.queries, self.positives, self.ids])
 
     def _known_ids(self) -> Int[Tensor, " pair"]:
-        return self.ids.masked_fill(self.ids == NO_ID, _NEVER)
+        return self.ids.masked_fill(self.ids == NO_ID, NEVER)
 
 
 def as_documents(
@@ -48,6 +52,11 @@ def as_documents(
 ) -> Int[Tensor, "rule doc"]:
     """Documents as candidates of `against_documents`; `anchors`: the query whose positive each one is, or NO_ANCHOR."""
     return torch.stack([texts, texts, anchors, ids])
+
+
+def with_rules(columns: Int[Tensor, "rule candidate"], count: int) -> Int[Tensor, "more candidate"]:
+    """Candidates with their text as the key of each rule beyond the usual ones, `count` in all."""
+    return torch.cat([columns, columns[:1].expand(count - len(columns), -1)])
 
 
 def false_negatives(

@@ -17,7 +17,7 @@ from torch import Tensor
 from train.config import LossConfig
 from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
 from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, UnitRows
-from train.losses.infonce.false_negatives import PairKeys, as_documents
+from train.losses.infonce.false_negatives import PairKeys, as_documents, with_rules
 from train.losses.infonce.plain import plain_info_nce
 from train.losses.infonce.tiled import LossConstants, tiled_info_nce
 from train.losses.inputs import NO_ANCHOR, PairInputs
@@ -111,23 +111,27 @@ def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -
     """Queries to documents, with the further negatives of `config`; also documents to queries if it is symmetric."""
     gather, pairs = world_size() > 1, len(rows.anchors)
     queries, positives = UnitRows(local, rows.anchors), UnitRows(local, rows.documents[:pairs])
-    keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs])
+    keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs], rows.known)
     documents = _Pool.of(UnitRows(local, rows.documents), gather=gather)
     pools = [documents]
-    columns = _all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids), gather)
-    terms = [NegativePool(queries, documents.everyone, keys.against_documents(), columns)]
+    ignored = keys.against_documents()
+    columns = with_rules(
+        _all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids), gather), len(ignored)
+    )
+    terms = [NegativePool(queries, documents.everyone, ignored, columns)]
     if config.document_negatives:
         others = (columns[2] != NO_ANCHOR).nonzero()[:, 0]
         pool = UnitRows(documents.everyone.vectors, documents.everyone.index[others])
-        terms.append(NegativePool(positives, pool, keys.against_documents(), columns[:, others]))
+        terms.append(NegativePool(positives, pool, ignored, columns[:, others]))
     back: list[NegativePool] = []
     if config.query_negatives or config.symmetric:
         anchors = _Pool.of(queries, gather=gather)
         pools.append(anchors)
         sides = [(queries, terms)] * config.query_negatives + [(positives, back)] * config.symmetric
-        query_columns = _all(keys.as_queries(), gather)
+        ignored = keys.against_queries()
+        query_columns = with_rules(_all(keys.as_queries(), gather), len(ignored))
         for left, found in sides:
-            found.append(NegativePool(left, anchors.everyone, keys.against_queries(), query_columns))
+            found.append(NegativePool(left, anchors.everyone, ignored, query_columns))
     directions = [Direction(queries, positives, tuple(terms))]
     if back:
         directions.append(Direction(positives, queries, tuple(back)))

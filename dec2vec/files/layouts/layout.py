@@ -1,0 +1,74 @@
+"""What a layout is: the columns by which it is recognised, and how a query is read from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dec2vec.files.formats import Row
+from dec2vec.files.layouts.beside import Beside
+from dec2vec.files.layouts.query import Query
+
+ReadRow = Callable[[Row], Query | None]
+"""The query of a row; None for a row that the layout does not train on."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What reading all rows once has shown: how to read each of them, and what to tell the user."""
+
+    read: ReadRow
+    notes: tuple[str, ...] = ()
+
+
+MakeSurvey = Callable[[Iterable[Row], Beside], Survey]
+"""Reads all rows before the first is used, for layouts in which a row alone says too little."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout. `name` is plural where a message counts its rows: `FlagEmbedding rows`."""
+
+    name: str
+    needs: frozenset[str]
+    """Columns that every row has."""
+    read: ReadRow | None = None
+    """None if a survey is needed."""
+    survey: MakeSurvey | None = None
+    texts: frozenset[str] = frozenset()
+    """Further columns that hold texts, which flat rows have under other names."""
+    used: frozenset[str] = frozenset()
+    """Further columns that decide something, or are only an id, and are kept."""
+    scores: frozenset[str] = frozenset()
+    """Further columns of scores, which flat rows have as `positive_score` and `negative_scores`."""
+    fits_values: Callable[[Row], bool] | None = None
+    """Decides between layouts with the same columns by a row's values."""
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row has this layout."""
+        return self.needs <= row.keys() and (self.fits_values is None or self.fits_values(row))
+
+    def rest(self, row: Row) -> Row:
+        """The columns of a row that its flat rows keep."""
+        gone = (self.needs - self.used) | self.texts | self.scores
+        return {column: value for column, value in row.items() if column not in gone}
+
+    def knows(self, column: str) -> bool:
+        """Whether a column is part of the layout."""
+        return column in self.needs or column in self.texts or column in self.used
+
+
+def layout(
+    name: str,
+    needs: str,
+    read: ReadRow | None = None,
+    *,
+    texts: str = "",
+    used: str = "",
+    scores: str = "",
+    survey: MakeSurvey | None = None,
+    fits_values: Callable[[Row], bool] | None = None,
+) -> Layout:
+    """A layout whose columns are given as words."""
+    needed, further, kept, scored = (frozenset(words.split()) for words in (needs, texts, used, scores))
+    return Layout(name, needed, read, survey, further, kept, scored, fits_values)
