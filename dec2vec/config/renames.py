@@ -62,8 +62,8 @@ _HASHED = {
     "batch.flush_denormals": True,
 }
 """Removed options that are part of a checkpoint's hash, with the value that is now the only one."""
-_FORMER_LENGTH = 512
-"""`model.max_length` where it was not given, before its default depended on the decoder."""
+_FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare"}
+"""Options of `model` where they were not given, before their defaults depended on the decoder."""
 _RUN_PARTS = (".lock", "checkpoints", "adapter", "model", "metrics.jsonl")
 
 
@@ -117,8 +117,7 @@ def former(tree: dict[str, object]) -> dict[str, object]:
         for section in _sections(old, path):
             section[key] = value
     for section in _sections(old, ["model"]):
-        if "max_length" in section and section["max_length"] is None:
-            section["max_length"] = _FORMER_LENGTH
+        section.update({name: value for name, value in _FORMER_DEFAULTS.items() if section.get(name, value) is None})
     return old
 
 
