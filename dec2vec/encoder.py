@@ -20,20 +20,19 @@ from transformers import PreTrainedTokenizerBase
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
 from dec2vec.decoder import model_folders
+from dec2vec.decoder.assemble import assemble
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.decoder.load import load_architecture, load_backbone, use_autocast
 from dec2vec.decoder.model_folders import Artifact
-from dec2vec.decoder.pooling import View, layers_of
+from dec2vec.decoder.pooling import View
 from dec2vec.decoder.positions import length_borders, with_max_length
-from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of, with_reading
-from dec2vec.decoder.published_parts import complete, tokenizer_of
+from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
 from dec2vec.prompts.cut_texts import CutTexts
-from dec2vec.prompts.ensembles import Ensemble, check_prompt
+from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
 from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens, ending_ids, trailing_specials
 from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
@@ -111,21 +110,9 @@ class Encoder:
 
         What `config` leaves open is that of `published`, or the default of a plain decoder.
         """
+        parts = assemble(config, base or config, published)
         reading = None if published is None else published.reading
-        config = with_reading(config, reading)
-        check_prompt(config.prompt_name)
-        hub_config = load_architecture(base or config)
-        layer_count = int(hub_config.get_text_config().num_hidden_layers)
-        view = own_view(config, reading, layer_count)
-        config = with_max_length(config, hub_config.get_text_config(), None if reading is None else reading.max_length)
-        tokenizer = tokenizer_of(base or config, published)
-        prompts_of(reading, tokenizer, config)
-        backbone = load_backbone(base or config, hub_config)
-        layers_of(view, layer_count)
-        embedder = Embedder(backbone, view, layer_count, autocast=use_autocast(config.autocast, backbone.device))
-        if published is not None:
-            complete(embedder, published)
-        return cls(config, tokenizer, embedder, base=base, published=reading)
+        return cls(parts.config, parts.tokenizer, parts.embedder, base=base, published=reading)
 
     def set_max_length(self, tokens: int) -> None:
         """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
