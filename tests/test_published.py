@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
@@ -48,6 +50,14 @@ CASES: dict[str, Folder] = {
 }
 
 
+SLOW = frozenset(CASES) - {"last token", "mean", "weighted mean", "dense", "prompt not pooled", "lower case"}
+
+
+def of_speed(names: Iterable[str]) -> list[ParameterSet]:
+    """The cases, of which further variants are slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
 def config(folder: Path, **options: Any) -> ModelConfig:
     return ModelConfig(**{"name_or_path": str(folder), "device": "cpu", "autocast": "off", **options})
 
@@ -67,7 +77,7 @@ def plain(folder: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", of_speed(CASES))
 def test_equals_the_library_on_each_side(tmp_path: Path, case: str) -> None:
     folder = write_published(tmp_path / "model", CASES[case])
     encoder = Encoder.load(config(folder))
@@ -76,7 +86,7 @@ def test_equals_the_library_on_each_side(tmp_path: Path, case: str) -> None:
         np.testing.assert_allclose(found, by_library(folder, TEXTS, side), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["last token", "mean", "dense", "prompt not pooled", "lower case"])
+@pytest.mark.parametrize("case", ["last token", "mean", "dense"])
 def test_the_decoder_alone_gives_other_vectors(tmp_path: Path, case: str) -> None:
     """Negative control of the test above."""
     folder = write_published(tmp_path / "model", CASES[case])
@@ -137,7 +147,7 @@ TEMPLATE = (
 )
 
 
-@pytest.mark.parametrize("generation", [False, True])
+@pytest.mark.parametrize("generation", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_texts_in_a_chat_template(tmp_path: Path, generation: bool) -> None:
     """Version 6 puts texts into the template where the folder says so; this one removes white space."""
     folder = write_published(tmp_path / "model", Folder(prompts=PROMPTS, ending=False))

@@ -57,7 +57,7 @@ def sides(model: SentenceTransformer, encoder: Encoder) -> tuple[np.ndarray, np.
     return np.concatenate(theirs), np.concatenate(ours)
 
 
-@pytest.mark.parametrize("merge", ["false", "true"])
+@pytest.mark.parametrize("merge", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_a_run_keeps_the_reading_of_its_base(tmp_path: Path, merge: str, caplog: pytest.LogCaptureFixture) -> None:
     path, out = written(tmp_path, QWEN), tmp_path / "out"
     with caplog.at_level(logging.INFO):
@@ -84,6 +84,7 @@ def test_a_run_keeps_the_reading_of_its_base(tmp_path: Path, merge: str, caplog:
     assert not failed(check_model(config(out / "model")))
 
 
+@pytest.mark.slow
 def test_whitening_follows_the_dense_layers(tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(written(tmp_path, QWEN), out, "--export.whiten", "true")
@@ -158,5 +159,6 @@ def test_the_untuned_row_is_the_published_model(tmp_path: Path, dev: bool) -> No
     pairs = [json.loads(line) for line in test.read_text().splitlines()]
     model = SentenceTransformer(str(base), device="cpu")
     left, right = (model.encode([pair[side] for pair in pairs]) for side in ("sentence1", "sentence2"))
-    expected = spearmanr((left * right).sum(1), [pair["score"] for pair in pairs]).statistic
+    cosines = (left * right).sum(1).round(6)  # equal texts have a cosine of exactly 1
+    expected = spearmanr(cosines, [pair["score"] for pair in pairs]).statistic
     assert rows[name].value == pytest.approx(float(expected), abs=1e-9)
