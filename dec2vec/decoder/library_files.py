@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dec2vec.config.model import ModelConfig, PoolingName
 from dec2vec.decoder.dense_head import Step, dense_step, first_dimensions
-from dec2vec.decoder.library_text import TextReading, read_transformer
+from dec2vec.decoder.library_text import read_transformer
 from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, find
 from dec2vec.decoder.published import Published, PublishedModel
 from dec2vec.decoder.repository_files import Files
@@ -83,7 +83,7 @@ def read_published(files: Files) -> PublishedModel:
     _check(files, reading)
     if modules[-1].kind != "Normalize" and reading.similarity not in (None, "cosine"):
         _warn_of_similarity(files.name, reading.similarity)
-    return _placed(files, modules[0].path, text, PublishedModel(reading, tensors))
+    return _placed(files, modules[0].path, PublishedModel(reading, tensors))
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,8 @@ def _head(
             width = len(own["weight"])
         steps.append(step)
         tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+    if truncated is not None and width is None:
+        raise UserError(f"model {files.name}: truncate_dim {truncated}, but its Pooling names no width; add it there")
     if truncated is not None and width is not None and truncated < width:
         tensors[f"{len(steps)}.weight"] = first_dimensions(truncated, width)
         steps.append(Step("dense"))
@@ -183,7 +185,7 @@ def _warn_of_similarity(name: str, similarity: str) -> None:
     )
 
 
-def _placed(files: Files, path: str, text: TextReading, model: PublishedModel) -> PublishedModel:
+def _placed(files: Files, path: str, model: PublishedModel) -> PublishedModel:
     """The model with the place of its decoder: the Transformer's folder, or the base of the adapter in it."""
     name, revision = files.name, files.revision
     if path not in ("", "."):
