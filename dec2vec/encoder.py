@@ -20,20 +20,21 @@ from transformers import PreTrainedTokenizerBase
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
 from dec2vec.decoder import model_folders
+from dec2vec.decoder.assemble import assemble
 from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, use_autocast
 from dec2vec.decoder.model_folders import Artifact
-from dec2vec.decoder.pooling import View, layers_of, resolve_layer
+from dec2vec.decoder.pooling import View
 from dec2vec.decoder.positions import length_borders, with_max_length
+from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
-from dec2vec.prompts.chat import encoder_prompts
 from dec2vec.prompts.cut_texts import CutTexts
-from dec2vec.prompts.ensembles import Ensemble, check_prompt
+from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
-from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens
+from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens, ending_ids, trailing_specials
 from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.vectors.whitening import Whitening
 
@@ -57,6 +58,7 @@ class Encoder:
         embedder: Embedder,
         whitening: Whitening | None = None,
         base: ModelConfig | None = None,
+        published: Published | None = None,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
@@ -70,6 +72,8 @@ class Encoder:
         """If it is set, every text that is embedded is counted in it."""
         self.base = base or config
         """Where the files of the decoder are; an adapter may be loaded on top of it."""
+        self.published = published
+        """The reading of a published embedder, or of the one that it was tuned from; None for other decoders."""
         self._head: LMHead | None = None
 
     @classmethod
@@ -77,37 +81,38 @@ class Encoder:
         """Load a Hub id, a model folder, a run folder, an adapter folder or an exported `model/` folder.
 
         A folder written by dec2vec has its own prompt, pooling, layer and so on. Of `config` only the device then
-        counts, and whether foreign code may run. `changes` are options that replace those of the folder too.
+        counts, and whether foreign code may run. `changes` are options that replace those of the folder too. A
+        published embedder (a folder of sentence-transformers) is read as its files say wherever `config` says nothing.
         """
         artifact = model_folders.find(config)
-        if artifact is None:
-            return cls.from_backbone(replace(config, **changes))
-        return cls.from_artifact(artifact.changed(changes))
+        if artifact is not None:
+            return cls.from_artifact(artifact.changed(changes))
+        config = replace(config, **changes)
+        published = find_published(config)
+        if published is None:
+            return cls.from_backbone(config)
+        return cls.from_backbone(config, base=published.base(config), published=published)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Encoder:
         """A tuned encoder from its folder: the base, its adapter if it has one, and its whitening."""
-        encoder = cls.from_backbone(artifact.config, base=artifact.base)
+        encoder = cls.from_backbone(artifact.config, base=artifact.base, published=artifact.published)
         if artifact.adapter is not None:
             encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
         return encoder
 
     @classmethod
-    def from_backbone(cls, config: ModelConfig, *, base: ModelConfig | None = None) -> Encoder:
-        """The untuned decoder at `base` (by default at `config`) with the prompt, pooling and layer of `config`."""
-        check_prompt(config.prompt)
-        hub_config = load_architecture(base or config)
-        layer_count = int(hub_config.get_text_config().num_hidden_layers)
-        resolve_layer(config.pooled_layer, layer_count)
-        config = with_max_length(config, hub_config.get_text_config())
-        tokenizer = load_tokenizer(base or config)
-        encoder_prompts(tokenizer, config.prompt, config.task)
-        backbone = load_backbone(base or config, hub_config)
-        view = View(config.pooling, config.pooled_layer)
-        layers_of(view, layer_count)
-        autocast = use_autocast(config.autocast, backbone.device)
-        return cls(config, tokenizer, Embedder(backbone, view, layer_count, autocast=autocast), base=base)
+    def from_backbone(
+        cls, config: ModelConfig, *, base: ModelConfig | None = None, published: PublishedModel | None = None
+    ) -> Encoder:
+        """The untuned decoder at `base` (by default at `config`) with the prompt, pooling and layer of `config`.
+
+        What `config` leaves open is that of `published`, or the default of a plain decoder.
+        """
+        parts = assemble(config, base or config, published)
+        reading = None if published is None else published.reading
+        return cls(parts.config, parts.tokenizer, parts.embedder, base=base, published=reading)
 
     def set_max_length(self, tokens: int) -> None:
         """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
@@ -124,6 +129,11 @@ class Encoder:
         """The numbers of tokens above which positions change; no pass has texts on both sides."""
         backbone: Any = self.embedder.backbone
         return length_borders(backbone.config.get_text_config())
+
+    @property
+    def view(self) -> View:
+        """How `encode` reads a text: pooling and layer of the configuration."""
+        return own_view(self.config, self.published, self.layer_count)
 
     @property
     def layer_count(self) -> int:
@@ -159,7 +169,7 @@ class Encoder:
             self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
         return self._head
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[list[int]]:
         """The ids of each text with its prompt and EOS, at most `config.max_length` of them.
 
         A long text is cut; its prompt never is. An empty text gives the prompt and EOS alone. Lone surrogates become
@@ -168,8 +178,8 @@ class Encoder:
         ensemble = self.ensemble(prompt, side)
         if not ensemble.is_single:
             raise UserError(
-                f"tokenize: {prompt or self.config.prompt} consists of {len(ensemble.members)} prompts; use a single "
-                "prompt"
+                f"tokenize: {prompt or self.config.prompt_name} consists of {len(ensemble.members)} prompts; use a "
+                "single prompt"
             )
         return self._tokens(self._wrap(ensemble.members[0]), self._normalized(texts)).ids
 
@@ -185,21 +195,30 @@ class Encoder:
             check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
         return tokens
 
-    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:
         """Whether `max_length` cuts each text, with any of its prompts if there are several."""
         normalized = self._normalized(texts)
         flags = [self._wrap(member).is_cut(normalized) for member in self.ensemble(prompt, side).members]
         return [any(of_text) for of_text in zip(*flags, strict=True)]
 
-    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+    def ensemble(self, prompt: str | None = None, side: Side = "text") -> Ensemble:
         """The prompts that `prompt` stands for, usually a single one. None stands for the configured prompt."""
-        spec = self.config.prompt if prompt is None else prompt
-        return encoder_prompts(self.tokenizer, spec, self.config.task, side)
+        config = self.config if prompt is None else replace(self.config, prompt=prompt)
+        return prompts_of(self.published, self.tokenizer, config, side)
+
+    @cached_property
+    def ending(self) -> list[int]:
+        """The tokens after a text, unless the prompt ends in words of its own.
+
+        EOS, or what the tokenizer of a published embedder appends, which may be nothing.
+        """
+        return ending_ids(self.tokenizer, None if self.published is None else trailing_specials(self.tokenizer))
 
     def _wrap(self, prompt: Prompt) -> PromptTokenizer | EchoTokenizer:
+        ending = None if self.published is None else self.ending
         if prompt.repeat is not None:
-            return EchoTokenizer(self.tokenizer, prompt, self.max_length)
-        return PromptTokenizer(self.tokenizer, prompt, self.max_length, self.config.tokenization)
+            return EchoTokenizer(self.tokenizer, prompt, self.max_length, ending)
+        return PromptTokenizer(self.tokenizer, prompt, self.max_length, self.config.tokenization, ending)
 
     def _normalized(self, texts: Sequence[str]) -> list[str]:
         return list(map(NORMALIZERS[self.config.text_normalization], texts))
@@ -209,7 +228,7 @@ class Encoder:
         texts: Sequence[str],
         *,
         prompt: str | None = None,
-        side: Side = "query",
+        side: Side = "text",
         batch_tokens: int = 16_384,
         normalize: bool = True,
         progress: bool = True,
@@ -224,7 +243,7 @@ class Encoder:
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
-        view = View(config.pooling, config.pooled_layer)
+        view = own_view(config, self.published, self.layer_count)
         options = EncodeOptions(prompt, side, batch_tokens, progress)
         vectors = self.encode_views(texts, [view], options)[view]
         if self.whitening is not None:

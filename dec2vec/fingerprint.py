@@ -42,4 +42,8 @@ def _surroundings(encoder: Encoder) -> list[object]:
             {key: value for key, value in adapter.to_dict().items() if key not in _NAMES}
             for adapter in backbone.peft_config.values()
         ]
-    return [tokenizer.bos_token_id, tokenizer.eos_token_id, constants, adapters]
+    found: list[object] = [tokenizer.bos_token_id, tokenizer.eos_token_id, constants, adapters]
+    if encoder.published is not None:
+        chat_template = tokenizer.chat_template if encoder.published.chat is not None else None
+        found.append([encoder.published.as_json(), chat_template])
+    return found

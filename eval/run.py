@@ -106,7 +106,7 @@ def _judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findi
     """
     references: list[System] = []
     for run, encoder in encoders.each_tuned():
-        own = System(encoder.config.prompt, own_view(encoder), run)
+        own = System(encoder.config.prompt_name, own_view(encoder), run)
         posts = asked(encoders.config.systems, encoder.config).post
         undecided = Undecided((own.view,), posts, is_only_reading=True)
         reader = Reader.from_encoder(
@@ -138,7 +138,7 @@ def _judge_untuned(
     )
     is_quiet = not options.material.progress
     for prompt in tqdm(candidates.prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
-        given = [Given(system) for system in dict.fromkeys(references) if system.prompt == prompt]
+        given = [Given(system) for system in candidates.given if system.prompt == prompt]
         reader = Reader.from_encoder(
             encoder, prompt, candidates.views, options, given=given, undecided=candidates.of(prompt)
         )

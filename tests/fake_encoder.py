@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dec2vec.config.model import AS_CONFIGURED, EncodeOptions, ModelConfig
 from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.decoder.published import Published
 from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble, get_ensemble
@@ -39,15 +40,20 @@ class FakeEncoder:
         self.calls: list[tuple[str, int, int]] = []
         self.tally = TokenCounts()
         self.whitening: Whitening | None = None
+        self.published: Published | None = None
+
+    @property
+    def view(self) -> View:
+        return View(self.config.pooling_name, self.config.pooled_layer)
 
     @property
     def layer_count(self) -> int:
         return len(self.noise) - 1
 
-    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
-        return get_ensemble(self.config.prompt if prompt is None else prompt, self.config.task, side)
+    def ensemble(self, prompt: str | None = None, side: Side = "text") -> Ensemble:
+        return get_ensemble(self.config.prompt_name if prompt is None else prompt, self.config.task, side)
 
-    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:
         return [len(text.split()) > self.config.token_limit for text in texts]
 
     def output_embeddings(self) -> NDArray[np.float32]:
@@ -64,20 +70,19 @@ class FakeEncoder:
         texts: Sequence[str],
         *,
         prompt: str | None = None,
-        side: Side = "query",
+        side: Side = "text",
         batch_tokens: int = 16_384,
         normalize: bool = True,
         progress: bool = True,
     ) -> NDArray[np.float32]:
-        view = View(self.config.pooling, self.config.pooled_layer)
-        vectors = self.encode_views(texts, [view], EncodeOptions(prompt))[view]
+        vectors = self.encode_views(texts, [self.view], EncodeOptions(prompt))[self.view]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True) if normalize else 1.0
         return np.asarray(vectors / norms, dtype=np.float32)
 
     def encode_views(
         self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> dict[View, NDArray[np.float32]]:
-        name = self.config.prompt if options.prompt is None else options.prompt
+        name = self.config.prompt_name if options.prompt is None else options.prompt
         self.calls.append((name, len(texts), len(views)))
         return {view: np.array([self._vector(text, view, name) for text in texts], dtype=np.float32) for view in views}
 

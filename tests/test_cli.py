@@ -208,7 +208,7 @@ def test_encode_refuses_before_the_model_is_loaded(
     (tmp_path / "t.docx").write_text("hello", encoding="utf-8")
     assert "unknown format .docx" in words("v.npy", given=str(tmp_path / "t.docx"))
     assert "xyzzy" in words("v.npy", "--prompt", "xyzzy")
-    assert "must be 'query' or 'document'" in words("v.npy", "--side", "both")
+    assert "must be 'text', 'query' or 'document'" in words("v.npy", "--side", "both")
     assert loaded == []
 
 

@@ -20,10 +20,11 @@ from dec2vec.config.load import load
 from dec2vec.config.model import ModelConfig
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
+from tests.published_folders import PROMPTS, Folder, Layer, write_published
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production", "data")
+GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production", "data", "published")
 """In an order in which each finds what it needs: the first trains."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALLER = (
@@ -76,6 +77,7 @@ def execute(code: str) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_model_folder(tmp_path / "Qwen" / "Qwen3-0.6B", "qwen3")
+    write_published(tmp_path / "published" / "model", Folder(prompts=PROMPTS, layers=(Layer(),), max_length=64))
     write_jsonl(tmp_path / "pairs.jsonl", word_pairs(40))
     write_jsonl(tmp_path / "my.dev.jsonl", graded_pairs(16))
     write_jsonl(tmp_path / "my.test.jsonl", graded_pairs(16, seed=2))

@@ -107,7 +107,7 @@ def test_prompt_types_are_sides() -> None:
             [{"text": LEFT[:3]}, {"text": LEFT[3:]}], task_metadata=task, hf_split="", hf_subset="", prompt_type=kind
         )
     assert (encoder.cuts["Toy"].texts, encoder.cuts["Toy"].cut) == (4, 0)
-    assert sides.asked == [("query", 4), ("document", 4), ("query", 4)]
+    assert sides.asked == [("query", 4), ("document", 4), ("text", 4)]
 
 
 def test_an_sts_task_of_our_own(tmp_path: Path) -> None:

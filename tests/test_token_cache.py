@@ -90,19 +90,19 @@ def test_equal_readings_are_made_once_and_found_again(tmp_path: Path, made: list
     readings = [
         PromptedInput("a cat", "Q: {text}"),
         PromptedInput("a cat", "{text} means", "document"),
-        PromptedInput("dog", None),
+        PromptedInput("dog", None, "text"),
     ]
     assert not made and again.of(readings) == first.of(readings)
     assert len({tuple(ids) for ids in again.of(readings) or ()}) == 3
 
 
 @pytest.mark.parametrize(
-    "asked", [PromptedInput("a bird", None), PromptedInput("dog", "{text}"), PromptedInput("dog", None, "document")]
+    "asked", [PromptedInput("a bird", None, "text"), PromptedInput("dog", "{text}", "text"), PromptedInput("dog", None)]
 )
 def test_what_was_not_made_is_tokenised(tmp_path: Path, made: list[int], asked: PromptedInput) -> None:
     encoder = tiny_encoder(tmp_path / "model", **READING)
     known = load_tokens(data(), encoder, tmp_path / "tokens")
-    assert known.of([PromptedInput("dog", None), asked]) is None
+    assert known.of([PromptedInput("dog", None, "text"), asked]) is None
     other = data_of(SourceTable("texts", [("a bird",), ("dog",)]))
     rows = np.array([0, 1])
     pair = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from dec2vec.encoder import Encoder
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint
-from train.checkpointing.identity import Identity
+from train.checkpointing.identity import PUBLISHED_BASE, Identity
 from train.checkpointing.run_folder import RunFolder
 from train.config import RESUMABLE_CHANGES, TrainConfig
 from train.data import report as data_report
@@ -30,6 +31,7 @@ from train.data.make_sampler import make_sampler
 from train.data.prompted_input import check_token_rows
 from train.data.sampler import Sampler
 from train.data.token_cache import known_tokens
+from train.distributed.collectives import is_first_process
 from train.distributed.engine import choose_engine, wrap
 from train.distributed.interface import Engine
 from train.losses.per_source import run_temperature
@@ -41,6 +43,7 @@ from train.teachers.teacher_vectors import load_teachers
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
+from train.warm_start import note_what_is_taken, published_base
 
 _log = logging.getLogger(__name__)
 
@@ -115,13 +118,14 @@ def _write_data_report(report: dict[str, Any] | None, folder: RunFolder) -> None
 def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:
     """The encoder before training, which takes texts in its prompt (there is an EOS token, and room for a text).
 
-    It is read as `config` says, even if the base is an exported folder with settings of its own. `place` is `config`
-    with another device for the weights.
+    It is read as `config` says, even if the base is an exported folder with settings of its own; a published embedder
+    keeps its ending and its Dense layers. `place` is `config` with another device for the weights.
     """
-    artifact = find(config)
-    named = config if artifact is None else artifact.base
+    artifact, published = find(config), published_base(config)
+    named = config if published is None else published.base(config)
+    named = named if artifact is None else artifact.base
     base = dataclasses.replace(place or config, name_or_path=named.name_or_path, revision=named.revision)
-    encoder = Encoder.from_backbone(config, base=base)
+    encoder = Encoder.from_backbone(config, base=base, published=published)
     encoder.tokenize(["a"])
     return encoder
 
@@ -145,7 +149,16 @@ def _identity(config: TrainConfig, data: TrainingData, contents: Mapping[str, st
     }
     digests = {name: model_digest(name) for name in dict.fromkeys(_models(config).values())}
     models = {option: digest for option, name in _models(config).items() if (digest := digests[name]) is not None}
-    return Identity(former, config, {**sources, **models, **contents})
+    return Identity(former, config, {**sources, **models, **_published_reading(config.model), **contents})
+
+
+def _published_reading(config: ModelConfig) -> dict[str, str]:
+    """The sha256 of how a published base reads texts; empty for other decoders."""
+    published = published_base(config)
+    if published is None:
+        return {}
+    reading = json.dumps(published.reading.as_json(), sort_keys=True)
+    return {PUBLISHED_BASE: hashlib.sha256(reading.encode("utf-8", "surrogatepass")).hexdigest()}
 
 
 def _models(config: TrainConfig) -> dict[str, str]:
@@ -169,6 +182,8 @@ def _load_trainable(config: TrainConfig, data: TrainingData, engine: type[Engine
     torch.manual_seed(config.seed)
     encoder = load_base(config.model, engine.loading_config(config.model))
     check_model(config, encoder)
+    if is_first_process():
+        note_what_is_taken(encoder)
     check_token_rows(data, encoder)
     make_trainable(encoder.embedder, engine.adapters(config.lora))
     encoder.embedder.train()

@@ -26,7 +26,7 @@ from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
 from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.prompts.prompt import get_prompt
+from dec2vec.prompts.prompt import PUBLISHED, get_prompt
 from train.adapters.lora import check_adapter_options, trainable_parameters
 from train.checkpointing.run_folder import RunFolder
 from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
@@ -42,6 +42,7 @@ from train.export.tokenizer import save_tokenizer
 from train.losses.checks import check_dropout, check_losses
 from train.losses.matryoshka import check_width
 from train.losses.per_source import losses_of
+from train.warm_start import check_no_adapter, check_pooled_prompt
 
 _MOMENT_BYTES = 8
 """Bytes of AdamW's two moments for each trained number."""
@@ -51,7 +52,7 @@ def check_config(config: TrainConfig) -> None:
     """Refuse what the configuration alone shows to be impossible."""
     _check_prompts(config)
     check_losses(config)
-    if config.model.pooling in LOGIT_POOLINGS:
+    if config.model.pooling_name in LOGIT_POOLINGS:
         raise UserError(f"model.pooling {config.model.pooling} is only for encoding and evaluation; train with last")
     check_adapter_options(config.lora)
     if config.export.model:
@@ -82,11 +83,7 @@ def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -
             raise UserError(f"model.name_or_path {base} would be overwritten by training; choose another --output_dir")
         check_replaceable(target)
     _check_places(folder)
-    if artifact is not None and artifact.adapter is not None:
-        raise UserError(
-            f"model.name_or_path {config.model.name_or_path}: has an adapter already; to continue training, merge it "
-            "with dec2vec export RUN --to DIR --merge, and name DIR"
-        )
+    check_no_adapter(config.model)
 
 
 def check_same_step(step: int, folder: RunFolder, accelerator: Accelerator) -> None:
@@ -108,6 +105,7 @@ def check_model(config: TrainConfig, encoder: Encoder) -> None:
     for number, source in enumerate(config.data):
         for prompt, side in data_report.prompts_of(source):
             encoder.tokenize(["a"], prompt=prompt, side=side)  # refuses a prompt that leaves no room for a text
+            check_pooled_prompt(encoder, encoder.ensemble(prompt, side).members[0])
         for loss in losses_of(source, config):
             check_width(loss, encoder.dimension)
         if source.kind == "texts" and not all(loss.teacher for loss in losses_of(source, config)):
@@ -143,10 +141,10 @@ def _check_places(folder: RunFolder) -> None:
 
 def _check_prompts(config: TrainConfig) -> None:
     """Every prompt is known, and a single one: an ensemble cannot be trained."""
-    get_prompt(config.model.prompt, config.model.task)
-    for source in config.data:
-        for prompt in filter(None, (source.query_prompt, source.document_prompt)):
-            get_prompt(prompt, config.model.task)
+    named = {config.model.prompt_name}
+    named |= {prompt for source in config.data for prompt in (source.query_prompt, source.document_prompt) if prompt}
+    for prompt in sorted(named - {PUBLISHED}):  # whether the base is a published embedder is known when it is loaded
+        get_prompt(prompt, config.model.task)
 
 
 def _check_model_folder(config: TrainConfig) -> None:
@@ -159,7 +157,9 @@ def _check_model_folder(config: TrainConfig) -> None:
 
 def _check_exported_prompt(model: ModelConfig) -> None:
     """The tokenizer of an exported model cannot tokenize text and suffix as one string."""
-    prompt = get_prompt(model.prompt, model.task)
+    if model.prompt == PUBLISHED:
+        return
+    prompt = get_prompt(model.prompt_name, model.task)
     if prompt.suffix and model.tokenization == "joint":
         raise UserError(
             f"model.prompt {prompt.name!r} has text after {{text}}; add --model.tokenization separate, so that the "

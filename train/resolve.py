@@ -7,9 +7,11 @@ from pathlib import Path
 
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
+from dec2vec.decoder.published import with_reading
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
 from train.config import LossConfig, TrainConfig
+from train.warm_start import published_base
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -18,8 +20,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
     The result is written to the run folder and gives the same run again.
     """
     device = resolve_device(config.model.device)
+    published = published_base(config.model)
     model = dataclasses.replace(
-        config.model,
+        with_reading(config.model, None if published is None else published.reading),
         device="cuda" if device.type == "cuda" else "cpu",
         autocast="on" if use_autocast(config.model.autocast, device) else "off",
         name_or_path=_absolute(config.model.name_or_path),

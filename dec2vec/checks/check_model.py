@@ -39,7 +39,7 @@ def check_model(config: ModelConfig, changes: Mapping[str, Any] = MappingProxyTy
         model = load_model(files)
     except UserError as error:
         return [*findings, Finding("loads", "fail", str(error), "fix what the line says")]
-    findings += [Finding("loads", "pass", f"loaded by {' and '.join(model.routes)}"), check_vocabulary(model)]
+    findings += [_loaded(model), check_vocabulary(model)]
     if failed(findings):
         return findings  # an id without a row ends every forward pass
     findings += [check(model) for check in OF_TOKENS]
@@ -50,3 +50,11 @@ def check_model(config: ModelConfig, changes: Mapping[str, Any] = MappingProxyTy
     if failed(findings):
         return [*findings, Finding("same vectors", "skip", "fix what failed first")]
     return [*findings, check_same_vectors(model)]
+
+
+def _loaded(model: LoadedModel) -> Finding:
+    by = f"loaded by {' and '.join(model.routes)}"
+    if not model.unread:
+        return Finding("loads", "pass", by)
+    what = f"{by}; the other verbs refuse it: {model.unread}"
+    return Finding("loads", "warn", what, "use it by sentence-transformers alone")

@@ -38,7 +38,7 @@ def expected_tail(model: LoadedModel, side: Side = "query") -> list[int]:
         return []
     tokenizer: Any = model.encoder.tokenizer
     if prompt.append_eos:
-        return [int(tokenizer.eos_token_id)]
+        return model.encoder.ending
     if model.encoder.config.tokenization == "joint":
         return []
     tail: list[int] = tokenizer(prompt.suffix, add_special_tokens=False)["input_ids"]

@@ -43,6 +43,8 @@ class LoadedModel:
     encoder: Encoder | None
     library: Any
     saved_dtype: str
+    unread: str = ""
+    """Why dec2vec can't read a folder of sentence-transformers; empty if it can."""
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -54,7 +56,7 @@ class LoadedModel:
             routes["sentence-transformers"] = lambda texts: self.embed_library(texts)
         return routes
 
-    def embed_ours(self, texts: Sequence[str], side: Side = "query") -> Vectors:
+    def embed_ours(self, texts: Sequence[str], side: Side = "text") -> Vectors:
         """Vectors of dec2vec's Encoder."""
         assert self.encoder is not None
         return self.encoder.encode(list(texts), side=side, progress=False)
@@ -113,8 +115,26 @@ class LoadedModel:
 def load_model(files: ModelFiles) -> LoadedModel:
     """Load the model by every library that its files allow. Raises UserError if one of them fails."""
     library = None if files.library is None else _library(files)
-    encoder = None if files.artifact is None and library is not None else _encoder(files)
-    return LoadedModel(files, encoder, library, _saved_dtype(files, library, encoder))
+    encoder: Encoder | None
+    if files.artifact is not None or library is None:
+        encoder, unread = _encoder(files), ""
+    else:
+        encoder, unread = _published(files, library)
+    return LoadedModel(files, encoder, library, _saved_dtype(files, library, encoder), unread)
+
+
+def _published(files: ModelFiles, library: Any) -> tuple[Encoder | None, str]:
+    """A folder of sentence-transformers as the verbs read it, in the dtype of that library; or why they don't.
+
+    Without autocast, so that a difference of the two libraries is not taken for rounding.
+    """
+    config = replace(files.config, autocast="off")
+    if config.dtype == "float32" and str(getattr(library[0], "dtype", "")) == "torch.bfloat16":
+        config = replace(config, dtype="bfloat16")
+    try:
+        return Encoder.load(config), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def _encoder(files: ModelFiles) -> Encoder:

@@ -36,7 +36,7 @@ def _unmarked(model: LoadedModel) -> str:
 
 def _marked(model: LoadedModel, module: Any) -> Finding:
     assert model.encoder is not None
-    wanted = MODES.get(model.encoder.config.pooling)
+    wanted = MODES.get(model.encoder.config.pooling_name)
     if module.pooling_mode != wanted:
         what = f"sentence-transformers uses {module.pooling_mode} pooling, but the model was trained with {wanted}"
         return Finding(NAME, "fail", what, f"set the mode in {_FILE}, or export again")

@@ -19,7 +19,7 @@ def check_prompts(model: LoadedModel) -> Finding:
     """Check the prompts as strings, then the token ids of texts with them."""
     if model.library is None:
         assert model.encoder is not None
-        return Finding(NAME, "pass", f"dec2vec adds {model.encoder.config.prompt!r} automatically")
+        return Finding(NAME, "pass", f"dec2vec adds {model.encoder.config.prompt_name!r} automatically")
     findings = [_doubled_start(model)]
     if model.is_marked and model.prompt("query") is not None:
         findings += [_written(model, side) for side in SIDES]
@@ -43,8 +43,8 @@ def _written(model: LoadedModel, side: Side) -> Finding:
 
 
 def _default(model: LoadedModel) -> Finding:
-    """Check that `encode` without a prompt name uses the prompt of queries, if they have one."""
-    prompt = model.prompt("query")
+    """Check that `encode` without a prompt name adds the prompt of texts, if they have one."""
+    prompt = model.prompt("text")
     assert prompt is not None
     name = model.library.default_prompt_name
     if prompt.prefix and name is None:

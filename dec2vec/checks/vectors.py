@@ -12,11 +12,11 @@ from dec2vec.vectors.averaging import unit_rows
 
 SAME_VECTORS = "same vectors"
 _EXPORT_AGAIN = "export again (`dec2vec export`), because a file was changed or the library versions differ"
-SIDES: tuple[Side, Side] = ("query", "document")
+SIDES: tuple[Side, ...] = ("text", "query", "document")
 
 
 def check_same_vectors(model: LoadedModel) -> Finding:
-    """Compare the vectors of dec2vec and sentence-transformers, as query and as document, also for a long text."""
+    """Compare the vectors of dec2vec and sentence-transformers, on each side, also for a long text."""
     if len(model.routes) < 2:
         return Finding(SAME_VECTORS, "skip", "the model can be loaded by one library only")
     texts = [*PROBES, "word after word " * 600]

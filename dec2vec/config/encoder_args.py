@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
 from dec2vec.config.model import EncodeOptions, ModelConfig
+from dec2vec.prompts.prompt import Side
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,8 +57,9 @@ class EncoderArgs(ModelArgs):
 class SidedEncoderArgs(EncoderArgs):
     """The same for texts that are all queries or all documents."""
 
-    side: Literal["query", "document"] = "query"
-    """Side of a prompt that differs between queries and documents. With instruct, documents have no instruction."""
+    side: Side = "text"
+    """Side of a prompt that differs between queries and documents. With instruct, documents have no instruction.
+    text is neither: it has the default prompt of a published embedder, and the prompt of queries in other models."""
 
     @property
     def encode_options(self) -> EncodeOptions:

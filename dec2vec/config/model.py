@@ -28,7 +28,7 @@ class EncodeOptions:
 
     prompt: str | None = None
     """Name or template; None takes the prompt of the encoder's configuration."""
-    side: Side = "query"
+    side: Side = "text"
     """Side of a prompt that differs between queries and documents."""
     batch_tokens: int = 16_384
     """Most padded tokens of one forward pass."""
@@ -37,7 +37,7 @@ class EncodeOptions:
 
 
 AS_CONFIGURED = EncodeOptions()
-"""Queries with the prompt of the encoder's configuration."""
+"""Texts with the prompt of the encoder's configuration."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,18 +61,20 @@ class ModelConfig:
     """auto uses CUDA if it is available."""
     load_in_4bit: bool = False
     """Load the base weights in 4 bits (NF4, as in QLoRA). Needs CUDA and the bitsandbytes package."""
-    pooling: PoolingName = "last"
-    """How the vector is computed from the token states."""
+    pooling: PoolingName | None = None
+    """How the vector is computed from the token states. None uses that of a published embedder, and last for other
+    decoders."""
     layer: int | float | None = None
     """Signed index into the hidden states (-1: after the final norm, 0: input embeddings), or a fraction of the depth.
-    None uses the layer from the publication of the prompt."""
+    None uses the layer of a published embedder, or that from the publication of the prompt."""
     depth: Annotated[int, Ge(1)] | None = None
     """Use only this many of the decoder's first blocks. The saved model is correspondingly smaller."""
     bidirectional: bool = False
     """Every token attends to the whole text (LLM2Vec, BehnamGhader et al. 2024). The decoder has to be trained for
     this."""
-    prompt: str = "bare"
-    """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}."""
+    prompt: str | None = None
+    """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}.
+    None uses the prompts of a published embedder, and bare for other decoders."""
     task: str = "Retrieve semantically similar text."
     """Task description that the instruct prompt inserts after `Instruct:`."""
     text_normalization: TextNormalization = "none"
@@ -82,13 +84,23 @@ class ModelConfig:
     """joint tokenizes prompt and text as one string, as published. separate tokenizes the suffix separately, which
     every export supports."""
     max_length: Annotated[int, Ge(4)] | None = None
-    """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt. None uses 512, or
-    the number of positions of a decoder that has fewer."""
+    """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt. None uses that of a
+    published embedder, otherwise 512, or the number of positions of a decoder that has fewer."""
+
+    @property
+    def prompt_name(self) -> str:
+        """`prompt`, or its default. In the configuration of a loaded encoder `prompt` is never None."""
+        return "bare" if self.prompt is None else self.prompt
+
+    @property
+    def pooling_name(self) -> PoolingName:
+        """`pooling`, or its default. In the configuration of a loaded encoder `pooling` is never None."""
+        return "last" if self.pooling is None else self.pooling
 
     @property
     def pooled_layer(self) -> int | float:
         """`layer`, or the prompt's own (-2 for Pretended CoT and Knowledge Enhancement, -1 for the others)."""
-        return default_layer(self.prompt) if self.layer is None else self.layer
+        return default_layer(self.prompt_name) if self.layer is None else self.layer
 
     @property
     def token_limit(self) -> int:

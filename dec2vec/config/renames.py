@@ -70,8 +70,8 @@ _LATER: dict[str, object] = {
     "data.N.bad_rows": 0.01,
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
-_FORMER_LENGTH = 512
-"""`model.max_length` where it was not given, before its default depended on the decoder."""
+_FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare"}
+"""Options of `model` where they were not given, before their defaults depended on the decoder."""
 _RUN_PARTS = (".lock", "checkpoints", "adapter", "model", "metrics.jsonl")
 
 
@@ -134,8 +134,7 @@ def former(tree: dict[str, object]) -> dict[str, object]:
             if key in section and section[key] == default:
                 del section[key]
     for section in _sections(old, ["model"]):
-        if "max_length" in section and section["max_length"] is None:
-            section["max_length"] = _FORMER_LENGTH
+        section.update({name: value for name, value in _FORMER_DEFAULTS.items() if section.get(name, value) is None})
     return old
 
 

@@ -26,6 +26,7 @@ from dec2vec.corpus.vector_files import write_vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import remove_leftovers, sha256_file
 from dec2vec.files.tables import block_texts, count_rows, iter_tables
+from dec2vec.prompts.prompt import PUBLISHED
 
 if TYPE_CHECKING:
     from dec2vec.encoder import Encoder
@@ -57,7 +58,10 @@ class ShardWork:
     def digest(self, config: ModelConfig, weights: str) -> str:
         """One digest of all that a vector depends on besides its text, and of how the rows are cut into shards."""
         model = {key: value for key, value in dataclasses.asdict(config).items() if key not in _LOCATION}
-        options = [self.options.prompt, self.options.side, self.normalize, self.shard_rows, self.shard_format]
+        side = self.options.side
+        if side == "text" and PUBLISHED not in (config.prompt, self.options.prompt):
+            side = "query"  # they are the same but in published embedders, and earlier versions had no other name
+        options = [self.options.prompt, side, self.normalize, self.shard_rows, self.shard_format]
         return hashlib.sha256(json.dumps([weights, model, options], sort_keys=True).encode()).hexdigest()
 
 

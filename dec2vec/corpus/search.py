@@ -15,6 +15,7 @@ from dec2vec.config.load import STRICT
 from dec2vec.errors import UserError, check_installed
 from dec2vec.files.atomic import check_output
 from dec2vec.files.tables import block_texts, iter_tables, read_texts
+from dec2vec.prompts.prompt import Side
 
 TEXT_BLOCK = 8192
 """Rows of the indexed texts in memory at a time."""
@@ -36,6 +37,8 @@ class SearchArgs(SidedEncoderArgs):
     """Number of hits per query."""
     column: str = "text"
     """Column of the queries. Not used for a .txt file."""
+    side: Side = "query"
+    """Side of a prompt that differs between queries and documents. With instruct, documents have no instruction."""
     texts: Path | None = None
     """File of the indexed texts. If it is given, hits include their text."""
     texts_column: str = "text"

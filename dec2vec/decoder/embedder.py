@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from dec2vec.decoder.bidirectional import full_attention, is_bidirectional
+from dec2vec.decoder.dense_head import DenseHead
 from dec2vec.decoder.last_token_block import can_skip_tokens, only_at
 from dec2vec.decoder.layers import decoder_blocks, final_norm, inner_states
 from dec2vec.decoder.pooling import View, layers_of, pool
@@ -27,9 +28,13 @@ class Embedder(nn.Module):
     only with `model.bidirectional`.
     """
 
-    def __init__(self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool) -> None:
+    def __init__(
+        self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool, head: DenseHead | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.head = head
+        """The Dense layers of a published embedder, which only views with `dense` use."""
         self.view = view
         self.layer_count = layer_count
         self.autocast = autocast
@@ -71,7 +76,18 @@ class Embedder(nn.Module):
         elif prefix is not None:
             states, lengths = prefix.before(states), lengths + prefix.length
         normed = self._normed(states, views)
-        return [pool(normed if view.norm else states, lengths, view, self.layer_count, starts) for view in views]
+        return [
+            self._finished(pool(normed if view.norm else states, lengths, view, self.layer_count, starts), view)
+            for view in views
+        ]
+
+    def _finished(self, pooled: Tensor, view: View) -> Tensor:
+        """The pooled vectors, after the Dense layers if the view has them."""
+        if not view.dense:
+            return pooled
+        assert self.head is not None
+        vectors: Tensor = self.head(pooled)
+        return vectors
 
     def _narrowed_block(self, views: Sequence[View]) -> nn.Module | None:
         """The block whose output all views need at the last token only; None if there is no such block."""

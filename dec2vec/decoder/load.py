@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported for mypy
+from tokenizers import normalizers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -94,8 +95,8 @@ def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrain
     return backbone
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of the decoder."""
+def load_tokenizer(config: ModelConfig, *, lower_case: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of the decoder; with `lower_case` it converts all that it reads, prompts included."""
     with quiet(), one_line(config.name_or_path, "tokenizer", "put its tokenizer.json into the folder of the weights"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -104,7 +105,19 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(
             f"tokenizer of {config.name_or_path}: there is no tokenizer.json; convert it to a fast tokenizer first"
         )
+    if lower_case:
+        _convert_to_lower_case(tokenizer)
     return tokenizer
+
+
+def _convert_to_lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
+    """As sentence-transformers does for do_lower_case. The conversion is saved with the tokenizer."""
+    rust: Any = tokenizer.backend_tokenizer
+    members: list[Any] = [] if rust.normalizer is None else [rust.normalizer]
+    if members and isinstance(members[0], normalizers.Sequence):
+        members = list(rust.normalizer)
+    if not any(isinstance(member, normalizers.Lowercase) for member in members):
+        rust.normalizer = normalizers.Sequence([normalizers.Lowercase(), *members])
 
 
 def _check_name(name: str) -> None:

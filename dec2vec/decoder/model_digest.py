@@ -31,6 +31,8 @@ def model_digest(name: str) -> str | None:
     artifact = find(ModelConfig(name_or_path=name))
     if artifact is not None:
         reading = {key: value for key, value in dataclasses.asdict(artifact.config).items() if key not in _LOCATION}
+        if artifact.published is not None:
+            reading["published"] = artifact.published.reading.as_json()
         digest.update(json.dumps(reading, sort_keys=True).encode("utf-8", "surrogatepass"))
         folders = [path for path in (artifact.adapter, Path(artifact.base.name_or_path)) if path is not None]
     for folder in folders:

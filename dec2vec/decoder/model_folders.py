@@ -16,10 +16,13 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.dense_head import HEAD_FILE
 from dec2vec.decoder.library_calls import quiet
+from dec2vec.decoder.published import Published, PublishedModel
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
 
@@ -36,6 +39,8 @@ class Artifact:
     base: ModelConfig
     adapter: Path | None
     whitening: Path | None
+    published: PublishedModel | None = None
+    """The reading of the published embedder that it was tuned from, and the weights of its Dense layers."""
 
     def changed(self, changes: Mapping[str, Any]) -> Artifact:
         """The same encoder with other options of the `model` section."""
@@ -54,11 +59,12 @@ def find(config: ModelConfig) -> Artifact | None:
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         saved = TypeAdapter(ModelConfig).validate_python(marker["model"])
+        reading = Published.from_json(marker["published"]) if marker.get("published") else None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{folder / MARKER}: damaged ({type(error).__name__}); export the run again") from error
     if marker.get("format") != FORMAT:
         raise UserError(f"{folder / MARKER}: format {marker.get('format')!r} is not {FORMAT}; update dec2vec")
-    return _artifact(folder, _on_device(saved, config))
+    return _artifact(folder, _on_device(saved, config), reading)
 
 
 def _on_device(saved: ModelConfig, config: ModelConfig) -> ModelConfig:
@@ -66,7 +72,7 @@ def _on_device(saved: ModelConfig, config: ModelConfig) -> ModelConfig:
     return replace(saved, device=config.device, trust_remote_code=config.trust_remote_code)
 
 
-def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
+def _artifact(folder: Path, saved: ModelConfig, reading: Published | None) -> Artifact:
     whitening = folder / "whitening.safetensors"
     has_adapter = (folder / "adapter_config.json").is_file()
     base = saved if has_adapter else replace(saved, name_or_path=str(folder), revision=None)
@@ -80,7 +86,19 @@ def _artifact(folder: Path, saved: ModelConfig) -> Artifact:
         base=base,
         adapter=folder if has_adapter else None,
         whitening=whitening if whitening.is_file() else None,
+        published=None if reading is None else PublishedModel(reading, _head_tensors(folder, reading)),
     )
+
+
+def _head_tensors(folder: Path, reading: Published) -> dict[str, Tensor]:
+    """The weights of the Dense layers. UserError if they are missing."""
+    if not any(step.kind == "dense" for step in reading.steps):
+        return {}
+    try:
+        found: dict[str, Tensor] = load_file(folder / HEAD_FILE)
+        return found
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / HEAD_FILE}: missing or damaged ({error}); export the run again") from error
 
 
 def attach_adapter(backbone: nn.Module, folder: Path) -> nn.Module:

@@ -28,9 +28,11 @@ class View:
     layer: int | float
     norm: bool = False
     """Apply the decoder's final norm to inner hidden states. The last hidden state is already normalized."""
+    dense: bool = False
+    """Apply the Dense layers of a published embedder to the pooled vector."""
 
     def __str__(self) -> str:
-        return f"{self.pooling}@{self.layer}{'+norm' * self.norm}"
+        return f"{self.pooling}@{self.layer}{'+norm' * self.norm}{'+dense' * self.dense}"
 
 
 def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from dec2vec.config.model import DEFAULT_LENGTH, ModelConfig
+from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.load import load_architecture
 from dec2vec.decoder.model_folders import find
 from dec2vec.errors import UserError
@@ -43,11 +44,14 @@ def length_borders(decoder: PretrainedConfig) -> list[int]:
     )
 
 
-def with_max_length(config: ModelConfig, decoder: PretrainedConfig) -> ModelConfig:
-    """The configuration with a number as `max_length`. UserError if the decoder has fewer positions than it says."""
-    limit = position_limit(decoder)
+def with_max_length(config: ModelConfig, decoder: PretrainedConfig, default: int | None = None) -> ModelConfig:
+    """The configuration with a number as `max_length`. UserError if the decoder has fewer positions than it says.
+
+    `default` is that of a published embedder.
+    """
+    limit, wanted = position_limit(decoder), default or DEFAULT_LENGTH
     if config.max_length is None:
-        return replace(config, max_length=DEFAULT_LENGTH if limit is None else min(DEFAULT_LENGTH, limit))
+        return replace(config, max_length=wanted if limit is None else min(wanted, limit))
     if limit is not None and config.max_length > limit:
         raise UserError(
             f"model.max_length {config.max_length}: the model has {limit} positions; set it to {limit} or less"
@@ -60,8 +64,10 @@ def known_max_length(config: ModelConfig) -> int | None:
     if config.max_length is not None:
         return config.max_length
     try:
-        artifact = find(config)
+        artifact, published = find(config), find_published(config)
         base = config if artifact is None else replace(config, name_or_path=artifact.base.name_or_path)
-        return with_max_length(config, load_architecture(base).get_text_config()).max_length
+        base = base if published is None else published.base(base)
+        default = None if published is None else published.reading.max_length
+        return with_max_length(config, load_architecture(base).get_text_config(), default).max_length
     except UserError:  # reported where the model is loaded
         return None

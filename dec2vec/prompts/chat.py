@@ -11,7 +11,7 @@ from dec2vec.prompts.prompt import CHAT_NAMES, Prompt, Side
 _TEXT = "dec2vec-writes-the-text-here"
 
 
-def encoder_prompts(tokenizer: PreTrainedTokenizerBase, spec: str, task: str, side: Side = "query") -> Ensemble:
+def encoder_prompts(tokenizer: PreTrainedTokenizerBase, spec: str, task: str, side: Side = "text") -> Ensemble:
     """The prompts that `spec` names for an encoder with this tokenizer: chat prompts and those of `get_ensemble`."""
     if spec in CHAT_NAMES:
         return Ensemble((chat_prompt(tokenizer, spec),))

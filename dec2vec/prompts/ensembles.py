@@ -14,6 +14,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import (
     CHAT_NAMES,
     ENSEMBLE_NAMES,
+    PUBLISHED,
     SLOT,
     Prompt,
     Side,
@@ -21,9 +22,12 @@ from dec2vec.prompts.prompt import (
     get_prompt,
     template_prompt,
 )
-from dec2vec.prompts.templates import METAEOL, PUBLISHED
+from dec2vec.prompts.templates import METAEOL
+from dec2vec.prompts.templates import PUBLISHED as TEMPLATES
 
 UNIT = "+unit"
+OF_THE_MODEL = (*CHAT_NAMES, PUBLISHED)
+"""Prompts whose words are in the files of the model."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Ensemble:
         return len(self.members) == 1 and not self.unit
 
 
-def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
+def get_ensemble(spec: str, task: str, side: Side = "text") -> Ensemble:
     """The prompts that `spec` names: a single one of `get_prompt`, `echo`, or an ensemble. Chat prompts are in `chat`.
 
     UserError for unknown names, and for members that the ensemble does not have.
@@ -53,19 +57,19 @@ def get_ensemble(spec: str, task: str, side: Side = "query") -> Ensemble:
 
 
 def check_prompt(spec: str) -> None:
-    """Raise UserError for a prompt that no encoder has. Whether a tokenizer has a chat template is checked later."""
-    if spec not in CHAT_NAMES:
+    """Raise UserError for a prompt that no encoder has. Whether the model has what the name means is checked later."""
+    if spec not in OF_THE_MODEL:
         get_ensemble(spec, "")
 
 
 def default_layer(spec: str) -> int:
     """The layer of the prompt's publication: -2 for Pretended CoT, Knowledge Enhancement and `ck`, otherwise -1."""
-    return -1 if spec in CHAT_NAMES else get_ensemble(spec, "").members[0].default_layer
+    return -1 if spec in OF_THE_MODEL else get_ensemble(spec, "").members[0].default_layer
 
 
 def _members(name: str) -> tuple[Prompt, ...]:
     if name == "ck":
-        return tuple(template_prompt(part, *PUBLISHED[part]) for part in ("knowledge_enhancement", "pretended_cot"))
+        return tuple(template_prompt(part, *TEMPLATES[part]) for part in ("knowledge_enhancement", "pretended_cot"))
     return tuple(template_prompt(f"{name}:{number}", text, -1) for number, text in enumerate(METAEOL, start=1))
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dec2vec.errors import UserError
-from dec2vec.prompts.templates import PUBLISHED
+from dec2vec.prompts.templates import PUBLISHED as TEMPLATES
 
-Side = Literal["query", "document"]
+Side = Literal["text", "query", "document"]
+"""Prompts may differ between queries and documents. `text` is neither: texts that are all alike."""
 TextNormalization = Literal["none", "sts", "lower"]
 SLOT = "{text}"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is written around a text. With `append_eos` an EOS is added and pooled, else the suffix's last token is."""
+    """What is written around a text. With `append_eos` an EOS is added and pooled, else the suffix's last token is.
+
+    A published embedder ends its texts as its tokenizer does instead of in EOS.
+    """
 
     name: str
     prefix: str = ""
@@ -30,6 +34,10 @@ class Prompt:
     """The string between two copies of the text, of which the second is pooled; None if there is one copy."""
     adds_bos: bool = True
     """Whether the BOS that the tokenizer adds comes before the prompt. A chat template writes its own BOS."""
+    pooled_from: int = field(default=0, repr=False)
+    """The first token that is pooled: a published embedder may leave its prompt out."""
+    strips: bool = field(default=False, repr=False)
+    """White space around a text is removed, as some chat templates do."""
 
 
 def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
@@ -38,17 +46,19 @@ def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
     return Prompt(name, prefix, suffix, append_eos=False, default_layer=default_layer)
 
 
-_TEMPLATES = {name: template_prompt(name, *published) for name, published in PUBLISHED.items()}
+_TEMPLATES = {name: template_prompt(name, *published) for name, published in TEMPLATES.items()}
 PROMPT_NAMES = ("bare", *_TEMPLATES, "instruct")
 """Prompts with one copy of the text in one template. Training and export need such a prompt."""
 ENSEMBLE_NAMES = ("metaeol", "ck")
 CHAT_NAMES = ("chat", "chat_no_generation")
+PUBLISHED = "published"
+"""The prompts of a published embedder, which are in its files (`dec2vec.decoder.published`)."""
 ENCODER_NAMES = (*ENSEMBLE_NAMES, "echo", *CHAT_NAMES)
 """Prompts for encoding and evaluation only; see `ensembles` and `chat`."""
 _ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
 
 
-def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
+def get_prompt(spec: str, task: str, side: Side = "text") -> Prompt:
     """The prompt called `spec`, or `spec` itself if it is a template with one `{text}`.
 
     `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does.
@@ -64,7 +74,7 @@ def get_prompt(spec: str, task: str, side: Side = "query") -> Prompt:
     return _own_template(spec)
 
 
-def echo_prompt(task: str, side: Side = "query") -> Prompt:
+def echo_prompt(task: str, side: Side = "text") -> Prompt:
     """Echo (Springer et al. 2024): the tokens of the second copy, and the EOS after it, have seen the complete text.
 
     `last` pools the EOS; mean, weighted mean and max pool the second copy and the EOS.

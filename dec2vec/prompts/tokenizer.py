@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dec2vec.errors import UserError
-from dec2vec.prompts.prompt import Prompt
+from dec2vec.prompts.prompt import PUBLISHED, Prompt
 
 Tokenization = Literal["joint", "separate"]
 _log = logging.getLogger(__name__)
@@ -41,11 +42,16 @@ class PromptTokenizer:
     """Tokenizes texts with one prompt around them.
 
     A BOS that the tokenizer adds is kept. An EOS that it adds is dropped and appended here instead, since many
-    tokenizers of transformers 5 no longer add it.
+    tokenizers of transformers 5 no longer add it. `ending` takes the place of EOS.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int, tokenization: Tokenization
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        max_length: int,
+        tokenization: Tokenization,
+        ending: Sequence[int] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.prompt = prompt
@@ -53,7 +59,7 @@ class PromptTokenizer:
         self._bos = leading_specials(tokenizer) if prompt.adds_bos else []
         self._joint_suffix = prompt.suffix if tokenization == "joint" else ""
         tail = [] if tokenization == "joint" else plain_ids(tokenizer, [prompt.suffix])[0]
-        self._tail = tail + [eos_id(tokenizer)] * prompt.append_eos
+        self._tail = tail + (ending_ids(tokenizer, ending) if prompt.append_eos else [])
         self._check_room()
         for token in tokenizer.convert_ids_to_tokens(self._bos[:1]):
             if prompt.prefix.lstrip().startswith(token):
@@ -79,9 +85,10 @@ class PromptTokenizer:
 
     def starts(self, lengths: Int[Tensor, batch]) -> Int[Tensor, batch] | None:
         """The first pooled position of rows of these lengths; None if pooling begins at their first token."""
-        return None
+        return torch.clamp(lengths - 1, max=self.prompt.pooled_from) if self.prompt.pooled_from else None
 
     def _wrapped(self, texts: Sequence[str]) -> list[list[int]]:
+        texts = [text.strip() for text in texts] if self.prompt.strips else texts
         return plain_ids(self.tokenizer, [self.prompt.prefix + text + self._joint_suffix for text in texts])
 
     def _cut(self, text: str, body: list[int], room: int) -> list[int]:
@@ -91,7 +98,11 @@ class PromptTokenizer:
         suffix the text is cut at the end of a token, and all of it is tokenized again.
         """
         if not self._joint_suffix:
-            return body[:room]
+            is_left = self.prompt.name == PUBLISHED and self.tokenizer.truncation_side == "left"
+            return body[len(body) - room :] if is_left else body[:room]
+        if self.prompt.name == PUBLISHED:  # sentence-transformers cuts the ids, and writes the suffix over the last
+            suffix = plain_ids(self.tokenizer, [self._joint_suffix])[0]
+            return body[: room - len(suffix)] + suffix
         kept = len(plain_ids(self.tokenizer, [text])[0]) - (len(body) - room)
         while kept > 0:
             shorter = text[: self._character_end(text, kept)]
@@ -162,13 +173,27 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
+def ending_ids(tokenizer: PreTrainedTokenizerBase, ending: Sequence[int] | None) -> list[int]:
+    """The tokens after a text: `ending`, or EOS where it is not given."""
+    return [eos_id(tokenizer)] if ending is None else list(ending)
+
+
 def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer puts before a text: BOS, or nothing."""
+    return _specials(tokenizer)[0]
+
+
+def trailing_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that the tokenizer puts after a text, which need not be its EOS; often nothing."""
+    return _specials(tokenizer)[1]
+
+
+def _specials(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     ids: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     special: list[int] = tokenizer("a")["input_ids"]
     for start in range(len(special) - len(ids) + 1):
         if special[start : start + len(ids)] == ids:
-            return special[:start]
+            return special[:start], special[start + len(ids) :]
     raise UserError(
         f"tokenizer of {tokenizer.name_or_path} adds special tokens inside the text; use a model with another tokenizer"
     )
@@ -177,11 +202,17 @@ def leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 class EchoTokenizer:
     """Tokenizes texts for echo: BOS if the tokenizer adds one, prefix, text, `repeat`, text, EOS."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        max_length: int,
+        ending: Sequence[int] | None = None,
+    ) -> None:
         prefix, self._between = plain_ids(tokenizer, [prompt.prefix, prompt.repeat or ""])
         self._tokenizer = tokenizer
         self._before = leading_specials(tokenizer) + prefix
-        self._after = [eos_id(tokenizer)]
+        self._after = ending_ids(tokenizer, ending)
         fixed = len(self._before) + len(self._between) + len(self._after)
         self._room = (max_length - fixed) // 2
         if self._room < 1:

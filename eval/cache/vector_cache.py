@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
 from dec2vec.decoder.pooling import View
+from dec2vec.decoder.published import Published
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import why_not_written
 from dec2vec.files.lock import lock_folder
@@ -83,6 +84,16 @@ class CachedEncoder:
         return self.behind.whitening
 
     @property
+    def published(self) -> Published | None:
+        """That of the encoder behind."""
+        return self.behind.published
+
+    @property
+    def view(self) -> View:
+        """That of the encoder behind."""
+        return self.behind.view
+
+    @property
     def layer_count(self) -> int:
         """The number of layers of the encoder behind."""
         return self.behind.layer_count
@@ -92,7 +103,7 @@ class CachedEncoder:
         texts: Sequence[str],
         *,
         prompt: str | None = None,
-        side: Side = "query",
+        side: Side = "text",
         batch_tokens: int = 16_384,
         normalize: bool = True,
         progress: bool = True,
@@ -149,7 +160,7 @@ class CachedEncoder:
         """A stream is too much to keep: it serves moments, which are (see `eval.postprocess.moments`)."""
         yield from self._through_decoder(texts, views, options)
 
-    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:
         """By the tokens of the encoder behind: whether a vector is kept says nothing of it."""
         return self.behind.is_cut(texts, prompt=prompt, side=side)
 
@@ -157,7 +168,7 @@ class CachedEncoder:
         """The LM head of the encoder behind."""
         return self.behind.output_embeddings()
 
-    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+    def ensemble(self, prompt: str | None = None, side: Side = "text") -> Ensemble:
         """The prompts behind `prompt`."""
         return self.behind.ensemble(prompt, side)
 
@@ -166,9 +177,9 @@ class CachedEncoder:
         """What the decoder behind has read so far."""
         return self.behind.tally
 
-    def prompt_folder(self, prompt: str | None, side: Side = "query") -> Path:
+    def prompt_folder(self, prompt: str | None, side: Side = "text") -> Path:
         """Where everything about one prompt is kept: by what it writes, so that sides that read alike share it."""
-        spec = self.config.prompt if prompt is None else prompt
+        spec = self.config.prompt_name if prompt is None else prompt
         written = repr(self.behind.ensemble(spec, side))
         folder = self._folder / hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()[:24]
         with writing(folder):
@@ -181,7 +192,7 @@ class CachedEncoder:
         if not texts:
             return
         members = len(self.behind.ensemble(options.prompt, options.side).members)
-        name = self.config.prompt if options.prompt is None else options.prompt
+        name = self.config.prompt_name if options.prompt is None else options.prompt
         cost = self.costs.setdefault(name, Cost())
         for rows, found in cost.watch(self.behind, self.behind.iter_views(texts, views, options)):
             self.passes[name] += len(rows) * members

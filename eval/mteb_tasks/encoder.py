@@ -43,7 +43,7 @@ class MtebEncoder:
     ) -> Float32[np.ndarray, "texts dim"]:
         """Unit vectors of the texts of all batches, in order: our own batches are by length."""
         texts = [text for batch in inputs for text in batch["text"]]
-        side: Side = "document" if prompt_type is not None and prompt_type.value == "document" else "query"
+        side: Side = "text" if prompt_type is None else "document" if prompt_type.value == "document" else "query"
         self.cuts.setdefault(task_metadata.name, CutTexts()).add(texts, self.encoder.is_cut(texts, side=side))
         return self.encoder.encode(texts, side=side, batch_tokens=self.batch_tokens, progress=False)
 

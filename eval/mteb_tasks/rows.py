@@ -55,7 +55,7 @@ def _systems(
     config: EvalConfig, encoders: Encoders, choices: Sequence[Choice], references: Sequence[System]
 ) -> Iterator[tuple[System, TextEncoder]]:
     for name, encoder in encoders.each_tuned():
-        yield System(encoder.config.prompt, own_view(encoder), name), encoder
+        yield System(encoder.config.prompt_name, own_view(encoder), name), encoder
     for system in _untuned(config, encoders, choices, references):
         model = replace(config.model, prompt=system.prompt, pooling=system.view.pooling, layer=system.view.layer)
         yield system, encoders.untuned(model)
@@ -66,8 +66,8 @@ def _untuned(
 ) -> list[System]:
     """The reading that the similarity dev file chose, or those that are given."""
     if not config.dev:
-        model = config.model
-        return list(dict.fromkeys(references)) or [System(model.prompt, own_view(encoders.untuned()))]
+        untuned = encoders.untuned()
+        return list(dict.fromkeys(references)) or [System(untuned.config.prompt_name, own_view(untuned))]
     raw = [choice for choice in choices if not choice.system.is_tuned and choice.system.post is None]
     usable = [choice for choice in raw if not choice.system.view.norm]
     if not usable:

@@ -60,7 +60,7 @@ def sides_of(task: Task[Any]) -> list[tuple[Part, list[str], Side]]:
     queries, documents = (list(dict.fromkeys(texts)) for texts in (task.test.queries, task.test.documents))
     if documents:
         return [("queries", queries, "query"), ("documents", documents, "document")]
-    return [("texts", queries, "query")]
+    return [("texts", queries, "text")]
 
 
 def worst(found: Sequence[Truncation], task: str) -> list[Truncation]:

@@ -29,8 +29,8 @@ def asked(systems: SystemsConfig, model: ModelConfig) -> SystemsConfig:
     """The candidates that are asked for; a default gives way to how `model` reads texts, raw."""
     return replace(
         systems,
-        prompts=(model.prompt,) if systems.prompts == DEFAULTS.prompts else systems.prompts,
-        poolings=(model.pooling,) if systems.poolings == DEFAULTS.poolings else systems.poolings,
+        prompts=(model.prompt_name,) if systems.prompts == DEFAULTS.prompts else systems.prompts,
+        poolings=(model.pooling_name,) if systems.poolings == DEFAULTS.poolings else systems.poolings,
         layers=systems.layers or (model.pooled_layer,),
         post=("raw",) if systems.post == DEFAULTS.post else systems.post,
     )

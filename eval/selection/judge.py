@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
+from dec2vec.prompts.prompt import Side
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
 from eval.selection.choose import Choice, choose, choose_by_pooling
@@ -118,7 +119,8 @@ class Reader:
     def read(self, texts: Texts, views: Sequence[View]) -> Mapping[View, TaskVectors]:
         """Raw vectors of both sides, one forward pass a text."""
         material = self.options.material
-        options = EncodeOptions(self.fitting.prompt, "query", material.batch_tokens, material.progress)
+        side: Side = "query" if texts.documents else "text"
+        options = EncodeOptions(self.fitting.prompt, side, material.batch_tokens, material.progress)
         queries = self.encoder.encode_views(texts.queries, views, options)
         if not texts.documents:
             return BothSides(queries)

@@ -19,7 +19,7 @@ def choose_whitening(encoder: TextEncoder, dev: StsTask, text: Sequence[str], sh
 
     None where no whitening can be fitted: too few texts, or vectors that are all equal.
     """
-    prompt, view = encoder.config.prompt, own_view(encoder)
+    prompt, view = encoder.config.prompt_name, own_view(encoder)
     fitting = Fitting.from_encoder(encoder, prompt, [view], Material(text, sha256, posts=("whiten",)))
     vectors = BothSides(encoder.encode_views(dev.test.queries, [view], EncodeOptions(prompt)))
     posts = [choice.post for choice in choose(dev, vectors, fitting, [view])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig, PoolingName
 from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.decoder.published import Published
 from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble
-from dec2vec.prompts.prompt import Side
+from dec2vec.prompts.prompt import PUBLISHED, Side
 from dec2vec.vectors.whitening import Whitening
 from eval.config import PostName, SystemsConfig
 
@@ -46,13 +47,21 @@ class TextEncoder(Protocol):
         """What the decoder has read so far."""
 
     @property
+    def published(self) -> Published | None:
+        """The reading of a published embedder; None for other decoders."""
+
+    @property
+    def view(self) -> View:
+        """How it reads texts by itself: pooling and layer of its configuration."""
+
+    @property
     def layer_count(self) -> int:
         """Transformer layers; hidden states are numbered 0 to this."""
 
-    def ensemble(self, prompt: str | None = None, side: Side = "query") -> Ensemble:
+    def ensemble(self, prompt: str | None = None, side: Side = "text") -> Ensemble:
         """The prompts behind `prompt`."""
 
-    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "query") -> list[bool]:
+    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:
         """Whether each text is longer than `config.max_length`, so that only its beginning is read."""
 
     def output_embeddings(self) -> NDArray[np.float32]:
@@ -63,7 +72,7 @@ class TextEncoder(Protocol):
         texts: Sequence[str],
         *,
         prompt: str | None = None,
-        side: Side = "query",
+        side: Side = "text",
         batch_tokens: int = 16_384,
         normalize: bool = True,
         progress: bool = True,
@@ -161,8 +170,17 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
 
 
 def own_view(encoder: TextEncoder) -> View:
-    """How a tuned encoder is read, its layer as an index."""
-    return View(encoder.config.pooling, resolve_layer(encoder.config.pooled_layer, encoder.layer_count))
+    """How an encoder is read by itself, its layer as an index."""
+    return replace(encoder.view, layer=resolve_layer(encoder.view.layer, encoder.layer_count))
+
+
+def published_system(encoder: TextEncoder) -> System | None:
+    """A published embedder as it is published: its prompts, pooling, layer and Dense layers; None for others."""
+    reading = encoder.published
+    if reading is None:
+        return None
+    layer = resolve_layer(reading.layer, encoder.layer_count)
+    return System(PUBLISHED, View(reading.pooling, layer, dense=bool(reading.steps)))
 
 
 def run_name(path: str) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _START_ANEW = "start from the beginning with --checkpoint.resume fresh, or choose another --output_dir"
 _ABSENT = object()
+PUBLISHED_BASE = "model.published"
+"""Of `inputs`: how a base reads texts that is a published embedder."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,12 +50,21 @@ class Identity:
 def check_same_run(checkpoint: Path, manifest: Mapping[str, object], run: Identity) -> None:
     """Raise UserError, which names what differs, unless the checkpoint with this manifest belongs to `run`."""
     recorded, inputs = manifest.get("config"), manifest.get("inputs")
+    if PUBLISHED_BASE in run.inputs and PUBLISHED_BASE not in (inputs if isinstance(inputs, dict) else {}):
+        raise UserError(_read_as_bare(checkpoint, run))
     if isinstance(recorded, dict) and isinstance(inputs, dict):
         earlier = validate(TrainConfig, translated(recorded))
         _refuse_changed_option(checkpoint, earlier, inputs, run)
         _refuse_changed_content(checkpoint, inputs, run)
     elif manifest["config_hash"] != run.config_hash:
         raise UserError(_why_not_of_earlier_version(checkpoint, run))
+
+
+def _read_as_bare(checkpoint: Path, run: Identity) -> str:
+    return (
+        f"checkpoint {checkpoint} was written by an earlier version, which read the published embedder "
+        f"{run.config.model.name_or_path} as a bare decoder, with another ending of texts; {_START_ANEW}"
+    )
 
 
 def note_unrecorded(checkpoint: Path, manifest: Mapping[str, object], run: Identity) -> None:

@@ -113,7 +113,7 @@ class _Plan:
 def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: BatchOptions) -> LocalBatch:
     """Tokenize this rank's part of the global `batch`, which holds numbers of data rows, and divide it into chunks.
 
-    A rank without a row (if the last batch has fewer rows than there are ranks) embeds one empty text that no loss
+    A rank without a row (if the last batch has fewer rows than there are ranks) embeds one short text that no loss
     reads, so that it still takes part in the reduction of the gradients.
     """
     normalize = NORMALIZERS[encoder.config.text_normalization]  # equal keys for texts that the model reads as equal
@@ -176,7 +176,7 @@ def _unique_sequences(
         unique, inverse = deduplicate([ids[number] for number in numbers])
         sequence_of_input[numbers] = inverse + len(sequences)
         sequences += unique
-    return sequences or [encoder.tokenize([""])[0]], torch.from_numpy(sequence_of_input)
+    return sequences or [encoder.tokenize(["a"])[0]], torch.from_numpy(sequence_of_input)
 
 
 def _pairs(rows: Sequence[_DataRow]) -> _Plan:
@@ -214,7 +214,7 @@ def _id_key(row: _DataRow) -> int:
 
 def _twins(rows: Sequence[_DataRow]) -> _Plan:
     """Each text twice, so that dropout makes two different vectors of it (Gao et al. 2021, SimCSE)."""
-    inputs = [PromptedInput(row.texts[0], row.source.query_prompt, copy=copy) for copy in (0, 1) for row in rows]
+    inputs = [PromptedInput(row.texts[0], row.source.query_prompt, "text", copy) for copy in (0, 1) for row in rows]
     keys = text_keys([row.texts[0] for row in rows])
     parts = PairInputs(
         anchors=torch.arange(len(rows)),
@@ -229,7 +229,7 @@ def _twins(rows: Sequence[_DataRow]) -> _Plan:
 
 def _graded(rows: Sequence[_DataRow]) -> _Plan:
     """All first texts, then all second ones."""
-    inputs = [PromptedInput(row.texts[side], row.source.query_prompt) for side in (0, 1) for row in rows]
+    inputs = [PromptedInput(row.texts[side], row.source.query_prompt, "text") for side in (0, 1) for row in rows]
     scores = torch.tensor([row.score for row in rows], dtype=torch.float32)
     first_keys, second_keys = (text_keys([row.texts[side] for row in rows]) for side in (0, 1))
     numbers = torch.arange(len(rows))
@@ -237,7 +237,7 @@ def _graded(rows: Sequence[_DataRow]) -> _Plan:
 
 
 def _labelled(rows: Sequence[_DataRow]) -> _Plan:
-    inputs = [PromptedInput(row.texts[0], row.source.query_prompt) for row in rows]
+    inputs = [PromptedInput(row.texts[0], row.source.query_prompt, "text") for row in rows]
     return _Plan(inputs, LabelledInputs(torch.arange(len(inputs)), text_keys([row.label for row in rows])))
 
 

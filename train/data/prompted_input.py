@@ -39,8 +39,10 @@ def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput
 
 
 def side_of(kind: Kind, place: int) -> Side:
-    """The side of text number `place` of a row. Only pairs have documents: all texts but the anchor."""
-    return "document" if kind == "pairs" and place else "query"
+    """The side of text number `place` of a row. Only pairs have sides: all texts but the anchor are documents."""
+    if kind != "pairs":
+        return "text"
+    return "document" if place else "query"
 
 
 def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenCache | None = None) -> list[list[int]]:

@@ -84,7 +84,7 @@ def prompts_of(source: SourceConfig) -> list[tuple[str | None, Side]]:
     """Prompt and side of the first text of a row, and of all its other texts."""
     if source.kind == "pairs":
         return [(source.query_prompt, "query"), (source.document_prompt, "document")]
-    return [(source.query_prompt, "query")] * 2
+    return [(source.query_prompt, "text")] * 2
 
 
 def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int:
@@ -96,7 +96,7 @@ def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int
 
 def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
     """Rows with a text that is truncated. Short texts are not tokenized: they have fewer tokens than bytes."""
-    room = encoder.max_length - len(encoder.tokenize([""], prompt=prompt, side=side)[0])
+    room = encoder.max_length - len(encoder.tokenize(["a"], prompt=prompt, side=side)[0])
     numbered = (
         (row, text)
         for row, texts in enumerate(rows)

@@ -27,7 +27,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_path, remove_leftovers, why_not_written
 from dec2vec.files.lock import locked
-from dec2vec.prompts.prompt import NORMALIZERS, Side
+from dec2vec.prompts.prompt import NORMALIZERS, PUBLISHED, Side
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
@@ -138,6 +138,8 @@ def _name(data: TrainingData, encoder: Encoder, keys: NDArray[np.int64]) -> str:
     config, tokenizer = encoder.config, encoder.tokenizer
     asked: set[tuple[str | None, Side]] = {(source.query_prompt, "query") for source in data.sources}
     asked |= {(source.document_prompt, "document") for source in data.sources}
+    if config.prompt == PUBLISHED:
+        asked |= {(source.query_prompt, "text") for source in data.sources}
     prompts = [repr(encoder.ensemble(prompt, side)) for prompt, side in sorted(asked, key=repr)]
     options = [config.prompt, config.task, config.text_normalization, config.tokenization, config.max_length]
     specials = [

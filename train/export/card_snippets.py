@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.prompts.prompt import get_prompt
-from train.export.sentence_transformers import WHITENING_FOLDER
+from dec2vec.prompts.prompt import Side
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,12 @@ class ExportedModel:
     revision: str | None
     model: ModelConfig
     merged: bool
-    whitened: bool
+    whitened: str | None
+    """The folder of the whitening; None without one."""
     layer: int | None
     is_on_hub: bool
+    prefixes: Mapping[Side, str]
+    """The beginning of the prompt, by side."""
 
 
 _TEXTS = (
@@ -56,8 +59,7 @@ def dec2vec_snippet(exported: ExportedModel) -> str:
 
 def transformers_snippet(exported: ExportedModel) -> str:
     """Code with explicit prompt, padding, pooling, whitening and normalization."""
-    model = exported.model
-    prefixes = {side: get_prompt(model.prompt, model.task, side).prefix for side in ("query", "document")}
+    model, prefixes = exported.model, exported.prefixes
     states = "last_hidden_state" if exported.layer is None else f"hidden_states[{exported.layer}]"
     hidden = "" if exported.layer is None else ", output_hidden_states=True"
     whiten = "    vectors = vectors @ dense['linear.weight'].T + dense['linear.bias']\n" if exported.whitened else ""
@@ -70,7 +72,7 @@ def transformers_snippet(exported: ExportedModel) -> str:
         "    mask = batch['attention_mask'].float()\n"
         "    with torch.no_grad():\n"
         f"        states = model(**batch{hidden}).{states}.float()\n"
-        f"    vectors = {_POOLING[model.pooling]}\n{whiten}"
+        f"    vectors = {_POOLING[model.pooling_name]}\n{whiten}"
         "    return torch.nn.functional.normalize(vectors, dim=-1)\n\n\n"
         f"query_vectors = embed({prefixes['query']!r}, queries)\n"
         f"document_vectors = embed({prefixes['document']!r}, documents)\n"
@@ -108,7 +110,7 @@ def _weights(exported: ExportedModel) -> str:
 def _dense(exported: ExportedModel) -> str:
     if not exported.whitened:
         return ""
-    file = f"{WHITENING_FOLDER}/model.safetensors"
+    file = f"{exported.whitened}/model.safetensors"
     if exported.is_on_hub:
         return f"dense = load_file(hf_hub_download({exported.where!r}, {file!r}))\n"
     return f"dense = load_file({f'{exported.where}/{file}'!r})\n"

@@ -7,13 +7,14 @@ cards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 
-from dec2vec.prompts.prompt import get_prompt
+from dec2vec.prompts.prompt import Side
 from train.config import TrainConfig
 from train.export.card_base import Base, describe_base
 from train.export.card_data import DataFact, data_section
@@ -48,6 +49,11 @@ class Card:
     report: CardReport | None = None
     origin: str = ""
     """For a merged model, which runs were merged and how."""
+    prefixes: Mapping[Side, str] = field(default_factory=lambda: {"query": "", "document": ""})
+    """The beginning of the prompt, by side."""
+    whitening_folder: str = "2_Dense"
+    has_dense_base: bool = False
+    """The base is a published embedder with Dense layers, which plain transformers does not have."""
 
     @property
     def whitened(self) -> bool:
@@ -141,17 +147,19 @@ def _loading(card: Card) -> str:
         revision=card.config.model.revision,
         model=card.config.model,
         merged=card.merged,
-        whitened=card.whitened,
+        whitened=card.whitening_folder if card.whitened else None,
+        prefixes=card.prefixes,
         layer=card.layer,
         is_on_hub=card.repo_id is not None,
     )
     needs_base = "" if card.merged else f" The base model `{card.base.name}` is loaded too, and must be available."
+    by_hand = f"\n\ntransformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(model)}```"
     return (
-        "## Loading\n\nThree ways to compute the same vectors. The tokenizer of this folder appends the end of the "
+        f"## Loading\n\n{'Two' if card.has_dense_base else 'Three'} ways to compute the same vectors. "
+        "The tokenizer of this folder appends the end of the "
         f"prompt; its beginning is stored in the prompts `query` and `document`.{needs_base}\n\n"
         f"sentence-transformers:\n\n```python\n{sentence_transformers_snippet(model)}```\n\n"
-        f"dec2vec:\n\n```python\n{dec2vec_snippet(model)}```\n\n"
-        f"transformers{'' if card.merged else ' and PEFT'}:\n\n```python\n{transformers_snippet(model)}```"
+        f"dec2vec:\n\n```python\n{dec2vec_snippet(model)}```{'' if card.has_dense_base else by_hand}"
     )
 
 
@@ -161,7 +169,7 @@ def _limits(card: Card) -> str:
     if language not in (None, "multilingual"):
         limits.append(f"Trained and evaluated on language `{language}`; other languages were not tested.")
     limits.append("The vectors reflect the biases of the base model and of the training data.")
-    if get_prompt(model.prompt, model.task).prefix:
+    if any(card.prefixes.values()):
         limits.append("Queries and documents have different prompts if the prompts `query` and `document` differ.")
     if model.dtype != "float32" or model.autocast != "off":
         limits.append(

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.dense_head import HEAD_FILE
 from dec2vec.decoder.model_folders import FORMAT, MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -162,7 +163,12 @@ def _merged(backbone: nn.Module) -> PreTrainedModel:
 def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str) -> None:
     """Write how our Encoder reads the folder."""
     model = dataclasses.replace(encoder.config, name_or_path=base)
-    write_json(folder / MARKER, {"format": FORMAT, "model": dataclasses.asdict(model)})
+    marker: dict[str, object] = {"format": FORMAT, "model": dataclasses.asdict(model)}
+    if encoder.published is not None:
+        marker["published"] = encoder.published.as_json()
+    write_json(folder / MARKER, marker)
+    if encoder.embedder.head is not None:
+        save_file(encoder.embedder.head.tensors, folder / HEAD_FILE, metadata={"format": "pt"})
     if whitening is not None:
         whitening.save(folder / "whitening.safetensors")
 

@@ -7,18 +7,22 @@ if the newest still reads them: older versions refuse unknown keys.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from dec2vec.config.model import EncodeOptions, PoolingName
+from dec2vec.decoder.dense_head import Dense
 from dec2vec.decoder.layers import decoder_blocks, index_in_transformers
 from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.prompts.prompt import PUBLISHED
 from dec2vec.prompts.tokenizer import eos_id
 from dec2vec.vectors.whitening import Whitening
 from train.export.tokenizer import side_prompts
@@ -38,12 +42,11 @@ _ALL_MODES = (
     "lasttoken",
 )
 POOLING_FOLDER = "1_Pooling"
-WHITENING_FOLDER = "2_Dense"
 
 
 def check_exportable(encoder: Encoder) -> None:
     """UserError for options that sentence-transformers has no module for."""
-    if encoder.config.pooling not in _MODES:
+    if encoder.config.pooling_name not in _MODES:
         raise UserError(
             f"pooling {encoder.config.pooling} is not supported by sentence-transformers; train with --model.pooling "
             f"{', '.join(_MODES)}, or use adapter/ with dec2vec"
@@ -52,6 +55,11 @@ def check_exportable(encoder: Encoder) -> None:
         raise UserError(
             "model.bidirectional: sentence-transformers would use causal attention; add --export.model false, and use "
             "adapter/ or model/ with dec2vec"
+        )
+    if encoder.published is not None and encoder.published.chat is not None and encoder.config.prompt == PUBLISHED:
+        raise UserError(
+            "model.prompt published: the base puts texts into its chat template, which the exported folder can't; use "
+            "--model.prompt bare, or --export.model false"
         )
     library_layer(encoder)
     side_prompts(encoder)
@@ -78,7 +86,9 @@ def library_layer(encoder: Encoder) -> int | None:
 
 def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *, merged: bool) -> None:
     """Write everything but the weights and the tokenizer. `merged` says that the folder has all weights."""
-    kinds = ["Transformer", "Pooling", *(["Dense"] if whitening is not None else []), "Normalize"]
+    head = published_layers(encoder)
+    kinds = ["Transformer", "Pooling", *(type(layer).__name__ for layer in head)]
+    kinds += [*(["Dense"] if whitening is not None else []), "Normalize"]
     modules = [
         {
             "idx": at,
@@ -95,8 +105,33 @@ def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *,
     write_json(folder / POOLING_FOLDER / "config.json", _pooling(encoder))
     write_json(folder / "config_sentence_transformers.json", _prompts(encoder))
     write_json(folder / f"{len(kinds) - 1}_Normalize" / "config.json", {})
+    for at, layer in enumerate(head, start=2):
+        _save_layer(layer, folder / kinds_folder(at, layer))
     if whitening is not None:
-        _save_whitening(whitening, folder / WHITENING_FOLDER)
+        _save_whitening(whitening, folder / whitening_folder(encoder))
+
+
+def published_layers(encoder: Encoder) -> list[nn.Module]:
+    """The layers of a published embedder that come after the pooling; empty if the encoder does not use them."""
+    head = encoder.embedder.head
+    return [] if head is None or not encoder.embedder.view.dense else list(head.layers)
+
+
+def whitening_folder(encoder: Encoder) -> str:
+    """The folder of the whitening, which comes after the layers of a published embedder."""
+    return f"{2 + len(published_layers(encoder))}_Dense"
+
+
+def kinds_folder(at: int, layer: nn.Module) -> str:
+    """The folder of a layer that is module number `at`."""
+    return f"{at}_{type(layer).__name__}"
+
+
+def _save_layer(layer: nn.Module, folder: Path) -> None:
+    config = layer.library_config if isinstance(layer, Dense) else {}
+    write_json(folder / "config.json", config)
+    if isinstance(layer, Dense):
+        save_file(layer.library_tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def write_json(path: Path, content: object) -> None:
@@ -121,14 +156,22 @@ def _dtype(encoder: Encoder, *, merged: bool) -> dict[str, object]:
 
 
 def _pooling(encoder: Encoder) -> dict[str, object]:
-    chosen = _MODES[encoder.config.pooling]
+    chosen = _MODES[encoder.config.pooling_name]
     modes = {f"pooling_mode_{mode}": mode == chosen for mode in _ALL_MODES}
-    view = encoder.embedder.view
+    view = replace(encoder.embedder.view, dense=False)
     width = encoder.encode_views(["a"], [view], EncodeOptions(progress=False))[view].shape[1]
     return {"word_embedding_dimension": width, **modes, "include_prompt": True}
 
 
 def _prompts(encoder: Encoder) -> dict[str, object]:
+    reading = encoder.published
+    if reading is not None and encoder.config.prompt == PUBLISHED:
+        return {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": "", **reading.prompts},
+            "default_prompt_name": reading.default_prompt,
+            "similarity_fn_name": reading.similarity or "cosine",
+        }
     prompts = {side: prompt.prefix for side, prompt in side_prompts(encoder).items()}
     return {
         "model_type": "SentenceTransformer",

@@ -22,7 +22,8 @@ from train.export.card_scores import Exported
 from train.export.merge_record import describe_merge
 from train.export.model_card import Card, build_card
 from train.export.save import base_name, save_sentence_transformer
-from train.export.sentence_transformers import library_layer
+from train.export.sentence_transformers import library_layer, published_layers, whitening_folder
+from train.export.tokenizer import side_prompts
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +118,9 @@ def model_card_text(
         data=describe_data(config) if facts is None else facts,
         report=read_report(run / "report" / "report.json") if evaluated else None,
         origin=describe_merge(run),
+        prefixes={side: prompt.prefix for side, prompt in side_prompts(encoder).items()},
+        whitening_folder=whitening_folder(encoder),
+        has_dense_base=bool(published_layers(encoder)),
     )
     if card.scores.missing:
         _log.warning("%s: %s Run dec2vec eval and dec2vec export again", run, card.scores.missing)

@@ -12,12 +12,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
-from dec2vec.prompts.prompt import Prompt, Side, TextNormalization, get_prompt, lower_case
-from dec2vec.prompts.tokenizer import eos_id, leading_specials
+from dec2vec.prompts.prompt import PUBLISHED, Prompt, Side, TextNormalization, get_prompt, lower_case
+from dec2vec.prompts.tokenizer import leading_specials
 
 _log = logging.getLogger(__name__)
 Json = dict[str, object]
@@ -40,7 +40,9 @@ _SPACES = r"\x09-\x0d\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{20
 def side_prompts(encoder: Encoder) -> dict[Side, Prompt]:
     """The encoder's prompt for queries and for documents."""
     config = encoder.config
-    prompts = {side: get_prompt(config.prompt, config.task, side) for side in SIDES}
+    if config.prompt == PUBLISHED:
+        return {side: encoder.ensemble(None, side).members[0] for side in SIDES}
+    prompts = {side: get_prompt(config.prompt_name, config.task, side) for side in SIDES}
     if config.tokenization == "joint" and any(prompt.suffix for prompt in prompts.values()):
         raise UserError(
             f"prompt {config.prompt!r}: its suffix is tokenized jointly with the text, which a tokenizer alone cannot "
@@ -76,7 +78,7 @@ def _config_changes(encoder: Encoder) -> Json:
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": encoder.max_length,
         "padding_side": "right",
-        "truncation_side": "right",
+        "truncation_side": encoder.tokenizer.truncation_side if encoder.config.prompt == PUBLISHED else "right",
         "pad_token": _pad_token(encoder),
     }
 
@@ -98,7 +100,7 @@ def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder:
     changes: Json = {
         "truncation": None,
         "padding": None,
-        "post_processor": _post_processor(encoder.tokenizer, prompts["query"]),
+        "post_processor": _post_processor(encoder, prompts["query"]),
     }
     ours = _normalizers(encoder.config.text_normalization, prompts)
     if ours:
@@ -124,12 +126,13 @@ def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> lis
     return [{"type": "Lowercase"}]
 
 
-def _post_processor(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Json:
-    """`head text tail`: the tokenizer's own leading tokens, and the tokens of the suffix and EOS as one entry."""
+def _post_processor(encoder: Encoder, prompt: Prompt) -> Json:
+    """`head text tail`: the tokenizer's own leading tokens, and the tokens of suffix and ending as one entry."""
+    tokenizer = encoder.tokenizer
     suffix: list[int] = tokenizer(prompt.suffix, add_special_tokens=False)["input_ids"] if prompt.suffix else []
     entries = {
         "<head>": leading_specials(tokenizer),
-        "<tail>": suffix + ([eos_id(tokenizer)] if prompt.append_eos else []),
+        "<tail>": suffix + (encoder.ending if prompt.append_eos else []),
     }
     entries = {name: ids for name, ids in entries.items() if ids}
     text = {"Sequence": {"id": "A", "type_id": 0}}
@@ -186,7 +189,8 @@ def _check(encoder: Encoder, prompts: Mapping[Side, Prompt], folder: Path) -> No
     saved = AutoTokenizer.from_pretrained(folder)
     probes = [*_PROBES, "many words and more " * encoder.max_length]
     for side, prompt in prompts.items():
-        for text, expected in zip(probes, encoder.tokenize(probes, side=side), strict=True):
+        known = probes if encoder.ending or prompt.prefix or prompt.suffix else list(filter(None, probes))
+        for text, expected in zip(known, encoder.tokenize(known, side=side), strict=True):
             ids = saved(prompt.prefix + text, truncation="longest_first")["input_ids"]
             if ids != expected:
                 raise UserError(

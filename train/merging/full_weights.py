@@ -42,7 +42,8 @@ def slerp_whole(artifacts: Sequence[Artifact], names: Sequence[str], fraction: f
     """The base plus, for each matrix, the point at `fraction` of the arc between the updates of two runs."""
     encoder = load_folded(names[0], artifacts[0])
     one, other = _floats(encoder), _floats(load_folded(names[1], artifacts[1]))
-    base = _floats(Encoder.from_backbone(replace(artifacts[0].config, device="cpu")))
+    first = artifacts[0]
+    base = _floats(Encoder.from_backbone(replace(first.config, device="cpu"), published=first.published))
     _check_same(one, other, names[1], names[0])
     _check_same(one, base, artifacts[0].config.name_or_path, names[0])
     merged = {name: _slerp(base[name], one[name], other[name], fraction) for name in one}

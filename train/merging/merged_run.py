@@ -10,6 +10,7 @@ from typing import Any
 
 from dec2vec.config.load import dump, load
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.dense_head import HEAD_FILE
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder, atomic_write_text
@@ -114,7 +115,9 @@ def _write_low_rank(
     (folder / "adapter").mkdir()
     write_adapter(merged, folder / "adapter")
     assert first.adapter is not None
-    shutil.copyfile(first.adapter / MARKER, folder / "adapter" / MARKER)
+    for name in (MARKER, HEAD_FILE):
+        if (first.adapter / name).is_file():
+            shutil.copyfile(first.adapter / name, folder / "adapter" / name)
     accuracy = "exact" if rank is None else f"relative error {error:.2g}"
     return {"form": f"adapter of rank {merged_rank} ({accuracy})", "rank": merged_rank, "relative_error": error}
 

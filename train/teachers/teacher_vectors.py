@@ -30,7 +30,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_path, remove_leftovers, sha256_file, why_not_written
 from dec2vec.files.lock import locked
 from dec2vec.prompts.ensembles import get_ensemble
-from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, Side
+from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, PUBLISHED, Side
 from dec2vec.runtime import importing
 from train.config import TrainConfig
 from train.data.batch import Asked
@@ -40,7 +40,7 @@ from train.losses.per_source import losses_of
 
 BLOCK = 4096
 """Number of texts whose vectors are in memory at the same time."""
-SIDES: tuple[Side, Side] = ("query", "document")
+SIDES: tuple[Side, ...] = ("text", "query", "document")
 Encode = Callable[[list[str], Side], NDArray[np.float32]]
 
 
@@ -94,7 +94,7 @@ def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, devi
 
 
 def _keys(asked: Sequence[Asked], is_two_sided: bool) -> Int[Tensor, " text"]:
-    return text_keys([f"\0{side}\0{text}" if is_two_sided and side == "document" else text for text, side in asked])
+    return text_keys([f"\0{side}\0{text}" if is_two_sided and side != "query" else text for text, side in asked])
 
 
 def _is_two_sided(teacher: str) -> bool:
@@ -102,7 +102,10 @@ def _is_two_sided(teacher: str) -> bool:
     artifact = model_folders.find(ModelConfig(name_or_path=teacher))
     if artifact is None or artifact.config.prompt in CHAT_NAMES:
         return False
-    query, document = (get_ensemble(artifact.config.prompt, artifact.config.task, side) for side in SIDES)
+    config, published = artifact.config, artifact.published
+    if published is not None and config.prompt == PUBLISHED:
+        return len({published.reading.words(side) for side in SIDES}) > 1
+    query, document = (get_ensemble(config.prompt_name, config.task, side) for side in ("query", "document"))
     return query != document
 
 
@@ -130,7 +133,7 @@ def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
     of_side = {side: [row for row, (_, own) in enumerate(texts) if own == side] for side in SIDES}
     vectors = np.concatenate([encode([texts[row][0] for row in rows], side) for side, rows in of_side.items() if rows])
     found = np.empty_like(vectors)
-    found[[*of_side["query"], *of_side["document"]]] = vectors
+    found[[row for rows in of_side.values() for row in rows]] = vectors
     return found
 
 
