@@ -141,13 +141,17 @@ def _prompts(encoder: Encoder) -> dict[str, object]:
 def _save_whitening(whitening: Whitening, folder: Path) -> None:
     """Write `(x - mean) @ kernel` as an affine layer without activation."""
     rows, columns = whitening.kernel.shape
-    weights = {
+    save_file(dense_weights(whitening), folder / "model.safetensors", {"format": "pt"})
+    config = {"in_features": rows, "out_features": columns, "bias": True}
+    write_json(folder / "config.json", {**config, "activation_function": "torch.nn.modules.linear.Identity"})
+
+
+def dense_weights(whitening: Whitening) -> dict[str, torch.Tensor]:
+    """The whitening as the weights of a linear layer."""
+    return {
         "linear.weight": torch.from_numpy(np.ascontiguousarray(whitening.kernel.T, dtype=np.float32)),
         "linear.bias": torch.from_numpy((-whitening.mean @ whitening.kernel).astype(np.float32)),
     }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    config = {"in_features": rows, "out_features": columns, "bias": True}
-    write_json(folder / "config.json", {**config, "activation_function": "torch.nn.modules.linear.Identity"})
 
 
 _PLAIN = ("rope_theta", "partial_rotary_factor")
