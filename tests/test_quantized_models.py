@@ -110,12 +110,14 @@ def test_merged_float32_equals_sentence_transformers(tmp_path: Path) -> None:
     folder, _ = fp8_folder(tmp_path)
     encoder = tuned_encoder(folder)
     expected = encoder.encode(TEXTS, progress=False)
-    save_adapter(encoder, tmp_path / "run" / "adapter")
-    exported = export_model(tmp_path / "run", TrainConfig(model=encoder.config), encoder, tmp_path / "m", merge=True)
+    run = tmp_path / "run"
+    save_adapter(encoder, run / "adapter")
+    exported = export_model(run, TrainConfig(model=encoder.config), encoder, run / "model", merge=False)
     library = SentenceTransformer(str(exported), device="cpu").encode(TEXTS, prompt_name="query")
     assert np.abs(library - expected).max() < 1e-5
-    tuned = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "run"), device="cpu"))
+    tuned = Encoder.load(ModelConfig(name_or_path=str(run), device="cpu"))
     assert np.abs(tuned.encode(TEXTS, progress=False) - expected).max() < 1e-6
+    assert [finding for finding in check_model(ModelConfig(name_or_path=str(run))) if finding.verdict == "fail"] == []
 
 
 def test_experts_in_mxfp4(tmp_path: Path) -> None:

@@ -71,8 +71,11 @@ def _zero_matrices(file: Path) -> tuple[int, int]:
 
 
 def _with_and_without(model: LoadedModel, zero: int, count: int) -> Finding:
+    """By each library whose folder has the adapter; beside that of dec2vec, `model/` may hold merged weights."""
     largest = 0.0
     for route, embed in model.routes.items():
+        if route == "sentence-transformers" and not _is_with_library(model):
+            continue
         tuned = unit_rows(embed(PROBES))
         with _disabled(model.backbones[route]):
             untuned = unit_rows(embed(PROBES))
@@ -90,6 +93,11 @@ def _with_and_without(model: LoadedModel, zero: int, count: int) -> Finding:
         what = f"{zero} of {count} lora_B matrices are zero, so these modules were not trained"
         return Finding(NAME, "warn", what, "check --lora.targets and the gradients of these modules")
     return Finding(NAME, "pass", f"vectors differ from those of the base by up to {largest:.2g}")
+
+
+def _is_with_library(model: LoadedModel) -> bool:
+    """Whether sentence-transformers' folder has the adapter."""
+    return model.files.library is not None and (model.files.library / ADAPTER_CONFIG_NAME).is_file()
 
 
 @contextlib.contextmanager
