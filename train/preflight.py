@@ -38,6 +38,7 @@ from train.export.card_terms import check_terms
 from train.export.push import check_repository_name, check_rights, check_token
 from train.export.save import check_mergeable, check_replaceable
 from train.export.sentence_transformers import check_exportable
+from train.export.staging import has_quantized_base
 from train.export.tokenizer import save_tokenizer
 from train.losses.checks import check_dropout, check_losses
 from train.losses.matryoshka import check_width
@@ -116,7 +117,8 @@ def check_disk(config: TrainConfig, encoder: Encoder, folder: RunFolder) -> None
     """Refuse a disk that has no room for one checkpoint and the exported weights."""
     trained = trainable_parameters(encoder.embedder).values()
     needed = sum(value.numel() * (value.element_size() + _MOMENT_BYTES) for value in trained)
-    if config.lora.method == "full" or (config.export.model and config.export.merge):
+    merges = config.export.model and (config.export.merge or has_quantized_base(encoder))
+    if config.lora.method == "full" or merges:
         needed += sum(value.numel() * value.element_size() for value in encoder.embedder.parameters())
     free = shutil.disk_usage(folder.path).free
     if needed > free:

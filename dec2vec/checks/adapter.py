@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAF
 from dec2vec.checks.finding import Finding
 from dec2vec.checks.loaded_model import PROBES, LoadedModel
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.checkpoint_files import checkpoint_tensors
+from dec2vec.decoder.load import load_architecture
+from dec2vec.decoder.quantized import stored_tensors
+from dec2vec.decoder.scaled_weights import Lazy
 from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import unit_rows
 
@@ -68,8 +71,11 @@ def _zero_matrices(file: Path) -> tuple[int, int]:
 
 
 def _with_and_without(model: LoadedModel, zero: int, count: int) -> Finding:
+    """By each library whose folder has the adapter; beside that of dec2vec, `model/` may hold merged weights."""
     largest = 0.0
     for route, embed in model.routes.items():
+        if route == "sentence-transformers" and not _is_with_library(model):
+            continue
         tuned = unit_rows(embed(PROBES))
         with _disabled(model.backbones[route]):
             untuned = unit_rows(embed(PROBES))
@@ -87,6 +93,11 @@ def _with_and_without(model: LoadedModel, zero: int, count: int) -> Finding:
         what = f"{zero} of {count} lora_B matrices are zero, so these modules were not trained"
         return Finding(NAME, "warn", what, "check --lora.targets and the gradients of these modules")
     return Finding(NAME, "pass", f"vectors differ from those of the base by up to {largest:.2g}")
+
+
+def _is_with_library(model: LoadedModel) -> bool:
+    """Whether sentence-transformers' folder has the adapter."""
+    return model.files.library is not None and (model.files.library / ADAPTER_CONFIG_NAME).is_file()
 
 
 @contextlib.contextmanager
@@ -116,8 +127,8 @@ def _against_base(model: LoadedModel) -> Finding:
     if Path(base.name_or_path) in model.files.folders:
         return Finding(NAME, "skip", "the folder names itself as its base")
     try:
-        theirs = checkpoint_tensors(ModelConfig(name_or_path=base.name_or_path, revision=base.revision))
-        ours = checkpoint_tensors(artifact.base)
+        theirs = _tensors(ModelConfig(name_or_path=base.name_or_path, revision=base.revision, device="cpu"))
+        ours = _tensors(replace(artifact.base, device="cpu"))
     except UserError:
         return Finding(
             NAME, "skip", f"merged weights cannot be compared, because the base {base.name_or_path} is not available"
@@ -125,20 +136,22 @@ def _against_base(model: LoadedModel) -> Finding:
     return _compared(ours, theirs, base.name_or_path)
 
 
-def _compared(ours: dict[str, Path], theirs: dict[str, Path], base: str) -> Finding:
+def _tensors(config: ModelConfig) -> Mapping[str, Lazy]:
+    return stored_tensors(config, load_architecture(config))
+
+
+def _compared(ours: Mapping[str, Lazy], theirs: Mapping[str, Lazy], base: str) -> Finding:
     """Compare tensors whose names end alike: a base stored with its LM head has names one level deeper."""
     deeper = {name.partition(".")[2]: name for name in theirs} | {name: name for name in theirs}
     shared = [(name, deeper[name]) for name in ours if name in deeper]
     if not shared:
         return Finding(NAME, "warn", f"no weight has the same name as in {base}", "check base_model in dec2vec.json")
     for mine, other in shared:
-        one, two = _tensor(ours[mine], mine), _tensor(theirs[other], other)
-        if one.shape != two.shape or not torch.equal(one.to(two.dtype), two):
+        one, two = ours[mine][...], theirs[other][...]
+        if one.shape != two.shape or not _equal_when_rounded(one, two):
             return Finding(NAME, "pass", f"merged weights differ from those of {base} ({mine})")
     return Finding(NAME, "fail", f"all {len(shared)} weights equal those of {base}", _FIX)
 
 
-def _tensor(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, framework="pt") as opened:
-        tensor: torch.Tensor = opened.get_tensor(name)
-        return tensor
+def _equal_when_rounded(one: torch.Tensor, two: torch.Tensor) -> bool:
+    return torch.equal(one.to(two.dtype), two) or torch.equal(one, two.to(one.dtype))

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
-from dec2vec.decoder.checkpoint_files import checkpoint_tensors
 from dec2vec.decoder.load import load_architecture, resolve_device
 from dec2vec.decoder.pooling import View
+from dec2vec.decoder.quantized import stored_tensors
 from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import Part, Vectors
 
@@ -65,20 +64,18 @@ def load_lm_head(config: ModelConfig, embeddings: Tensor | None = None) -> LMHea
         weight = embeddings
     else:
         names = [name_of[id(inputs)]] if is_tied else [name_of[id(head)], *_OLD_NAMES]
-        weight = _read(config, [f"{name}.weight" for name in names])
-    bias = None if head.bias is None else _read(config, [f"{name_of[id(head)]}.bias"]).float()
+        weight = _read(config, hub_config, [f"{name}.weight" for name in names])
+    bias = None if head.bias is None else _read(config, hub_config, [f"{name_of[id(head)]}.bias"]).float()
     return LMHead(weight.detach().float(), bias)
 
 
-def _read(config: ModelConfig, names: Sequence[str]) -> Tensor:
+def _read(config: ModelConfig, architecture: PretrainedConfig, names: Sequence[str]) -> Tensor:
     """The first tensor of these names. In the checkpoint of a base model, names lack the prefix for the base model."""
-    files = checkpoint_tensors(config)
+    tensors = stored_tensors(config, architecture)
     for name in names:
-        for key, path in files.items():
+        for key, tensor in tensors.items():
             if name == key or name.endswith(f".{key}"):
-                with safe_open(path, framework="pt") as file:
-                    tensor: Tensor = file.get_tensor(key)
-                return tensor.to(resolve_device(config.device))
+                return tensor[...].to(resolve_device(config.device))
     raise UserError(
         f"model {config.name_or_path}: its files contain no LM head ({names[0]}); pool hidden states, or use the "
         "checkpoint of the causal model"

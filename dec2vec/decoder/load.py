@@ -24,6 +24,16 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.bidirectional import full_attention, set_attention
 from dec2vec.decoder.checkpoint_files import FIX, WITHOUT_ADAPTER, check_not_adapter
 from dec2vec.decoder.library_calls import one_line, quiet
+from dec2vec.decoder.quantized import (
+    check_package,
+    dequantized,
+    mark_as_quantized,
+    quantization_of,
+    scaled_floats,
+    with_floats_asked_for,
+    without_quantization,
+)
+from dec2vec.decoder.scaled_weights import Lazy, is_scale
 from dec2vec.decoder.weights_fit import check_weights_fit
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import refuse_pickle
@@ -76,23 +86,66 @@ def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrain
     """The decoder in evaluation mode on its device. Weights are read from safetensors only, all of them."""
     device = resolve_device(config.device)
     with quiet(), one_line(config.name_or_path, "model", FIX):
-        model, info = AutoModel.from_pretrained(
-            config.name_or_path,
-            config=hub_config,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            dtype=DTYPES[config.dtype],
-            attn_implementation=None if config.attention == "sdpa" else config.attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            quantization_config=_four_bit() if config.load_in_4bit else None,
-            adapter_kwargs=WITHOUT_ADAPTER,
-        )
+        model, info = _load_weights(config, hub_config)
     check_weights_fit(config, hub_config.get_text_config(), info["missing_keys"], info["unexpected_keys"])
     backbone: PreTrainedModel = model if config.load_in_4bit else model.to(device)
     backbone.eval()
     _check_attention(backbone, config)
     return backbone
+
+
+def _load_weights(config: ModelConfig, architecture: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and transformers' report of missing and unexpected weights.
+
+    Files with scales are quantized even if config.json has lost its entry of that.
+    """
+    quantization = quantization_of(architecture)
+    if quantization is None:
+        model, info = _by_transformers(config, architecture)
+        if not any(map(is_scale, info["unexpected_keys"])):
+            return model, info
+    floats = scaled_floats(config, quantization or {})
+    if floats is not None:
+        model, info = _from_floats(config, without_quantization(architecture), floats)
+    else:
+        check_package(config.name_or_path, quantization or {})
+        model, info = _by_transformers(config, with_floats_asked_for(architecture))
+        model = model if config.load_in_4bit else dequantized(model, config, DTYPES[config.dtype])
+    mark_as_quantized(model)
+    return model, info
+
+
+def _by_transformers(config: ModelConfig, architecture: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    found: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
+        config.name_or_path,
+        config=architecture,
+        revision=config.revision,
+        use_safetensors=True,
+        adapter_kwargs=WITHOUT_ADAPTER,
+        trust_remote_code=config.trust_remote_code,
+        **_loading(config),
+    )
+    return found
+
+
+def _from_floats(
+    config: ModelConfig, architecture: PretrainedConfig, floats: dict[str, Lazy]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The same with these tensors instead of those of the files."""
+    with torch.device("meta"):
+        kind = type(AutoModel.from_config(architecture, trust_remote_code=config.trust_remote_code))
+    model, info = kind.from_pretrained(None, config=architecture, state_dict=floats, **_loading(config))
+    model.name_or_path = model.config.name_or_path = config.name_or_path
+    return model, info
+
+
+def _loading(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "dtype": DTYPES[config.dtype],
+        "attn_implementation": None if config.attention == "sdpa" else config.attention,
+        "output_loading_info": True,
+        "quantization_config": _four_bit() if config.load_in_4bit else None,
+    }
 
 
 def load_tokenizer(config: ModelConfig, *, lower_case: bool = False) -> PreTrainedTokenizerBase:
@@ -173,6 +226,11 @@ def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
     ids = torch.tensor([[2, 3], [2, 4]], device=backbone.device)
     mask = full_attention(backbone, torch.tensor([2, 2], device=backbone.device), 2)
     first = backbone(input_ids=ids, use_cache=False, **mask).last_hidden_state[:, 0].float()
+    if not first.isfinite().all():
+        raise UserError(
+            f"model {config.name_or_path}: its hidden states are nan or inf in {config.dtype}; copy its files again "
+            "(dec2vec check finds damaged ones), or use a wider --model.dtype"
+        )
     sees = not torch.allclose(first[0], first[1], atol=0.0 if config.bidirectional else 1e-3)
     if config.bidirectional and not sees:
         raise UserError(

@@ -112,9 +112,12 @@ class Whitening(Affine):
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with the provenance as JSON in its header."""
-        tensors = {"mean": np.ascontiguousarray(self.mean), "kernel": np.ascontiguousarray(self.kernel)}
         metadata = {"format": FORMAT, "provenance": json.dumps(self.provenance, sort_keys=True)}
-        atomic_write_bytes(path, serialize(tensors, metadata))
+        atomic_write_bytes(path, serialize(self.arrays(), metadata))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `save` writes, by name."""
+        return {"mean": np.ascontiguousarray(self.mean), "kernel": np.ascontiguousarray(self.kernel)}
 
     @classmethod
     def load(cls, path: Path) -> Whitening:

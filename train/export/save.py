@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -22,12 +23,19 @@ from transformers.utils import logging as transformers_logging
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.dense_head import HEAD_FILE
-from dec2vec.decoder.model_folders import FORMAT, MARKER
+from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, FORMAT, MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder
 from dec2vec.vectors.whitening import Whitening
-from train.export.sentence_transformers import check_exportable, save_modules, spell_for_all, write_json
+from train.export.read_back import ReadBack, read_back
+from train.export.sentence_transformers import (
+    check_exportable,
+    module_weights,
+    save_modules,
+    spell_for_all,
+    write_json,
+)
 from train.export.tokenizer import save_tokenizer
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -42,13 +50,13 @@ def save_adapter(encoder: Encoder, folder: Path) -> Path:
     backbone = encoder.embedder.backbone
     target = folder if isinstance(backbone, PeftModel) else folder.with_name("model")
     base = base_name(encoder)
-    with atomic_folder(target) as temporary:
+    with atomic_folder(target) as temporary, read_back(target) as read:
         if isinstance(backbone, PeftModel):
-            _save_peft(encoder, backbone, temporary, base)
+            _save_peft(encoder, backbone, temporary, base, read)
         else:
-            _save_whole(encoder, temporary)
+            _save_whole(encoder, temporary, read)
             encoder.tokenizer.save_pretrained(temporary)
-        _save_reading(encoder, temporary, encoder.whitening, base)
+        _save_reading(encoder, temporary, encoder.whitening, base, read)
     if target != folder and (folder / MARKER).is_file():
         shutil.rmtree(folder)  # an earlier LoRA run's: `Encoder.load(run)` would take it for this model
     return target
@@ -65,6 +73,7 @@ def save_sentence_transformer(
 ) -> Path:
     """Write a folder from which `SentenceTransformer(folder)` computes the same vectors, whole or not at all.
 
+    All weights are read back before the folder gets its name.
     `whitening` becomes a layer. `readme` makes the model card from the written folder.
     With `merge` the adapter is also put into `adapter/` inside the folder.
     With `public` the path of a local base is left out.
@@ -75,19 +84,21 @@ def save_sentence_transformer(
     has_all_weights = merge or not isinstance(backbone, PeftModel)
     check_mergeable(encoder.config, merge=has_all_weights)
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, read_back(folder) as read:
         if not isinstance(backbone, PeftModel) or merge:
-            _save_whole(encoder, temporary)
+            _save_whole(encoder, temporary, read)
         else:
-            _save_peft(encoder, backbone, temporary, base)
-            _spell_magnitudes(temporary / "adapter_model.safetensors")
+            _save_peft(encoder, backbone, temporary, base, read)
+            _spell_magnitudes(temporary / ADAPTER_WEIGHTS, read)
         if isinstance(backbone, PeftModel) and merge:
             (temporary / "adapter").mkdir()
-            _save_peft(encoder, backbone, temporary / "adapter", base)
-            _save_reading(encoder, temporary / "adapter", whitening, base)
+            _save_peft(encoder, backbone, temporary / "adapter", base, read)
+            _save_reading(encoder, temporary / "adapter", whitening, base, read)
         save_tokenizer(encoder, temporary)
         save_modules(encoder, temporary, whitening, merged=has_all_weights)
-        _save_reading(encoder, temporary, whitening, base)
+        for path, tensors in module_weights(encoder, whitening).items():
+            read.file(temporary / path, tensors)
+        _save_reading(encoder, temporary, whitening, base, read)
         if readme is not None:
             (temporary / "README.md").write_text(readme(temporary), encoding="utf-8")
     return folder
@@ -107,8 +118,8 @@ def shown_name(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
-def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -> None:
-    """Write PEFT's files without its model card, which would contain the path of a local base.
+def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str, read: ReadBack) -> None:
+    """Write PEFT's files, and read them back, without its model card, which would contain the path of a local base.
 
     The embeddings of the base are never written, even if their size differs from the Hub's configuration.
     """
@@ -117,9 +128,10 @@ def _save_peft(encoder: Encoder, backbone: PeftModel, folder: Path, base: str) -
         config.revision = encoder.config.revision
     backbone.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    read.adapter(folder / ADAPTER_WEIGHTS, backbone)
 
 
-def _spell_magnitudes(file: Path) -> None:
+def _spell_magnitudes(file: Path, read: ReadBack) -> None:
     """Spell the names of DoRA's magnitudes so that transformers finds them too, and not only PEFT.
 
     PEFT saves a magnitude without the `.weight` that its module has, and puts it back when it loads the adapter.
@@ -129,14 +141,17 @@ def _spell_magnitudes(file: Path) -> None:
     spelt = {f"{name}.weight" if name.endswith(MAGNITUDE) else name: tensor for name, tensor in tensors.items()}
     if spelt.keys() != tensors.keys():
         save_file(spelt, file, metadata={"format": "pt"})
+        read.file(file, spelt)
 
 
-def _save_whole(encoder: Encoder, folder: Path) -> None:
-    """Write all weights. An adapter is folded into a copy, so that training can continue."""
+def _save_whole(encoder: Encoder, folder: Path, read: ReadBack) -> None:
+    """Write all weights and read them back. An adapter is folded into a copy, so that training can continue."""
     if encoder.config.load_in_4bit:
         raise UserError("this run has 4-bit base weights, into which an adapter cannot be merged; remove merge")
+    whole = _merged(encoder.embedder.backbone)
     with _no_progress_bars():
-        _merged(encoder.embedder.backbone).save_pretrained(str(folder))
+        whole.save_pretrained(str(folder))
+    read.model(folder, whole)
     spell_for_all(encoder, folder / "config.json")
 
 
@@ -153,14 +168,20 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _merged(backbone: nn.Module) -> PreTrainedModel:
     if isinstance(backbone, PeftModel):
-        merged: PreTrainedModel = copy.deepcopy(backbone).merge_and_unload(safe_merge=True)
+        try:
+            merged: PreTrainedModel = copy.deepcopy(backbone).merge_and_unload(safe_merge=True)
+        except ValueError as error:  # which is how PEFT reports nan
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(
+                f"the adapter can't be merged ({reason}); dec2vec check names the weights, export an earlier checkpoint"
+            ) from error
         return merged
     if not isinstance(backbone, PreTrainedModel):
         raise TypeError(f"backbone is a {type(backbone).__name__}")
     return backbone
 
 
-def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str) -> None:
+def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str, read: ReadBack) -> None:
     """Write how our Encoder reads the folder."""
     model = dataclasses.replace(encoder.config, name_or_path=base)
     marker: dict[str, object] = {"format": FORMAT, "model": dataclasses.asdict(model)}
@@ -169,8 +190,11 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
     write_json(folder / MARKER, marker)
     if encoder.embedder.head is not None:
         save_file(encoder.embedder.head.tensors, folder / HEAD_FILE, metadata={"format": "pt"})
+        read.file(folder / HEAD_FILE, encoder.embedder.head.tensors)
     if whitening is not None:
         whitening.save(folder / "whitening.safetensors")
+        arrays = {name: torch.from_numpy(array) for name, array in whitening.arrays().items()}
+        read.file(folder / "whitening.safetensors", arrays)
 
 
 def check_mergeable(config: ModelConfig, *, merge: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dec2vec.config.model import EncodeOptions, PoolingName
 from dec2vec.decoder.dense_head import Dense
@@ -111,6 +111,18 @@ def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *,
         _save_whitening(whitening, folder / whitening_folder(encoder))
 
 
+def module_weights(encoder: Encoder, whitening: Whitening | None) -> dict[str, dict[str, Tensor]]:
+    """What the files of the modules after the pooling hold, by their paths in the folder."""
+    found = {
+        f"{kinds_folder(at, layer)}/model.safetensors": layer.library_tensors
+        for at, layer in enumerate(published_layers(encoder), start=2)
+        if isinstance(layer, Dense)
+    }
+    if whitening is not None:
+        found[f"{whitening_folder(encoder)}/model.safetensors"] = dense_weights(whitening)
+    return found
+
+
 def published_layers(encoder: Encoder) -> list[nn.Module]:
     """The layers of a published embedder that come after the pooling; empty if the encoder does not use them."""
     head = encoder.embedder.head
@@ -184,13 +196,17 @@ def _prompts(encoder: Encoder) -> dict[str, object]:
 def _save_whitening(whitening: Whitening, folder: Path) -> None:
     """Write `(x - mean) @ kernel` as an affine layer without activation."""
     rows, columns = whitening.kernel.shape
-    weights = {
+    save_file(dense_weights(whitening), folder / "model.safetensors", {"format": "pt"})
+    config = {"in_features": rows, "out_features": columns, "bias": True}
+    write_json(folder / "config.json", {**config, "activation_function": "torch.nn.modules.linear.Identity"})
+
+
+def dense_weights(whitening: Whitening) -> dict[str, torch.Tensor]:
+    """The whitening as the weights of a linear layer."""
+    return {
         "linear.weight": torch.from_numpy(np.ascontiguousarray(whitening.kernel.T, dtype=np.float32)),
         "linear.bias": torch.from_numpy((-whitening.mean @ whitening.kernel).astype(np.float32)),
     }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    config = {"in_features": rows, "out_features": columns, "bias": True}
-    write_json(folder / "config.json", {**config, "activation_function": "torch.nn.modules.linear.Identity"})
 
 
 _PLAIN = ("rope_theta", "partial_rotary_factor")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from dec2vec.decoder.quantized import is_quantized_in_files
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text
@@ -33,8 +34,14 @@ def export_model(
 ) -> Path:
     """Write the model folder of the run at `run`, with its model card and the encoder's whitening.
 
+    Over a base whose files are quantized the adapter is merged, whatever `merge` says.
     Where these weights are not `evaluated` yet, a report in the run folder is an earlier one.
     """
+    if not merge and has_quantized_base(encoder):
+        _log.info(
+            "%s has the adapter merged into plain weights, because the files of the base are quantized", folder.name
+        )
+        merge = True
 
     def readme(written: Path) -> str:
         return model_card_text(run, config, encoder, written, merge=merge, repo_id=None, evaluated=evaluated)
@@ -44,13 +51,26 @@ def export_model(
 
 def renew_card(run: Path, config: TrainConfig, encoder: Encoder, folder: Path, *, merge: bool) -> None:
     """Write the card of an exported folder again, after an evaluation."""
+    merge = merge or has_quantized_base(encoder)
     text = model_card_text(run, config, encoder, folder, merge=merge, repo_id=None)
     atomic_write_text(folder / "README.md", text)
 
 
 def needs_merging(encoder: Encoder) -> bool:
-    """Whether others could not load the adapter, because its base is a folder on this machine."""
-    return isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
+    """Whether others could not load the adapter: its base is a folder on this machine, or quantized."""
+    is_local = isinstance(encoder.embedder.backbone, PeftModel) and Path(base_name(encoder)).is_dir()
+    return is_local or has_quantized_base(encoder)
+
+
+def has_quantized_base(encoder: Encoder) -> bool:
+    """Whether an adapter was tuned on floats of a base whose files are quantized.
+
+    Other libraries load such a base in other ways or not at all, and would put the adapter on other weights.
+    """
+    backbone = encoder.embedder.backbone
+    if not isinstance(backbone, PeftModel) or encoder.config.load_in_4bit:
+        return False
+    return is_quantized_in_files(backbone.get_base_model())
 
 
 @contextlib.contextmanager
@@ -70,7 +90,8 @@ def staged(
     yet.
     """
     if not merge and needs_merging(encoder):
-        _log.warning("uploading merged weights, because the base is a local folder that others cannot read")
+        why = "quantized" if has_quantized_base(encoder) else "a local folder that others cannot read"
+        _log.warning("uploading merged weights, because the base is %s", why)
         merge = True
 
     def readme(written: Path) -> str:

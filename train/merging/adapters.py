@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dec2vec.errors import UserError
+from train.export.read_back import read_back
 from train.merging.low_rank import LowRank, inner, slerp_weights, truncate, weighted_sum
 
 CONFIG = "adapter_config.json"
@@ -128,3 +129,5 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(adapter.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with read_back(folder) as read:
+        read.file(folder / WEIGHTS, tensors)
