@@ -69,24 +69,16 @@ def _long_text(embedder: Embedder) -> int:
 def _unreached_modules(embedder: Embedder, candidates: Mapping[str, nn.Module], tokens: int) -> list[str]:
     device = next(embedder.parameters()).device
     zeros = {name: torch.zeros((), requires_grad=True, device=device) for name in candidates}
-    others: set[str] = set()
 
     def hook(name: str) -> Any:
-        def add(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-            if isinstance(output, Tensor) and output.is_floating_point():
-                return output + zeros[name]
-            others.add(name)  # nothing can be said about it
-            return output
-
-        return add
+        return lambda module, _, output: output + zeros[name] if _fits(module, output) else output
 
     handles = [module.register_forward_hook(hook(name)) for name, module in candidates.items()]
     try:
-        missing = _unreached(embedder, zeros, tokens)
+        return _unreached(embedder, zeros, tokens)
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name in missing if name not in others]
 
 
 def _unreached(embedder: Embedder, weights: Mapping[str, Tensor], tokens: int) -> list[str]:
@@ -98,6 +90,13 @@ def _unreached(embedder: Embedder, weights: Mapping[str, Tensor], tokens: int) -
             return list(weights)
         gradients = torch.autograd.grad(vectors.sum(), list(weights.values()), allow_unused=True)
     return [name for name, gradient in zip(weights, gradients, strict=True) if gradient is None]
+
+
+def _fits(module: nn.Module, output: Any) -> bool:
+    """Whether an adapter could add its output: routers return several tensors, grouped products fewer columns."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return False
+    return not isinstance(module, nn.Linear) or output.shape[-1] == module.out_features
 
 
 @contextlib.contextmanager

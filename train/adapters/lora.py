@@ -30,12 +30,12 @@ _log = logging.getLogger(__name__)
 def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
     backbone: Any = embedder.backbone
+    _check_rescaling(backbone)
     is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
     if is_quantized and config.method == "full":
         raise UserError("lora.method full: 4-bit weights cannot be trained; use lora, or remove --model.load_in_4bit")
     if config.gradient_checkpointing:
-        with quiet():
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_blocks(backbone)
     if config.method == "full":
         backbone.requires_grad_(True)
         _freeze_unreached(embedder)
@@ -54,12 +54,32 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     except (ValueError, TypeError) as error:
         raise UserError(f"lora{_why_refused(error, config.targets, backbone)}") from error
     if config.modules_to_save:
+        _freeze_namesakes(embedder.backbone, config.modules_to_save)
         _freeze_unreached(embedder)
     if config.fused:
         use_fast_linears(embedder.backbone)
         blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
         if blocks is not None:
             use_fast_blocks(embedder.backbone, blocks)
+
+
+def _check_rescaling(backbone: Any) -> None:
+    """Refuse an RWKV whose blocks are scaled down outside of training: adapters and saved weights would not follow."""
+    decoder = backbone.config.get_text_config()
+    if decoder.model_type == "rwkv" and decoder.rescale_every > 0:
+        raise UserError(
+            f"model: this RWKV divides its weights by powers of 2 outside of training (rescale_every "
+            f"{decoder.rescale_every}), which adapters do not follow; set rescale_every to 0 in its config.json"
+        )
+
+
+def _checkpoint_blocks(backbone: Any) -> None:
+    try:
+        with quiet():
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:  # a family in which transformers has none
+        family = backbone.config.get_text_config().model_type
+        raise UserError(f"lora.gradient_checkpointing: not supported for {family}; remove it") from error
 
 
 def check_adapter_options(config: LoraConfig) -> None:
@@ -190,13 +210,17 @@ def _unreached_targets(targets: str | tuple[str, ...], known: str, embedder: Emb
             f"lora.targets {named}: this decoder computes nothing with a gradient by them, so an adapter would have no "
             f"effect; {_suggestion('', embedder.backbone)}"
         )
-    _log.info("lora.targets: %s get no adapters (%d modules), as no gradient reaches them", named, len(unreached))
+    _log.info("lora.targets: %s get no adapters (%d modules), as they would not be trained", named, len(unreached))
     return "|".join(map(re.escape, unreached))
 
 
+_ADAPTED = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d)
+"""What PEFT has adapters for; it refuses other targets itself."""
+
+
 def _is_target(path: str, module: nn.Module, targets: str | tuple[str, ...]) -> bool:
-    if targets == "all-linear":
-        return isinstance(module, nn.Linear | Conv1D)
+    if targets == "all-linear" or not isinstance(module, _ADAPTED):
+        return targets == "all-linear" and isinstance(module, nn.Linear | Conv1D)
     names = [targets] if isinstance(targets, str) else targets
     return any(path == name or path.endswith(f".{name}") for name in names)
 
@@ -229,6 +253,14 @@ def _name_of_blocks(embedder: Embedder) -> str:
 def _top_layer(embedder: Embedder) -> int:
     """The highest hidden state that the loss reaches (first_last reads two)."""
     return max(layers_of(embedder.view, embedder.layer_count))
+
+
+def _freeze_namesakes(backbone: nn.Module, names: Sequence[str]) -> None:
+    """Train only the modules that are named. PEFT compares the ends of names: `norm` would be `input_layernorm` too."""
+    for path, parameter in backbone.named_parameters():
+        module, _, saved = path.partition(".modules_to_save.")
+        if saved and not any(f".{module}".endswith(f".{name}") for name in names):
+            parameter.requires_grad_(False)
 
 
 def _freeze_unreached(embedder: Embedder) -> None:

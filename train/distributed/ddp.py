@@ -73,10 +73,10 @@ class Ddp(Engine):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             ids = torch.zeros((1, 2), dtype=torch.long, device=device)
             (pooled,) = self.wrapped(ids, torch.tensor([2], device=device))
-            (self._reaching_all(pooled).sum() * 0.0).backward()
+            torch.autograd.backward(self._reaching_all(pooled).sum() * 0.0)
         self.wrapped.zero_grad(set_to_none=True)
 
     def _reaching_all(self, pooled: Tensor) -> Tensor:
-        """`pooled`, from which a zero gradient reaches the weights that the pass may have skipped: DDP waits for all."""
+        """`pooled`, with a zero gradient for weights that the pass may have skipped, since DDP waits for all."""
         nothing = [weight.flatten()[:0].sum() for weight in self._not_always]
         return pooled + torch.stack(nothing).sum() if nothing else pooled
