@@ -191,8 +191,7 @@ class Encoder:
 
     def _tokens(self, wrap: PromptTokenizer | EchoTokenizer, texts: list[str]) -> Tokens:
         tokens = wrap(texts)
-        if self.tokens_without_row:
-            check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
+        check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
         return tokens
 
     def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:

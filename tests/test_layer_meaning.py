@@ -76,6 +76,20 @@ def test_an_exported_inner_layer_is_the_same(family: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(library.encode(TEXTS), encoder.encode(TEXTS, progress=False), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("family", "layer", "why"),
+    [("deepseek_v4", 2, "several states of a token"), ("longcat_flash", 3, "4 hidden states")],
+)
+def test_inner_layers_that_are_not_a_vector_a_token_are_refused(
+    family: str, layer: int, why: str, tmp_path: Path
+) -> None:
+    """They were tracebacks, or vectors of another shape. The last layer is read."""
+    encoder = load(tiny_model_folder(tmp_path, family))
+    assert encoder.encode(TEXTS, progress=False).shape == (2, 16)
+    with pytest.raises(UserError, match=f"layer {layer}: this decoder has .*{why}.*use the last layer, -1"):
+        encoder.encode_views(TEXTS, [View("last", layer)], SILENT)
+
+
 def test_embeddings_that_transformers_does_not_return_are_not_exported(tmp_path: Path) -> None:
     encoder = tuned_encoder(tmp_path / "base", family="mamba", layer=0, lora={"target_modules": ["in_proj"]})
     with pytest.raises(UserError, match=r"model.layer 0: transformers does not return this hidden state"):

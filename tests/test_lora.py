@@ -27,6 +27,18 @@ def test_whole_modules_are_trained_beside_the_adapters(tmp_path: Path) -> None:
     assert "embed_tokens.modules_to_save" in (whole - lora).pop()
 
 
+def test_whole_modules_are_those_of_the_name(tmp_path: Path) -> None:
+    """PEFT takes all whose names end so: `norm` is `input_layernorm` as well."""
+    encoder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, modules_to_save=("norm",)))
+    names = [name for name in trainable_parameters(encoder.embedder.backbone) if "lora_" not in name]
+    assert names == ["base_model.model.norm.modules_to_save.default.weight"]
+
+
+def test_checkpointing_of_a_family_without_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lora.gradient_checkpointing: not supported for ctrl; remove it"):
+        tiny_encoder(tmp_path, "ctrl", lora=LoraConfig(rank=2, gradient_checkpointing=True))
+
+
 @pytest.mark.parametrize("option", ["targets", "modules_to_save"])
 @pytest.mark.parametrize(("name", "fix"), [("embed_tokenz", "did you mean embed_tokens"), ("xyzzy", "q_proj")])
 def test_unknown_modules(tmp_path: Path, option: str, name: str, fix: str) -> None:

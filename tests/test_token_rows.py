@@ -16,6 +16,7 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.library_calls import quiet
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from eval.baselines.input_embeddings import InputEmbeddings
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import tiny_model_folder, tiny_tokenizer, word_pairs, write_jsonl
 from tests.tiny_run import train, write_run
@@ -52,6 +53,22 @@ def test_a_text_with_it_is_refused_and_others_are_read(padded: Path, tmp_path: P
         encoder.tokenize(["a [PAD] b"])
     with quiet(), torch.no_grad(), pytest.raises(IndexError):  # what it was
         AutoModel.from_pretrained(padded)(input_ids=torch.tensor([[5, len(tiny_tokenizer())]]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_averages_of_the_input_embeddings_refuse_it_too(padded: Path, tmp_path: Path, weighted: bool) -> None:
+    """Other texts are averaged as with the tokenizer before it got the token."""
+    found, expected = (
+        InputEmbeddings(config(folder), weighted=weighted) for folder in (padded, tiny_model_folder(tmp_path / "whole"))
+    )
+    found.fit(TEXTS)
+    expected.fit(TEXTS)
+    assert (found.encode(TEXTS) == expected.encode(TEXTS)).all()
+    with pytest.raises(UserError, match=REFUSED):
+        found.encode(["a", "a [PAD] b"])
+    if weighted:
+        with pytest.raises(UserError, match=REFUSED):
+            found.fit(["a", "a [PAD] b"])
 
 
 def test_a_run_is_exported_with_a_pad_token_that_has_a_row(

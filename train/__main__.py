@@ -193,6 +193,7 @@ def _fit_whitening(run: Run) -> Whitening:
 
 def _write_report(run: Run) -> str:
     """Compare the tuned model with every untuned system; the table, and where the report is."""
+    from dec2vec.decoder.load import untuned_reading
     from eval.leakage.training_text import run_sources
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
@@ -202,7 +203,7 @@ def _write_report(run: Run) -> str:
     config = _eval_config(run.config)
     name = run.folder.path.resolve().name
     try:
-        untuned, texts = load_base(run.config.model.untuned), run_sources(str(run.folder.path))
+        untuned, texts = load_base(untuned_reading(run.config.model)), run_sources(str(run.folder.path))
         report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
         paths = write_report(report, run.folder.report)
     except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory

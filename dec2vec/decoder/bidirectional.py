@@ -6,6 +6,7 @@ the decoder's configuration marks such a model, and is saved with its weights.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -20,13 +21,24 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt
 """For each of them a test compares the result with attention written out."""
 
 
+LLM2VEC = re.compile(r"(Llama|Mistral|Gemma2?|Qwen2)(Bi|Encoder)(Model|ForMNTP)$")
+"""Names of LLM2Vec's own classes: decoders with their causal mask taken away, in files like those of the decoder."""
+
+
+def turned_by(architecture: PretrainedConfig) -> str | None:
+    """What a model that was tuned with bidirectional attention is, by its configuration; None for any other."""
+    ours = None if vars(architecture).get("is_causal", True) else "tuned"
+    return next((f"LLM2Vec's {name}, tuned" for name in architecture.architectures or () if LLM2VEC.match(name)), ours)
+
+
 def set_attention(architecture: PretrainedConfig, config: ModelConfig) -> None:
     """Set `is_causal` in the decoder's configuration. UserError if it can't, or was tuned otherwise."""
     decoder: Any = architecture
     if not config.bidirectional:
-        if not vars(decoder).get("is_causal", True):
+        turned = turned_by(architecture)
+        if turned is not None:
             raise UserError(
-                f"model {config.name_or_path} was tuned with bidirectional attention; add --model.bidirectional true"
+                f"model {config.name_or_path} was {turned} with bidirectional attention; add --model.bidirectional true"
             )
         return
     if decoder.model_type not in FAMILIES:

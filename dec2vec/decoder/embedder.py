@@ -18,6 +18,7 @@ from dec2vec.decoder.layers import decoder_blocks, final_norm, inner_states
 from dec2vec.decoder.pooling import View, layers_of, pool
 from dec2vec.decoder.shared_prefix import SharedPrefix
 from dec2vec.decoder.varlen import PackedSequences, attending_within_rows
+from dec2vec.errors import UserError
 
 
 class Embedder(nn.Module):
@@ -136,6 +137,11 @@ class Embedder(nn.Module):
             inner = wanted != {self.layer_count}
             output = self.backbone(**inputs, output_hidden_states=inner)
         states = dict(enumerate(output.hidden_states)) if inner else {}
+        if inner and len(states) != self.layer_count + 1:
+            raise UserError(
+                f"layer {min(wanted)}: this decoder has {self.layer_count} layers, but transformers returns "
+                f"{len(states)} hidden states; use the last layer, -1"
+            )
         return {index: states[index] for index in wanted if index < self.layer_count} | {
             self.layer_count: output.last_hidden_state
         }

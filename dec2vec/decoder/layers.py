@@ -64,7 +64,7 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
 
     def hook(index: int) -> Any:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states[index] = args[0] if args else kwargs["hidden_states"]
+            states[index] = _one_per_token(args[0] if args else kwargs["hidden_states"], index)
             if index == top:
                 raise _Reached
 
@@ -77,6 +77,15 @@ def _watched(blocks: nn.ModuleList, wanted: set[int], states: dict[int, Tensor])
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _one_per_token(state: Tensor, index: int) -> Tensor:
+    """UserError for states of another shape than (text, token, dimension), as Gemma 3n and DeepSeek-V4 have them."""
+    if state.ndim != 3:
+        raise UserError(
+            f"layer {index}: this decoder has several states of a token between its blocks; use the last layer, -1"
+        )
+    return state
 
 
 _NAMES = (

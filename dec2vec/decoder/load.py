@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.bidirectional import full_attention, set_attention
-from dec2vec.decoder.checkpoint_files import FIX, WITHOUT_ADAPTER, check_not_adapter
+from dec2vec.decoder.bidirectional import full_attention, set_attention, turned_by
+from dec2vec.decoder.checkpoint_files import FIX, WITHOUT_ADAPTER, check_not_adapter, note_llm2vec
 from dec2vec.decoder.library_calls import one_line, quiet
 from dec2vec.decoder.quantized import (
     check_package,
@@ -63,6 +64,22 @@ def use_autocast(setting: str, device: torch.device) -> bool:
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
     """The decoder's own configuration. UserError for anything that can be refused before weights are loaded."""
     _check_kernels(config, resolve_device(config.device))
+    hub_config = _saved_architecture(config)
+    note_llm2vec(config)
+    if config.depth is not None:
+        cut(hub_config.get_text_config(), config.depth, config.name_or_path)
+    set_attention(hub_config.get_text_config(), config)
+    return hub_config
+
+
+def untuned_reading(config: ModelConfig) -> ModelConfig:
+    """`config.untuned`; but what was tuned with bidirectional attention before is read so as untuned decoder too."""
+    turned = config.bidirectional and turned_by(_saved_architecture(config).get_text_config()) is not None
+    return replace(config.untuned, bidirectional=turned)
+
+
+def _saved_architecture(config: ModelConfig) -> PretrainedConfig:
+    """As the files of the decoder have it."""
     _check_name(config.name_or_path)
     check_not_adapter(config)
     check_folder(Path(config.name_or_path))
@@ -76,9 +93,6 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
             f"model {config.name_or_path}: {hub_config.model_type} is not a decoder-only language model; use a decoder "
             "such as Llama or Qwen"
         )
-    if config.depth is not None:
-        cut(hub_config.get_text_config(), config.depth, config.name_or_path)
-    set_attention(hub_config.get_text_config(), config)
     return hub_config
 
 

@@ -95,6 +95,8 @@ def tokens_without_row(tokenizer: PreTrainedTokenizerBase, embeddings: Any) -> d
 
 def check_rows(name: str, ids: Sequence[Sequence[int]], texts: Sequence[str], without_row: Mapping[int, str]) -> None:
     """Raise UserError for the first text of the model `name` that has a token without a row."""
+    if not without_row:
+        return
     for row, text in zip(ids, texts, strict=True):
         for id in row:
             if id in without_row:

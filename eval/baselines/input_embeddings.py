@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.weights_fit import check_rows
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import NORMALIZERS, Side
@@ -17,10 +18,12 @@ from eval.baselines.sif import common_component, sif_vectors, spread, token_freq
 
 
 def text_ids(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of the texts alone, without prompt, BOS and EOS, cut at `max_length`."""
+    """Ids of the texts alone, without prompt, BOS and EOS, cut at `max_length`. UserError for one without a row."""
     normalize = NORMALIZERS[encoder.config.text_normalization]
-    ids = plain_ids(encoder.tokenizer, [clean_surrogates(normalize(text)) for text in texts])
-    return [row[: encoder.config.max_length] for row in ids]
+    whole = plain_ids(encoder.tokenizer, [clean_surrogates(normalize(text)) for text in texts])
+    ids = [row[: encoder.config.max_length] for row in whole]
+    check_rows(encoder.config.name_or_path, ids, texts, encoder.tokens_without_row)
+    return ids
 
 
 def input_embeddings(encoder: Encoder) -> Float[np.ndarray, "vocab dim"]:

@@ -74,13 +74,15 @@ def with_base(config: EvalConfig) -> EvalConfig:
     """Where no untuned decoder is named, the one that the first tuned run was made from, as its folder says."""
     if config.model.name_or_path or not config.tuned:
         return config
+    from dec2vec.decoder.load import untuned_reading
+
     tree = (run_config(config.tuned[0]) or {}).get("model")
     if not isinstance(tree, dict) or not tree.get("name_or_path"):
         raise UserError(
             f"config error: model.name_or_path: name the untuned decoder; {config.tuned[0]} has no config.yaml that "
             "says which one it was made from"
         )
-    model = validate(ModelConfig, tree).untuned
+    model = untuned_reading(validate(ModelConfig, tree))
     if config.model != ModelConfig():
         model = replace(config.model, name_or_path=model.name_or_path, revision=model.revision)
     return replace(config, model=model)

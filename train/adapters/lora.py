@@ -8,13 +8,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from dec2vec.decoder.embedder import Embedder
-from dec2vec.decoder.layers import decoder_blocks, inner_states
+from dec2vec.decoder.gradient_reach import modules_without_gradient, weights_without_gradient
+from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.decoder.library_calls import quiet
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
@@ -29,16 +30,18 @@ _log = logging.getLogger(__name__)
 def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
     """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
     backbone: Any = embedder.backbone
+    _check_rescaling(backbone)
     is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
     if is_quantized and config.method == "full":
         raise UserError("lora.method full: 4-bit weights cannot be trained; use lora, or remove --model.load_in_4bit")
     if config.gradient_checkpointing:
-        with quiet():
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_blocks(backbone)
     if config.method == "full":
         backbone.requires_grad_(True)
-        _freeze_above(embedder)
+        _freeze_unreached(embedder)
         return
+    backbone.requires_grad_(False)
+    adapters = _peft_config(config, embedder)
     if is_quantized:
         backbone = prepare_model_for_kbit_training(
             backbone,
@@ -47,14 +50,36 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         )
     try:
         with quiet():
-            embedder.backbone = get_peft_model(backbone, _peft_config(config, embedder))
+            embedder.backbone = get_peft_model(backbone, adapters)
     except (ValueError, TypeError) as error:
         raise UserError(f"lora{_why_refused(error, config.targets, backbone)}") from error
+    if config.modules_to_save:
+        _freeze_namesakes(embedder.backbone, config.modules_to_save)
+        _freeze_unreached(embedder)
     if config.fused:
         use_fast_linears(embedder.backbone)
         blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
         if blocks is not None:
             use_fast_blocks(embedder.backbone, blocks)
+
+
+def _check_rescaling(backbone: Any) -> None:
+    """Refuse an RWKV whose blocks are scaled down outside of training: adapters and saved weights would not follow."""
+    decoder = backbone.config.get_text_config()
+    if decoder.model_type == "rwkv" and decoder.rescale_every > 0:
+        raise UserError(
+            f"model: this RWKV divides its weights by powers of 2 outside of training (rescale_every "
+            f"{decoder.rescale_every}), which adapters do not follow; set rescale_every to 0 in its config.json"
+        )
+
+
+def _checkpoint_blocks(backbone: Any) -> None:
+    try:
+        with quiet():
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:  # a family in which transformers has none
+        family = backbone.config.get_text_config().model_type
+        raise UserError(f"lora.gradient_checkpointing: not supported for {family}; remove it") from error
 
 
 def check_adapter_options(config: LoraConfig) -> None:
@@ -145,24 +170,64 @@ def _suggestion(name: str, backbone: nn.Module) -> str:
     return f"did you mean {close[0]}?" if close else f"use all-linear or some of {', '.join(names)}"
 
 
-_NEVER_CALLED = {
+_NOT_EVERYWHERE = {
     **dict.fromkeys(("mamba", "falcon_mamba"), ("out_proj", "conv1d", "dt_proj")),
     **dict.fromkeys(("mamba2", "falcon_h1", "nemotron_h"), ("out_proj", "conv1d")),
-    "jamba": ("dt_proj",),
 }
-"""By family, modules whose weights are read without calling the module, on some devices or on all: an adapter would not
-take part. PEFT refuses all but `dt_proj`."""
+"""By family, modules whose weights are read without calling the module on CUDA: an adapter that was trained on a CPU
+would not take part there. PEFT refuses all but `dt_proj`."""
 
 
 def _left_out(config: LoraConfig, top: int, embedder: Embedder) -> str | None:
     """A pattern of the modules that get no adapter; None if all targets get one."""
-    patterns = [_other_layers(config.layers, top, embedder)]
     backbone: Any = embedder.backbone
-    names = _NEVER_CALLED.get(backbone.config.get_text_config().model_type, ())
-    if config.targets == "all-linear" and names:
-        _log.info("lora.targets all-linear: %s get no adapters, which this decoder would not use", ", ".join(names))
-        patterns.append(rf"(.*\.)?({'|'.join(names)})")
-    return "|".join(f"({pattern})" for pattern in patterns if pattern is not None) or None
+    skipped = _NOT_EVERYWHERE.get(backbone.config.get_text_config().model_type, ())
+    patterns = [_other_layers(config.layers, top, embedder)]
+    if config.targets == "all-linear" and skipped:
+        _log.info("lora.targets all-linear: %s get no adapters, which this decoder would not use", ", ".join(skipped))
+        patterns.append(rf"(.*\.)?({'|'.join(skipped)})")
+    known = "|".join(f"({pattern})" for pattern in patterns if pattern is not None)
+    unreached = _unreached_targets(config.targets, known, embedder)
+    return "|".join(filter(None, (known, unreached))) or None
+
+
+def _unreached_targets(targets: str | tuple[str, ...], known: str, embedder: Embedder) -> str | None:
+    """A pattern of those targets, without the ones left out already, that no gradient reaches; None if all are reached.
+
+    UserError if none of them is.
+    """
+    wanted = {
+        path: module
+        for path, module in embedder.backbone.named_modules()
+        if _is_target(path, module, targets) and not re.fullmatch(known, path)
+    }
+    unreached = modules_without_gradient(embedder, wanted)
+    if not unreached:
+        return None
+    named = ", ".join(sorted({_short(path) for path in unreached}))
+    if len(unreached) == len(wanted):
+        raise UserError(
+            f"lora.targets {named}: this decoder computes nothing with a gradient by them, so an adapter would have no "
+            f"effect; {_suggestion('', embedder.backbone)}"
+        )
+    _log.info("lora.targets: %s get no adapters (%d modules), as they would not be trained", named, len(unreached))
+    return "|".join(map(re.escape, unreached))
+
+
+_ADAPTED = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d)
+"""What PEFT has adapters for; it refuses other targets itself."""
+
+
+def _is_target(path: str, module: nn.Module, targets: str | tuple[str, ...]) -> bool:
+    if targets == "all-linear" or not isinstance(module, _ADAPTED):
+        return targets == "all-linear" and isinstance(module, nn.Linear | Conv1D)
+    names = [targets] if isinstance(targets, str) else targets
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _short(path: str) -> str:
+    """The last part of a path that is no number."""
+    return next((part for part in reversed(path.split(".")) if not part.isdigit()), path)
 
 
 def _other_layers(wanted: Sequence[int], top: int, embedder: Embedder) -> str | None:
@@ -190,40 +255,27 @@ def _top_layer(embedder: Embedder) -> int:
     return max(layers_of(embedder.view, embedder.layer_count))
 
 
-def _freeze_above(embedder: Embedder) -> None:
-    """Freeze what the loss on an inner layer does not reach, so that DDP does not wait for its gradient.
+def _freeze_namesakes(backbone: nn.Module, names: Sequence[str]) -> None:
+    """Train only the modules that are named. PEFT compares the ends of names: `norm` would be `input_layernorm` too."""
+    for path, parameter in backbone.named_parameters():
+        module, _, saved = path.partition(".modules_to_save.")
+        if saved and not any(f".{module}".endswith(f".{name}") for name in names):
+            parameter.requires_grad_(False)
 
-    These are the blocks above the layer and, outside the blocks, all modules that a forward pass up to the layer does
-    not run: the final norm, and further modules in some families.
+
+def _freeze_unreached(embedder: Embedder) -> None:
+    """Freeze what the loss does not reach, so that it is not saved as if it were trained and DDP does not wait for it.
+
+    With an inner layer these are the blocks above it, the final norm, and further modules in some families.
     """
-    top = _top_layer(embedder)
-    if top == embedder.layer_count:
-        return
-    blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
-    if blocks is None:
-        raise UserError(
-            "lora.method full: the blocks of this decoder cannot be found; use its last layer, model.layer -1"
-        )
-    inside = set(blocks.modules())
-    run = _modules_run(embedder.backbone, blocks, top)
-    for module in embedder.backbone.modules():
-        if module not in inside and module not in run:
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)
-    blocks[top:].requires_grad_(False)
+    parameters = dict(embedder.named_parameters())
+    unreached = weights_without_gradient(embedder)
+    for name in unreached:
+        parameters[name].requires_grad_(False)
     if not trainable_parameters(embedder.backbone):
-        raise UserError(f"model.layer: layer {top} depends on no weight; use a layer above it")
-
-
-@torch.no_grad()
-def _modules_run(backbone: nn.Module, blocks: nn.ModuleList, top: int) -> set[nn.Module]:
-    """The modules that run to compute hidden state `top` of two tokens."""
-    run: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda module, _: run.add(module)) for module in backbone.modules()]
-    device = next(backbone.parameters()).device
-    try:
-        inner_states(backbone, blocks, {top}, input_ids=torch.tensor([[2, 3]], device=device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return run
+        raise UserError(f"model.layer: layer {_top_layer(embedder)} depends on no weight; use a layer above it")
+    saved = sorted({name.rpartition(".modules_to_save.")[0] for name in unreached if ".modules_to_save." in name})
+    if saved:
+        _log.info(
+            "lora.modules_to_save: %s stay as they are, as no gradient reaches them", ", ".join(map(_short, saved))
+        )

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 
 from dec2vec.batching import Chunk
 from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.gradient_reach import weights_that_texts_skip
 from dec2vec.decoder.shared_prefix import SharedPrefix
 from train.distributed.interface import Engine, EngineOptimizer, Pass
 from train.distributed.single import PlainAdamW
@@ -30,6 +31,7 @@ class Ddp(Engine):
 
     def __init__(self, embedder: Embedder, accelerator: Accelerator) -> None:
         super().__init__(embedder)
+        self._not_always = weights_that_texts_skip(embedder)
         self.wrapped: DistributedDataParallel = accelerator.prepare_model(embedder)
         self.wrapped.broadcast_buffers = False  # they are equal on all ranks; as an argument deprecated in torch 2.13
         self._learn_bucket_order()
@@ -52,7 +54,7 @@ class Ddp(Engine):
         """The vectors of a chunk; DDP prepares no reduction."""
         with self.wrapped.no_sync():
             pooled: Tensor = self.wrapped(chunk.input_ids, chunk.lengths, prefix=prefix)[0]
-        return pooled
+        return self._reaching_all(pooled)
 
     def begin_backward(self, *, last: bool) -> None:
         """Have the last backward pass reduce the gradients."""
@@ -71,5 +73,10 @@ class Ddp(Engine):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             ids = torch.zeros((1, 2), dtype=torch.long, device=device)
             (pooled,) = self.wrapped(ids, torch.tensor([2], device=device))
-            (pooled.sum() * 0.0).backward()
+            torch.autograd.backward(self._reaching_all(pooled).sum() * 0.0)
         self.wrapped.zero_grad(set_to_none=True)
+
+    def _reaching_all(self, pooled: Tensor) -> Tensor:
+        """`pooled`, with a zero gradient for weights that the pass may have skipped, since DDP waits for all."""
+        nothing = [weight.flatten()[:0].sum() for weight in self._not_always]
+        return pooled + torch.stack(nothing).sum() if nothing else pooled

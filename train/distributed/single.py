@@ -56,7 +56,13 @@ class PlainAdamW(EngineOptimizer):
         return norm
 
     def step(self) -> None:
-        """Update the parameters, and their versions for `train.kernels`, which fused AdamW does not count up."""
+        """Update the parameters, and their versions for `train.kernels`, which fused AdamW does not count up.
+
+        Experts that no text of the step used are updated as by a zero gradient, on however many processes.
+        """
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         self.adamw.step()
         torch.autograd.graph.increment_version(self._parameters)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -83,6 +84,8 @@ def save_sentence_transformer(
     backbone = encoder.embedder.backbone
     has_all_weights = merge or not isinstance(backbone, PeftModel)
     check_mergeable(encoder.config, merge=has_all_weights)
+    if merge:
+        check_no_shared_weights(backbone)
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
     with atomic_folder(folder) as temporary, read_back(folder) as read:
         if not isinstance(backbone, PeftModel) or merge:
@@ -204,6 +207,19 @@ def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
             f"model.depth {config.depth}: sentence-transformers would load the whole base under the adapter; merge "
             "them with --export.merge true (dec2vec export: --merge), or use --export.model false"
         )
+
+
+def check_no_shared_weights(backbone: nn.Module) -> None:
+    """UserError for adapters of modules that share a weight, as in Zamba's attention: it can't take them all."""
+    owners: dict[int, str] = {}
+    for name, module in backbone.named_modules():
+        weight = module.get_base_layer().weight if isinstance(module, BaseTunerLayer) else None
+        if isinstance(weight, Tensor) and owners.setdefault(id(weight), name) != name:
+            first, second = (path.removeprefix("base_model.model.") for path in (owners[id(weight)], name))
+            raise UserError(
+                f"merge: {first} and {second} share one weight, so their adapters can't be merged into it; keep the "
+                "adapter (--export.merge false, or dec2vec export without --merge)"
+            )
 
 
 def check_replaceable(folder: Path) -> None:
