@@ -24,10 +24,11 @@ from dec2vec.errors import UserError
 from dec2vec.vectors.whitening import Whitening
 from tests.export_cases import PEFT_WARNING, tuned_encoder, whiten
 from tests.further_families import FURTHER
-from tests.helpers import tiny_config
-from train.config import TrainConfig
+from tests.helpers import tiny_config, tiny_model_folder
+from tests.training_setup import tiny_encoder
+from train.config import LoraConfig, TrainConfig
 from train.export.read_back import ReadBack
-from train.export.save import save_adapter
+from train.export.save import check_form, save_adapter
 from train.export.staging import export_model, staged
 from train.merging.merge import MergeArgs, merge_command
 
@@ -291,3 +292,15 @@ def test_little_memory_is_needed(tmp_path: Path) -> None:
     size, extra, _ = map(float, done.stdout.split())
     assert size > 300_000
     assert extra < 200_000
+
+
+@pytest.mark.parametrize("family", ["laguna", "qwen2_moe"])
+def test_an_adapter_that_transformers_would_leave_out_is_merged_or_refused(family: str, tmp_path: Path) -> None:
+    """transformers 5.23 renames Laguna's shared experts by a pattern that Qwen2-MoE's, of the same name, escape."""
+    encoder = tiny_encoder(tiny_model_folder(tmp_path / "base", family), "", lora=LoraConfig(rank=2))
+    check_form(encoder.embedder.backbone, merge=True)
+    if family == "laguna":
+        with pytest.raises(UserError, match=r"look for the adapter of layers\.1\.mlp\.shared_experts.* merge it"):
+            check_form(encoder.embedder.backbone, merge=False)
+    else:
+        check_form(encoder.embedder.backbone, merge=False)

@@ -34,7 +34,7 @@ from train.data.token_cache import known_tokens
 from train.distributed.collectives import is_first_process
 from train.distributed.engine import choose_engine, wrap
 from train.distributed.interface import Engine
-from train.export.save import check_no_shared_weights
+from train.export.save import check_form
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
@@ -187,8 +187,8 @@ def _load_trainable(config: TrainConfig, data: TrainingData, engine: type[Engine
         note_what_is_taken(encoder)
     check_token_rows(data, encoder)
     make_trainable(encoder.embedder, engine.adapters(config.lora))
-    if config.export.model and config.export.merge:
-        check_no_shared_weights(encoder.embedder.backbone)
+    if config.export.model:
+        check_form(encoder.embedder.backbone, merge=config.export.merge)
     encoder.embedder.train()
     return encoder
 

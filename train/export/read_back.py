@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -140,6 +141,27 @@ def read_back(target: Path) -> Iterator[ReadBack]:
         done.bytes / 1e6,
         done.seconds,
     )
+
+
+def check_adapter_names(model: PeftModel) -> None:
+    """UserError if transformers, which reads an adapter kept in `model/`, would put it at another module.
+
+    It renames the weights of a checkpoint by patterns, and one that is meant for other names may match these too: then
+    the adapter is left out without a word, as at the shared experts of Laguna in transformers 5.23.
+    """
+    base = model.get_base_model()
+    with quiet():
+        renamings = [each for each in get_model_conversion_mapping(base) if isinstance(each, WeightRenaming)]
+    state = {name.replace(".base_layer.", "."): tensor for name, tensor in base.state_dict().items()}
+    for name, module in base.named_modules():
+        weight = f"{name}.weight"
+        if isinstance(module, BaseTunerLayer) and weight in state:
+            renamed, _ = rename_source_key(weight, renamings, [], base.base_model_prefix, state)
+            if renamed != weight:
+                raise UserError(
+                    f"export: transformers would look for the adapter of {name} at {renamed.removesuffix('.weight')}, "
+                    "and so leave it out; merge it (--export.merge true, or dec2vec export --merge)"
+                )
 
 
 class _Group:

@@ -29,7 +29,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder
 from dec2vec.vectors.whitening import Whitening
-from train.export.read_back import ReadBack, read_back
+from train.export.read_back import ReadBack, check_adapter_names, read_back
 from train.export.sentence_transformers import (
     check_exportable,
     module_weights,
@@ -84,8 +84,7 @@ def save_sentence_transformer(
     backbone = encoder.embedder.backbone
     has_all_weights = merge or not isinstance(backbone, PeftModel)
     check_mergeable(encoder.config, merge=has_all_weights)
-    if merge:
-        check_no_shared_weights(backbone)
+    check_form(backbone, merge=merge)
     base = shown_name(base_name(encoder)) if public else base_name(encoder)
     with atomic_folder(folder) as temporary, read_back(folder) as read:
         if not isinstance(backbone, PeftModel) or merge:
@@ -207,6 +206,14 @@ def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
             f"model.depth {config.depth}: sentence-transformers would load the whole base under the adapter; merge "
             "them with --export.merge true (dec2vec export: --merge), or use --export.model false"
         )
+
+
+def check_form(backbone: nn.Module, *, merge: bool) -> None:
+    """UserError for adapters that would be lost in this form of `model/`."""
+    if merge:
+        check_no_shared_weights(backbone)
+    elif isinstance(backbone, PeftModel):
+        check_adapter_names(backbone)
 
 
 def check_no_shared_weights(backbone: nn.Module) -> None:
