@@ -41,7 +41,7 @@ texts = json.loads(sys.argv[1])
 for folder in sys.argv[2:]:
     model = SentenceTransformer(folder, device="cpu")
     np.save(folder + ".npy", np.concatenate([model.encode_query(texts), model.encode_document(texts)]))
-print(sorted(name for name in sys.modules if name.startswith("transformers.models.") and "modeling_" in name))
+print([name for name in ("llama", "qwen2", "gemma2") if f"transformers.models.{name}.modeling_{name}" in sys.modules])
 """
 
 
@@ -88,7 +88,7 @@ def test_every_kind_loads_in_a_fresh_process_without_a_decoder(tmp_path: Path) -
     folders = [str(tmp_path / f"{name}-static") for name in CASES]
     command = [sys.executable, "-c", FRESH_PROCESS, json.dumps(MORE), *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"  # no module of a decoder was imported
+    assert done.stdout.splitlines()[-1] == "[]"  # the code of none of these decoders was imported
     for name, vectors in expected.items():
         np.testing.assert_allclose(np.load(tmp_path / f"{name}-static.npy"), vectors, atol=1e-5, err_msg=name)
 
