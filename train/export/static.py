@@ -24,7 +24,7 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder
 from dec2vec.prompts.prompt import Prompt, Side
-from dec2vec.prompts.tokenizer import eos_id, leading_specials
+from dec2vec.prompts.tokenizer import leading_specials
 from dec2vec.vectors.averaging import Vectors
 from train.export.sentence_transformers import save_whitening, write_json
 from train.export.tokenizer import PROBES, normalizer_changes, side_prompts
@@ -76,10 +76,10 @@ def check_static(encoder: Encoder) -> None:
 
 
 def _special_text(encoder: Encoder, prompt: Prompt) -> str:
-    """BOS and EOS as the tokenizer spells them, as far as the encoder has them with this prompt."""
+    """BOS and EOS, as the tokenizer spells them, as far as the encoder has them with this prompt."""
     tokenizer = encoder.tokenizer
     before = leading_specials(tokenizer) if prompt.adds_bos else []
-    after = [eos_id(tokenizer)] if prompt.append_eos else []
+    after = encoder.ending if prompt.append_eos else []
     return "".join(tokenizer.convert_ids_to_tokens([*before, *after]))
 
 
