@@ -229,6 +229,7 @@ def test_smollm2_is_read_as_plain_transformers_reads_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @needs_smollm2
 @pytest.mark.filterwarnings(PEFT_WARNING)
 def test_a_few_steps_of_the_recipe(tmp_path: Path) -> None:
