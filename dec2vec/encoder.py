@@ -60,7 +60,7 @@ class Encoder:
         base: ModelConfig | None = None,
         published: Published | None = None,
     ) -> None:
-        self.config = config
+        self.config = replace(config, tokenization=config.tokenization or "joint")
         self.tokenizer = tokenizer
         self.embedder = embedder
         self.whitening = whitening
@@ -217,7 +217,7 @@ class Encoder:
         ending = None if self.published is None else self.ending
         if prompt.repeat is not None:
             return EchoTokenizer(self.tokenizer, prompt, self.max_length, ending)
-        return PromptTokenizer(self.tokenizer, prompt, self.max_length, self.config.tokenization, ending)
+        return PromptTokenizer(self.tokenizer, prompt, self.max_length, self.config.tokenization or "joint", ending)
 
     def _normalized(self, texts: Sequence[str]) -> list[str]:
         return list(map(NORMALIZERS[self.config.text_normalization], texts))

@@ -175,8 +175,8 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "two slots": (lambda p: p.train("--model.prompt", "{text} or {text}"), ("{text} 2 times", "exactly once")),
     "suffix tokenised with the text": (
-        lambda p: p.train("--model.prompt", "prompteol"),
-        ("model.prompt 'prompteol'", "--model.tokenization separate"),
+        lambda p: p.train("--model.prompt", "prompteol", "--model.tokenization", "joint"),
+        ("prompt 'prompteol'", "--model.tokenization separate"),
     ),
     "prompt with capitals before lower case": (
         lambda p: p.train("--model.prompt", "instruct", "--model.text_normalization", "lower"),

@@ -12,12 +12,14 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 
 from dec2vec import Encoder, ModelConfig
+from dec2vec.config.load import load as load_config
 from dec2vec.vectors.whitening import Whitening
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, write_jsonl
 from tests.tiny_run import STEPS, metrics_of, train, write_run
-from train.config import EvalSection
+from train.config import EvalSection, TrainConfig
 from train.export.export import ExportArgs, export_command
+from train.resolve import resolve
 from train.state import TrainState
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
@@ -76,6 +78,27 @@ def test_tests_without_dev_are_reported_with_the_last_weights(tmp_path: Path, mo
         for path in ("adapter/adapter_model.safetensors", *steps)
     )
     assert adapter <= last and not adapter <= first
+
+
+def test_a_prompt_with_text_behind_its_slot_needs_no_further_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The suffix is then tokenized separately, as sentence-transformers does; the untuned decoder's stays joint."""
+    config = write_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", logger="train"):
+        bare = resolve(load_config(TrainConfig, config, []))
+        assert bare.model.tokenization == "joint" and "model.tokenization" not in caplog.text
+        train(config, tmp_path / "out", "--model.prompt", "{text}he cat", "--optim.steps", "1")
+    assert caplog.text.count("model.tokenization is separate, because the prompt '{text}he cat' has text after") == 1
+    tuned = load(tmp_path / "out" / "model")
+    library = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
+    np.testing.assert_allclose(library.encode(TEXTS), tuned.encode(TEXTS), atol=1e-5)
+    written = load_config(TrainConfig, tmp_path / "out" / "config.yaml", []).model
+    base = Encoder.from_backbone(written.untuned)
+    assert (written.tokenization, tuned.config.tokenization, base.config.tokenization) == ("separate",) * 2 + ("joint",)
+    assert base.tokenize(["t"]) == [base.tokenizer("the cat")["input_ids"]]
+    assert tuned.tokenize(["t"]) != base.tokenize(["t"])
 
 
 def test_the_best_step() -> None:

@@ -89,8 +89,8 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
         "lora.layers: lora.method full trains every weight",
     ),
     "a suffix in an exported prompt": (
-        config_of(model=ModelConfig(name_or_path="x", prompt="prompteol")),
-        "add --model.tokenization separate",
+        config_of(model=ModelConfig(name_or_path="x", prompt="prompteol", tokenization="joint")),
+        "only add with --model.tokenization separate; use it, or --export.model false",
     ),
     "merging into 4 bit": (
         config_of(model=ModelConfig(name_or_path="x", load_in_4bit=True), export=ExportConfig(merge=True)),

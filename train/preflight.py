@@ -164,8 +164,8 @@ def _check_exported_prompt(model: ModelConfig) -> None:
     prompt = get_prompt(model.prompt_name, model.task)
     if prompt.suffix and model.tokenization == "joint":
         raise UserError(
-            f"model.prompt {prompt.name!r} has text after {{text}}; add --model.tokenization separate, so that the "
-            "exported tokenizer can add it, or --export.model false"
+            f"model.tokenization joint: the prompt {prompt.name!r} has text after {{text}}, which the exported "
+            "tokenizer can only add with --model.tokenization separate; use it, or --export.model false"
         )
 
 

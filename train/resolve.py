@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
+from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
+from dec2vec.prompts.prompt import PUBLISHED, get_prompt
+from dec2vec.prompts.tokenizer import Tokenization
 from train.config import LossConfig, TrainConfig
+from train.distributed.collectives import is_first_process
 from train.warm_start import published_base
+
+_log = logging.getLogger(__name__)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -21,13 +28,15 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     device = resolve_device(config.model.device)
     published = published_base(config.model)
+    read = with_reading(config.model, None if published is None else published.reading)
     model = dataclasses.replace(
-        with_reading(config.model, None if published is None else published.reading),
+        read,
         device="cuda" if device.type == "cuda" else "cpu",
         autocast="on" if use_autocast(config.model.autocast, device) else "off",
         name_or_path=_absolute(config.model.name_or_path),
         revision=pinned_revision(config.model),
         max_length=known_max_length(config.model),
+        tokenization=read.tokenization or _tokenization(read),
     )
     data = tuple(
         dataclasses.replace(
@@ -48,6 +57,22 @@ def resolve(config: TrainConfig) -> TrainConfig:
         loss=_located(config.loss),
         eval=dataclasses.replace(config.eval, dev=dev, tests=tests),
     )
+
+
+def _tokenization(model: ModelConfig) -> Tokenization:
+    """What every export supports: a tokenizer alone cannot tokenize the text and a suffix as one string."""
+    if model.prompt == PUBLISHED:
+        return "joint"
+    prompt = get_prompt(model.prompt_name, model.task)
+    if not prompt.suffix:
+        return "joint"
+    if is_first_process():
+        _log.info(
+            "model.tokenization is separate, because the prompt %r has text after {text}; the untuned rows stay joint, "
+            "as published",
+            prompt.name,
+        )
+    return "separate"
 
 
 def _located(loss: LossConfig) -> LossConfig:

@@ -80,9 +80,9 @@ class ModelConfig:
     text_normalization: TextNormalization = "none"
     """sts adds a final period and uses single quotes, as in the published STS protocol; lower converts to lower
     case."""
-    tokenization: Literal["joint", "separate"] = "joint"
+    tokenization: Literal["joint", "separate"] | None = None
     """joint tokenizes prompt and text as one string, as published. separate tokenizes the suffix separately, which
-    every export supports."""
+    every export supports. None is joint, but separate in training if a prompt has text after {text}."""
     max_length: Annotated[int, Ge(4)] | None = None
     """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt. None uses that of a
     published embedder, otherwise 512, or the number of positions of a decoder that has fewer."""
@@ -109,5 +109,5 @@ class ModelConfig:
 
     @property
     def untuned(self) -> ModelConfig:
-        """The same settings for the untuned decoder, whole and causal, with which tuned ones are compared."""
-        return replace(self, depth=None, bidirectional=False)
+        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published."""
+        return replace(self, depth=None, bidirectional=False, tokenization=None)

@@ -84,11 +84,16 @@ def atomic_write_text(path: Path, text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the files and folders `.NAME.PID.tmp` and `.NAME.PID.old` that killed processes have left."""
+def remove_leftovers(folder: Path, of: Path | None = None) -> None:
+    """Remove the files and folders `.NAME.PID.tmp` and `.NAME.PID.old` that killed processes have left.
+
+    `of`: only those of this file or folder.
+    """
     for path in folder.glob(".*"):
         match = _TEMPORARY.fullmatch(path.name)
         if match is None or _is_alive(int(match.group(1))):
+            continue
+        if of is not None and not path.name.startswith(f".{of.name}.{match.group(1)}."):
             continue
         _remove(path)
 

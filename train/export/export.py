@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT, load
 from dec2vec.errors import UserError
+
+if TYPE_CHECKING:
+    from dec2vec.encoder import Encoder
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,6 +26,9 @@ class ExportArgs:
     """Folder to write. None uses model/ in the run folder."""
     merge: bool = False
     """Merge the adapter into the weights. The folder is larger and loads without the base model."""
+    static: bool = False
+    """Write the token vectors of a run with model.layer 0 and mean pooling as a StaticEmbedding of
+    sentence-transformers, by default to static/ in the run folder. It loads without any decoder."""
     push: str | None = None
     """Hub repository user/name to upload to. It is created if it does not exist."""
     private: bool = False
@@ -49,12 +56,30 @@ def export_command(args: ExportArgs) -> Path:
 
     config = load(TrainConfig, args.run / "config.yaml", [])
     encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), device="auto"))
+    if args.static:
+        return _export_static(args, encoder)
     merge = args.merge or config.export.merge
     target = args.to or args.run / "model"
     if args.to is not None or args.push is None:
         _print("model", export_model(args.run, config, encoder, target, merge=merge))
     if args.push is not None:
         with staged(args.run, config, encoder, args.push, merge=merge) as folder:
+            url = push_folder(folder, args.push, private=args.private, revision=args.revision, tag=args.tag)
+        _print("pushed", url)
+    return target
+
+
+def _export_static(args: ExportArgs, encoder: Encoder) -> Path:
+    from train.export.push import push_folder
+    from train.export.staging import stage
+    from train.export.static import save_static
+
+    target = args.to or args.run / "static"
+    if args.to is not None or args.push is None:
+        _print("static", save_static(encoder, target, args.run.resolve().name))
+    if args.push is not None:
+        with stage(args.run) as place:
+            folder = save_static(encoder, place / "static", Path(args.push).name)
             url = push_folder(folder, args.push, private=args.private, revision=args.revision, tag=args.tag)
         _print("pushed", url)
     return target
@@ -76,9 +101,11 @@ def _check_push(args: ExportArgs) -> None:
 
 
 def _check_run(args: ExportArgs) -> None:
-    """UserError unless the run has something to export."""
+    """UserError unless the run has something to export, and in one form."""
     from dec2vec.decoder.model_folders import MARKER
 
+    if args.static and args.merge:
+        raise UserError("--merge is for a decoder's weights, and --static writes none; remove one of the two")
     if not (args.run / "config.yaml").is_file():
         raise UserError(f"{args.run}: not a run folder (no config.yaml); give the output_dir of a training run")
     if not any((args.run / name / MARKER).is_file() for name in ("adapter", "model")):

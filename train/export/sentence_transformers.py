@@ -108,7 +108,7 @@ def save_modules(encoder: Encoder, folder: Path, whitening: Whitening | None, *,
     for at, layer in enumerate(head, start=2):
         _save_layer(layer, folder / kinds_folder(at, layer))
     if whitening is not None:
-        _save_whitening(whitening, folder / whitening_folder(encoder))
+        save_whitening(whitening, folder / whitening_folder(encoder))
 
 
 def module_weights(encoder: Encoder, whitening: Whitening | None) -> dict[str, dict[str, Tensor]]:
@@ -193,7 +193,7 @@ def _prompts(encoder: Encoder) -> dict[str, object]:
     }
 
 
-def _save_whitening(whitening: Whitening, folder: Path) -> None:
+def save_whitening(whitening: Whitening, folder: Path) -> None:
     """Write `(x - mean) @ kernel` as an affine layer without activation."""
     rows, columns = whitening.kernel.shape
     save_file(dense_weights(whitening), folder / "model.safetensors", {"format": "pt"})

@@ -99,12 +99,12 @@ def staged(
             run, config, encoder, written, merge=merge, repo_id=repo_id, facts=facts, evaluated=evaluated
         )
 
-    with _stage(run) as stage:
-        yield save_sentence_transformer(encoder, stage / "model", merge, encoder.whitening, readme, public=True)
+    with stage(run) as place:
+        yield save_sentence_transformer(encoder, place / "model", merge, encoder.whitening, readme, public=True)
 
 
 @contextlib.contextmanager
-def _stage(run: Path) -> Iterator[Path]:
+def stage(run: Path) -> Iterator[Path]:
     """A temporary folder on the disk of the run: the system's own are often small."""
     try:
         stage = tempfile.TemporaryDirectory(prefix=".hub-", dir=run)

@@ -21,7 +21,7 @@ from dec2vec.prompts.tokenizer import leading_specials
 
 _log = logging.getLogger(__name__)
 Json = dict[str, object]
-_PROBES = (
+PROBES = (
     "",
     " ",
     "A man is playing a guitar.",
@@ -102,11 +102,14 @@ def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder:
         "padding": None,
         "post_processor": _post_processor(encoder, prompts["query"]),
     }
+    return changes | normalizer_changes(encoder, prompts, original["normalizer"])
+
+
+def normalizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], original: object) -> Json:
+    """The entry of tokenizer.json that also does the encoder's text normalization; none where there is none."""
     ours = _normalizers(encoder.config.text_normalization, prompts)
-    if ours:
-        before = [] if original["normalizer"] is None else [original["normalizer"]]
-        changes["normalizer"] = {"type": "Sequence", "normalizers": ours + before}
-    return changes
+    before = [] if original is None else [original]
+    return {"normalizer": {"type": "Sequence", "normalizers": [*ours, *before]}} if ours else {}
 
 
 def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> list[Json]:
@@ -187,7 +190,7 @@ def _literal(text: str) -> str:
 def _check(encoder: Encoder, prompts: Mapping[Side, Prompt], folder: Path) -> None:
     """Compare the ids of the saved tokenizer, called as sentence-transformers calls it, with those of the encoder."""
     saved = AutoTokenizer.from_pretrained(folder)
-    probes = [*_PROBES, "many words and more " * encoder.max_length]
+    probes = [*PROBES, "many words and more " * encoder.max_length]
     for side, prompt in prompts.items():
         known = probes if encoder.ending or prompt.prefix or prompt.suffix else list(filter(None, probes))
         for text, expected in zip(known, encoder.tokenize(known, side=side), strict=True):
