@@ -48,7 +48,9 @@ def test_a_folder_and_a_run_are_an_evaluation(folder: EvalConfig) -> None:
     assert (found.tuned.selection, found.untuned.selection) == ("fixed", "fixed")
     assert found.outside is not None and found.outside.name in ("baseline/tfidf", "baseline/bm25")
     assert not any(row.dev is not None for row in table.rows) and "dev" not in " ".join(task_text(table))
-    assert report.notes[0].startswith("Note: no row with whiten: there is no training text to fit it on")
+    assert report.notes[0].startswith(
+        "Note: no row with whiten: no dev data select its strength; --systems.post whiten raw adds"
+    )
     assert "| selected on |" in to_markdown(report) and "dev:" not in to_markdown(report)
 
 

@@ -55,6 +55,11 @@ def fittable(
     if any(has_corpus) and can_choose:
         return systems, [f"Note: {fitted[0]} is fitted on a corpus alone: there is no training text (--fit FILE)."]
     line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (--fit FILE)."
+    if any(has_corpus):
+        line = (
+            f"Note: no row with {fitted[0]}: no dev data select its strength; --systems.post {fitted[0]} raw adds a row "
+            "for each, fitted on the corpus."
+        )
     return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
 
 
