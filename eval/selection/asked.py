@@ -57,8 +57,8 @@ def fittable(
     line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (--fit FILE)."
     if any(has_corpus):
         line = (
-            f"Note: no row with {fitted[0]}: no dev data select its strength; --systems.post {fitted[0]} raw adds a row "
-            "for each, fitted on the corpus."
+            f"Note: no row with {fitted[0]}: no dev data select its strength; --systems.post {fitted[0]} raw adds a "
+            "row for each, fitted on the corpus."
         )
     return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]
 
