@@ -160,10 +160,6 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         dev_is_test_in_training,
         ("copy.jsonl", "dev.jsonl", "leakage"),
     ),
-    "tests without dev": (
-        lambda p: p.train("--eval.dev", "none", "--eval.tests", str(p.shelf / "test.jsonl"), "--eval.after_training"),
-        ("eval.tests", "--eval.dev"),
-    ),
     "whitening without dev": (
         lambda p: p.train("--eval.dev", "none", "--export.whiten"),
         ("export.whiten", "--eval.dev"),

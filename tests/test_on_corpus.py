@@ -49,7 +49,9 @@ def with_dev(folder: Path) -> Path:
 
 def evaluation(**sections: Any) -> EvalConfig:
     systems = {"prompts": ["bare"], "poolings": ["mean"], "post": ["raw", "whiten", "centre"], "layers": [1]}
-    return validate(EvalConfig, {"systems": {**systems, "dimensions": [16, 8]}, "bootstrap": 100} | sections)
+    return validate(
+        EvalConfig, {"systems": {**systems, "dimensions": [16, 8]}, "baselines": [], "bootstrap": 100} | sections
+    )
 
 
 def report_of(config: EvalConfig, **tuned: FakeEncoder) -> Report:

@@ -45,7 +45,7 @@ def data() -> TrainingData:
 
 def tensors_of(batch: LocalBatch) -> list[Tensor]:
     chunks = [part for chunk in batch.chunks for part in (chunk.rows, chunk.input_ids, chunk.lengths)]
-    return [*chunks, *vars(batch.loss_inputs).values()]
+    return [*chunks, *(value for value in vars(batch.loss_inputs).values() if value is not None)]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported for mypy
-from tokenizers import normalizers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -180,11 +180,12 @@ def load_tokenizer(config: ModelConfig, *, lower_case: bool = False) -> PreTrain
 def _convert_to_lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
     """As sentence-transformers does for do_lower_case. The conversion is saved with the tokenizer."""
     rust: Any = tokenizer.backend_tokenizer
-    members: list[Any] = [] if rust.normalizer is None else [rust.normalizer]
-    if members and isinstance(members[0], normalizers.Sequence):
-        members = list(rust.normalizer)
-    if not any(isinstance(member, normalizers.Lowercase) for member in members):
-        rust.normalizer = normalizers.Sequence([normalizers.Lowercase(), *members])
+    content = json.loads(rust.to_str())
+    found = content["normalizer"]
+    members = [] if found is None else found["normalizers"] if found["type"] == "Sequence" else [found]
+    if not any(member["type"] == "Lowercase" for member in members):
+        content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *members]}
+        rust.normalizer = type(rust).from_str(json.dumps(content)).normalizer
 
 
 def _check_name(name: str) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from dec2vec.decoder.pooling import resolve_layer
@@ -83,13 +82,14 @@ def _special_text(encoder: Encoder, prompt: Prompt) -> str:
     return "".join(tokenizer.convert_ids_to_tokens([*before, *after]))
 
 
-def _static_tokenizer(encoder: Encoder) -> Tokenizer:
-    """The encoder's tokenizer, which also normalizes and cuts the text."""
-    content = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+def _static_tokenizer(encoder: Encoder) -> Any:
+    """The encoder's tokenizer (of the tokenizers library), which also normalizes and cuts the text."""
+    rust = encoder.tokenizer.backend_tokenizer
+    content = json.loads(rust.to_str())
     content |= normalizer_changes(encoder, side_prompts(encoder), content["normalizer"])
     cut = {"direction": "Right", "max_length": encoder.max_length, "strategy": "LongestFirst", "stride": 0}
     content |= {"truncation": cut, "padding": None, "post_processor": None}
-    return Tokenizer.from_str(json.dumps(content))
+    return type(rust).from_str(json.dumps(content))
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def _token_vectors(encoder: Encoder) -> Float[Tensor, "tokens dim"]:
 
 
 def _check_equal(
-    encoder: Encoder, tokenizer: Tokenizer, table: Float[Tensor, "tokens dim"], prompts: Mapping[Side, str]
+    encoder: Encoder, tokenizer: Any, table: Float[Tensor, "tokens dim"], prompts: Mapping[Side, str]
 ) -> None:
     """UserError if a probe gets other tokens, or another vector, than from the encoder."""
     probes = [*PROBES, "CAPITALS and Digits 123  45", "many words and more " * encoder.max_length]
