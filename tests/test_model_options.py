@@ -39,8 +39,9 @@ def config(folder: Path, **options: object) -> ModelConfig:
 def test_every_verb_has_the_options_of_training(verb: type[ModelArgs]) -> None:
     assert issubclass(verb, ModelArgs)
     own = {field.name for field in dataclasses.fields(verb)}
-    assert {"device", "trust_remote_code", "revision", "dtype", "attention", "max_length"} <= own
-    assert not {"revision", "dtype", "attention", "max_length"} & vars(verb).get("__annotations__", {}).keys()
+    shared = {"revision", "dtype", "autocast", "attention", "max_length"}
+    assert {"device", "trust_remote_code", *shared} <= own
+    assert not shared & vars(verb).get("__annotations__", {}).keys()
 
 
 @pytest.mark.parametrize(("family", "attention"), [("gemma2", "eager"), ("gptj", "eager"), ("llama", "sdpa")])
@@ -60,6 +61,8 @@ def test_options_of_a_verb_replace_those_of_a_tuned_folder(tmp_path: Path) -> No
     changed = Encoder.load(args.model_config(args.model), args.changes)
     backbone = changed.embedder.backbone.get_base_model()  # type: ignore[operator]
     assert str(backbone.dtype) == "torch.bfloat16" and backbone.config._attn_implementation == "eager"
+    assert saved.embedder.autocast is False
+    assert Encoder.load(config(run), CheckArgs(model=str(run), autocast="on").changes).embedder.autocast is True
     assert changed.max_length == 40 == len(changed.tokenize(["many words " * 60])[0])
     with pytest.raises(UserError, match=r"max_length 257: the model has 256 positions"):
         Encoder.load(config(run), {"max_length": 257})

@@ -115,7 +115,9 @@ def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
 def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
     top = _top_layer(embedder)
     if top == 0:
-        raise UserError("model.layer 0: LoRA cannot train the input embeddings; use a layer above 0")
+        raise UserError(
+            "model.layer 0: LoRA cannot train the input embeddings; add --lora.method full, or use a layer above 0"
+        )
     return PeftLora(
         r=config.rank,
         lora_alpha=config.alpha,
