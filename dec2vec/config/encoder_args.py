@@ -25,8 +25,8 @@ class ModelArgs:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Data type of the weights in memory. None uses the model's setting (float32 for an untuned model)."""
     autocast: Literal["auto", "on", "off"] | None = None
-    """Compute matrix products in bfloat16, which changes vectors by up to 1e-2. None uses the model's setting (auto for an
-    untuned model: on where the hardware supports bfloat16)."""
+    """Compute matrix products in bfloat16, which changes vectors by up to 1e-2. None uses the model's setting (auto for
+    an untuned model: on where the hardware supports bfloat16)."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] | None = None
     """Attention kernel. None uses the model's setting (sdpa, or eager for a decoder without it)."""
     max_length: Annotated[int, Ge(1)] | None = None
