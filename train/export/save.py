@@ -220,7 +220,7 @@ def check_no_shared_weights(backbone: nn.Module) -> None:
     """UserError for adapters of modules that share a weight, as in Zamba's attention: it can't take them all."""
     owners: dict[int, str] = {}
     for name, module in backbone.named_modules():
-        weight = module.get_base_layer().weight if isinstance(module, BaseTunerLayer) else None
+        weight = getattr(module.get_base_layer(), "weight", None) if isinstance(module, BaseTunerLayer) else None
         if isinstance(weight, Tensor) and owners.setdefault(id(weight), name) != name:
             first, second = (path.removeprefix("base_model.model.") for path in (owners[id(weight)], name))
             raise UserError(
