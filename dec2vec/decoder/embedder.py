@@ -52,7 +52,7 @@ class Embedder(nn.Module):
         views: Sequence[View] = (),
         starts: Int[Tensor, batch] | None = None,
         prefix: SharedPrefix | None = None,
-    ) -> list[Float[Tensor, "batch dim"]]:
+    ) -> list[Float[Tensor, "batch _dim"]]:
         """One float32 tensor for each view, all from one forward pass; without `views`, for the module's own view.
 
         Pooling begins at a row's start, or at its first token without `starts`. With a `prefix`, `input_ids` and
