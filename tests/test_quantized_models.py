@@ -172,6 +172,22 @@ def test_a_weight_without_its_scales_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("promised", [True, False])
+def test_float8_without_any_scale_is_refused_where_config_json_has_them(promised: bool, tmp_path: Path) -> None:
+    folder, _ = fp8_folder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name: tensor for name, tensor in tensors.items() if not name.endswith(("_scale_inv", "_scale"))}
+    save_file(bare, folder / "model.safetensors", {"format": "pt"})
+    if not promised:  # plain weights in float8
+        config = json.loads((folder / "config.json").read_text())
+        del config["quantization_config"]
+        (folder / "config.json").write_text(json.dumps(config))
+        assert load(folder).embedder.backbone.get_parameter("layers.0.mlp.up_proj.weight").dtype == torch.float32
+        return
+    with pytest.raises(UserError, match=r"proj.weight is in 8 bits without a scale, but the weights of this model"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
@@ -208,6 +224,34 @@ class Packed(nn.Module):
         assert isinstance(self.qweight, Tensor)
         assert isinstance(self.scale, Tensor)
         return nn.functional.linear(states, self.qweight.to(states.dtype) * self.scale, self.bias)
+
+
+class PackedHalf(Packed):
+    """The same with a kernel that knows float16 only."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        if states.dtype != torch.float16:
+            raise RuntimeError("expected float16")
+        assert isinstance(self.qweight, Tensor)
+        assert isinstance(self.scale, Tensor)
+        return nn.functional.linear(states, self.qweight.half() * self.scale.half(), self.bias.half())
+
+
+@pytest.mark.parametrize("kernel", [Packed, PackedHalf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_large_bias_leaves_the_matrix_exact(kernel: type[Packed], dtype: str, tmp_path: Path) -> None:
+    encoder = load(tiny_model_folder(tmp_path, "qwen2"), dtype=dtype)
+    model: Any = encoder.embedder.backbone
+    with torch.no_grad():
+        model.layers[0].self_attn.q_proj.bias.fill_(50.1)
+        packed = kernel(model.layers[0].self_attn.q_proj.requires_grad_(False))
+    model.layers[0].self_attn.q_proj, bias = packed, packed.bias.clone()
+    plain = dequantized(model, encoder.config, getattr(torch, dtype)).get_submodule("layers.0.self_attn.q_proj")
+    assert isinstance(packed.qweight, Tensor) and isinstance(packed.scale, Tensor)
+    expected = packed.qweight.double() * packed.scale.double()
+    assert torch.equal(plain.get_parameter("bias"), bias) and torch.equal(packed.bias, bias)
+    apart = plain.get_parameter("weight").detach().double() - expected.detach()
+    assert float(apart.abs().max() / expected.detach().abs().max()) < 2**-8
 
 
 def test_layers_of_a_package_become_plain(tmp_path: Path) -> None:
