@@ -26,7 +26,8 @@ from dec2vec.errors import UserError
 from tests.export_cases import PEFT_WARNING, TEXTS, tuned_encoder
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 from tests.quantized_folders import Quantized, as_one, by_row, in_blocks, in_groups_of_integers, quantize_folder
-from train.config import TrainConfig
+from tests.tiny_run import train, write_run
+from train.config import ExportConfig, OptimConfig, TrainConfig
 from train.export.save import save_adapter
 from train.export.staging import export_model
 
@@ -118,6 +119,20 @@ def test_merged_float32_equals_sentence_transformers(tmp_path: Path) -> None:
     tuned = Encoder.load(ModelConfig(name_or_path=str(run), device="cpu"))
     assert np.abs(tuned.encode(TEXTS, progress=False) - expected).max() < 1e-6
     assert [finding for finding in check_model(ModelConfig(name_or_path=str(run))) if finding.verdict == "fail"] == []
+
+
+def test_a_run_over_shared_weights_is_refused_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a quantized base the adapter is merged anyway, which Zamba's shared attention does not allow."""
+    monkeypatch.chdir(tmp_path)
+    plain = tiny_model_folder(tmp_path / "plain", "zamba")
+    folder = quantize_folder(plain, tmp_path / "fp8", BLOCKS, FP8)
+    model = ModelConfig(name_or_path=str(folder), max_length=32, device="cpu", autocast="off")
+    path = write_run(tmp_path, model=model, optim=OptimConfig(steps=1), export=ExportConfig(merge=False))
+    with pytest.raises(UserError, match=r"merge: layers.1.*q_proj and layers.2.*q_proj share one weight"):
+        train(path, tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
 def test_experts_in_mxfp4(tmp_path: Path) -> None:
