@@ -224,6 +224,14 @@ def _module(folder: Path, number: int, kind: str) -> None:
     _modules(folder, number, f"sentence_transformers.models.{kind}")
 
 
+def _settings(folder: Path, **changes: Any) -> None:
+    edit_json(folder / "config_sentence_transformers.json", **changes)
+
+
+def _transformer(folder: Path, **changes: Any) -> None:
+    edit_json(folder / "sentence_bert_config.json", **changes)
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "router": (lambda f: _module(f, 0, "Router"), r"module 0 is sentence_transformers\.models\.Router"),
     "word embeddings": (lambda f: _module(f, 0, "WordEmbeddings"), r"module 0 is .*WordEmbeddings"),
@@ -240,6 +248,31 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda f: edit_json(f / "2_Dense/config.json", module_input_name="token_embeddings"),
         "module_input_name 'token_embeddings'",
     ),
+    "chance": (
+        lambda f: edit_json(f / "2_Dense/config.json", activation_function="torch.nn.modules.dropout.Dropout"),
+        r"2_Dense: activation_function .*Dropout is not read; only modules of torch.nn without weights and chance",
+    ),
+    "random slope": (
+        lambda f: edit_json(f / "2_Dense/config.json", activation_function="torch.nn.modules.activation.RReLU"),
+        r"2_Dense: activation_function .*RReLU is not read",
+    ),
+    "no Pooling": (lambda f: (f / "1_Pooling/config.json").unlink(), r"1_Pooling/config\.json is missing; copy"),
+    "no Dense": (lambda f: (f / "2_Dense/config.json").unlink(), r"2_Dense/config\.json is missing; copy"),
+    "no modes": (lambda f: edit_json(f / "1_Pooling/config.json", pooling_mode=[]), r"its Pooling is \[\]"),
+    "mode of modes": (lambda f: edit_json(f / "1_Pooling/config.json", pooling_mode=[["max"]]), r"its Pooling is \["),
+    "include_prompt": (
+        lambda f: edit_json(f / "1_Pooling/config.json", include_prompt="no"),
+        r"1_Pooling/config\.json: include_prompt is 'no' instead of true or false; correct the file",
+    ),
+    "list of prompts": (lambda f: _settings(f, prompts=["a"]), r"prompts is .* instead of an object; correct the file"),
+    "prompt of numbers": (lambda f: _settings(f, prompts={"query": 3}), "prompts: query is '3' instead of a string"),
+    "default prompt": (lambda f: _settings(f, default_prompt_name=["query"]), "default_prompt_name is .* of a string"),
+    "truncate_dim": (lambda f: _settings(f, truncate_dim="x"), "truncate_dim is 'x' instead of a whole number"),
+    "no dimensions": (lambda f: _settings(f, truncate_dim=-1), "truncate_dim -1 leaves no dimensions"),
+    "length": (lambda f: _transformer(f, max_seq_length="abc"), "max_seq_length is 'abc' instead of a whole number"),
+    "no length": (lambda f: _transformer(f, max_seq_length=0), "a length of 0 tokens leaves nothing to read"),
+    "modalities": (lambda f: _transformer(f, modality_config=[1]), "modality_config is .* instead of an object"),
+    "options": (lambda f: _transformer(f, processing_kwargs="x"), "processing_kwargs is 'x' instead of an object"),
     "no weights": (lambda f: (f / "2_Dense/model.safetensors").unlink(), r"no 2_Dense/model\.safetensors"),
     "sparse": (
         lambda f: edit_json(f / "config_sentence_transformers.json", model_type="SparseEncoder"),

@@ -26,7 +26,8 @@ from dec2vec.errors import UserError
 from tests.export_cases import PEFT_WARNING, TEXTS, tuned_encoder
 from tests.helpers import tiny_model_folder, tiny_tokenizer
 from tests.quantized_folders import Quantized, as_one, by_row, in_blocks, in_groups_of_integers, quantize_folder
-from train.config import TrainConfig
+from tests.tiny_run import train, write_run
+from train.config import ExportConfig, OptimConfig, TrainConfig
 from train.export.save import save_adapter
 from train.export.staging import export_model
 
@@ -120,6 +121,20 @@ def test_merged_float32_equals_sentence_transformers(tmp_path: Path) -> None:
     assert [finding for finding in check_model(ModelConfig(name_or_path=str(run))) if finding.verdict == "fail"] == []
 
 
+def test_a_run_over_shared_weights_is_refused_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a quantized base the adapter is merged anyway, which Zamba's shared attention does not allow."""
+    monkeypatch.chdir(tmp_path)
+    plain = tiny_model_folder(tmp_path / "plain", "zamba")
+    folder = quantize_folder(plain, tmp_path / "fp8", BLOCKS, FP8)
+    model = ModelConfig(name_or_path=str(folder), max_length=32, device="cpu", autocast="off")
+    path = write_run(tmp_path, model=model, optim=OptimConfig(steps=1), export=ExportConfig(merge=False))
+    with pytest.raises(UserError, match=r"merge: layers.1.*q_proj and layers.2.*q_proj share one weight"):
+        train(path, tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
 def test_experts_in_mxfp4(tmp_path: Path) -> None:
     """The truth is transformers' own reading of the blocks, as plain weights."""
     torch.manual_seed(0)
@@ -172,6 +187,22 @@ def test_a_weight_without_its_scales_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("promised", [True, False])
+def test_float8_without_any_scale_is_refused_where_config_json_has_them(promised: bool, tmp_path: Path) -> None:
+    folder, _ = fp8_folder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name: tensor for name, tensor in tensors.items() if not name.endswith(("_scale_inv", "_scale"))}
+    save_file(bare, folder / "model.safetensors", {"format": "pt"})
+    if not promised:  # plain weights in float8
+        config = json.loads((folder / "config.json").read_text())
+        del config["quantization_config"]
+        (folder / "config.json").write_text(json.dumps(config))
+        assert load(folder).embedder.backbone.get_parameter("layers.0.mlp.up_proj.weight").dtype == torch.float32
+        return
+    with pytest.raises(UserError, match=r"proj.weight is in 8 bits without a scale, but the weights of this model"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
@@ -208,6 +239,34 @@ class Packed(nn.Module):
         assert isinstance(self.qweight, Tensor)
         assert isinstance(self.scale, Tensor)
         return nn.functional.linear(states, self.qweight.to(states.dtype) * self.scale, self.bias)
+
+
+class PackedHalf(Packed):
+    """The same with a kernel that knows float16 only."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        if states.dtype != torch.float16:
+            raise RuntimeError("expected float16")
+        assert isinstance(self.qweight, Tensor)
+        assert isinstance(self.scale, Tensor)
+        return nn.functional.linear(states, self.qweight.half() * self.scale.half(), self.bias.half())
+
+
+@pytest.mark.parametrize("kernel", [Packed, PackedHalf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_large_bias_leaves_the_matrix_exact(kernel: type[Packed], dtype: str, tmp_path: Path) -> None:
+    encoder = load(tiny_model_folder(tmp_path, "qwen2"), dtype=dtype)
+    model: Any = encoder.embedder.backbone
+    with torch.no_grad():
+        model.layers[0].self_attn.q_proj.bias.fill_(50.1)
+        packed = kernel(model.layers[0].self_attn.q_proj.requires_grad_(False))
+    model.layers[0].self_attn.q_proj, bias = packed, packed.bias.clone()
+    plain = dequantized(model, encoder.config, getattr(torch, dtype)).get_submodule("layers.0.self_attn.q_proj")
+    assert isinstance(packed.qweight, Tensor) and isinstance(packed.scale, Tensor)
+    expected = packed.qweight.double() * packed.scale.double()
+    assert torch.equal(plain.get_parameter("bias"), bias) and torch.equal(packed.bias, bias)
+    apart = plain.get_parameter("weight").detach().double() - expected.detach()
+    assert float(apart.abs().max() / expected.detach().abs().max()) < 2**-8
 
 
 def test_layers_of_a_package_become_plain(tmp_path: Path) -> None:

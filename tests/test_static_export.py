@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from dec2vec.config.load import dump
+from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from tests.export_cases import TEXTS, tuned_encoder, whiten
+from tests.published_folders import Folder, write_published
 from train.config import TrainConfig
 from train.export.export import ExportArgs, export_command
 from train.export.save import save_adapter
@@ -91,6 +93,27 @@ def test_every_kind_loads_in_a_fresh_process_without_a_decoder(tmp_path: Path) -
     assert done.stdout.splitlines()[-1] == "[]"  # the code of none of these decoders was imported
     for name, vectors in expected.items():
         np.testing.assert_allclose(np.load(tmp_path / f"{name}-static.npy"), vectors, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("default", [None, "query", "s2s"])
+def test_prompts_of_a_published_base(tmp_path: Path, default: str | None) -> None:
+    """`encode` has the default prompt of the base, and its further prompts are kept."""
+    prompts = {"query": "Find: ", "document": "", "s2s": "same: ", "text": "more: "}
+
+    def encoder(name: str | None) -> Encoder:
+        base = write_published(tmp_path / str(name), Folder("mean_tokens", prompts=prompts, default=name))
+        return Encoder.load(ModelConfig(name_or_path=str(base), layer=0, device="cpu", autocast="off"))
+
+    mine = encoder(default)
+    model = SentenceTransformer(str(save_static(mine, tmp_path / "static", "mine")), device="cpu")
+    np.testing.assert_allclose(model.encode(MORE), mine.encode(MORE, progress=False), atol=1e-6)
+    np.testing.assert_allclose(model.encode_query(MORE), mine.encode(MORE, side="query", progress=False), atol=1e-6)
+    documents = mine.encode(MORE, side="document", progress=False)
+    np.testing.assert_allclose(model.encode_document(MORE), documents, atol=1e-6)
+    for name in ("s2s", "text"):
+        expected = encoder(name).encode(MORE, progress=False)
+        np.testing.assert_allclose(model.encode(MORE, prompt_name=name), expected, atol=1e-6)
+        assert np.abs(expected - documents).max() > 1e-3
 
 
 @pytest.mark.parametrize(

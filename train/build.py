@@ -35,6 +35,7 @@ from train.distributed.collectives import is_first_process
 from train.distributed.engine import choose_engine, wrap
 from train.distributed.interface import Engine
 from train.export.save import check_form
+from train.export.staging import has_quantized_base
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
@@ -188,7 +189,7 @@ def _load_trainable(config: TrainConfig, data: TrainingData, engine: type[Engine
     check_token_rows(data, encoder)
     make_trainable(encoder.embedder, engine.adapters(config.lora))
     if config.export.model:
-        check_form(encoder.embedder.backbone, merge=config.export.merge)
+        check_form(encoder.embedder.backbone, merge=config.export.merge or has_quantized_base(encoder))
     encoder.embedder.train()
     return encoder
 

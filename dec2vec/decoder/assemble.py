@@ -62,7 +62,7 @@ def _complete(embedder: Embedder, published: PublishedModel) -> None:
     if published.adapter is not None:
         embedder.backbone = attach_adapter(embedder.backbone, published.adapter)
     if published.reading.steps:
-        embedder.head = DenseHead(published.reading.steps, published.tensors).to(device)
+        embedder.head = DenseHead(published.reading.steps, published.tensors).to(device).eval()
 
 
 def _check_layer(embedder: Embedder, reading: Published) -> None:

@@ -114,7 +114,7 @@ def dense_step(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: 
     step = Step("dense", name.rpartition(".")[2], bool(config.get("use_residual", False)))
     if not name.startswith("torch.nn.") or not is_activation(step.activation):
         raise UserError(
-            f"{where}: activation_function {name} is not read; only modules of torch.nn without weights are"
+            f"{where}: activation_function {name} is not read; only modules of torch.nn without weights and chance are"
         )
     ours = {library: name for name, library in _LIBRARY_NAMES.items()}
     unknown = sorted(set(tensors) - set(ours))
@@ -123,13 +123,18 @@ def dense_step(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: 
     return step, {ours[name]: tensor for name, tensor in tensors.items()}
 
 
+_BY_CHANCE = (nn.modules.dropout._DropoutNd, nn.RReLU)
+"""They compute something else, at random, in a model that is trained."""
+
+
 def is_activation(name: str) -> bool:
-    """Whether torch.nn has an activation of this name that needs neither arguments nor weights."""
+    """Whether torch.nn has an activation of this name without arguments, weights and chance."""
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         return False
     try:
-        return not kind().state_dict()
+        activation = kind()
+        return not activation.state_dict() and not isinstance(activation, _BY_CHANCE)
     except TypeError:
         return False
 

@@ -6,9 +6,7 @@ model that is read in part gives plausible vectors that are wrong.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import snapshot_download
@@ -19,11 +17,11 @@ from dec2vec.decoder.dense_head import Step, dense_step, first_dimensions
 from dec2vec.decoder.library_text import read_transformer
 from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, find
 from dec2vec.decoder.published import Published, PublishedModel
-from dec2vec.decoder.repository_files import Files
+from dec2vec.decoder.repository_files import Files, NotAsked, entry, warn_once
 from dec2vec.errors import UserError
 
 MODULES = "modules.json"
-_log = logging.getLogger(__name__)
+SETTINGS = "config_sentence_transformers.json"
 _READ = ("Transformer", "Pooling", "Dense", "Normalize")
 _POOLINGS: dict[str, PoolingName] = {
     "lasttoken": "last",
@@ -53,27 +51,46 @@ def find_published(config: ModelConfig) -> PublishedModel | None:
     if not config.name_or_path or find(config) is not None:
         return None
     files = Files(config.name_or_path, config.revision)
-    return None if files.path(MODULES) is None else read_published(files)
+    return read_published(files) if _has_modules(files) else None
+
+
+def _has_modules(files: Files) -> bool:
+    """Whether there is a modules.json.
+
+    Where nobody knows, files of the decoder that another program has downloaded are a plain decoder, with a warning,
+    unless files of an embedder lie beside them.
+    """
+    try:
+        return files.path(MODULES) is not None
+    except NotAsked as error:
+        if any(map(files.has_cached, (SETTINGS, "1_Pooling/config.json", "sentence_bert_config.json"))):
+            raise
+        if files.has_cached("config.json"):
+            warn_once(f"{error}; until then it is read as a plain decoder, which is wrong for a published embedder")
+        elif not error.is_final:
+            raise
+        return False
 
 
 def read_published(files: Files) -> PublishedModel:
     """The embedder that `modules.json` describes."""
     modules = _modules(files)
-    settings = files.mapping("config_sentence_transformers.json")
+    settings, where = files.optional(SETTINGS), f"{files.name}/{SETTINGS}"
     kind = settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise UserError(f"model {files.name}: it is a {kind}, not a model that gives one vector for a text")
     text = read_transformer(files, modules[0].path)
     pooling, include_prompt, width = _pooling(files, modules[1])
-    steps, tensors = _head(files, modules[2:], width, settings.get("truncate_dim"))
-    prompts = {name: str(words or "") for name, words in (settings.get("prompts") or {}).items()}
+    steps, tensors = _head(files, modules[2:], width, entry(settings, "truncate_dim", int, where))
+    named = entry(settings, "prompts", dict, where) or {}
+    prompts = {name: entry(named, name, str, f"{where}: prompts") or "" for name in named}
     similarity = settings.get("similarity_fn_name")
     reading = Published(
         pooling=pooling,
         layer=text.layer,
         max_length=text.max_length,
         prompts=prompts,
-        default_prompt=settings.get("default_prompt_name"),
+        default_prompt=entry(settings, "default_prompt_name", str, where),
         include_prompt=include_prompt,
         lower_case=text.lower_case,
         similarity=similarity if similarity in _SIMILARITIES else None,
@@ -82,7 +99,10 @@ def read_published(files: Files) -> PublishedModel:
     )
     _check(files, reading)
     if modules[-1].kind != "Normalize" and reading.similarity not in (None, "cosine"):
-        _warn_of_similarity(files.name, reading.similarity)
+        warn_once(
+            f"model {files.name}: its vectors are meant to be compared by {reading.similarity}, but dec2vec compares "
+            "by cosine"
+        )
     return _placed(files, modules[0].path, PublishedModel(reading, tensors))
 
 
@@ -122,19 +142,19 @@ def _not_read(files: Files, number: int, kind: str) -> UserError:
 
 def _pooling(files: Files, module: _Module) -> tuple[PoolingName, bool, int | None]:
     """The pooling, whether the prompt is pooled too, and the width of the states."""
-    config = files.mapping(f"{module.path}/config.json")
+    config, where = files.required(f"{module.path}/config.json"), f"{files.name}/{module.path}/config.json"
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for name, mode in _FORMER_MODES.items() if config.get(f"pooling_mode_{name}")] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) > 1 or modes[0] not in _POOLINGS:
+    modes = modes if isinstance(modes, list) and modes else [modes]
+    if len(modes) > 1 or str(modes[0]) not in _POOLINGS:
         why = "; the first token of a decoder has not seen the text" if modes == ["cls"] else ""
         raise UserError(
             f"model {files.name}: its Pooling is {' and '.join(map(str, modes))}, and only {', '.join(_POOLINGS)} are "
             f"read{why}; use it by sentence-transformers"
         )
-    width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-    return _POOLINGS[modes[0]], bool(config.get("include_prompt", True)), width
+    width = entry(config, "embedding_dimension", int, where) or entry(config, "word_embedding_dimension", int, where)
+    return _POOLINGS[modes[0]], entry(config, "include_prompt", bool, where) is not False, width
 
 
 def _head(
@@ -150,10 +170,12 @@ def _head(
         own: dict[str, Tensor] = {}
         if module.kind == "Dense":
             where = f"{files.name}/{module.path}"
-            step, own = dense_step(files.mapping(f"{module.path}/config.json"), files.tensors(module.path), where)
+            step, own = dense_step(files.required(f"{module.path}/config.json"), files.tensors(module.path), where)
             width = len(own["weight"])
         steps.append(step)
         tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+    if truncated is not None and truncated < 1:
+        raise UserError(f"model {files.name}: truncate_dim {truncated} leaves no dimensions; correct {SETTINGS}")
     if truncated is not None and width is None:
         raise UserError(f"model {files.name}: truncate_dim {truncated}, but its Pooling names no width; add it there")
     if truncated is not None and width is not None and truncated < width:
@@ -177,22 +199,14 @@ def _check(files: Files, reading: Published) -> None:
         )
 
 
-@cache
-def _warn_of_similarity(name: str, similarity: str) -> None:
-    """Once: the files are read more than once by a command."""
-    _log.warning(
-        "model %s: its vectors are meant to be compared by %s, but dec2vec compares by cosine", name, similarity
-    )
-
-
 def _placed(files: Files, path: str, model: PublishedModel) -> PublishedModel:
     """The model with the place of its decoder: the Transformer's folder, or the base of the adapter in it."""
     name, revision = files.name, files.revision
     if path not in ("", "."):
         root = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, revision=revision))
         name, revision = str(root / path), None
-    adapter = files.mapping(f"{path}/adapter_config.json".lstrip("/"))
-    has_weights = any(files.path(f"{path}/{file}".lstrip("/")) for file in _WEIGHTS)
+    adapter = files.optional(f"{path}/adapter_config.json".lstrip("/"), quiet=True)
+    has_weights = any(files.has(f"{path}/{file}".lstrip("/")) for file in _WEIGHTS)
     if not adapter or has_weights:
         return replace(model, decoder=name, revision=revision)
     folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, revision=revision))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dec2vec.decoder.published import ChatTurn
-from dec2vec.decoder.repository_files import Files
+from dec2vec.decoder.repository_files import Files, entry
 from dec2vec.errors import UserError
 
 _CONFIGS = tuple(
@@ -39,16 +39,16 @@ class TextReading:
 def read_transformer(files: Files, folder: str) -> TextReading:
     """The reading of the Transformer in `folder`. UserError for an option that is not read."""
     below = f"{folder}/" if folder else ""
-    named = ((name, files.mapping(below + name)) for name in _CONFIGS)
+    named = ((name, files.optional(below + name, quiet=name != _CONFIGS[0])) for name in _CONFIGS)
     name, config = next(((name, found) for name, found in named if found), (_CONFIGS[0], {}))
     where = f"{files.name}/{below}{name}"
     _refuse_unknown(config, where)
-    modalities = config.get("modality_config") or {}
-    chat = modalities.get("message")
+    modalities = entry(config, "modality_config", dict, where) or {}
+    chat = entry(modalities, "message", dict, where)
     return TextReading(
-        layer=_layer(chat or modalities.get("text") or {}, where),
-        max_length=_max_length(config, files.mapping(f"{below}tokenizer_config.json")),
-        lower_case=bool(config.get("do_lower_case", False)),
+        layer=_layer(chat or entry(modalities, "text", dict, where) or {}, where),
+        max_length=_max_length(config, where, files, f"{below}tokenizer_config.json"),
+        lower_case=bool(entry(config, "do_lower_case", bool, where)),
         chat=None if chat is None else _chat_turn(chat, config, where),
     )
 
@@ -56,7 +56,7 @@ def read_transformer(files: Files, folder: str) -> TextReading:
 def _refuse_unknown(config: Mapping[str, Any], where: str) -> None:
     """Refuse what changes vectors in a way that is not computed here."""
     for option, harmless in _HARMLESS.items():
-        for key in _given(config, option):
+        for key in _given(config, option, where):
             if key not in {*harmless, "trust_remote_code"}:
                 raise UserError(f"{where}: {option}.{key} is not read; use the model by sentence-transformers")
     task = config.get("transformer_task", "feature-extraction")
@@ -65,16 +65,16 @@ def _refuse_unknown(config: Mapping[str, Any], where: str) -> None:
     for option in ("query_length", "document_length", "query_expansion"):
         if config.get(option) is not None:
             raise UserError(f"{where}: {option} is not read; use the model by sentence-transformers")
-    for kind, options in (config.get("processing_kwargs") or {}).items():
-        for key in options:
+    kinds = entry(config, "processing_kwargs", dict, where) or {}
+    for kind in kinds:
+        for key in entry(kinds, kind, dict, f"{where}: processing_kwargs") or {}:
             if (kind, key) not in (("chat_template", "add_generation_prompt"), ("chat_template", "restore_suffix")):
                 raise UserError(f"{where}: processing_kwargs.{kind}.{key} is not read")
 
 
-def _given(config: Mapping[str, Any], option: str) -> Mapping[str, Any]:
+def _given(config: Mapping[str, Any], option: str, where: str) -> Mapping[str, Any]:
     """An option under its former name or its present one."""
-    found: Mapping[str, Any] = config.get(option) or config.get(_PRESENT_NAMES[option]) or {}
-    return found
+    return entry(config, option, dict, where) or entry(config, _PRESENT_NAMES[option], dict, where) or {}
 
 
 def _layer(modality: Mapping[str, Any], where: str) -> int:
@@ -83,19 +83,21 @@ def _layer(modality: Mapping[str, Any], where: str) -> int:
     if method == "forward" and output == "last_hidden_state":
         return -1
     if method == "forward" and isinstance(output, list) and len(output) == 2 and output[0] == "hidden_states":
-        return int(output[1])
+        return entry({"hidden_states": output[1]}, "hidden_states", int, where) or 0
     raise UserError(f"{where}: the output {output} of {method} is not read, but only hidden states of the decoder")
 
 
-def _max_length(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+def _max_length(config: Mapping[str, Any], where: str, files: Files, tokenizer: str) -> int:
     """`max_seq_length`, or the tokenizer's own limit; the positions of the decoder may be fewer."""
     for limit in (
-        config.get("max_seq_length"),
-        _given(config, "tokenizer_args").get("model_max_length"),
-        tokenizer.get("model_max_length"),
+        entry(config, "max_seq_length", int, where),
+        entry(_given(config, "tokenizer_args", where), "model_max_length", int, where),
+        entry(files.optional(tokenizer), "model_max_length", int, f"{files.name}/{tokenizer}"),
     ):
+        if limit is not None and limit < 1:
+            raise UserError(f"{where}: a length of {limit} tokens leaves nothing to read; correct the file")
         if limit is not None:
-            return min(int(limit), LONGEST)
+            return min(limit, LONGEST)
     return LONGEST
 
 

@@ -8,9 +8,10 @@ replaced by a plain one with the matrix that it multiplies by. So what is traine
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def scaled_floats(config: ModelConfig, quantization: Mapping[str, Any]) -> dict[
         return None
     if quantization.get("transform_config"):  # weights are rotated, and activations with them
         return None
-    return floats_of(lazy_tensors(checkpoint_tensors(config)), _blocks(quantization))
+    return floats_of(lazy_tensors(checkpoint_tensors(config)), _blocks(quantization), promised=bool(quantization))
 
 
 def lazy_tensors(files: Mapping[str, Path]) -> dict[str, Lazy]:
@@ -180,14 +181,30 @@ def _plain_layer(layer: nn.Module, like: nn.Linear, dtype: torch.dtype) -> nn.Li
     """A linear layer with the matrix and the bias of a quantized one."""
     bias = layer.bias if isinstance(layer.bias, Tensor) else None
     plain = nn.Linear(like.in_features, like.out_features, bias=bias is not None, device="meta")
-    plain.weight = nn.Parameter(_matrix(layer, like, bias, dtype))
+    with _without_bias(bias):
+        plain.weight = nn.Parameter(_matrix(layer, like, dtype))
     if bias is not None:
         plain.bias = nn.Parameter(bias.to(dtype))
     return plain
 
 
-def _matrix(layer: nn.Module, like: nn.Linear, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The matrix that a quantized layer multiplies by: what it makes of unit vectors, or as its package has it."""
+@contextlib.contextmanager
+def _without_bias(bias: Tensor | None) -> Iterator[None]:
+    """Make the bias zero for a time. Taken from the products in half precision, it would leave rounding errors."""
+    if bias is None:
+        yield
+        return
+    kept = bias.clone()
+    bias.zero_()
+    try:
+        yield
+    finally:
+        bias.copy_(kept)
+
+
+def _matrix(layer: nn.Module, like: nn.Linear, dtype: torch.dtype) -> Tensor:
+    """The matrix that a quantized layer without bias multiplies by: what it makes of unit vectors, or as its package
+    has it."""
     if (
         type(getattr(layer, "weight", None)).__name__ in _OF_BITSANDBYTES
     ):  # whose kernels round to bfloat16 or to 8 bits
@@ -199,8 +216,7 @@ def _matrix(layer: nn.Module, like: nn.Linear, bias: Tensor | None, dtype: torch
     weight = torch.empty(like.out_features, like.in_features, dtype=dtype, device=device)
     for start in range(0, like.in_features, ROWS):
         unit = torch.eye(like.in_features, dtype=dtype, device=device)[start : start + ROWS]
-        columns = _product(layer, unit)
-        weight[:, start : start + ROWS] = (columns if bias is None else columns - bias).to(dtype).T
+        weight[:, start : start + ROWS] = _product(layer, unit).to(dtype).T
     return weight
 
 

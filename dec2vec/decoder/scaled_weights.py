@@ -136,11 +136,11 @@ def block_size(shape: Sequence[int], grid: Sequence[int], known: Sequence[Block]
     return None
 
 
-def floats_of(tensors: Mapping[str, Lazy], blocks: Sequence[Block]) -> dict[str, Lazy] | None:
+def floats_of(tensors: Mapping[str, Lazy], blocks: Sequence[Block], *, promised: bool) -> dict[str, Lazy] | None:
     """The tensors of a checkpoint, those with scales as floats; None if some are packed in ways not read here.
 
     `blocks` are the sizes that config.json names. Scales of activations are left out, as nothing runs in 8 bits.
-    UserError for a weight in 8 bits without its scale where others have theirs.
+    UserError for a weight in 8 bits without its scale where others have theirs, or where config.json `promises` scales.
     """
     used: set[str] = set()
     floats: dict[str, Lazy] = {}
@@ -152,7 +152,7 @@ def floats_of(tensors: Mapping[str, Lazy], blocks: Sequence[Block]) -> dict[str,
     rest = {name: tensor for name, tensor in tensors.items() if name not in used and not _is_of_kernels(name)}
     if any(_is_packed(name, tensor) for name, tensor in rest.items()):
         return None
-    _check_scales(rest, has_scales=bool(floats))
+    _check_scales(rest, promised=promised or bool(floats))
     return {**rest, **floats}
 
 
@@ -197,11 +197,11 @@ def _is_packed(name: str, tensor: Lazy) -> bool:
     return name.endswith("weight") and tensor.get_dtype() in {"U8", "I8", "I16", "I32", "I64"}
 
 
-def _check_scales(rest: Mapping[str, Lazy], *, has_scales: bool) -> None:
+def _check_scales(rest: Mapping[str, Lazy], *, promised: bool) -> None:
     bare = [name for name, tensor in rest.items() if tensor.get_dtype() in _FLOAT8]
-    if has_scales and bare:
+    if promised and bare:
         raise UserError(
-            f"{bare[0]} is in 8 bits without a scale, which other weights have; copy the model's files again"
+            f"{bare[0]} is in 8 bits without a scale, but the weights of this model have scales; copy its files again"
         )
 
 

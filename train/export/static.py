@@ -7,8 +7,10 @@ vectors as the encoder is refused when the folder is written.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,11 @@ from dec2vec.decoder.pooling import resolve_layer
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder
-from dec2vec.prompts.prompt import Prompt, Side
+from dec2vec.prompts.prompt import PUBLISHED, Prompt, Side
 from dec2vec.prompts.tokenizer import leading_specials
 from dec2vec.vectors.averaging import Vectors
 from train.export.sentence_transformers import save_whitening, write_json
-from train.export.tokenizer import PROBES, normalizer_changes, side_prompts
+from train.export.tokenizer import PROBES, SIDES, normalizer_changes, side_prompts
 
 STATIC_MARKER = "dec2vec_static.json"
 """By this file a folder is known as one of ours, which may be replaced."""
@@ -40,10 +42,11 @@ def save_static(encoder: Encoder, folder: Path, name: str) -> Path:
     check_static(encoder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / STATIC_MARKER).is_file()):
         raise UserError(f"{folder} exists and is not a static export of dec2vec; use another folder or move it away")
-    prompts = {side: _special_text(encoder, prompt) + prompt.prefix for side, prompt in side_prompts(encoder).items()}
-    tokenizer = _static_tokenizer(encoder)
+    readings = _readings(encoder)
+    tokenizer = _static_tokenizer(encoder, readings)
     table = _token_vectors(encoder)
-    _check_equal(encoder, tokenizer, table, prompts)
+    for name_of_prompt, reading in readings.items():
+        _check_equal(reading, tokenizer, table, name_of_prompt)
     kinds = [kind for kind in _FOLDERS if kind != "Dense" or encoder.whitening is not None]
     with atomic_folder(folder) as temporary:
         for kind in kinds:
@@ -53,7 +56,8 @@ def save_static(encoder: Encoder, folder: Path, name: str) -> Path:
         if encoder.whitening is not None:
             save_whitening(encoder.whitening, temporary / _FOLDERS["Dense"])
         write_json(temporary / _FOLDERS["Normalize"] / "config.json", {})
-        _write_library_files(temporary, kinds, prompts)
+        write_json(temporary / "modules.json", _modules(kinds))
+        write_json(temporary / "config_sentence_transformers.json", _settings(readings))
         write_json(temporary / STATIC_MARKER, {"tokens": len(table), "dimension": encoder.dimension})
         (temporary / "README.md").write_text(_card(name, encoder, len(table)), encoding="utf-8")
     return folder
@@ -75,6 +79,47 @@ def check_static(encoder: Encoder) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """How texts are read with one of the prompts of the export."""
+
+    encoder: Encoder
+    side: Side
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt as the encoder has it."""
+        return self.encoder.ensemble(None, self.side).members[0]
+
+    @property
+    def written(self) -> str:
+        """The prompt as sentence-transformers writes it before a text: with BOS and EOS."""
+        return _special_text(self.encoder, self.prompt) + self.prompt.prefix
+
+
+def _readings(encoder: Encoder) -> dict[str, _Reading]:
+    """By the names of the prompts. The last is that of `encode`, which has a name of its own where none is the default.
+
+    A published embedder may have more prompts than those of queries and documents.
+    """
+    base = encoder.published if encoder.config.prompt == PUBLISHED else None
+    further = {} if base is None else {name: _Reading(_by_default(encoder, name), "text") for name in base.prompts}
+    default = None if base is None else base.default_prompt
+    names = (default, "text", "default", "dec2vec_text")
+    chosen = next(name for name in names if name is not None and (name == default or name not in further))
+    known = further | {str(side): _Reading(encoder, side) for side in SIDES}
+    known.pop(chosen, None)
+    return {**known, chosen: _Reading(encoder, "text")}
+
+
+def _by_default(encoder: Encoder, name: str) -> Encoder:
+    """The encoder of a published embedder with another of its prompts as the default one."""
+    assert encoder.published is not None
+    other = copy.copy(encoder)
+    other.published = replace(encoder.published, default_prompt=name)
+    return other
+
+
 def _special_text(encoder: Encoder, prompt: Prompt) -> str:
     """BOS and EOS, as the tokenizer spells them, as far as the encoder has them with this prompt."""
     tokenizer = encoder.tokenizer
@@ -83,11 +128,11 @@ def _special_text(encoder: Encoder, prompt: Prompt) -> str:
     return "".join(tokenizer.convert_ids_to_tokens([*before, *after]))
 
 
-def _static_tokenizer(encoder: Encoder) -> Any:
+def _static_tokenizer(encoder: Encoder, readings: Mapping[str, _Reading]) -> Any:
     """The encoder's tokenizer (of the tokenizers library), which also normalizes and cuts the text."""
     rust = encoder.tokenizer.backend_tokenizer
     content = json.loads(rust.to_str())
-    content |= normalizer_changes(encoder, side_prompts(encoder), content["normalizer"])
+    content |= normalizer_changes(encoder, [reading.prompt for reading in readings.values()], content["normalizer"])
     cut = {"direction": "Right", "max_length": encoder.max_length, "strategy": "LongestFirst", "stride": 0}
     content |= {"truncation": cut, "padding": None, "post_processor": None}
     return type(rust).from_str(json.dumps(content))
@@ -105,24 +150,22 @@ def _token_vectors(encoder: Encoder) -> Float[Tensor, "tokens dim"]:
     return torch.cat(parts).float().cpu().contiguous()
 
 
-def _check_equal(
-    encoder: Encoder, tokenizer: Any, table: Float[Tensor, "tokens dim"], prompts: Mapping[Side, str]
-) -> None:
+def _check_equal(reading: _Reading, tokenizer: Any, table: Float[Tensor, "tokens dim"], name: str) -> None:
     """UserError if a probe gets other tokens, or another vector, than from the encoder."""
+    encoder, side = reading.encoder, reading.side
     probes = [*PROBES, "CAPITALS and Digits 123  45", "many words and more " * encoder.max_length]
-    for side, prompt in prompts.items():
-        found = [tokenizer.encode(prompt + text, add_special_tokens=False).ids for text in probes]
-        expected = encoder.tokenize(probes, side=side)
-        tokens = [sorted(mine) == sorted(theirs) for mine, theirs in zip(found, expected, strict=True)]
-        means = np.stack([table[ids].mean(0).numpy() for ids in found])
-        apart = np.abs(_finished(encoder, means) - encoder.encode(probes, side=side, progress=False)).max(axis=1)
-        for text, same, difference in zip(probes, tokens, apart, strict=True):
-            if not same or difference > _TOLERANCE:
-                what = f"a vector that differs by {difference:.1e}" if same else "other tokens"
-                raise UserError(
-                    f"--static: a static embedding would give {text[:40]!r} {what}, because of this decoder's "
-                    "tokenizer or positions; export without --static"
-                )
+    found = [tokenizer.encode(reading.written + text, add_special_tokens=False).ids for text in probes]
+    expected = encoder.tokenize(probes, side=side)
+    tokens = [sorted(mine) == sorted(theirs) for mine, theirs in zip(found, expected, strict=True)]
+    means = np.stack([table[ids].mean(0).numpy() for ids in found])
+    apart = np.abs(_finished(encoder, means) - encoder.encode(probes, side=side, progress=False)).max(axis=1)
+    for text, same, difference in zip(probes, tokens, apart, strict=True):
+        if not same or difference > _TOLERANCE:
+            what = f"a vector that differs by {difference:.1e}" if same else "other tokens"
+            raise UserError(
+                f"--static: with the prompt {name}, a static embedding would give {text[:40]!r} {what}, because of "
+                "this decoder's tokenizer or positions; export without --static"
+            )
 
 
 def _finished(encoder: Encoder, means: Vectors) -> Vectors:
@@ -131,19 +174,23 @@ def _finished(encoder: Encoder, means: Vectors) -> Vectors:
     return unit
 
 
-def _write_library_files(folder: Path, kinds: list[str], prompts: Mapping[Side, str]) -> None:
-    modules = [
+def _modules(kinds: list[str]) -> list[dict[str, object]]:
+    return [
         {"idx": at, "name": str(at), "path": _FOLDERS[kind], "type": f"sentence_transformers.models.{kind}"}
         for at, kind in enumerate(kinds)
     ]
-    write_json(folder / "modules.json", modules)
-    library = {
+
+
+def _settings(readings: Mapping[str, _Reading]) -> dict[str, object]:
+    """The prompts, of which `encode` has the last one."""
+    prompts = {name: reading.written for name, reading in readings.items()}
+    default = [*readings][-1]
+    return {
         "model_type": "SentenceTransformer",
-        "prompts": dict(prompts),
-        "default_prompt_name": "query" if prompts["query"] else None,
+        "prompts": prompts,
+        "default_prompt_name": default if prompts[default] else None,
         "similarity_fn_name": "cosine",
     }
-    write_json(folder / "config_sentence_transformers.json", library)
 
 
 def _card(name: str, encoder: Encoder, tokens: int) -> str:

@@ -102,20 +102,20 @@ def _tokenizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], folder:
         "padding": None,
         "post_processor": _post_processor(encoder, prompts["query"]),
     }
-    return changes | normalizer_changes(encoder, prompts, original["normalizer"])
+    return changes | normalizer_changes(encoder, [*prompts.values()], original["normalizer"])
 
 
-def normalizer_changes(encoder: Encoder, prompts: Mapping[Side, Prompt], original: object) -> Json:
+def normalizer_changes(encoder: Encoder, prompts: Sequence[Prompt], original: object) -> Json:
     """The entry of tokenizer.json that also does the encoder's text normalization; none where there is none."""
     ours = _normalizers(encoder.config.text_normalization, prompts)
     before = [] if original is None else [original]
     return {"normalizer": {"type": "Sequence", "normalizers": [*ours, *before]}} if ours else {}
 
 
-def _normalizers(name: TextNormalization, prompts: Mapping[Side, Prompt]) -> list[Json]:
+def _normalizers(name: TextNormalization, prompts: Sequence[Prompt]) -> list[Json]:
     """The normalizers of the exported tokenizer, which see the whole string including the prompt."""
-    prefixes = sorted({prompt.prefix for prompt in prompts.values() if prompt.prefix})
-    suffix = prompts["query"].suffix
+    prefixes = sorted({prompt.prefix for prompt in prompts if prompt.prefix})
+    suffix = prompts[0].suffix
     if name == "sts":
         return _sts_normalizers(prefixes, suffix)
     if name == "none":
