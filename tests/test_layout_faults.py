@@ -11,10 +11,11 @@ import pyarrow as pa
 import pytest
 
 from dec2vec.errors import UserError
-from dec2vec.files.tables import count_rows, read_blocks, read_rows, read_table
+from dec2vec.files.tables import count_rows, read_blocks, read_rows, read_table, read_texts
 from tests.peer_files import WRITERS, Row, gzipped, jsonl, message, pairs, tsv, zstandard
 from train.config import SourceConfig
 from train.data.dataset import TrainingData, load_data
+from train.mining.pairs import read_material
 from train.resolve import _absolute
 
 ROWS = pairs(12)
@@ -202,6 +203,8 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     assert read_rows(f"{tmp_path}@test", ["a"]) == [{"a": 2}]
     with pytest.raises(UserError, match="has no file of split 'dev'; it has test-00000"):
         read_table(tmp_path, split="dev")
+    with pytest.raises(UserError, match=r"no file of split 'train\[:1\]'; it has test-00000"):
+        read_table(f"{tmp_path}@train[:1]")
     jsonl(tmp_path / "more.jsonl", [{"a": 3}])
     with pytest.raises(UserError, match=r"train-00000-of-00002.jsonl names a split and more.jsonl none"):
         read_table(tmp_path)
@@ -209,6 +212,59 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(UserError, match=r"not a data set written by datasets.save_to_disk, and has no file of rows"):
         read_table(empty)
+
+
+def test_a_split_is_a_word_anywhere_in_the_name(tmp_path: Path) -> None:
+    jsonl(tmp_path / "mine_train.jsonl", [{"a": 0}])
+    jsonl(tmp_path / "mine_test.jsonl", [{"a": 1}])
+    assert read_rows(tmp_path, ["a"]) == [{"a": 0}]
+    assert read_rows(f"{tmp_path}@test", ["a"]) == [{"a": 1}]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    jsonl(plain / "trains.jsonl", [{"a": 2}])  # another word
+    jsonl(plain / "protest.jsonl", [{"a": 3}])
+    assert read_rows(plain, ["a"]) == [{"a": 3}, {"a": 2}]
+    with pytest.raises(UserError, match=r"no file of split 'validation'; it has protest.jsonl, trains.jsonl; give"):
+        read_table(f"{plain}@validation")
+
+
+def test_one_file_in_two_formats_is_not_read_twice(tmp_path: Path) -> None:
+    gzipped(jsonl(tmp_path / "x.jsonl", [{"a": 0}]))
+    for source in (tmp_path, tmp_path / "x*"):
+        with pytest.raises(UserError, match=r"x.jsonl and x.jsonl.gz look like one file in two formats; remove one"):
+            read_table(source)
+    jsonl(tmp_path / "y.jsonl", [{"a": 1}])
+    assert read_rows(tmp_path / "*.jsonl", ["a"]) == [{"a": 0}, {"a": 1}]
+
+
+def test_folders_of_repositories_and_of_beir(tmp_path: Path) -> None:
+    """A cloned repository has its shards in `data`; the queries of a BEIR folder are no documents."""
+    cloned = tmp_path / "cloned"
+    (cloned / "data").mkdir(parents=True)
+    (cloned / "README.md").write_text("no rows")
+    jsonl(cloned / "data" / "train-00000-of-00001.jsonl", [{"a": 0}])
+    jsonl(cloned / "data" / "test-00000-of-00001.jsonl", [{"a": 1}])
+    assert read_rows(cloned, ["a"]) == [{"a": 0}] and read_rows(f"{cloned}@test", ["a"]) == [{"a": 1}]
+    beir = tmp_path / "beir"
+    beir.mkdir()
+    jsonl(beir / "corpus.jsonl", [{"_id": "d", "title": "T", "text": "a document"}, {"_id": "e", "text": "another"}])
+    jsonl(beir / "queries.jsonl", [{"_id": "q", "text": "a question"}])
+    assert read_texts(beir) == ["a document", "another"]
+    assert read_material(str(WRITERS["own"](tmp_path, ROWS)), corpus=beir).corpus == ["T a document", "another"]
+
+
+def test_what_is_no_pattern(tmp_path: Path) -> None:
+    assert "a**b.jsonl is not a pattern of files: " in complaint(tmp_path / "a**b.jsonl")
+
+
+def test_slices_of_the_hub_and_splits_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/name@train[:100]", "owner/name:sub@train[:10%]", "owner/name:sub", "owner/name"):
+        assert _absolute(name) == name
+    assert _absolute("own@test") == f"{tmp_path}/own@test"
+    assert _absolute("own@train[:9]") == f"{tmp_path}/own@train[:9]"
+    assert _absolute("own/part[0-9].jsonl") == f"{tmp_path}/own/part[0-9].jsonl"
 
 
 def test_a_pattern_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,9 @@ def _check_push(config: TrainConfig) -> None:
         check_token()  # the other processes push nothing, perhaps on hosts without a login
 
 
+_DEFAULT_SOURCE = SourceConfig("")
+
+
 def _check_sources(config: TrainConfig) -> None:
     """There are sources, each with a path and the options of its kind."""
     if not config.data:
@@ -198,8 +201,8 @@ def _check_sources(config: TrainConfig) -> None:
                 f"batch.no_duplicates: data.{number} is labelled, and its batches are drawn by label; remove it, or "
                 f"drop equal rows with --data.{number}.clean true"
             )
-        for option in ("negatives", "document_id", "corpus", "queries", "document_prompt"):
-            if source.kind != "pairs" and getattr(source, option):
+        for option in ("negatives", "document_id", "corpus", "queries", "min_grade", "bad_rows", "document_prompt"):
+            if source.kind != "pairs" and getattr(source, option) not in (getattr(_DEFAULT_SOURCE, option), ()):
                 raise UserError(
                     f"data.{number}.{option} is only for pairs, but data.{number}.kind is {source.kind}; remove it"
                 )

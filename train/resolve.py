@@ -10,6 +10,7 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
+from dec2vec.files.hub_datasets import PARTS, is_hub_id
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
 from dec2vec.prompts.prompt import PUBLISHED, get_prompt
@@ -80,5 +81,14 @@ def _located(loss: LossConfig) -> LossConfig:
 
 
 def _absolute(path: str) -> str:
-    """Local paths, and patterns of such, become absolute; Hub ids stay."""
-    return str(Path(path).resolve()) if path and (Path(path).exists() or is_pattern(path)) else path
+    """Local paths, patterns of such and `folder@split` become absolute; Hub ids stay, also those with a slice."""
+    if not path or is_hub_id(path):
+        return path
+    if Path(path).exists():
+        return str(Path(path).resolve())
+    parts = PARTS.fullmatch(path)
+    if parts is not None and Path(parts["name"]).is_dir():
+        name = parts["name"]
+        found = f"{Path(name).resolve()}{path[len(name) :]}"
+        return found if PARTS.fullmatch(found) else path  # a parent folder with @ in its name hides the split
+    return str(Path(path).resolve()) if is_pattern(path) else path

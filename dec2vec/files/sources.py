@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.compressed import COMPRESSIONS
 from dec2vec.files.formats import FORMATS, Numbered, reader_of, unit_of
 from dec2vec.files.hub_datasets import PARTS, hub_rows, is_hub_id, is_saved, saved_rows
 
 DEFAULT_SPLIT = "train"
 _GLOB = re.compile(r"[*?\[]")
-_SPLIT = re.compile(r"(train|training|test|dev|valid|validation|val|eval)(?![a-z])")
-"""The split that the name of a shard begins with, as in train-00000-of-00002.parquet."""
+_SPLIT = re.compile(r"(?<![a-z])(train|training|test|dev|valid|validation|val|eval)(?![a-z])")
+"""The split that the name of a shard contains as a word, as in train-00000-of-00002.parquet or mine_train.jsonl."""
 _NO_ROWS = ("merlin_metadata.json", "dataset_infos.json", "metadata.json", "config.json")
 """Files in a folder that describe the rows beside them."""
 Reader = Callable[[Path], Iterator[Numbered]]
@@ -123,10 +124,14 @@ def is_pattern(source: str) -> bool:
 def matching(pattern: str) -> list[Path]:
     """The files that a pattern such as `data/part-*.jsonl` matches, by name; UserError if there is none."""
     root = Path(pattern).anchor
-    found = sorted(Path(root or ".").glob(pattern[len(root) :]))
+    try:
+        found = sorted(Path(root or ".").glob(pattern[len(root) :]))
+    except ValueError as error:
+        raise UserError(f"{pattern} is not a pattern of files: {error}; use * within a name") from None
     files = [path for path in found if path.is_file()]
     if not files:
         raise UserError(f"{pattern}: no file matches this pattern; check the folder and the suffix")
+    _refuse_copies(files)
     return files
 
 
@@ -137,24 +142,56 @@ def _of_shards(files: Sequence[Path], reader: Callable[[Path], Reader]) -> Itera
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
-    """The tables in a folder, by name. If their names begin with a split, those of the wanted one."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and reader_of(path) is not None]
-    files = [path for path in files if not path.name.startswith((".", "_")) and path.name not in _NO_ROWS]
+    """The tables in a folder, by name. If their names contain a split, those of the wanted one."""
+    files = _tables(folder) or _tables(folder / "data")  # a cloned Hub repository has them in data
     if not files:
         formats = ", ".join(FORMATS)
         raise UserError(
             f"folder {folder} is not a data set written by datasets.save_to_disk, and has no file of rows ({formats})"
         )
-    splits = {path: match.group(1) if (match := _SPLIT.match(path.name.lower())) else None for path in files}
-    if not any(splits.values()):
+    wanted = _documents(files) or _of_split(folder, files, split)
+    _refuse_copies(wanted)
+    return wanted
+
+
+def _documents(files: Sequence[Path]) -> list[Path]:
+    """The corpus of a folder laid out as BEIR's; nothing if there are not both `corpus` and `queries`."""
+    corpus = [path for path in files if _stem(path) == "corpus"]
+    return corpus if any(_stem(path) == "queries" for path in files) else []
+
+
+def _tables(folder: Path) -> list[Path]:
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in found if path.is_file() and reader_of(path) is not None]
+    return [path for path in files if not path.name.startswith((".", "_")) and path.name not in _NO_ROWS]
+
+
+def _of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
+    splits = {path: match.group(1) if (match := _SPLIT.search(path.name.lower())) else None for path in files}
+    if not any(splits.values()) and split == DEFAULT_SPLIT:
         return files
     wanted = [path for path in files if splits[path] == split]
     if not wanted:
         names = ", ".join(path.name for path in files[:5])
-        raise UserError(f"folder {folder} has no file of split {split!r}; it has {names}")
+        raise UserError(f"folder {folder} has no file of split {split!r}; it has {names}; give the file or a pattern")
     if stray := next((path for path in files if splits[path] is None), None):
         raise UserError(
             f"folder {folder}: {wanted[0].name} names a split and {stray.name} none; give the files that you mean by a "
             "pattern, such as folder/train-*.jsonl"
         )
     return wanted
+
+
+def _stem(path: Path) -> str:
+    """The name without the suffix of its format and of its compression."""
+    name = path.name[: -len(path.suffix)] if path.suffix.lower() in COMPRESSIONS else path.name
+    return Path(name).stem
+
+
+def _refuse_copies(files: Sequence[Path]) -> None:
+    """Raise UserError for files of one name in two formats, whose rows would be read twice."""
+    seen: dict[Path, Path] = {}
+    for path in files:
+        other = seen.setdefault(path.with_name(_stem(path)), path)
+        if other != path:
+            raise UserError(f"{other} and {path.name} look like one file in two formats; remove one, or name the file")

@@ -22,6 +22,8 @@ from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
 _TEXT_COLUMNS = ("anchor", "positive", "text", "sentence1", "sentence2", "query", "document")
+_PEER_COLUMNS = ("question", "answer", "response", "premise", "hypothesis", "pos", "neg", "pos_doc", "neg_doc")
+"""Columns of texts in the layouts of other trainers."""
 _COLUMNS = {
     "pairs": ("anchor", "positive"),
     "graded": ("sentence1", "sentence2"),
@@ -64,7 +66,7 @@ def read_training_texts(source: TextSource) -> list[str]:
     path = source.path
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table = _flat_table(source) if source.kind in ("pairs", "graded") else None
+    table, usual = _table_of_layout(source)
     if table is not None:
         source = TextSource(path, columns=OWN if source.kind == "pairs" else ("sentence1", "sentence2"))
     table = table or read_table(
@@ -77,12 +79,25 @@ def read_training_texts(source: TextSource) -> list[str]:
         streaming=source.streaming,
         revision=source.revision,
     )
-    wanted = [column for column in table.columns if _is_text_column(column, source)]
+    wanted = [column for column in table.columns if _is_text_column(column, source, usual)]
     if not wanted:
         raise UserError(
             f"{path}: none of the columns {table.columns} contains texts (anchor, positive, text, sentence1 ...)"
         )
     return list(dict.fromkeys(text for column in wanted for text in _cells(table, column)))
+
+
+def _table_of_layout(source: TextSource) -> tuple[Table | None, tuple[str, ...]]:
+    """The flat rows of `_flat_table`, and the usual names of columns of texts.
+
+    A file that no run was trained on need not be fit for training; if it is not, the texts of its columns are enough.
+    """
+    try:
+        return (_flat_table(source) if source.kind in ("pairs", "graded") else None), _TEXT_COLUMNS
+    except UserError:
+        if source.columns:
+            raise
+        return None, (*_TEXT_COLUMNS, *_PEER_COLUMNS)
 
 
 def _flat_table(source: TextSource) -> Table | None:
@@ -107,9 +122,9 @@ def _flat_table(source: TextSource) -> Table | None:
     return None if flat is None else flat.table()
 
 
-def _is_text_column(column: str, source: TextSource) -> bool:
+def _is_text_column(column: str, source: TextSource, usual: Sequence[str]) -> bool:
     if not source.columns:
-        return column in _TEXT_COLUMNS or is_negative_column(column)
+        return column in usual or is_negative_column(column)
     if source.negatives is None:
         return column in source.columns or is_negative_column(column)
     return column in source.columns or column in source.negatives

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from dec2vec.errors import UserError
 from dec2vec.files.cells import holds_only_numbers, is_absent, listed, negative_columns, only_numbers
 from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
-from dec2vec.files.layouts.recognise import unused_note
+from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
 from train.config import SourceConfig
@@ -78,9 +78,11 @@ def _blocks(source: SourceConfig) -> Iterator[Table]:
     if graded is not None:
         return graded
     extra = _extra_column(source)
-    return read_blocks(
+    columns = [*text_columns(source), *([] if extra is None else [extra])]
+    is_own = source.kind == "pairs" and text_columns(source) == OWN
+    tables = read_blocks(
         source.path,
-        [*text_columns(source), *([] if extra is None else [extra])],
+        [] if is_own else columns,
         split=source.split,
         subset=source.subset,
         only=source.only,
@@ -88,6 +90,19 @@ def _blocks(source: SourceConfig) -> Iterator[Table]:
         streaming=source.streaming,
         revision=source.revision,
     )
+    return _own_rows(tables, columns) if is_own else tables
+
+
+def _own_rows(tables: Iterator[Table], columns: Sequence[str]) -> Iterator[Table]:
+    """The tables, each row with these columns. UserError, which names the layout of a row that has another."""
+    for number, table in enumerate(tables):
+        for index, row in enumerate(table.rows):
+            if note := stray_note(row):
+                raise UserError(f"{table.where(index)}: {note}")
+        if number == 0:
+            table.require(columns)
+        table.require_in_rows(columns)
+        yield table
 
 
 class _Found:

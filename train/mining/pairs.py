@@ -11,6 +11,7 @@ from pathlib import Path
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column, negative_columns
 from dec2vec.files.formats import Row
+from dec2vec.files.layouts.beside import document
 from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts, selected
@@ -53,13 +54,25 @@ def read_material(
     everything, table = _pairs(path, anchor, positive, tuple(only), limit)
     anchors, positives = table.texts(anchor), table.texts(positive)
     given, pairs = _given_negatives(table), _complete_pairs(everything, anchor, positive)
-    texts = distinct([text for _, text in pairs] if corpus is None else read_texts(corpus, corpus_column))
+    texts = distinct([text for _, text in pairs] if corpus is None else _corpus_texts(corpus, corpus_column))
     if len(texts) < 2:
         source = corpus if corpus is not None else f"the positives of {table.name}"
         raise UserError(f"{source} has {len(texts)} different text; mining needs at least two")
     written = {anchor, positive, *ADDED}
     others = [{k: v for k, v in row.items() if k not in written and not is_negative_column(k)} for row in table.rows]
     return Material(table.name, anchors, positives, given, others, texts, _excluded(anchors, pairs, given, texts))
+
+
+def _corpus_texts(corpus: Path, column: str) -> list[str]:
+    """The texts to search. Documents of a BEIR folder come with their titles, as the positives do."""
+    if not corpus.is_dir() or column != "text":
+        return read_texts(corpus, column)
+    table = read_table(corpus, [column])
+    texts = [table.text(index, column, may_be_blank=True) for index in range(len(table))]
+    titles = [row.get("title") if "_id" in row else "" for row in table.rows]
+    return [
+        document(title, text) if isinstance(title, str) else text for title, text in zip(titles, texts, strict=True)
+    ]
 
 
 def _pairs(path: str, anchor: str, positive: str, only: tuple[str, ...], limit: int | None) -> tuple[Table, Table]:

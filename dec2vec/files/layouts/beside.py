@@ -29,14 +29,22 @@ class Beside:
     queries: str | None = None
     min_grade: int = 1
     """Lowest grade of a judgement that makes its document a positive."""
+    revision: str | None = None
+    """Of the source's Hub data set, which also applies to the corpus and queries in it."""
 
     def documents(self, wanted: Collection[str]) -> dict[str, str]:
         """Text by id of the documents that are wanted and exist. A title comes first, as in BEIR and Tevatron."""
-        return dict(_texts(self.place("corpus"), wanted))
+        return dict(_texts(self._named("corpus"), wanted))
 
     def query_texts(self, wanted: Collection[str]) -> dict[str, str]:
         """Text by id of the queries that are wanted and exist."""
-        return dict(_texts(self.place("queries"), wanted))
+        return dict(_texts(self._named("queries"), wanted))
+
+    def _named(self, part: str) -> Named:
+        place = self.place(part)
+        ours, its = hub_parts(self.source), hub_parts(place)
+        same = ours is not None and its is not None and ours["name"] == its["name"]
+        return Named(place, revision=self.revision if same else None)
 
     def place(self, part: str) -> str:
         """The source of the corpus or the queries; UserError if there is none."""
@@ -73,8 +81,8 @@ def _candidates(folder: Path, part: str) -> Iterator[Path]:
         yield folder / stem
 
 
-def _texts(source: str, wanted: Collection[str]) -> Iterator[tuple[str, str]]:
-    name, unit, rows = open_source(Named(source), raw_reader)
+def _texts(source: Named, wanted: Collection[str]) -> Iterator[tuple[str, str]]:
+    name, unit, rows = open_source(source, raw_reader)
     for number, row in rows:
         try:
             key, text = _entry(row)

@@ -115,17 +115,19 @@ def _places(beside: Beside) -> str:
 
 LAYOUTS = (
     layout("MS MARCO (no header)", FIELDS, _texts, fits_values=_are_texts),
-    layout("MS MARCO (ids)", FIELDS, survey=_survey_ids, fits_values=_are_ids),
+    layout("MS MARCO (ids)", FIELDS, survey=_survey_ids, options="corpus queries", fits_values=_are_ids),
     layout(
         "BEIR judgement",
         "query-id corpus-id",
         survey=partial(_survey_grades, ("query-id", "corpus-id")),
         used="query-id corpus-id score",
+        options="corpus queries min_grade",
     ),
     layout(
         "judgement",
         "query_id doc_id",
         survey=partial(_survey_grades, ("query_id", "doc_id")),
         used="query_id doc_id score",
+        options="corpus queries min_grade",
     ),
 )

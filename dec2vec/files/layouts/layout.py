@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from dec2vec.files.cells import is_negative_column
 from dec2vec.files.formats import Row
 from dec2vec.files.layouts.beside import Beside
 from dec2vec.files.layouts.query import Query
@@ -36,11 +37,13 @@ class Layout:
     """None if a survey is needed."""
     survey: MakeSurvey | None = None
     texts: frozenset[str] = frozenset()
-    """Further columns that hold texts, which flat rows have under other names."""
+    """Further columns that hold texts, which flat rows have under other names. `negative` stands for all of them."""
     used: frozenset[str] = frozenset()
     """Further columns that decide something, or are only an id, and are kept."""
     scores: frozenset[str] = frozenset()
     """Further columns of scores, which flat rows have as `positive_score` and `negative_scores`."""
+    options: frozenset[str] = frozenset()
+    """Those of `corpus`, `queries` and `min_grade` that its rows need, as they name texts by id."""
     fits_values: Callable[[Row], bool] | None = None
     """Decides between layouts with the same columns by a row's values."""
 
@@ -49,13 +52,14 @@ class Layout:
         return self.needs <= row.keys() and (self.fits_values is None or self.fits_values(row))
 
     def rest(self, row: Row) -> Row:
-        """The columns of a row that its flat rows keep."""
+        """The columns of a row that its flat rows keep. Their `negative_1` ... are those of the query alone."""
         gone = (self.needs - self.used) | self.texts | self.scores
-        return {column: value for column, value in row.items() if column not in gone}
+        return {name: value for name, value in row.items() if name not in gone and not is_negative_column(name)}
 
     def knows(self, column: str) -> bool:
         """Whether a column is part of the layout."""
-        return column in self.needs or column in self.texts or column in self.used
+        name = "negative" if is_negative_column(column) else column
+        return name in self.needs or name in self.texts or name in self.used
 
 
 def layout(
@@ -66,9 +70,10 @@ def layout(
     texts: str = "",
     used: str = "",
     scores: str = "",
+    options: str = "",
     survey: MakeSurvey | None = None,
     fits_values: Callable[[Row], bool] | None = None,
 ) -> Layout:
     """A layout whose columns are given as words."""
-    needed, further, kept, scored = (frozenset(words.split()) for words in (needs, texts, used, scores))
-    return Layout(name, needed, read, survey, further, kept, scored, fits_values)
+    needed, further, kept, scored, named = (frozenset(words.split()) for words in (needs, texts, used, scores, options))
+    return Layout(name, needed, read, survey, further, kept, scored, named, fits_values)

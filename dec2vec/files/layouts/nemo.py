@@ -115,6 +115,7 @@ BY_ID = layout(
     "NeMo with document ids",
     "pos_doc",
     survey=_survey,
+    options="corpus",
     texts="query question neg_doc",
     used=f"{_USED} corpus_id",
     fits_values=_has_ids,

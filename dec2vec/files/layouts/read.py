@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.cells import listed, only_numbers
 from dec2vec.files.formats import Numbered, Row
 from dec2vec.files.layouts.beside import Beside
 from dec2vec.files.layouts.layout import Layout, ReadRow, Survey
@@ -55,6 +56,7 @@ def open_layout(file: PairFile, *, must_fit: bool = True) -> FlatRows | None:
     If no layout fits the columns either, UserError with `must_fit`, and otherwise None.
     """
     if (file.anchor, file.positive) != OWN:
+        _check_options(file, None)
         return None
     file = replace(file, named=_judgements(file.named.resolved()))
     rows = Rows.open(file.named, file.only, 1, raw_reader)
@@ -62,7 +64,19 @@ def open_layout(file: PairFile, *, must_fit: bool = True) -> FlatRows | None:
     if first is None or not (must_fit or any(layout.fits(first) for layout in LAYOUTS)):
         return None
     layout = recognise(first, place_of(rows.name, rows.unit, number), rows.name)
+    if must_fit:
+        _check_options(file, layout)
     return None if layout is None else FlatRows(file, layout)
+
+
+def _check_options(file: PairFile, layout: Layout | None) -> None:
+    """Raise UserError for an option about texts beside the rows where the rows contain all their texts."""
+    given = {"corpus": file.corpus, "queries": file.queries, "min_grade": None if file.min_grade == 1 else "set"}
+    needed = frozenset[str]() if layout is None else layout.options
+    idle = next((name for name, value in given.items() if value is not None and name not in needed), None)
+    if idle is not None:
+        rows = f"rows of {' and '.join((file.anchor, file.positive)) if layout is None else layout.name}"
+        raise UserError(f"{file.named.source}: {rows} do not use data.N.{idle}; remove it")
 
 
 def graded_blocks(file: PairFile) -> Iterator[Table] | None:
@@ -109,6 +123,7 @@ class FlatRows:
         self._negatives: Counter[int] = Counter()
         self._notes: tuple[str, ...] = ()
         self._count = self.empty = 0
+        self._numbers, self._has_worded_negatives = "", False
 
     def blocks(self, columns: Sequence[str] = ()) -> Iterator[Table]:
         """Tables of flat rows, which keep these columns. UserError for a row of another shape or without one of the
@@ -139,7 +154,7 @@ class FlatRows:
 
     def _survey(self) -> Survey:
         file = self._file
-        beside = Beside(file.named.source, file.corpus, file.queries, file.min_grade)
+        beside = Beside(file.named.source, file.corpus, file.queries, file.min_grade, file.named.revision)
         rows = Rows.open(file.named, file.only, file.limit, raw_reader)
         at = [0]
 
@@ -174,6 +189,7 @@ class FlatRows:
             if query is not None:
                 pairs += len(query.positives)
                 yield from ((number, flat) for flat in query.rows(self._layout.rest(row)))
+        self._check_named()
         self._check_faults(pairs)
 
     def _query(self, read: ReadRow, row: Row) -> Query | None:
@@ -185,6 +201,9 @@ class FlatRows:
             query = replace(query, negatives=named, negative_scores=())
         query.check()
         self._columns.update(dict.fromkeys(query.extra))
+        if query.negatives and not self._has_worded_negatives:
+            self._numbers = self._numbers or query.negatives[0]
+            self._has_worded_negatives = not only_numbers(query.negatives)
         self._positives[len(query.positives)] += 1
         self._negatives[len(query.negatives)] += 1
         return query
@@ -198,6 +217,18 @@ class FlatRows:
     def _check_columns(self, number: int, row: Row) -> None:
         if not self._layout.needs <= row.keys():
             raise self._misshapen(number, other_layout(row, self._layout))
+
+    def _check_named(self) -> None:
+        """Columns that the user named exist, and the negatives are texts."""
+        absent = next((name for name in self._file.negatives or () if name not in self._columns), None)
+        if absent is not None:
+            raise UserError(f"{self._rows.name}: no column {absent!r}; the columns are: {listed(self._columns)}")
+        if self._numbers and not self._has_worded_negatives:
+            raise UserError(
+                f"{self._rows.name}: all hard negatives of its {self._layout.name} rows are numbers ({self._numbers}); "
+                "if these are degrees of similarity, name the columns sentence1, sentence2 and score, and set "
+                "data.N.kind graded"
+            )
 
     def _check_faults(self, pairs: int) -> None:
         faulty = sum(map(len, self._faults.values()))

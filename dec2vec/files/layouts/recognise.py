@@ -10,6 +10,7 @@ from dec2vec.files.formats import Row
 from dec2vec.files.layouts import flag_embedding, judged, nemo, nli, sentence_transformers, swift, tevatron
 from dec2vec.files.layouts.layout import Layout
 from dec2vec.files.layouts.raw import FIELDS, LINE
+from dec2vec.files.layouts.sentence_transformers import OWN_WITH_LABELS
 
 LAYOUTS: tuple[Layout, ...] = (
     *flag_embedding.LAYOUTS,
@@ -23,9 +24,10 @@ LAYOUTS: tuple[Layout, ...] = (
 OWN = ("anchor", "positive")
 """Columns of flat rows, which need no layout."""
 _HINTS = {
-    "scores of the texts, which no loss uses yet": "score scores label pos_scores neg_scores teacher_score",
+    "scores of the texts, which no loss uses yet": "score scores pos_scores neg_scores teacher_score",
     "hard negatives, which data.N.negatives would name": "hard_neg hard_negative hard_negatives neg negs negatives "
     "neg_doc rejected rejected_response distractor",
+    "a class or a degree; only labels 0 and 1 are read": "label",
     "an instruction for each row; data.N.query_prompt sets one for all": "prompt task_prompt instruction instruct "
     "query_instruction document_instruction task",
     "further positives, which data.N.positive would name": "pos positives positive_passages",
@@ -42,7 +44,7 @@ def recognise(row: Row, where: str, name: str) -> Layout | None:
     UserError, which names the layouts that come near, if no layout or more than one fits.
     """
     if row.keys() >= set(OWN):
-        return None
+        return OWN_WITH_LABELS if OWN_WITH_LABELS.fits(row) else None
     found = [layout for layout in LAYOUTS if layout.fits(row)]
     if len(found) == 1:
         return found[0]
@@ -68,6 +70,14 @@ def other_layout(row: Row, expected: Layout) -> str:
         return f"a row of anchor and positive in a file of {expected.name}; put each layout into a file of its own"
     missing = listed(sorted(expected.needs - row.keys()))
     return f"no {missing}, which rows of {expected.name} have; this row has: {listed(row) or 'nothing'}"
+
+
+def stray_note(row: Row) -> str | None:
+    """What is wrong with a row of another layout in a file of `anchor` and `positive`; None if it has no layout."""
+    if row.keys() >= set(OWN):
+        return None
+    found = next((layout.name for layout in LAYOUTS if layout.fits(row)), None)
+    return found and f"a row of {found} in a file of anchor and positive; put each layout into a file of its own"
 
 
 def unused_note(seen: Iterable[str], used: Sequence[str]) -> str | None:

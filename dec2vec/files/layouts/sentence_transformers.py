@@ -3,6 +3,7 @@
     ["anchor", "positive", "negative", ...]
     {"set": ["...", "...", "..."]}
     {"query": "...", "answer": "...", "negative_1": "..."}
+    {"question": "...", "answer": "...", "label": 0}                      WikiQA: 1 for a right answer
     sent0,sent1,hard_neg                                                  SimCSE's csv
 
 Rows of `anchor`, `positive` and `negative` need no layout: their columns have the names that are read anyway.
@@ -20,8 +21,7 @@ from dec2vec.files.layouts.beside import Beside
 from dec2vec.files.layouts.layout import Layout, Survey, layout
 from dec2vec.files.layouts.query import MisshapenError, Query, described, text_in, text_of, texts_in
 from dec2vec.files.layouts.raw import LINE
-
-_NEGATIVES = ("negative", *(f"negative_{number}" for number in range(1000)))
+from dec2vec.files.layouts.verdicts import has_verdict, with_and_without_labels
 
 
 def _survey_lines(rows: Iterable[Row], beside: Beside) -> Survey:
@@ -58,17 +58,21 @@ def _columns(anchor: str, positive: str, negatives: tuple[str, ...], row: Row) -
     return Query(text_in(row, anchor), texts_in(row, positive), list(found))
 
 
-def _named(name: str, anchor: str, positive: str, *negatives: str) -> Layout:
-    read = partial(_columns, anchor, positive, negatives)
-    return layout(name, f"{anchor} {positive}", read, texts=" ".join(negatives or _NEGATIVES), used="id")
+def _named(anchor: str, positive: str) -> tuple[Layout, Layout]:
+    """With a label 0 or 1, a row of label 0 has a wrong answer."""
+    read = partial(_columns, anchor, positive, ())
+    name = f"{anchor} and {positive}"
+    return with_and_without_labels(name, f"{anchor} {positive}", read, "negative", has_verdict)
 
 
 LAYOUTS = (
     layout("sentence-transformers list", LINE, survey=_survey_lines),
     layout("sentence-transformers set", "set", _set),
-    _named("query and positive", "query", "positive"),
-    _named("query and answer", "query", "answer"),
-    _named("question and positive", "question", "positive"),
-    _named("question and answer", "question", "answer"),
-    _named("SimCSE", "sent0", "sent1", "hard_neg"),
+    *_named("query", "positive"),
+    *_named("query", "answer"),
+    *_named("question", "positive"),
+    *_named("question", "answer"),
+    layout("SimCSE", "sent0 sent1", partial(_columns, "sent0", "sent1", ("hard_neg",)), texts="hard_neg", used="id"),
 )
+OWN_WITH_LABELS = _named("anchor", "positive")[1]
+"""Without labels such rows need no layout."""

@@ -11,17 +11,9 @@ negatives of their query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
-
-from dec2vec.files.cells import is_absent
 from dec2vec.files.formats import Row
-from dec2vec.files.layouts.beside import Beside
-from dec2vec.files.layouts.layout import Layout, Survey, layout
 from dec2vec.files.layouts.query import MisshapenError, Query, described, text_in, text_of, texts_in
-from dec2vec.files.layouts.verdicts import Judged, Words, survey_verdicts
-
-_WORDS = Words("label 1", "label 0", "no label")
+from dec2vec.files.layouts.verdicts import with_and_without_labels
 
 
 def _conversations(row: Row) -> Query:
@@ -66,25 +58,6 @@ def _responses(row: Row) -> Query:
     return Query(text_in(row, "query"), texts_in(row, "response"), texts_in(row, "rejected_response"))
 
 
-def _unlabelled(read: Callable[[Row], Query], row: Row) -> Query:
-    if _is_labelled(row):
-        raise MisshapenError(f"label is {described(row['label'])}, but the first row has none")
-    return read(row)
-
-
-def _judge(read: Callable[[Row], Query], row: Row) -> Judged:
-    query, label = read(row), row.get("label")
-    if is_absent(label):
-        return Judged(query.anchor, "", "neither")
-    if label not in (0, 1, "0", "1", "0.0", "1.0"):
-        raise MisshapenError(
-            f"label is {described(label)}, neither 0 nor 1; rows with degrees are for data.N.kind graded"
-        )
-    if len(query.positives) != 1:
-        raise MisshapenError(f"there are {len(query.positives)} texts beside a label, not 1")
-    return Judged(query.anchor, query.positives[0], "right" if float(str(label)) else "wrong", tuple(query.negatives))
-
-
 def is_graded(row: Row) -> bool:
     """Whether a row of conversations has a label, which may be a degree of similarity."""
     return {"messages", "positive_messages", "label"} <= row.keys()
@@ -99,32 +72,7 @@ def graded_row(row: Row) -> Row:
     return {**rest, "sentence1": query.anchor, "sentence2": query.positives[0], "score": row["label"]}
 
 
-def _survey(read: Callable[[Row], Query], rows: Iterable[Row], beside: Beside) -> Survey:
-    del beside  # all texts are in the rows
-    return survey_verdicts(rows, partial(_judge, read), _WORDS)
-
-
-def _is_labelled(row: Row) -> bool:
-    return not is_absent(row.get("label"))
-
-
-def _pair_of_layouts(name: str, needs: str, read: Callable[[Row], Query], texts: str) -> tuple[Layout, Layout]:
-    """Without labels and with them."""
-    plain = layout(
-        name,
-        needs,
-        partial(_unlabelled, read),
-        texts=texts,
-        used="label",
-        fits_values=lambda row: not _is_labelled(row),
-    )
-    survey = partial(_survey, read)
-    return plain, layout(
-        f"{name} with labels", needs, survey=survey, texts=texts, used="label", fits_values=_is_labelled
-    )
-
-
 LAYOUTS = (
-    *_pair_of_layouts("ms-swift", "messages positive_messages", _conversations, "negative_messages"),
-    *_pair_of_layouts("older ms-swift", "query response", _responses, "rejected_response"),
+    *with_and_without_labels("ms-swift", "messages positive_messages", _conversations, "negative_messages"),
+    *with_and_without_labels("older ms-swift", "query response", _responses, "rejected_response"),
 )

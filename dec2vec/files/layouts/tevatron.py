@@ -84,6 +84,7 @@ VERSION_2 = layout(
     "Tevatron with document ids",
     "query_text positive_document_ids",
     survey=_survey,
+    options="corpus",
     texts="negative_document_ids",
     used="query_id query_image answer answers source",
 )
