@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,12 @@ from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.siblings import find_siblings
 from train.data.table import SourceTable
+from train.loop import tell_of_siblings
 from train.losses.infonce.false_negatives import PairKeys, as_documents, false_negatives, with_rules
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NEVER, PairInputs
 from train.losses.objective import Temperature
+from train.state import TrainState
 
 DATA = [
     ("q1", "p1", "n1"),
@@ -148,3 +150,19 @@ def test_the_texts_of_other_ranks_count(tmp_path: Path) -> None:
 
     alone = known(0, 1)
     assert known(0, 2) + known(1, 2) == alone and any(alone)
+
+
+def test_a_run_of_an_earlier_version_is_told_of_other_negatives(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and only if the data have right answers in other rows."""
+    siblings, none = (find_siblings(data_of(SourceTable("pairs", rows)), str) for rows in (DATA, DATA[-1:]))
+    state, saved = TrainState(step=3), asdict(TrainState(step=3))
+    state.take({name: value for name, value in saved.items() if name != "knows_siblings"})
+    again = TrainState()
+    again.take(asdict(state))
+    tell_of_siblings(again, none, is_main=True)
+    assert not caplog.messages
+    tell_of_siblings(state, siblings, is_main=True)
+    again.take(asdict(state))
+    tell_of_siblings(again, siblings, is_main=True)
+    (line,) = caplog.messages
+    assert line.startswith("the first 3 steps were made by an earlier version") and again.step == 3
