@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_no_training_text_is_asked_for_where_the_corpus_serves(config: EvalConfi
     assert "tfidf: not computed for dev, sts; give training text (--fit FILE)" in report.notes
     with pytest.raises(UserError, match=r"tfidf has no text to be fitted on; give training text \(--fit FILE\)"):
         report_of(replace(config, fit=(), retrieval=()))
+
+
+def test_training_text_that_is_all_evaluated_is_not_called_absent(config: EvalConfig) -> None:
+    said = r"all training-side texts are evaluated texts too; give others \(--fit FILE\)"
+    alone = replace(config, fit=(config.dev,), retrieval=())
+    with pytest.raises(UserError, match=f"tfidf has no text to be fitted on; {said}"):
+        report_of(alone)
+    notes = report_of(replace(alone, baselines=None)).notes
+    assert [note for note in notes if re.fullmatch(f"tfidf: not computed for dev, sts; {said}", note)]
 
 
 def test_bm25_ranks_documents_and_nothing_else(config: EvalConfig) -> None:

@@ -209,6 +209,35 @@ def test_rows_that_are_left_out_still_say_what_belongs_together(tmp_path: Path, 
     assert [sorted(places) for places in given.excluded] == [[1, 2]]
 
 
+def test_limit_counts_the_rows_of_the_file_in_named_columns(tmp_path: Path) -> None:
+    """As training reads them, to which the same options are given."""
+    rows: list[dict[str, object]] = [{"title": f"t{i}", "body": [f"b{i}", f"c{i}"]} for i in range(3)]
+    path = str(write_jsonl(tmp_path / "own.jsonl", rows))
+    material = read_material(path, "title", "body", limit=2)
+    found = list(zip(material.anchors, material.positives, strict=True))
+    data = load_data([SourceConfig(path, anchor="title", positive="body", limit=2)])
+    assert found == list(data.tables[0].texts) and len(found) == 4
+    assert len(material.corpus) == 6
+
+
+def test_what_is_said_of_a_file_names_what_mine_has(tmp_path: Path) -> None:
+    """Options of training are called by their name here, or said to be options of training."""
+    odd = write_jsonl(tmp_path / "odd.jsonl", [{"title": "t", "body": "b"}])
+    with pytest.raises(UserError, match=r"name the columns with --anchor and --positive(?!.*data\.N)"):
+        read_material(str(odd))
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", ["d1", "d2"]), ("queries", ["q1", "q2"])):
+        write_jsonl(beir / f"{name}.jsonl", [{"_id": text, "text": f"text {text}"} for text in texts])
+    (beir / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the splits with judgements are: test \(write PATH@SPLIT\)$"):
+        read_material(str(beir))
+    assert read_material(f"{beir}@test").positives == ["text d1", "text d2"]
+    faulty = [{"query": f"q{i}", "pos": ["p"] if i else [], "neg": []} for i in range(3)]
+    with pytest.raises(UserError, match=r"data\.N\.bad_rows 0\.01 allows; .* \(an option of training, not of mine\)$"):
+        read_material(str(write_jsonl(tmp_path / "faulty.jsonl", faulty)))
+
+
 @pytest.mark.parametrize("place", ["hub", "folder"])
 def test_a_sentence_transformers_model_is_one_wherever_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

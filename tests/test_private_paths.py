@@ -46,6 +46,9 @@ def test_a_path_becomes_a_name_or_is_relative_to_the_run(home: Path) -> None:
         f"{home}/work/runs/x/report/a.json, {home}/work/runs/x": "report/a.json, .",
         f"{home}/work/b.txt": "b.txt",
         f"{home}/secret/run.yaml {home}/other.txt": "run.yaml ~/other.txt",
+        f"file://{home}/other.txt --to={home}/b PATH=/bin:{home}/bin": "file://~/other.txt --to=~/b PATH=/bin:~/bin",
+        f"https://h.co{home}/x ..{home}/x /disk8{home}": f"https://h.co{home}/x ..{home}/x /disk8{home}",
+        json.dumps(f"here:\n{home}/x\t{home}/y"): json.dumps("here:\n~/x\t~/y"),
         f"{home}er/a someone/pairs /disk9/sets": f"{home}er/a someone/pairs /disk9/sets",
     }
     assert {text: paths.hidden(text) for text in cases} == cases

@@ -15,7 +15,7 @@ from train.adapters.capabilities import why_not_shared
 from train.checkpointing.interrupts import Interrupts
 from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.prefetch import Prefetch
-from train.data.siblings import find_siblings
+from train.data.siblings import Siblings, find_siblings
 from train.distributed.collectives import any_rank, from_main, sum_over_ranks
 from train.distributed.diverged_ranks import check_replicas_equal
 from train.gradcache.memory import activation_budget, chunk_budget
@@ -69,16 +69,29 @@ def _batch_options(run: Run) -> BatchOptions:
     options, reason = run.config.batch, why_not_shared(run.learner.model)
     if run.is_main and options.share_prefix and reason is not None:
         _log.info("the tokens that all texts of a step begin with are computed for each text: %s", reason)
+    siblings = find_siblings(run.data, NORMALIZERS[run.config.model.text_normalization])
+    tell_of_siblings(run.state, siblings, is_main=run.is_main)
     return BatchOptions(
         chunk_tokens=chunk_budget(options.chunk_tokens, run.encoder.device),
         share_prefix=options.share_prefix and reason is None,
         losses=(run.config.loss,),
         teachers=run.teachers,
-        siblings=find_siblings(run.data, NORMALIZERS[run.config.model.text_normalization]),
+        siblings=siblings,
         token_source=run.token_source,
         rank=run.rank,
         world=run.world,
     )
+
+
+def tell_of_siblings(state: TrainState, siblings: Siblings, *, is_main: bool) -> None:
+    """Say once that a run of an earlier version goes on with other negatives, if its data make them differ."""
+    if is_main and siblings and not state.knows_siblings:
+        _log.warning(
+            "the first %d steps were made by an earlier version, for which right answers in other rows were negatives; "
+            "the next ones leave them out (one loss for the whole run: --checkpoint.resume fresh)",
+            state.step,
+        )
+    state.knows_siblings = True
 
 
 def _local_batch(run: Run, options: BatchOptions, step: int) -> LocalBatch:

@@ -40,6 +40,14 @@ class TrainState:
     skipped_steps: int = 0
     best_step: int | None = None
     best_score: float | None = None
+    knows_siblings: bool = True
+    """Whether no step took a right answer in another row for a negative, as steps of earlier versions did."""
+
+    def take(self, saved: Mapping[str, object]) -> None:
+        """Continue from what a checkpoint holds."""
+        self.knows_siblings = False
+        for name, value in saved.items():
+            setattr(self, name, value)
 
     def note_score(self, score: float) -> bool:
         """Remember the dev score of the present step if it is the best so far, and return whether it is.
@@ -123,8 +131,7 @@ def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None
     load_trainable(run.learner.model, tensors)
     if optimizer:
         restore_optimizer(run.learner.optimizer, list(trained_tensors(run)), checkpoint.optimizer)
-        for name, value in checkpoint.state.items():
-            setattr(run.state, name, value)
+        run.state.take(checkpoint.state)
 
 
 def trained_tensors(run: Run) -> dict[str, torch.Tensor]:

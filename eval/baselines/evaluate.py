@@ -55,6 +55,8 @@ class Baselines:
     """The configuration names them: what cannot be measured is refused."""
     notes: list[str] = field(default_factory=list)
     """What is not computed and why, and what each was fitted on."""
+    remedy: str = "give training text (--fit FILE)"
+    """What to do for tasks that have no text to fit a baseline on."""
 
     @classmethod
     def from_config(
@@ -80,6 +82,8 @@ class Baselines:
         needed = sources if baselines and any(task.own_text is None for task in tasks) else {}
         text = training_text(needed, evaluated, None if is_asked else MOST, config.seed)
         found = cls([], text, config.bootstrap, config.seed, is_asked, list(absent.values()))
+        if any(needed.values()) and not text.texts:
+            found = replace(found, remedy="all training-side texts are evaluated texts too; give others (--fit FILE)")
         kept = [baseline for baseline in baselines if found._prepare(baseline, found._tasks(tasks))]
         return replace(found, baselines=kept)
 
@@ -116,9 +120,9 @@ class Baselines:
         fitted = {task.name for group in fit_groups(wanted, self.training) for task in group.tasks}
         without_text = [task.name for task in wanted if task.name not in fitted]
         if without_text and not fitted and self.is_asked:
-            raise UserError(f"baselines: {baseline.name} has no text to be fitted on; give training text (--fit FILE)")
+            raise UserError(f"baselines: {baseline.name} has no text to be fitted on; {self.remedy}")
         if without_text:
-            self._say(f"{baseline.name}: not computed for {', '.join(without_text)}; give training text (--fit FILE)")
+            self._say(f"{baseline.name}: not computed for {', '.join(without_text)}; {self.remedy}")
         return bool(fitted)
 
     def _fitted(

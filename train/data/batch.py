@@ -119,7 +119,7 @@ def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: Batch
     normalize = NORMALIZERS[encoder.config.text_normalization]  # equal keys for texts that the model reads as equal
     first_source, _ = data.place(int(batch[0]) if len(batch) else 0)
     source = data.sources[first_source]
-    rows = [_data_row(data, int(row), normalize) for row in shard(batch, options.rank, options.world)]
+    rows = _data_rows(data, shard(batch, options.rank, options.world), normalize)
     losses = source.losses or options.losses
     plan = _for_teachers(rows) if losses and all(loss.teacher for loss in losses) else _PLANS[source.kind](rows)
     sequences, sequence_of_input = _unique_sequences(plan.inputs, encoder, options.token_source)
@@ -129,9 +129,13 @@ def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: Batch
     rests = [sequence[len(beginning) :] for sequence in sequences]
     chunks = make_chunks(rests, options.chunk_tokens, CHUNK_OVERHEAD[encoder.device.type], borders)
     teachers = {loss.teacher: options.teachers[loss.teacher] for loss in losses if loss.teacher}
+    parts = plan.parts
+    if options.siblings and isinstance(parts, PairInputs):
+        whole = parts if options.world == 1 else _PLANS[source.kind](_data_rows(data, batch, normalize)).parts
+        parts = _informed(parts, whole, options.siblings)
     return LocalBatch(
         chunks=[chunk.to(encoder.device) for chunk in chunks],
-        loss_inputs=_informed(plan.parts, options.siblings).reindexed(sequence_of_input).to(encoder.device),
+        loss_inputs=parts.reindexed(sequence_of_input).to(encoder.device),
         losses=losses,
         teachers={
             name: _teacher_inputs(plan.inputs, sequences, sequence_of_input, teacher).to(encoder.device)
@@ -149,6 +153,10 @@ def shared_beginning(sequences: Sequence[TokenIds]) -> list[int]:
         return []
     beginning = common_prefix(sequences)
     return beginning if len(beginning) >= WORTHWHILE else []
+
+
+def _data_rows(data: TrainingData, numbers: Indices, normalize: Callable[[str], str]) -> list[_DataRow]:
+    return [_data_row(data, int(number), normalize) for number in numbers]
 
 
 def _data_row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _DataRow:
@@ -200,11 +208,10 @@ def _pairs(rows: Sequence[_DataRow]) -> _Plan:
     return _Plan(inputs, parts)
 
 
-def _informed(parts: LossInputs, siblings: Siblings | None) -> LossInputs:
-    """Pairs with what the data know of their queries and answers."""
-    if siblings is None or not isinstance(parts, PairInputs):
-        return parts
-    return replace(parts, known=siblings.known(parts.anchor_keys, parts.document_keys[: len(parts.anchors)]))
+def _informed(parts: PairInputs, whole: LossInputs, siblings: Siblings) -> PairInputs:
+    """Pairs with what the data know of their queries and answers; `whole` has the rows of all ranks."""
+    assert isinstance(whole, PairInputs)
+    return replace(parts, known=siblings.known(parts, whole))
 
 
 def _id_key(row: _DataRow) -> int:

@@ -3,6 +3,9 @@
 A query with several positives has a row for each. If two of these rows meet in a batch, the anchors' equal keys keep
 them apart. But the text of a sibling may also come into the batch as the positive or a hard negative of another query,
 without its own row. So every pair of a query and an answer in the data is looked up, whichever rows are drawn.
+
+A query may have thousands of answers, if it is the name of a class. Only those count that stand in the batch, on any
+rank, and that the batch does not show to be its answers.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from train.data.dataset import TrainingData
 from train.data.prompted_input import text_keys
-from train.losses.inputs import NEVER, KnownAnswers
+from train.losses.inputs import NEVER, KnownAnswers, PairInputs
 
 _BLOCK = 8192
 """Number of rows whose texts are in memory at the same time."""
@@ -33,12 +36,48 @@ class Siblings:
     answers: Mapping[int, Keys]
     askers: Mapping[int, Keys]
 
-    def known(self, anchors: Int[Tensor, " pair"], positives: Int[Tensor, " pair"]) -> KnownAnswers | None:
-        """What the data know of these pairs beyond the batch; None if it is nothing."""
-        if not (self.answers or self.askers):
-            return None
-        found = KnownAnswers(_table(self.answers, anchors), _table(self.askers, positives))
+    def __bool__(self) -> bool:
+        return bool(self.answers or self.askers)
+
+    def known(self, pairs: PairInputs, batch: PairInputs) -> KnownAnswers | None:
+        """What the data know of these pairs beyond the whole `batch`, of which they are a part; None if it is nothing.
+
+        No text is listed that the batch lacks, so that the tables are never wider than the batch.
+        """
+        anchors, positives = pairs.anchor_keys, _positives(pairs)
+        documents = _Present.of(batch.document_keys, batch.document_anchors)
+        queries = _Present.of(batch.anchor_keys, _positives(batch))
+        found = KnownAnswers(_table(self.answers, anchors, documents), _table(self.askers, positives, queries))
         return found if found.answers.numel() or found.askers.numel() else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Present:
+    """The different texts of a batch in the order of their keys, and the partner of each: its anchor or its positive.
+
+    A text with several partners has `NEVER`.
+    """
+
+    texts: Keys
+    partners: Keys
+
+    @classmethod
+    def of(cls, texts: Int[Tensor, " text"], partners: Int[Tensor, " text"]) -> _Present:
+        """By the keys of all texts and of their partners."""
+        names, places = np.unique(texts.numpy(), return_inverse=True)
+        low, high = (np.full(len(names), limit) for limit in (np.iinfo(np.int64).max, np.iinfo(np.int64).min))
+        np.minimum.at(low, places, partners.numpy())
+        np.maximum.at(high, places, partners.numpy())
+        return cls(names, np.where(low == high, low, NEVER))
+
+    def among(self, known: Keys, name: int) -> Keys:
+        """The texts that are among the sorted `known` and have another partner than `name`."""
+        if len(known) < len(self.texts):
+            found = np.searchsorted(self.texts, known[_is_in(known, self.texts)])
+        else:
+            found = np.flatnonzero(_is_in(self.texts, known))
+        chosen: Keys = self.texts[found[self.partners[found] != name]]
+        return chosen
 
 
 def find_siblings(data: TrainingData, normalize: Callable[[str], str]) -> Siblings:
@@ -74,9 +113,21 @@ def _several(left: Keys, right: Keys) -> dict[int, Keys]:
     return {int(names[place]): right[starts[place] : starts[place] + counts[place]] for place in places}
 
 
-def _table(known: Mapping[int, Keys], names: Int[Tensor, " pair"]) -> Int[Tensor, "pair known"]:
+def _positives(pairs: PairInputs) -> Int[Tensor, " pair"]:
+    return pairs.document_keys[: len(pairs.anchors)]
+
+
+def _is_in(keys: Keys, ordered: Keys) -> NDArray[np.bool_]:
+    """Which keys are among the ordered ones. The time is that of as many binary searches."""
+    places = np.searchsorted(ordered, keys)
+    places[places == len(ordered)] = 0
+    return np.asarray(ordered[places] == keys) if len(ordered) else np.zeros(len(keys), dtype=bool)
+
+
+def _table(known: Mapping[int, Keys], names: Int[Tensor, " pair"], present: _Present) -> Int[Tensor, "pair known"]:
     """A row of keys for each name, as long as the longest."""
-    rows = [known.get(name, np.empty(0, dtype=np.int64)) for name in names.tolist()]
+    found = {name: present.among(known[name], name) for name in set(names.tolist()) if name in known}
+    rows = [found.get(name, np.empty(0, dtype=np.int64)) for name in names.tolist()]
     table = np.full((len(rows), max(map(len, rows), default=0)), NEVER, dtype=np.int64)
     for row, keys in zip(table, rows, strict=True):
         row[: len(keys)] = keys

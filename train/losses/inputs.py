@@ -18,7 +18,8 @@ NEVER = -2
 class KnownAnswers:
     """What the data know of a batch's pairs besides the batch: keys of texts, padded with `NEVER`.
 
-    Of each pair all right answers to its query, and all queries that its positive answers.
+    Of each pair the right answers to its query, and the queries that its positive answers, which the whole batch holds
+    but does not show to be that.
     """
 
     answers: Int[Tensor, "query answer"]

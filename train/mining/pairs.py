@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -16,6 +17,7 @@ from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts, selected
 
+_SHARED = re.compile(r"data\.N\.(anchor|positive)\b")
 ADDED = ("anchor", "positive", "positive_score", "negative_scores")
 
 
@@ -51,7 +53,10 @@ def read_material(
 
     Pairs that `only` and `limit` leave out get no negatives, but their texts are still never each other's negatives.
     """
-    everything, table = _pairs(path, anchor, positive, tuple(only), limit)
+    try:
+        everything, table = _pairs(path, anchor, positive, tuple(only), limit)
+    except UserError as error:
+        raise UserError(_of_mine(str(error))) from None
     anchors, positives = table.texts(anchor), table.texts(positive)
     given, pairs = _given_negatives(table), _complete_pairs(everything, anchor, positive)
     texts = distinct([text for _, text in pairs] if corpus is None else _corpus_texts(corpus, corpus_column))
@@ -75,13 +80,20 @@ def _corpus_texts(corpus: Path, column: str) -> list[str]:
     ]
 
 
+def _of_mine(message: str) -> str:
+    """A message about a source of training with the options of mine in place of those of `data.N`."""
+    message = _SHARED.sub(r"--\1", message).replace("(data.N.split)", "(write PATH@SPLIT)")
+    return f"{message} (an option of training, not of mine)" if "data.N." in message else message
+
+
 def _pairs(path: str, anchor: str, positive: str, only: tuple[str, ...], limit: int | None) -> tuple[Table, Table]:
     """All rows, and those that get negatives. Rows with the layout of another trainer become flat."""
     file = PairFile(Named(path), anchor, positive)
     flat = open_layout(file)
     if flat is None:
-        everything = read_table(path).one_each(positive)
-        return everything, selected(everything, [anchor, positive], only=only, limit=limit)
+        rows = read_table(path)
+        chosen_rows = selected(rows, [anchor, positive], only=only, limit=limit)  # of the file, as in training
+        return rows.one_each(positive), chosen_rows.one_each(positive)
     everything = flat.table()
     chosen = open_layout(replace(file, only=only, limit=limit)) if only or limit is not None else None
     return everything, everything if chosen is None else chosen.table()

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_START = r"(?:(?<![\w.~-])|(?<=\\[nrt]))"
+"""No path begins within a word, as in a URL or a longer path. The n of a line break in JSON is no part of a word."""
 TEXTS = frozenset((".json", ".jsonl", ".md", ".html", ".yaml", ".yml", ".txt", ".csv", ".tsv", ".svg"))
 """Endings of files in which paths are replaced. Others are sent as they are: weights, pictures, a tokenizer's model."""
 
@@ -28,7 +30,7 @@ class PrivatePaths:
         found = known | {folder: short for folder, short in folders.items() if len(folder) > 1}
         self._names = {form: short for path, short in found.items() for form in _spellings(path)}
         longest_first = sorted(self._names, key=len, reverse=True)  # a file before the folder that it lies in
-        self._pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})(?![\w-])(/?)")
+        self._pattern = re.compile(rf"{_START}({'|'.join(map(re.escape, longest_first))})(?![\w-])(/?)")
 
     def hidden(self, text: str) -> str:
         """`text` without them."""
