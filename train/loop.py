@@ -139,7 +139,7 @@ def _refuse_untrained(run: Run) -> None:
     if 0 < run.state.step <= run.state.skipped_steps:
         raise UserError(
             f"none of the {run.state.step} steps had a finite gradient, so nothing was trained or exported; "
-            f"{_advice(run)}; start anew with --checkpoint.resume never"
+            f"{_advice(run)}; start anew with --checkpoint.resume fresh"
         )
 
 
