@@ -154,7 +154,8 @@ def test_the_base_is_the_one_the_run_was_made_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.name_or_path: name the untuned decoder; .*run has no config.yaml"):
         with_base(config)
     (run / "config.yaml").write_text("model: {name_or_path: some/base, revision: abc, max_length: 96, depth: 3}\n")
-    assert with_base(config).model == ModelConfig("some/base", revision="abc", max_length=96)
+    whole = ModelConfig("some/base", revision="abc", max_length=96, tokenization="joint")
+    assert with_base(config).model == whole
     asked = replace(config, model=ModelConfig(max_length=40))
     assert with_base(asked).model == ModelConfig("some/base", revision="abc", max_length=40)
     named = replace(config, model=ModelConfig("other"))

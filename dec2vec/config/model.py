@@ -110,4 +110,4 @@ class ModelConfig:
     @property
     def untuned(self) -> ModelConfig:
         """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published."""
-        return replace(self, depth=None, bidirectional=False, tokenization=None)
+        return replace(self, depth=None, bidirectional=False, tokenization="joint")

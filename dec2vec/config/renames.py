@@ -70,7 +70,7 @@ _LATER: dict[str, object] = {
     "data.N.bad_rows": 0.01,
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
-_FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare"}
+_FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare", "tokenization": "joint"}
 """Options of `model` where they were not given, before their defaults depended on the decoder."""
 _RUN_PARTS = (".lock", "checkpoints", "adapter", "model", "metrics.jsonl")
 
