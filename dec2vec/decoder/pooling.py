@@ -18,6 +18,8 @@ from dec2vec.errors import UserError
 States = Float[Tensor, "batch time dim"]
 Lengths = Int[Tensor, "batch"]
 Pooled = Float[Tensor, "batch dim"]
+OfLayers = Mapping[int, Float[Tensor, "batch time _dim"]]
+"""States by layer. In a few families those between blocks are wider than the last."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def layers_of(view: View, layer_count: int) -> set[int]:
 
 
 def pool(
-    hidden_states: Mapping[int, States], lengths: Lengths, view: View, layer_count: int, starts: Lengths | None = None
+    hidden_states: OfLayers, lengths: Lengths, view: View, layer_count: int, starts: Lengths | None = None
 ) -> Pooled:
     """The vectors of one view. `hidden_states[0]` are input embeddings; `[layer_count]` comes after the final norm.
 
