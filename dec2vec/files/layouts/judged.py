@@ -14,7 +14,7 @@ from functools import partial
 
 from dec2vec.files.formats import Row
 from dec2vec.files.layouts.beside import Beside
-from dec2vec.files.layouts.layout import Survey, layout
+from dec2vec.files.layouts.layout import Layout, Survey, layout
 from dec2vec.files.layouts.query import UNKNOWN_ID, BadRowError, MisshapenError, Query, described, id_of
 from dec2vec.files.layouts.raw import FIELDS
 from dec2vec.files.layouts.tevatron import found_texts
@@ -113,21 +113,16 @@ def _places(beside: Beside) -> str:
     return f"documents from {beside.place('corpus')}, queries from {beside.place('queries')}"
 
 
+def _judgements(name: str, query: str, document: str) -> Layout:
+    """A file of judgements whose columns of ids are called `query` and `document`."""
+    ids = f"{query} {document}"
+    survey = partial(_survey_grades, (query, document))
+    return layout(name, ids, survey=survey, used=f"{ids} score", options="corpus queries min_grade")
+
+
 LAYOUTS = (
     layout("MS MARCO (no header)", FIELDS, _texts, fits_values=_are_texts),
     layout("MS MARCO (ids)", FIELDS, survey=_survey_ids, options="corpus queries", fits_values=_are_ids),
-    layout(
-        "BEIR judgement",
-        "query-id corpus-id",
-        survey=partial(_survey_grades, ("query-id", "corpus-id")),
-        used="query-id corpus-id score",
-        options="corpus queries min_grade",
-    ),
-    layout(
-        "judgement",
-        "query_id doc_id",
-        survey=partial(_survey_grades, ("query_id", "doc_id")),
-        used="query_id doc_id score",
-        options="corpus queries min_grade",
-    ),
+    _judgements("BEIR judgement", "query-id", "corpus-id"),
+    _judgements("judgement", "query_id", "doc_id"),
 )
