@@ -16,11 +16,12 @@ from eval.report.report import Report
 from eval.report.report_json import to_json
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.systems.subject import Subject
-from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
+from train.config import EvalSection, ExportConfig, TrainConfig
 from train.export.card_data import DataFact
 from train.export.card_report import read_report
 from train.export.card_scores import Exported
 from train.export.model_card import Card, build_card
+from train.options.data import SourceConfig
 
 Tree = dict[str, Any]
 DEV, TESTS = "dev", ("sts12", "sts 13 (v2)")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.config import LossConfig
 from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, TeacherInputs
+from train.options.losses import LossConfig
 
 LEARNED = 0.3
 """Temperature of the cases."""

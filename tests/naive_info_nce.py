@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.config import LossConfig
+from train.options.losses import LossConfig
 
 
 @dataclass(frozen=True)

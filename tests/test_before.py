@@ -32,10 +32,11 @@ from tests.tiny_run import STEPS, steps_of, write_run
 from tests.tiny_run import train as train_run
 from train.__main__ import _eval_command, _eval_config, _read_evaluation
 from train.checkpointing.run_folder import RunFolder
-from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
+from train.config import EvalSection, ExportConfig, TrainConfig
 from train.data.dataset import load_data
 from train.distributed.single import Single
 from train.export.push import check_rights
+from train.options.data import SourceConfig
 from train.preflight import check_disk, check_folder
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)

@@ -14,10 +14,12 @@ from huggingface_hub import ModelCard
 from dec2vec.config.model import ModelConfig
 from tests.card_reports import CONFIG, expected, make_card, report_tree
 from tests.hub_card import card_errors
-from train.config import BatchConfig, LoraConfig, LossConfig, MiningConfig, SourceConfig
+from train.config import BatchConfig, LoraConfig
 from train.export.card_data import DataFact
 from train.export.model_card import build_card
 from train.losses.per_source import losses_of
+from train.options.data import MiningConfig, SourceConfig
+from train.options.losses import LossConfig
 
 PAIRS, GRADED = SourceConfig(path="/data/p.jsonl"), SourceConfig(path="/data/g.jsonl", kind="graded")
 TEXTS, LABELLED = (

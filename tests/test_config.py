@@ -17,7 +17,8 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.config.overrides import merge_overrides
 from dec2vec.errors import UserError
 from eval.config import EvalConfig, SystemsConfig
-from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, SourceConfig, TrainConfig
+from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, TrainConfig
+from train.options.data import SourceConfig
 
 
 def written(folder: Path, text: str | bytes) -> Path:

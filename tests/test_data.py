@@ -9,9 +9,9 @@ import datasets
 import pytest
 
 from dec2vec.errors import UserError
-from train.config import SourceConfig
 from train.data.dataset import content_hash, load_data
 from train.data.table import SourceTable
+from train.options.data import SourceConfig
 
 PAIRS: list[dict[str, object]] = [
     {"anchor": "a0", "positive": "p0"},

@@ -14,7 +14,7 @@ from dec2vec.prompts.prompt import get_prompt
 from eval.leakage.training_text import _run_data, read_training_texts
 from tests.helpers import write_jsonl
 from tests.training_setup import data_of, tiny_encoder
-from train.config import BatchConfig, LoraConfig, LossConfig, SourceConfig, TrainConfig
+from train.config import BatchConfig, LoraConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import content_hash, load_data
 from train.data.make_sampler import make_sampler
@@ -24,6 +24,8 @@ from train.data.sampler import Mixed
 from train.data.table import SourceTable
 from train.export.card_data import describe_data
 from train.losses.inputs import NO_ID, GradedInputs, LabelledInputs, PairInputs
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 
 GRADED = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": i / 2} for i in range(4)]
 LABELLED = [{"text": f"s{i}", "label": i // 2} for i in range(6)]

@@ -8,8 +8,8 @@ from transformers import AutoModel
 
 from eval.leakage.normal_form import normalized
 from eval.tasks.sts import read_similarity
-from train.config import SourceConfig
 from train.data.dataset import load_data
+from train.options.data import SourceConfig
 
 DEMO = Path(__file__).parent.parent / "dec2vec" / "demo"
 

@@ -18,8 +18,9 @@ from eval.config import EvalConfig
 from tests.helpers import FAMILIES, LAYERS, graded_pairs, tiny_model_folder, write_jsonl
 from tests.tiny_run import train, write_run
 from tests.training_setup import tiny_encoder
-from train.config import ExportConfig, LoraConfig, SourceConfig, TrainConfig
+from train.config import ExportConfig, LoraConfig, TrainConfig
 from train.export.save import save_adapter, save_sentence_transformer
+from train.options.data import SourceConfig
 from train.preflight import check_config
 
 TEXTS = ["the cat sat", "a man is riding a horse", "a"]

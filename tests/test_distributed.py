@@ -15,7 +15,7 @@ import train.losses.infonce.infonce
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
 from train.adapters.lora import trainable_parameters
-from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
+from train.config import LoraConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.prompted_input import text_keys
 from train.data.sampler import batch_indices, shard, steps_per_epoch
@@ -27,6 +27,7 @@ from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
 from train.optim import Learner, make_optimizer
+from train.options.losses import LossConfig
 from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent

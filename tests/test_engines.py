@@ -25,16 +25,7 @@ from tests.tiny_run import train, write_run
 from tests.training_setup import data_of, distance, tiny_encoder
 from train.adapters.capabilities import why_not_shared
 from train.adapters.lora import trainable_parameters
-from train.config import (
-    BatchConfig,
-    CheckpointConfig,
-    EvalSection,
-    ExportConfig,
-    LoraConfig,
-    LossConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from train.config import BatchConfig, CheckpointConfig, EvalSection, ExportConfig, LoraConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.table import SourceTable
 from train.distributed.engine import choose_engine, make_accelerator, wrap
@@ -43,6 +34,7 @@ from train.distributed.interface import Engine
 from train.distributed.single import PlainAdamW
 from train.losses.objective import Temperature
 from train.optim import Learner, make_optimizer
+from train.options.losses import LossConfig
 from train.step import train_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -29,7 +29,8 @@ from dec2vec.prompts.templates import PUBLISHED
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import tiny_config, tiny_model_folder, word_pairs, write_jsonl
 from tests.tiny_run import train
-from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
+from train.config import EvalSection, ExportConfig, TrainConfig
+from train.options.data import SourceConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMOLLM2 = Path(os.environ.get("SMOLLM2", REPOSITORY / "models/smollm2-135m"))

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from dec2vec.encoder import Encoder
 from tests.helpers import FEW_FAMILIES
 from tests.training_setup import gradients, tiny_encoder, tiny_table
-from train.config import LoraConfig, LossConfig
+from train.config import LoraConfig
 from train.data.batch import BatchOptions, prepare
 from train.distributed.single import Single
 from train.gradcache.cached_step import cached_step
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
+from train.options.losses import LossConfig
 from train.step import seed_dropout
 
 ROWS = np.arange(12)

@@ -13,9 +13,9 @@ import pytest
 from dec2vec.errors import UserError
 from dec2vec.files.tables import count_rows, read_blocks, read_rows, read_table, read_texts
 from tests.peer_files import WRITERS, Row, gzipped, jsonl, message, pairs, tsv, zstandard
-from train.config import SourceConfig
 from train.data.dataset import TrainingData, load_data
 from train.mining.pairs import read_material
+from train.options.data import SourceConfig
 from train.resolve import _absolute
 
 ROWS = pairs(12)

@@ -22,7 +22,7 @@ from eval.leakage.training_text import TextSource, _run_data, read_training_text
 from tests.peer_files import WRITERS, Pairs, gzipped, jsonl, message, pairs, tsv
 from tests.tiny_run import sha256, train, write_run
 from tests.training_setup import gradients, tiny_encoder
-from train.config import BatchConfig, EvalSection, LoraConfig, LossConfig, OptimConfig, SourceConfig, TrainConfig
+from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.make_sampler import make_sampler
@@ -31,6 +31,8 @@ from train.gradcache.cached_step import cached_step
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 from train.mining.pairs import read_material
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 
 ROWS = pairs(12)
 

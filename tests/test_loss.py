@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.naive_info_nce import Texts, document_ignored, naive_loss, query_ignored
-from train.config import LossConfig
 from train.data.prompted_input import text_keys
 from train.losses.infonce import tiled as tiles
 from train.losses.infonce.false_negatives import PairKeys, SortedKeys, as_documents, false_negatives
@@ -20,6 +19,7 @@ from train.losses.infonce.infonce import infonce
 from train.losses.infonce.plain import info_nce
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
 from train.losses.objective import Objective, Temperature
+from train.options.losses import LossConfig
 
 TEXTS = Texts(("a", "b", "c", "a", "d"), ("p", "q", "r", "s", "p"), ("x", "c", "q", "y"))
 PLAIN = LossConfig(temperature=0.1, learn_temperature=True)

@@ -10,10 +10,12 @@ import pytest
 from dec2vec.errors import UserError
 from tests.loss_references import CASES, Case
 from tests.tiny_run import metrics_of, train, write_run
-from train.config import LossConfig, OptimConfig, SourceConfig, TrainConfig
+from train.config import OptimConfig, TrainConfig
 from train.losses.checks import COMMON, ONLY_FOR, ROWS_OF, check_loss, check_losses, check_rows
 from train.losses.inputs import GradedInputs, LabelledInputs, PairInputs, TeacherInputs
 from train.losses.per_source import run_temperature
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

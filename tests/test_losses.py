@@ -14,13 +14,13 @@ from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor
 
 from tests.loss_references import CASES, LEARNED, Case, graded_rows, labelled_rows, supcon, teacher_rows, vectors
-from train.config import LossConfig
 from train.losses.all_pairs import all_pairs
 from train.losses.compute import compute_loss, one_loss
 from train.losses.cosent import ranking_loss
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs
 from train.losses.objective import Objective, Temperature
+from train.options.losses import LossConfig
 
 
 def learned(value: float = LEARNED) -> Temperature:

@@ -17,11 +17,12 @@ from dec2vec.cli import main
 from dec2vec.config.load import dump, load
 from dec2vec.decoder.model_folders import find
 from tests.export_cases import PEFT_WARNING, tuned_encoder
-from train.config import LoraConfig, SourceConfig, TrainConfig
+from train.config import LoraConfig, TrainConfig
 from train.export.export import ExportArgs, export_command
 from train.export.save import save_adapter
 from train.merging.full_weights import load_folded, slerp_whole
 from train.merging.low_rank import LowRank, inner, slerp_weights, truncate, weighted_sum
+from train.options.data import SourceConfig
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TEXTS = ["red green", "a small blue cat", "", "the old man sings to a horse"]

@@ -18,7 +18,6 @@ from dec2vec.corpus.faiss_index import index_array, search_array
 from dec2vec.errors import UserError
 from dec2vec.prompts.cut_texts import CutTexts
 from tests.helpers import tiny_model_folder, write_jsonl
-from train.config import SourceConfig
 from train.data.dataset import load_data
 from train.mining import encoders
 from train.mining.cross_encoder import rescore
@@ -26,6 +25,7 @@ from train.mining.encoders import Vectors, embed_all
 from train.mining.pairs import Material, read_material, same
 from train.mining.search import Judges, mine
 from train.mining.selection import ABSENT, Rules, Selection
+from train.options.data import SourceConfig
 
 ROWS: list[dict[str, object]] = [
     {"anchor": "red dog runs", "positive": "a dog", "source": "x"},

@@ -21,12 +21,13 @@ from dec2vec.config.model import ModelConfig
 from tests.card_reports import CONFIG, make_card
 from tests.export_cases import BASE, PEFT_WARNING, tuned_encoder, whiten
 from tests.helpers import word_pairs, write_jsonl
-from train.config import ExportConfig, SourceConfig, TrainConfig
+from train.config import ExportConfig, TrainConfig
 from train.data.dataset import load_data
 from train.export.card_data import DataFact, describe_data, is_hub_id
 from train.export.export import ExportArgs, export_command
 from train.export.model_card import build_card
 from train.export.save import save_adapter
+from train.options.data import SourceConfig
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 

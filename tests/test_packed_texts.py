@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from dec2vec.errors import UserError
 from dec2vec.files import tables as readers
 from tests.helpers import word_pairs, write_jsonl
-from train.config import SourceConfig
 from train.data import table as packed_texts
 from train.data.dataset import load_data
 from train.data.table import PackedTexts, Packer
+from train.options.data import SourceConfig
 
 ROWS = [("naïve café", "東京 😀"), ("", "\ud800 alone", "a\nb"), ("x",)]
 

@@ -18,20 +18,13 @@ from tests.processes import run_alone
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run
 from train.checkpointing.run_folder import RunFolder
-from train.config import (
-    BatchConfig,
-    EvalSection,
-    ExportConfig,
-    LoraConfig,
-    LossConfig,
-    MiningConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from train.config import BatchConfig, EvalSection, ExportConfig, LoraConfig, TrainConfig
 from train.distributed.ddp import Ddp
 from train.distributed.fsdp2 import Fsdp2
 from train.distributed.interface import Engine
 from train.distributed.zero3 import Zero3
+from train.options.data import MiningConfig, SourceConfig
+from train.options.losses import LossConfig
 from train.preflight import check_config, check_folder
 
 PAIRS = SourceConfig(path="none.jsonl")

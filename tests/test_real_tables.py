@@ -19,8 +19,8 @@ from dec2vec.files.tables import count_rows, iter_tables, read_rows, read_table,
 from eval.tasks.labelled import read_labelled
 from eval.tasks.pair_files import PairColumns, read_pairs
 from tests.helpers import write_jsonl
-from train.config import SourceConfig
 from train.data.read import read_source
+from train.options.data import SourceConfig
 
 LONG = "word " * 60_000
 """300,000 characters; the csv module gives up at 131,072."""

@@ -20,17 +20,10 @@ from tests.tiny_run import metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
 from train.checkpointing.run_folder import RunFolder
-from train.config import (
-    BatchConfig,
-    CheckpointConfig,
-    ExportConfig,
-    MiningConfig,
-    OptimConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from train.config import BatchConfig, CheckpointConfig, ExportConfig, OptimConfig, TrainConfig
 from train.data.table import SourceTable
 from train.mining.refresh import NONE, WithNegatives, make_refreshed, mine_source
+from train.options.data import MiningConfig, SourceConfig
 from train.preflight import check_config
 
 TEXTS = [

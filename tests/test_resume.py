@@ -32,7 +32,8 @@ from tests.tiny_run import (
     write_run,
 )
 from tests.tiny_run import train as train_run
-from train.config import BatchConfig, SourceConfig
+from train.config import BatchConfig
+from train.options.data import SourceConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")

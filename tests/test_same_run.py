@@ -21,8 +21,10 @@ from tests.tiny_run import write_run
 from train.build import _identity
 from train.checkpointing.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from train.checkpointing.identity import Identity
-from train.config import EvalSection, LossConfig, OptimConfig, SourceConfig, TrainConfig
+from train.config import EvalSection, OptimConfig, TrainConfig
 from train.data.dataset import load_data
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 from train.sweep.grid import hash_inputs, inputs_of
 
 TAUGHT = LossConfig(kind="distil_vectors", teacher="/a/teacher")

@@ -13,7 +13,6 @@ from tests.naive_info_nce import Texts, naive_loss
 from tests.peer_files import jsonl
 from tests.test_loss import EVERYTHING, rows_of, vectors_of
 from tests.training_setup import data_of, tiny_encoder
-from train.config import LossConfig, SourceConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.siblings import find_siblings
@@ -23,6 +22,8 @@ from train.losses.infonce.false_negatives import PairKeys, as_documents, false_n
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NEVER, PairInputs
 from train.losses.objective import Temperature
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 from train.state import TrainState
 
 DATA = [

@@ -11,8 +11,9 @@ import pytest
 from dec2vec.errors import UserError
 from eval.leakage.training_text import TextSource, read_training_texts
 from tests.peer_files import WRITERS, Row, jsonl, pairs, tsv
-from train.config import SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.data.dataset import TrainingData, load_data
+from train.options.data import SourceConfig
 from train.preflight import _check_sources
 
 Judged = list[tuple[str, str, object]]

@@ -18,11 +18,12 @@ from dec2vec.errors import UserError
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from tests.helpers import WORDS
 from tests.training_setup import data_of
-from train.config import LoraConfig, LossConfig, TrainConfig
+from train.config import LoraConfig, TrainConfig
 from train.data.batch import Asked
 from train.data.table import SourceTable
 from train.export.save import save_adapter
 from train.losses.checks import check_dropout
+from train.options.losses import LossConfig
 from train.teachers.teacher_vectors import load_teacher, load_teachers
 
 TEXTS = ["red dog", "old cat sleeps", "blue bird sings", "young man eats", "red dog"]

@@ -19,13 +19,13 @@ from tests.helpers import tiny_model_folder
 from tests.loss_references import CASES
 from tests.processes import run_ranks
 from tests.training_setup import data_of
-from train.config import LossConfig
 from train.data.batch import Asked, BatchOptions, LocalBatch, prepare
 from train.data.prompted_input import text_keys
 from train.data.table import SourceTable
 from train.losses.compute import compute_loss
 from train.losses.inputs import PairInputs
 from train.losses.objective import Temperature
+from train.options.losses import LossConfig
 
 ROWS = [("a dog", "a cat"), ("red", "blue"), ("a dog", "a bird"), ("a cat", "a dog"), ("green", "blue")]
 """Two ranks share the text `a dog` as an anchor, and `blue` as a positive; `a dog` and `a cat` stand on both sides."""

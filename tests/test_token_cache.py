@@ -23,12 +23,13 @@ from tests.processes import run_alone, run_ranks
 from tests.tiny_run import MIXTURE, STEPS, fingerprint, metrics_of, sha256, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
-from train.config import BatchConfig, SourceConfig, TrainConfig
+from train.config import BatchConfig, TrainConfig
 from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.dataset import TrainingData
 from train.data.prompted_input import PromptedInput
 from train.data.table import SourceTable
 from train.data.token_cache import keeps_tokens, known_tokens, load_tokens
+from train.options.data import SourceConfig
 
 LONG = "The cat sat on the mat and The dog ran " * 9
 ROWS = [("A cat", "a CAT", "dog"), ("A cat", LONG), ("sat \ud800 on", "Query: A cat"), ("", "a cat")]

@@ -23,8 +23,9 @@ from wandb.proto import wandb_internal_pb2
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
-from train.config import SourceConfig, TrackingConfig, TrainConfig
+from train.config import TrackingConfig, TrainConfig
 from train.finish import run_inputs
+from train.options.data import SourceConfig
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile, read_metrics
 from train.tracking.private_paths import PrivatePaths

@@ -25,9 +25,10 @@ from tests.naive_info_nce import Texts, naive_loss
 from tests.processes import run_alone
 from tests.tiny_run import STEPS, metrics_of, write_run
 from tests.tiny_run import train as train_run
-from train.config import LoraConfig, LossConfig, OptimConfig, TrainConfig
+from train.config import LoraConfig, OptimConfig, TrainConfig
 from train.data.dataset import load_data
 from train.data.make_sampler import make_sampler
+from train.options.losses import LossConfig
 from train.tracking.step_metrics import StepTotals, step_metrics
 
 LOSS = LossConfig(learn_temperature=True)

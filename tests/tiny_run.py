@@ -11,16 +11,9 @@ from dec2vec import ModelConfig
 from dec2vec.config.load import dump
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
 from train.__main__ import main
-from train.config import (
-    BatchConfig,
-    CheckpointConfig,
-    EvalSection,
-    LoraConfig,
-    LossConfig,
-    OptimConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from train.config import BatchConfig, CheckpointConfig, EvalSection, LoraConfig, OptimConfig, TrainConfig
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 from train.tracking.metrics_file import read_metrics
 
 STEPS = 10

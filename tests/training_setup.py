@@ -11,10 +11,11 @@ from dec2vec import Encoder, ModelConfig
 from dec2vec.decoder.embedder import Embedder
 from tests.helpers import tiny_model_folder, word_pairs
 from train.adapters.lora import make_trainable, trainable_parameters
-from train.config import LoraConfig, SourceConfig
+from train.config import LoraConfig
 from train.data.clean import Counts
 from train.data.dataset import TrainingData
 from train.data.table import SourceTable
+from train.options.data import SourceConfig
 
 
 def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None = None, **model: object) -> Encoder:

@@ -10,9 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
 from dec2vec.config.model import ModelConfig
+from train.options.data import MiningConfig, SourceConfig
+from train.options.losses import LossConfig
 
 Fraction = Annotated[float, Ge(0.0), Lt(1.0)]
-Weight = Annotated[float, Ge(0.0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,144 +45,6 @@ class LoraConfig:
     CPU). false uses PEFT's implementation."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-
-
-LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors"]
-Distance = Literal["kl", "margin", "mse", "correlation"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class LossConfig:
-    """The loss over the global batch."""
-
-    kind: LossKind = "infonce"
-    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores or distil_vectors
-    for any texts with a teacher."""
-    weight: Annotated[float, Gt(0.0)] = 1.0
-    """Weight of this loss in the sum of losses."""
-    matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
-    """Numbers of leading dimensions that are also trained as embeddings, such as [64, 128]. The full vector is always
-    included."""
-    matryoshka_weights: tuple[Annotated[float, Gt(0.0)], ...] = ()
-    """Weight of the loss for each entry of matryoshka. Empty means 1 for all. The full vector has weight 1 unless it is
-    listed."""
-    angle_weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
-    """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
-    distance: Distance | None = None
-    """Distance between the cosines of student and teacher. distil_scores: kl (default) or margin; distil_vectors: mse
-    (default) or correlation."""
-    teacher: str | None = None
-    """Folder of a sentence-transformers model or of a dec2vec encoder to distil from. Its vectors are cached on
-    disk."""
-    teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
-    """Temperature of the teacher's cosines in kl. It is never learned."""
-    temperature: Annotated[float, Gt(0.0)] = 0.05
-    """Cosines are divided by this value. It is the initial value if learn_temperature is true."""
-    learn_temperature: bool = False
-    """Train log(temperature) together with the model."""
-    symmetric: bool = False
-    """Also contrast each positive with all anchors, and average both directions."""
-    margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None
-    """Ignore negatives with a cosine above that of the positive minus this value (Qwen3-Embedding: -0.1). None ignores
-    none."""
-    query_negatives: bool = False
-    """Also use the other anchors as negatives of an anchor (query-to-query term of GTE and Qwen3-Embedding)."""
-    document_negatives: bool = False
-    """Also use the other positives as negatives of a positive (document-to-document term of GTE and
-    Qwen3-Embedding)."""
-    hardness: Annotated[float, Ge(0.0), Le(100.0)] = 0.0
-    """Weight each negative by e^(hardness * cosine), without gradient through the weight (Lan et al. 2025). 0 weights
-    all equally."""
-
-
-Kind = Literal["pairs", "graded", "texts", "labelled"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class SourceConfig:
-    """One set of training rows."""
-
-    path: str = ""
-    """File (jsonl, csv, tsv, parquet, json; also .gz and .zst), folder or pattern (`part-*.jsonl`) of such files, BEIR
-    folder, folder written by `datasets.save_to_disk`, or Hub id. Layouts of other trainers are recognised."""
-    split: str = "train"
-    """Split of a saved or Hub data set. Files have no splits."""
-    subset: str | None = None
-    """Configuration of a Hub data set that has several, such as `triplet` of sentence-transformers/all-nli."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub data set."""
-    kind: Kind = "pairs"
-    """Kind of rows: an anchor with a matching text (pairs), two texts with a score (graded), a single text, embedded
-    twice with different dropout (texts), or a text with its class (labelled)."""
-    anchor: str = "anchor"
-    """pairs: column of the queries."""
-    positive: str = "positive"
-    """pairs: column of the matching texts."""
-    negatives: tuple[str, ...] | None = None
-    """pairs: columns of hard negatives. None uses `negative`, `negative_1`, `negative_2`, ... if they exist."""
-    document_id: str | None = None
-    """pairs: column of document ids. Rows with equal ids are not used as negatives of each other."""
-    corpus: str | None = None
-    """pairs: documents that rows name by id. None uses the file or folder `corpus` or `collection` beside the rows."""
-    queries: str | None = None
-    """pairs: queries that rows name by id. None uses `queries` beside the rows."""
-    min_grade: Annotated[int, Ge(1)] = 1
-    """pairs: lowest grade of a judgement (BEIR's qrels) that makes its document a positive."""
-    bad_rows: Annotated[float, Ge(0.0), Le(1.0)] = 0.01
-    """pairs: largest fraction of faulty rows (no positive, an unknown id) that are left out of a recognised layout."""
-    sentence1: str = "sentence1"
-    """graded: column of the first texts."""
-    sentence2: str = "sentence2"
-    """graded: column of the second texts."""
-    score: str = "score"
-    """graded: column of similarity scores. Only their order is used."""
-    text: str = "text"
-    """texts and labelled: column of the texts."""
-    label: str = "label"
-    """labelled: column of the classes. Equal values are the same class in all sources of a batch."""
-    texts_per_label: Annotated[int, Ge(2)] = 2
-    """labelled: number of texts of a label in one batch; all of them if the label has fewer."""
-    query_prompt: str | None = None
-    """Prompt of the anchors, and of all texts of the other kinds. The layer remains the model's. None uses the model's
-    prompt."""
-    document_prompt: str | None = None
-    """pairs: prompt of positives and negatives. None uses the model's prompt."""
-    losses: tuple[LossConfig, ...] = ()
-    """Losses of batches from this source. Empty uses the run's `loss`."""
-    clean: bool = False
-    """Drop rows with an empty text, repeated rows, and pairs whose anchor equals the positive."""
-    only: tuple[str, ...] = ()
-    """Use only rows in which a column has one of these values: [source=mrpc, source=qqp] keeps both. Empty keeps all
-    rows."""
-    limit: Annotated[int, Ge(1)] | None = None
-    """Use at most this many rows, the first of those kept by `only`."""
-    streaming: bool = False
-    """Stream a Hub data set row by row, up to `limit`, without a copy in the cache of `datasets`."""
-    weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
-    """With `batch.sources single`: probability that a batch comes from this source, relative to the other sources. None
-    for all sources uses their numbers of rows."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class MiningConfig:
-    """Hard negatives for pairs, mined during training with the current model. `dec2vec mine` mines them before
-    training."""
-
-    every: Annotated[int, Ge(1)] | None = None
-    """Number of steps between searches among the positives of a source, and before the first one. None disables
-    mining."""
-    negatives: Annotated[int, Ge(1), Le(100)] = 1
-    """Number of mined negatives per pair, in addition to those of the data."""
-    min_rank: Annotated[int, Ge(1)] = 1
-    """First rank by cosine that is considered. Texts equal to the anchor or a positive are not counted."""
-    max_rank: Annotated[int, Ge(1)] = 100
-    """Last rank that is considered."""
-    choice: Literal["top", "random"] = "top"
-    """How to choose among the accepted candidates: top takes the highest scores, random draws with the seed."""
-    margin: Annotated[float, Ge(0.0)] = 0.0
-    """Reject candidates that score above the positive's score minus this value."""
-    ratio: Annotated[float, Gt(0.0), Le(1.0)] = 0.95
-    """Reject candidates that score above this fraction of the positive's score."""
 
 
 @dataclass(frozen=True, config=STRICT)

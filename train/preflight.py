@@ -29,7 +29,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import PUBLISHED, get_prompt
 from train.adapters.lora import check_adapter_options, trainable_parameters
 from train.checkpointing.run_folder import RunFolder
-from train.config import EvalSection, ExportConfig, SourceConfig, TrainConfig
+from train.config import EvalSection, ExportConfig, TrainConfig
 from train.data import report as data_report
 from train.distributed.collectives import gather_rows, is_first_process
 from train.distributed.interface import Engine
@@ -43,6 +43,7 @@ from train.export.tokenizer import save_tokenizer
 from train.losses.checks import check_dropout, check_losses
 from train.losses.matryoshka import check_width
 from train.losses.per_source import losses_of
+from train.options.data import SourceConfig
 from train.warm_start import check_no_adapter, check_pooled_prompt
 
 _MOMENT_BYTES = 8

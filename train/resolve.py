@@ -15,8 +15,9 @@ from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
 from dec2vec.prompts.prompt import PUBLISHED, get_prompt
 from dec2vec.prompts.tokenizer import Tokenization
-from train.config import LossConfig, TrainConfig
+from train.config import TrainConfig
 from train.distributed.collectives import is_first_process
+from train.options.losses import LossConfig
 from train.warm_start import published_base
 
 _log = logging.getLogger(__name__)

@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.config import LossConfig
 from train.data.prompted_input import text_keys
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ID, PairInputs
 from train.losses.objective import Temperature
+from train.options.losses import LossConfig
 
 TEMPERATURE = 0.05
 Side = Callable[[], tuple[float, list[Tensor]]]

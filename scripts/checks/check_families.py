@@ -38,13 +38,14 @@ from tests.helpers import FAMILIES, tiny_model_folder
 from tests.training_setup import tiny_encoder, tiny_table
 from train.adapters.capabilities import why_not_shared
 from train.adapters.lora import trainable_parameters
-from train.config import LoraConfig, LossConfig
+from train.config import LoraConfig
 from train.data.batch import BatchOptions, prepare
 from train.distributed.single import Single
 from train.export.save import save_sentence_transformer
 from train.gradcache.cached_step import cached_step
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
+from train.options.losses import LossConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/families.md"
 START, END = "<!-- table: scripts/checks/families -->", "<!-- end of table -->"

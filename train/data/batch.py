@@ -25,7 +25,6 @@ from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_
 from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import NORMALIZERS, Side
-from train.config import Kind, LossConfig, SourceConfig
 from train.data.dataset import TrainingData
 from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
 from train.data.sampler import Indices, shard
@@ -33,6 +32,8 @@ from train.data.siblings import Siblings
 from train.data.table import Texts
 from train.data.token_cache import TokenCache
 from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
+from train.options.data import Kind, SourceConfig
+from train.options.losses import LossConfig
 
 Asked = tuple[str, Side]
 """What a teacher embeds: a text, normalised as the student reads it, and its side."""

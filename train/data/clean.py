@@ -12,8 +12,8 @@ from itertools import chain
 
 import numpy as np
 
-from train.config import SourceConfig
 from train.data.table import SourceTable
+from train.options.data import SourceConfig
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
-from train.config import SourceConfig
 from train.data.clean import Counts, clean, leave_out_lone
 from train.data.read import Told, read_and_tell
 from train.data.sampler import Indices
 from train.data.table import SourceTable, encoded_row
+from train.options.data import SourceConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import Side
-from train.config import Kind, SourceConfig
 from train.data.dataset import TrainingData
+from train.options.data import Kind, SourceConfig
 
 if TYPE_CHECKING:
     from train.data.token_cache import TokenCache

@@ -13,8 +13,8 @@ from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
 from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
-from train.config import SourceConfig
 from train.data.table import Packer, SourceTable, Texts
+from train.options.data import SourceConfig
 
 
 @dataclass(frozen=True)

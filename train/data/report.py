@@ -13,12 +13,12 @@ from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text, why_not_written
 from dec2vec.prompts.prompt import Side
-from train.config import SourceConfig
 from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out
 from train.data.read import Told
 from train.data.sampler import Sampler
 from train.data.table import SourceTable
+from train.options.data import SourceConfig
 
 _BLOCK = 16_384
 """Number of texts whose token ids are in memory at the same time."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import why_not_written
-from train.config import Kind
+from train.options.data import Kind
 
 T = TypeVar("T")
 Texts = tuple[str, ...]

@@ -10,11 +10,12 @@ from pathlib import Path
 from dec2vec.errors import UserError
 from dec2vec.files.hub_datasets import hub_parts
 from dec2vec.text_tables import markdown_table
-from train.config import SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.data.dataset import content_hash, load_data
 from train.data.table import SourceTable
 from train.export.card_losses import objective
 from train.losses.per_source import losses_of
+from train.options.data import SourceConfig
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".txt", ".gz", ".zst"})

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.config import LossConfig, SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.losses.checks import distance_of, used_options
 from train.losses.per_source import losses_of
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 
 _ROWS = {"pairs": "pairs", "graded": "scored pairs", "texts": "single texts", "labelled": "labelled texts"}
 _NAMES = {

@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from train.config import SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.export.card_data import DataFact
 from train.export.card_losses import loss_options
 from train.losses.per_source import used_losses
+from train.options.data import SourceConfig
 
 _READING = ("dtype", "pooling", "layer", "prompt", "task", "tokenization", "text_normalization", "max_length")
 _SPEED = ("fused", "gradient_checkpointing")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dec2vec.errors import UserError
-from train.config import Distance, Kind, LoraConfig, LossConfig, LossKind, TrainConfig
+from train.config import LoraConfig, TrainConfig
 from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 from train.losses.per_source import losses_of, used_losses
+from train.options.data import Kind
+from train.options.losses import Distance, LossConfig, LossKind
 
 ROWS: dict[Kind, type[LossInputs]] = {
     "pairs": PairInputs,

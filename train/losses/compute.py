@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.config import LossConfig
 from train.losses.angle import angle_optimized
 from train.losses.checks import check_rows, distance_of
 from train.losses.cosent import cosent
@@ -20,6 +19,7 @@ from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairIn
 from train.losses.matryoshka import dimension_weights, nested
 from train.losses.objective import Objective, Temperature, combine
 from train.losses.supcon import supcon
+from train.options.losses import LossConfig
 
 NO_TEACHERS: Mapping[str, TeacherInputs] = MappingProxyType({})
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from train.config import Distance
 from train.distributed.collectives import gather_rows
 from train.losses.all_pairs import all_pairs, drop_self
 from train.losses.inputs import TeacherInputs
 from train.losses.objective import Objective, Temperature
+from train.options.losses import Distance
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student's cosines [row, others], teacher's, student's temperature) -> [row]."""

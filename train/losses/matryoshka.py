@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dec2vec.errors import UserError
-from train.config import LossConfig
 from train.losses.objective import Objective, combine
+from train.options.losses import LossConfig
 
 
 def nested(

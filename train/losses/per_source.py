@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from train.config import LossConfig, SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.losses.objective import Temperature
+from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 
 
 def losses_of(source: SourceConfig, config: TrainConfig) -> tuple[LossConfig, ...]:

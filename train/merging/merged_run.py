@@ -15,7 +15,7 @@ from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder, atomic_write_text
 from dec2vec.identity import READING
-from train.config import LoraConfig, LossConfig, TrainConfig
+from train.config import LoraConfig, TrainConfig
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
 from train.losses.per_source import losses_of
@@ -29,6 +29,7 @@ from train.merging.adapters import (
     write_adapter,
 )
 from train.merging.full_weights import average_whole, slerp_whole
+from train.options.losses import LossConfig
 
 
 @dataclass(frozen=True)

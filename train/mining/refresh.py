@@ -26,7 +26,7 @@ from dec2vec.files.atomic import atomic_write_bytes, why_not_written
 from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.averaging import unit_rows
 from train.checkpointing.run_folder import RunFolder
-from train.config import MiningConfig, SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.table import SourceTable, Texts
 from train.distributed.collectives import sum_over_ranks
@@ -34,6 +34,7 @@ from train.mining.encoders import embed_all
 from train.mining.pairs import distinct, material_from_pairs, same
 from train.mining.search import Judges, mine
 from train.mining.selection import Rules, Selection
+from train.options.data import MiningConfig, SourceConfig
 
 _log = logging.getLogger(__name__)
 NONE = -1

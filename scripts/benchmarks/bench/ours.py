@@ -19,7 +19,7 @@ from dec2vec.prompts.prompt import SLOT
 from dec2vec.runtime import flushed, keep_freed_memory, start_threads_flushed
 from train.adapters.capabilities import leave_out_padding, why_not_shared
 from train.adapters.lora import make_trainable, trainable_parameters
-from train.config import SourceConfig, TrainConfig
+from train.config import TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.clean import Counts
 from train.data.dataset import TrainingData
@@ -28,6 +28,7 @@ from train.distributed.single import PlainAdamW, Single
 from train.gradcache.memory import activation_budget, chunk_budget
 from train.losses.objective import Temperature
 from train.optim import Learner, make_optimizer
+from train.options.data import SourceConfig
 from train.step import train_step
 
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from train.config import LossConfig
 from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
 from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, UnitRows
 from train.losses.infonce.false_negatives import PairKeys, as_documents, with_rules
@@ -22,6 +21,7 @@ from train.losses.infonce.plain import plain_info_nce
 from train.losses.infonce.tiled import LossConstants, tiled_info_nce
 from train.losses.inputs import NO_ANCHOR, PairInputs
 from train.losses.objective import Objective, Temperature
+from train.options.losses import LossConfig
 
 
 def infonce(

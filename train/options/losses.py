@@ -1,0 +1,59 @@
+"""The options of a loss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic.dataclasses import dataclass
+
+from dec2vec.config.load import STRICT
+
+Weight = Annotated[float, Ge(0.0)]
+
+LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors"]
+Distance = Literal["kl", "margin", "mse", "correlation"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossConfig:
+    """The loss over the global batch."""
+
+    kind: LossKind = "infonce"
+    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores or distil_vectors
+    for any texts with a teacher."""
+    weight: Annotated[float, Gt(0.0)] = 1.0
+    """Weight of this loss in the sum of losses."""
+    matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
+    """Numbers of leading dimensions that are also trained as embeddings, such as [64, 128]. The full vector is always
+    included."""
+    matryoshka_weights: tuple[Annotated[float, Gt(0.0)], ...] = ()
+    """Weight of the loss for each entry of matryoshka. Empty means 1 for all. The full vector has weight 1 unless it is
+    listed."""
+    angle_weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
+    """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
+    distance: Distance | None = None
+    """Distance between the cosines of student and teacher. distil_scores: kl (default) or margin; distil_vectors: mse
+    (default) or correlation."""
+    teacher: str | None = None
+    """Folder of a sentence-transformers model or of a dec2vec encoder to distil from. Its vectors are cached on
+    disk."""
+    teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
+    """Temperature of the teacher's cosines in kl. It is never learned."""
+    temperature: Annotated[float, Gt(0.0)] = 0.05
+    """Cosines are divided by this value. It is the initial value if learn_temperature is true."""
+    learn_temperature: bool = False
+    """Train log(temperature) together with the model."""
+    symmetric: bool = False
+    """Also contrast each positive with all anchors, and average both directions."""
+    margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None
+    """Ignore negatives with a cosine above that of the positive minus this value (Qwen3-Embedding: -0.1). None ignores
+    none."""
+    query_negatives: bool = False
+    """Also use the other anchors as negatives of an anchor (query-to-query term of GTE and Qwen3-Embedding)."""
+    document_negatives: bool = False
+    """Also use the other positives as negatives of a positive (document-to-document term of GTE and
+    Qwen3-Embedding)."""
+    hardness: Annotated[float, Ge(0.0), Le(100.0)] = 0.0
+    """Weight each negative by e^(hardness * cosine), without gradient through the weight (Lan et al. 2025). 0 weights
+    all equally."""
