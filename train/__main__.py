@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from train.state import OnBest, Run
 
 _log = logging.getLogger("train")
+LOOKED_AT = 50_000
+"""Number of streamed rows among which texts of the dev file are looked for before training."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -134,11 +136,14 @@ def _read_evaluation(config: TrainConfig, data: TrainingData) -> StsTask | None:
 
 
 def _training_texts(data: TrainingData) -> dict[str, list[str]]:
-    """The distinct texts of each file, as the report fits on them."""
+    """The distinct texts of each file, as the report fits on them; of a streamed one those of a sample of rows."""
+    from train.data.stored import StoredTexts
+
     found: dict[str, dict[str, None]] = {}
     for source, table in zip(data.sources, data.tables, strict=True):
         texts = found.setdefault(source.path, {})
-        texts.update(dict.fromkeys(text for row in table.texts for text in row if text.strip()))
+        rows = table.texts.sample(LOOKED_AT) if isinstance(table.texts, StoredTexts) else table.texts
+        texts.update(dict.fromkeys(text for row in rows for text in row if text.strip()))
     return {path: list(texts) for path, texts in found.items()}
 
 

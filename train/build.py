@@ -77,7 +77,7 @@ def build(
 
     sampler = make_sampler(config, data)
     steps = total_steps(config, sampler)
-    refreshed = make_refreshed(config, data, folder, is_main=accelerator.is_main_process)
+    refreshed = make_refreshed(config, data, folder, sampler, is_main=accelerator.is_main_process, stop=steps)
     encoder = _load_trainable(config, data, engine)
     if accelerator.is_main_process and (checkpoint is None or checkpoint.step < steps):
         check_disk(config, encoder, folder)

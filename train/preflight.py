@@ -202,6 +202,12 @@ def _check_sources(config: TrainConfig) -> None:
                 f"batch.no_duplicates: data.{number} is labelled, and its batches are drawn by label; remove it, or "
                 f"drop equal rows with --data.{number}.clean true"
             )
+        teacher = next((loss.teacher for loss in losses_of(source, config) if loss.teacher), None)
+        if source.streaming and teacher is not None:
+            raise UserError(
+                f"data.{number}.streaming: the teacher {teacher} embeds all texts before the first step, and its "
+                "vectors do not fit a source that is larger than memory; remove one of the two"
+            )
         for option in ("negatives", "document_id", "corpus", "queries", "min_grade", "bad_rows", "document_prompt"):
             if source.kind != "pairs" and getattr(source, option) not in (getattr(_DEFAULT_SOURCE, option), ()):
                 raise UserError(

@@ -16,7 +16,9 @@ from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
 from train.data.clean import Counts, clean, leave_out_lone
 from train.data.read import Told, read_and_tell
 from train.data.sampler import Indices
-from train.data.table import SourceTable, encoded_row
+from train.data.stored import StoredTexts, encoded_rows
+from train.data.stream import open_stream
+from train.data.table import SourceTable
 from train.options.data import SourceConfig
 
 
@@ -60,10 +62,11 @@ class TrainingData:
 
 def content_hash(tables: Sequence[SourceTable]) -> str:
     """sha256 of every row in order."""
+    if len(tables) == 1 and isinstance(texts := tables[0].texts, StoredTexts) and texts.rows.sha256 is not None:
+        return texts.rows.sha256
     digest = hashlib.sha256()
-    for table in tables:
-        for row in table.contents():
-            digest.update(encoded_row(row))
+    for piece in chain.from_iterable(map(encoded_rows, tables)):
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -75,12 +78,11 @@ def load_data(
     Texts are kept unchanged; `normalization` is that of the model, after which texts may be equal. With `mixed`
     batches, which hold rows of all sources, labels and scores are checked over all sources together.
     """
-    normalize = NORMALIZERS[normalization]
     found: list[tuple[SourceTable, Counts]] = []
     told = []
     for source in sources:
-        table, empty, news = read_and_tell(source)
-        found.append(clean(table, empty, source, normalize))
+        table, counted, news = _load(source, normalization)
+        found.append((table, counted))
         told.append(news)
     for group in _groups(sources, mixed):
         for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
@@ -88,6 +90,13 @@ def load_data(
         _refuse_hopeless(", ".join(sources[number].path for number in group), [found[number][0] for number in group])
     tables, counts = tuple(table for table, _ in found), tuple(counts for _, counts in found)
     return TrainingData(tuple(sources), tables, counts, tuple(told))
+
+
+def _load(source: SourceConfig, normalization: TextNormalization) -> tuple[SourceTable, Counts, Told]:
+    if source.streaming:
+        return open_stream(source, normalization)
+    table, empty, told = read_and_tell(source)
+    return *clean(table, empty, source, NORMALIZERS[normalization]), told
 
 
 def _groups(sources: Sequence[SourceConfig], mixed: bool) -> list[list[int]]:
@@ -111,9 +120,10 @@ def _refuse_hopeless(names: str, tables: Sequence[SourceTable]) -> None:
             raise UserError(
                 f"{names}: all {name} are equal ({first[place][:40]!r}); contrastive training needs different ones"
             )
-    for name, values in (
-        ("scores", [score for table in tables for score in table.scores]),
-        ("labels", [label for table in tables for label in table.labels]),
-    ):
-        if values and all(value == values[0] for value in values):
-            raise UserError(f"{names}: all {name} are equal ({values[0]!r}); contrastive training needs different ones")
+    for name in ("scores", "labels"):
+        columns_of_values = [values for table in tables if len(values := getattr(table, name))]
+        if not columns_of_values:
+            continue
+        only = columns_of_values[0][0]
+        if all(value == only for value in chain.from_iterable(columns_of_values)):
+            raise UserError(f"{names}: all {name} are equal ({only!r}); contrastive training needs different ones")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import holds_only_numbers, is_absent, listed, negative_columns, only_numbers
@@ -14,7 +15,7 @@ from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
 from train.data.table import Packer, SourceTable, Texts
-from train.options.data import SourceConfig
+from train.options.data import Kind, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,25 @@ def read_source(source: SourceConfig) -> tuple[SourceTable, int]:
     return table, left_out
 
 
-def read_and_tell(source: SourceConfig) -> tuple[SourceTable, int, Told]:
+@runtime_checkable
+class Keep(Protocol):
+    """Where rows go that were read and checked."""
+
+    def add(self, part: SourceTable) -> None:
+        """Append rows."""
+
+    def done(self) -> SourceTable:
+        """All rows."""
+
+    def close(self) -> None:
+        """Also called after an error."""
+
+
+def read_and_tell(source: SourceConfig, keep: Keep | None = None) -> tuple[SourceTable, int, Told]:
     """The rows of a source, how many with an empty text `clean` left out, and what to tell; without `clean` rows with
     an empty text are refused.
 
-    Rows are read and checked a block at a time, and kept packed.
+    Rows are read and checked a block at a time, and kept packed unless `keep` has another place for them.
     """
     flat = open_layout(pair_file(source)) if source.kind == "pairs" else None
     if flat is not None:
@@ -43,7 +58,7 @@ def read_and_tell(source: SourceConfig) -> tuple[SourceTable, int, Told]:
     texts = text_columns(source)
     extra = [name for name in [_extra_column(source)] if name is not None]
     left_out = 0
-    with closing(_Found(source, texts)) as found:
+    with closing(_Found(source, texts, keep or _Packed(source.kind))) as found:
         for table in _blocks(source) if flat is None else flat.blocks(extra):
             table = table.one_each(source.positive) if source.kind == "pairs" else table
             rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
@@ -105,15 +120,35 @@ def _own_rows(tables: Iterator[Table], columns: Sequence[str]) -> Iterator[Table
         yield table
 
 
-class _Found:
-    """Collects the blocks of a source."""
+class _Packed:
+    """Keeps rows in memory, their texts packed."""
 
-    def __init__(self, source: SourceConfig, columns: Sequence[str]) -> None:
-        self._source, self._columns = source, columns
+    def __init__(self, kind: Kind) -> None:
+        self._kind: Kind = kind
         self._texts = Packer()
         self._scores: list[float] = []
         self._labels: list[str] = []
         self._ids: list[str] = []
+
+    def add(self, part: SourceTable) -> None:
+        self._texts.extend(part.texts)
+        self._scores += part.scores
+        self._labels += part.labels
+        self._ids += part.ids
+
+    def done(self) -> SourceTable:
+        texts = self._texts.done()
+        return SourceTable(self._kind, texts, self._scores or (), self._labels or (), self._ids or ())
+
+    def close(self) -> None:
+        self._texts.close()
+
+
+class _Found:
+    """Collects the blocks of a source."""
+
+    def __init__(self, source: SourceConfig, columns: Sequence[str], keep: Keep) -> None:
+        self._source, self._columns, self._keep = source, columns, keep
         self._name = source.path
         self._seen: dict[str, None] = {}
         self._with_words: set[str] = set()
@@ -122,10 +157,7 @@ class _Found:
         """Append a block: the table as read, and its checked rows."""
         self._name = table.name
         self._seen |= dict.fromkeys(table.columns)
-        self._texts.extend(part.texts)
-        self._scores += part.scores
-        self._labels += part.labels
-        self._ids += part.ids
+        self._keep.add(part)
         for place, column in enumerate(self._columns):
             if column not in self._with_words and not only_numbers([row[place] for row in part.texts]):
                 self._with_words.add(column)
@@ -138,22 +170,26 @@ class _Found:
         numeric = next((column for column in self._columns if column not in self._with_words), None)
         if numeric is not None:
             raise holds_only_numbers(self._name, numeric)
-        texts = self._texts.done()
-        return SourceTable(self._source.kind, texts, self._scores or (), self._labels or (), self._ids or ())
+        return self._keep.done()
 
     def told(self) -> Told:
-        """Columns that are not used, of pairs; files of other kinds often have many more."""
-        source = self._source
-        if source.kind != "pairs":
-            return Told()
-        negatives = negative_columns(self._seen) if source.negatives is None else source.negatives
-        extra = [source.document_id] if source.document_id else []
-        only = [condition.partition("=")[0] for condition in source.only]
-        return Told(unused=unused_note(self._seen, [source.anchor, source.positive, *negatives, *extra, *only]))
+        """What there is to tell of rows with named columns."""
+        return told_of_columns(self._source, self._seen)
 
     def close(self) -> None:
         """Close the temporary file, also after an error."""
-        self._texts.close()
+        self._keep.close()
+
+
+def told_of_columns(source: SourceConfig, seen: Iterable[str]) -> Told:
+    """Columns that are not used, of pairs; files of other kinds often have many more."""
+    if source.kind != "pairs":
+        return Told()
+    seen = list(seen)
+    negatives = negative_columns(seen) if source.negatives is None else source.negatives
+    extra = [source.document_id] if source.document_id else []
+    only = [condition.partition("=")[0] for condition in source.only]
+    return Told(unused=unused_note(seen, [source.anchor, source.positive, *negatives, *extra, *only]))
 
 
 def text_columns(source: SourceConfig) -> tuple[str, ...]:

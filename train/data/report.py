@@ -17,11 +17,15 @@ from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out
 from train.data.read import Told
 from train.data.sampler import Sampler
+from train.data.stored import StoredTexts
 from train.data.table import SourceTable
+from train.data.windows import Windows
 from train.options.data import SourceConfig
 
 _BLOCK = 16_384
 """Number of texts whose token ids are in memory at the same time."""
+LOOKED_AT = 10_000
+"""Number of streamed rows among which those with long texts are counted."""
 _WORDS = {
     "empty": "with an empty text",
     "duplicate": "equal to an earlier one",
@@ -43,7 +47,7 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
             "rows": len(table),
             "sha256": sha256,
             **dataclasses.asdict(counts),
-            "too_long": _too_long(table, source, encoder),
+            **_too_long(table, source, encoder),
         }
         for source, table, counts, sha256, news in zip(
             data.sources, data.tables, data.counts, data.source_hashes, told, strict=True
@@ -54,6 +58,7 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
         "sha256": data.content_hash,
         "steps_per_epoch": sampler.steps_per_epoch,
         "left_out_of_first_epoch": left_out(sampler),
+        "windows": sampler.count if isinstance(sampler, Windows) else 1,
         "sources": sources,
     }
 
@@ -62,11 +67,13 @@ def lines(report: dict[str, Any]) -> list[str]:
     """The report for the terminal, without counts that are zero."""
     found = []
     for number, source in enumerate(report["sources"]):
-        doubts = [f"{source[name]:,} {words}" for name, words in _WORDS.items() if source[name]]
+        words = {**_WORDS, "too_long": f"{_WORDS['too_long']}{_among(source)}"}
+        doubts = [f"{source[name]:,} {said}" for name, said in words.items() if source[name]]
         found.append(f"data.{number} {source['path']}: " + ", ".join([f"{source['rows']:,} {source['kind']}", *doubts]))
     if report["left_out_of_first_epoch"]:
+        part = "the first window of each epoch" if report["windows"] > 1 else "each epoch"
         found.append(
-            f"batch.no_duplicates: each epoch leaves out {report['left_out_of_first_epoch']:,} rows of texts that come "
+            f"batch.no_duplicates: {part} leaves out {report['left_out_of_first_epoch']:,} rows of texts that come "
             "more often than it has batches"
         )
     return found
@@ -87,11 +94,18 @@ def prompts_of(source: SourceConfig) -> list[tuple[str | None, Side]]:
     return [(source.query_prompt, "text")] * 2
 
 
-def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int:
-    """Number of rows with a text that is truncated."""
+def _among(source: dict[str, Any]) -> str:
+    """How many rows were looked at, if not all."""
+    return f" (of {source['looked_at']:,} that were looked at)" if "looked_at" in source else ""
+
+
+def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> dict[str, int]:
+    """Number of rows with a text that is truncated; of streamed rows, among those of a sample."""
     first, others = prompts_of(source)
-    rows = _cut((texts[:1] for texts in table.texts), *first, encoder)
-    return len(rows | _cut((texts[1:] for texts in table.texts), *others, encoder))
+    texts = table.texts.sample(LOOKED_AT) if isinstance(table.texts, StoredTexts) else table.texts
+    rows = _cut((row[:1] for row in texts), *first, encoder)
+    found = {"too_long": len(rows | _cut((row[1:] for row in texts), *others, encoder))}
+    return found if len(texts) == len(table) else {**found, "looked_at": len(texts)}
 
 
 def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:

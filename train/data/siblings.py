@@ -22,6 +22,8 @@ from torch import Tensor
 
 from train.data.dataset import TrainingData
 from train.data.prompted_input import text_keys
+from train.data.stored import StoredTexts
+from train.data.stored_siblings import index_siblings
 from train.losses.inputs import NEVER, KnownAnswers, PairInputs
 
 _BLOCK = 8192
@@ -82,6 +84,8 @@ class _Present:
 
 def find_siblings(data: TrainingData, normalize: Callable[[str], str]) -> Siblings:
     """The siblings in all pairs of the data. Texts are compared as the model reads them."""
+    if any(isinstance(table.texts, StoredTexts) for table in data.tables):
+        return Siblings(*index_siblings([table for table in data.tables if table.kind == "pairs"], normalize))
     blocks = [np.stack([*map(_keys, zip(*rows, strict=True))]) for rows in _pairs(data, normalize)]
     if not blocks:
         return Siblings({}, {})

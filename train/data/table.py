@@ -50,7 +50,7 @@ class SourceTable:
 
     def digests(self, normalize: Callable[[str], str] = str) -> Iterator[bytes]:
         """16 bytes per row, which are equal for equal rows."""
-        return (hashlib.blake2b(encoded_row(row), digest_size=16).digest() for row in self.contents(normalize))
+        return map(row_digest, self.contents(normalize))
 
 
 def _kept(column: Sequence[T], rows: Sequence[int]) -> list[T]:
@@ -61,6 +61,11 @@ def encoded_row(row: Sequence[str]) -> bytes:
     """Bytes that differ for different rows."""
     texts = [text.encode("utf-8", "surrogatepass") for text in row]
     return len(texts).to_bytes(8, "little") + b"".join(len(text).to_bytes(8, "little") + text for text in texts)
+
+
+def row_digest(row: Sequence[str]) -> bytes:
+    """16 bytes, which are equal for equal rows."""
+    return hashlib.blake2b(encoded_row(row), digest_size=16).digest()
 
 
 SPILL = 64 << 20

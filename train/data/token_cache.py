@@ -64,7 +64,10 @@ def keeps_tokens(config: TrainConfig, data: TrainingData, encoder: Encoder, step
     """Whether a run of this many steps tokenizes its texts in advance.
 
     It does where layer 0 is pooled, so that a step is faster than the tokenizer, and where rows are used twice or more.
+    Streamed texts are tokenized in each step, because there may be too many to be listed.
     """
+    if any(source.streaming for source in data.sources):
+        return False
     runs_no_block = max(encoder.embedder.wanted_layers([encoder.embedder.view])) == 0
     return runs_no_block and len(data) <= MOST and steps * config.batch.size >= 2 * len(data)
 

@@ -12,6 +12,7 @@ from dec2vec.files.hub_datasets import hub_parts
 from dec2vec.text_tables import markdown_table
 from train.config import TrainConfig
 from train.data.dataset import content_hash, load_data
+from train.data.stored import StoredTexts
 from train.data.table import SourceTable
 from train.export.card_losses import objective
 from train.losses.per_source import losses_of
@@ -82,8 +83,13 @@ def _fact(source: SourceConfig, table: SourceTable | None) -> DataFact:
     name, selection = Path(source.path).name, _selection(source)
     if table is None:
         return DataFact(name, is_hub_id=False, selection=selection)
-    negatives = sum(len(texts) > 2 for texts in table.texts) if source.kind == "pairs" else 0
+    negatives = _with_negatives(table) if source.kind == "pairs" else 0
     return DataFact(name, False, len(table), content_hash([table]), selection, negatives)
+
+
+def _with_negatives(table: SourceTable) -> int:
+    known = table.texts.rows.with_further if isinstance(table.texts, StoredTexts) else None
+    return sum(len(texts) > 2 for texts in table.texts) if known is None else known
 
 
 def _selection(source: SourceConfig) -> str:

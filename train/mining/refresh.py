@@ -2,6 +2,9 @@
 
 The result of a search is stored on disk under its step: for each row, the rows whose positives are its negatives. A run
 that resumes between two searches reads this file. A run that is killed during a search repeats it with equal weights.
+
+A streamed source may be too large to be searched. There the rows of the steps until the next search get negatives, and
+the positives of these rows are searched.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import contextlib
 import io
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
@@ -28,6 +31,7 @@ from dec2vec.vectors.averaging import unit_rows
 from train.checkpointing.run_folder import RunFolder
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
+from train.data.sampler import Indices, Sampler
 from train.data.table import SourceTable, Texts
 from train.distributed.collectives import sum_over_ranks
 from train.mining.encoders import embed_all
@@ -49,6 +53,8 @@ class WithNegatives(Sequence[Texts]):
 
     rows: Sequence[Texts]
     negatives: NegativeRows
+    places: Indices | None = None
+    """The rows that have mined negatives, in ascending order; None if all have."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,19 +68,36 @@ class WithNegatives(Sequence[Texts]):
     def __getitem__(self, row: int | slice) -> Texts | list[Texts]:
         if isinstance(row, slice):
             return [self[index] for index in range(*row.indices(len(self)))]
-        return (*self.rows[row], *(self.rows[other][1] for other in self.negatives[row].tolist() if other != NONE))
+        return (*self.rows[row], *(self.rows[other][1] for other in self._mined(row) if other != NONE))
+
+    def _mined(self, row: int) -> list[int]:
+        place = row if self.places is None else int(np.searchsorted(self.places, row))
+        if self.places is not None and (place == len(self.places) or self.places[place] != row):
+            return []
+        found: list[int] = self.negatives[place].tolist()
+        return found
 
 
 class Refreshed:
     """The training data with the negatives of the newest search, or without any before the first search."""
 
-    def __init__(self, data: TrainingData, config: TrainConfig, folder: RunFolder, *, is_main: bool) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        config: TrainConfig,
+        folder: RunFolder,
+        sampler: Sampler | None = None,
+        *,
+        is_main: bool,
+        stop: int | None = None,
+    ) -> None:
         assert config.mining.every is not None
         self.data = data
         self._unmined = data
         self._config, self._every = config.mining, config.mining.every
         self._folder, self._checkpoints, self._keep = folder.negatives, folder.checkpoints, config.checkpoint.keep
         self._seed, self._is_main = config.seed, is_main
+        self._sampler, self._stop = sampler, stop
 
     def due(self, step: int) -> bool:
         """Whether a search comes before `step`."""
@@ -89,17 +112,39 @@ class Refreshed:
         """Mine with the current model on the main process, while the other processes wait."""
         if self._is_main:
             results = [
-                mine_source(table, source, encoder, self._config, seed=(self._seed + step) % 2**62)
-                for source, table in zip(self._unmined.sources, self._unmined.tables, strict=True)
+                self._search(number, encoder, step)
+                for number, table in enumerate(self._unmined.tables)
                 if table.kind == "pairs"
             ]
-            self._write(step, results)
-            full = np.concatenate([(rows != NONE).all(axis=1) for rows in results])
+            self._write(step, [part for result in results for part in result])
+            full = np.concatenate([(rows != NONE).all(axis=1) for *_, rows in results])
             _log.info("step %d: %.0f %% of the pairs have all mined negatives", step, 100 * full.mean())
         sum_over_ranks(torch.zeros(1, device=encoder.device))
         self._read(step)
 
-    def _write(self, step: int, results: Sequence[NegativeRows]) -> None:
+    def _search(self, number: int, encoder: Encoder, step: int) -> tuple[Indices, NegativeRows] | tuple[NegativeRows]:
+        """The negatives of a source; of a streamed one those of the rows of the next steps, after these rows."""
+        source, table = self._unmined.sources[number], self._unmined.tables[number]
+        seed = (self._seed + step) % 2**62
+        if not source.streaming:
+            return (mine_source(table, source, encoder, self._config, seed=seed),)
+        places = self._coming(number, step)
+        if not len(places):
+            return places, np.full((0, self._config.negatives), NONE, dtype=np.int64)
+        some = SourceTable("pairs", [table.texts[row] for row in places.tolist()])
+        mined = mine_source(some, source, encoder, self._config, seed=seed)
+        return places, np.where(mined == NONE, NONE, places[mined])
+
+    def _coming(self, number: int, step: int) -> Indices:
+        """The rows of a source in the steps until the next search."""
+        assert self._sampler is not None
+        stop = step + self._every if self._stop is None else min(step + self._every, self._stop)
+        rows = np.unique(np.concatenate([self._sampler.rows(at) for at in range(step, stop)]))
+        first = sum(self._unmined.sizes[:number])
+        found: Indices = rows[(rows >= first) & (rows < first + self._unmined.sizes[number])] - first
+        return found
+
+    def _write(self, step: int, results: Sequence[np.ndarray]) -> None:
         path, buffer = self._path(step), io.BytesIO()
         np.savez(buffer, *results)
         try:
@@ -131,10 +176,12 @@ class Refreshed:
                 f"{self._path(step)}: the mined negatives of this run cannot be read; restore the file, or use "
                 "--checkpoint.resume fresh"
             ) from error
-        tables = [
-            replace(table, texts=WithNegatives(table.texts, next(results))) if table.kind == "pairs" else table
-            for table in self._unmined.tables
-        ]
+        tables = []
+        for source, table in zip(self._unmined.sources, self._unmined.tables, strict=True):
+            if table.kind == "pairs":
+                places = next(results) if source.streaming else None
+                table = replace(table, texts=WithNegatives(table.texts, next(results), places))
+            tables.append(table)
         self.data = replace(self._unmined, tables=tuple(tables))
 
     def _path(self, step: int) -> Path:
@@ -173,14 +220,32 @@ def mine_source(
     return negative_rows
 
 
-def make_refreshed(config: TrainConfig, data: TrainingData, folder: RunFolder, *, is_main: bool) -> Refreshed | None:
-    """None without `mining.every`; UserError for pairs that leave nothing to mine."""
+def make_refreshed(
+    config: TrainConfig,
+    data: TrainingData,
+    folder: RunFolder,
+    sampler: Sampler | None = None,
+    *,
+    is_main: bool,
+    stop: int | None = None,
+) -> Refreshed | None:
+    """None without `mining.every`; UserError for pairs that leave nothing to mine.
+
+    For streamed sources `sampler` tells which rows come next, up to the step `stop`.
+    """
     if config.mining.every is None:
         return None
     for table in data.tables:
-        if table.kind == "pairs" and len(distinct(row[1] for row in table.texts)) < 2:
+        if table.kind == "pairs" and not _have_two(row[1] for row in table.texts):
             raise UserError("mining.every: a source has only one positive and thus no negatives; remove it")
-    return Refreshed(data, config, folder, is_main=is_main)
+    return Refreshed(data, config, folder, sampler, is_main=is_main, stop=stop)
+
+
+def _have_two(texts: Iterable[str]) -> bool:
+    """Whether two of the texts differ in more than case and spacing."""
+    keys = filter(None, map(same, texts))
+    first = next(keys, None)
+    return any(key != first for key in keys)
 
 
 def _step_of(path: Path) -> int:

@@ -72,7 +72,8 @@ class SourceConfig:
     limit: Annotated[int, Ge(1)] | None = None
     """Use at most this many rows, the first of those kept by `only`."""
     streaming: bool = False
-    """Stream a Hub data set row by row, up to `limit`, without a copy in the cache of `datasets`."""
+    """Keep the rows on disk and not in memory, for sources of any size: they come in shuffled blocks. They are checked
+    once, and stay in the cache of `datasets`."""
     weight: Annotated[float, Gt(0.0), Le(1e6)] | None = None
     """With `batch.sources single`: probability that a batch comes from this source, relative to the other sources. None
     for all sources uses their numbers of rows."""

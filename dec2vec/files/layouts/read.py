@@ -137,6 +137,11 @@ class FlatRows:
         return joined(list(self.blocks()))
 
     @property
+    def reads_beside(self) -> bool:
+        """Whether texts come from files beside the rows."""
+        return bool(self._layout.options)
+
+    @property
     def told(self) -> list[str]:
         """What was recognised, and which rows are left out."""
         counts = f"{_span(self._positives, 'positive')}, {_span(self._negatives, 'negative')} a query"
