@@ -15,6 +15,7 @@ from dec2vec.hub import check_path_exists
 from dec2vec.prompts.ensembles import check_prompt
 from eval.config import EvalConfig, IsotropyConfig, RetrievalConfig, SystemsConfig
 from eval.leakage import overlap
+from eval.leakage.streamed_texts import StreamedTexts
 from eval.leakage.training_text import (
     FitText,
     TextSource,
@@ -96,6 +97,8 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     if fit is None and sources:
         systems, left_out = without_fitted(systems)
         notes = [*notes, *left_out]
+    if fit is not None:
+        notes = [*notes, *(texts.note(name) for name, texts in sources.items() if isinstance(texts, StreamedTexts))]
     return Inputs(dev, tests, further, trained, sources, fit, systems, notes)
 
 

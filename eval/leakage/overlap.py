@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64
 
 from eval.leakage.near import IDEOGRAPHS, LETTERS, SHINGLE, THRESHOLD, NearIndex
 from eval.leakage.normal_form import normalized
+from eval.leakage.streamed_texts import blocks_of
 from eval.tasks.pair_files import Pairs
 from eval.tasks.retrieval import RetrievalTask
 from eval.tasks.sts import StsTask
@@ -142,15 +143,29 @@ def measure(
     wanted = {name for source in searched for name in source.sets}
     keys = {item.name: [normalized(text) for text in item.texts] for item in sets if item.name in wanted}
     index = NearIndex(key for some in keys.values() for key in some)
+    known = {text for item in sets if item.name in wanted for text in item.texts}
+    forms = set[str]().union(*keys.values())
     counts: list[Overlap] = []
     for source in searched:
-        exact, loose = set(source.texts), {normalized(text) for text in source.texts}
-        near = index.found(loose)
+        exact, loose, near = _looked_up(source.texts, known, forms, index)
         for item in (item for item in sets if item.name in source.sets):
             seen = _Degrees.from_texts(item.texts, keys[item.name], exact, loose, near)
             clean[item.name] &= ~seen.near[item.items].any(axis=1)
             counts.append(_count(source.name, item, seen))
     return Seen(counts, clean)
+
+
+def _looked_up(
+    texts: Sequence[str], known: set[str], forms: set[str], index: NearIndex
+) -> tuple[set[str], set[str], set[str]]:
+    """Which of the known texts occur in `texts`, which of their normal forms do, and which forms are near a text."""
+    exact, loose, near = set[str](), set[str](), set[str]()
+    for block in blocks_of(texts):  # of streamed texts one after the other, however many there are
+        present = {normalized(text) for text in block}
+        exact |= known.intersection(block)
+        loose |= forms & present
+        near |= index.found(present)
+    return exact, loose, near
 
 
 def dev_source(dev: StsTask | None, tests: Sequence[StsTask]) -> list[Source]:

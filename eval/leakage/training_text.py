@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ from dec2vec.files.cells import is_negative_column
 from dec2vec.files.layouts.read import PairFile, graded_blocks, joined, open_layout
 from dec2vec.files.layouts.recognise import OWN
 from dec2vec.files.sources import Named
-from dec2vec.files.tables import Table, read_table, read_texts
+from dec2vec.files.tables import BLOCK, Table, read_blocks, read_table, read_texts
 from eval.leakage.normal_form import normalized
+from eval.leakage.streamed_texts import StreamedTexts, joined_texts, left_over
 from eval.systems.recipes import run_config
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
+FEW = 50_000
+"""With no more streamed rows all texts are read into memory."""
 _TEXT_COLUMNS = ("anchor", "positive", "text", "sentence1", "sentence2", "query", "document")
 _PEER_COLUMNS = ("question", "answer", "response", "premise", "hypothesis", "pos", "neg", "pos_doc", "neg_doc")
 """Columns of texts in the layouts of other trainers."""
@@ -61,12 +66,14 @@ class TextSource:
     kind: str = "pairs"
 
 
-def read_training_texts(source: TextSource) -> list[str]:
-    """Distinct texts of a .txt or of a table's text columns, in order."""
+def read_training_texts(source: TextSource) -> Sequence[str]:
+    """Distinct texts of a .txt or of a table's text columns, in order; `StreamedTexts` of many streamed rows."""
     path = source.path
+    if source.streaming and source.columns and sum(map(len, islice(_blocks(source), FEW // BLOCK + 1))) > FEW:
+        return StreamedTexts(partial(_text_blocks, source), (source,))
     if Path(path).suffix == ".txt":
         return list(dict.fromkeys(text for text in read_texts(Path(path)) if text.strip()))
-    table, usual = _table_of_layout(source)
+    table, usual = _table_of_layout(source)  # the order of the texts is that of the columns
     if table is not None:
         source = TextSource(path, columns=OWN if source.kind == "pairs" else ("sentence1", "sentence2"))
     table = table or read_table(
@@ -100,10 +107,39 @@ def _table_of_layout(source: TextSource) -> tuple[Table | None, tuple[str, ...]]
         return None, (*_TEXT_COLUMNS, *_PEER_COLUMNS)
 
 
-def _flat_table(source: TextSource) -> Table | None:
-    """The flat rows of a file with the layout of another trainer; None for other files."""
-    anchor, positive = source.columns or OWN
-    file = PairFile(
+def _text_blocks(source: TextSource) -> Iterator[list[str]]:
+    """The texts of a streamed source, a block of rows at a time."""
+    file = _pair_file(source)
+    is_flat = source.kind == "pairs" and open_layout(file, must_fit=False) is not None
+    named = replace(source, columns=OWN) if is_flat else source
+    for table in _blocks(source):
+        wanted = [column for column in table.columns if _is_text_column(column, named, _TEXT_COLUMNS)]
+        yield [text for column in wanted for text in _cells(table, column)]
+
+
+def _blocks(source: TextSource) -> Iterator[Table]:
+    file = _pair_file(source)
+    graded = graded_blocks(file) if source.columns == ("sentence1", "sentence2") else None
+    if graded is not None:
+        return graded
+    flat = open_layout(file, must_fit=False) if source.kind == "pairs" else None
+    if flat is not None:
+        return flat.blocks()
+    return read_blocks(
+        source.path,
+        source.columns,
+        split=source.split,
+        subset=source.subset,
+        only=source.only,
+        limit=source.limit,
+        streaming=True,
+        revision=source.revision,
+    )
+
+
+def _pair_file(source: TextSource) -> PairFile:
+    anchor, positive = source.columns if len(source.columns) == 2 else OWN
+    return PairFile(
         named=Named(source.path, source.split, source.subset, source.streaming, source.revision),
         anchor=anchor,
         positive=positive,
@@ -115,6 +151,11 @@ def _flat_table(source: TextSource) -> Table | None:
         min_grade=source.min_grade,
         bad_rows=1.0,
     )
+
+
+def _flat_table(source: TextSource) -> Table | None:
+    """The flat rows of a file with the layout of another trainer; None for other files."""
+    file = _pair_file(source)
     if source.kind == "graded":
         tables = graded_blocks(file) if source.columns == ("sentence1", "sentence2") else None
         return None if tables is None else joined(list(tables))
@@ -164,7 +205,7 @@ def sample_fit_text(sources: Mapping[str, Sequence[str]], evaluated: Iterable[st
 class TrainedOn:
     """By file the texts that tuned runs were trained on; by run why some of it, or all, is not known."""
 
-    texts: dict[str, list[str]]
+    texts: dict[str, Sequence[str]]
     unknown: dict[str, str]
 
 
@@ -173,30 +214,32 @@ def trained_on(*runs: str) -> TrainedOn:
 
     What several entries or runs share is read once: seeds of one recipe cost no more than one run.
     """
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, list[Sequence[str]]] = {}
     unknown: dict[str, str] = {}
     sources = {name: _run_data(name) for name in runs}
     for run in (name for name, named in sources.items() if not named):
         unknown[run] = "there is no config.yaml that names its data"
     for source, run in {source: name for name, named in sources.items() for source in named}.items():
         try:
-            found.setdefault(source.path, {}).update(dict.fromkeys(read_training_texts(source)))
+            found.setdefault(source.path, []).append(read_training_texts(source))
         except UserError as error:
             unknown[run] = str(error)
-    return TrainedOn(merged_by_file({path: list(texts) for path, texts in found.items() if texts}), unknown)
+    joined = {path: joined_texts(parts) for path, parts in found.items()}
+    is_known = {path: isinstance(texts, StreamedTexts) or len(texts) > 0 for path, texts in joined.items()}
+    return TrainedOn(merged_by_file({path: texts for path, texts in joined.items() if is_known[path]}), unknown)
 
 
-def merged_by_file(texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def merged_by_file(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     """Texts by name; two spellings of one local file are one, under the first."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, list[Sequence[str]]] = {}
     names: dict[Path, str] = {}
     for name, some in texts.items():
         first = names.setdefault(Path(name).resolve(), name)
-        found.setdefault(first, {}).update(dict.fromkeys(some))
-    return {name: list(some) for name, some in found.items()}
+        found.setdefault(first, []).append(some)
+    return {name: joined_texts(parts) for name, parts in found.items()}
 
 
-def with_fit_text(trained: Mapping[str, Sequence[str]], fit: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def with_fit_text(trained: Mapping[str, Sequence[str]], fit: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     """Texts by file that runs were trained on, and what whitening is fitted on besides.
 
     A run may have left rows of a file out (`data.N.only`). What `fit` reads of it in addition is called `FILE (fit)`.
@@ -205,14 +248,13 @@ def with_fit_text(trained: Mapping[str, Sequence[str]], fit: Mapping[str, Sequen
     names = {Path(name).resolve(): name for name in found}
     for name, texts in merged_by_file(fit).items():
         file = names.get(Path(name).resolve())
-        known = set(found.get(file, ())) if file is not None else set()
-        rest = [text for text in texts if text not in known]
-        if rest:
+        rest = texts if file is None else left_over(texts, found[file])
+        if isinstance(rest, StreamedTexts) or len(rest):
             found[name if file is None else f"{file} (fit)"] = rest
     return found
 
 
-def run_sources(*runs: str) -> dict[str, list[str]]:
+def run_sources(*runs: str) -> dict[str, Sequence[str]]:
     """The known texts of `trained_on`."""
     return trained_on(*runs).texts
 
