@@ -70,7 +70,7 @@ def assert_equal(source: SourceConfig, normalization: Any = "none") -> TrainingD
     return streamed
 
 
-PAIRS = [
+PAIRS: list[dict[str, object]] = [
     {"anchor": "naïve 東京", "positive": "p 1", "negative": "n 1", "source": "x"},
     {"anchor": "a 2", "positive": "p 2", "negative_2": "n 2", "source": "y"},
     {"anchor": "a 2", "positive": "p 2", "negative_2": "n 2", "source": "y"},
@@ -78,7 +78,9 @@ PAIRS = [
     {"anchor": "SAME", "positive": "same", "source": "x"},
     {"anchor": "2020-01-01", "positive": "12", "negative": "n 3", "negative_2": "n 4", "source": "x"},
 ]
-PEER = [{"query": f"q {row}", "pos": [f"p {row}", f"r {row}"], "neg": ["n"], "pos_scores": [1, 2]} for row in range(5)]
+PEER: list[dict[str, object]] = [
+    {"query": f"q {row}", "pos": [f"p {row}", f"r {row}"], "neg": ["n"], "pos_scores": [1, 2]} for row in range(5)
+]
 
 
 @pytest.mark.parametrize("options", [{}, {"clean": True}, {"limit": 3}, {"only": ("source=x",)}, {"negatives": ()}])
@@ -106,7 +108,7 @@ def test_rows_of_other_files_and_kinds(tmp_path: Path) -> None:
     graded = [f"{row},t {row % 3} x,{row / 4}" for row in range(6)]
     scored = lines(tmp_path / "g.csv", "sentence1,sentence2,score", *(f"s {row}" for row in graded))
     assert_equal(SourceConfig(scored, kind="graded", clean=True))
-    labelled = [{"text": f"t {row}", "label": "aabbcca"[row]} for row in range(7)]
+    labelled: list[dict[str, object]] = [{"text": f"t {row}", "label": "aabbcca"[row]} for row in range(7)]
     named = str(write_jsonl(tmp_path / "l.jsonl", [*labelled, {"text": "alone", "label": "d"}]))
     assert_equal(SourceConfig(named, kind="labelled"))
     assert_equal(SourceConfig(named, kind="texts"))
@@ -201,7 +203,9 @@ def test_siblings_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     for module, name, value in ((stored_siblings, "_STRIDE", 5), (stored_siblings, "BLOCK", 11), (stored, "BLOCK", 13)):
         monkeypatch.setattr(module, name, value)
     draw = random.Random(0)
-    rows = [{"anchor": f"A {draw.randint(0, 150)}", "positive": f"p {draw.randint(0, 150)}"} for _ in range(400)]
+    rows: list[dict[str, object]] = [
+        {"anchor": f"A {draw.randint(0, 150)}", "positive": f"p {draw.randint(0, 150)}"} for _ in range(400)
+    ]
     rows += [{"anchor": "many", "positive": f"P {row}"} for row in range(40)]
     memory, streamed = both(SourceConfig(str(write_jsonl(tmp_path / "t.jsonl", rows))), normalization)
     normalize = str.lower if normalization == "lower" else str
@@ -230,11 +234,13 @@ def test_rows_on_the_disk_take_no_memory(tmp_path: Path) -> None:
 
 def test_mined_negatives_of_the_coming_rows(tmp_path: Path) -> None:
     """Where these are all rows of an epoch the negatives are those of a search through all rows."""
-    rows = [{"anchor": f"a {word}", "positive": f"the {word} of it"} for word in "abcdefghijkl"]
+    rows: list[dict[str, object]] = [
+        {"anchor": f"a {word}", "positive": f"the {word} of it"} for word in "abcdefghijkl"
+    ]
     memory, streamed = both(SourceConfig(str(write_jsonl(tmp_path / "t.jsonl", rows))))
     encoder = tiny_encoder(tmp_path / "decoder", pooling="mean")
     encoder.embedder.train()
-    found = []
+    found: list[Any] = []
     for data, every in ((memory, 3), (streamed, 3), (streamed, 1)):
         config = TrainConfig(
             data=data.sources, batch=BatchConfig(size=4), mining=MiningConfig(every=every, ratio=1.0, negatives=2)

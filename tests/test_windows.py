@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from train.data.make_sampler import make_sampler
 from train.data.sampler import Indices, Mixed, OneSource, Sampler
 from train.data.table import SourceTable
 from train.data.windows import Windows
+from train.loop import tell_of_windows
 from train.options.data import SourceConfig
+from train.state import TrainState
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +85,7 @@ def config(data: TrainingData, **batch: object) -> TrainConfig:
     return TrainConfig(data=data.sources, batch=BatchConfig(size=6, **batch))
 
 
-TEXTS = [(f"q{number}", f"p{number % 31}") for number in range(100)]
+TEXTS: list[tuple[str, ...]] = [(f"q{number}", f"p{number % 31}") for number in range(100)]
 
 
 def test_no_text_comes_twice_in_a_batch() -> None:
@@ -109,6 +112,26 @@ def test_one_window_has_the_order_of_rows_in_memory(monkeypatch: pytest.MonkeyPa
     pair = [data_of(labelled, streaming=streaming) for streaming in (True, False)]
     samplers = [make_sampler(TrainConfig(data=data.sources, batch=BatchConfig(size=12)), data) for data in pair]
     assert epoch_of(samplers[0], 1) == epoch_of(samplers[1], 1)
+
+
+def test_a_run_of_an_earlier_version_is_told_of_the_new_order(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and only where there are several windows."""
+    one, several = mixed(40, 8, 0), mixed(100, 8, 0)
+    parts = OneSource((one, several), (40, 100), (1.0, 1.0), 0)
+    cases: list[tuple[Sampler, dict[str, object], int]] = [
+        (several, {"step": 7}, 1),
+        (parts, {"step": 7}, 1),
+        (one, {"step": 7}, 0),
+        (several, asdict(TrainState(step=7)), 0),
+        (Mixed(100, 8, 0), {"step": 7}, 0),
+    ]
+    for sampler, saved, expected in cases:
+        state = TrainState()
+        state.take(saved)
+        for _ in range(2):
+            tell_of_windows(state, sampler, is_main=True)
+        assert caplog.text.count("the first 7 steps were made by an earlier version") == expected
+        caplog.clear()
 
 
 def test_weights_of_streamed_sources() -> None:

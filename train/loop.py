@@ -15,7 +15,9 @@ from train.adapters.capabilities import why_not_shared
 from train.checkpointing.interrupts import Interrupts
 from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.prefetch import Prefetch
+from train.data.sampler import OneSource, Sampler
 from train.data.siblings import Siblings, find_siblings
+from train.data.windows import Windows
 from train.distributed.collectives import any_rank, from_main, sum_over_ranks
 from train.distributed.diverged_ranks import check_replicas_equal
 from train.gradcache.memory import activation_budget, chunk_budget
@@ -71,6 +73,7 @@ def _batch_options(run: Run) -> BatchOptions:
         _log.info("the tokens that all texts of a step begin with are computed for each text: %s", reason)
     siblings = find_siblings(run.data, NORMALIZERS[run.config.model.text_normalization])
     tell_of_siblings(run.state, siblings, is_main=run.is_main)
+    tell_of_windows(run.state, run.sampler, is_main=run.is_main)
     return BatchOptions(
         chunk_tokens=chunk_budget(options.chunk_tokens, run.encoder.device),
         share_prefix=options.share_prefix and reason is None,
@@ -92,6 +95,19 @@ def tell_of_siblings(state: TrainState, siblings: Siblings, *, is_main: bool) ->
             state.step,
         )
     state.knows_siblings = True
+
+
+def tell_of_windows(state: TrainState, sampler: Sampler, *, is_main: bool) -> None:
+    """Say once that a run of an earlier version goes on in another order, if its streamed rows fill several windows."""
+    parts = sampler.parts if isinstance(sampler, OneSource) else (sampler,)
+    in_windows = any(isinstance(part, Windows) and part.count > 1 for part in parts)
+    if is_main and in_windows and not state.knows_windows:
+        _log.warning(
+            "the first %d steps were made by an earlier version, which drew streamed rows in another order; in this "
+            "epoch some may come twice and others not at all (one order for the whole run: --checkpoint.resume fresh)",
+            state.step,
+        )
+    state.knows_windows = True
 
 
 def _local_batch(run: Run, options: BatchOptions, step: int) -> LocalBatch:

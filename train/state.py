@@ -43,9 +43,12 @@ class TrainState:
     knows_siblings: bool = True
     """Whether no step took a right answer in another row for a negative, as steps of earlier versions did."""
 
+    knows_windows: bool = True
+    """Whether streamed rows came in windows in all steps, as they did not in earlier versions."""
+
     def take(self, saved: Mapping[str, object]) -> None:
         """Continue from what a checkpoint holds."""
-        self.knows_siblings = False
+        self.knows_siblings = self.knows_windows = False
         for name, value in saved.items():
             setattr(self, name, value)
 
