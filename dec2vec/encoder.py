@@ -30,7 +30,7 @@ from dec2vec.decoder.positions import length_borders, with_max_length
 from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
-from dec2vec.inference import ChunkedForward, TokenCounts
+from dec2vec.inference import ChunkedForward, Sharing, TokenCounts
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
@@ -70,6 +70,8 @@ class Encoder:
         """Counts of all texts so far."""
         self.cut_texts: CutTexts | None = None
         """If it is set, every text that is embedded is counted in it."""
+        self.sharing: Sharing | None = None
+        """If it is set, other processes that embed the same texts compute a part of them."""
         self.base = base or config
         """Where the files of the decoder are; an adapter may be loaded on top of it."""
         self.published = published
@@ -291,7 +293,7 @@ class Encoder:
             wrap = self._wrap(member)
             state_views = list(map(state_view, views))
             forward = ChunkedForward(
-                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally
+                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally, self.sharing
             )
             tokens = self._tokens(wrap, texts)
             if self.cut_texts is not None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +38,17 @@ class TokenCounts:
         self.saved += prefix * max(0, len(ids) - 1)
 
 
+@runtime_checkable
+class Sharing(Protocol):
+    """Processes with equal weights and equal texts, each of which computes a part of the chunks."""
+
+    def part(self, chunks: int) -> list[int]:
+        """The numbers of the chunks of this process; at least one, which may also be another process's."""
+
+    def exchange(self, parts: list[list[Vectors]], sizes: Sequence[int]) -> list[list[Vectors]]:
+        """The vectors of every chunk by view, from those of this process's chunks. `sizes` has the rows of each."""
+
+
 Starts = Callable[[Lengths], Lengths | None]
 """The first pooled position of rows of the given lengths; None if pooling begins at their first token."""
 logger = logging.getLogger(__name__)
@@ -52,6 +64,7 @@ class ChunkedForward:
     batch_tokens: int
     share_prefix: bool = True
     tally: TokenCounts = field(default_factory=TokenCounts)
+    sharing: Sharing | None = None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
         """Yield (rows, vectors of each view). Each row comes once, in no particular order."""
@@ -73,11 +86,22 @@ class ChunkedForward:
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
         self.tally.add(rest, 0 if prefix is None else prefix.length)
         # longest first: a lack of memory shows at once, and the remaining time is not underestimated
-        for group in reversed(groups):
-            vectors = self._embed(pad(rest, group), prefix)
+        groups.reverse()
+        chunks = (pad(rest, group) for group in groups)
+        for group, vectors in zip(groups, self._all(groups, chunks, prefix), strict=True):
             counts = [edges[row + 1] - edges[row] for row in group]
             rows = np.concatenate([order[edges[row] : edges[row + 1]] for row in group])
             yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
+
+    def _all(
+        self, groups: Sequence[Sequence[int]], chunks: Iterator[Chunk], prefix: SharedPrefix | None
+    ) -> Iterator[list[Vectors]]:
+        """The vectors of each chunk, computed here or by another process."""
+        if self.sharing is None:
+            return (self._embed(chunk, prefix) for chunk in chunks)
+        own = set(self.sharing.part(len(groups)))
+        mine = [self._embed(chunk, prefix) for number, chunk in enumerate(chunks) if number in own]
+        return iter(self.sharing.exchange(mine, list(map(len, groups))))
 
     @torch.no_grad()
     def _prefix(self, ids: Sequence[Sequence[int]]) -> SharedPrefix | None:

@@ -36,11 +36,12 @@ from train.distributed.engine import choose_engine, wrap
 from train.distributed.interface import Engine
 from train.export.save import check_form
 from train.export.staging import has_quantized_base
+from train.judge import Judge
 from train.losses.per_source import run_temperature
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
 from train.preflight import check_disk, check_folder, check_model, check_same_step
-from train.state import DevScore, Run, restore
+from train.state import Run, restore
 from train.teachers.teacher_vectors import load_teachers
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile
@@ -62,7 +63,7 @@ def build(
     data: TrainingData,
     accelerator: Accelerator,
     folder: RunFolder,
-    dev_score: DevScore | None,
+    judge: Judge | None,
     contents: Mapping[str, str],
 ) -> Run:
     """Build the run, and restore its latest checkpoint if there is one.
@@ -94,7 +95,7 @@ def build(
         data=data,
         teachers=teachers,
         sampler=sampler,
-        dev_score=dev_score,
+        judge=judge,
         tracker=_take_over(config, folder, accelerator, checkpoint),
         metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
         identity=identity,

@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.config.tasks import check_task
 from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -243,8 +244,16 @@ def _check_mining(config: TrainConfig) -> None:
 
 def _check_evaluation(evaluation: EvalSection, export: ExportConfig) -> None:
     """Tests need no dev file: the last checkpoint is exported, and nothing has to be chosen for its report."""
-    if evaluation.dev is None and export.whiten:
+    for name, tasks in (("dev", evaluation.dev_tasks), ("tests", evaluation.test_tasks)):
+        for number, task in enumerate(tasks):
+            check_task(f"eval.{name}.{number}", task)
+    if evaluation.similarity_dev is None and export.whiten:
         raise UserError("export.whiten: its k is selected on dev; give a similarity file with --eval.dev")
+    for option in ("metric", "patience"):
+        if not evaluation.dev_tasks and getattr(evaluation, option) is not None:
+            raise UserError(
+                f"eval.{option}: there are no dev data to judge by; give some with --eval.dev, or remove it"
+            )
 
 
 def _check_collective_passes(config: TrainConfig, engine: type[Engine]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import TypeVar
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.config.tasks import TaskConfig, with_paths
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
@@ -50,8 +52,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
         for source in config.data
     )
-    dev = None if config.eval.dev is None else _absolute(config.eval.dev)
-    tests = tuple(_absolute(path) for path in config.eval.tests)
+    dev = config.eval.dev
+    dev = tuple(map(_located_task, dev)) if isinstance(dev, tuple) else dev and _absolute(dev)
+    tests = tuple(map(_located_task, config.eval.tests))
     return dataclasses.replace(
         config,
         model=model,
@@ -79,6 +82,20 @@ def _tokenization(model: ModelConfig) -> Tokenization:
 
 def _located(loss: LossConfig) -> LossConfig:
     return loss if loss.teacher is None else dataclasses.replace(loss, teacher=_absolute(loss.teacher))
+
+
+T = TypeVar("T", bound=TaskConfig)
+
+
+def _located_task(task: str | T) -> str | T:
+    return _absolute(task) if isinstance(task, str) else with_paths(task, _absolute_or_prefix)
+
+
+def _absolute_or_prefix(path: str) -> str:
+    """A test collection may be named by the common prefix of its files."""
+    known = _absolute(path)
+    is_prefix = known == path and "@" not in path and not is_hub_id(path) and Path(path).parent.is_dir()
+    return str(Path(path).parent.resolve() / Path(path).name) if is_prefix else known
 
 
 def _absolute(path: str) -> str:

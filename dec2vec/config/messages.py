@@ -65,6 +65,8 @@ def _option_name(cls: type, location: tuple[int | str, ...]) -> str:
     parts: list[str] = []
     node: Any = cls
     for part in location:
+        if isinstance(part, str) and part.startswith("<"):  # the form of an option that has several
+            continue
         if node is None and not isinstance(part, int):
             break
         parts.append(str(part))

@@ -64,13 +64,24 @@ def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str])
 
 
 def section_types(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Fields of `cls` that are sections themselves: name -> (dataclass, whether it is a list of them)."""
-    found: dict[str, tuple[Any, bool]] = {}
-    for name, hint in get_type_hints(cls).items():
-        item, is_list = (get_args(hint)[0], True) if get_origin(hint) is tuple else (hint, False)
-        if dataclasses.is_dataclass(item):
-            found[name] = (item, is_list)
-    return found
+    """Fields of `cls` that are, or may be, sections themselves: name -> (dataclass, whether it is a list of them)."""
+    hints = get_type_hints(cls).items()
+    return {name: found for name, hint in hints if (found := _section(hint)) is not None}
+
+
+def _section(annotation: Any) -> tuple[Any, bool] | None:
+    for kind in union_members(annotation):
+        items = union_members(get_args(kind)[0]) if get_origin(kind) is tuple else (kind,)
+        for item in items:
+            if dataclasses.is_dataclass(item):
+                return item, get_origin(kind) is tuple
+    return None
+
+
+def has_plain_value(annotation: Any) -> bool:
+    """Whether an option that may be a section, or a list of them, may also be a text or a list of texts."""
+    kinds = union_members(annotation)
+    return any(str in (union_members(get_args(kind)[0]) if get_origin(kind) is tuple else (kind,)) for kind in kinds)
 
 
 @cache
@@ -78,8 +89,9 @@ def _option_types(cls: type) -> dict[str, Any]:
     hints, sections = get_type_hints(cls), section_types(cls)
     found: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(cls)):
-        if name not in sections:
+        if name not in sections or has_plain_value(hints[name]):
             found[name] = hints[name]
+        if name not in sections:
             continue
         section, is_list = sections[name]
         prefix = f"{name}.N." if is_list else f"{name}."

@@ -29,6 +29,8 @@ class TrainingData:
     counts: tuple[Counts, ...]
     told: tuple[Told, ...] = ()
     """What reading each source has shown."""
+    held_out: str = ""
+    """How many rows are held out for `eval.dev`, in words."""
 
     def __len__(self) -> int:
         return sum(self.sizes)

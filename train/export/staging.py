@@ -150,4 +150,4 @@ def model_card_text(
 
 def _exported(run: Path, config: TrainConfig, encoder: Encoder, written: Path) -> Exported:
     whitening = None if encoder.whitening is None else encoder.whitening.provenance
-    return Exported(run.resolve().name, identify(str(written)), whitening, config.eval.dev)
+    return Exported(run.resolve().name, identify(str(written)), whitening, config.eval.dev_names)
