@@ -79,7 +79,7 @@ def inputs(rows: list[Row], *, ids: bool = False, known: bool = False) -> PairIn
         return found
     answers = [[p for a, p in KNOWN if a == name] or ["-"] for name in asked]
     askers = [[a for a, p in KNOWN if p == name] or ["-"] for name in answered]
-    tables = (torch.stack([text_keys(row) for row in table]) for table in (answers, askers))
+    tables = (text_keys([key for row in table for key in row]).view(-1, 1) for table in (answers, askers))
     return replace(found, known=KnownAnswers(*tables))
 
 

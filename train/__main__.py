@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
     from dec2vec.runtime import keep_freed_memory, start_threads_flushed
     from train.data.dataset import load_data
+    from train.data.row_extras import extras_of
     from train.distributed.engine import make_accelerator
     from train.distributed.launcher import check_launcher
     from train.distributed.lost_ranks import lost_rank_message
@@ -55,7 +56,12 @@ def main(argv: Sequence[str]) -> None:
     check_config(config)
     check_upload(config)
     config = resolve(config)
-    data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
+    data = load_data(
+        config.data,
+        normalization=config.model.text_normalization,
+        mixed=config.batch.sources == "mixed",
+        extras=[extras_of(config, source) for source in config.data],
+    )
     _tell(data)
     dev = _read_evaluation(config, data)
     with lost_rank_message(config) as contact:

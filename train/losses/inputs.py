@@ -98,7 +98,7 @@ class PairInputs:
 
     def to(self, device: torch.device) -> PairInputs:
         """The same rows with their tensors on `device`."""
-        return PairInputs(**{name: None if value is None else value.to(device) for name, value in vars(self).items()})
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,15 @@ def plain_info_nce(
             )
             for term, pool in zip(direction.terms, pools, strict=True)
         ]
-        form = {"margin": margin, "hardness": hardness}
-        loss = info_nce(queries, positives, negatives, log_value.exp(), together=direction.together, **form)
+        loss = info_nce(
+            queries,
+            positives,
+            negatives,
+            log_value.exp(),
+            margin=margin,
+            hardness=hardness,
+            together=direction.together,
+        )
     *gradients, slope = torch.autograd.grad(loss, [queries, positives, *pools, log_value])
     targets = [direction.queries, direction.positives, *(term.pool for term in direction.terms)]
     for rows, gradient in zip(targets, gradients, strict=True):
