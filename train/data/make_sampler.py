@@ -85,13 +85,14 @@ def _by_query(config: TrainConfig, data: TrainingData, numbers: Sequence[int], b
     tables = [data.tables[number] for number in numbers]
     rows = sum(map(len, tables))
     steps_per_epoch(rows, batch)
-    groups = query_groups(config, data, numbers, max(2, batch // 2))
-    size = max(2, round(batch * len(groups) / rows))
-    if len(groups) < size:
+    queries = query_groups(config, data, numbers)
+    if len(queries) < 2:
         raise UserError(
-            f"data.{numbers[0]}: it has {len(groups)} different queries, too few to contrast with each other; use "
+            f"data.{numbers[0]}: all its rows have one query, which has nothing to be contrasted with; use "
             "--loss.positives each"
         )
+    groups = [part for members in queries for part in np.array_split(members, -(-len(members) // max(2, batch // 2)))]
+    size = max(2, round(batch * len(groups) / rows))
     if not config.batch.no_duplicates:
         return Grouped(groups, Mixed(len(groups), size, config.seed))
     group_of_row = np.empty(rows, dtype=np.int64)
@@ -100,8 +101,8 @@ def _by_query(config: TrainConfig, data: TrainingData, numbers: Sequence[int], b
     return Grouped(groups, _no_duplicates(config, tables, size, group_of_row))
 
 
-def query_groups(config: TrainConfig, data: TrainingData, numbers: Sequence[int], most: int) -> list[Indices]:
-    """The rows of each query in order, at most so many together. A query is a text in its prompt."""
+def query_groups(config: TrainConfig, data: TrainingData, numbers: Sequence[int]) -> list[Indices]:
+    """The rows of each query in order. A query is a text in its prompt."""
     normalize = NORMALIZERS[config.model.text_normalization]
     keys: list[NDArray[np.int64]] = []
     for number in numbers:
@@ -116,8 +117,7 @@ def query_groups(config: TrainConfig, data: TrainingData, numbers: Sequence[int]
             keys.append(reading_keys(block).numpy())
     _, first, names = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
     members = np.split(np.argsort(names, kind="stable"), np.cumsum(np.bincount(names))[:-1])
-    ordered = [members[place] for place in np.argsort(first)]
-    return [part for rows in ordered for part in np.array_split(rows, -(-len(rows) // most))]
+    return [members[place] for place in np.argsort(first)]
 
 
 def _by_label(config: TrainConfig, tables: Sequence[SourceTable], first: int, batch: int) -> ByLabel:

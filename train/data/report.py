@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,20 @@ def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int
     found: set[int] = set()
     for side, (prompt, of_side) in enumerate(prompts_of(source)):
         part = slice(0, 1) if side == 0 else slice(1, None)
-        tasks = [own[side] for own in table.instructions] if table.instructions else [""] * len(table)
-        for task in dict.fromkeys(tasks):
-            mine = (row for row, other in enumerate(tasks) if other == task)
+        by_task: dict[str, Sequence[int]] = {"": range(len(table))}
+        if table.instructions:
+            by_task = _rows_by([own[side] for own in table.instructions])
+        for task, mine in by_task.items():
             rows = ((row, text) for row in mine for text in table.texts[row][part])
             found |= _cut(rows, prompt, of_side, task or None, encoder)
     return len(found)
+
+
+def _rows_by(names: Iterable[str]) -> dict[str, Sequence[int]]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        found[name].append(row)
+    return dict(found)
 
 
 def _cut(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,15 +99,16 @@ def embed_all(
 
 def _by_task(embed: Embed, readings: Sequence[tuple[str, str]], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
     """Vectors of texts with their instructions, those of one instruction together."""
-    tasks = dict.fromkeys(task for _, task in readings)
-    places = [[place for place, (_, other) in enumerate(readings) if other == task] for task in tasks]
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, (_, task) in enumerate(readings):
+        places[task].append(place)
     parts = [
         embed([readings[place][0] for place in mine], document=document, task=task or None)
-        for task, mine in zip(tasks, places, strict=True)
+        for task, mine in places.items()
     ]
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate(parts)[np.argsort(np.concatenate(places), kind="stable")]
+    return np.concatenate(parts)[np.argsort(np.concatenate(list(places.values())), kind="stable")]
 
 
 def embed_with(
