@@ -103,7 +103,7 @@ def test_each_row_has_its_own_prompt(tmp_path: Path, name: str, prompt: str) -> 
     assert sequences_of(data, encoder, BatchOptions(512, share_prefix=True)) == expected
     kept = load_tokens(data, encoder, tmp_path / "tokens")
     assert sequences_of(data, encoder, BatchOptions(512, token_source=kept)) == expected
-    assert data.told[0].unused is None and data.told[0].layout[-1].endswith("model.task: 2 different ones")
+    assert data.told[0].unused is None and data.told[0].layout[-1].endswith("model.task (2 different)")
     assert not any("too long" in line for line in lines(describe(data, Mixed(3, 3, 0), encoder)))
 
 

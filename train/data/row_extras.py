@@ -95,7 +95,7 @@ def lines(table: SourceTable, extras: Extras, name: str) -> list[str]:
         found.append(f"scores of a reranker in {counted:,} of {len(table):,} pairs{note}")
     names = [name for name in dict.fromkeys(name for row in table.instructions for name in row) if name]
     if names:
-        found.append(f"instructions of the rows in place of model.task: {len(names):,} different ones")
+        found.append(f"instructions of the rows in place of model.task ({len(names):,} different)")
     return found
 
 
