@@ -171,13 +171,15 @@ class Encoder:
             self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
         return self._head
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[list[int]]:
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text", task: str | None = None
+    ) -> list[list[int]]:
         """The ids of each text with its prompt and EOS, at most `config.max_length` of them.
 
         A long text is cut; its prompt never is. An empty text gives the prompt and EOS alone. Lone surrogates become
         U+FFFD.
         """
-        ensemble = self.ensemble(prompt, side)
+        ensemble = self.ensemble(prompt, side, task)
         if not ensemble.is_single:
             raise UserError(
                 f"tokenize: {prompt or self.config.prompt_name} consists of {len(ensemble.members)} prompts; use a "
@@ -196,15 +198,18 @@ class Encoder:
         check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
         return tokens
 
-    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:
+    def is_cut(
+        self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text", task: str | None = None
+    ) -> list[bool]:
         """Whether `max_length` cuts each text, with any of its prompts if there are several."""
         normalized = self._normalized(texts)
-        flags = [self._wrap(member).is_cut(normalized) for member in self.ensemble(prompt, side).members]
+        flags = [self._wrap(member).is_cut(normalized) for member in self.ensemble(prompt, side, task).members]
         return [any(of_text) for of_text in zip(*flags, strict=True)]
 
-    def ensemble(self, prompt: str | None = None, side: Side = "text") -> Ensemble:
-        """The prompts that `prompt` stands for, usually a single one. None stands for the configured prompt."""
+    def ensemble(self, prompt: str | None = None, side: Side = "text", task: str | None = None) -> Ensemble:
+        """The prompts that `prompt` stands for, usually a single one. None stands for what is configured."""
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
+        config = config if task is None else replace(config, task=task)
         return prompts_of(self.published, self.tokenizer, config, side)
 
     @cached_property
@@ -230,6 +235,7 @@ class Encoder:
         *,
         prompt: str | None = None,
         side: Side = "text",
+        task: str | None = None,
         batch_tokens: int = 16_384,
         normalize: bool = True,
         progress: bool = True,
@@ -237,7 +243,7 @@ class Encoder:
         """Vectors of the texts as float32 (n, d), in their order; an empty list gives shape (0, d).
 
         With another `prompt` than the configured one, the layer is that of its publication unless `config.layer` is
-        set.
+        set. `task` is what the prompt inserts for `{task}` in place of the configured one.
         """
         if isinstance(texts, str):
             raise UserError("encode: got one string; give a list of texts")
@@ -245,7 +251,7 @@ class Encoder:
             return np.empty((0, self.dimension), dtype=np.float32)
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
         view = own_view(config, self.published, self.layer_count)
-        options = EncodeOptions(prompt, side, batch_tokens, progress)
+        options = EncodeOptions(prompt, side, batch_tokens, progress, task)
         vectors = self.encode_views(texts, [view], options)[view]
         if self.whitening is not None:
             vectors = self.whitening.apply(vectors)
@@ -269,7 +275,7 @@ class Encoder:
         self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
-        ensemble = self.ensemble(options.prompt, options.side)
+        ensemble = self.ensemble(options.prompt, options.side, options.task)
         window = WINDOW if ensemble.is_single else self._ensemble_window(views)
         with tqdm(
             total=len(texts) * len(ensemble.members),

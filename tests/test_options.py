@@ -65,8 +65,11 @@ data.N.losses.N.angle_weights
 data.N.losses.N.distance
 data.N.losses.N.teacher
 data.N.losses.N.teacher_temperature
+data.N.losses.N.score_scale
+data.N.losses.N.score_temperature
 data.N.losses.N.temperature
 data.N.losses.N.learn_temperature
+data.N.losses.N.positives
 data.N.losses.N.symmetric
 data.N.losses.N.margin
 data.N.losses.N.query_negatives
@@ -85,8 +88,11 @@ loss.angle_weights
 loss.distance
 loss.teacher
 loss.teacher_temperature
+loss.score_scale
+loss.score_temperature
 loss.temperature
 loss.learn_temperature
+loss.positives
 loss.symmetric
 loss.margin
 loss.query_negatives

@@ -34,6 +34,8 @@ class EncodeOptions:
     """Most padded tokens of one forward pass."""
     progress: bool = True
     """Show a progress bar if the call takes more than a few seconds."""
+    task: str | None = None
+    """What the prompt inserts for `{task}`; None takes that of the encoder's configuration."""
 
 
 AS_CONFIGURED = EncodeOptions()
@@ -76,7 +78,7 @@ class ModelConfig:
     """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}.
     None uses the prompts of a published embedder, and bare for other decoders."""
     task: str = "Retrieve semantically similar text."
-    """Task description that the instruct prompt inserts after `Instruct:`."""
+    """Task description that the instruct prompt inserts after `Instruct:`, and a template for {task}."""
     text_normalization: TextNormalization = "none"
     """sts adds a final period and uses single quotes, as in the published STS protocol; lower converts to lower
     case."""

@@ -12,6 +12,7 @@ from dec2vec.files.held_out import SHARED, HeldOut, Keys, Split, hold_out, text_
 from dec2vec.prompts.prompt import NORMALIZERS
 from train.config import TrainConfig
 from train.data.dataset import TrainingData, load_data
+from train.data.row_extras import extras_of
 from train.data.table import SourceTable
 
 DOCUMENTS = 5
@@ -21,7 +22,8 @@ DOCUMENTS = 5
 def load_run_data(config: TrainConfig) -> tuple[TrainingData, HeldOut | None]:
     """The rows that a run trains on, and the pairs that are held out of them, if `eval.dev` asks for such."""
     mixed = config.batch.sources == "mixed"
-    data = load_data(config.data, normalization=config.model.text_normalization, mixed=mixed)
+    extras = [extras_of(config, source) for source in config.data]
+    data = load_data(config.data, normalization=config.model.text_normalization, mixed=mixed, extras=extras)
     tasks = [(number, task) for number, task in enumerate(config.eval.dev_tasks) if task.held_out is not None]
     if not tasks:
         return data, None

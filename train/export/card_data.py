@@ -12,6 +12,7 @@ from dec2vec.files.hub_datasets import hub_parts
 from dec2vec.text_tables import markdown_table
 from train.config import TrainConfig
 from train.data.dataset import content_hash, load_data
+from train.data.row_extras import extras_of
 from train.data.table import SourceTable
 from train.export.card_losses import objective
 from train.losses.per_source import losses_of
@@ -73,7 +74,8 @@ def _describe(config: TrainConfig, source: SourceConfig) -> DataFact:
 def _load(config: TrainConfig, sources: Sequence[SourceConfig]) -> tuple[SourceTable, ...] | None:
     try:
         mixed = config.batch.sources == "mixed"
-        return load_data(sources, normalization=config.model.text_normalization, mixed=mixed).tables
+        extras = [extras_of(config, source) for source in sources]
+        return load_data(sources, normalization=config.model.text_normalization, mixed=mixed, extras=extras).tables
     except UserError:
         return None
 
