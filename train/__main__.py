@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eval.tasks.sts import StsTask
     from train.data.dataset import TrainingData
     from train.distributed.lost_ranks import Contact
-    from train.state import OnBest, Run
+    from train.state import Listeners, OnBest, Run
 
 _log = logging.getLogger("train")
 
@@ -38,7 +38,18 @@ def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     use_own_packages()  # also after `python -m train`, in a folder that has an eval.py
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
-    from dec2vec.runtime import keep_freed_memory, start_threads_flushed
+    from dec2vec.runtime import keep_freed_memory
+    from train.state import Listeners
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
+    keep_freed_memory()
+    train(config, Listeners())
+
+
+def train(config: TrainConfig, listeners: Listeners) -> None:
+    """The run as a whole, for the command and for `dec2vec.train`. Raises UserError."""
+    from dec2vec.runtime import start_threads_flushed
     from train.data.dataset import load_data
     from train.distributed.engine import make_accelerator
     from train.distributed.launcher import check_launcher
@@ -47,9 +58,6 @@ def main(argv: Sequence[str]) -> None:
     from train.preflight import check_config, check_upload
     from train.resolve import resolve
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
-    keep_freed_memory()
     start_threads_flushed()
     check_launcher()
     check_config(config)
@@ -60,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     dev = _read_evaluation(config, data)
     with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
-        _train(config, data, dev, accelerator, contact)
+        _train(config, data, dev, accelerator, contact, listeners)
         leave(accelerator)
 
 
@@ -77,7 +85,12 @@ def _tell(data: TrainingData) -> None:
 
 
 def _train(
-    config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator, contact: Contact
+    config: TrainConfig,
+    data: TrainingData,
+    dev: StsTask | None,
+    accelerator: Accelerator,
+    contact: Contact,
+    listeners: Listeners,
 ) -> None:
     from eval.tasks.sts import dev_score
     from train.build import build, open_folder
@@ -88,10 +101,10 @@ def _train(
     with open_folder(config, accelerator) as folder:
         score = None if dev is None else lambda encoder: dev_score(encoder, dev)
         contents = {} if dev is None else {"eval.dev": dev.content_hash}
-        run = build(config, data, accelerator, folder, score, contents)
+        run = dataclasses.replace(build(config, data, accelerator, folder, score, contents), listeners=listeners)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
-        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)
+        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main and listeners.progress)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only

@@ -27,7 +27,7 @@ from train.state import Run, restore
 
 
 def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report: Callable[[Run], str]) -> None:
-    """On the main process: write what the run has made, and print where it is.
+    """On the main process: write what the run has made, and tell where it is.
 
     Both functions evaluate the run. `fit_whitening` is called for `export.whiten`, `write_report` if there are test
     files; it returns the lines to print. The model is written before the report, so that a report that fails (UserError
@@ -41,7 +41,7 @@ def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report:
         lines.append(push_finished(run.config, run.folder.path, run.encoder, evaluated=failure is None))
     if run.config.tracking.upload:
         _upload(run, saved)
-    sys.stdout.write("\n".join(lines) + "\n")
+    (run.listeners.tell or sys.stdout.write)("\n".join(lines) + "\n")
     run.tracker.finish()
     if failure is not None:
         raise failure

@@ -147,7 +147,8 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
     """Write the step's metrics; returns its pairs over all processes."""
     seconds = time.monotonic() - started
     totals = _totals(run, batch, result.embedded_at - started)
-    if run.is_main and run.state.step % run.config.tracking.every == 0:
+    is_due = run.state.step % run.config.tracking.every == 0
+    if run.is_main and (is_due or run.listeners.on_step is not None):
         metrics = step_metrics(
             totals,
             loss=result.loss,
@@ -158,7 +159,10 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
             device=run.encoder.device,
             skipped_steps=run.state.skipped_steps,
         )
-        run.log(metrics)
+        if is_due:
+            run.log(metrics)
+        if run.listeners.on_step is not None:
+            run.listeners.on_step(run.state.step, metrics)
     return int(totals.pairs)
 
 
@@ -189,6 +193,8 @@ def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress) -> bool:
             score = from_main(score, run.encoder.device)
         is_best = run.state.note_score(score)
         run.log({DEV_METRIC: score})
+        if run.is_main and run.listeners.on_dev is not None:
+            run.listeners.on_dev(step, {DEV_METRIC: score})
         progress.note(f"step {step}: dev Spearman {100 * score:.2f}{' (best so far)' if is_best else ''}")
     return any_rank(is_best, run.encoder.device) if model.checkpoints_are_collective else is_best
 
