@@ -24,10 +24,12 @@ from dec2vec.decoder.assemble import assemble
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
+from dec2vec.decoder.lora_files import put_on
 from dec2vec.decoder.model_folders import Artifact
 from dec2vec.decoder.pooling import View
 from dec2vec.decoder.positions import length_borders, with_max_length
 from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
+from dec2vec.decoder.start import Start, find_start
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, TokenCounts
@@ -84,6 +86,8 @@ class Encoder:
         counts, and whether foreign code may run. `changes` are options that replace those of the folder too. A
         published embedder (a folder of sentence-transformers) is read as its files say wherever `config` says nothing.
         """
+        if config.adapter is not None:
+            return cls.from_start(find_start(replace(config, **changes)))
         artifact = model_folders.find(config)
         if artifact is not None:
             return cls.from_artifact(artifact.changed(changes))
@@ -100,6 +104,14 @@ class Encoder:
         if artifact.adapter is not None:
             encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
+        return encoder
+
+    @classmethod
+    def from_start(cls, start: Start) -> Encoder:
+        """What a run starts from: a decoder with an adapter, or without one."""
+        encoder = cls.from_backbone(start.config, base=start.base, published=start.published)
+        if start.adapter is not None:
+            encoder.embedder.backbone = put_on(encoder.embedder.backbone, start.adapter.folder, trainable=False)
         return encoder
 
     @classmethod
