@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 OnMetrics = Callable[[int, Mapping[str, float]], object]
 """Called with the number of finished steps, and figures by name as in `metrics.jsonl`."""
+Rows = Iterable[Any] | os.PathLike[str]
+"""A table: a `datasets.Dataset`, a pandas frame, or dictionaries of columns; or the name of a file."""
 Config = TypeVar("Config")
 
 
@@ -88,8 +90,8 @@ class Evaluation:
 
 def train(
     config: Mapping[str, Any] | str | os.PathLike[str] | TrainConfig,
-    data: object = None,
-    dev: object = None,
+    data: Rows | None = None,
+    dev: Rows | None = None,
     *,
     on_step: OnMetrics | None = None,
     on_dev: OnMetrics | None = None,
@@ -211,11 +213,12 @@ def _remove_unnamed(rows: _Rows) -> None:
             folder.rmdir()
 
 
-def _with_data(config: TrainConfig, data: object, dev: object, rows: _Rows) -> TrainConfig:
+def _with_data(config: TrainConfig, data: Rows | None, dev: Rows | None, rows: _Rows) -> TrainConfig:
     from train.options.data import SourceConfig
 
     if data is not None:
-        tables: list[object] = [data] if isinstance(data, (str, os.PathLike)) or are_rows(data) else [*_items(data)]
+        is_one = isinstance(data, (str, os.PathLike)) or are_rows(data)
+        tables: list[Any] = [data] if is_one or not isinstance(data, Iterable) else [*data]
         names = ["data"] if len(tables) == 1 else [f"data[{number}]" for number in range(len(tables))]
         sources = list(config.data) or [SourceConfig()] * len(tables)
         empty = [number for number, source in enumerate(sources) if not source.path]
@@ -232,10 +235,6 @@ def _with_data(config: TrainConfig, data: object, dev: object, rows: _Rows) -> T
             raise UserError(f"dev: config names eval.dev {config.eval.dev} too; give one of them")
         config = replace(config, eval=replace(config.eval, dev=rows.source(dev, "dev", "dev")))
     return config
-
-
-def _items(tables: Any) -> Iterator[object]:
-    yield from tables
 
 
 def _show_notes(progress: bool) -> None:

@@ -37,6 +37,7 @@ from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
 from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens, ending_ids, trailing_specials
+from dec2vec.runtime import bar_options
 from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.vectors.whitening import Whitening
 
@@ -46,8 +47,6 @@ ENSEMBLE_WINDOW = 4096
 """The same for an ensemble, which holds sums of vectors until every member has embedded the window."""
 ENSEMBLE_BYTES = 256 << 20
 """Largest size of these sums. With many views the window is smaller."""
-PROGRESS_DELAY = 3.0
-"""Seconds before a progress bar is shown."""
 
 
 class Encoder:
@@ -285,9 +284,7 @@ class Encoder:
             total=len(texts) * len(ensemble.members),
             desc="encode",
             unit="text",
-            delay=PROGRESS_DELAY,
-            disable=not options.progress,
-            leave=False,
+            **bar_options(shown=options.progress),
         ) as bar:
             for start in range(0, len(texts), window):
                 part = self._normalized(texts[start : start + window])

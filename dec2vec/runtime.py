@@ -9,8 +9,10 @@ import io
 import logging
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -77,6 +79,32 @@ def keep_memory_as_usual() -> None:
         for option, value in ((_M_MMAP_THRESHOLD, 128 << 10), (_M_TRIM_THRESHOLD, 128 << 10), (_M_TOP_PAD, 0)):
             libc.mallopt(option, value)
         libc.malloc_trim(0)
+
+
+class LineWriter:
+    """Writes what tqdm shows as lines on standard error, where it would go back to the start of one."""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line:
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+LINE_SECONDS = 10.0
+_DELAY = 3.0
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {remaining} left"
+
+
+def bar_options(*, shown: bool = True) -> dict[str, Any]:
+    """How tqdm shows what takes more than a few seconds: as a bar on a terminal and in a notebook, and in a log file as
+    a line every ten seconds."""
+    options: dict[str, Any] = {"delay": _DELAY, "leave": False, "disable": not shown}
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"file": LineWriter(), "mininterval": LINE_SECONDS, "bar_format": _LINE}
+    return options
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dec2vec.errors import UserError
+from dec2vec.runtime import bar_options
 from eval.baselines.encoder import outside_truncation
 from eval.baselines.evaluate import Baselines
 from eval.cache.encoders import Encoders, cache_folder
@@ -137,7 +138,7 @@ def _judge_untuned(
         is_undecided=findings.is_undecided,
     )
     is_quiet = not options.material.progress
-    for prompt in tqdm(candidates.prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
+    for prompt in tqdm(candidates.prompts, desc="untuned prompts", **bar_options(shown=not is_quiet)):
         given = [Given(system) for system in candidates.given if system.prompt == prompt]
         reader = Reader.from_encoder(
             encoder, prompt, candidates.views, options, given=given, undecided=candidates.of(prompt)

@@ -19,10 +19,13 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
+from api_reference import PLACE, reference
 
 import dec2vec
 from dec2vec import TrainingRun, UserError
+from dec2vec.api import _configuration
 from dec2vec.config.load import load
+from dec2vec.files.kept_rows import keep_rows
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, word_pairs, write_jsonl
 from tests.tiny_run import fingerprint, metrics_of, train, write_run
@@ -144,7 +147,6 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         ([*rows, "text"], r"data row 23 is a str; a row is a dict of columns"),
         ([], r"data is empty: it has no rows"),
         ({"train": rows}, r"data: a dict of train; give one table, such as data\['train'\]"),
-        (7, r"data: a int; give a datasets\.Dataset, a pandas frame or a list of dicts"),
         ([rows, rows[:1], [{"a": "b"}]], r"data: 3 given, but 1 of the sources"),
     ):
         source = {"data": [{}]} if "given, but" in message else {}
@@ -155,8 +157,10 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         dec2vec.train(tree, rows, dev=rows)
     with pytest.raises(UserError, match=r"config error: optim\.lr: -1 must be greater than 0"):
         dec2vec.train({"optim": {"lr": -1}})
+    with pytest.raises(UserError, match=r"data: a int; give a datasets\.Dataset, a pandas frame or a list of dicts"):
+        keep_rows(7, Path("refused"), "data")
     with pytest.raises(UserError, match="config: a int; give a dictionary, the path of a YAML file or a TrainConfig"):
-        dec2vec.train(7)  # type: ignore[arg-type]
+        _configuration(TrainConfig, 7)
 
 
 def test_an_evaluation_reads_the_kept_rows(place: Path, tree: dict[str, Any]) -> None:
@@ -184,3 +188,8 @@ def test_an_evaluation_reads_the_kept_rows(place: Path, tree: dict[str, Any]) ->
     assert seen == {"in-memory-data": [0, 10]}
     assert found.report == json.loads((found.path / "report.json").read_text(encoding="utf-8"))
     assert "tuned/leaky" in found.summary and found.path == Path("out/report")
+
+
+def test_the_reference_is_that_of_the_source() -> None:
+    """If it is not: `python scripts/api_reference.py --write`."""
+    assert PLACE.read_text(encoding="utf-8") == reference()
