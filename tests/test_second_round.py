@@ -84,7 +84,7 @@ def test_a_second_round_begins_where_the_first_ended(place: Path, caplog: pytest
     assert np.abs(bare - first).max() > 1e-2, "the adapter counts"
 
     with caplog.at_level(logging.INFO):
-        train(place / "second.yaml", place / "still", "--optim.lr", "1e-12")
+        train(place / "second.yaml", place / "still", "--optim.lr", "1e-12", "--optim.steps", "1")
         train(place / "second.yaml", place / "second")
     assert f"goes on from the adapter {place / 'first'}: rank 4, alpha 8, on {place / 'decoder'};" in caplog.text
     assert "prompt Q: {text}, pooling mean of layer 2, max_length 48" in caplog.text
@@ -101,6 +101,7 @@ def test_a_second_round_begins_where_the_first_ended(place: Path, caplog: pytest
     ), "the adapter of the second round is whole by itself"
 
 
+@pytest.mark.slow
 def test_a_second_round_resumes_and_knows_its_adapter(place: Path) -> None:
     path = place / "second.yaml"
     train(path, place / "whole")
@@ -169,7 +170,12 @@ PLAIN: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+FURTHER = ("of a decoder", "of some layers", "dora", "with biases")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in FURTHER else ()) for kind in PLAIN]
+)
 def test_an_adapter_of_peft_is_read_as_peft_reads_it(place: Path, tmp_path: Path, kind: str) -> None:
     of, settings = PLAIN[kind]
     family = "qwen2" if kind == "with biases" else "llama"
@@ -211,6 +217,7 @@ def test_tensors_that_do_not_fit_are_not_left_out_in_silence(place: Path, tmp_pa
         started(config)
 
 
+@pytest.mark.slow
 def test_the_report_compares_with_the_first_round(place: Path) -> None:
     """Rows of the state before are those of the first round, by name and by figure; its data count for overlap."""
     write_jsonl(place / "test.jsonl", graded_pairs(30, seed=3))
