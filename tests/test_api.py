@@ -25,7 +25,9 @@ import dec2vec
 from dec2vec import TrainingRun, UserError
 from dec2vec.api import _configuration
 from dec2vec.config.load import load
-from dec2vec.files.kept_rows import keep_rows
+from dec2vec.files.cells import is_absent
+from dec2vec.files.kept_rows import keep_rows, kept_in
+from dec2vec.files.tables import read_table
 from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, word_pairs, write_jsonl
 from tests.tiny_run import fingerprint, metrics_of, train, write_run
@@ -188,6 +190,32 @@ def test_an_evaluation_reads_the_kept_rows(place: Path, tree: dict[str, Any]) ->
     assert seen == {"in-memory-data": [0, 10]}
     assert found.report == json.loads((found.path / "report.json").read_text(encoding="utf-8"))
     assert "tuned/leaky" in found.summary and found.path == Path("out/report")
+
+
+def test_cells_of_every_kind_are_kept(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(
+        {
+            "anchor": ["a", "b", "c"],
+            "negative": [["n", "m"], np.array(["o"]), np.nan],
+            "count": pandas.array([1, None, 3], dtype="Int64"),
+            "day": pandas.to_datetime(["2026-11-30", None, "2026-12-01"]),
+        }
+    )
+    kept = keep_rows(frame, tmp_path, "data")
+    rows = read_table(kept).rows
+    assert [row["anchor"] for row in rows] == ["a", "b", "c"]
+    assert [row["negative"] for row in rows[:2]] == [["n", "m"], ["o"]] and is_absent(rows[2]["negative"])
+    assert [row["count"] for row in rows] == [1, None, 3] and rows[1]["day"] is None
+    assert str(rows[0]["day"]).startswith("2026-11-30")
+    assert keep_rows(frame.copy(), tmp_path, "data") == kept != keep_rows(frame[:2], tmp_path, "data")
+    assert read_table(keep_rows([{"text": "half \ud800"}], tmp_path, "data")).rows == [{"text": "half \ud800"}]
+    listed = keep_rows([("a", "p"), ["b", "q"]], tmp_path, "dev")
+    assert listed.read_text(encoding="utf-8") == '["a", "p"]\n["b", "q"]\n'
+    moved = tmp_path / "moved" / "rows"
+    moved.mkdir(parents=True)
+    (moved / kept.name).write_bytes(kept.read_bytes())
+    assert kept_in(tmp_path / "moved", f"/gone/rows/{kept.name}") == str(moved / kept.name)
+    assert kept_in(tmp_path / "moved", "/gone/pairs.jsonl") == "/gone/pairs.jsonl"
 
 
 def test_the_reference_is_that_of_the_source() -> None:

@@ -27,6 +27,7 @@ from tests.tiny_run import fingerprint, metrics_of, train, write_run
 from train.adapters.lora import make_trainable, trainable_parameters
 from train.build import load_base
 from train.config import ExportConfig, LoraConfig, OptimConfig, TrainConfig
+from train.export.export import ExportArgs, export_command
 from train.resolve import resolve
 from train.warm_start import adapter_folder
 
@@ -229,5 +230,12 @@ def test_the_report_compares_with_the_first_round(place: Path) -> None:
     expected = dev_score(first, load_task("test.jsonl"))
     assert rows["before/Q: {text}/mean@2"] == pytest.approx(expected, abs=1e-9)
     assert any("the decoder with the adapter first, from which training went on" in note for note in report["notes"])
+    exported = export_command(ExportArgs(run=place / "judged", to=place / "exported", merge=True))
+    np.testing.assert_allclose(vectors(exported), vectors(place / "judged"), atol=1e-5)
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert "on from the adapter `first`, which was trained on other data before" in card
+    assert "Rows `before/...` are the decoder with the adapter from which training went on." in card
+    with pytest.raises(UserError, match=r"the decoder \S+judged has an adapter already"):
+        Encoder.load(ModelConfig(name_or_path=str(place / "judged"), adapter=str(place / "first"), device="cpu"))
     known = trained_on(str(place / "judged"))
     assert sorted(Path(name).name for name in known.texts) == ["more.jsonl", "pairs.jsonl"] and not known.unknown

@@ -68,6 +68,10 @@ def find_start(config: ModelConfig) -> Start:
     adapter = find_adapter(config)
     config = config if adapter is None else _read_with(config, adapter)
     artifact, published = find(config), published_base(config)
+    if adapter is not None and ((artifact and artifact.adapter) or (published and published.adapter)):
+        raise UserError(
+            f"model.adapter {adapter.name}: the decoder {config.name_or_path} has an adapter already; name one of them"
+        )
     base = config if published is None else published.base(config)
     if adapter is not None and adapter.published is not None:
         published = adapter.published

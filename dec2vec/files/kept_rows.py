@@ -16,7 +16,7 @@ from typing import Any
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import fsync_file, remove_leftovers, written
 
-FOLDER = "rows"
+FOLDER, _START = "rows", "in-memory-"
 _BLOCK = 8192
 _NOTHING = ("NAType", "NaTType")
 """Types of what pandas has in the place of a missing value, besides NaN."""
@@ -39,11 +39,18 @@ def keep_rows(rows: object, folder: Path, name: str) -> Path:
                 digest.update(line)
                 file.write(line)
         fsync_file(temporary)
-        target = folder / f"in-memory-{name}-{digest.hexdigest()[:12]}.jsonl"
+        target = folder / f"{_START}{name}-{digest.hexdigest()[:12]}.jsonl"
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def kept_in(run: Path, source: str) -> str:
+    """The file of rows that a run has kept, also where its folder was moved since; any other source as it is."""
+    here = run / FOLDER / Path(source).name
+    is_kept = Path(source).parent.name == FOLDER and Path(source).name.startswith(_START)
+    return str(here.resolve()) if is_kept and here.is_file() else source
 
 
 def are_rows(value: object) -> bool:

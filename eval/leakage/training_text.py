@@ -12,12 +12,13 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column
+from dec2vec.files.kept_rows import kept_in
 from dec2vec.files.layouts.read import PairFile, graded_blocks, joined, open_layout
 from dec2vec.files.layouts.recognise import OWN
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts
 from eval.leakage.normal_form import normalized
-from eval.systems.recipes import run_config
+from eval.systems.recipes import PARTS, run_config
 from eval.systems.system import run_name
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
@@ -247,7 +248,10 @@ def _run_data(run: str) -> list[TextSource]:
         return []
     if not isinstance(sources, list):
         return []
-    return [_source(source) for source in sources if isinstance(source, dict) and "path" in source]
+    folder = Path(run).resolve()
+    home = folder.parent if folder.name in PARTS else folder
+    named = (source for source in sources if isinstance(source, dict) and "path" in source)
+    return [_source({**source, "path": kept_in(home, str(source["path"]))}) for source in named]
 
 
 def _source(data: Mapping[str, Any]) -> TextSource:
