@@ -24,10 +24,12 @@ from dec2vec.decoder.assemble import assemble
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
+from dec2vec.decoder.lora_files import put_on
 from dec2vec.decoder.model_folders import Artifact
 from dec2vec.decoder.pooling import View
 from dec2vec.decoder.positions import length_borders, with_max_length
 from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
+from dec2vec.decoder.start import Start, find_start
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
 from dec2vec.inference import ChunkedForward, Sharing, TokenCounts
@@ -35,6 +37,7 @@ from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
 from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens, ending_ids, trailing_specials
+from dec2vec.runtime import bar_options
 from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.vectors.whitening import Whitening
 
@@ -44,8 +47,6 @@ ENSEMBLE_WINDOW = 4096
 """The same for an ensemble, which holds sums of vectors until every member has embedded the window."""
 ENSEMBLE_BYTES = 256 << 20
 """Largest size of these sums. With many views the window is smaller."""
-PROGRESS_DELAY = 3.0
-"""Seconds before a progress bar is shown."""
 
 
 class Encoder:
@@ -86,6 +87,8 @@ class Encoder:
         counts, and whether foreign code may run. `changes` are options that replace those of the folder too. A
         published embedder (a folder of sentence-transformers) is read as its files say wherever `config` says nothing.
         """
+        if config.adapter is not None:
+            return cls.from_start(find_start(replace(config, **changes)))
         artifact = model_folders.find(config)
         if artifact is not None:
             return cls.from_artifact(artifact.changed(changes))
@@ -102,6 +105,14 @@ class Encoder:
         if artifact.adapter is not None:
             encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
+        return encoder
+
+    @classmethod
+    def from_start(cls, start: Start) -> Encoder:
+        """What a run starts from: a decoder with an adapter, or without one."""
+        encoder = cls.from_backbone(start.config, base=start.base, published=start.published)
+        if start.adapter is not None:
+            encoder.embedder.backbone = put_on(encoder.embedder.backbone, start.adapter.folder, trainable=False)
         return encoder
 
     @classmethod
@@ -281,9 +292,7 @@ class Encoder:
             total=len(texts) * len(ensemble.members),
             desc="encode",
             unit="text",
-            delay=PROGRESS_DELAY,
-            disable=not options.progress,
-            leave=False,
+            **bar_options(shown=options.progress),
         ) as bar:
             for start in range(0, len(texts), window):
                 part = self._normalized(texts[start : start + window])

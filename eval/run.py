@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dec2vec.errors import UserError
+from dec2vec.runtime import bar_options
 from eval.baselines.encoder import outside_truncation
 from eval.baselines.evaluate import Baselines
 from eval.cache.encoders import Encoders, cache_folder
@@ -24,7 +25,7 @@ from eval.inputs import Inputs, check_runs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
 from eval.postprocess.moments import Material
-from eval.report.notes import data_notes, edge_notes, seed_notes, shown_dev, unknown_training
+from eval.report.notes import data_notes, edge_notes, seed_notes, shown_dev, start_notes, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
 from eval.report.truncation import truncation_notes
@@ -40,7 +41,7 @@ from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
 from eval.systems.recipes import Recipe, read_recipe
-from eval.systems.system import System, TextEncoder, own_view, run_name
+from eval.systems.system import System, TextEncoder, own_view, run_name, start_of
 from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
@@ -119,7 +120,7 @@ def _judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findi
             undecided=undecided,
         )
         _judge_all_tasks(reader, findings)
-        references.append(System(own.prompt, own.view))
+        references.append(System(own.prompt, own.view, start=start_of(encoders.config.model)))
     return references
 
 
@@ -137,7 +138,7 @@ def _judge_untuned(
         is_undecided=findings.is_undecided,
     )
     is_quiet = not options.material.progress
-    for prompt in tqdm(candidates.prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
+    for prompt in tqdm(candidates.prompts, desc="untuned prompts", **bar_options(shown=not is_quiet)):
         given = [Given(system) for system in candidates.given if system.prompt == prompt]
         reader = Reader.from_encoder(
             encoder, prompt, candidates.views, options, given=given, undecided=candidates.of(prompt)
@@ -222,6 +223,7 @@ def _notes(
     """What a reader of the headline must know."""
     trained = outcome.inputs.trained
     return [
+        *start_notes(config.model),
         *data_notes(outcome.inputs.further),
         *edge_notes(outcome.findings.choices, comparison),
         *seed_notes([run_name(run) for run in config.tuned], recipes),

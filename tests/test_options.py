@@ -9,6 +9,7 @@ from train.config import TrainConfig
 TRAIN = """
 model.name_or_path
 model.revision
+model.adapter
 model.trust_remote_code
 model.dtype
 model.autocast
@@ -244,6 +245,7 @@ output_dir
 EVAL = """
 model.name_or_path
 model.revision
+model.adapter
 model.trust_remote_code
 model.dtype
 model.autocast

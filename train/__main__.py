@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from train.data.dataset import TrainingData
     from train.distributed.lost_ranks import Contact
     from train.judge import Judge
-    from train.state import OnBest, Run
+    from train.state import Listeners, OnBest, Run
 
 _log = logging.getLogger("train")
 
@@ -41,7 +41,18 @@ def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     use_own_packages()  # also after `python -m train`, in a folder that has an eval.py
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
-    from dec2vec.runtime import keep_freed_memory, start_threads_flushed
+    from dec2vec.runtime import keep_freed_memory
+    from train.state import Listeners
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
+    keep_freed_memory()
+    train(config, Listeners())
+
+
+def train(config: TrainConfig, listeners: Listeners) -> None:
+    """The run as a whole, for the command and for `dec2vec.train`. Raises UserError."""
+    from dec2vec.runtime import start_threads_flushed
     from train.data.held_out import load_run_data
     from train.distributed.engine import make_accelerator
     from train.distributed.launcher import check_launcher
@@ -50,9 +61,6 @@ def main(argv: Sequence[str]) -> None:
     from train.preflight import check_config, check_upload
     from train.resolve import resolve
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
-    keep_freed_memory()
     start_threads_flushed()
     check_launcher()
     check_config(config)
@@ -63,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     judge = _read_evaluation(config, data, held_out)
     with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
-        _train(config, data, judge, accelerator, contact)
+        _train(config, data, judge, accelerator, contact, listeners)
         leave(accelerator)
 
 
@@ -82,7 +90,12 @@ def _tell(data: TrainingData) -> None:
 
 
 def _train(
-    config: TrainConfig, data: TrainingData, judge: Judge | None, accelerator: Accelerator, contact: Contact
+    config: TrainConfig,
+    data: TrainingData,
+    judge: Judge | None,
+    accelerator: Accelerator,
+    contact: Contact,
+    listeners: Listeners,
 ) -> None:
     from train.build import build, open_folder
     from train.finish import finish
@@ -90,10 +103,11 @@ def _train(
     from train.tracking.progress import Progress
 
     with open_folder(config, accelerator) as folder:
-        run = build(config, data, accelerator, folder, judge, {} if judge is None else judge.contents(config.eval))
+        contents = {} if judge is None else judge.contents(config.eval)
+        run = dataclasses.replace(build(config, data, accelerator, folder, judge, contents), listeners=listeners)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
-        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)
+        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main and listeners.progress)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only

@@ -150,7 +150,8 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
     """Write the step's metrics; returns its pairs over all processes."""
     seconds = time.monotonic() - started
     totals = _totals(run, batch, result.embedded_at - started)
-    if run.is_main and run.state.step % run.config.tracking.every == 0:
+    is_due = run.state.step % run.config.tracking.every == 0
+    if run.is_main and (is_due or run.listeners.on_step is not None):
         metrics = step_metrics(
             totals,
             loss=result.loss,
@@ -161,7 +162,10 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
             device=run.encoder.device,
             skipped_steps=run.state.skipped_steps,
         )
-        run.log(metrics)
+        if is_due:
+            run.log(metrics)
+        if run.listeners.on_step is not None:
+            run.listeners.on_step(run.state.step, metrics)
     return int(totals.pairs)
 
 
@@ -200,7 +204,10 @@ def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress, clock: De
         verdict = run.judge(run.encoder)
     is_best = run.state.note_score(agreed(verdict, run.encoder.device))
     if run.is_main:
-        run.log({**verdict.metrics, "dev_seconds": verdict.seconds})
+        metrics = {**verdict.metrics, "dev_seconds": verdict.seconds}
+        run.log(metrics)
+        if run.listeners.on_dev is not None:
+            run.listeners.on_dev(run.state.step, metrics)
     best = " (best so far)" if is_best else ""
     progress.note(f"step {run.state.step}: {verdict.shown}{best}; {clock.took(verdict.seconds)}")
     if run.is_out_of_patience:

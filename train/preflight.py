@@ -45,14 +45,15 @@ from train.losses.checks import check_dropout, check_losses
 from train.losses.matryoshka import check_width
 from train.losses.per_source import losses_of
 from train.options.data import SourceConfig
-from train.warm_start import check_no_adapter, check_pooled_prompt
+from train.warm_start import adapter_folder, check_no_adapter, check_pooled_prompt, with_adapter
 
 _MOMENT_BYTES = 8
 """Bytes of AdamW's two moments for each trained number."""
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse what the configuration alone shows to be impossible."""
+    """Refuse what the configuration alone, with the adapter that it names, shows to be impossible."""
+    config = with_adapter(config)
     _check_prompts(config)
     check_losses(config)
     if config.model.pooling_name in LOGIT_POOLINGS:
@@ -79,11 +80,14 @@ def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -
     """Refuse an engine, a base or a run folder with which the run could not end."""
     if engine.passes_are_collective:
         _check_collective_passes(config, engine)
-    artifact = find(config.model)
-    base = Path((config.model if artifact is None else artifact.base).name_or_path).resolve()
+    artifact, adapter = find(config.model), adapter_folder(config.model)
+    base = Path((config.model if artifact is None else artifact.base).name_or_path)
     for target in _replaced(config, folder):
-        if base.is_relative_to(target.resolve()):
-            raise UserError(f"model.name_or_path {base} would be overwritten by training; choose another --output_dir")
+        for option, path in (("name_or_path", base), ("adapter", adapter)):
+            if path is not None and path.resolve().is_relative_to(target.resolve()):
+                raise UserError(
+                    f"model.{option} {path.resolve()} would be overwritten by training; choose another --output_dir"
+                )
         check_replaceable(target)
     _check_places(folder)
     check_no_adapter(config.model)

@@ -12,6 +12,7 @@ from dec2vec.config.tasks import TaskConfig, with_paths
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
+from dec2vec.decoder.start import find_start
 from dec2vec.files.hub_datasets import PARTS, is_hub_id
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
@@ -20,7 +21,7 @@ from dec2vec.prompts.tokenizer import Tokenization
 from train.config import TrainConfig
 from train.distributed.collectives import is_first_process
 from train.options.losses import LossConfig
-from train.warm_start import published_base
+from train.warm_start import with_adapter
 
 _log = logging.getLogger(__name__)
 
@@ -30,14 +31,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     The result is written to the run folder and gives the same run again.
     """
+    config = with_adapter(config)
     device = resolve_device(config.model.device)
-    published = published_base(config.model)
+    published = find_start(config.model).published
     read = with_reading(config.model, None if published is None else published.reading)
     model = dataclasses.replace(
         read,
         device="cuda" if device.type == "cuda" else "cpu",
         autocast="on" if use_autocast(config.model.autocast, device) else "off",
         name_or_path=_absolute(config.model.name_or_path),
+        adapter=config.model.adapter and _absolute(config.model.adapter),
         revision=pinned_revision(config.model),
         max_length=known_max_length(config.model),
         tokenization=read.tokenization or _tokenization(read),

@@ -27,6 +27,22 @@ from train.tracking.tracker import Tracker
 
 OnBest = Callable[[int, float], None]
 """Called with a step and its dev score, once the checkpoint of the step is written."""
+OnMetrics = Callable[[int, Mapping[str, float]], object]
+"""Called with the number of finished steps, and figures by name as in `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What a caller of a run wants to hear of it. Only the main process tells it."""
+
+    on_step: OnMetrics | None = None
+    """Called after each step."""
+    on_dev: OnMetrics | None = None
+    """Called after each dev evaluation."""
+    tell: Callable[[str], object] | None = None
+    """Takes the lines that say what the run has made; None writes them to standard output."""
+    progress: bool = True
+    """Whether the run shows how far it is."""
 
 
 @dataclass
@@ -84,6 +100,7 @@ class Run:
     """Token ids of the training texts, if they were made before the first step."""
     refreshed: Refreshed | None = None
     """The data with negatives that are mined while training, with `mining.every`."""
+    listeners: Listeners = field(default_factory=Listeners)
 
     @property
     def is_main(self) -> bool:

@@ -50,6 +50,9 @@ class ModelConfig:
     """Hub id or local folder of a decoder-only model. A run folder is accepted where a tuned model is expected."""
     revision: str | None = None
     """Hub branch, tag or commit. None uses the default branch."""
+    adapter: str | None = None
+    """LoRA adapter on the decoder, from which training goes on: a run, a folder of dec2vec or PEFT, or a Hub id. It
+    brings its decoder, prompt, pooling and length where these are not given."""
     trust_remote_code: bool = False
     """Run code from the model's repository. Enable it only if you have read that code."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -111,5 +114,10 @@ class ModelConfig:
 
     @property
     def untuned(self) -> ModelConfig:
-        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published."""
+        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published.
+
+        With an adapter from which training goes on, what came before the run is the decoder with it, read as it is.
+        """
+        if self.adapter is not None:
+            return self
         return replace(self, depth=None, bidirectional=False, tokenization="joint")

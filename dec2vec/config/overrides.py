@@ -11,6 +11,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from dec2vec.config.renames import why_refused
 from dec2vec.errors import UserError
 
@@ -22,7 +24,23 @@ def options(cls: type) -> list[str]:
 
 def unknown_option(name: str, cls: type) -> str:
     """The message for an option that `cls` does not have, with its present name or a similar one."""
-    return why_refused(name, options(cls)) or f"unknown option{_suggestion(name, cls)}"
+    return why_refused(name, options(cls)) or _why_no_value(name, cls) or f"unknown option{_suggestion(name, cls)}"
+
+
+def _why_no_value(name: str, cls: type) -> str | None:
+    """The message for the name of a section that is given a value; None for other names."""
+    pattern = re.sub(r"\.\d+(?=\.|$)", ".N", name)
+    inside = [option for option in options(cls) if option.startswith((f"{pattern}.", f"{pattern}.N."))]
+    if not inside:
+        return None
+    shown = ", ".join(option.replace(".N", ".0") for option in inside[:3])
+    more = f" and {len(inside) - 3} more (--help)" if len(inside) > 3 else ""
+    return f"is a section with the options {shown}{more}{section_hint(name)}"
+
+
+def section_hint(name: str) -> str:
+    """What a user may have meant who gives a section a value, such as `--lora none`."""
+    return "; --lora.method full trains every weight without adapters" if name == "lora" else ""
 
 
 def _suggestion(name: str, cls: type) -> str:
@@ -121,6 +139,8 @@ def _value(name: str, annotation: Any, values: list[str]) -> object:
     """The value as YAML would hold it: a string, a list of strings, or None. Pydantic converts strings to numbers."""
     kinds = union_members(annotation)
     many = any(get_origin(kind) is tuple for kind in kinds)
+    if many and values and values[0].startswith("[") and values[-1].endswith("]"):
+        return _listed(name, " ".join(values))
     if len(values) == 1 and NoneType in kinds and values[0].lower() in ("none", "null"):
         return None
     if many and (len(values) != 1 or str not in kinds):
@@ -130,6 +150,17 @@ def _value(name: str, annotation: Any, values: list[str]) -> object:
     if len(values) != 1:
         raise UserError(f"config error: --{name} needs one value, not {' '.join(values) or 'none'}")
     return values[0]
+
+
+def _listed(name: str, text: str) -> list[str]:
+    """The items of a list that is written as in YAML: `[a, b]`, or `[]` for an empty one."""
+    try:
+        found = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise UserError(f"config error: --{name}: {text} is not a list; write [a, b], or the values one after another")
+    return found
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from dec2vec.prompts.prompt import Side
+from dec2vec.runtime import bar_options
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
 from eval.selection.choose import Choice, choose, choose_by_pooling
@@ -43,7 +44,7 @@ class EvaluationOptions:
 
     def watched(self, steps: Sequence[Step], name: str) -> Iterable[Step]:
         """A bar with the time left, once the steps have taken some seconds."""
-        return tqdm(steps, desc=name, delay=3.0, disable=not self.material.progress, leave=False)
+        return tqdm(steps, desc=name, **bar_options(shown=self.material.progress))
 
 
 @dataclass(frozen=True, eq=False)

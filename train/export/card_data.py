@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.hub_datasets import hub_parts
+from dec2vec.files.kept_rows import kept_in
 from dec2vec.text_tables import markdown_table
 from train.config import TrainConfig
 from train.data.dataset import content_hash, load_data
@@ -53,6 +54,12 @@ def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:
         if together is not None:
             return tuple(map(_fact, config.data, together))
     return tuple(_describe(config, source) for source in config.data)
+
+
+def with_kept_rows(config: TrainConfig, run: Path) -> TrainConfig:
+    """The configuration of a run that may have been moved together with the rows that it keeps."""
+    data = tuple(replace(source, path=kept_in(run, source.path)) for source in config.data)
+    return replace(config, data=data)
 
 
 def _hub_name(source: SourceConfig) -> str | None:
