@@ -27,6 +27,16 @@ PostName = Literal[
 
 
 @dataclass(frozen=True, config=STRICT)
+class ShortlistConfig:
+    """A first pass over the similarity dev file alone; all other texts are read with the best prompts only."""
+
+    prompts: Annotated[int, Ge(1)] | None = None
+    """Number of prompts that are kept: those with the highest dev score. null keeps all, without a first pass."""
+    layers: Literal["all"] | tuple[int | float, ...] = ()
+    """Candidate layers of the prompts that are kept: all, or a list. Empty means those of the first pass."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class SystemsConfig:
     """The untuned systems: every combination of prompt, pooling and post-processing. For a task without any dev data
     only what is named here is tried, because nothing could select among the defaults."""
@@ -47,6 +57,8 @@ class SystemsConfig:
     """Also apply the decoder's final norm to inner layers."""
     transductive: bool = False
     """Also whiten each file with its own sentences. These rows are labelled and never selected."""
+    shortlist: ShortlistConfig = Field(default_factory=ShortlistConfig)
+    """How many of the prompts are evaluated on everything."""
 
 
 PairsMetric = Literal["accuracy", "f1", "ap", "auc"]

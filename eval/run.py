@@ -19,7 +19,7 @@ from eval.baselines.encoder import outside_truncation
 from eval.baselines.evaluate import Baselines
 from eval.cache.encoders import Encoders, cache_folder
 from eval.cache.vector_cache import CachedEncoder, VectorCache
-from eval.config import EvalConfig
+from eval.config import EvalConfig, SystemsConfig
 from eval.inputs import Inputs, check_runs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
@@ -39,8 +39,9 @@ from eval.selection.asked import asked, with_base
 from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
+from eval.selection.shortlist import first_pass, kept_systems, make_shortlist
 from eval.systems.recipes import Recipe, read_recipe
-from eval.systems.system import System, TextEncoder, own_view, run_name
+from eval.systems.system import System, TextEncoder, candidate_layers, own_view, run_name
 from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
@@ -127,22 +128,49 @@ def _judge_untuned(
     encoders: Encoders, options: EvaluationOptions, findings: Findings, references: Sequence[System]
 ) -> None:
     """Every prompt with every pooling, and what the tuned encoders read like, without their adapters."""
-    encoder = encoders.untuned()
-    behind = encoder.behind if isinstance(encoder, CachedEncoder) else encoder  # trials are not counted as passes
-    candidates = Candidates.from_config(
-        encoders.config.systems,
-        behind,
-        references,
-        can_choose=findings.can_choose,
-        is_undecided=findings.is_undecided,
-    )
+    encoder, systems = encoders.untuned(), encoders.config.systems
+    candidates = _candidates(encoder, systems, findings, references)
+    kept = set(candidates.prompts)
+    if systems.shortlist.prompts is not None:
+        kept = _first_pass(encoder, systems, candidates, options, findings)
+        narrowed = kept_systems(
+            systems, [prompt for prompt in candidates.prompts if prompt in kept], encoder.layer_count
+        )
+        candidates = _candidates(encoder, narrowed, findings, references)
     is_quiet = not options.material.progress
     for prompt in tqdm(candidates.prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
         given = [Given(system) for system in candidates.given if system.prompt == prompt]
-        reader = Reader.from_encoder(
-            encoder, prompt, candidates.views, options, given=given, undecided=candidates.of(prompt)
-        )
+        views = candidates.views if prompt in kept else []
+        reader = Reader.from_encoder(encoder, prompt, views, options, given=given, undecided=candidates.of(prompt))
         _judge_all_tasks(reader, findings)
+
+
+def _candidates(
+    encoder: TextEncoder, systems: SystemsConfig, findings: Findings, references: Sequence[System]
+) -> Candidates:
+    behind = encoder.behind if isinstance(encoder, CachedEncoder) else encoder  # trials are not counted as passes
+    return Candidates.from_config(
+        systems, behind, references, can_choose=findings.can_choose, is_undecided=findings.is_undecided
+    )
+
+
+def _first_pass(
+    encoder: TextEncoder,
+    systems: SystemsConfig,
+    candidates: Candidates,
+    options: EvaluationOptions,
+    findings: Findings,
+) -> set[str]:
+    """The prompts that are kept; all of them, without a pass, where there are no more than that."""
+    count, prompts = systems.shortlist.prompts, candidates.prompts
+    assert count is not None and findings.dev is not None
+    if len(prompts) <= count:
+        return set(prompts)
+    tried = first_pass(encoder, findings.dev, prompts, candidates.views, options)
+    kept = kept_systems(systems, prompts, encoder.layer_count).layers
+    layers = [len(candidate_layers(of_pass, encoder.layer_count)) for of_pass in (systems.layers, kept)]
+    findings.shortlist = make_shortlist(tried, count, findings.dev.name, *layers)
+    return set(findings.shortlist.kept)
 
 
 def _judge_all_tasks(reader: Reader, findings: Findings) -> None:
@@ -190,6 +218,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
     tuned = None if comparison is None or comparison.tuned is None else comparison.tuned.name
     reference = find_reference(findings.choices, outcome.references, tuned)
     recipes = {run_name(run): recipe for run in config.tuned if (recipe := read_recipe(run)) is not None}
+    left_out = [] if findings.shortlist is None else findings.shortlist.left_out_choices
     return Report(
         provenance={
             **describe(config, inputs.similarity, inputs.further, inputs.fit, findings.choices, recipes),
@@ -202,7 +231,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
         reference=None if reference is None else reference[0].name,
         dev="" if inputs.dev is None else inputs.dev.name,
         tests=[task.name for task in inputs.tests],
-        dev_curves=dev_curves.points(findings.choices),
+        dev_curves=dev_curves.points([*findings.choices, *left_out]),
         histograms=[] if reference is None else histograms(inputs.tests, *map(findings.on_tests, reference)),
         tasks=[*findings.tables(), *outcome.mteb],
         scatter=findings.scatter(),
@@ -231,6 +260,7 @@ def _notes(
         *truncation_notes(outcome.findings.truncation),
         *outcome.encoders.warnings,
         *outcome.inputs.notes,
+        *([] if outcome.findings.shortlist is None else outcome.findings.shortlist.notes),
         *outcome.notes,
         *([NO_OUTSIDE] if config.baselines == () else []),
     ]

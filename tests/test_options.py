@@ -168,6 +168,8 @@ systems.post
 systems.dimensions
 systems.norm
 systems.transductive
+systems.shortlist.prompts
+systems.shortlist.layers
 pairs.N.test
 pairs.N.dev
 pairs.N.name
