@@ -243,6 +243,9 @@ class EvalConfig:
     or Hub id of any sentence-transformers or Hugging Face encoder. Each is fitted on the corpus, on the training file
     of the task, or else on `fit`. null adds tfidf, and bm25 to retrieval, wherever there is text to fit them on; an
     empty list adds none."""
+    baseline_notes: tuple[str, ...] = ()
+    """What a reader must know of a baseline, as NAME: TEXT, such as `all-minilm-l6-v2: trained on NLI and QQP`. Without
+    it, the report names the training data that the model card of an encoder names, or says that they are unknown."""
     cache: str | None = None
     """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
     cache."""

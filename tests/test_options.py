@@ -219,6 +219,7 @@ isotropy.N.close
 isotropy.N.name
 mteb
 baselines
+baseline_notes
 cache
 batch_tokens
 bootstrap

@@ -80,6 +80,11 @@ class CachedEncoder:
         """What that took, by prompt."""
 
     @property
+    def folder(self) -> Path:
+        """Where its vectors are."""
+        return self._folder
+
+    @property
     def whitening(self) -> Whitening | None:
         """What the encoder behind exports."""
         return self.behind.whitening

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval.results.diagnostics import Confusion, Mistakes, PrecisionRecall, Scatter
+from eval.results.effort import Effort
 from eval.results.results import TaskTable
 from eval.results.task_results import leader, task_table
 from eval.results.truncation import Truncation
@@ -35,6 +36,9 @@ class Findings:
     """Of every task, encoder and prompt how many texts were cut."""
     shortlist: Shortlist | None = None
     """The prompts with their dev scores, where some were left out after a first pass."""
+
+    efforts: dict[str, Effort] = field(default_factory=dict)
+    """By row what it costs."""
 
     def add(self, task: str, measured: Sequence[Measured]) -> None:
         """More systems of one task."""
