@@ -196,6 +196,7 @@ def test_a_disk_that_would_fill_up_is_refused_before_anything_is_read(
         check_room(tmp_path, [Stored(1, 1000, 4)], 16)
 
 
+@pytest.mark.slow
 def test_the_least_size_is_close_to_the_size(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[int] = []
     monkeypatch.setattr(
