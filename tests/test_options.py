@@ -273,6 +273,8 @@ systems.post
 systems.dimensions
 systems.norm
 systems.transductive
+systems.shortlist.prompts
+systems.shortlist.layers
 pairs.N.test
 pairs.N.dev
 pairs.N.name
@@ -322,6 +324,7 @@ isotropy.N.close
 isotropy.N.name
 mteb
 baselines
+baseline_notes
 cache
 batch_tokens
 bootstrap
