@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dec2vec.errors import UserError
 from tests.training_setup import data_of
 from train.config import BatchConfig, TrainConfig
 from train.data import windows
@@ -21,6 +22,7 @@ from train.data.table import SourceTable
 from train.data.windows import Windows
 from train.loop import tell_of_windows
 from train.options.data import SourceConfig
+from train.options.losses import LossConfig
 from train.state import TrainState
 
 
@@ -112,6 +114,29 @@ def test_one_window_has_the_order_of_rows_in_memory(monkeypatch: pytest.MonkeyPa
     pair = [data_of(labelled, streaming=streaming) for streaming in (True, False)]
     samplers = [make_sampler(TrainConfig(data=data.sources, batch=BatchConfig(size=12)), data) for data in pair]
     assert epoch_of(samplers[0], 1) == epoch_of(samplers[1], 1)
+
+
+def test_queries_stay_whole_within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row comes once an epoch, and a window has exactly the batches that are counted for it."""
+    rows: list[tuple[str, ...]] = [(f"q{number // 3}", f"p{number}") for number in range(103)]
+    together = replace(config(streamed(rows)), batch=BatchConfig(size=9), loss=LossConfig(positives="mean"))
+    sampler = make_sampler(together, streamed(rows))
+    assert isinstance(sampler, Windows) and sampler.count == 5
+    for epoch in range(3):
+        assert sorted(itertools.chain(*epoch_of(sampler, epoch))) == list(range(103))
+    for number in range(5):
+        window, drawn = sampler.window(1, number)
+        batches = epoch_of(drawn, 1)
+        anchors = [[rows[window[place]][0] for place in batch] for batch in batches]
+        assert all(len(set(some)) >= 2 for some in anchors)
+        assert all(sum(rows[row][0] in some for some in anchors) == 1 for row in window)
+    with pytest.raises(UserError, match=r"batch\.no_duplicates: data\.0 is streamed and loss\.positives keeps"):
+        make_sampler(replace(together, batch=BatchConfig(size=9, no_duplicates=True)), streamed(rows))
+    monkeypatch.setattr(windows, "WINDOW", 103)
+    for batch in ({}, {"no_duplicates": True}):
+        usual = replace(together, batch=BatchConfig(size=9, **batch))
+        orders = [epoch_of(make_sampler(usual, streamed(rows, streaming=way)), 1) for way in (True, False)]
+        assert orders[0] == orders[1]
 
 
 def test_a_run_of_an_earlier_version_is_told_of_the_new_order(caplog: pytest.LogCaptureFixture) -> None:

@@ -24,10 +24,11 @@ from train.export.save import save_adapter, shown_name
 from train.export.staging import export_model, renew_card
 from train.optim import make_optimizer
 from train.state import Run, restore
+from train.warm_start import adapter_folder
 
 
 def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report: Callable[[Run], str]) -> None:
-    """On the main process: write what the run has made, and print where it is.
+    """On the main process: write what the run has made, and tell where it is.
 
     Both functions evaluate the run. `fit_whitening` is called for `export.whiten`, `write_report` if there are test
     files; it returns the lines to print. The model is written before the report, so that a report that fails (UserError
@@ -41,7 +42,7 @@ def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report:
         lines.append(push_finished(run.config, run.folder.path, run.encoder, evaluated=failure is None))
     if run.config.tracking.upload:
         _upload(run, saved)
-    sys.stdout.write("\n".join(lines) + "\n")
+    (run.listeners.tell or sys.stdout.write)("\n".join(lines) + "\n")
     run.tracker.finish()
     if failure is not None:
         raise failure
@@ -112,8 +113,9 @@ def _with_whole_weights(run: Run) -> Run:
     config, learner = run.config, run.learner
     torch.manual_seed(config.seed)  # as in build: what an adapter's init does to the base comes out the same
     encodes = config.export.whiten or config.eval.has_report
-    encoder = load_base(config.model, config.model if encodes else learner.model.loading_config(config.model))
-    make_trainable(encoder.embedder, config.lora)
+    place = config.model if encodes else learner.model.loading_config(config.model)
+    encoder = load_base(config.model, place, trains_adapter=True)
+    make_trainable(encoder.embedder, config.lora, adapter_folder(config.model))
     model = wrap_alone(encoder.embedder)
     optimizer = make_optimizer(model, learner.temperature, config.optim)
     alone = dataclasses.replace(learner, model=model, optimizer=optimizer)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import TypeVar
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.config.tasks import TaskConfig, with_paths
 from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
+from dec2vec.decoder.start import find_start
 from dec2vec.files.hub_datasets import PARTS, is_hub_id
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
@@ -18,7 +21,7 @@ from dec2vec.prompts.tokenizer import Tokenization
 from train.config import TrainConfig
 from train.distributed.collectives import is_first_process
 from train.options.losses import LossConfig
-from train.warm_start import published_base
+from train.warm_start import with_adapter
 
 _log = logging.getLogger(__name__)
 
@@ -28,14 +31,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     The result is written to the run folder and gives the same run again.
     """
+    config = with_adapter(config)
     device = resolve_device(config.model.device)
-    published = published_base(config.model)
+    published = find_start(config.model).published
     read = with_reading(config.model, None if published is None else published.reading)
     model = dataclasses.replace(
         read,
         device="cuda" if device.type == "cuda" else "cpu",
         autocast="on" if use_autocast(config.model.autocast, device) else "off",
         name_or_path=_absolute(config.model.name_or_path),
+        adapter=config.model.adapter and _absolute(config.model.adapter),
         revision=pinned_revision(config.model),
         max_length=known_max_length(config.model),
         tokenization=read.tokenization or _tokenization(read),
@@ -50,8 +55,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         )
         for source in config.data
     )
-    dev = None if config.eval.dev is None else _absolute(config.eval.dev)
-    tests = tuple(_absolute(path) for path in config.eval.tests)
+    dev = config.eval.dev
+    dev = tuple(map(_located_task, dev)) if isinstance(dev, tuple) else dev and _absolute(dev)
+    tests = tuple(map(_located_task, config.eval.tests))
     return dataclasses.replace(
         config,
         model=model,
@@ -79,6 +85,20 @@ def _tokenization(model: ModelConfig) -> Tokenization:
 
 def _located(loss: LossConfig) -> LossConfig:
     return loss if loss.teacher is None else dataclasses.replace(loss, teacher=_absolute(loss.teacher))
+
+
+T = TypeVar("T", bound=TaskConfig)
+
+
+def _located_task(task: str | T) -> str | T:
+    return _absolute(task) if isinstance(task, str) else with_paths(task, _absolute_or_prefix)
+
+
+def _absolute_or_prefix(path: str) -> str:
+    """A test collection may be named by the common prefix of its files."""
+    known = _absolute(path)
+    is_prefix = known == path and "@" not in path and not is_hub_id(path) and Path(path).parent.is_dir()
+    return str(Path(path).parent.resolve() / Path(path).name) if is_prefix else known
 
 
 def _absolute(path: str) -> str:

@@ -34,6 +34,8 @@ class EncodeOptions:
     """Most padded tokens of one forward pass."""
     progress: bool = True
     """Show a progress bar if the call takes more than a few seconds."""
+    task: str | None = None
+    """What the prompt inserts for `{task}`; None takes that of the encoder's configuration."""
 
 
 AS_CONFIGURED = EncodeOptions()
@@ -48,6 +50,9 @@ class ModelConfig:
     """Hub id or local folder of a decoder-only model. A run folder is accepted where a tuned model is expected."""
     revision: str | None = None
     """Hub branch, tag or commit. None uses the default branch."""
+    adapter: str | None = None
+    """LoRA adapter on the decoder, from which training goes on: a run, a folder of dec2vec or PEFT, or a Hub id. It
+    brings its decoder, prompt, pooling and length where these are not given."""
     trust_remote_code: bool = False
     """Run code from the model's repository. Enable it only if you have read that code."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -76,7 +81,7 @@ class ModelConfig:
     """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}.
     None uses the prompts of a published embedder, and bare for other decoders."""
     task: str = "Retrieve semantically similar text."
-    """Task description that the instruct prompt inserts after `Instruct:`."""
+    """Task description that the instruct prompt inserts after `Instruct:`, and a template for {task}."""
     text_normalization: TextNormalization = "none"
     """sts adds a final period and uses single quotes, as in the published STS protocol; lower converts to lower
     case."""
@@ -109,5 +114,10 @@ class ModelConfig:
 
     @property
     def untuned(self) -> ModelConfig:
-        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published."""
+        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published.
+
+        With an adapter from which training goes on, what came before the run is the decoder with it, read as it is.
+        """
+        if self.adapter is not None:
+            return self
         return replace(self, depth=None, bidirectional=False, tokenization="joint")

@@ -74,6 +74,8 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
 
 def untuned_reading(config: ModelConfig) -> ModelConfig:
     """`config.untuned`; but what was tuned with bidirectional attention before is read so as untuned decoder too."""
+    if config.adapter is not None:
+        return config.untuned
     turned = config.bidirectional and turned_by(_saved_architecture(config).get_text_config()) is not None
     return replace(config.untuned, bidirectional=turned)
 

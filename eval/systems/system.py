@@ -105,6 +105,14 @@ class Post:
     """What the task gives that it was fitted on, such as `1,400 documents of the corpus`; None for training text."""
 
 
+UNTUNED, BEFORE = "untuned", "before"
+
+
+def start_of(model: ModelConfig) -> str:
+    """What rows are called that show the state before tuning: that of the decoder, or of an adapter that it has."""
+    return UNTUNED if model.adapter is None else BEFORE
+
+
 @dataclass(frozen=True)
 class System:
     """A way to get vectors. `run` is None for the untuned decoder; `post` is None for raw vectors."""
@@ -113,11 +121,13 @@ class System:
     view: View
     run: str | None = None
     post: Post | None = None
+    start: str = UNTUNED
+    """What stands before the prompt in the name of a row that is not of a run: `start_of`."""
 
     @property
     def name(self) -> str:
         """`untuned/<prompt>/<pooling>@<layer>[+<post>]` or `tuned/<run>[+<post>]`."""
-        name = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
+        name = f"{self.start}/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
         return name if self.post is None else f"{name}+{self.post.label}"
 
     @property
@@ -180,7 +190,8 @@ def published_system(encoder: TextEncoder) -> System | None:
     if reading is None:
         return None
     layer = resolve_layer(reading.layer, encoder.layer_count)
-    return System(PUBLISHED, View(reading.pooling, layer, dense=bool(reading.steps)))
+    view = View(reading.pooling, layer, dense=bool(reading.steps))
+    return System(PUBLISHED, view, start=start_of(encoder.config))
 
 
 def run_name(path: str) -> str:

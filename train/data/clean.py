@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from train.data.sampler import Indices
 from train.data.shared_texts import hashes, repeated
 from train.data.spill import Spill
-from train.data.stored import BLOCK, StoredTexts, cut, extra_of, stored_table, text_spans
+from train.data.stored import BLOCK, StoredTexts, cut, stored_table, text_spans
 from train.data.table import SourceTable, encoded_row, row_digest
 from train.options.data import SourceConfig
 
@@ -72,7 +72,7 @@ def _without(table: SourceTable, unwanted: Indices) -> SourceTable:
     if not len(unwanted):
         return table
     if isinstance(table.texts, StoredTexts):
-        return stored_table(table.kind, table.texts.rows.without(unwanted), extra_of(table))
+        return stored_table(table.kind, table.texts.rows.without(unwanted), table.named())
     return table.keep(np.setdiff1d(np.arange(len(table)), unwanted).tolist())
 
 

@@ -15,6 +15,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
 from train.data.clean import Counts, clean, leave_out_lone
 from train.data.read import Told, read_and_tell
+from train.data.row_extras import NOTHING, Extras
 from train.data.sampler import Indices
 from train.data.stored import StoredTexts, encoded_rows
 from train.data.stream import open_stream
@@ -31,6 +32,8 @@ class TrainingData:
     counts: tuple[Counts, ...]
     told: tuple[Told, ...] = ()
     """What reading each source has shown."""
+    held_out: str = ""
+    """How many rows are held out for `eval.dev`, in words."""
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -71,17 +74,22 @@ def content_hash(tables: Sequence[SourceTable]) -> str:
 
 
 def load_data(
-    sources: Sequence[SourceConfig], *, normalization: TextNormalization = "none", mixed: bool = True
+    sources: Sequence[SourceConfig],
+    *,
+    normalization: TextNormalization = "none",
+    mixed: bool = True,
+    extras: Sequence[Extras] = (),
 ) -> TrainingData:
     """The rows of all sources in order; UserError for data from which nothing can be learned.
 
     Texts are kept unchanged; `normalization` is that of the model, after which texts may be equal. With `mixed`
-    batches, which hold rows of all sources, labels and scores are checked over all sources together.
+    batches, which hold rows of all sources, labels and scores are checked over all sources together. `extras` are what
+    is used of each source besides its texts.
     """
     found: list[tuple[SourceTable, Counts]] = []
     told = []
-    for source in sources:
-        table, counted, news = _load(source, normalization)
+    for source, wanted in zip(sources, extras or [NOTHING] * len(sources), strict=True):
+        table, counted, news = _load(source, normalization, wanted)
         found.append((table, counted))
         told.append(news)
     for group in _groups(sources, mixed):
@@ -92,10 +100,10 @@ def load_data(
     return TrainingData(tuple(sources), tables, counts, tuple(told))
 
 
-def _load(source: SourceConfig, normalization: TextNormalization) -> tuple[SourceTable, Counts, Told]:
+def _load(source: SourceConfig, normalization: TextNormalization, extras: Extras) -> tuple[SourceTable, Counts, Told]:
     if source.streaming:
-        return open_stream(source, normalization)
-    table, empty, told = read_and_tell(source)
+        return open_stream(source, normalization, extras)
+    table, empty, told = read_and_tell(source, extras)
     return *clean(table, empty, source, NORMALIZERS[normalization]), told
 
 

@@ -13,11 +13,12 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import NORMALIZERS
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
-from train.data.prompted_input import text_keys
-from train.data.sampler import ByLabel, Indices, Mixed, OneSource, Sampler, steps_per_epoch
-from train.data.table import SourceTable, Texts
+from train.data.prompted_input import NO_INSTRUCTIONS, PromptedInput, prompted_input, reading_keys, text_keys
+from train.data.sampler import ByLabel, Even, Grouped, Indices, Mixed, OneSource, Sampler, steps_per_epoch
+from train.data.table import Texts
 from train.data.unique_sampler import UniqueTexts, shared_keys
 from train.data.windows import Windows
+from train.losses.per_source import losses_of
 
 T = TypeVar("T")
 _BLOCK = 8192
@@ -68,43 +69,116 @@ def _order(config: TrainConfig, data: TrainingData, numbers: Sequence[int], batc
     """The order of the sources with these numbers, which share their batches."""
     tables = [data.tables[number] for number in numbers]
     first = numbers[0]
-    is_labelled = data.sources[first].kind == "labelled"
-    if is_labelled:
+    if data.sources[first].kind == "labelled":
         _refuse_few_labels(config.data[first].texts_per_label, first, batch)
     rows = sum(map(len, tables))
-    if not any(data.sources[number].streaming for number in numbers):
-        return _draw(config, tables, None, batch, config.data[first].texts_per_label, config.seed)
-    steps_per_epoch(rows, batch)
-    return Windows(
-        rows,
-        batch,
-        config.seed,
-        lambda some, seed: _draw(config, tables, some, batch, config.data[first].texts_per_label, seed),
+    windows = Windows(
+        rows, batch, config.seed, lambda some, seed: _draw(config, data, numbers, some, batch=batch, seed=seed)
     )
+    is_whole = _keeps_queries(config, data, first)
+    streamed = next((number for number in numbers if data.sources[number].streaming), None)
+    if streamed is None or (is_whole and windows.count == 1):
+        return _draw(config, data, numbers, None, batch=batch, seed=config.seed)
+    if is_whole and config.batch.no_duplicates:
+        raise UserError(
+            f"batch.no_duplicates: data.{streamed} is streamed and loss.positives keeps queries together, which cannot "
+            "be had at once with so many rows; remove one of the three"
+        )
+    steps_per_epoch(rows, batch)
+    return windows
+
+
+def _keeps_queries(config: TrainConfig, data: TrainingData, number: int) -> bool:
+    """Whether a batch has all rows of each of its queries."""
+    return any(loss.positives != "each" for loss in losses_of(data.sources[number], config))
 
 
 def _draw(
-    config: TrainConfig, tables: Sequence[SourceTable], rows: Indices | None, batch: int, group: int, seed: int
+    config: TrainConfig, data: TrainingData, numbers: Sequence[int], rows: Indices | None, *, batch: int, seed: int
 ) -> Sampler:
-    """The order of the rows with these numbers; None is all of the tables."""
+    """The order of the rows with these numbers, which are counted through these sources; None is all of them."""
+    tables, first = [data.tables[number] for number in numbers], numbers[0]
     if tables[0].kind == "labelled":
-        return _by_label(_columns([table.labels for table in tables], rows), batch, group, seed)
+        labels = _columns([table.labels for table in tables], rows)
+        return _by_label(labels, batch, config.data[first].texts_per_label, seed)
+    count = sum(map(len, tables)) if rows is None else len(rows)
+    if _keeps_queries(config, data, first):
+        return _by_query(config, data, numbers, rows, batch=batch, seed=seed)
     if config.batch.no_duplicates:
         texts = _columns([table.texts for table in tables], rows)
-        return _no_duplicates(texts, batch, seed, NORMALIZERS[config.model.text_normalization])
-    count = sum(map(len, tables)) if rows is None else len(rows)
+        return _no_duplicates(texts, batch, seed, NORMALIZERS[config.model.text_normalization], np.arange(count))
     steps_per_epoch(count, batch)  # refuses a batch larger than the data
     return Mixed(count, batch, seed)
+
+
+def _places(sizes: Sequence[int], rows: Indices | None) -> Iterator[tuple[int, int]]:
+    """The table of each of these rows, which are numbered through all tables, and its number in it."""
+    ends = np.cumsum(sizes)
+    count = int(ends[-1]) if rows is None else len(rows)
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        some = np.arange(start, stop) if rows is None else rows[start:stop]
+        tables = np.searchsorted(ends, some, side="right")
+        yield from zip(tables.tolist(), (some - (ends - sizes)[tables]).tolist(), strict=True)
 
 
 def _columns(columns: Sequence[Sequence[T]], rows: Indices | None) -> Iterator[T]:
     """The cells of these rows, which are numbered through all columns."""
     if rows is None:
         return chain.from_iterable(columns)
-    ends = np.cumsum([len(column) for column in columns])
-    places = np.searchsorted(ends, rows, side="right").tolist()
-    starts = (ends - [len(column) for column in columns]).tolist()
-    return (columns[at][row - starts[at]] for at, row in zip(places, rows.tolist(), strict=True))
+    return (columns[at][row] for at, row in _places([*map(len, columns)], rows))
+
+
+def _by_query(
+    config: TrainConfig, data: TrainingData, numbers: Sequence[int], rows: Indices | None, *, batch: int, seed: int
+) -> Grouped:
+    """Batches of whole queries. Their number is that which has `batch` rows on the average.
+
+    A query with more rows than half a batch is divided, so that each batch has different ones. In a window, whose
+    number of batches is given, it is divided from a third on: so each batch has at least two parts.
+    """
+    tables = [data.tables[number] for number in numbers]
+    count = sum(map(len, tables)) if rows is None else len(rows)
+    steps = steps_per_epoch(count, batch)
+    queries = query_groups(config, data, numbers, rows)
+    if len(queries) < 2:
+        raise UserError(
+            f"data.{numbers[0]}: all its rows have one query, which has nothing to be contrasted with; use "
+            "--loss.positives each"
+        )
+    most = max(2, batch // 2) if rows is None else max(1, batch // 3)
+    groups = [part for members in queries for part in np.array_split(members, -(-len(members) // most))]
+    if rows is not None:
+        return Grouped(groups, Even(len(groups), steps, seed))
+    size = max(2, round(batch * len(groups) / count))
+    if not config.batch.no_duplicates:
+        return Grouped(groups, Mixed(len(groups), size, seed))
+    group_of_row = np.empty(count, dtype=np.int64)
+    for number, members in enumerate(groups):
+        group_of_row[members] = number
+    texts, normalize = _columns([table.texts for table in tables], None), NORMALIZERS[config.model.text_normalization]
+    return Grouped(groups, _no_duplicates(texts, size, seed, normalize, group_of_row))
+
+
+def query_groups(
+    config: TrainConfig, data: TrainingData, numbers: Sequence[int], rows: Indices | None = None
+) -> list[Indices]:
+    """The rows of each query in order, as places in `rows`, or in all rows. A query is a text in its prompt."""
+    normalize = NORMALIZERS[config.model.text_normalization]
+    sizes = [len(data.tables[number]) for number in numbers]
+    readings = (_query(data, numbers[at], row, normalize) for at, row in _places(sizes, rows))
+    keys: list[NDArray[np.int64]] = []
+    while block := list(islice(readings, _BLOCK)):
+        keys.append(reading_keys(block).numpy())
+    _, first, names = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+    members = np.split(np.argsort(names, kind="stable"), np.cumsum(np.bincount(names))[:-1])
+    return [members[place] for place in np.argsort(first)]
+
+
+def _query(data: TrainingData, number: int, row: int, normalize: Callable[[str], str]) -> PromptedInput:
+    source, table = data.sources[number], data.tables[number]
+    own = table.instructions[row] if table.instructions else NO_INSTRUCTIONS
+    return prompted_input(source, normalize(table.texts[row][0]), 0, own)
 
 
 def _refuse_few_labels(group: int, number: int, batch: int) -> None:
@@ -120,15 +194,19 @@ def _by_label(names: Iterable[str], batch: int, group: int, seed: int) -> ByLabe
     return ByLabel(labels.astype(np.int64), batch, group, seed)
 
 
-def _no_duplicates(everything: Iterator[Texts], batch: int, seed: int, normalize: Callable[[str], str]) -> UniqueTexts:
+def _no_duplicates(
+    everything: Iterator[Texts], batch: int, seed: int, normalize: Callable[[str], str], group_of_row: Indices
+) -> UniqueTexts:
+    """Batches of so many groups of rows, of which no two share a text."""
     counts: list[int] = []
     keys: list[NDArray[np.int64]] = []
     while rows := list(islice(everything, _BLOCK)):
         counts += map(len, rows)
         keys.append(text_keys([normalize(text) for texts in rows for text in texts]).numpy())
-    numbers = np.repeat(np.arange(len(counts)), counts)
-    sampler = UniqueTexts(shared_keys(numbers, np.concatenate(keys), len(counts)), batch, seed)
-    if len(counts) >= batch and min(map(len, sampler.epoch(0))) < 2:
+    groups = int(group_of_row.max()) + 1
+    numbers = np.repeat(group_of_row, counts)
+    sampler = UniqueTexts(shared_keys(numbers, np.concatenate(keys), groups), batch, seed)
+    if groups >= batch and min(map(len, sampler.epoch(0))) < 2:
         raise UserError(
             "batch.no_duplicates: there are too few different texts, so some batches have a single row; remove it"
         )
@@ -144,6 +222,9 @@ def left_out(sampler: Sampler) -> int:
         return left_out(sampler.window(0, 0)[1])
     if isinstance(sampler, OneSource):
         return sum(map(left_out, sampler.parts))
+    if isinstance(sampler, Grouped) and isinstance(sampler.order, UniqueTexts):
+        kept = {int(group) for batch in sampler.order.epoch(0) for group in batch}
+        return sum(len(rows) for group, rows in enumerate(sampler.groups) if group not in kept)
     if isinstance(sampler, UniqueTexts):
         return len(sampler.keys) - sum(map(len, sampler.epoch(0)))
     return 0

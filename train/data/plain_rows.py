@@ -1,8 +1,8 @@
 """The usual rows of pairs, read a column at a time: several times as fast as row by row, with the same result.
 
-Usual are rows of a .jsonl (also compressed) or .parquet file in which every cell that is used is a text. For any other
-file, and at the first cell that is something else, `NotPlainError` is raised, and the rows are read one by one as all
-others: `train.data.read` alone decides what is refused, and says why.
+Usual are rows of a .jsonl (also compressed) or .parquet file in which every cell that is used is a text, without scores
+and instructions. For any other file, and at the first cell that is something else, `NotPlainError` is raised, and the
+rows are read one by one as all others: `train.data.read` alone decides what is refused, and says why.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow.parquet
 from dec2vec.files.cells import negative_columns, only_numbers
 from dec2vec.files.compressed import content_suffix, opened
 from dec2vec.files.formats import PARQUET_ROWS
+from train.data.row_extras import NOTHING, Extras
 from train.data.stored import RowWriter
 from train.options.data import SourceConfig
 
@@ -30,6 +31,8 @@ Column = Any
 BYTES = 8 << 20
 """Length of the pieces in which a .jsonl file is read."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NO_INSTRUCTIONS = repr(("", ""))
+"""The instructions of a row without any."""
 _EMPTY = pyarrow.scalar(b"", pyarrow.binary())
 
 
@@ -48,18 +51,18 @@ class Plain:
     """Columns with a text that is no number."""
 
 
-def write_plain(source: SourceConfig, files: Iterable[Path], writer: RowWriter) -> Plain:
+def write_plain(source: SourceConfig, files: Iterable[Path], writer: RowWriter, extras: Extras = NOTHING) -> Plain:
     """Write the rows of pairs in these files; NotPlainError where they have to be read one by one.
 
     The caller has made sure that the rows have the layout of `anchor` and `positive`, or columns that are named.
     """
-    if source.only or source.document_id is not None:
+    if source.only or source.document_id is not None or extras.scores is not None:
         raise NotPlainError
     found, left = Plain(), source.limit
     try:
         for table in chain.from_iterable(_tables(path, source) for path in files):
             rows = table if left is None else table.slice(0, left)
-            _write(rows, source, writer, found)
+            _write(rows, source, extras, writer, found)
             left = None if left is None else left - rows.num_rows
             if left == 0:
                 break
@@ -107,9 +110,9 @@ def _parsed(piece: bytes, schema: Column) -> Column:
     return table
 
 
-def _write(table: Column, source: SourceConfig, writer: RowWriter, found: Plain) -> None:
+def _write(table: Column, source: SourceConfig, extras: Extras, writer: RowWriter, found: Plain) -> None:
     names = table.column_names
-    if len(set(names)) != len(names):
+    if len(set(names)) != len(names) or not set(names).isdisjoint(extras.columns(own=True)):
         raise NotPlainError
     found.columns.update(dict.fromkeys(names))
     further = negative_columns(names) if source.negatives is None else [n for n in source.negatives if n in names]
@@ -127,6 +130,8 @@ def _write(table: Column, source: SourceConfig, writer: RowWriter, found: Plain)
         found.left_out += table.num_rows - len(columns[0])
     if len(columns[0]):
         _note_words(source, columns, found)
+        if extras.query_instruction or extras.document_instruction:
+            columns.append(pyarrow.array([_NO_INSTRUCTIONS] * len(columns[0])))
         _append(columns, writer)
 
 

@@ -14,6 +14,7 @@ from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
 from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
+from train.data.row_extras import NOTHING, Extras, lines, with_extras
 from train.data.table import Packer, SourceTable, Texts
 from train.options.data import Kind, SourceConfig
 
@@ -46,9 +47,11 @@ class Keep(Protocol):
         """Also called after an error."""
 
 
-def read_and_tell(source: SourceConfig, keep: Keep | None = None) -> tuple[SourceTable, int, Told]:
+def read_and_tell(
+    source: SourceConfig, extras: Extras = NOTHING, keep: Keep | None = None
+) -> tuple[SourceTable, int, Told]:
     """The rows of a source, how many with an empty text `clean` left out, and what to tell; without `clean` rows with
-    an empty text are refused.
+    an empty text are refused. Of what rows have besides texts, `extras` are read.
 
     Rows are read and checked a block at a time, and kept packed unless `keep` has another place for them.
     """
@@ -57,15 +60,22 @@ def read_and_tell(source: SourceConfig, keep: Keep | None = None) -> tuple[Sourc
         source = replace(source, negatives=None)  # flat rows have those that the user named
     texts = text_columns(source)
     extra = [name for name in [_extra_column(source)] if name is not None]
+    taken = extras.columns(own=flat is None)
     left_out = 0
-    with closing(_Found(source, texts, keep or _Packed(source.kind))) as found:
+    with closing(_Found(source, texts, taken, keep or _Packed(source.kind))) as found:
         for table in _blocks(source) if flat is None else flat.blocks(extra):
             table = table.one_each(source.positive) if source.kind == "pairs" else table
             rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
             left_out += len(table) - len(rows)
-            found.add(table, _TABLES[source.kind](table, rows, source))
-        told = found.told() if flat is None else Told(tuple(flat.told), flat.unused)
-        return found.done(), left_out + (0 if flat is None else flat.empty), told
+            part = _TABLES[source.kind](table, rows, source)
+            if taken:
+                negatives = _negatives(table.columns, source)
+                part = with_extras(part, table, rows, extras, negatives, own=flat is None)
+            found.add(table, part)
+        whole = found.done()
+        told = found.told() if flat is None else Told(tuple(flat.told), flat.unused(taken))
+        told = replace(told, layout=(*told.layout, *lines(whole, extras, source.path)))
+        return whole, left_out + (0 if flat is None else flat.empty), told
 
 
 def pair_file(source: SourceConfig) -> PairFile:
@@ -129,26 +139,30 @@ class _Packed:
         self._scores: list[float] = []
         self._labels: list[str] = []
         self._ids: list[str] = []
+        self._document_scores: list[tuple[float, ...]] = []
+        self._instructions: list[tuple[str, str]] = []
 
     def add(self, part: SourceTable) -> None:
         self._texts.extend(part.texts)
         self._scores += part.scores
         self._labels += part.labels
         self._ids += part.ids
+        self._document_scores += part.document_scores
+        self._instructions += part.instructions
 
     def done(self) -> SourceTable:
-        texts = self._texts.done()
-        return SourceTable(self._kind, texts, self._scores or (), self._labels or (), self._ids or ())
+        columns = self._scores, self._labels, self._ids, self._document_scores, self._instructions
+        return SourceTable(self._kind, self._texts.done(), *columns)
 
     def close(self) -> None:
         self._texts.close()
 
 
 class _Found:
-    """Collects the blocks of a source."""
+    """Collects the blocks of a source, of which `taken` are the columns of extras."""
 
-    def __init__(self, source: SourceConfig, columns: Sequence[str], keep: Keep) -> None:
-        self._source, self._columns, self._keep = source, columns, keep
+    def __init__(self, source: SourceConfig, columns: Sequence[str], taken: Sequence[str], keep: Keep) -> None:
+        self._source, self._columns, self._taken, self._keep = source, columns, taken, keep
         self._name = source.path
         self._seen: dict[str, None] = {}
         self._with_words: set[str] = set()
@@ -174,22 +188,22 @@ class _Found:
 
     def told(self) -> Told:
         """What there is to tell of rows with named columns."""
-        return told_of_columns(self._source, self._seen)
+        return told_of_columns(self._source, self._seen, self._taken)
 
     def close(self) -> None:
         """Close the temporary file, also after an error."""
         self._keep.close()
 
 
-def told_of_columns(source: SourceConfig, seen: Iterable[str]) -> Told:
+def told_of_columns(source: SourceConfig, seen: Iterable[str], taken: Sequence[str] = ()) -> Told:
     """Columns that are not used, of pairs; files of other kinds often have many more."""
     if source.kind != "pairs":
         return Told()
     seen = list(seen)
-    negatives = negative_columns(seen) if source.negatives is None else source.negatives
+    negatives = _negatives(seen, source)
     extra = [source.document_id] if source.document_id else []
     only = [condition.partition("=")[0] for condition in source.only]
-    return Told(unused=unused_note(seen, [source.anchor, source.positive, *negatives, *extra, *only]))
+    return Told(unused=unused_note(seen, [source.anchor, source.positive, *negatives, *extra, *only, *taken]))
 
 
 def text_columns(source: SourceConfig) -> tuple[str, ...]:
@@ -213,8 +227,12 @@ def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
     return not any(is_absent(value) or (isinstance(value, str) and not value.strip()) for value in values)
 
 
+def _negatives(columns: Iterable[str], source: SourceConfig) -> Sequence[str]:
+    return negative_columns(columns) if source.negatives is None else source.negatives
+
+
 def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
-    negatives = negative_columns(table.columns) if source.negatives is None else source.negatives
+    negatives = _negatives(table.columns, source)
     texts = [
         (table.text(row, source.anchor), table.text(row, source.positive), *table.filled(row, negatives))
         for row in rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from dec2vec.prompts.prompt import Side
 from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out
 from train.data.read import Told
-from train.data.sampler import Sampler
+from train.data.sampler import Grouped, OneSource, Sampler
 from train.data.stored import StoredTexts
 from train.data.table import SourceTable
 from train.data.windows import Windows
@@ -58,7 +59,8 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
         "sha256": data.content_hash,
         "steps_per_epoch": sampler.steps_per_epoch,
         "left_out_of_first_epoch": left_out(sampler),
-        "windows": sampler.count if isinstance(sampler, Windows) else 1,
+        "windows": max(part.count if isinstance(part, Windows) else 1 for part in _parts(sampler)),
+        **({} if (together := _together(sampler)) is None else {"together": together}),
         "sources": sources,
     }
 
@@ -75,6 +77,13 @@ def lines(report: dict[str, Any]) -> list[str]:
         found.append(
             f"batch.no_duplicates: {part} leaves out {report['left_out_of_first_epoch']:,} rows of texts that come "
             "more often than it has batches"
+        )
+    if "together" in report:
+        part = " (of the first window)" if report["windows"] > 1 else ""
+        found.append(
+            f"loss.positives{part}: {report['together']['queries']:,} queries with up to "
+            f"{report['together']['most']:,} positives in a step, which has about "
+            f"{report['rows'] / report['steps_per_epoch']:.0f} pairs"
         )
     return found
 
@@ -99,26 +108,54 @@ def _among(source: dict[str, Any]) -> str:
     return f" (of {source['looked_at']:,} that were looked at)" if "looked_at" in source else ""
 
 
-def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> dict[str, int]:
-    """Number of rows with a text that is truncated; of streamed rows, among those of a sample."""
-    first, others = prompts_of(source)
-    texts = table.texts.sample(LOOKED_AT) if isinstance(table.texts, StoredTexts) else table.texts
-    rows = _cut((row[:1] for row in texts), *first, encoder)
-    found = {"too_long": len(rows | _cut((row[1:] for row in texts), *others, encoder))}
-    return found if len(texts) == len(table) else {**found, "looked_at": len(texts)}
+def _parts(sampler: Sampler) -> Sequence[Sampler]:
+    return sampler.parts if isinstance(sampler, OneSource) else (sampler,)
 
 
-def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
+def _together(sampler: Sampler) -> dict[str, int] | None:
+    """Where the positives of a query are taken together: how many queries there are, and the most positives of one.
+
+    Of streamed rows those of the first window are counted.
+    """
+    drawn = [part.window(0, 0)[1] if isinstance(part, Windows) else part for part in _parts(sampler)]
+    groups = [len(rows) for part in drawn if isinstance(part, Grouped) for rows in part.groups]
+    return {"queries": len(groups), "most": max(groups)} if groups else None
+
+
+def _too_long(whole: SourceTable, source: SourceConfig, encoder: Encoder) -> dict[str, int]:
+    """Number of rows with a text that is truncated; of streamed rows, among those of a sample.
+
+    Rows of one instruction are looked at together.
+    """
+    table = whole.keep(whole.texts.places(LOOKED_AT)) if isinstance(whole.texts, StoredTexts) else whole
+    found: set[int] = set()
+    for side, (prompt, of_side) in enumerate(prompts_of(source)):
+        part = slice(0, 1) if side == 0 else slice(1, None)
+        by_task: dict[str, Sequence[int]] = {"": range(len(table))}
+        if table.instructions:
+            by_task = _rows_by([own[side] for own in table.instructions])
+        for task, mine in by_task.items():
+            rows = ((row, text) for row in mine for text in table.texts[row][part])
+            found |= _cut(rows, prompt, of_side, task or None, encoder)
+    counted = {"too_long": len(found)}
+    return counted if len(table) == len(whole) else {**counted, "looked_at": len(table)}
+
+
+def _rows_by(names: Iterable[str]) -> dict[str, Sequence[int]]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        found[name].append(row)
+    return dict(found)
+
+
+def _cut(
+    rows: Iterable[tuple[int, str]], prompt: str | None, side: Side, task: str | None, encoder: Encoder
+) -> set[int]:
     """Rows with a text that is truncated. Short texts are not tokenized: they have fewer tokens than bytes."""
-    room = encoder.max_length - len(encoder.tokenize(["a"], prompt=prompt, side=side)[0])
-    numbered = (
-        (row, text)
-        for row, texts in enumerate(rows)
-        for text in texts
-        if 2 * len(text.encode("utf-8", "surrogatepass")) > room
-    )
+    room = encoder.max_length - len(encoder.tokenize(["a"], prompt=prompt, side=side, task=task)[0])
+    numbered = ((row, text) for row, text in rows if 2 * len(text.encode("utf-8", "surrogatepass")) > room)
     found: set[int] = set()
     while block := list(islice(numbered, _BLOCK)):
-        cut = encoder.is_cut([text for _, text in block], prompt=prompt, side=side)
+        cut = encoder.is_cut([text for _, text in block], prompt=prompt, side=side, task=task)
         found.update(row for (row, _), flag in zip(block, cut, strict=True) if flag)
     return found

@@ -12,11 +12,12 @@ import os
 import tempfile
 import weakref
 from array import array
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,21 +180,26 @@ class StoredTexts(Sequence[Row]):
 
     def sample(self, most: int) -> list[Row]:
         """All rows if there are no more than `most`, and otherwise as many at even distances."""
-        places = np.unique(np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.int64))
-        return list(self) if len(places) == len(self) else [self[place] for place in places.tolist()]
+        places = self.places(most)
+        return list(self) if len(places) == len(self) else [self[place] for place in places]
+
+    def places(self, most: int) -> list[int]:
+        """The numbers of these rows."""
+        found: list[int] = np.unique(np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.int64)).tolist()
+        return found
 
 
 class StoredColumn(Sequence[T]):
-    """The scores, labels or document ids of stored rows: what `convert` makes of the last string of each."""
+    """A column of stored rows besides their texts: what `convert` makes of one of the last strings of each."""
 
-    def __init__(self, rows: StoredRows, convert: Callable[[str], T]) -> None:
-        self._rows, self._convert = rows, convert
+    def __init__(self, rows: StoredRows, place: int, convert: Callable[[str], T]) -> None:
+        self._rows, self._place, self._convert = rows, place, convert
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[T]:
-        return (self._convert(row[-1]) for row in self._rows)
+        return (self._convert(row[self._place]) for row in self._rows)
 
     @overload
     def __getitem__(self, row: int) -> T: ...
@@ -204,21 +210,27 @@ class StoredColumn(Sequence[T]):
     def __getitem__(self, row: int | slice) -> T | list[T]:
         if isinstance(row, slice):
             return [self[place] for place in range(*row.indices(len(self)))]
-        return self._convert(self._rows[row][-1])
+        return self._convert(self._rows[row][self._place])
 
 
-def stored_table(kind: Kind, rows: StoredRows, extra: str | None) -> SourceTable:
-    """A table of stored rows; `extra` is which of `scores`, `labels` and `ids` they have."""
-    texts = StoredTexts(rows, 0 if extra is None else 1)
-    if extra == "scores":
-        return SourceTable(kind, texts, scores=StoredColumn(rows, float))
-    named = {} if extra is None else {extra: StoredColumn(rows, str)}
-    return SourceTable(kind, texts, labels=named.get("labels", ()), ids=named.get("ids", ()))
+def _numbers(text: str) -> tuple[float, ...]:
+    """`literal_eval` does not know nan."""
+    return tuple(float(part) for part in text.strip("()").split(",") if part.strip())
 
 
-def extra_of(table: SourceTable) -> str | None:
-    """Which of the columns besides texts the table has."""
-    return next((name for name in ("scores", "labels", "ids") if getattr(table, name)), None)
+_CONVERT: dict[str, Callable[[str], Any]] = {
+    "scores": float,
+    "labels": str,
+    "ids": str,
+    "document_scores": _numbers,
+    "instructions": literal_eval,
+}
+
+
+def stored_table(kind: Kind, rows: StoredRows, named: Sequence[str] = ()) -> SourceTable:
+    """A table of stored rows, which have these columns besides their texts, in the order of `COLUMNS`."""
+    columns = {name: StoredColumn(rows, place - len(named), _CONVERT[name]) for place, name in enumerate(named)}
+    return SourceTable(kind, StoredTexts(rows, len(named)), **columns)
 
 
 def encoded_rows(table: SourceTable) -> Iterator[bytes]:
@@ -280,6 +292,11 @@ class RowWriter:
     def with_more_than(self, strings: int) -> int:
         """How many rows have more strings."""
         return sum(count for width, count in self._widths.items() if width > strings)
+
+    def flush(self) -> None:
+        """Make the rows readable that were appended."""
+        self._rows.flush()
+        self._starts.flush()
 
     def close(self) -> None:
         """Finish the files."""

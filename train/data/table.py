@@ -22,16 +22,25 @@ T = TypeVar("T")
 Texts = tuple[str, ...]
 """The texts of a row: anchor, positive and negatives of a pair; both texts of a graded pair; otherwise one text."""
 
+COLUMNS = ("scores", "labels", "ids", "document_scores", "instructions")
+"""What a row may have besides texts, in the order in which it is hashed and stored."""
+
 
 @dataclass(frozen=True)
 class SourceTable:
-    """The texts of every row, and depending on the kind their scores, labels or document ids."""
+    """The texts of every row, and depending on the kind their scores, labels or document ids.
+
+    Pairs may also have the scores that a reranker gave the positive and the negatives (NaN: none), and instructions of
+    the query and of the documents.
+    """
 
     kind: Kind
     texts: Sequence[Texts]
     scores: Sequence[float] = ()
     labels: Sequence[str] = ()
     ids: Sequence[str] = ()
+    document_scores: Sequence[tuple[float, ...]] = ()
+    instructions: Sequence[tuple[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -40,17 +49,25 @@ class SourceTable:
         """The table with only these rows."""
         scores, labels, ids = _kept(self.scores, rows), _kept(self.labels, rows), _kept(self.ids, rows)
         texts = self.texts.take(rows) if isinstance(self.texts, PackedTexts) else _kept(self.texts, rows)
-        return SourceTable(self.kind, texts, scores, labels, ids)
+        extras = _kept(self.document_scores, rows), _kept(self.instructions, rows)
+        return SourceTable(self.kind, texts, scores, labels, ids, *extras)
 
     def contents(self, normalize: Callable[[str], str] = str) -> Iterator[tuple[str, ...]]:
         """Everything in each row as strings, with `normalize` applied to the texts."""
-        columns = [list(map(repr, self.scores)), self.labels, self.ids]
-        extras = zip(*(column for column in columns if column), strict=True)
+        extras = zip(*(map(_as_text, getattr(self, name)) for name in self.named()), strict=True)
         return (tuple(map(normalize, texts)) + next(extras, ()) for texts in self.texts)
+
+    def named(self) -> tuple[str, ...]:
+        """The columns besides texts that the table has."""
+        return tuple(name for name in COLUMNS if getattr(self, name))
 
     def digests(self, normalize: Callable[[str], str] = str) -> Iterator[bytes]:
         """16 bytes per row, which are equal for equal rows."""
         return map(row_digest, self.contents(normalize))
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def _kept(column: Sequence[T], rows: Sequence[int]) -> list[T]:

@@ -18,6 +18,7 @@ from train.losses.infonce.infonce import infonce
 from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
 from train.losses.matryoshka import dimension_weights, nested
 from train.losses.objective import Objective, Temperature, combine
+from train.losses.reranker import distil_reranker
 from train.losses.supcon import supcon
 from train.options.losses import LossConfig
 
@@ -71,6 +72,8 @@ def _at_one_size(
             return supcon(embeddings, rows, temperature)
         case "distil_scores" | "distil_vectors", TeacherInputs():
             return distil(embeddings, rows, temperature, distance_of(config), config.teacher_temperature)
+        case "distil_reranker", PairInputs():
+            return distil_reranker(embeddings, rows, config, temperature)
     check_rows(config.kind, type(rows), "this batch")
     raise AssertionError(config.kind)
 

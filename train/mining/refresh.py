@@ -34,7 +34,7 @@ from train.data.dataset import TrainingData
 from train.data.sampler import Indices, Sampler
 from train.data.table import SourceTable, Texts
 from train.distributed.collectives import sum_over_ranks
-from train.mining.encoders import embed_all
+from train.mining.encoders import Instructions, embed_all
 from train.mining.pairs import distinct, material_from_pairs, same
 from train.mining.search import Judges, mine
 from train.mining.selection import Rules, Selection
@@ -131,7 +131,7 @@ class Refreshed:
         places = self._coming(number, step)
         if not len(places):
             return places, np.full((0, self._config.negatives), NONE, dtype=np.int64)
-        some = SourceTable("pairs", [table.texts[row] for row in places.tolist()])
+        some = table.keep(places.tolist())
         mined = mine_source(some, source, encoder, self._config, seed=seed)
         return places, np.where(mined == NONE, NONE, places[mined])
 
@@ -197,10 +197,11 @@ def mine_source(
     material = material_from_pairs(source.path, anchors, positives, [row[2:] for row in table.texts], corpus)
     view = encoder.embedder.view
 
-    def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+    def embed(texts: Sequence[str], *, document: bool, task: str | None = None) -> Float32[np.ndarray, "texts dim"]:
         prompt = source.document_prompt if document else source.query_prompt
         side: Side = "document" if document else "query"
-        return unit_rows(encoder.encode_views(texts, [view], EncodeOptions(prompt, side=side, progress=False))[view])
+        options = EncodeOptions(prompt, side=side, progress=False, task=task)
+        return unit_rows(encoder.encode_views(texts, [view], options)[view])
 
     selection = Selection(
         count=config.negatives,
@@ -210,7 +211,12 @@ def mine_source(
         choice=config.choice,
         seed=seed,
     )
-    mined, _, _ = mine(material, embed_all(embed, anchors, positives, corpus), Judges(), selection)
+    instructions = Instructions(
+        [query for query, _ in table.instructions],
+        {text: own[1] for text, own in zip(reversed(positives), reversed(table.instructions), strict=False)},
+    )
+    vectors = embed_all(embed, anchors, positives, corpus, instructions)
+    mined, _, _ = mine(material, vectors, Judges(), selection)
     first = {same(text): row for row, text in reversed(list(enumerate(positives)))}
     rows = np.array([first[same(text)] for text in corpus], dtype=np.int64)
     negative_rows = np.full((len(table), config.negatives), NONE, dtype=np.int64)
