@@ -152,7 +152,7 @@ class _Packed:
 
     def done(self) -> SourceTable:
         columns = self._scores, self._labels, self._ids, self._document_scores, self._instructions
-        return SourceTable(self._kind, self._texts.done(), *columns)
+        return SourceTable(self._kind, self._texts.done(), *(column or () for column in columns))
 
     def close(self) -> None:
         self._texts.close()

@@ -36,7 +36,6 @@ from train.data.row_extras import NOTHING, Extras
 from train.data.shared_texts import shared_texts
 from train.data.stored import RowWriter, StoredRows, StoredTexts, stored_table
 from train.data.table import SourceTable
-from train.distributed.collectives import is_first_process
 from train.options.data import Kind, SourceConfig
 
 _log = logging.getLogger(__name__)
@@ -104,8 +103,7 @@ def _content(named: Named) -> list[str] | None:
 def _convert(
     source: SourceConfig, flat: FlatRows | None, normalization: TextNormalization, extras: Extras, folder: Path
 ) -> None:
-    if is_first_process():
-        _log.info("%s: reading all rows once; they are kept in %s", source.path, folder.parent)
+    _log.info("%s: reading all rows once; they are kept in %s", source.path, folder.parent)
     with closing(RowWriter(folder)) as writer:
         left_out, told = _fill(source, extras, writer, folder, is_flat=flat is not None)
     named = _named(source, extras)
