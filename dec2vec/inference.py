@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.batching import CHUNK_OVERHEAD, Chunk, by_kind, deduplicate, pad, plan
+from dec2vec.batching import Chunk, by_kind, chunk_overhead, deduplicate, pad, plan
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.pooling import Lengths, View
@@ -68,7 +68,7 @@ class ChunkedForward:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
-        groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
+        groups = plan([len(row) for row in unique], self.batch_tokens, chunk_overhead(self._device))
         prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
         self.tally.add(rest, 0 if prefix is None else prefix.length)

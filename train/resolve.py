@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.load import resolve_device, use_autocast
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
+from dec2vec.devices import DeviceName, autocast_dtype, resolve_device
 from dec2vec.files.hub_datasets import PARTS, is_hub_id
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
@@ -20,6 +23,11 @@ from train.distributed.collectives import is_first_process
 from train.options.losses import LossConfig
 from train.warm_start import published_base
 
+_AUTOCAST: dict[torch.dtype | None, Literal["on", "off", "float16"]] = {
+    None: "off",
+    torch.bfloat16: "on",
+    torch.float16: "float16",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -33,8 +41,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     read = with_reading(config.model, None if published is None else published.reading)
     model = dataclasses.replace(
         read,
-        device="cuda" if device.type == "cuda" else "cpu",
-        autocast="on" if use_autocast(config.model.autocast, device) else "off",
+        device=_device_name(device),
+        autocast=_AUTOCAST[autocast_dtype(config.model.autocast, device)],
         name_or_path=_absolute(config.model.name_or_path),
         revision=pinned_revision(config.model),
         max_length=known_max_length(config.model),
@@ -93,3 +101,8 @@ def _absolute(path: str) -> str:
         found = f"{Path(name).resolve()}{path[len(name) :]}"
         return found if PARTS.fullmatch(found) else path  # a parent folder with @ in its name hides the split
     return str(Path(path).resolve()) if is_pattern(path) else path
+
+
+def _device_name(device: torch.device) -> DeviceName:
+    name: DeviceName = device.type  # type: ignore[assignment]  # `resolve_device` returns no other
+    return name

@@ -52,13 +52,14 @@ class ModelConfig:
     """Run code from the model's repository. Enable it only if you have read that code."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the base weights in memory."""
-    autocast: Literal["auto", "on", "off"] = "auto"
-    """Compute matrix products in bfloat16. auto: on CUDA and on CPUs with bfloat16 support (float32 is faster on
-    others)."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention kernel. flash_attention_2 needs CUDA and the flash-attn package."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto uses CUDA if it is available."""
+    autocast: Literal["auto", "on", "off", "float16"] = "auto"
+    """Compute matrix products in bfloat16 (on) or float16, with a loss scale in training. auto: bfloat16 where the
+    device computes in it natively, float16 on GPUs such as the T4, off elsewhere (float32 is faster there)."""
+    attention: Literal["sdpa", "cudnn", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel. sdpa is torch's, without cuDNN, which makes a plan for each new shape; cudnn allows it.
+    flash_attention_2 needs CUDA and the flash-attn package."""
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
+    """auto uses the machine's accelerator if it has one: cuda (NVIDIA, AMD), mps (Apple) or xpu (Intel)."""
     load_in_4bit: bool = False
     """Load the base weights in 4 bits (NF4, as in QLoRA). Needs CUDA and the bitsandbytes package."""
     pooling: PoolingName | None = None

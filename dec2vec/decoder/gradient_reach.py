@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dec2vec.config.model import DEFAULT_LENGTH
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.positions import position_limit
+from dec2vec.devices import random_numbers_put_back
 
 
 def modules_without_gradient(embedder: Embedder, candidates: Mapping[str, nn.Module]) -> list[str]:
@@ -106,7 +107,7 @@ def _as_in_training(embedder: Embedder) -> Iterator[None]:
     device = next(embedder.parameters()).device
     embedder.backbone.train()
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.enable_grad(), random_numbers_put_back(device):
             yield
     finally:
         embedder.backbone.train(was_training)

@@ -81,7 +81,7 @@ def _check_fsdp(accelerator: Accelerator) -> None:
 def _check_group(option: str, accelerator: Accelerator) -> None:
     if not torch.distributed.is_initialized():
         raise UserError(f"{option}: sharding needs a process group; start with accelerate launch or torchrun")
-    if accelerator.device.type == "cpu" and torch.cuda.is_available():
+    if accelerator.device.type == "cpu" and torch.accelerator.is_available():
         raise UserError(f"model.device cpu: {option} uses all visible GPUs; hide them with CUDA_VISIBLE_DEVICES=''")
 
 
