@@ -3,10 +3,11 @@
     python scripts/benchmarks/bench_train.py --case short --model llama-60m --batch 256 --peer st --repeats 5
 
 Cases: short (NLI-like pairs), long (lognormal, mean 60 tokens, up to 512), prompt (short behind 40 tokens of
-instruction), triplets (short with a hard negative). Peers: st (CachedMultipleNegativesRankingLoss with its default
-mini-batch of 32), st-best (the fastest of its plain and cached losses that fits the memory), self (our own trainer with
-the options of --peer-set), none. Both sides have the same weights, adapters, texts, batches, temperature and allocator
-settings, and step in turn, each in a process of its own; a matrix product is timed before each pair of steps.
+instruction), triplets (short with a hard negative), 2x30 and 2x250 (both texts of that many tokens). Peers: st
+(CachedMultipleNegativesRankingLoss with its default mini-batch of 32), st-best (the fastest of its plain and cached
+losses that fits the memory), self (our own trainer with the options of --peer-set), none. Both sides have the same
+weights, adapters, texts, batches, temperature and allocator settings, and step in turn, each in a process of its own; a
+matrix product is timed before each pair of steps.
 
 Nothing is timed unless both sides read the same token ids of every batch. The run is void (exit code 1) if the
 gradients of the first batch, compared with sentence-transformers' in float32, are further away on our side than 1.1
@@ -59,6 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES, help="what st-best chooses from")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
+    parser.add_argument("--base", choices=["float32", "bfloat16"], default="float32", help="dtype of the base weights")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of our training run")
     parser.add_argument("--peer-set", nargs="*", default=[], metavar="NAME=VALUE", help="the same for --peer self")
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace, scratch: Path, start: Start) -> dict[str, A
     precision = options.precision if options.precision != "auto" else ("bf16" if bfloat16_units() else "fp32")
     threads = options.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    work = Work(str(folder), str(scratch / "rows.jsonl"), prompt, options.batch, precision, threads)
+    work = Work(str(folder), str(scratch / "rows.jsonl"), prompt, options.batch, precision, threads, options.base)
     machine = description()
     weights = matrix_weights(AutoModel.from_pretrained(folder))
     tokenizer_lengths = tokenizer([prompt + text for row in rows for text in row.values()], add_special_tokens=False)
@@ -155,7 +157,7 @@ def _compared(gradients: dict[str, Any], ours: Work, start: Start) -> dict[str, 
     """With the gradients of sentence-transformers in float32, in a process that ends before anything is timed."""
     from bench.report import agreement
 
-    reference = start("peer", replace(ours, precision="fp32", options=(DEFAULT,)), False)
+    reference = start("peer", replace(ours, precision="fp32", base="float32", options=(DEFAULT,)), False)
     float32 = reference.first_gradients(0)
     reference.close()
     return agreement(gradients, float32)
@@ -179,6 +181,7 @@ def _result(
         "model": options.model,
         "batch": options.batch,
         "precision": precision,
+        "base": options.base,
         "machine": machine,
         "tokens_per_text": round(sum(counts) / sum(map(len, lengths)), 2),
         "set": options.set,

@@ -109,6 +109,7 @@ def _config(work: Work) -> TrainConfig:
         "model": {
             "name_or_path": work.model,
             "max_length": MAX_TOKENS + 64,
+            "dtype": work.base,
             "autocast": "on" if work.precision == "bf16" else "off",
             "prompt": work.prompt + SLOT if work.prompt else "bare",
         },

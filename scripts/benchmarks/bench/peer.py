@@ -44,7 +44,7 @@ class Peer:
         self._work = work
         transformer = Transformer(
             work.model,
-            model_kwargs={"dtype": torch.float32, **_attention()},
+            model_kwargs={"dtype": getattr(torch, work.base), **_attention()},
             modality_config=TEXT_ONLY,
             module_output_name="token_embeddings",
         )

@@ -28,6 +28,8 @@ class Work:
     batch: int
     precision: str
     threads: int
+    base: str = "float32"
+    """The dtype of the decoder's own weights."""
     options: tuple[str, ...] = ()
     """Of the side: NAME=VALUE of a training option for ours, the loss for the peer."""
 
