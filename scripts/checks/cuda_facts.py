@@ -122,7 +122,7 @@ def _work(scratch: Path, model: Path, case: str, batch: int, precision: str, opt
     if not file.exists():
         Work.write_rows(file, make_rows(case, 2 * batch, tokenizer))
     threads = torch.get_num_threads()
-    return Work(str(model), str(file), make_prompt(case, tokenizer), batch, precision, threads, options)
+    return Work(str(model), str(file), make_prompt(case, tokenizer), batch, precision, threads, options=options)
 
 
 def _gradients(
