@@ -14,7 +14,8 @@ from dec2vec import ModelConfig
 from dec2vec.errors import UserError
 from tests.tiny_run import train as run_training
 from tests.tiny_run import write_run
-from train.config import CheckpointConfig, OptimConfig
+from train.config import CheckpointConfig, OptimConfig, TrainConfig
+from train.distributed.engine import make_accelerator
 from train.gradcache.loss_scale import FIRST, GROWTH_INTERVAL, LossScale
 from train.state import TrainState
 from train.step import StepResult
@@ -104,3 +105,9 @@ def test_the_scale_changes_as_in_torch() -> None:
         scaler.update()
         scale = scale.after(overflowed=step in overflows)
     assert scale.value != FIRST
+
+
+def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="autocast float16: DeepSpeed has no loss scale here; use FSDP2 or DDP"):
+        make_accelerator(TrainConfig(model=ModelConfig(autocast="float16")))

@@ -48,6 +48,8 @@ class Embedder(nn.Module):
         """The dtype of matrix products; None without autocast."""
         self.narrow = True
         """If off, the highest block that is needed runs at every token instead of the last one only."""
+        self.passes_are_collective = False
+        """Whether other processes take part in each pass, because the weights are sharded; an engine sets it."""
         self.unpadded = False
         """If on, texts without a common beginning are packed. `train.adapters.capabilities` says when that is possible.
         """

@@ -31,6 +31,8 @@ _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Let Accelerate decide on processes and devices; precision and kernels are ours, as in an evaluation."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
+        if config.model.autocast == "float16":
+            raise UserError("model.autocast float16: DeepSpeed has no loss scale here; use FSDP2 or DDP")
         check_installed()
         silence()
     note_launcher_options()
