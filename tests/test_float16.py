@@ -12,11 +12,13 @@ import torch
 import train.loop
 from dec2vec import ModelConfig
 from dec2vec.errors import UserError
+from tests.helpers import tiny_model_folder
 from tests.tiny_run import train as run_training
 from tests.tiny_run import write_run
-from train.config import CheckpointConfig, OptimConfig, TrainConfig
+from train.config import CheckpointConfig, LoraConfig, OptimConfig, TrainConfig
 from train.distributed.engine import make_accelerator
 from train.gradcache.loss_scale import FIRST, GROWTH_INTERVAL, LossScale
+from train.resolve import resolve
 from train.state import TrainState
 from train.step import StepResult
 
@@ -111,3 +113,15 @@ def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UserError, match="autocast float16: DeepSpeed has no loss scale here; use FSDP2 or DDP"):
         make_accelerator(TrainConfig(model=ModelConfig(autocast="float16")))
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "kept"),
+    [("full", "bfloat16", "float32"), ("full", "float32", "float32"), ("lora", "bfloat16", "bfloat16")],
+)
+def test_weights_trained_in_full_are_kept_in_float32(tmp_path: Path, method: str, asked: str, kept: str) -> None:
+    """A relative update of 1e-3 is less than half of bfloat16's last bit: added to the weight, it would be lost."""
+    assert torch.tensor(1.0, dtype=torch.bfloat16) + 1e-3 == 1.0
+    tiny_model_folder(tmp_path)
+    model = ModelConfig(name_or_path=str(tmp_path), dtype=asked, device="cpu")  # type: ignore[arg-type]
+    assert resolve(TrainConfig(model=model, lora=LoraConfig(method=method))).model.dtype == kept  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+import unittest.mock
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from train.config import CheckpointConfig, DistributedConfig, EvalSection, LoraC
 from train.distributed.diverged_ranks import check_replicas_equal, checksums
 from train.distributed.engine import make_accelerator, wrap
 from train.distributed.lost_ranks import lost_rank_message, why_lost
+from train.finish import leave
 from train.tracking.metrics_file import read_metrics
 from train.tracking.step_metrics import rank_seconds
 
@@ -183,6 +185,7 @@ def test_a_lost_rank_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         ("The size of tensor a (3) must match the size of tensor b (4)", None),
         ("CUDA out of memory", None),
+        ("CUDA error: the launch timed out and was terminated", None),
     ],
 )
 def test_what_errors_mean(error: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +227,19 @@ def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     (handler,) = found["kwargs_handlers"]
     assert isinstance(handler, InitProcessGroupKwargs)
     assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)
+
+
+def test_under_nccl_no_process_waits_for_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To end an NCCL group is a collective call; a process that has nothing more to do just ends."""
+    done: list[object] = []
+    accelerator = unittest.mock.Mock(spec=Accelerator)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(os, "_exit", done.append)
+    for backend, exits in (("nccl", [0]), ("gloo", [])):
+        monkeypatch.setattr(dist, "get_backend", lambda backend=backend: backend)
+        done.clear()
+        leave(accelerator)
+        assert done == exits
 
 
 # memory

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from dec2vec.config.model import ModelConfig
+from dec2vec.config.model import Dtype, ModelConfig
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
 from dec2vec.devices import DeviceName, autocast_dtype, resolve_device
@@ -47,6 +47,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         revision=pinned_revision(config.model),
         max_length=known_max_length(config.model),
         tokenization=read.tokenization or _tokenization(read),
+        dtype=_dtype(config),
     )
     data = tuple(
         dataclasses.replace(
@@ -67,6 +68,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
         loss=_located(config.loss),
         eval=dataclasses.replace(config.eval, dev=dev, tests=tests),
     )
+
+
+def _dtype(config: TrainConfig) -> Dtype:
+    """What the weights are stored in. Trained in full they are float32: AdamW's small updates are lost in 16 bits."""
+    dtype = config.model.dtype
+    if config.lora.method != "full" or dtype == "float32":
+        return dtype
+    if is_first_process():
+        _log.info("model.dtype %s: weights that are trained in full are kept in float32 (autocast computes)", dtype)
+    return "float32"
 
 
 def _tokenization(model: ModelConfig) -> Tokenization:

@@ -40,6 +40,9 @@ AS_CONFIGURED = EncodeOptions()
 """Texts with the prompt of the encoder's configuration."""
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The decoder, and how its hidden states become one vector."""
@@ -50,7 +53,7 @@ class ModelConfig:
     """Hub branch, tag or commit. None uses the default branch."""
     trust_remote_code: bool = False
     """Run code from the model's repository. Enable it only if you have read that code."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Data type of the base weights in memory."""
     autocast: Literal["auto", "on", "off", "float16"] = "auto"
     """Compute matrix products in bfloat16 (on) or float16, with a loss scale in training. auto: bfloat16 where the
