@@ -18,6 +18,7 @@ from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.sampler import Sampler
 from train.data.token_cache import TokenCache
+from train.gradcache.loss_scale import FIRST, LossScale
 from train.judge import Judge
 from train.mining.refresh import Refreshed
 from train.optim import Learner
@@ -55,6 +56,10 @@ class TrainState:
     skipped_steps: int = 0
     best_step: int | None = None
     best_score: float | None = None
+    loss_scale: float = FIRST
+    """Of float16 autocast; without it, it is not used."""
+    steps_at_scale: int = 0
+    """Steps in a row without an overflow at this scale."""
     knows_siblings: bool = True
     """Whether no step took a right answer in another row for a negative, as steps of earlier versions did."""
     worse_scores: int = 0
@@ -65,6 +70,11 @@ class TrainState:
         self.knows_siblings = False
         for name, value in saved.items():
             setattr(self, name, value)
+
+    def note_scaled_step(self, *, overflowed: bool) -> None:
+        """Set the loss scale of the next step."""
+        scale = LossScale(self.loss_scale, self.steps_at_scale).after(overflowed=overflowed)
+        self.loss_scale, self.steps_at_scale = scale.value, scale.good_steps
 
     def note_score(self, score: float) -> bool:
         """Remember the dev score of the present step if it is the best so far, and return whether it is.

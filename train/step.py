@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from train.adapters.lora import trainable_parameters
 from train.config import TrainConfig
 from train.data.batch import LocalBatch
 from train.distributed.collectives import world_size
 from train.gradcache.cached_step import cached_step
+from train.gradcache.loss_scale import unscale
 from train.losses.compute import compute_loss
 from train.losses.objective import Objective
 from train.optim import Learner, learning_rate
@@ -31,8 +33,13 @@ class StepResult:
     """time.monotonic() when this rank's vectors were ready, before it waited for another rank."""
 
 
-def train_step(learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int) -> StepResult:
-    """Optimizer step number `step`, counted from 0, on this rank's part of the global batch."""
+def train_step(
+    learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int, scale: float = 1.0
+) -> StepResult:
+    """Optimizer step number `step`, counted from 0, on this rank's part of the global batch.
+
+    `scale` is the loss scale of float16: gradients are computed that many times as large, and divided by it.
+    """
     seed_dropout(config.seed, step)
     lr = learning_rate(step, learner.total_steps, config.optim)
     learner.optimizer.set_learning_rate(lr)
@@ -43,7 +50,10 @@ def train_step(learner: Learner, batch: LocalBatch, step: int, config: TrainConf
         return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers)
 
     with learner.optimizer.one_reduction():
-        result = cached_step(learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix)
+        result = cached_step(
+            learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix, scale=scale
+        )
+    unscale(trainable_parameters(learner.model.embedder).values(), scale)
     norm = learner.optimizer.clip()
 
     numbers = (result.loss, norm, result.log_temperature_gradient)
