@@ -17,7 +17,7 @@ from tests.tiny_run import train as run_training
 from tests.tiny_run import write_run
 from train.config import CheckpointConfig, LoraConfig, OptimConfig, TrainConfig
 from train.distributed.engine import make_accelerator
-from train.gradcache.loss_scale import FIRST, GROWTH_INTERVAL, LossScale
+from train.optim import FIRST, GROWTH_INTERVAL, LossScale
 from train.resolve import resolve
 from train.state import TrainState
 from train.step import StepResult

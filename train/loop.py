@@ -19,7 +19,6 @@ from train.data.prefetch import Prefetch
 from train.data.siblings import Siblings, find_siblings
 from train.distributed.collectives import any_rank, sum_over_ranks
 from train.distributed.diverged_ranks import check_replicas_equal
-from train.gradcache.loss_scale import SMALLEST
 from train.gradcache.memory import activation_budget, chunk_budget
 from train.judge import DevClock, agreed, said_beforehand, shared
 from train.state import OnBest, Run, TrainState, drop_old_checkpoints, save, trained_tensors
@@ -122,8 +121,9 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
     state = run.state
     scale = _loss_scale(run)
     if run.encoder.embedder.autocast == torch.float16:
+        overflowed = not result.applied and state.may_overflow and math.isfinite(result.loss)
         state.note_scaled_step(overflowed=not result.applied)
-        if not result.applied and scale > SMALLEST and math.isfinite(result.loss):
+        if overflowed:
             state.skipped_steps += 1
             _log.warning("step %d: float16 overflowed at a loss scale of %g; skipped", state.step, scale)
             return

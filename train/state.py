@@ -18,10 +18,9 @@ from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.sampler import Sampler
 from train.data.token_cache import TokenCache
-from train.gradcache.loss_scale import FIRST, LossScale
 from train.judge import Judge
 from train.mining.refresh import Refreshed
-from train.optim import Learner
+from train.optim import FIRST, SMALLEST, Learner, LossScale
 from train.teachers.teacher_vectors import TeacherVectors
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
@@ -70,6 +69,11 @@ class TrainState:
         self.knows_siblings = False
         for name, value in saved.items():
             setattr(self, name, value)
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether a smaller loss scale may help a step whose gradients are not finite."""
+        return self.loss_scale > SMALLEST
 
     def note_scaled_step(self, *, overflowed: bool) -> None:
         """Set the loss scale of the next step."""

@@ -9,12 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.adapters.lora import trainable_parameters
 from train.config import TrainConfig
 from train.data.batch import LocalBatch
 from train.distributed.collectives import world_size
 from train.gradcache.cached_step import cached_step
-from train.gradcache.loss_scale import unscale
 from train.losses.compute import compute_loss
 from train.losses.objective import Objective
 from train.optim import Learner, learning_rate
@@ -53,7 +51,7 @@ def train_step(
         result = cached_step(
             learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix, scale=scale
         )
-    unscale(trainable_parameters(learner.model.embedder).values(), scale)
+    learner.unscale(scale)
     norm = learner.optimizer.clip()
 
     numbers = (result.loss, norm, result.log_temperature_gradient)
