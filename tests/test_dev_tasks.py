@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import train.loop
-from dec2vec.config.load import load, validate
+from dec2vec.config.load import dump, load, validate
 from dec2vec.config.tasks import ClusteringConfig, DevTaskConfig, PairsConfig, RetrievalConfig, TopicsConfig
 from dec2vec.errors import UserError
 from dec2vec.files.held_out import HeldOut
@@ -32,6 +32,9 @@ from tests.training_setup import tiny_encoder
 from train.__main__ import _eval_command, _eval_config
 from train.config import EvalSection, LoraConfig, TrainConfig
 from train.judge import Judge, said_beforehand, score_name, shared
+from train.sweep.grid import inputs_of
+from train.sweep.run_all import _best_dev
+from train.sweep.wandb_sweep import wandb_sweep
 
 HELD = HeldOut(["q one", "q two"], ["d one", "d two", "other"], [[0], [1]], [None] * 2, [None] * 3)
 
@@ -192,6 +195,18 @@ def test_the_tests_of_the_kind_that_chose_come_first() -> None:
     assert report.comparison is not None
     assert not any(line.startswith(f"{table.name}: ") for line in usual)
     assert led[0].startswith(f"{table.name}: {table.metric}") and led[1:] == usual
+
+
+def test_a_sweep_compares_what_chooses(tmp_path: Path, tasks: list[DevTaskConfig]) -> None:
+    lines = [{"step": step, "loss": 1.0} for step in (1, 2)] + [
+        {"step": step, "dev_score": score, "dev/search/nDCG@10": 1 - score} for step, score in ((2, 0.25), (4, 0.5))
+    ]
+    assert _best_dev(write_jsonl(tmp_path / "metrics.jsonl", lines)) == (4, 0.5)
+    entries = [{"retrieval": {"path": str(collection(tmp_path / "more"))}}, {"held_out": 5}]
+    run = tmp_path / "run.yaml"
+    run.write_text(dump(validate(TrainConfig, {"eval": {"dev": entries}})), encoding="utf-8")
+    assert wandb_sweep(run, tmp_path, ["optim.lr=1e-3,1e-4"], [], [])["metric"]["name"] == "dev_score"
+    assert str(tmp_path / "more") in inputs_of(load(TrainConfig, run, []))
 
 
 # NanoBEIR
