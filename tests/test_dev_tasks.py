@@ -36,7 +36,7 @@ from train.sweep.grid import inputs_of
 from train.sweep.run_all import _best_dev
 from train.sweep.wandb_sweep import wandb_sweep
 
-HELD = HeldOut(["q one", "q two"], ["d one", "d two", "other"], [[0], [1]], [None] * 2, [None] * 3)
+HELD = HeldOut(["q one", "q two"], ["d one", "d two", "other"], [[0], [1]], [(None, None)] * 2, [(None, None)] * 3)
 
 
 def collection(folder: Path, queries: int = 6, documents: int = 20, parts: tuple[str, ...] = ("test",)) -> Path:
