@@ -52,6 +52,11 @@ class DevTask:
     task: Task[Any] | None = None
 
     @property
+    def kind(self) -> str:
+        """The section of tests of its kind."""
+        return "mteb" if self.task is None else self.task.kind
+
+    @property
     def items(self) -> list[tuple[str, ...]]:
         """The texts of each pair, query or text that is judged."""
         return [] if self.task is None else self.task.items or []
