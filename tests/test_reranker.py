@@ -26,8 +26,9 @@ from tests.peer_files import jsonl
 from tests.processes import run_ranks
 from tests.test_mine import ROWS as PAIRS
 from tests.test_mine import place as place
+from tests.tiny_run import metrics_of, train, write_run
 from tests.training_setup import tiny_encoder
-from train.config import TrainConfig
+from train.config import EvalSection, LoraConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.row_extras import Extras, extras_of
@@ -283,3 +284,31 @@ def test_mine_writes_the_scores_of_a_cross_encoder(place: Path) -> None:
     for row, before in zip(map(json.loads, again.read_text(encoding="utf-8").splitlines()), mined, strict=True):
         assert row["teacher_scores"][: len(before["teacher_scores"])] == before["teacher_scores"]
         assert set(row["teacher_scores"][len(before["teacher_scores"]) :]) <= {None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distance", ["kl", "margin"])
+def test_a_run_on_what_mine_has_scored(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: str
+) -> None:
+    """Beside InfoNCE with the positives of a query together; the loss is the weighted sum of both."""
+    folder = tiny_cross_encoder(place / "reranker")
+    command = ["mine", str(place / "pairs.jsonl"), "--model", str(place / "decoder"), "--device", "cpu", "--ratio", "1"]
+    assert main([*command, "--output", str(place / "run.jsonl"), "--rescore", str(folder), "--max_length", "64"]) == 0
+    losses = LossConfig(positives="mean"), LossConfig(kind="distil_reranker", distance=distance, weight=0.5)
+    first = []
+    monkeypatch.chdir(tmp_path)
+    for number, chosen in enumerate((losses[:1], losses[1:], losses)):
+        data = (SourceConfig(path=str(place / "run.jsonl"), losses=chosen),)
+        config = write_run(
+            tmp_path,
+            data=data,
+            loss=LossConfig(),
+            lora=LoraConfig(rank=4),
+            optim=OptimConfig(steps=2),
+            eval=EvalSection(),
+        )
+        output = tmp_path / f"out-{number}"
+        train(config, output)
+        first.append(metrics_of(output)[0]["loss"])
+    assert first[2] == pytest.approx(first[0] + first[1], rel=1e-5) and min(first) > 1e-6
