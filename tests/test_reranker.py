@@ -179,17 +179,25 @@ def test_scores_of_peers(tmp_path: Path) -> None:
     assert data.told[0].layout[-1] == "scores of a reranker in 3 of 4 pairs" and data.told[0].unused is None
     triplet: dict[str, object] = {"anchor": "a", "positive": "b", "negative_1": "c", "negative_2": None}
     own: list[object] = [
-        {**triplet, "anchor": "a0", "teacher_scores": [2, 1]},
+        {**triplet, "anchor": "a0", "scores": [2, 1]},
         {**triplet, "anchor": "a1", "label": [2.0, 1.0, None]},
         {**triplet, "anchor": "a2", "label": 0.75},
         {**triplet, "anchor": "a3", "score": [-0.5]},
         {**triplet, "anchor": "a4", "negative_2": "d", "scores": [3, None, 2]},
         {**triplet, "anchor": "a5", "negative_2": "d", "scores": [1.5, 2.5]},
-        {**triplet, "anchor": "a6", "positive": "e"},
+        {**triplet, "anchor": "a6", "positive": "e", "label": "news"},
+        {**triplet, "anchor": "a7", "negative_2": "d", "score": 0.9},
     ]
     found = known(read(jsonl(tmp_path / "own.jsonl", own)))
     pairs = [[2.0, 1.0], [2.0, 1.0], [0.0, -0.75], [0.0, 0.5]]
-    assert found == [*pairs, [3.0, None, 2.0], [0.0, -1.5, -2.5], [None, None]]
+    assert found == [*pairs, [3.0, None, 2.0], [0.0, -1.5, -2.5], [None, None], [None] * 3]
+    ours: list[object] = [
+        {**triplet, "anchor": f"a{i}", "positive": f"b{i}", "teacher_scores": scores, "label": 3}
+        for i, scores in enumerate([[1, 2], None])
+    ]
+    assert known(read(jsonl(tmp_path / "ours.jsonl", ours))) == [[1.0, 2.0], [None, None]]
+    (tmp_path / "t.csv").write_text("anchor,positive,negative,score\na,b,c,1.5\nd,e,f,\n")
+    assert known(read(tmp_path / "t.csv")) == [[0.0, -1.5], [None, None]]
 
 
 def test_what_is_not_used_is_no_part_of_the_data(tmp_path: Path) -> None:
@@ -208,8 +216,12 @@ def test_what_is_not_used_is_no_part_of_the_data(tmp_path: Path) -> None:
     [
         ({"teacher_scores": [1, 2, 3]}, "logit", "teacher_scores has 3 numbers, but the row has 1 positive and 1 neg"),
         ({"teacher_scores": ["high", 1]}, "logit", "'high' in place of a number"),
-        ({"teacher_scores": [1.5, 0.5]}, "probability", r"\[1.5, 0.5\] is no probability; use --loss.score_scale log"),
-        ({"label": 0.5}, "probability", "so they are margins, and not probabilities"),
+        (
+            {"teacher_scores": [1.5, 0.5]},
+            "probability",
+            r"\[1.5, 0.5\] has numbers, but not all from 0 to 1; use --loss.sc",
+        ),
+        ({"label": 0.5}, "probability", "label 0.5 has margins; use --loss.score_scale logit"),
         ({"score": None}, "logit", "no row has scores of two documents .* dec2vec mine --rescore"),
     ],
 )
