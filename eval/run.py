@@ -78,7 +78,7 @@ def evaluate(
         references = _judge_tuned(encoders, options, findings)
         _judge_untuned(encoders, options, findings, references)
         _refuse_nothing(config, findings)
-        mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation)
+        mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation, progress)
     baselines.measure(findings)
     findings.truncation.extend(outside_truncation(baselines.baselines, findings.tasks))
     outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes)

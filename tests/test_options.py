@@ -321,6 +321,7 @@ isotropy.N.path
 isotropy.N.close
 isotropy.N.name
 mteb
+mteb_prompts
 baselines
 cache
 batch_tokens

@@ -18,7 +18,8 @@ from dec2vec.files.held_out import HeldOut
 from eval.dev import held_out
 from eval.dev.limits import fewer_graded, fewer_labelled, fewer_queries, fewer_texts
 from eval.mteb_tasks.encoder import MtebEncoder
-from eval.mteb_tasks.run import find_tasks, main_score
+from eval.mteb_tasks.names import find_tasks
+from eval.mteb_tasks.run import main_score
 from eval.systems.system import TextEncoder
 from eval.tasks.clustering import ClusteringTask, load_clustering
 from eval.tasks.gap import load_gap
