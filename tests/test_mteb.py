@@ -20,7 +20,7 @@ from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.metrics.correlation import cosine_pairs
 from eval.mteb_tasks.encoder import MtebEncoder
-from eval.mteb_tasks.names import find
+from eval.mteb_tasks.names import find, find_task
 from eval.mteb_tasks.prompts import names_of, parse_prompts, prompt_of, prompts_by_name
 from eval.mteb_tasks.run import run_mteb
 from eval.run import evaluate
@@ -165,6 +165,9 @@ def test_a_benchmark_is_its_tasks() -> None:
     assert names == ["STSBenchmark", *(name for name in expected if name != "STSBenchmark")]
     with pytest.raises(UserError, match=r"MTEB task STS22\.v2 is asked for twice, with different languages or splits"):
         find(["STS22.v2", "MTEB(eng, v2)"])
+    with pytest.raises(UserError, match=r"'MTEB\(eng, v2\)' is a benchmark of 41 tasks; name one of them"):
+        find_task("MTEB(eng, v2)")
+    assert find_task("STS12").metadata.name == "STS12"
 
 
 def test_mteb_finds_our_results_where_it_looks_for_its_own(tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def find_tasks(names: Sequence[Any]) -> list[Any]:
     return find(names).tasks
 
 
+def find_task(name: str) -> Any:
+    """The task of this name. UserError for a benchmark as well."""
+    tasks = find_tasks([name])
+    if len(tasks) != 1:
+        raise UserError(f"MTEB {name!r} is a benchmark of {len(tasks)} tasks; name one of them")
+    return tasks[0]
+
+
 def find(names: Sequence[Any]) -> Asked:
     """The same, with the benchmarks."""
     asked = Asked()
