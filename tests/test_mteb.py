@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 from torch.utils.data import DataLoader
 
@@ -19,12 +21,16 @@ from dec2vec.decoder.published import published_prompt
 from dec2vec.errors import UserError
 from eval.config import EvalConfig
 from eval.metrics.correlation import cosine_pairs
+from eval.mteb_tasks import rows
 from eval.mteb_tasks.encoder import MtebEncoder
+from eval.mteb_tasks.finished import digest_of
 from eval.mteb_tasks.names import find, find_task
 from eval.mteb_tasks.prompts import names_of, parse_prompts, prompt_of, prompts_by_name
 from eval.mteb_tasks.run import run_mteb
 from eval.run import evaluate
+from eval.systems.system import System
 from tests.fake_encoder import FakeEncoder
+from tests.helpers import tiny_model_folder
 from tests.published_folders import Folder, write_published
 
 mteb = pytest.importorskip("mteb", reason="the mteb package is not installed")
@@ -296,3 +302,29 @@ def test_a_published_embedder_is_read_as_mteb_reads_it(tmp_path: Path) -> None:
         [{"text": LEFT}], task_metadata=mteb.get_task("STS12").metadata, hf_split="", hf_subset=""
     )
     assert not np.allclose(plain, encoder.encode(LEFT, prompt=published_prompt("STS")), atol=1e-3)
+
+
+def test_a_run_on_the_hub_has_its_id_and_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rows, "pinned_revision", lambda model: {"owner/name": "c" * 40}[model.name_or_path])
+    fake = FakeEncoder()
+    config = EvalConfig(tuned=("owner/name", str(tmp_path)))
+    hub, local = (
+        rows._model(config, System("bare", fake.view, run), fake, {}, False) for run in ("owner/name", tmp_path.name)
+    )
+    assert (hub.model_name, hub.revision) == ("owner/name", "c" * 40)
+    assert (local.model_name, local.revision) == (f"tuned/{tmp_path.name}", "local")
+    assert digest_of(fake, {}) is None, "an encoder in memory has no fingerprint"
+
+
+def test_what_a_digest_depends_on(tmp_path: Path) -> None:
+    encoder = Encoder.load(ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "tiny", "llama")), device="cpu"))
+    plain = digest_of(encoder, {})
+    assert plain is not None and digest_of(encoder, {}) == plain
+    others = {digest_of(encoder, {"query": "bare"})}
+    for change in ({"prompt": "prompteol"}, {"pooling": "mean"}, {"max_length": 12}):
+        encoder.config = replace(encoder.config, **change)
+        others.add(digest_of(encoder, {}))
+    with torch.no_grad():
+        next(encoder.embedder.parameters()).view(-1)[0] += 1e-3
+    others.add(digest_of(encoder, {}))
+    assert len(others) == 5 and plain not in others
