@@ -30,12 +30,20 @@ class TokenCounts:
     """Those of `tokens` that belong to a beginning shared by several texts, which is computed once."""
     saved: int = 0
     """Not in `tokens`: what reading the common beginning with every text would have added."""
+    listener: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
+    """Told the tokens of each pass when it is over."""
 
-    def add(self, ids: Sequence[Sequence[int]], prefix: int) -> None:
-        """Count texts, given without the `prefix` tokens that all of them begin with."""
-        self.tokens += prefix + sum(map(len, ids))
+    def add_prefix(self, prefix: int, texts: int) -> None:
+        """Count the tokens that so many texts begin with."""
         self.prefix += prefix
-        self.saved += prefix * max(0, len(ids) - 1)
+        self.saved += prefix * max(0, texts - 1)
+        self.add(prefix)
+
+    def add(self, tokens: int) -> None:
+        """Count what one pass has computed."""
+        self.tokens += tokens
+        if self.listener is not None:
+            self.listener(tokens)
 
 
 @runtime_checkable
@@ -84,11 +92,12 @@ class ChunkedForward:
         groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
         prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
-        self.tally.add(rest, 0 if prefix is None else prefix.length)
+        self.tally.add_prefix(0 if prefix is None else prefix.length, len(rest))
         # longest first: a lack of memory shows at once, and the remaining time is not underestimated
         groups.reverse()
         chunks = (pad(rest, group) for group in groups)
         for group, vectors in zip(groups, self._all(groups, chunks, prefix), strict=True):
+            self.tally.add(sum(len(rest[row]) for row in group))
             counts = [edges[row + 1] - edges[row] for row in group]
             rows = np.concatenate([order[edges[row] : edges[row + 1]] for row in group])
             yield rows, [np.repeat(array, counts, axis=0) for array in vectors]

@@ -36,6 +36,16 @@ PostName = Literal[
 
 
 @dataclass(frozen=True, config=STRICT)
+class ShortlistConfig:
+    """A first pass over the similarity dev file alone; all other texts are read with the best prompts only."""
+
+    prompts: Annotated[int, Ge(1)] | None = None
+    """Number of prompts that are kept: those with the highest dev score. null keeps all, without a first pass."""
+    layers: Literal["all"] | tuple[int | float, ...] = ()
+    """Candidate layers of the prompts that are kept: all, or a list. Empty means those of the first pass."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class SystemsConfig:
     """The untuned systems: every combination of prompt, pooling and post-processing. For a task without any dev data
     only what is named here is tried, because nothing could select among the defaults."""
@@ -56,6 +66,8 @@ class SystemsConfig:
     """Also apply the decoder's final norm to inner layers."""
     transductive: bool = False
     """Also whiten each file with its own sentences. These rows are labelled and never selected."""
+    shortlist: ShortlistConfig = Field(default_factory=ShortlistConfig)
+    """How many of the prompts are evaluated on everything."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -114,6 +126,9 @@ class EvalConfig:
     or Hub id of any sentence-transformers or Hugging Face encoder. Each is fitted on the corpus, on the training file
     of the task, or else on `fit`. null adds tfidf, and bm25 to retrieval, wherever there is text to fit them on; an
     empty list adds none."""
+    baseline_notes: tuple[str, ...] = ()
+    """What a reader must know of a baseline, as NAME: TEXT, such as `all-minilm-l6-v2: trained on NLI and QQP`. Without
+    it, the report names the training data that the model card of an encoder names, or says that they are unknown."""
     cache: str | None = None
     """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
     cache."""

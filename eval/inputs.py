@@ -29,6 +29,7 @@ from eval.mteb_tasks.names import find_tasks
 from eval.mteb_tasks.prompts import parse_prompts
 from eval.postprocess.families import FITTED
 from eval.selection.asked import fittable, without_fitted
+from eval.selection.shortlist import check_shortlist
 from eval.systems.system import run_name
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -81,6 +82,7 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
     parse_prompts(config.mteb_prompts)
     check_runs(config.tuned)
+    check_shortlist(config.systems, config.dev)
     dev, tests = _load_similarity(config)
     similarity = [*([] if dev is None else [dev]), *tests]
     further = _load_further(config, similarity)

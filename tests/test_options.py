@@ -273,6 +273,8 @@ systems.post
 systems.dimensions
 systems.norm
 systems.transductive
+systems.shortlist.prompts
+systems.shortlist.layers
 pairs.N.test
 pairs.N.dev
 pairs.N.name
@@ -323,6 +325,7 @@ isotropy.N.name
 mteb
 mteb_prompts
 baselines
+baseline_notes
 cache
 batch_tokens
 bootstrap

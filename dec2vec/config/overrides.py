@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -143,7 +143,8 @@ def _value(name: str, annotation: Any, values: list[str]) -> object:
         return _listed(name, " ".join(values))
     if len(values) == 1 and NoneType in kinds and values[0].lower() in ("none", "null"):
         return None
-    if many and (len(values) != 1 or str not in kinds):
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if many and (len(values) != 1 or (str not in kinds and values[0] not in words)):
         return values
     if not values and bool in kinds:
         return True

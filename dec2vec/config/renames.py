@@ -74,6 +74,8 @@ _LATER: dict[str, object] = {
     **{f"{place}.positives": "each" for place in ("loss", "data.N.losses.N")},
     **{f"{place}.score_scale": "logit" for place in ("loss", "data.N.losses.N")},
     **{f"{place}.score_temperature": 1.0 for place in ("loss", "data.N.losses.N")},
+    "systems.shortlist": {"prompts": None, "layers": ()},
+    "baseline_notes": (),
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
 _LATER_OF_EVALUATIONS: dict[str, object] = {"mteb_prompts": ()}
@@ -120,7 +122,7 @@ def translated(tree: Mapping[str, object]) -> dict[str, object]:
             section.pop(key, None)
     for option, default in _LATER.items():
         *path, key = option.split(".")
-        for section in _sections(new, path):
+        for section in _sections(new, path) if path else ():  # options without a section are those of an evaluation
             section.setdefault(key, default)
     return new
 

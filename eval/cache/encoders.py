@@ -40,6 +40,11 @@ class Encoders:
         """What that took, by encoder and prompt."""
         return {f"{name}: {prompt}": cost for name, costs in self._costs.items() for prompt, cost in costs.items()}
 
+    @property
+    def tuned_names(self) -> list[str]:
+        """Of the tuned encoders, none of which is loaded for it."""
+        return list(self.tuned) if self.tuned is not None else list(map(run_name, self.config.tuned))
+
     def each_tuned(self) -> Iterator[tuple[str, TextEncoder]]:
         """By name."""
         if self.tuned is not None:

@@ -15,6 +15,7 @@ from eval.leakage.overlap import Overlap
 from eval.report.headline_text import sentences
 from eval.report.numbers import hundred, span
 from eval.results.diagnostics import Confusion, Histogram, Mistakes, PrecisionRecall, Scatter
+from eval.results.effort import Effort
 from eval.results.headline import Headline
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.results.truncation import Truncation
@@ -50,6 +51,8 @@ class Report:
     """Of the topic tasks: texts that were taken for another class."""
     costs: Mapping[str, Cost] = field(default_factory=dict)
     """By encoder and prompt, as `untuned: prompteol`."""
+    efforts: Mapping[str, Effort] = field(default_factory=dict)
+    """By system and baseline its parameters, dimension and speed."""
     notes: Sequence[str] = ()
     """What a reader of the headline must know: a choice at the edge of its grid, seeds that are none."""
     truncation: Sequence[Truncation] = ()
