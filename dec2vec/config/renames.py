@@ -76,10 +76,9 @@ _LATER: dict[str, object] = {
     **{f"{place}.score_temperature": 1.0 for place in ("loss", "data.N.losses.N")},
     "systems.shortlist": {"prompts": None, "layers": ()},
     "baseline_notes": (),
+    "mteb_prompts": (),
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
-_LATER_OF_EVALUATIONS: dict[str, object] = {"mteb_prompts": ()}
-"""The same for `dec2vec eval`, whose reports have a hash of their configuration."""
 _FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare", "tokenization": "joint"}
 """Options of `model` where they were not given, before their defaults depended on the decoder."""
 _RUN_PARTS = (".lock", "checkpoints", "adapter", "model", "metrics.jsonl")
@@ -138,7 +137,7 @@ def former(tree: dict[str, object]) -> dict[str, object]:
         *path, key = option.split(".")
         for section in _sections(old, path):
             section[key] = value
-    for option, default in (_LATER | _LATER_OF_EVALUATIONS).items():
+    for option, default in _LATER.items():
         *path, key = option.split(".")
         for section in _sections(old, path):
             if key in section and section[key] == default:
