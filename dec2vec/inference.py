@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.batching import CHUNK_OVERHEAD, Chunk, by_kind, deduplicate, pad, plan
+from dec2vec.batching import Chunk, by_kind, chunk_overhead, deduplicate, pad, plan
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.pooling import Lengths, View
 from dec2vec.decoder.positions import length_borders
 from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import Part, Vectors
 
 
@@ -89,7 +90,7 @@ class ChunkedForward:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
-        groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
+        groups = plan([len(row) for row in unique], self.batch_tokens, chunk_overhead(self._device))
         prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
         self.tally.add_prefix(0 if prefix is None else prefix.length, len(rest))
@@ -134,10 +135,25 @@ class ChunkedForward:
                 pooled = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix)
             return [vectors.cpu().numpy() for vectors in pooled]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
+            self._check_divisible(chunk)
         halves = [self._embed(half, prefix) for half in _halves(chunk)]
         return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+
+    def _check_divisible(self, chunk: Chunk) -> None:
+        """Raise UserError where halves are no way out: other processes would wait for this one's further pass."""
+        texts, tokens = len(chunk.lengths), chunk.input_ids.shape[1]
+        if self.embedder.passes_are_collective:
+            raise UserError(
+                f"not enough memory to embed {texts} texts of {tokens} tokens, and with sharded weights a process "
+                "can't divide them alone; use a smaller --model.max_length, --model.dtype bfloat16 or more processes"
+            )
+        if texts == 1:
+            raise UserError(
+                f"not enough memory to embed a text of {tokens} tokens; use a smaller --model.max_length, "
+                "--model.dtype bfloat16 or a smaller decoder"
+            )
 
     @property
     def _device(self) -> torch.device:

@@ -115,8 +115,9 @@ def left_as_found() -> Iterator[None]:
     Accelerate, of which a process has one. Threads of torch that the run has started stay (`start_threads_flushed`).
     """
     environment, field_size = dict(os.environ), csv.field_size_limit()
-    devices = range(torch.cuda.device_count())
-    with _own_accelerate(), _own_logs(), torch.random.fork_rng(devices), warnings.catch_warnings():
+    accelerator = torch.accelerator.current_accelerator()
+    devices, kind = range(torch.accelerator.device_count()), "cuda" if accelerator is None else accelerator.type
+    with _own_accelerate(), _own_logs(), torch.random.fork_rng(devices, device_type=kind), warnings.catch_warnings():
         try:
             yield
         finally:

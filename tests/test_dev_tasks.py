@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +13,30 @@ import numpy as np
 import pytest
 
 import train.loop
-from dec2vec.config.load import validate
+from dec2vec.config.load import dump, load, validate
 from dec2vec.config.tasks import ClusteringConfig, DevTaskConfig, PairsConfig, RetrievalConfig, TopicsConfig
 from dec2vec.errors import UserError
 from dec2vec.files.held_out import HeldOut
+from eval.config import EvalConfig
 from eval.dev.tasks import load_dev_tasks, refuse_shared
+from eval.report.report import headline
 from eval.tasks.pairs import load_pairs
 from eval.tasks.retrieval import load_retrieval
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import graded_pairs, write_jsonl
 from tests.processes import exit_code_alone, run_alone, run_ranks
+from tests.report_data import full_report
 from tests.tiny_run import fingerprint, metrics_of, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import tiny_encoder
+from train.__main__ import _eval_command, _eval_config
 from train.config import EvalSection, LoraConfig, TrainConfig
-from train.judge import Judge, score_name, shared
+from train.judge import Judge, said_beforehand, score_name, shared
+from train.sweep.grid import inputs_of
+from train.sweep.run_all import _best_dev
+from train.sweep.wandb_sweep import wandb_sweep
 
-HELD = HeldOut(["q one", "q two"], ["d one", "d two", "other"], [[0], [1]], [None] * 2, [None] * 3)
+HELD = HeldOut(["q one", "q two"], ["d one", "d two", "other"], [[0], [1]], [(None, None)] * 2, [(None, None)] * 3)
 
 
 def collection(folder: Path, queries: int = 6, documents: int = 20, parts: tuple[str, ...] = ("test",)) -> Path:
@@ -148,6 +156,57 @@ def test_an_entry_is_one_task(dev: list[dict[str, Any]], problem: str) -> None:
     config = validate(TrainConfig, {"eval": {"dev": dev}})
     with pytest.raises(UserError, match=problem):
         load_dev_tasks(config.eval.dev_tasks, None, 0.05)
+
+
+def test_the_share_of_dev_is_foretold_from_tokens(tmp_path: Path, tasks: list[DevTaskConfig]) -> None:
+    """A step counts three forward passes over its tokens."""
+    encoder = tiny_encoder(tmp_path / "decoder", device="cpu")
+    judge = Judge.of(load_dev_tasks(tasks[4:], None, 0.05), None)
+    texts = [encoder.tokenize([text]) for task in judge.tasks for text in task.texts.both]
+    tokens = sum(len(ids) for [ids] in texts)
+    line = said_beforehand(judge, encoder, step_tokens=tokens, every=3, world=1)
+    assert f"{len(texts):,} texts, {tokens:,} tokens, about 10 % of the time" in line and "limit" not in line
+    line = said_beforehand(judge, encoder, step_tokens=tokens // 2, every=1, world=2)  # half of the texts for each
+    assert "about 25 % of the time; less with a larger --eval.every (now 1) or with limit and documents" in line
+
+
+def test_tests_are_the_sections_of_an_evaluation(tmp_path: Path, tasks: list[DevTaskConfig]) -> None:
+    """What the report after training reads is what the command names that writes it again."""
+    search = str(collection(tmp_path / "other"))
+    tests = [
+        {"retrieval": {"path": search}},
+        {"mteb": "STSBenchmark"},
+        "a.jsonl",
+        {"pairs": {"test": "p", "metric": "ap"}},
+    ]
+    config = validate(TrainConfig, {"eval": {"dev": [{"similarity": "d.jsonl"}], "tests": tests}})
+    found = _eval_config(config)
+    assert (found.dev, found.tests, found.mteb) == ("d.jsonl", ("a.jsonl",), ("STSBenchmark",))
+    assert found.retrieval == (RetrievalConfig(path=search),) and found.pairs == (PairsConfig(test="p", metric="ap"),)
+    words = shlex.split(_eval_command(found))
+    assert words[:2] == ["dec2vec", "eval"] and load(EvalConfig, None, words[2:]) == found
+
+
+def test_the_tests_of_the_kind_that_chose_come_first() -> None:
+    report = full_report()
+    [table] = [replace(table, kind="topics") for table in report.tasks]
+    report = replace(report, tasks=[table])
+    usual, led = headline(report), headline(replace(report, leading=table.kind))
+    assert report.comparison is not None
+    assert not any(line.startswith(f"{table.name}: ") for line in usual)
+    assert led[0].startswith(f"{table.name}: {table.metric}") and led[1:] == usual
+
+
+def test_a_sweep_compares_what_chooses(tmp_path: Path, tasks: list[DevTaskConfig]) -> None:
+    lines = [{"step": step, "loss": 1.0} for step in (1, 2)] + [
+        {"step": step, "dev_score": score, "dev/search/nDCG@10": 1 - score} for step, score in ((2, 0.25), (4, 0.5))
+    ]
+    assert _best_dev(write_jsonl(tmp_path / "metrics.jsonl", lines)) == (4, 0.5)
+    entries = [{"retrieval": {"path": str(collection(tmp_path / "more"))}}, {"held_out": 5}]
+    run = tmp_path / "run.yaml"
+    run.write_text(dump(validate(TrainConfig, {"eval": {"dev": entries}})), encoding="utf-8")
+    assert wandb_sweep(run, tmp_path, ["optim.lr=1e-3,1e-4"], [], [])["metric"]["name"] == "dev_score"
+    assert str(tmp_path / "more") in inputs_of(load(TrainConfig, run, []))
 
 
 # NanoBEIR

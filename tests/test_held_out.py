@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from eval.tasks.task import TaskVectors
 from tests.fake_encoder import FakeEncoder
 from tests.training_setup import data_of
 from train.data.dataset import TrainingData
-from train.data.held_out import split_off
+from train.data.held_out import _reading, split_off
 from train.data.table import SourceTable
+from train.options.data import SourceConfig
 
 Row = tuple[str, ...]
 PAIRS: list[Row] = [(f"question {number}", f"answer {number}", f"wrong {number}") for number in range(60)]
@@ -144,20 +146,31 @@ def test_the_loss_is_that_of_a_plain_loop() -> None:
 
 
 def test_each_text_is_read_in_the_prompt_of_its_source() -> None:
-    asked: list[tuple[str | None, str, list[str]]] = []
+    asked: list[tuple[str | None, str | None, str, list[str]]] = []
 
     class Asked(FakeEncoder):
         def encode_views(
             self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
         ) -> dict[View, np.ndarray]:
             assert list(views) == [self.view]  # the layer stays the model's, whatever the prompt
-            asked.append((options.prompt, options.side, list(texts)))
+            asked.append((options.prompt, options.task, options.side, list(texts)))
             return {self.view: np.array([[float(text[-1])] for text in texts], dtype=np.float32)}
 
-    held = HeldOut(["q1", "q2"], ["d3", "d4"], [[0], [1]], ["Query: {text}", None], [None, None])
+    rows = [("q1", "d3"), ("q2", "d4"), *((f"question {number}", f"answer {number}") for number in range(7))]
+    table = SourceTable("pairs", rows, instructions=[("Find it", ""), *[("", "")] * 8])
+    data = replace(data_of(table), sources=(SourceConfig("p", query_prompt="Query: {task} {text}"),))
+    places = {text: row for row, texts in enumerate(rows) for text in texts}
+    readings = {text: _reading(data, 0, row, text[0] in "da") for text, row in places.items()}
+    sides = ["q1", "q2"], ["d3", "d4"]
+    held = HeldOut(*sides, [[0], [1]], *([readings[text] for text in side] for side in sides))
     vectors = read(held, Asked())
     assert (vectors.queries.ravel().tolist(), vectors.documents.ravel().tolist()) == ([1, 2], [3, 4])
-    assert asked == [("Query: {text}", "query", ["q1"]), (None, "query", ["q2"]), (None, "document", ["d3", "d4"])]
+    prompt = "Query: {task} {text}"
+    assert asked == [
+        (prompt, "Find it", "query", ["q1"]),
+        (prompt, None, "query", ["q2"]),
+        (None, None, "document", ["d3", "d4"]),
+    ]
 
 
 def test_a_sample_is_the_same_whatever_the_order() -> None:

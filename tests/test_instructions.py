@@ -16,6 +16,7 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import get_prompt, takes_task
 from dec2vec.vectors.averaging import Vectors
+from eval.leakage.training_text import TextSource, read_training_texts
 from tests.helpers import tiny_model_folder
 from tests.peer_files import jsonl, message
 from tests.training_setup import tiny_encoder
@@ -187,3 +188,13 @@ def test_a_template_may_have_a_task() -> None:
     assert not any(takes_task(spec, "document") for spec in ("instruct", "bare", "{text}", "prompteol"))
     with pytest.raises(UserError, match="must contain it exactly once"):
         get_prompt("{task} {text} {text}", "x")
+
+
+def test_an_instruction_is_no_text_of_the_training_data(tmp_path: Path) -> None:
+    """What overlap is measured against, and what whitening is fitted on."""
+    for name, rows in {**ROWS, "medi": MEDI}.items():
+        texts = read_training_texts(TextSource(str(jsonl(tmp_path / f"{name}.jsonl", rows))))
+        expected = {"a dog", "dogs bark", "cats", "ein Hund"} | (
+            {"a cat"} if name == "medi" else {"no task", "nothing"}
+        )
+        assert set(texts) == expected

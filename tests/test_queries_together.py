@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -147,7 +148,7 @@ def plain_step(tmp_path: Path, joint: bool) -> tuple[float, dict[str, torch.Tens
     return float(loss.detach()), gradients(encoder.embedder)
 
 
-@pytest.mark.parametrize("positives", ["mean", "sum"])
+@pytest.mark.parametrize("positives", ["mean", pytest.param("sum", marks=pytest.mark.slow)])
 def test_a_cached_step_is_the_plain_one(tmp_path: Path, positives: str) -> None:
     loss, expected = plain_step(tmp_path, positives == "sum")
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
@@ -167,8 +168,12 @@ def test_a_cached_step_is_the_plain_one(tmp_path: Path, positives: str) -> None:
     assert abs(float(result.loss) - loss) > 1e-3
 
 
-def loss_of_rank(folder: Path, positives: str) -> float:
-    rank, config = torch.distributed.get_rank(), LossConfig(positives=positives, temperature=0.1)
+def losses_of_rank(folder: Path) -> list[float]:
+    return [loss_of_rank(folder, LossConfig(positives=positives, temperature=0.1)) for positives in ("mean", "sum")]
+
+
+def loss_of_rank(folder: Path, config: LossConfig) -> float:
+    rank = torch.distributed.get_rank()
     data = data_of(SourceTable("pairs", DATA))
     options = BatchOptions(256, losses=(config,), siblings=find_siblings(data, str), rank=rank, world=2)
     encoder = tiny_encoder(folder / "tiny")
@@ -183,15 +188,14 @@ def loss_of_rank(folder: Path, positives: str) -> float:
     return float(step(torch.empty_like(vectors).index_copy(0, order, vectors)).loss)
 
 
-@pytest.mark.parametrize("positives", ["mean", "sum"])
-def test_a_query_may_be_divided_between_processes(tmp_path: Path, positives: str) -> None:
-    loss, _ = plain_step(tmp_path, positives == "sum")
-    assert run_ranks(2, loss_of_rank, tmp_path, positives) == [pytest.approx(loss, rel=1e-5)] * 2
+def test_a_query_may_be_divided_between_processes(tmp_path: Path) -> None:
+    expected = [plain_step(tmp_path, joint)[0] for joint in (False, True)]
+    assert run_ranks(2, losses_of_rank, tmp_path) == [pytest.approx(expected, rel=1e-5)] * 2
 
 
 @pytest.mark.slow
 def test_a_run_from_flag_embedding_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To its end, the same again after a resumption."""
+    """To its end, the same once more, and from its checkpoint at step 3."""
     rows: list[object] = [
         {"query": f"what is {i}", "pos": [f"it is {i}{c}" for c in "abc"[: 1 + i % 3]], "neg": [f"not {i}"]}
         for i in range(20)
@@ -206,6 +210,10 @@ def test_a_run_from_flag_embedding_rows(tmp_path: Path, monkeypatch: pytest.Monk
     )
     monkeypatch.chdir(tmp_path)
     train(path, tmp_path / "whole")
-    train(path, tmp_path / "parts", "--optim.steps", "6")
+    train(path, tmp_path / "parts")
+    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "parts")
+    for newest in sorted((tmp_path / "parts" / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(newest)
+    train(path, tmp_path / "parts")  # from step 3
     assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
     assert len(metrics_of(tmp_path / "whole")) >= 6

@@ -26,8 +26,9 @@ from tests.peer_files import jsonl
 from tests.processes import run_ranks
 from tests.test_mine import ROWS as PAIRS
 from tests.test_mine import place as place
+from tests.tiny_run import metrics_of, train, write_run
 from tests.training_setup import tiny_encoder
-from train.config import TrainConfig
+from train.config import EvalSection, LoraConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.row_extras import Extras, extras_of
@@ -178,17 +179,25 @@ def test_scores_of_peers(tmp_path: Path) -> None:
     assert data.told[0].layout[-1] == "scores of a reranker in 3 of 4 pairs" and data.told[0].unused is None
     triplet: dict[str, object] = {"anchor": "a", "positive": "b", "negative_1": "c", "negative_2": None}
     own: list[object] = [
-        {**triplet, "anchor": "a0", "teacher_scores": [2, 1]},
+        {**triplet, "anchor": "a0", "scores": [2, 1]},
         {**triplet, "anchor": "a1", "label": [2.0, 1.0, None]},
         {**triplet, "anchor": "a2", "label": 0.75},
         {**triplet, "anchor": "a3", "score": [-0.5]},
         {**triplet, "anchor": "a4", "negative_2": "d", "scores": [3, None, 2]},
         {**triplet, "anchor": "a5", "negative_2": "d", "scores": [1.5, 2.5]},
-        {**triplet, "anchor": "a6", "positive": "e"},
+        {**triplet, "anchor": "a6", "positive": "e", "label": "news"},
+        {**triplet, "anchor": "a7", "negative_2": "d", "score": 0.9},
     ]
     found = known(read(jsonl(tmp_path / "own.jsonl", own)))
     pairs = [[2.0, 1.0], [2.0, 1.0], [0.0, -0.75], [0.0, 0.5]]
-    assert found == [*pairs, [3.0, None, 2.0], [0.0, -1.5, -2.5], [None, None]]
+    assert found == [*pairs, [3.0, None, 2.0], [0.0, -1.5, -2.5], [None, None], [None] * 3]
+    ours: list[object] = [
+        {**triplet, "anchor": f"a{i}", "positive": f"b{i}", "teacher_scores": scores, "label": 3}
+        for i, scores in enumerate([[1, 2], None])
+    ]
+    assert known(read(jsonl(tmp_path / "ours.jsonl", ours))) == [[1.0, 2.0], [None, None]]
+    (tmp_path / "t.csv").write_text("anchor,positive,negative,score\na,b,c,1.5\nd,e,f,\n")
+    assert known(read(tmp_path / "t.csv")) == [[0.0, -1.5], [None, None]]
 
 
 def test_what_is_not_used_is_no_part_of_the_data(tmp_path: Path) -> None:
@@ -207,8 +216,12 @@ def test_what_is_not_used_is_no_part_of_the_data(tmp_path: Path) -> None:
     [
         ({"teacher_scores": [1, 2, 3]}, "logit", "teacher_scores has 3 numbers, but the row has 1 positive and 1 neg"),
         ({"teacher_scores": ["high", 1]}, "logit", "'high' in place of a number"),
-        ({"teacher_scores": [1.5, 0.5]}, "probability", r"\[1.5, 0.5\] is no probability; use --loss.score_scale log"),
-        ({"label": 0.5}, "probability", "so they are margins, and not probabilities"),
+        (
+            {"teacher_scores": [1.5, 0.5]},
+            "probability",
+            r"\[1.5, 0.5\] has numbers, but not all from 0 to 1; use --loss.sc",
+        ),
+        ({"label": 0.5}, "probability", "label 0.5 has margins; use --loss.score_scale logit"),
         ({"score": None}, "logit", "no row has scores of two documents .* dec2vec mine --rescore"),
     ],
 )
@@ -283,3 +296,31 @@ def test_mine_writes_the_scores_of_a_cross_encoder(place: Path) -> None:
     for row, before in zip(map(json.loads, again.read_text(encoding="utf-8").splitlines()), mined, strict=True):
         assert row["teacher_scores"][: len(before["teacher_scores"])] == before["teacher_scores"]
         assert set(row["teacher_scores"][len(before["teacher_scores"]) :]) <= {None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distance", ["kl", "margin"])
+def test_a_run_on_what_mine_has_scored(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: str
+) -> None:
+    """Beside InfoNCE with the positives of a query together; the loss is the weighted sum of both."""
+    folder = tiny_cross_encoder(place / "reranker")
+    command = ["mine", str(place / "pairs.jsonl"), "--model", str(place / "decoder"), "--device", "cpu", "--ratio", "1"]
+    assert main([*command, "--output", str(place / "run.jsonl"), "--rescore", str(folder), "--max_length", "64"]) == 0
+    losses = LossConfig(positives="mean"), LossConfig(kind="distil_reranker", distance=distance, weight=0.5)
+    first = []
+    monkeypatch.chdir(tmp_path)
+    for number, chosen in enumerate((losses[:1], losses[1:], losses)):
+        data = (SourceConfig(path=str(place / "run.jsonl"), losses=chosen),)
+        config = write_run(
+            tmp_path,
+            data=data,
+            loss=LossConfig(),
+            lora=LoraConfig(rank=4),
+            optim=OptimConfig(steps=2),
+            eval=EvalSection(),
+        )
+        output = tmp_path / f"out-{number}"
+        train(config, output)
+        first.append(metrics_of(output)[0]["loss"])
+    assert first[2] == pytest.approx(first[0] + first[1], rel=1e-5) and min(first) > 1e-6

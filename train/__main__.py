@@ -223,6 +223,7 @@ def _write_report(run: Run) -> str:
     """Compare the tuned model with every untuned system; the table, and where the report is."""
     from dec2vec.decoder.load import untuned_reading
     from eval.leakage.training_text import run_sources
+    from eval.report.overview import HEADER, overview_rows
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
     from eval.run import evaluate
@@ -233,6 +234,7 @@ def _write_report(run: Run) -> str:
     try:
         untuned, texts = load_base(untuned_reading(run.config.model)), run_sources(str(run.folder.path))
         report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
+        report = dataclasses.replace(report, **_chosen_by(run, report.notes))
         paths = write_report(report, run.folder.report)
     except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -240,8 +242,22 @@ def _write_report(run: Run) -> str:
             f"the model is complete in {run.folder.path}, but there is no report: {reason}; once that is mended, the "
             f"same command writes it without training again, or run {_eval_command(config)}"
         ) from error
-    run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
+    if report.tests:
+        run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
+    if report.tasks:
+        run.tracker.table("tasks", HEADER, overview_rows(report))
     return f"{format_table(report)}\n\nreport   {paths.html}"
+
+
+def _chosen_by(run: Run, notes: Sequence[str]) -> dict[str, Any]:
+    """Of the report: tests of the kind that chose the checkpoint come first, and a line says what chose it."""
+    from train.judge import DEV_METRIC
+
+    judge, state = run.judge, run.state
+    if judge is None or judge.score_name == DEV_METRIC or state.best_score is None:
+        return {}
+    line = f"The weights are those of step {state.best_step}, chosen by dev {judge.title} {100 * state.best_score:.2f}."
+    return {"leading": judge.kind, "notes": [line, *notes]}
 
 
 def _eval_command(config: EvalConfig) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 
 from dec2vec.errors import UserError
@@ -85,10 +88,18 @@ def _places(run: Run, saved: Path) -> list[str]:
 def leave(accelerator: Accelerator) -> None:
     """End the process group, without a barrier: the main process may have evaluated for hours.
 
+    Under NCCL, to end the group is itself a call that all processes of a machine must make, so each of them would hold
+    its GPU until the main one comes. There the process ends instead; all it had to write is on disk.
+
     The wrapped model must go first. DDP's C++ reducer, as the last owner of a Gloo group, joins its threads while
     holding the GIL, which one of them may be waiting for (PyTorch issue 56297; hung in 1 of some 50 runs).
     """
     accelerator.free_memory()
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     accelerator.end_training()
 
 

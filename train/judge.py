@@ -43,6 +43,10 @@ class Measurable(Protocol):
     def name(self) -> str: ...
 
     @property
+    def kind(self) -> str:
+        """The section of tests of its kind."""
+
+    @property
     def metric(self) -> str:
         """The main metric."""
 
@@ -108,6 +112,12 @@ class Judge:
     def score_name(self) -> str:
         """The name of the score in metrics.jsonl."""
         return DEV_METRIC if [task.metric for task in self.tasks] == [SPEARMAN] else DEV_SCORE
+
+    @property
+    def kind(self) -> str:
+        """The kind of the task whose metric chooses; empty where the mean of several kinds does."""
+        kinds = {task.kind for task in self.tasks if self.chosen is None or task.name == self.chosen[0]}
+        return kinds.pop() if len(kinds) == 1 else ""
 
     @property
     def title(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from functools import partial
 
@@ -52,7 +53,9 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
                 graph_tokens = activation_budget(run.learner.model, batch.chunks[-1])
             _announce_dev(run, batch, batches, progress, clock)
             with flushed():
-                result = train_step(run.learner, batch, state.step, config, graph_tokens=graph_tokens)
+                result = train_step(
+                    run.learner, batch, state.step, config, graph_tokens=graph_tokens, scale=_loss_scale(run)
+                )
             state.step += 1
             _count_bad_steps(run, result)
             pairs = _log_step(run, batch, result, started)
@@ -125,8 +128,21 @@ def _refresh_negatives_if_due(run: Run, batches: Prefetch) -> None:
         run.refreshed.search(run.encoder, run.state.step)
 
 
+def _loss_scale(run: Run) -> float:
+    return run.state.loss_scale if run.encoder.embedder.autocast == torch.float16 else 1.0
+
+
 def _count_bad_steps(run: Run, result: StepResult) -> None:
+    """Count skipped steps. With float16, an overflow is no bad step while the loss scale can be smaller."""
     state = run.state
+    scale = _loss_scale(run)
+    if run.encoder.embedder.autocast == torch.float16:
+        overflowed = not result.applied and state.may_overflow and math.isfinite(result.loss)
+        state.note_scaled_step(overflowed=not result.applied)
+        if overflowed:
+            state.skipped_steps += 1
+            _log.warning("step %d: float16 overflowed at a loss scale of %g; skipped", state.step, scale)
+            return
     state.bad_steps = 0 if result.applied else state.bad_steps + 1
     if result.applied:
         return
@@ -141,7 +157,7 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
 def _advice(run: Run) -> str:
     """What may help: more precision where there is less than float32, and a lower rate only after an update."""
     config, state = run.config, run.state
-    fixes = ["--model.autocast off"] if run.encoder.embedder.autocast else []
+    fixes = ["--model.autocast off"] if run.encoder.embedder.autocast is not None else []
     fixes += ["--model.dtype float32"] if config.model.dtype != "float32" else []
     if state.skipped_steps < state.step:
         return f"use {' or '.join(['a lower --optim.lr', *fixes])}; earlier checkpoints are in {run.folder.checkpoints}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from dec2vec.config.model import ModelConfig
+import torch
+
+from dec2vec.config.model import Dtype, ModelConfig
 from dec2vec.config.tasks import TaskConfig, with_paths
-from dec2vec.decoder.load import resolve_device, use_autocast
+from dec2vec.decoder.devices import DeviceName, autocast_dtype, resolve_device
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
 from dec2vec.decoder.start import find_start
@@ -23,6 +25,11 @@ from train.distributed.collectives import is_first_process
 from train.options.losses import LossConfig
 from train.warm_start import with_adapter
 
+_AUTOCAST: dict[torch.dtype | None, Literal["on", "off", "float16"]] = {
+    None: "off",
+    torch.bfloat16: "on",
+    torch.float16: "float16",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -37,13 +44,14 @@ def resolve(config: TrainConfig) -> TrainConfig:
     read = with_reading(config.model, None if published is None else published.reading)
     model = dataclasses.replace(
         read,
-        device="cuda" if device.type == "cuda" else "cpu",
-        autocast="on" if use_autocast(config.model.autocast, device) else "off",
+        device=_device_name(device),
+        autocast=_AUTOCAST[autocast_dtype(config.model.autocast, device)],
         name_or_path=_absolute(config.model.name_or_path),
         adapter=config.model.adapter and _absolute(config.model.adapter),
         revision=pinned_revision(config.model),
         max_length=known_max_length(config.model),
         tokenization=read.tokenization or _tokenization(read),
+        dtype=_dtype(config),
     )
     data = tuple(
         dataclasses.replace(
@@ -65,6 +73,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
         loss=_located(config.loss),
         eval=dataclasses.replace(config.eval, dev=dev, tests=tests),
     )
+
+
+def _dtype(config: TrainConfig) -> Dtype:
+    """What the weights are stored in. Trained in full they are float32: AdamW's small updates are lost in 16 bits."""
+    dtype = config.model.dtype
+    if config.lora.method != "full" or dtype == "float32":
+        return dtype
+    if is_first_process():
+        _log.info("model.dtype %s: weights that are trained in full are kept in float32 (autocast computes)", dtype)
+    return "float32"
 
 
 def _tokenization(model: ModelConfig) -> Tokenization:
@@ -113,3 +131,8 @@ def _absolute(path: str) -> str:
         found = f"{Path(name).resolve()}{path[len(name) :]}"
         return found if PARTS.fullmatch(found) else path  # a parent folder with @ in its name hides the split
     return str(Path(path).resolve()) if is_pattern(path) else path
+
+
+def _device_name(device: torch.device) -> DeviceName:
+    name: DeviceName = device.type  # type: ignore[assignment]  # `resolve_device` returns no other
+    return name

@@ -20,7 +20,7 @@ from train.data.sampler import Sampler
 from train.data.token_cache import TokenCache
 from train.judge import Judge
 from train.mining.refresh import Refreshed
-from train.optim import Learner
+from train.optim import FIRST, SMALLEST, Learner, LossScale
 from train.teachers.teacher_vectors import TeacherVectors
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
@@ -55,6 +55,10 @@ class TrainState:
     skipped_steps: int = 0
     best_step: int | None = None
     best_score: float | None = None
+    loss_scale: float = FIRST
+    """Of float16 autocast; without it, it is not used."""
+    steps_at_scale: int = 0
+    """Steps in a row without an overflow at this scale."""
     knows_siblings: bool = True
     """Whether no step took a right answer in another row for a negative, as steps of earlier versions did."""
     worse_scores: int = 0
@@ -68,6 +72,16 @@ class TrainState:
         self.knows_siblings = self.knows_windows = False
         for name, value in saved.items():
             setattr(self, name, value)
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether a smaller loss scale may help a step whose gradients are not finite."""
+        return self.loss_scale > SMALLEST
+
+    def note_scaled_step(self, *, overflowed: bool) -> None:
+        """Set the loss scale of the next step."""
+        scale = LossScale(self.loss_scale, self.steps_at_scale).after(overflowed=overflowed)
+        self.loss_scale, self.steps_at_scale = scale.value, scale.good_steps
 
     def note_score(self, score: float) -> bool:
         """Remember the dev score of the present step if it is the best so far, and return whether it is.

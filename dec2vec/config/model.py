@@ -42,6 +42,9 @@ AS_CONFIGURED = EncodeOptions()
 """Texts with the prompt of the encoder's configuration."""
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The decoder, and how its hidden states become one vector."""
@@ -55,15 +58,16 @@ class ModelConfig:
     brings its decoder, prompt, pooling and length where these are not given."""
     trust_remote_code: bool = False
     """Run code from the model's repository. Enable it only if you have read that code."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Data type of the base weights in memory."""
-    autocast: Literal["auto", "on", "off"] = "auto"
-    """Compute matrix products in bfloat16. auto: on CUDA and on CPUs with bfloat16 support (float32 is faster on
-    others)."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention kernel. flash_attention_2 needs CUDA and the flash-attn package."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto uses CUDA if it is available."""
+    autocast: Literal["auto", "on", "off", "float16"] = "auto"
+    """Compute matrix products in bfloat16 (on) or float16, with a loss scale in training. auto: bfloat16 where the
+    device computes in it natively, float16 on GPUs such as the T4, off elsewhere (float32 is faster there)."""
+    attention: Literal["sdpa", "cudnn", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel. sdpa is torch's, without cuDNN, which makes a plan for each new shape; cudnn allows it.
+    flash_attention_2 needs CUDA and the flash-attn package."""
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
+    """auto uses the machine's accelerator if it has one: cuda (NVIDIA, AMD), mps (Apple) or xpu (Intel)."""
     load_in_4bit: bool = False
     """Load the base weights in 4 bits (NF4, as in QLoRA). Needs CUDA and the bitsandbytes package."""
     pooling: PoolingName | None = None

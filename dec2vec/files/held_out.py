@@ -19,16 +19,21 @@ SHARED = 10
 """A query whose texts more than this many other rows share is not held out: all of them would leave training."""
 
 
+Reading = tuple[str | None, str | None]
+"""A prompt and an instruction; None stands for the model's."""
+
+
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Queries that search for their positives among documents. Each text has the prompt of its source, or None."""
+    """Queries that search for their positives among documents, each in the prompt and with the instruction that it is
+    trained in."""
 
     queries: list[str]
     documents: list[str]
     relevant: list[list[int]]
     """For each query the numbers of its documents."""
-    query_prompts: list[str | None]
-    document_prompts: list[str | None]
+    query_prompts: list[Reading]
+    document_prompts: list[Reading]
     passed_over: int = 0
     """Queries that would have been chosen, had not more than `SHARED` other rows shared a text with them."""
 

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from dec2vec.config.model import EncodeOptions
 from dec2vec.config.tasks import HELD_OUT
 from dec2vec.corpus.exact_search import searchable_rows
-from dec2vec.files.held_out import HeldOut
+from dec2vec.files.held_out import HeldOut, Reading
 from dec2vec.prompts.prompt import Side
 from eval.systems.system import TextEncoder
 from eval.tasks.retrieval import METRICS, RetrievalTask
@@ -37,7 +37,7 @@ def measure(held: HeldOut, task: RetrievalTask, encoder: TextEncoder, temperatur
 
 
 def read(held: HeldOut, encoder: TextEncoder, batch_tokens: int = 16_384) -> TaskVectors:
-    """Vectors of queries and documents, each in the prompt of its source."""
+    """Vectors of queries and documents, each in the prompt that it is trained in."""
     queries = _encoded(encoder, held.queries, held.query_prompts, "query", batch_tokens)
     return TaskVectors(queries, _encoded(encoder, held.documents, held.document_prompts, "document", batch_tokens))
 
@@ -63,13 +63,13 @@ def contrastive_loss(vectors: TaskVectors, relevant: Sequence[Sequence[int]], te
 
 
 def _encoded(
-    encoder: TextEncoder, texts: Sequence[str], prompts: Sequence[str | None], side: Side, batch_tokens: int
+    encoder: TextEncoder, texts: Sequence[str], prompts: Sequence[Reading], side: Side, batch_tokens: int
 ) -> Float32[np.ndarray, "texts dim"]:
-    """In the order of the texts; those of a prompt are embedded together."""
+    """In the order of the texts; those of a prompt and an instruction are embedded together."""
     found: np.ndarray | None = None
     for prompt in dict.fromkeys(prompts):
         rows = [row for row, of_text in enumerate(prompts) if of_text == prompt]
-        options = EncodeOptions(prompt, side, batch_tokens, progress=False)
+        options = EncodeOptions(prompt[0], side, batch_tokens, progress=False, task=prompt[1])
         vectors = encoder.encode_views([texts[row] for row in rows], [encoder.view], options)[encoder.view]
         found = np.empty((len(texts), vectors.shape[1]), dtype=np.float32) if found is None else found
         found[rows] = vectors

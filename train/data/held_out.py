@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.files.held_out import SHARED, HeldOut, Keys, Split, hold_out, text_keys
+from dec2vec.files.held_out import SHARED, HeldOut, Keys, Reading, Split, hold_out, text_keys
 from dec2vec.prompts.prompt import NORMALIZERS
 from train.config import TrainConfig
 from train.data.dataset import TrainingData, load_data
+from train.data.prompted_input import NO_INSTRUCTIONS, prompted_input
 from train.data.row_extras import extras_of
 from train.data.table import SourceTable
 
@@ -96,15 +97,15 @@ def _distractors(positives: Keys, split: Split, gone: Keys, documents: int) -> K
 
 def _collect(data: TrainingData, places: list[tuple[int, int]], split: Split, distractors: Keys) -> HeldOut:
     """Queries and documents in the order of the rows, each text once with the prompt of its first row."""
-    queries: dict[str, str | None] = {}
-    documents: dict[str, str | None] = {}
+    queries: dict[str, Reading] = {}
+    documents: dict[str, Reading] = {}
     pairs: list[tuple[str, str]] = []
     for row in [*split.held.tolist(), *distractors.tolist()]:
         number, at = places[row]
-        source, texts = data.sources[number], data.tables[number].texts[at]
-        documents.setdefault(texts[1], source.document_prompt)
+        texts = data.tables[number].texts[at]
+        documents.setdefault(texts[1], _reading(data, number, at, 1))
         if len(pairs) < len(split.held):
-            queries.setdefault(texts[0], source.query_prompt)
+            queries.setdefault(texts[0], _reading(data, number, at, 0))
             pairs.append((texts[0], texts[1]))
     at_document = {text: at for at, text in enumerate(documents)}
     relevant: dict[str, list[int]] = {text: [] for text in queries}
@@ -112,6 +113,13 @@ def _collect(data: TrainingData, places: list[tuple[int, int]], split: Split, di
         relevant[query].append(at_document[document])
     prompts = list(queries.values()), list(documents.values())
     return HeldOut(list(queries), list(documents), list(relevant.values()), *prompts, passed_over=split.passed_over)
+
+
+def _reading(data: TrainingData, number: int, row: int, place: int) -> Reading:
+    table = data.tables[number]
+    instructions = table.instructions[row] if table.instructions else NO_INSTRUCTIONS
+    read = prompted_input(data.sources[number], "", place, instructions)
+    return read.prompt, read.task
 
 
 def _without(data: TrainingData, gone: list[tuple[int, int]], split: Split, option: str) -> TrainingData:

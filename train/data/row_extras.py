@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dec2vec.errors import UserError
-from dec2vec.files.cells import is_absent
+from dec2vec.files.cells import is_absent, is_number
 from dec2vec.files.layouts.query import DOCUMENT_INSTRUCTION, LABELS, QUERY_INSTRUCTION, SCORES, TEACHER_SCORES
 from dec2vec.files.tables import Table
 from dec2vec.prompts.prompt import PUBLISHED, Side, takes_task
@@ -66,7 +66,8 @@ def with_extras(
 ) -> SourceTable:
     """The pairs `part`, read from these rows of a table with these columns of negatives, with their extras."""
     if extras.scores is not None:
-        columns = [name for name in extras.columns(own=own)[: len(SCORES) + len(LABELS)] if name in table.columns]
+        named = [*SCORES, *(LABELS if own else ())]
+        columns = [TEACHER_SCORES] if TEACHER_SCORES in table.columns else named
         found = [
             _scores(table, row, columns, len(texts) - 2, negatives, extras.scores)
             for row, texts in zip(rows, part.texts, strict=True)
@@ -105,43 +106,35 @@ def _scores(
     table: Table, row: int, columns: Sequence[str], count: int, negatives: Sequence[str], scale: ScoreScale
 ) -> Scores:
     """The scores of a row's positive and its `count` negatives."""
-    nothing = (NO_SCORE,) * (1 + count)
     column = next((name for name in columns if not is_absent(table.rows[row].get(name))), None)
-    if column is None:
-        return nothing
-    value = table.rows[row][column]
-    if not isinstance(value, list) and (column == "score" and count != 1):
-        return nothing  # a number beside several negatives is about something else
+    value = None if column is None else table.rows[row][column]
+    if column is None or not (isinstance(value, list) or (count == 1 and is_number(str(value)))):
+        return (NO_SCORE,) * (1 + count)  # a number beside several negatives, or a word, is about something else
     numbers = [_number(table, row, column, item) for item in (value if isinstance(value, list) else [value])]
     cells = [table.rows[row].get(name) for name in negatives]
     if len(numbers) == 1 + len(cells) and len(cells) > count:  # a score for each column, also for an empty one
         kept = [number for number, cell in zip(numbers[1:], cells, strict=True) if not (is_absent(cell) or cell == "")]
         numbers = [numbers[0], *kept]
-    if len(numbers) == count > 0:
-        numbers = [0.0, *(-number for number in numbers)]
-        if scale == "probability":
-            raise UserError(
-                f"{table.where(row)}: {column} has {count} numbers beside {count} negatives, so they are margins, and "
-                "not probabilities; use --loss.score_scale logit"
-            )
-    if len(numbers) != 1 + count:
+    are_margins = len(numbers) == count > 0
+    if len(numbers) != 1 + count and not are_margins:
         raise UserError(
             f"{table.where(row)}: {column} has {len(numbers)} numbers, but the row has 1 positive and {count} "
             "negatives; give each a score, null where there is none"
         )
-    if scale == "probability" and any(not 0 <= number <= 1 for number in numbers if not math.isnan(number)):
-        raise UserError(f"{table.where(row)}: {column} {value} is no probability; use --loss.score_scale logit")
-    return tuple(numbers)
+    if scale == "probability" and (are_margins or any(number < 0 or number > 1 for number in numbers)):
+        what = "margins" if are_margins else "numbers, but not all from 0 to 1"
+        raise UserError(f"{table.where(row)}: {column} {value} has {what}; use --loss.score_scale logit")
+    return (0.0, *(-number for number in numbers)) if are_margins else tuple(numbers)
 
 
 def _number(table: Table, row: int, column: str, value: object) -> float:
     if is_absent(value):
         return NO_SCORE
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not is_number(str(value)):
         raise UserError(
             f"{table.where(row)}: {column} has {str(value)[:40]!r} in place of a number; mend it or use null"
         )
-    return float(value)
+    return float(str(value))
 
 
 def _text(table: Table, row: int, columns: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from dec2vec.files.kept_rows import kept_in
 from dec2vec.text_tables import markdown_table
 from train.config import TrainConfig
 from train.data.dataset import content_hash, load_data
+from train.data.held_out import load_run_data
 from train.data.row_extras import extras_of
 from train.data.stored import StoredTexts
 from train.data.table import SourceTable
@@ -80,8 +81,11 @@ def _describe(config: TrainConfig, source: SourceConfig) -> DataFact:
 
 
 def _load(config: TrainConfig, sources: Sequence[SourceConfig]) -> tuple[SourceTable, ...] | None:
+    """The rows that were trained on; None if they are unknown. The rows of all sources decide which are held out."""
     try:
         mixed = config.batch.sources == "mixed"
+        if any(task.held_out is not None for task in config.eval.dev_tasks):
+            return load_run_data(config)[0].tables if sources == config.data else None
         extras = [extras_of(config, source) for source in sources]
         return load_data(sources, normalization=config.model.text_normalization, mixed=mixed, extras=extras).tables
     except UserError:
