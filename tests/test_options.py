@@ -64,6 +64,7 @@ data.N.losses.N.matryoshka_weights
 data.N.losses.N.angle_weights
 data.N.losses.N.distance
 data.N.losses.N.teacher
+data.N.losses.N.projection
 data.N.losses.N.teacher_temperature
 data.N.losses.N.temperature
 data.N.losses.N.learn_temperature
@@ -84,6 +85,7 @@ loss.matryoshka_weights
 loss.angle_weights
 loss.distance
 loss.teacher
+loss.projection
 loss.teacher_temperature
 loss.temperature
 loss.learn_temperature

@@ -158,7 +158,7 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
             device=run.encoder.device,
             skipped_steps=run.state.skipped_steps,
         )
-        run.log(metrics)
+        run.log({**metrics, **result.parts})
     return int(totals.pairs)
 
 

@@ -24,7 +24,11 @@ def published_base(config: ModelConfig) -> PublishedModel | None:
 
 
 def note_what_is_taken(encoder: Encoder) -> None:
-    """Say in a line how a run reads texts because its base is a published embedder."""
+    """Say in a line how a run reads texts because its base is a published embedder, or has Dense layers of its own."""
+    artifact = find(encoder.config)
+    if artifact is not None and artifact.head is not None:
+        what = "kept as they are" if encoder.embedder.view.dense else "left out, because pooling or layer differ"
+        _log.info("%s: the Dense layers that its run has trained are %s", encoder.config.name_or_path, what)
     if encoder.published is None:
         return
     _log.info("%s is a published embedder: %s", encoder.config.name_or_path, "; ".join(_taken(encoder)))

@@ -68,6 +68,8 @@ _LATER: dict[str, object] = {
     "data.N.queries": None,
     "data.N.min_grade": 1,
     "data.N.bad_rows": 0.01,
+    "loss.projection": "drop",
+    "data.N.losses.N.projection": "drop",
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
 _FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare", "tokenization": "joint"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dec2vec.errors import UserError
 from train.config import LoraConfig, TrainConfig
@@ -25,6 +25,7 @@ ROWS_OF: dict[LossKind, type[LossInputs]] = {
     "supcon": LabelledInputs,
     "distil_scores": TeacherInputs,
     "distil_vectors": TeacherInputs,
+    "embed_distill": TeacherInputs,
 }
 """The inputs that each loss needs."""
 WORDS: dict[type[LossInputs], str] = {
@@ -36,6 +37,7 @@ WORDS: dict[type[LossInputs], str] = {
 DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_scores": ("kl", "margin"),
     "distil_vectors": ("mse", "correlation"),
+    "embed_distill": ("cosine", "mse"),
 }
 """Distances that each distillation can minimize. The first is the default."""
 COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "learn_temperature")
@@ -47,8 +49,9 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "document_negatives": ("infonce",),
     "hardness": ("infonce",),
     "angle_weights": ("angle",),
-    "distance": ("distil_scores", "distil_vectors"),
-    "teacher": ("distil_scores", "distil_vectors"),
+    "distance": ("distil_scores", "distil_vectors", "embed_distill"),
+    "teacher": ("distil_scores", "distil_vectors", "embed_distill"),
+    "projection": ("embed_distill",),
     "teacher_temperature": ("distil_scores",),
 }
 """Options that only these losses use. An option that is neither here nor in `COMMON` would be silently ignored."""
@@ -58,16 +61,34 @@ def check_losses(config: TrainConfig) -> None:
     """UserError for a loss that does not fit a source, or that has options without an effect."""
     for number, source in enumerate(config.data):
         for loss in losses_of(source, config):
-            rows = TeacherInputs if loss.kind.startswith("distil") else ROWS[source.kind]
+            rows = TeacherInputs if loss.kind in DISTANCES else ROWS[source.kind]
             check_loss(loss, rows, f"data.{number} (kind {source.kind})")
     if config.data and all(source.losses for source in config.data):
         _refuse_unused(config.loss)
+    _check_projection([loss for loss in used_losses(config) if loss.kind == "embed_distill"])
     starts = sorted({loss.temperature for loss in used_losses(config) if loss.learn_temperature})
     if len(starts) > 1:
         raise UserError(
             "loss.temperature: losses that learn it share one value, which cannot start at "
             f"{' and '.join(map(str, starts))}; set the same temperature for them"
         )
+
+
+def _check_projection(losses: Sequence[LossConfig]) -> None:
+    """A run trains one projection, to one teacher."""
+    for option in ("teacher", "projection"):
+        values = sorted({str(vars(loss)[option]) for loss in losses})
+        if len(values) > 1:
+            raise UserError(
+                f"loss.{option}: a run trains one projection, but its losses of kind embed_distill have "
+                f"{' and '.join(values)}; set the same {option} for them"
+            )
+    for loss in losses:
+        if loss.projection != "drop" and loss.matryoshka:
+            raise UserError(
+                f"loss.matryoshka: with loss.projection {loss.projection} embed_distill compares whole vectors; remove "
+                "it from this loss (the others may have it), or use loss.projection drop"
+            )
 
 
 def _refuse_unused(loss: LossConfig) -> None:

@@ -11,8 +11,8 @@ from dec2vec.config.load import STRICT
 
 Weight = Annotated[float, Ge(0.0)]
 
-LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors"]
-Distance = Literal["kl", "margin", "mse", "correlation"]
+LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors", "embed_distill"]
+Distance = Literal["kl", "margin", "mse", "correlation", "cosine"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,8 +20,8 @@ class LossConfig:
     """The loss over the global batch."""
 
     kind: LossKind = "infonce"
-    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores or distil_vectors
-    for any texts with a teacher."""
+    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores, distil_vectors or
+    embed_distill (regression on the teacher's vectors) for any texts with a teacher."""
     weight: Annotated[float, Gt(0.0)] = 1.0
     """Weight of this loss in the sum of losses."""
     matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
@@ -34,10 +34,13 @@ class LossConfig:
     """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
     distance: Distance | None = None
     """Distance between the cosines of student and teacher. distil_scores: kl (default) or margin; distil_vectors: mse
-    (default) or correlation."""
+    (default) or correlation. embed_distill: cosine (default) or mse between their vectors."""
     teacher: str | None = None
     """Folder of a sentence-transformers model or of a dec2vec encoder to distil from. Its vectors are cached on
     disk."""
+    projection: Literal["drop", "keep", "none"] = "drop"
+    """embed_distill: trained linear map to the teacher's dimensions. drop uses it in this loss alone; keep makes it a
+    Dense layer of the model, on whose output all losses act; none compares vectors of equal length."""
     teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
     """Temperature of the teacher's cosines in kl. It is never learned."""
     temperature: Annotated[float, Gt(0.0)] = 0.05
