@@ -40,7 +40,7 @@ from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
 from eval.systems.recipes import Recipe, read_recipe
-from eval.systems.system import System, TextEncoder, own_view, run_name
+from eval.systems.system import System, TextEncoder, own_view, run_name, untuned_view
 from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
@@ -119,7 +119,7 @@ def _judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findi
             undecided=undecided,
         )
         _judge_all_tasks(reader, findings)
-        references.append(System(own.prompt, own.view))
+        references.append(System(own.prompt, untuned_view(encoder)))
     return references
 
 

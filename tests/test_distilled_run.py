@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
 from dec2vec import Encoder, ModelConfig
@@ -24,7 +25,7 @@ from dec2vec.decoder.model_digest import model_digest
 from dec2vec.errors import UserError
 from dec2vec.identity import identify
 from tests.export_cases import PEFT_WARNING
-from tests.helpers import WORDS
+from tests.helpers import WORDS, graded_pairs, write_jsonl
 from tests.processes import run_alone, run_ranks
 from tests.test_engines import FSDP2
 from tests.test_resume import in_folder, same_but_for_checkpoints, signalled
@@ -170,13 +171,21 @@ def test_merged_runs_have_the_average_projection(runs: dict[str, Path], tmp_path
 
 @pytest.mark.slow
 def test_whitening_comes_behind_a_kept_projection(tmp_path: Path) -> None:
-    evaluation = EvalSection(dev="dev.jsonl", every=4, after_training=False, whitening_sentences=20)
+    """Also in the report, whose row of the run is what plain sentence-transformers computes from the export."""
+    evaluation = EvalSection(dev="dev.jsonl", tests=("test.jsonl",), every=4, whitening_sentences=20)
     config = write_distilled(tmp_path / "run", "keep", eval=evaluation, export=ExportConfig(whiten=True))
+    pairs = graded_pairs(40, seed=2)
+    write_jsonl(tmp_path / "run" / "test.jsonl", pairs)
     run_alone(in_folder, config, tmp_path / "out")
     library = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
     assert [type(module).__name__ for module in library][2:] == ["Dense", "Dense", "Normalize"]
     found = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "out"))).encode(TEXTS)
     np.testing.assert_allclose(library.encode(TEXTS), found, atol=1e-4)
+    sides = [library.encode([str(pair[side]) for pair in pairs]) for side in ("sentence1", "sentence2")]
+    expected = spearmanr((sides[0] * sides[1]).sum(1), [pair["score"] for pair in pairs]).statistic
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    values = [row["value"] for row in report["results"] if row["kind"] == "system" and row["run"] == "out"]
+    assert any(value == pytest.approx(expected, abs=1e-3) for value in values), (values, expected)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig, PoolingName
 from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.decoder.published import Published
+from dec2vec.decoder.published import own_view as configured_view
 from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble
@@ -172,6 +173,12 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
 def own_view(encoder: TextEncoder) -> View:
     """How an encoder is read by itself, its layer as an index."""
     return replace(encoder.view, layer=resolve_layer(encoder.view.layer, encoder.layer_count))
+
+
+def untuned_view(encoder: TextEncoder) -> View:
+    """How the untuned decoder is read as a tuned encoder: without the Dense layers that its run has trained."""
+    configured = configured_view(encoder.config, encoder.published, encoder.layer_count)
+    return replace(own_view(encoder), dense=configured.dense)
 
 
 def published_system(encoder: TextEncoder) -> System | None:
