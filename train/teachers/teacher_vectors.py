@@ -39,7 +39,7 @@ from train.data.batch import Asked
 from train.data.dataset import TrainingData
 from train.data.prompted_input import side_of, text_keys
 from train.losses.per_source import losses_of
-from train.teachers.vector_blocks import SIDES, Encode, write_vectors
+from train.teachers.vector_blocks import SIDES, Encode, write_blocks
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, devi
     try:
         with locked(folder):
             if not path.is_file():
-                write_vectors(path, _encoder(teacher, device), ordered, Path(teacher).name)
+                write_blocks(path, _encoder(teacher, device), ordered, Path(teacher).name)
     except OSError as error:
         raise UserError(f"cannot cache the teacher's vectors in {folder}: {why_not_written(error)}") from error
     return TeacherVectors(keys, np.load(path, mmap_mode="r"), is_two_sided)

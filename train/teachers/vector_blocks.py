@@ -1,6 +1,6 @@
 """Vectors of many texts, block by block into a file that appears when it is complete.
 
-    write_vectors(cache / "1f0c.npy", encode, [("a dog", "query"), ...], "bge-small")
+    write_blocks(cache / "1f0c.npy", encode, [("a dog", "query"), ...], "bge-small")
 
 Until then the blocks are in `NAME.part`, each flushed to the disk before the next one is computed. Whoever finds such a
 file, which a killed process has left, goes on behind its last complete block: the texts of a block are always embedded
@@ -30,7 +30,7 @@ _DELAY = 3.0
 """Seconds before a progress bar is shown."""
 
 
-def write_vectors(path: Path, encode: Encode, texts: Sequence[Asked], name: str) -> None:
+def write_blocks(path: Path, encode: Encode, texts: Sequence[Asked], name: str) -> None:
     """Write a .npy file of float32 with a row for each text. The caller holds the lock of the folder."""
     part = path.with_suffix(".part")
     for other in set(path.parent.glob("*.part")) - {part}:
