@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 TokenIds = Sequence[int]
-CHUNK_OVERHEAD = {"cpu": 64, "cuda": 4096}
-"""The fixed cost of a chunk, measured in tokens: calls, kernel launches, and reading the weights again."""
+CPU_OVERHEAD, ACCELERATOR_OVERHEAD = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,12 @@ def deduplicate(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], NDArray[
     return unique, inverse
 
 
-def plan(lengths: Sequence[int], token_budget: int, overhead: int = CHUNK_OVERHEAD["cpu"]) -> list[list[int]]:
+def chunk_overhead(device: torch.device) -> int:
+    """The fixed cost of a chunk, measured in tokens: calls, kernel launches, and reading the weights again."""
+    return CPU_OVERHEAD if device.type == "cpu" else ACCELERATOR_OVERHEAD
+
+
+def plan(lengths: Sequence[int], token_budget: int, overhead: int = CPU_OVERHEAD) -> list[list[int]]:
     """Split rows, sorted by length, into groups of at most `token_budget` padded tokens. A single row always fits.
 
     Among such splits, choose one with the fewest padded tokens, counting `overhead` tokens more for each group. The
@@ -102,7 +106,7 @@ def pad(sequences: Sequence[TokenIds], rows: Sequence[int], pad_id: int = 0) -> 
 def make_chunks(
     sequences: Sequence[TokenIds],
     token_budget: int,
-    overhead: int = CHUNK_OVERHEAD["cpu"],
+    overhead: int = CPU_OVERHEAD,
     borders: Sequence[int] = (),
 ) -> list[Chunk]:
     """Padded chunks of all sequences, sorted by length. No chunk has lengths on both sides of one of the `borders`."""

@@ -24,17 +24,20 @@ from dec2vec.decoder.assemble import assemble
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
-from dec2vec.decoder.model_folders import Artifact
+from dec2vec.decoder.lora_files import put_on
+from dec2vec.decoder.model_folders import Artifact, TrainedHead
 from dec2vec.decoder.pooling import View, belongs_to
 from dec2vec.decoder.positions import length_borders, with_max_length
 from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
+from dec2vec.decoder.start import Start, find_start
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
-from dec2vec.inference import ChunkedForward, TokenCounts
+from dec2vec.inference import ChunkedForward, Sharing, TokenCounts
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import NORMALIZERS, Prompt, Side
 from dec2vec.prompts.tokenizer import EchoTokenizer, PromptTokenizer, Tokens, ending_ids, trailing_specials
+from dec2vec.runtime import bar_options
 from dec2vec.vectors.averaging import Part, Vectors, mean_over_members, unit_rows
 from dec2vec.vectors.whitening import Whitening
 
@@ -44,8 +47,6 @@ ENSEMBLE_WINDOW = 4096
 """The same for an ensemble, which holds sums of vectors until every member has embedded the window."""
 ENSEMBLE_BYTES = 256 << 20
 """Largest size of these sums. With many views the window is smaller."""
-PROGRESS_DELAY = 3.0
-"""Seconds before a progress bar is shown."""
 
 
 class Encoder:
@@ -70,6 +71,8 @@ class Encoder:
         """Counts of all texts so far."""
         self.cut_texts: CutTexts | None = None
         """If it is set, every text that is embedded is counted in it."""
+        self.sharing: Sharing | None = None
+        """If it is set, other processes that embed the same texts compute a part of them."""
         self.base = base or config
         """Where the files of the decoder are; an adapter may be loaded on top of it."""
         self.published = published
@@ -84,6 +87,8 @@ class Encoder:
         counts, and whether foreign code may run. `changes` are options that replace those of the folder too. A
         published embedder (a folder of sentence-transformers) is read as its files say wherever `config` says nothing.
         """
+        if config.adapter is not None:
+            return cls.from_start(find_start(replace(config, **changes)))
         artifact = model_folders.find(config)
         if artifact is not None:
             return cls.from_artifact(artifact.changed(changes))
@@ -97,10 +102,19 @@ class Encoder:
     def from_artifact(cls, artifact: Artifact) -> Encoder:
         """A tuned encoder from its folder: the base, its adapter if it has one, and its whitening."""
         encoder = cls.from_backbone(artifact.config, base=artifact.base, published=artifact.published)
-        encoder.put_head(artifact)
+        encoder.put_head(artifact.head)
         if artifact.adapter is not None:
             encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
+        return encoder
+
+    @classmethod
+    def from_start(cls, start: Start) -> Encoder:
+        """What a run starts from: a decoder with an adapter, or without one."""
+        encoder = cls.from_backbone(start.config, base=start.base, published=start.published)
+        encoder.put_head(start.head)
+        if start.adapter is not None:
+            encoder.embedder.backbone = put_on(encoder.embedder.backbone, start.adapter.folder, trainable=False)
         return encoder
 
     @classmethod
@@ -115,12 +129,10 @@ class Encoder:
         reading = None if published is None else published.reading
         return cls(parts.config, parts.tokenizer, parts.embedder, base=base, published=reading)
 
-    def put_head(self, artifact: Artifact) -> None:
+    def put_head(self, head: TrainedHead | None) -> None:
         """Use the Dense layers that a run has trained, if pooling and layer are those that they were trained on."""
-        if artifact.head is None:
-            return
-        if artifact.head.fits(self.embedder.view, self.layer_count):
-            self.embedder.put_head(artifact.head.module.to(self.device).eval())
+        if head is not None and head.fits(self.embedder.view, self.layer_count):
+            self.embedder.put_head(head.module.to(self.device).eval())
 
     def set_max_length(self, tokens: int) -> None:
         """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
@@ -182,13 +194,15 @@ class Encoder:
             self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
         return self._head
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[list[int]]:
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text", task: str | None = None
+    ) -> list[list[int]]:
         """The ids of each text with its prompt and EOS, at most `config.max_length` of them.
 
         A long text is cut; its prompt never is. An empty text gives the prompt and EOS alone. Lone surrogates become
         U+FFFD.
         """
-        ensemble = self.ensemble(prompt, side)
+        ensemble = self.ensemble(prompt, side, task)
         if not ensemble.is_single:
             raise UserError(
                 f"tokenize: {prompt or self.config.prompt_name} consists of {len(ensemble.members)} prompts; use a "
@@ -207,15 +221,18 @@ class Encoder:
         check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
         return tokens
 
-    def is_cut(self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text") -> list[bool]:
+    def is_cut(
+        self, texts: Sequence[str], *, prompt: str | None = None, side: Side = "text", task: str | None = None
+    ) -> list[bool]:
         """Whether `max_length` cuts each text, with any of its prompts if there are several."""
         normalized = self._normalized(texts)
-        flags = [self._wrap(member).is_cut(normalized) for member in self.ensemble(prompt, side).members]
+        flags = [self._wrap(member).is_cut(normalized) for member in self.ensemble(prompt, side, task).members]
         return [any(of_text) for of_text in zip(*flags, strict=True)]
 
-    def ensemble(self, prompt: str | None = None, side: Side = "text") -> Ensemble:
-        """The prompts that `prompt` stands for, usually a single one. None stands for the configured prompt."""
+    def ensemble(self, prompt: str | None = None, side: Side = "text", task: str | None = None) -> Ensemble:
+        """The prompts that `prompt` stands for, usually a single one. None stands for what is configured."""
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
+        config = config if task is None else replace(config, task=task)
         return prompts_of(self.published, self.tokenizer, config, side)
 
     @cached_property
@@ -241,6 +258,7 @@ class Encoder:
         *,
         prompt: str | None = None,
         side: Side = "text",
+        task: str | None = None,
         batch_tokens: int = 16_384,
         normalize: bool = True,
         progress: bool = True,
@@ -248,7 +266,7 @@ class Encoder:
         """Vectors of the texts as float32 (n, d), in their order; an empty list gives shape (0, d).
 
         With another `prompt` than the configured one, the layer is that of its publication unless `config.layer` is
-        set.
+        set. `task` is what the prompt inserts for `{task}` in place of the configured one.
         """
         if isinstance(texts, str):
             raise UserError("encode: got one string; give a list of texts")
@@ -256,7 +274,7 @@ class Encoder:
             return np.empty((0, self.dimension), dtype=np.float32)
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
         view = self._view(config)
-        options = EncodeOptions(prompt, side, batch_tokens, progress)
+        options = EncodeOptions(prompt, side, batch_tokens, progress, task)
         vectors = self.encode_views(texts, [view], options)[view]
         if self.whitening is not None:
             vectors = self.whitening.apply(vectors)
@@ -280,15 +298,13 @@ class Encoder:
         self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
-        ensemble = self.ensemble(options.prompt, options.side)
+        ensemble = self.ensemble(options.prompt, options.side, options.task)
         window = WINDOW if ensemble.is_single else self._ensemble_window(views)
         with tqdm(
             total=len(texts) * len(ensemble.members),
             desc="encode",
             unit="text",
-            delay=PROGRESS_DELAY,
-            disable=not options.progress,
-            leave=False,
+            **bar_options(shown=options.progress),
         ) as bar:
             for start in range(0, len(texts), window):
                 part = self._normalized(texts[start : start + window])
@@ -304,7 +320,7 @@ class Encoder:
             wrap = self._wrap(member)
             state_views = list(map(state_view, views))
             forward = ChunkedForward(
-                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally
+                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally, self.sharing
             )
             tokens = self._tokens(wrap, texts)
             if self.cut_texts is not None:

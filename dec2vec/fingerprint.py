@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from dec2vec.encoder import Encoder
 
-_ELSEWHERE = ("name_or_path", "revision", "trust_remote_code", "prompt", "pooling", "layer")
+_ELSEWHERE = ("name_or_path", "revision", "adapter", "trust_remote_code", "prompt", "pooling", "layer")
 """Options that are left out: where the weights came from (their bytes count), and what each call names itself."""
 _NAMES = ("_name_or_path", "base_model_name_or_path", "transformers_version", "inference_mode")
 """Entries of configurations that say where something is, not what it is."""
@@ -22,13 +22,19 @@ def fingerprint(encoder: Encoder) -> str:
     """sha256 of the weights, the tokenizer and the options that change a vector, such as dtype or `max_length`."""
     digest = hashlib.sha256()
     options = {key: value for key, value in dataclasses.asdict(encoder.config).items() if key not in _ELSEWHERE}
-    digest.update(json.dumps([options, encoder.embedder.autocast], sort_keys=True).encode())
+    digest.update(json.dumps([options, _autocast(encoder)], sort_keys=True).encode())
     digest.update(encoder.tokenizer.backend_tokenizer.to_str().encode("utf-8", "surrogatepass"))
     digest.update(json.dumps(_surroundings(encoder), sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
     for name, tensor in encoder.embedder.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _autocast(encoder: Encoder) -> bool | str:
+    """Whether there is autocast, in bfloat16 unless another dtype is named."""
+    dtype = encoder.embedder.autocast
+    return dtype is not None if dtype in (None, torch.bfloat16) else str(dtype)
 
 
 def _surroundings(encoder: Encoder) -> list[object]:

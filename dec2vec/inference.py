@@ -6,17 +6,19 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.batching import CHUNK_OVERHEAD, Chunk, by_kind, deduplicate, pad, plan
+from dec2vec.batching import Chunk, by_kind, chunk_overhead, deduplicate, pad, plan
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.pooling import Lengths, View
 from dec2vec.decoder.positions import length_borders
 from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import Part, Vectors
 
 
@@ -29,12 +31,31 @@ class TokenCounts:
     """Those of `tokens` that belong to a beginning shared by several texts, which is computed once."""
     saved: int = 0
     """Not in `tokens`: what reading the common beginning with every text would have added."""
+    listener: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
+    """Told the tokens of each pass when it is over."""
 
-    def add(self, ids: Sequence[Sequence[int]], prefix: int) -> None:
-        """Count texts, given without the `prefix` tokens that all of them begin with."""
-        self.tokens += prefix + sum(map(len, ids))
+    def add_prefix(self, prefix: int, texts: int) -> None:
+        """Count the tokens that so many texts begin with."""
         self.prefix += prefix
-        self.saved += prefix * max(0, len(ids) - 1)
+        self.saved += prefix * max(0, texts - 1)
+        self.add(prefix)
+
+    def add(self, tokens: int) -> None:
+        """Count what one pass has computed."""
+        self.tokens += tokens
+        if self.listener is not None:
+            self.listener(tokens)
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """Processes with equal weights and equal texts, each of which computes a part of the chunks."""
+
+    def part(self, chunks: int) -> list[int]:
+        """The numbers of the chunks of this process; at least one, which may also be another process's."""
+
+    def exchange(self, parts: list[list[Vectors]], sizes: Sequence[int]) -> list[list[Vectors]]:
+        """The vectors of every chunk by view, from those of this process's chunks. `sizes` has the rows of each."""
 
 
 Starts = Callable[[Lengths], Lengths | None]
@@ -52,6 +73,7 @@ class ChunkedForward:
     batch_tokens: int
     share_prefix: bool = True
     tally: TokenCounts = field(default_factory=TokenCounts)
+    sharing: Sharing | None = None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
         """Yield (rows, vectors of each view). Each row comes once, in no particular order."""
@@ -68,16 +90,28 @@ class ChunkedForward:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
-        groups = plan([len(row) for row in unique], self.batch_tokens, CHUNK_OVERHEAD[self._device.type])
+        groups = plan([len(row) for row in unique], self.batch_tokens, chunk_overhead(self._device))
         prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
-        self.tally.add(rest, 0 if prefix is None else prefix.length)
+        self.tally.add_prefix(0 if prefix is None else prefix.length, len(rest))
         # longest first: a lack of memory shows at once, and the remaining time is not underestimated
-        for group in reversed(groups):
-            vectors = self._embed(pad(rest, group), prefix)
+        groups.reverse()
+        chunks = (pad(rest, group) for group in groups)
+        for group, vectors in zip(groups, self._all(groups, chunks, prefix), strict=True):
+            self.tally.add(sum(len(rest[row]) for row in group))
             counts = [edges[row + 1] - edges[row] for row in group]
             rows = np.concatenate([order[edges[row] : edges[row + 1]] for row in group])
             yield rows, [np.repeat(array, counts, axis=0) for array in vectors]
+
+    def _all(
+        self, groups: Sequence[Sequence[int]], chunks: Iterator[Chunk], prefix: SharedPrefix | None
+    ) -> Iterator[list[Vectors]]:
+        """The vectors of each chunk, computed here or by another process."""
+        if self.sharing is None:
+            return (self._embed(chunk, prefix) for chunk in chunks)
+        own = set(self.sharing.part(len(groups)))
+        mine = [self._embed(chunk, prefix) for number, chunk in enumerate(chunks) if number in own]
+        return iter(self.sharing.exchange(mine, list(map(len, groups))))
 
     @torch.no_grad()
     def _prefix(self, ids: Sequence[Sequence[int]]) -> SharedPrefix | None:
@@ -101,10 +135,25 @@ class ChunkedForward:
                 pooled = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix)
             return [vectors.cpu().numpy() for vectors in pooled]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(chunk.lengths) == 1 or not _is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
+            self._check_divisible(chunk)
         halves = [self._embed(half, prefix) for half in _halves(chunk)]
         return [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+
+    def _check_divisible(self, chunk: Chunk) -> None:
+        """Raise UserError where halves are no way out: other processes would wait for this one's further pass."""
+        texts, tokens = len(chunk.lengths), chunk.input_ids.shape[1]
+        if self.embedder.passes_are_collective:
+            raise UserError(
+                f"not enough memory to embed {texts} texts of {tokens} tokens, and with sharded weights a process "
+                "can't divide them alone; use a smaller --model.max_length, --model.dtype bfloat16 or more processes"
+            )
+        if texts == 1:
+            raise UserError(
+                f"not enough memory to embed a text of {tokens} tokens; use a smaller --model.max_length, "
+                "--model.dtype bfloat16 or a smaller decoder"
+            )
 
     @property
     def _device(self) -> torch.device:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import ctypes
 import io
+import logging
+import os
 import platform
+import sys
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -64,3 +70,88 @@ def flushed(*, on: bool = True) -> Iterator[bool]:
     finally:
         if has_mode:
             torch.set_flush_denormal(False)
+
+
+def keep_memory_as_usual() -> None:
+    """Undo `keep_freed_memory`: glibc's usual settings, and the memory that is free goes back to the system."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((_M_MMAP_THRESHOLD, 128 << 10), (_M_TRIM_THRESHOLD, 128 << 10), (_M_TOP_PAD, 0)):
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+
+class LineWriter:
+    """Writes what tqdm shows as lines on standard error, where it would go back to the start of one."""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line:
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+LINE_SECONDS = 10.0
+_DELAY = 3.0
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {remaining} left"
+
+
+def bar_options(*, shown: bool = True) -> dict[str, Any]:
+    """How tqdm shows what takes more than a few seconds: as a bar on a terminal and in a notebook, and in a log file as
+    a line every ten seconds."""
+    options: dict[str, Any] = {"delay": _DELAY, "leave": False, "disable": not shown}
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"file": LineWriter(), "mininterval": LINE_SECONDS, "bar_format": _LINE}
+    return options
+
+
+@contextlib.contextmanager
+def left_as_found() -> Iterator[None]:
+    """Within, a run may change what belongs to the whole process; afterwards it is as before.
+
+    These are torch's random numbers, the environment, warnings, the levels and handlers of logs, and the state of
+    Accelerate, of which a process has one. Threads of torch that the run has started stay (`start_threads_flushed`).
+    """
+    environment, field_size = dict(os.environ), csv.field_size_limit()
+    accelerator = torch.accelerator.current_accelerator()
+    devices, kind = range(torch.accelerator.device_count()), "cuda" if accelerator is None else accelerator.type
+    with _own_accelerate(), _own_logs(), torch.random.fork_rng(devices, device_type=kind), warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            csv.field_size_limit(field_size)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+
+
+@contextlib.contextmanager
+def _own_accelerate() -> Iterator[None]:
+    """Within, Accelerate decides on device and processes anew, whatever it decided before."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    shared = [state._shared_state for state in (AcceleratorState, PartialState, GradientState)]
+    saved = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, content in zip(shared, saved, strict=True):
+            state.clear()
+            state.update(content)
+
+
+@contextlib.contextmanager
+def _own_logs() -> Iterator[None]:
+    """Within, levels and handlers of the root and of `train` may be changed."""
+    loggers = [logging.getLogger(), logging.getLogger("train")]
+    saved = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, handlers in saved:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Len, MinLen
+from annotated_types import Ge, MinLen
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
 from dec2vec.config.model import ModelConfig, PoolingName
+from dec2vec.config.tasks import ClusteringConfig as ClusteringConfig
+from dec2vec.config.tasks import Criterion as Criterion
+from dec2vec.config.tasks import Form as Form
+from dec2vec.config.tasks import GapConfig as GapConfig
+from dec2vec.config.tasks import GapMetric as GapMetric
+from dec2vec.config.tasks import PairsConfig as PairsConfig
+from dec2vec.config.tasks import PairsMetric as PairsMetric
+from dec2vec.config.tasks import RetrievalConfig as RetrievalConfig
+from dec2vec.config.tasks import TopicsConfig as TopicsConfig
 
 PostName = Literal[
     "raw",
@@ -24,6 +33,16 @@ PostName = Literal[
     "random",
     "truncate",
 ]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ShortlistConfig:
+    """A first pass over the similarity dev file alone; all other texts are read with the best prompts only."""
+
+    prompts: Annotated[int, Ge(1)] | None = None
+    """Number of prompts that are kept: those with the highest dev score. null keeps all, without a first pass."""
+    layers: Literal["all"] | tuple[int | float, ...] = ()
+    """Candidate layers of the prompts that are kept: all, or a list. Empty means those of the first pass."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,136 +66,8 @@ class SystemsConfig:
     """Also apply the decoder's final norm to inner layers."""
     transductive: bool = False
     """Also whiten each file with its own sentences. These rows are labelled and never selected."""
-
-
-PairsMetric = Literal["accuracy", "f1", "ap", "auc"]
-Criterion = Literal["accuracy", "f1", "precision"]
-GapMetric = Literal["gap", "auc"]
-Form = Literal["word", "definition", "examples"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class PairsConfig:
-    """Pair matching on pairs with a yes/no label."""
-
-    test: str
-    """File of test pairs: jsonl, csv, tsv, parquet, a saved data set (folder@split) or a Hub id
-    (owner/name:subset@split)."""
-    dev: str = ""
-    """File of pairs on which the threshold is selected. Without it, only ap and auc are measured."""
-    name: str = ""
-    """Name in the report. Empty uses the name of the test file."""
-    sentence1: str = "sentence1"
-    """Column of the first texts."""
-    sentence2: str = "sentence2"
-    """Column of the second texts."""
-    label: str = "label"
-    """Column of the labels, 0 or 1."""
-    positive_from: float | None = None
-    """Smallest score that is a match, if the label column contains scores."""
-    dev_only: tuple[str, ...] = ()
-    """Use only dev rows in which a column has one of these values: [column=value]."""
-    dev_limit: Annotated[int, Ge(2)] | None = None
-    """Use at most this many rows of dev."""
-    metric: PairsMetric = "accuracy"
-    """Main metric, by which settings are selected on dev."""
-    criterion: Criterion = "accuracy"
-    """How the threshold is selected on dev: best accuracy, best f1, or a required precision."""
-    precision: Annotated[float, Gt(0), Le(1)] | None = None
-    """Required precision for criterion precision. The smallest threshold that reaches it on dev is used."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class GapConfig:
-    """Similarity gap between relevant and irrelevant pairs of question and answer."""
-
-    test: str
-    """File of test pairs."""
-    dev: str = ""
-    """File of pairs on which settings are selected. Empty uses the similarity dev file."""
-    name: str = ""
-    """Name in the report. Empty uses the name of the test file and /gap."""
-    question: str = "sentence1"
-    """Column of the questions."""
-    answer: str = "sentence2"
-    """Column of the answers."""
-    label: str | None = "label"
-    """Column with 1 for relevant and 0 for irrelevant. null means that all rows are relevant and answers of other rows
-    are irrelevant."""
-    metric: GapMetric = "gap"
-    """Main metric, by which settings are selected on dev."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Seed of the assignment of other rows' answers."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class TopicsConfig:
-    """Classification of texts with class names."""
-
-    test: str
-    """File of test texts: jsonl, csv, tsv, parquet, a saved data set (folder@split) or a Hub id
-    (owner/name:subset@split)."""
-    train: str = ""
-    """File of training texts for knn and probe."""
-    dev: str = ""
-    """File of texts on which k, C and settings are selected. Without it, k and C are selected on a fifth of train."""
-    name: str = ""
-    """Name in the report. Empty uses the name of the test file and the method."""
-    text: str = "text"
-    """Column of the texts."""
-    label: str = "label"
-    """Column of the class names, such as label_des of IFLYTEK."""
-    classes: tuple[str, ...] = ()
-    """Keep only rows of these classes. Empty keeps all."""
-    method: Literal["zero_shot", "knn", "probe"] = "zero_shot"
-    """zero_shot uses the nearest label text, knn the k nearest training texts, probe a logistic regression on training
-    vectors."""
-    form: Form = "word"
-    """Label texts for zero_shot: the class name, its definition, or its definition with examples."""
-    labels: str = ""
-    """YAML or JSON file that maps class names to definitions, or to {definition, examples}."""
-    calibrated: bool = False
-    """Subtract the mean similarity of each label text to the dev texts."""
-    neighbours: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(1)] = (1, 3, 5, 10, 20, 50)
-    """Candidate values of k for knn."""
-    strengths: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (0.001, 0.01, 0.1, 1.0, 10.0)
-    """Candidate values of C for probe (inverse regularization strength)."""
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
-    """Main metric, by which k, C and settings are selected on dev."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class RetrievalConfig:
-    """Retrieval on a test collection: corpus, queries and qrels, and dev_queries and dev_qrels if they exist."""
-
-    path: str
-    """Folder with corpus.jsonl, queries.jsonl and qrels.jsonl (or csv, tsv, parquet), their common prefix, or a Hub id
-    with the layout of mteb, such as mteb/scifact."""
-    name: str = ""
-    """Name in the report. Empty uses the name of the corpus file."""
-    ignore_identical_ids: bool | None = None
-    """Leave the document whose id is the query's own out of its ranking, unless it is judged relevant. null does so in
-    the layouts of BEIR and mteb, where queries may be documents (ArguAna, Quora)."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class ClusteringConfig:
-    """Clustering of labelled texts by k-means, with as many clusters as labels."""
-
-    test: str
-    """File of labelled test texts."""
-    dev: str = ""
-    """File on which settings are selected. Empty uses the similarity dev file."""
-    text: str = "text"
-    """Column of the texts."""
-    label: str = "label"
-    """Column of the class names."""
-    limit: Annotated[int, Ge(2)] | None = None
-    """Use at most this many rows of each file."""
-    seeds: Annotated[int, Ge(1)] = 5
-    """Number of k-means runs whose V-measures are averaged."""
-    name: str = ""
-    """Name in the report. Empty uses the name of the test file."""
+    shortlist: ShortlistConfig = Field(default_factory=ShortlistConfig)
+    """How many of the prompts are evaluated on everything."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -231,6 +122,9 @@ class EvalConfig:
     or Hub id of any sentence-transformers or Hugging Face encoder. Each is fitted on the corpus, on the training file
     of the task, or else on `fit`. null adds tfidf, and bm25 to retrieval, wherever there is text to fit them on; an
     empty list adds none."""
+    baseline_notes: tuple[str, ...] = ()
+    """What a reader must know of a baseline, as NAME: TEXT, such as `all-minilm-l6-v2: trained on NLI and QQP`. Without
+    it, the report names the training data that the model card of an encoder names, or says that they are unknown."""
     cache: str | None = None
     """Folder in which vectors are cached for the next evaluation. null uses output_dir/vectors; "" disables the
     cache."""

@@ -28,6 +28,7 @@ from eval.leakage.training_text import (
 from eval.mteb_tasks.run import find_tasks
 from eval.postprocess.families import FITTED
 from eval.selection.asked import fittable, without_fitted
+from eval.selection.shortlist import check_shortlist
 from eval.systems.system import run_name
 from eval.tasks.clustering import load_clustering
 from eval.tasks.gap import load_gap
@@ -79,6 +80,7 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
         check_prompt(prompt)
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
     check_runs(config.tuned)
+    check_shortlist(config.systems, config.dev)
     dev, tests = _load_similarity(config)
     similarity = [*([] if dev is None else [dev]), *tests]
     further = _load_further(config, similarity)

@@ -12,19 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dec2vec.errors import UserError
 from eval.baselines.encoder import outside_truncation
 from eval.baselines.evaluate import Baselines
 from eval.cache.encoders import Encoders, cache_folder
-from eval.cache.vector_cache import CachedEncoder, VectorCache
+from eval.cache.room import folder_size
+from eval.cache.vector_cache import VectorCache
 from eval.config import EvalConfig
 from eval.inputs import Inputs, check_runs, measure_overlap, read_inputs
 from eval.leakage.overlap import Seen, clean_rows
 from eval.mteb_tasks.rows import mteb_tables
 from eval.postprocess.moments import Material
-from eval.report.notes import data_notes, edge_notes, seed_notes, shown_dev, unknown_training
+from eval.report.notes import data_notes, edge_notes, seed_notes, shown_dev, start_notes, unknown_training
 from eval.report.provenance import describe
 from eval.report.report import Report
 from eval.report.truncation import truncation_notes
@@ -32,15 +31,14 @@ from eval.results.comparison import similarity_results
 from eval.results.diagnostics import find_reference, histograms
 from eval.results.findings import Findings
 from eval.results.headline import Headline
+from eval.results.judged import judge_tuned, judge_untuned
 from eval.results.results import TaskTable
-from eval.results.truncation import measure_truncation
 from eval.selection import dev_curves
-from eval.selection.asked import asked, with_base
-from eval.selection.candidates import Candidates
-from eval.selection.given import Given, Undecided, as_exported
-from eval.selection.judge import EvaluationOptions, Reader, judge, judge_similarity
+from eval.selection.ahead import Ahead
+from eval.selection.asked import with_base
+from eval.selection.judge import EvaluationOptions
 from eval.systems.recipes import Recipe, read_recipe
-from eval.systems.system import System, TextEncoder, own_view, run_name, untuned_view
+from eval.systems.system import System, TextEncoder, run_name
 from eval.tasks.columns import column_notes
 
 NO_OUTSIDE = (
@@ -72,15 +70,17 @@ def evaluate(
     options = _options(config, inputs, seen, progress)
     findings = Findings(inputs.dev, inputs.tests, inputs.further)
     folder = cache_folder(config) if base is None or (tuned is None and config.tuned) else None
-    with VectorCache(folder) if folder is not None else contextlib.nullcontext() as cache:
+    kept = VectorCache(folder) if folder is not None else contextlib.nullcontext()
+    with contextlib.closing(options.ahead), kept as cache:
         encoders = Encoders(config, base, tuned, cache)
-        references = _judge_tuned(encoders, options, findings)
-        _judge_untuned(encoders, options, findings, references)
+        references = judge_tuned(encoders, options, findings)
+        judge_untuned(encoders, options, findings, references)
         _refuse_nothing(config, findings)
         mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation)
     baselines.measure(findings)
     findings.truncation.extend(outside_truncation(baselines.baselines, findings.tasks))
-    outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes)
+    size = 0 if folder is None else folder_size(folder)
+    outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes, size)
     return _report(config, outcome, time.monotonic() - started)
 
 
@@ -93,69 +93,10 @@ def _options(config: EvalConfig, inputs: Inputs, seen: Seen, progress: bool) -> 
         posts=systems.post,
         dimensions=systems.dimensions,
         batch_tokens=config.batch_tokens,
-        progress=progress,
+        progress=False,  # one bar for everything
     )
-    clean = clean_rows(seen.clean, inputs.further)
-    return EvaluationOptions(material, config.bootstrap, config.seed, systems.transductive, clean)
-
-
-def _judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findings) -> list[System]:
-    """Each tuned encoder as it was trained to read texts: only the strength of its post-processings is chosen.
-
-    Returns the same ways to read the untuned decoder, which stands for the tuned one without its adapter.
-    """
-    references: list[System] = []
-    for run, encoder in encoders.each_tuned():
-        own = System(encoder.config.prompt_name, own_view(encoder), run)
-        posts = asked(encoders.config.systems, encoder.config).post
-        undecided = Undecided((own.view,), posts, is_only_reading=True)
-        reader = Reader.from_encoder(
-            encoder,
-            own.prompt,
-            [own.view],
-            options,
-            run=run,
-            given=as_exported(own, encoder.whitening),
-            undecided=undecided,
-        )
-        _judge_all_tasks(reader, findings)
-        references.append(System(own.prompt, untuned_view(encoder)))
-    return references
-
-
-def _judge_untuned(
-    encoders: Encoders, options: EvaluationOptions, findings: Findings, references: Sequence[System]
-) -> None:
-    """Every prompt with every pooling, and what the tuned encoders read like, without their adapters."""
-    encoder = encoders.untuned()
-    behind = encoder.behind if isinstance(encoder, CachedEncoder) else encoder  # trials are not counted as passes
-    candidates = Candidates.from_config(
-        encoders.config.systems,
-        behind,
-        references,
-        can_choose=findings.can_choose,
-        is_undecided=findings.is_undecided,
-    )
-    is_quiet = not options.material.progress
-    for prompt in tqdm(candidates.prompts, desc="untuned prompts", delay=3.0, disable=is_quiet, leave=False):
-        given = [Given(system) for system in candidates.given if system.prompt == prompt]
-        reader = Reader.from_encoder(
-            encoder, prompt, candidates.views, options, given=given, undecided=candidates.of(prompt)
-        )
-        _judge_all_tasks(reader, findings)
-
-
-def _judge_all_tasks(reader: Reader, findings: Findings) -> None:
-    """Similarity first, as its dev file chooses for the tasks without dev data as well."""
-    fitting = reader.fitting
-    findings.truncation.extend(measure_truncation(reader.encoder, fitting.prompt, fitting.run, findings.tasks))
-    measured = judge_similarity(reader, findings.dev, findings.tests)
-    for task, rows in measured.items():
-        findings.add(task, rows)
-    on_dev = [] if findings.dev is None else measured[findings.dev.name]
-    choices = [row.choice for row in on_dev if row.choice is not None]
-    for further in findings.further:
-        findings.add_further(further, judge(reader, further, choices))
+    clean, ahead = clean_rows(seen.clean, inputs.further), Ahead(show=progress)
+    return EvaluationOptions(material, config.bootstrap, config.seed, systems.transductive, clean, ahead)
 
 
 def _refuse_nothing(config: EvalConfig, findings: Findings) -> None:
@@ -181,6 +122,8 @@ class Outcome:
     references: Sequence[System]
     mteb: Sequence[TaskTable]
     notes: Sequence[str]
+    bytes_on_disk: int
+    """Of the vectors that are kept for the next evaluation."""
 
 
 def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
@@ -190,11 +133,13 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
     tuned = None if comparison is None or comparison.tuned is None else comparison.tuned.name
     reference = find_reference(findings.choices, outcome.references, tuned)
     recipes = {run_name(run): recipe for run in config.tuned if (recipe := read_recipe(run)) is not None}
+    left_out = [] if findings.shortlist is None else findings.shortlist.left_out_choices
     return Report(
         provenance={
             **describe(config, inputs.similarity, inputs.further, inputs.fit, findings.choices, recipes),
             "seconds": round(seconds, 1),
             "texts_through_the_decoder": encoders.passes,
+            "vectors_on_disk_bytes": outcome.bytes_on_disk,
         },
         results=results,
         overlap=seen.counts,
@@ -202,7 +147,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
         reference=None if reference is None else reference[0].name,
         dev="" if inputs.dev is None else inputs.dev.name,
         tests=[task.name for task in inputs.tests],
-        dev_curves=dev_curves.points(findings.choices),
+        dev_curves=dev_curves.points([*findings.choices, *left_out]),
         histograms=[] if reference is None else histograms(inputs.tests, *map(findings.on_tests, reference)),
         tasks=[*findings.tables(), *outcome.mteb],
         scatter=findings.scatter(),
@@ -210,6 +155,7 @@ def _report(config: EvalConfig, outcome: Outcome, seconds: float) -> Report:
         curves=findings.curves(),
         mistakes=findings.mistakes(),
         costs=encoders.costs,
+        efforts=findings.efforts,
         notes=_notes(config, outcome, comparison, recipes),
         truncation=findings.truncation,
         has_unknown_training=bool(inputs.trained.unknown) or not (inputs.trained.texts or inputs.sources),
@@ -222,6 +168,7 @@ def _notes(
     """What a reader of the headline must know."""
     trained = outcome.inputs.trained
     return [
+        *start_notes(config.model),
         *data_notes(outcome.inputs.further),
         *edge_notes(outcome.findings.choices, comparison),
         *seed_notes([run_name(run) for run in config.tuned], recipes),
@@ -231,6 +178,7 @@ def _notes(
         *truncation_notes(outcome.findings.truncation),
         *outcome.encoders.warnings,
         *outcome.inputs.notes,
+        *([] if outcome.findings.shortlist is None else outcome.findings.shortlist.notes),
         *outcome.notes,
         *([NO_OUTSIDE] if config.baselines == () else []),
     ]

@@ -124,7 +124,7 @@ def make_card(tmp_path: Path, tree: Tree | None = None, *, whitened: bool = Fals
         path = tmp_path / "report.json"
         path.write_text(json.dumps(tree), encoding="utf-8")
         report = read_report(path)
-    exported = Exported("a", Identity("weights of a", None), FACTS if whitened else None, "/data/dev.jsonl")
+    exported = Exported("a", Identity("weights of a", None), FACTS if whitened else None, ("dev",))
     card = Card(CONFIG, "demo", "alice/demo", 256, False, None, exported, data=DATA, report=report)
     return replace(card, **changes)
 

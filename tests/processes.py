@@ -31,6 +31,7 @@ T = TypeVar("T")
 STUCK = 120.0
 """Seconds after which a process says on stderr where it is."""
 IMPORTED_LATE = (
+    "eval.dev.tasks",
     "eval.inputs",
     "eval.report.notes",
     "train.distributed.lost_ranks",

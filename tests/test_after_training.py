@@ -110,3 +110,5 @@ def test_the_best_step() -> None:
     state.step = 3
     assert not state.note_score(0.4) and not state.note_score(math.nan)
     assert (state.best_step, state.best_score) == (2, 0.4)
+    assert state.worse_scores == 2  # the equal one, and the one that is none: what eval.patience counts
+    assert state.note_score(0.5) and state.worse_scores == 0

@@ -68,7 +68,7 @@ def test_a_dev_file_that_is_trained_on_is_said_to_be_that(place: Path, caplog: p
     graded = SourceConfig(path="dev.jsonl", kind="graded")
     for tests in (("test.jsonl",), ()):
         caplog.clear()
-        assert read(graded, tests=tests).name == "dev"
+        assert [task.name for task in read(graded, tests=tests).tasks] == ["dev"]
         assert "eval.dev dev: 16 of its 16 pairs consist of texts that are trained on" in caplog.text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts/benchmarks"
 
@@ -26,7 +27,7 @@ def train(folder: Path, *arguments: str) -> dict[str, Any]:
     """The training bench with both sides in this process."""
     bench = script("bench_train")
     small = ["--model", "llama-tiny", "--batch", "8", "--repeats", "1", "--threads", "1", "--precision", "fp32"]
-    options = bench.parse([*small, *arguments])
+    options = bench.parse([*small, *arguments])  # a later option wins
     local = script("bench.processes").Local
     result: dict[str, Any] = bench.run(options, folder, lambda kind, work, limited: local(kind, work))
     return result
@@ -39,6 +40,48 @@ def test_both_sides_agree(tmp_path: Path, case: str) -> None:
     assert result["peer"]["forward_positions_per_token"] > result["ours"]["forward_positions_per_token"]
     assert result["ratio_seconds"]["low"] <= result["ratio_seconds"]["median"] <= result["ratio_seconds"]["high"]
     assert (result["ours"]["padding_ratio"] < 1) == (case == "prompt")
+
+
+def test_the_peer_computes_both_passes_in_bfloat16(tmp_path: Path) -> None:
+    """As its users run it; with autocast around the loss alone its second pass was in float32."""
+    seen = []
+    processes = script("bench.processes")
+
+    class Spied(processes.Local):
+        def __init__(self, kind: str, work: Any) -> None:
+            super().__init__(kind, work)
+            if kind == "peer" and work.precision == "bf16":
+                projection = self._side.backbone().layers[0].self_attn.q_proj
+                projection.register_forward_hook(lambda _, __, out: seen.append((torch.is_grad_enabled(), out.dtype)))
+
+    bench = script("bench_train")
+    small = ["--model", "llama-tiny", "--batch", "8", "--repeats", "1", "--threads", "1", "--precision", "bf16"]
+    result = bench.run(bench.parse([*small, "--peer", "st"]), tmp_path, lambda kind, work, _: Spied(kind, work))
+    assert {(False, torch.bfloat16), (True, torch.bfloat16)} == set(seen)
+    assert result["float32_cosine"]["peer"] > 0.99 and len(result["matmul_peak_gflops"]) == 1
+
+
+def test_a_chat_template_changes_nothing_and_other_ids_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = script("bench.models").model_folder("llama-tiny", tmp_path / "chat")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}user: {{ m['content'] }}{% endfor %}")
+    assert not train(tmp_path, "--peer", "st", "--model", str(folder))["void"]
+    peer = script("bench.peer").Peer
+    real = peer.token_ids
+    monkeypatch.setattr(peer, "token_ids", lambda self, number: [[1, *ids] for ids in real(self, number)])
+    with pytest.raises(SystemExit, match="text 0 of batch 0 has other token ids"):
+        train(tmp_path, "--peer", "st")
+
+
+def test_a_row_is_void_where_our_gradient_is_further_from_float32() -> None:
+    agreement = script("bench.report").agreement
+    truth = {"w": np.array([1.0, 0.0])}
+    near, far, other = ({"w": np.array([1.0, angle])} for angle in (0.01, 0.02, 3.0))
+    assert not agreement({"ours": near, "peer": far}, truth)["void"]
+    assert agreement({"ours": far, "peer": near}, truth)["void"]
+    assert agreement({"ours": near, "peer": other}, truth)["void"]  # the peer computes something else
+    assert not agreement({"ours": truth, "peer": truth}, truth)["void"]
 
 
 def test_another_model_is_void(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_an_older_report_gives_its_similarity_tests(tmp_path: Path, whitened: bo
 
 def test_an_older_report_calls_the_runs_dev_file_a_test(tmp_path: Path) -> None:
     card = make_card(tmp_path, older(report_tree()))
-    chosen = replace(card, exported=replace(card.exported, dev="/data/sts12.jsonl"))
+    chosen = replace(card, exported=replace(card.exported, dev=("sts12",)))
     assert {name for name, _ in figures(chosen)} == {"sts 13 (v2)"}
 
 
@@ -294,5 +294,5 @@ def test_ten_untuned_rows_at_most(tmp_path: Path) -> None:
 
 def test_no_dev_file_no_sentence_about_it(tmp_path: Path) -> None:
     card = make_card(tmp_path, report_tree(), config=replace(CONFIG, eval=EvalSection()))
-    text = build_card(replace(card, exported=replace(card.exported, dev=None)))
+    text = build_card(replace(card, exported=replace(card.exported, dev=())))
     assert "The checkpoint" not in text and "## Results" in text

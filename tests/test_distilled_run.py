@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from dec2vec import Encoder, ModelConfig
 from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import failed
 from dec2vec.cli import main
+from dec2vec.config.load import load
 from dec2vec.decoder.model_digest import model_digest
+from dec2vec.decoder.start import find_adapter
 from dec2vec.errors import UserError
 from dec2vec.identity import identify
 from tests.export_cases import PEFT_WARNING
@@ -33,10 +37,12 @@ from tests.test_teacher import bag_of_words
 from tests.test_whole_run_on_ranks import adapter_of, same_run
 from tests.tiny_run import STEPS, metrics_of, write_run
 from tests.training_setup import distance
-from train.config import CheckpointConfig, EvalSection, ExportConfig, LoraConfig
+from train.__main__ import train
+from train.config import CheckpointConfig, EvalSection, ExportConfig, LoraConfig, TrainConfig
 from train.merging.merged_run import read_runs
 from train.options.data import SourceConfig
 from train.options.losses import LossConfig
+from train.state import Listeners
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 TEXTS = ["red dog", "a small cat", "", "the old man sings to a horse"]
@@ -199,6 +205,56 @@ def test_a_run_from_a_model_with_a_kept_projection_keeps_it(runs: dict[str, Path
     assert torch.equal(*heads)
     vectors = [Encoder.load(ModelConfig(name_or_path=str(tmp_path / name))).encode(TEXTS) for name in ("base", "out")]
     assert vectors[0].shape == vectors[1].shape and np.abs(vectors[0] - vectors[1]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_second_round_from_the_adapter_has_its_projection(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Fixed by a run without a teacher, and trained on by one that keeps a projection to as many dimensions."""
+    model = ModelConfig(adapter=str(runs["keep"]), device="cpu", autocast="off")
+    first = Encoder.load(ModelConfig(name_or_path=str(runs["keep"]), device="cpu"))
+    start = Encoder.load(model)
+    assert start.view == first.view and start.view.dense
+    np.testing.assert_allclose(start.encode(TEXTS), first.encode(TEXTS), atol=1e-6)
+    configs = [write_run(tmp_path / "plain", model=model, lora=LoraConfig())]
+    configs.append(write_distilled(tmp_path / "again", "keep", model=model, lora=LoraConfig()))
+    matrix = load_file(runs["keep"] / "adapter" / "head.safetensors")
+    for config, is_fixed in zip(configs, (True, False), strict=True):
+        output = config.parent / "out"
+        run_alone(second_round, config, output)
+        head = load_file(output / "adapter" / "head.safetensors")
+        assert head.keys() == matrix.keys()
+        assert torch.equal(head["0.weight"], matrix["0.weight"]) == is_fixed
+        found = Encoder.load(ModelConfig(name_or_path=str(output), device="cpu")).encode(TEXTS)
+        np.testing.assert_allclose(
+            SentenceTransformer(str(output / "model"), device="cpu").encode(TEXTS), found, atol=1e-5
+        )
+        assert np.abs(found - first.encode(TEXTS)).max() > 1e-4
+    copy = Path(shutil.copytree(runs["keep"] / "adapter", tmp_path / "adapter"))
+    digest = digest_of(copy)
+    content = bytearray((copy / "head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "head.safetensors").write_bytes(bytes(content))
+    assert digest_of(copy) != digest
+
+
+def digest_of(folder: Path) -> str:
+    adapter = find_adapter(ModelConfig(adapter=str(folder)))
+    assert adapter is not None
+    return adapter.digest
+
+
+def second_round(config: Path, output: Path) -> None:
+    """With the figures that a listener gets, which are those of metrics.jsonl."""
+    told: list[Mapping[str, float]] = []
+    with contextlib.chdir(config.parent):
+        train(
+            replace(load(TrainConfig, config, []), output_dir=str(output)),
+            Listeners(on_step=lambda _, found: told.append(found)),
+        )
+    written = [line for line in metrics_of(output) if "loss" in line]
+    assert [line["loss"] for line in told] == [line["loss"] for line in written]
+    parts = [{name: line[name] for name in line if name.startswith("loss")} for line in told]
+    assert parts == [{name: line[name] for name in line if name.startswith("loss")} for line in written]
 
 
 @pytest.mark.parametrize(("mode", "message"), [("none", "dimensions and the teacher's")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from eval.tasks import clustering, isotropy, retrieval, sts
-from train.state import DEV_METRIC
+from train.judge import DEV_METRIC
 from train.tracking.step_metrics import StepTotals, step_metrics
 
 TESTS = Path(__file__).parent

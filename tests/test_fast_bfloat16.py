@@ -87,7 +87,7 @@ def test_the_products_decide_and_not_the_order_of_use(tmp_path: Path) -> None:
     """One model under autocast, then without it, then under it again."""
     encoder = encoder_of(tmp_path, fast=True, lora={})
     found = []
-    for autocast in (True, False, True):
+    for autocast in (torch.bfloat16, None, torch.bfloat16):
         encoder.embedder.autocast = autocast
         found.append(gradient(encoder, share=False))
         assert stacks(encoder) == {ConcatenatedStack if autocast else MergedStack}

@@ -30,7 +30,7 @@ def encoder_of(folder: Path, family: str = "llama", *, fast: bool, lora: dict[st
     with torch.no_grad():
         for name, parameter in encoder.embedder.named_parameters():
             if "norm" in name or name.endswith("bias"):
-                parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
+                parameter += 0.3 * torch.rand(parameter.shape, generator=generator).to(parameter.device)
     encoder.embedder.train()
     return encoder
 

@@ -24,7 +24,7 @@ from tests.published_folders import PROMPTS, Folder, Layer, write_published
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production", "data", "published")
+GUIDES = ("ten-minutes", "broken", "recipes", "gpus", "production", "data", "published", "python")
 """In an order in which each finds what it needs: the first trains."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALLER = (

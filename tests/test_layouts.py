@@ -30,6 +30,7 @@ from train.distributed.single import Single
 from train.gradcache.cached_step import cached_step
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
+from train.mining.encoders import NO_INSTRUCTIONS
 from train.mining.pairs import read_material
 from train.options.data import SourceConfig
 from train.options.losses import LossConfig
@@ -94,8 +95,8 @@ def test_several_positives_make_several_rows(tmp_path: Path) -> None:
     assert data.told[0].layout == ("FlagEmbedding rows: 1 to 2 positives, 0 to 2 negatives a query",)
     flat = open_layout(PairFile(Named(str(path))))
     assert flat is not None
-    scored = [(row.get("positive_score"), row.get("negative_scores")) for row in flat.table().rows]
-    assert scored == [(3.0, [1.0, 0.0]), (2.0, [1.0, 0.0]), (None, None)]
+    scored = [row.get("teacher_scores") for row in flat.table().rows]
+    assert scored == [[3.0, 1.0, 0.0], [2.0, 1.0, 0.0], None]
 
 
 def test_e5_rows_with_and_without_an_instruction(tmp_path: Path) -> None:
@@ -266,10 +267,10 @@ def test_columns_that_are_not_used_are_named_with_what_they_might_be(tmp_path: P
     (told,) = read(path).told
     assert told.unused == (
         "columns that are not used: hard_neg (hard negatives, which data.N.negatives would name), score (scores of the "
-        "texts, which no loss uses yet), origin"
+        "texts, which loss.kind distil_reranker uses), origin"
     )
     (told,) = read(path, negatives=("hard_neg",), only=("origin=x",)).told
-    assert told.unused == "columns that are not used: score (scores of the texts, which no loss uses yet)"
+    assert told.unused == "columns that are not used: score (scores of the texts, which loss.kind distil_reranker uses)"
     assert read(WRITERS["own"](tmp_path, ROWS)).told[0].unused is None
 
 
@@ -279,7 +280,10 @@ def test_columns_that_are_not_used_are_named_with_what_they_might_be(tmp_path: P
 @pytest.mark.parametrize("name", ["flag_embedding", "tevatron_ids", "swift", "list_columns"])
 def test_mining_reads_the_same_pairs(tmp_path: Path, name: str) -> None:
     ours, found = (read_material(str(WRITERS[one](tmp_path, ROWS))) for one in ("own", name))
-    assert replace(found, name="", other_columns=[]) == replace(ours, name="", other_columns=[])
+    alike = {"name": "", "other_columns": [], "instructions": NO_INSTRUCTIONS}
+    assert replace(found, **alike) == replace(ours, **alike)
+    instruction = {"flag_embedding": "Find it:", "swift": "Find it."}.get(name)
+    assert list(found.instructions.queries) == ([] if instruction is None else [instruction] * len(ROWS))
     assert ours.given[0] == ROWS[0][2:]
 
 

@@ -39,13 +39,15 @@ def test_the_message_names_what_fits() -> None:
     ("config", "message"),
     [
         (LossConfig(angle_weights=(1, 0, 0)), "loss.angle_weights is not used by loss.kind infonce"),
-        (LossConfig(distance="kl"), r"only by distil_scores, distil_vectors, embed_distill\)"),
+        (LossConfig(distance="kl"), r"only by distil_scores, distil_vectors, embed_distill, distil_reranker\)"),
         (LossConfig(kind="supcon", symmetric=True), "loss.symmetric is not used by loss.kind supcon"),
         (LossConfig(kind="cosent", hardness=1.0), "loss.hardness is not used by loss.kind cosent"),
         (LossConfig(kind="distil_scores", teacher="t", distance="mse"), "use kl or margin"),
         (LossConfig(kind="distil_vectors"), "give the folder of a teacher"),
         (LossConfig(kind="distil_vectors", teacher="t", learn_temperature=True), "distance mse has no temperature"),
         (LossConfig(kind="angle", angle_weights=(0, 0, 0)), "set at least one above 0"),
+        (LossConfig(kind="distil_reranker", distance="mse"), "use kl or margin"),
+        (LossConfig(positives="sum", query_negatives=True), "belong to a query and one positive; use --loss.positives"),
         (LossConfig(matryoshka=(8, 8)), "a number of dimensions is repeated"),
         (LossConfig(matryoshka=(8, 4), matryoshka_weights=(1.0,)), "1 weights for 2 numbers of dimensions"),
     ],
@@ -58,14 +60,8 @@ def test_options_that_would_be_ignored_are_refused(config: LossConfig, message: 
 def test_every_option_is_read_by_all_losses_or_refused_by_some() -> None:
     """A new one has to be declared; each of the others is refused with the losses that have no use for it."""
     assert sorted([*COMMON, *ONLY_FOR]) == sorted(field.name for field in fields(LossConfig))
-    values = {
-        "distance": "kl",
-        "teacher": "t",
-        "projection": "keep",
-        "margin": 0.1,
-        "hardness": 1.0,
-        "angle_weights": (1.0, 0.0, 1.0),
-    }
+    values = {"distance": "kl", "teacher": "t", "margin": 0.1, "hardness": 1.0, "angle_weights": (1.0, 0.0, 1.0)}
+    values |= {"positives": "mean", "score_scale": "probability", "projection": "keep"}
     for name, kinds in ONLY_FOR.items():
         default = vars(LossConfig())[name]
         value = values.get(name, (not default) if isinstance(default, bool) else 0.5)

@@ -126,7 +126,7 @@ def plain_vectors(seed: int = 0, count: int = 300, dimension: int = 12) -> tuple
     places = dict(zip(corpus, generator.normal(size=(count, dimension)), strict=True))
     places |= {f"anchor {i}": places[f"text {i}"] + 0.2 * generator.normal(size=dimension) for i in range(count)}
 
-    def embed(texts: list[str], *, document: bool) -> Any:
+    def embed(texts: list[str], *, document: bool, task: str | None = None) -> Any:
         wide = np.array([places[text] for text in texts], dtype=np.float32)
         return wide / np.linalg.norm(wide, axis=1, keepdims=True)
 

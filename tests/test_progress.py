@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stderr
+from types import ModuleType
 
 import pytest
+from tqdm import tqdm
 
 import train.tracking.progress
+from dec2vec.runtime import bar_options
 from train.tracking.progress import Progress
 
 
@@ -69,3 +73,18 @@ def test_speed_is_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 6  # the first step, four intervals of ten seconds, the last step
     assert all("  128 pairs/s  " in line for line in lines)
     assert lines[1].startswith("step 20/100") and lines[1].endswith("00:40 left")
+
+
+def test_what_takes_long_is_lines_in_a_log_file_and_a_bar_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(stream: io.StringIO) -> str:
+        with redirect_stderr(stream):
+            for _ in tqdm(range(3), desc="encode", **{**bar_options(), "delay": 1e-9, "mininterval": 0, "miniters": 1}):
+                pass
+        return stream.getvalue()
+
+    lines = shown(io.StringIO())
+    assert "encode: 2 of 3, 00:00 left\n" in lines and "\r" not in lines
+    assert "encode: " in shown(Terminal()) and "\r" in shown(Terminal())
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    assert "\r" in shown(io.StringIO()), "a notebook shows the bar, though it is no terminal"
+    assert bar_options(shown=False)["disable"]

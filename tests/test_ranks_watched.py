@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import time
+import unittest.mock
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,20 @@ import train.adapters.lora
 import train.distributed.engine
 import train.loop
 import train.step
+from dec2vec import ModelConfig
 from dec2vec.errors import TryAgain, run
+from tests.helpers import tiny_model_folder
 from tests.processes import run_ranks
+from tests.test_engines import FSDP2
 from tests.test_whole_run_on_ranks import NO_DROPOUT
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run
-from train.config import CheckpointConfig, DistributedConfig, EvalSection, TrainConfig
+from tests.training_setup import tiny_encoder
+from train.config import CheckpointConfig, DistributedConfig, EvalSection, LoraConfig, TrainConfig
 from train.distributed.diverged_ranks import check_replicas_equal, checksums
+from train.distributed.engine import make_accelerator, wrap
 from train.distributed.lost_ranks import lost_rank_message, why_lost
+from train.finish import leave
 from train.tracking.metrics_file import read_metrics
 from train.tracking.step_metrics import rank_seconds
 
@@ -176,6 +185,7 @@ def test_a_lost_rank_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         ("The size of tensor a (3) must match the size of tensor b (4)", None),
         ("CUDA out of memory", None),
+        ("CUDA error: the launch timed out and was terminated", None),
     ],
 )
 def test_what_errors_mean(error: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,3 +227,47 @@ def test_the_timeout_reaches_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     (handler,) = found["kwargs_handlers"]
     assert isinstance(handler, InitProcessGroupKwargs)
     assert dataclasses.asdict(handler)["timeout"] == timedelta(seconds=7.5)
+
+
+def test_under_nccl_no_process_waits_for_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To end an NCCL group is a collective call; a process that has nothing more to do just ends."""
+    done: list[object] = []
+    accelerator = unittest.mock.Mock(spec=Accelerator)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(os, "_exit", done.append)
+    for backend, exits in (("nccl", [0]), ("gloo", [])):
+        monkeypatch.setattr(dist, "get_backend", lambda backend=backend: backend)
+        done.clear()
+        leave(accelerator)
+        assert done == exits
+
+
+# memory
+
+
+def embed_without_memory(folder: Path) -> None:
+    """The second rank finds no memory for its first pass, as on a GPU that something else uses too."""
+    os.environ.update(FSDP2)
+    accelerator = make_accelerator(TrainConfig(model=ModelConfig(device="cpu")))
+    encoder = tiny_encoder(folder, lora=LoraConfig(fused=False), device="cpu")
+    wrap(encoder.embedder, accelerator)
+    if accelerator.process_index == 1:
+        encoder.embedder.register_forward_pre_hook(_raise_once())
+    encoder.encode(["a man rides a horse", "a dog"])
+
+
+def _raise_once() -> Callable[..., None]:
+    left = [MemoryError()]
+
+    def raise_once(*_: object) -> None:
+        if left:
+            raise left.pop()
+
+    return raise_once
+
+
+def test_a_rank_without_memory_ends_the_run_and_does_not_hang(tmp_path: Path) -> None:
+    """Halving its chunk would make it gather once more than the others, which would wait for it forever."""
+    tiny_model_folder(tmp_path)
+    with pytest.raises(AssertionError, match=r"(?s)rank 1 failed.*not enough memory to embed 2 texts of .* tokens"):
+        run_ranks(2, embed_without_memory, tmp_path, limit=30.0)

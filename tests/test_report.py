@@ -61,7 +61,7 @@ def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> No
     tree = json.loads(to_json(report))
     assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
     assert list(tree)[6:10] == ["tasks", "truncation", "sweep", "confusions"]
-    assert list(tree)[10:] == ["curves", "mistakes", "seeds", "costs", "notes", "headlines"]
+    assert list(tree)[10:] == ["curves", "mistakes", "seeds", "costs", "notes", "efforts", "headlines"]
     for row in tree["results"]:
         assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert list(row)[8:16] == ["kind", "of", "run", "post", "k", "transductive", "fitted_on", "clean"]

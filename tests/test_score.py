@@ -109,7 +109,9 @@ def test_refused_before_the_model_is_loaded(
         "is an input file; use another file": {"--output": options["--input"]},
         "does not exist; create it first": {"--output": str(tmp_path / "none" / "out.jsonl")},
         "has a column 'usable', which the output adds; rename the column": {"--input": taken},
-        "no column 'said'; the columns are: id, generated, reference": {"--column1": "said"},
+        "no column 'said'; the columns are: id, generated, reference; name those of the two texts with --column1": {
+            "--column1": "said"
+        },
         "unlabelled.jsonl: no column 'label'": {"--dev": unlabelled},
         "xyzzy": {"--prompt": "xyzzy"},
     }

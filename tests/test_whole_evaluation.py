@@ -73,6 +73,7 @@ def test_an_interrupted_evaluation_goes_on(config: EvalConfig, monkeypatch: pyte
             seen["texts"] += len(rows)
             yield rows, vectors
 
+    monkeypatch.setattr("eval.results.judged.sample_texts", lambda _: [])  # no text is read to be timed
     whole = evaluate(validate(EvalConfig, {**vars(config), "cache": f"{config.output_dir}/other"}), progress=False)
     monkeypatch.setattr(Encoder, "iter_views", until_the_second_prompt)
     with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from train.tracking.metrics_file import read_metrics
 STEPS = 10
 STEPS_PER_EPOCH = 3
 PACE = ("rank_seconds_median", "rank_seconds_max", "slowest_rank")
-TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib", *PACE)
+TIMED = ("pairs_per_second", "tokens_per_second", "memory_mib", "dev_seconds", *PACE)
 
 TWO_SOURCES = (SourceConfig(path="pairs.jsonl", limit=9, weight=2.0), SourceConfig(path="pairs.jsonl", weight=1.0))
 

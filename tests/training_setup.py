@@ -19,7 +19,10 @@ from train.options.data import SourceConfig
 
 
 def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None = None, **model: object) -> Encoder:
-    """An encoder with adapters whose B matrices are not zero, so that every gradient is informative."""
+    """An encoder with adapters whose B matrices are not zero, so that every gradient is informative.
+
+    They are drawn on the CPU, so that they are the same on every device.
+    """
     if not (folder / "config.json").exists():
         tiny_model_folder(folder, family)
     torch.manual_seed(0)
@@ -29,7 +32,7 @@ def tiny_encoder(folder: Path, family: str = "llama", *, lora: LoraConfig | None
     with torch.no_grad():
         for name, parameter in trainable_parameters(encoder.embedder).items():
             if "lora_B" in name:
-                parameter.normal_(std=0.1)
+                parameter.copy_(0.1 * torch.randn(parameter.shape))
     return encoder
 
 

@@ -13,7 +13,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dec2vec.config.load import load_arguments
 from dec2vec.errors import UserError
@@ -24,12 +24,15 @@ from train.config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from dec2vec.files.held_out import HeldOut
     from dec2vec.vectors.whitening import Whitening
     from eval.config import EvalConfig
+    from eval.dev.tasks import DevTask
     from eval.tasks.sts import StsTask
     from train.data.dataset import TrainingData
     from train.distributed.lost_ranks import Contact
-    from train.state import OnBest, Run
+    from train.judge import Judge
+    from train.state import Listeners, OnBest, Run
 
 _log = logging.getLogger("train")
 
@@ -38,8 +41,19 @@ def main(argv: Sequence[str]) -> None:
     """Train, export, compare with the untuned decoder. Raises UserError."""
     use_own_packages()  # also after `python -m train`, in a folder that has an eval.py
     config = load_arguments(TrainConfig, argv, prog="dec2vec train")
-    from dec2vec.runtime import keep_freed_memory, start_threads_flushed
-    from train.data.dataset import load_data
+    from dec2vec.runtime import keep_freed_memory
+    from train.state import Listeners
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
+    keep_freed_memory()
+    train(config, Listeners())
+
+
+def train(config: TrainConfig, listeners: Listeners) -> None:
+    """The run as a whole, for the command and for `dec2vec.train`. Raises UserError."""
+    from dec2vec.runtime import start_threads_flushed
+    from train.data.held_out import load_run_data
     from train.distributed.engine import make_accelerator
     from train.distributed.launcher import check_launcher
     from train.distributed.lost_ranks import lost_rank_message
@@ -47,20 +61,17 @@ def main(argv: Sequence[str]) -> None:
     from train.preflight import check_config, check_upload
     from train.resolve import resolve
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
-    keep_freed_memory()
     start_threads_flushed()
     check_launcher()
     check_config(config)
     check_upload(config)
     config = resolve(config)
-    data = load_data(config.data, normalization=config.model.text_normalization, mixed=config.batch.sources == "mixed")
+    data, held_out = load_run_data(config)
     _tell(data)
-    dev = _read_evaluation(config, data)
+    judge = _read_evaluation(config, data, held_out)
     with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
-        _train(config, data, dev, accelerator, contact)
+        _train(config, data, judge, accelerator, contact, listeners)
         leave(accelerator)
 
 
@@ -74,24 +85,29 @@ def _tell(data: TrainingData) -> None:
                 _log.info("data.%d %s: %s", number, source.path, line)
             if told.unused is not None:
                 _log.warning("data.%d %s: %s", number, source.path, told.unused)
+    if data.held_out and is_first_process():
+        _log.info("%s", data.held_out)
 
 
 def _train(
-    config: TrainConfig, data: TrainingData, dev: StsTask | None, accelerator: Accelerator, contact: Contact
+    config: TrainConfig,
+    data: TrainingData,
+    judge: Judge | None,
+    accelerator: Accelerator,
+    contact: Contact,
+    listeners: Listeners,
 ) -> None:
-    from eval.tasks.sts import dev_score
     from train.build import build, open_folder
     from train.finish import finish
     from train.loop import fit
     from train.tracking.progress import Progress
 
     with open_folder(config, accelerator) as folder:
-        score = None if dev is None else lambda encoder: dev_score(encoder, dev)
-        contents = {} if dev is None else {"eval.dev": dev.content_hash}
-        run = build(config, data, accelerator, folder, score, contents)
+        contents = {} if judge is None else judge.contents(config.eval)
+        run = dataclasses.replace(build(config, data, accelerator, folder, judge, contents), listeners=listeners)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
-        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main)
+        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main and listeners.progress)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only
@@ -106,31 +122,34 @@ def _pushing(run: Run) -> contextlib.AbstractContextManager[OnBest | None]:
 
     if run.config.export.push is None or not run.is_main:
         return contextlib.nullcontext()
-    return BestPush(run.config, run.folder.path, run.encoder)
+    title = {} if run.judge is None else {"title": run.judge.title}
+    return BestPush(run.config, run.folder.path, run.encoder, **title)
 
 
-def _read_evaluation(config: TrainConfig, data: TrainingData) -> StsTask | None:
-    """The dev task, if there is one.
+def _read_evaluation(config: TrainConfig, data: TrainingData, held_out: HeldOut | None = None) -> Judge | None:
+    """What judges the weights during training, if there are dev data.
 
-    All that the evaluation after training reads is read now, so that it is refused now or never.
+    All that the evaluation after training reads is read now too, so that it is refused now or never.
     """
+    from eval.dev.tasks import load_dev_tasks, refuse_shared
     from eval.inputs import read_inputs
-    from eval.tasks.sts import load_task
+    from eval.tasks.sts import StsTask
+    from train.judge import Judge
 
-    if config.eval.dev is None and not config.eval.has_report:
+    if not config.eval.dev_tasks and not config.eval.has_report:
         return None
     texts = _training_texts(data)
+    tasks = load_dev_tasks(config.eval.dev_tasks, held_out, config.loss.temperature)
+    judge = Judge.of(tasks, config.eval.metric) if tasks else None
+    known = [task.task for task in tasks if isinstance(task.task, StsTask)]
     if config.eval.has_report:
         inputs = read_inputs(dataclasses.replace(_eval_config(config), tuned=()), texts)
-        dev, known = inputs.dev, inputs.similarity
-    else:
-        dev = load_task(config.eval.dev or "")
-        known = [dev]
+        refuse_shared(tasks, [*inputs.tests, *inputs.further], config.eval.mteb_tests)
+        known += inputs.tests
     if config.export.whiten:
         _check_whitening(config, texts, known)
-    if dev is not None:
-        _note_trained_dev(dev, texts)
-    return dev
+    _note_trained_dev(tasks, texts)
+    return judge
 
 
 def _training_texts(data: TrainingData) -> dict[str, list[str]]:
@@ -153,21 +172,24 @@ def _check_whitening(config: TrainConfig, texts: Mapping[str, Sequence[str]], ta
         )
 
 
-def _note_trained_dev(dev: StsTask, texts: Mapping[str, Sequence[str]]) -> None:
-    """Warn of a dev file whose pairs are trained on: it then measures memory."""
+def _note_trained_dev(tasks: Sequence[DevTask], texts: Mapping[str, Sequence[str]]) -> None:
+    """Warn of dev data that are trained on: they then measure memory."""
     from eval.report.notes import SHOWN
     from train.distributed.collectives import is_first_process
 
-    pairs, known = dev.test_pairs, set[str]().union(*texts.values())
-    seen = sum(first in known and second in known for first, second in zip(pairs.first, pairs.second, strict=True))
-    if seen > SHOWN * len(pairs) and is_first_process():
-        _log.warning(
-            "eval.dev %s: %d of its %d pairs consist of texts that are trained on, so the dev score does not show how "
-            "good the model is on new texts; keep pairs for dev out of the training data",
-            dev.name,
-            seen,
-            len(pairs),
-        )
+    known = set[str]().union(*texts.values())
+    for task in tasks if is_first_process() else ():
+        items = task.items
+        seen = sum(all(text in known for text in item) for item in items)
+        if seen > SHOWN * len(items):
+            _log.warning(
+                "eval.dev %s: %d of its %d %s consist of texts that are trained on, so the dev score does not show how "
+                "good the model is on new texts; keep %s for dev out of the training data",
+                task.name,
+                seen,
+                len(items),
+                *[task.unit] * 2,
+            )
 
 
 def _fit_whitening(run: Run) -> Whitening:
@@ -178,8 +200,9 @@ def _fit_whitening(run: Run) -> Whitening:
     from eval.tasks.sts import load_task
 
     config = run.config
-    assert config.eval.dev is not None
-    dev, tests = load_tasks(_eval_config(config)) if config.eval.has_report else (load_task(config.eval.dev), [])
+    path, has_tests = config.eval.similarity_dev, config.eval.has_report and _eval_config(config).tests
+    assert path is not None
+    dev, tests = load_tasks(_eval_config(config)) if has_tests else (load_task(path), [])
     sources = run_sources(str(run.folder.path))
     fit = sample_fit_text(sources, held_out_texts([dev, *tests]), config.eval.whitening_sentences, config.seed)
     whitening = choose_whitening(run.encoder, dev, fit.sentences, fit.sha256)
@@ -195,6 +218,7 @@ def _write_report(run: Run) -> str:
     """Compare the tuned model with every untuned system; the table, and where the report is."""
     from dec2vec.decoder.load import untuned_reading
     from eval.leakage.training_text import run_sources
+    from eval.report.overview import HEADER, overview_rows
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
     from eval.run import evaluate
@@ -205,6 +229,7 @@ def _write_report(run: Run) -> str:
     try:
         untuned, texts = load_base(untuned_reading(run.config.model)), run_sources(str(run.folder.path))
         report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
+        report = dataclasses.replace(report, **_chosen_by(run, report.notes))
         paths = write_report(report, run.folder.report)
     except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -212,8 +237,22 @@ def _write_report(run: Run) -> str:
             f"the model is complete in {run.folder.path}, but there is no report: {reason}; once that is mended, the "
             f"same command writes it without training again, or run {_eval_command(config)}"
         ) from error
-    run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
+    if report.tests:
+        run.tracker.table("comparison", table_header(report), table_rows(report, report.systems))
+    if report.tasks:
+        run.tracker.table("tasks", HEADER, overview_rows(report))
     return f"{format_table(report)}\n\nreport   {paths.html}"
+
+
+def _chosen_by(run: Run, notes: Sequence[str]) -> dict[str, Any]:
+    """Of the report: tests of the kind that chose the checkpoint come first, and a line says what chose it."""
+    from train.judge import DEV_METRIC
+
+    judge, state = run.judge, run.state
+    if judge is None or judge.score_name == DEV_METRIC or state.best_score is None:
+        return {}
+    line = f"The weights are those of step {state.best_step}, chosen by dev {judge.title} {100 * state.best_score:.2f}."
+    return {"leading": judge.kind, "notes": [line, *notes]}
 
 
 def _eval_command(config: EvalConfig) -> str:
@@ -222,7 +261,8 @@ def _eval_command(config: EvalConfig) -> str:
     from train.checkpointing.identity import options_of
 
     usual = dict(options_of(EvalConfig()))
-    chosen = [(name, value) for name, value in options_of(config) if value != usual.get(name)]
+    given = [(name, value) for name, value in options_of(config) if value != usual.get(name)]
+    chosen = [(name, value) for name, value in given if name in usual or value not in (None, "", ())]
     words = [(f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))) for name, value in chosen]
     return shlex.join(["dec2vec", "eval", *(word for option in words for word in option)])
 
@@ -231,16 +271,22 @@ def _eval_config(config: TrainConfig) -> EvalConfig:
     """The evaluation that `dec2vec eval` would make of this run."""
     from eval.config import EvalConfig
 
+    tests = config.eval.test_tasks
+    sections: dict[str, Any] = {
+        section: tuple(getattr(task, section) for task in tests if getattr(task, section) is not None)
+        for section in ("pairs", "gap", "topics", "clustering", "retrieval", "mteb")
+    }
     return EvalConfig(
         model=config.model.untuned,
         tuned=(config.output_dir,),
-        dev=config.eval.dev or "",
-        tests=config.eval.tests,
+        dev=config.eval.similarity_dev or "",
+        tests=tuple(task.similarity for task in tests if task.similarity is not None),
         fit=tuple(dict.fromkeys(source.path for source in config.data)),
         whitening_sentences=config.eval.whitening_sentences,
         seed=config.seed,
         output_dir=config.output_dir,
         cache="",
+        **sections,
     )
 
 

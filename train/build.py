@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from dec2vec.config.load import config_hash, dump
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_digest import model_digest
-from dec2vec.decoder.model_folders import find
+from dec2vec.decoder.start import find_adapter, find_start
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
-from train.adapters.projection import Projection, add_projection, initial_projection
+from train.adapters.projection import Projection, add_projection, initial_projection, train_kept
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint
 from train.checkpointing.identity import PUBLISHED_BASE, Identity
 from train.checkpointing.run_folder import RunFolder
@@ -39,17 +39,18 @@ from train.distributed.engine import choose_engine, wrap
 from train.distributed.interface import Engine
 from train.export.save import check_form
 from train.export.staging import has_quantized_base
+from train.judge import Judge
 from train.losses.matryoshka import check_width
 from train.losses.per_source import projected_loss, run_temperature, used_losses
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
 from train.preflight import check_disk, check_folder, check_model, check_same_step
-from train.state import DevScore, Run, restore
+from train.state import Run, restore
 from train.teachers.teacher_vectors import TeacherVectors, load_teachers
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
-from train.warm_start import note_what_is_taken, published_base
+from train.warm_start import adapter_folder, note_adapter, note_what_is_taken
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def build(
     data: TrainingData,
     accelerator: Accelerator,
     folder: RunFolder,
-    dev_score: DevScore | None,
+    judge: Judge | None,
     contents: Mapping[str, str],
 ) -> Run:
     """Build the run, and restore its latest checkpoint if there is one.
@@ -98,7 +99,7 @@ def build(
         data=data,
         teachers=teachers,
         sampler=sampler,
-        dev_score=dev_score,
+        judge=judge,
         tracker=_take_over(config, folder, accelerator, checkpoint),
         metrics=MetricsFile(folder.metrics, accelerator.is_main_process),
         identity=identity,
@@ -121,19 +122,19 @@ def _write_data_report(report: dict[str, Any] | None, folder: RunFolder) -> None
     _log.info("%s", "\n".join(data_report.lines(report)))
 
 
-def load_base(config: ModelConfig, place: ModelConfig | None = None) -> Encoder:
+def load_base(config: ModelConfig, place: ModelConfig | None = None, *, trains_adapter: bool = False) -> Encoder:
     """The encoder before training, which takes texts in its prompt (there is an EOS token, and room for a text).
 
     It is read as `config` says, even if the base is an exported folder with settings of its own; a published embedder
-    keeps its ending and its Dense layers. `place` is `config` with another device for the weights.
+    keeps its ending and its Dense layers. `place` is `config` with another device for the weights. With
+    `trains_adapter` the adapter of `model.adapter` is left to `make_trainable`.
     """
-    artifact, published = find(config), published_base(config)
-    named = config if published is None else published.base(config)
-    named = named if artifact is None else artifact.base
-    base = dataclasses.replace(place or config, name_or_path=named.name_or_path, revision=named.revision)
-    encoder = Encoder.from_backbone(config, base=base, published=published)
-    if artifact is not None:
-        encoder.put_head(artifact)
+    start = find_start(config)
+    name, revision = start.base.name_or_path, start.base.revision
+    base = dataclasses.replace(start.config if place is None else place, name_or_path=name, revision=revision)
+    if trains_adapter:
+        start = dataclasses.replace(start, adapter=None)
+    encoder = Encoder.from_start(dataclasses.replace(start, base=base))
     encoder.tokenize(["a"])
     return encoder
 
@@ -165,12 +166,15 @@ def _identity(config: TrainConfig, data: TrainingData, contents: Mapping[str, st
     }
     digests = {name: model_digest(name) for name in dict.fromkeys(_models(config).values())}
     models = {option: digest for option, name in _models(config).items() if (digest := digests[name]) is not None}
+    adapter = find_adapter(config.model)
+    if adapter is not None:
+        models["model.adapter"] = adapter.digest
     return Identity(former, config, {**sources, **models, **_published_reading(config.model), **contents})
 
 
 def _published_reading(config: ModelConfig) -> dict[str, str]:
     """The sha256 of how a published base reads texts; empty for other decoders."""
-    published = published_base(config)
+    published = find_start(config).published
     if published is None:
         return {}
     reading = json.dumps(published.reading.as_json(), sort_keys=True)
@@ -196,12 +200,13 @@ def _resumed_checkpoint(identity: Identity, folder: RunFolder, accelerator: Acce
 def _load_trainable(config: TrainConfig, data: TrainingData, engine: type[Engine]) -> Encoder:
     """The base with weights to train, in training mode."""
     torch.manual_seed(config.seed)
-    encoder = load_base(config.model, engine.loading_config(config.model))
+    encoder = load_base(config.model, engine.loading_config(config.model), trains_adapter=True)
     check_model(config, encoder)
     if is_first_process():
         note_what_is_taken(encoder)
+        note_adapter(config)
     check_token_rows(data, encoder)
-    make_trainable(encoder.embedder, engine.adapters(config.lora))
+    make_trainable(encoder.embedder, engine.adapters(config.lora), adapter_folder(config.model))
     if config.export.model:
         check_form(encoder.embedder.backbone, merge=config.export.merge or has_quantized_base(encoder))
     encoder.embedder.train()
@@ -227,7 +232,9 @@ def make_projection(config: TrainConfig, encoder: Encoder, teachers: Mapping[str
     weight = initial_projection(own, theirs, config.seed)
     if loss.projection == "drop":
         return Projection(weight)
-    add_projection(encoder.embedder, weight, config.optim.lr)
+    published = 0 if encoder.published is None else len(encoder.published.steps)
+    if not train_kept(encoder.embedder, published, theirs):
+        add_projection(encoder.embedder, weight, config.optim.lr)
     for used in used_losses(config):
         check_width(used, encoder.dimension)
     return None

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
 from dec2vec.config.model import ModelConfig
+from dec2vec.config.tasks import DevTaskConfig, DevTasks, TaskConfig, TestTasks
 from train.options.data import MiningConfig, SourceConfig
 from train.options.losses import LossConfig
 
@@ -133,19 +134,53 @@ class TrackingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EvalSection:
-    """Dev evaluation during training and the final report. Files have the columns sentence1, sentence2 and score."""
+    """Dev evaluation during training, and the final report."""
 
-    dev: str | None = None
-    """Similarity file used for every choice (checkpoint, layer, k). Without it, the last checkpoint is exported, and
-    the report compares it with the untuned decoder read as the tuned one."""
-    tests: tuple[str, ...] = ()
-    """Similarity files used only for the final report."""
+    dev: DevTasks = None
+    """Similarity file (sentence1, sentence2, score) used for every choice (checkpoint, layer, k), or a list of tasks of
+    any kind. Without it, the last checkpoint is exported, and the report compares it with the untuned decoder read as
+    the tuned one."""
+    tests: TestTasks = ()
+    """Similarity files, and tasks of any kind, used only for the final report."""
     every: Annotated[int, Ge(1)] = 100
     """Number of steps between dev evaluations."""
+    metric: str | None = None
+    """What chooses the best checkpoint: TASK/METRIC, such as held-out/nDCG@10, or mean for the mean over the tasks.
+    null: the main metric of the only task, or mean."""
+    patience: Annotated[int, Ge(1)] | None = None
+    """Stop after this many dev evaluations in a row without a new best score. null never stops early."""
     after_training: bool = True
     """Compare the tuned model with every untuned system after training."""
     whitening_sentences: Annotated[int, Ge(2)] = 8000
     """Number of training sentences on which whitening is fitted."""
+
+    @property
+    def dev_tasks(self) -> tuple[DevTaskConfig, ...]:
+        """What `dev` names, a plain path as a similarity file."""
+        named = (self.dev,) if isinstance(self.dev, str) else self.dev or ()
+        return tuple(DevTaskConfig(similarity=task) if isinstance(task, str) else task for task in named)
+
+    @property
+    def test_tasks(self) -> tuple[TaskConfig, ...]:
+        """The same of `tests`."""
+        return tuple(TaskConfig(similarity=task) if isinstance(task, str) else task for task in self.tests)
+
+    @property
+    def similarity_dev(self) -> str | None:
+        """The first similarity file of `dev`, on which layer and strength of the report's rows are chosen."""
+        return next((task.similarity for task in self.dev_tasks if task.similarity is not None), None)
+
+    @property
+    def dev_names(self) -> tuple[str, ...]:
+        """What the model card calls the data that chose the checkpoint: those of `metric`, or all."""
+        names = [task.title for task in self.dev_tasks]
+        chosen = [name for name in names if f"{self.metric}/".startswith(f"{name}/")]
+        return tuple(chosen or names)
+
+    @property
+    def mteb_tests(self) -> tuple[str, ...]:
+        """The MTEB tasks of `tests`."""
+        return tuple(task.mteb for task in self.test_tasks if task.mteb is not None)
 
     @property
     def has_report(self) -> bool:
@@ -203,6 +238,7 @@ RESUMABLE_CHANGES = (
     "tracking",
     "eval.tests",
     "eval.every",
+    "eval.patience",
     "eval.after_training",
     "eval.whitening_sentences",
     "export",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 
 from dec2vec.errors import UserError
@@ -24,10 +27,11 @@ from train.export.save import save_adapter, shown_name
 from train.export.staging import export_model, renew_card
 from train.optim import make_optimizer
 from train.state import Run, restore
+from train.warm_start import adapter_folder
 
 
 def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report: Callable[[Run], str]) -> None:
-    """On the main process: write what the run has made, and print where it is.
+    """On the main process: write what the run has made, and tell where it is.
 
     Both functions evaluate the run. `fit_whitening` is called for `export.whiten`, `write_report` if there are test
     files; it returns the lines to print. The model is written before the report, so that a report that fails (UserError
@@ -41,7 +45,7 @@ def finish(run: Run, *, fit_whitening: Callable[[Run], Whitening], write_report:
         lines.append(push_finished(run.config, run.folder.path, run.encoder, evaluated=failure is None))
     if run.config.tracking.upload:
         _upload(run, saved)
-    sys.stdout.write("\n".join(lines) + "\n")
+    (run.listeners.tell or sys.stdout.write)("\n".join(lines) + "\n")
     run.tracker.finish()
     if failure is not None:
         raise failure
@@ -84,10 +88,18 @@ def _places(run: Run, saved: Path) -> list[str]:
 def leave(accelerator: Accelerator) -> None:
     """End the process group, without a barrier: the main process may have evaluated for hours.
 
+    Under NCCL, to end the group is itself a call that all processes of a machine must make, so each of them would hold
+    its GPU until the main one comes. There the process ends instead; all it had to write is on disk.
+
     The wrapped model must go first. DDP's C++ reducer, as the last owner of a Gloo group, joins its threads while
     holding the GIL, which one of them may be waiting for (PyTorch issue 56297; hung in 1 of some 50 runs).
     """
     accelerator.free_memory()
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     accelerator.end_training()
 
 
@@ -112,8 +124,9 @@ def _with_whole_weights(run: Run) -> Run:
     config, learner = run.config, run.learner
     torch.manual_seed(config.seed)  # as in build: what an adapter's init does to the base comes out the same
     encodes = config.export.whiten or config.eval.has_report
-    encoder = load_base(config.model, config.model if encodes else learner.model.loading_config(config.model))
-    make_trainable(encoder.embedder, config.lora)
+    place = config.model if encodes else learner.model.loading_config(config.model)
+    encoder = load_base(config.model, place, trains_adapter=True)
+    make_trainable(encoder.embedder, config.lora, adapter_folder(config.model))
     make_projection(config, encoder, run.teachers)
     model = wrap_alone(encoder.embedder)
     optimizer = make_optimizer(model, learner.temperature, config.optim, learner.projection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from functools import partial
 
@@ -16,10 +17,11 @@ from train.checkpointing.interrupts import Interrupts
 from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.prefetch import Prefetch
 from train.data.siblings import Siblings, find_siblings
-from train.distributed.collectives import any_rank, from_main, sum_over_ranks
+from train.distributed.collectives import any_rank, sum_over_ranks
 from train.distributed.diverged_ranks import check_replicas_equal
 from train.gradcache.memory import activation_budget, chunk_budget
-from train.state import DEV_METRIC, OnBest, Run, TrainState, drop_old_checkpoints, save, trained_tensors
+from train.judge import DevClock, agreed, said_beforehand, shared
+from train.state import OnBest, Run, TrainState, drop_old_checkpoints, save, trained_tensors
 from train.step import StepResult, train_step
 from train.tracking.progress import Progress
 from train.tracking.step_metrics import StepTotals, step_metrics
@@ -40,19 +42,23 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
     if run.refreshed is not None:
         run.refreshed.resume(state.step)
     with Interrupts() as interrupts, batches:
-        while state.step < run.learner.total_steps:
+        clock = DevClock()
+        while state.step < run.learner.total_steps and not run.is_out_of_patience:
             started = time.monotonic()
             _refresh_negatives_if_due(run, batches)
             batch = batches.batch(state.step)
             if graph_tokens is None:
                 graph_tokens = activation_budget(run.learner.model, batch.chunks[-1])
+            _announce_dev(run, batch, batches, progress, clock)
             with flushed():
-                result = train_step(run.learner, batch, state.step, config, graph_tokens=graph_tokens)
+                result = train_step(
+                    run.learner, batch, state.step, config, graph_tokens=graph_tokens, scale=_loss_scale(run)
+                )
             state.step += 1
             _count_bad_steps(run, result)
             pairs = _log_step(run, batch, result, started)
             progress.advance(result.loss, pairs)
-            is_best = _score_dev_if_due(run, batches, progress)
+            is_best = _score_dev_if_due(run, batches, progress, clock)
             stop = any_rank(bool(interrupts), run.encoder.device)
             _save_if_due(run, is_best=is_best, stop=stop)
             if is_best and on_best is not None and state.best_score is not None:
@@ -106,8 +112,21 @@ def _refresh_negatives_if_due(run: Run, batches: Prefetch) -> None:
         run.refreshed.search(run.encoder, run.state.step)
 
 
+def _loss_scale(run: Run) -> float:
+    return run.state.loss_scale if run.encoder.embedder.autocast == torch.float16 else 1.0
+
+
 def _count_bad_steps(run: Run, result: StepResult) -> None:
+    """Count skipped steps. With float16, an overflow is no bad step while the loss scale can be smaller."""
     state = run.state
+    scale = _loss_scale(run)
+    if run.encoder.embedder.autocast == torch.float16:
+        overflowed = not result.applied and state.may_overflow and math.isfinite(result.loss)
+        state.note_scaled_step(overflowed=not result.applied)
+        if overflowed:
+            state.skipped_steps += 1
+            _log.warning("step %d: float16 overflowed at a loss scale of %g; skipped", state.step, scale)
+            return
     state.bad_steps = 0 if result.applied else state.bad_steps + 1
     if result.applied:
         return
@@ -122,7 +141,7 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
 def _advice(run: Run) -> str:
     """What may help: more precision where there is less than float32, and a lower rate only after an update."""
     config, state = run.config, run.state
-    fixes = ["--model.autocast off"] if run.encoder.embedder.autocast else []
+    fixes = ["--model.autocast off"] if run.encoder.embedder.autocast is not None else []
     fixes += ["--model.dtype float32"] if config.model.dtype != "float32" else []
     if state.skipped_steps < state.step:
         return f"use {' or '.join(['a lower --optim.lr', *fixes])}; earlier checkpoints are in {run.folder.checkpoints}"
@@ -147,7 +166,8 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
     """Write the step's metrics; returns its pairs over all processes."""
     seconds = time.monotonic() - started
     totals = _totals(run, batch, result.embedded_at - started)
-    if run.is_main and run.state.step % run.config.tracking.every == 0:
+    is_due = run.state.step % run.config.tracking.every == 0
+    if run.is_main and (is_due or run.listeners.on_step is not None):
         metrics = step_metrics(
             totals,
             loss=result.loss,
@@ -158,7 +178,11 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
             device=run.encoder.device,
             skipped_steps=run.state.skipped_steps,
         )
-        run.log({**metrics, **result.parts})
+        metrics |= result.parts
+        if is_due:
+            run.log(metrics)
+        if run.listeners.on_step is not None:
+            run.listeners.on_step(run.state.step, metrics)
     return int(totals.pairs)
 
 
@@ -173,24 +197,42 @@ def _totals(run: Run, batch: LocalBatch, own_seconds: float) -> StepTotals:
     return StepTotals(pairs, real_tokens, computed_tokens, rank_seconds)
 
 
-def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress) -> bool:
-    """Score the dev file when it is due, and return whether the score is the best so far.
-
-    The main process scores alone, unless passes are collective: then all score, and use the main process's score.
-    """
-    if run.dev_score is None or not _dev_score_due(run):
-        return False
-    model, step = run.learner.model, run.state.step
-    is_best = False
-    if run.is_main or model.passes_are_collective:
+def _announce_dev(run: Run, batch: LocalBatch, batches: Prefetch, progress: Progress, clock: DevClock) -> None:
+    """Say before the first step which share of the time dev will take, from counts of tokens."""
+    if run.judge is None or clock.is_announced:
+        return
+    clock.is_announced = True
+    if run.is_main:
         batches.settle()
-        score = run.dev_score(run.encoder)
-        if model.passes_are_collective:
-            score = from_main(score, run.encoder.device)
-        is_best = run.state.note_score(score)
-        run.log({DEV_METRIC: score})
-        progress.note(f"step {step}: dev Spearman {100 * score:.2f}{' (best so far)' if is_best else ''}")
-    return any_rank(is_best, run.encoder.device) if model.checkpoints_are_collective else is_best
+        every = min(run.config.eval.every, run.learner.total_steps)
+        progress.note(said_beforehand(run.judge, run.encoder, batch.real_tokens, every, run.world))
+
+
+def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress, clock: DevClock) -> bool:
+    """Measure dev when it is due, and return whether the score is the best so far; every process knows.
+
+    The processes share the texts, unless passes are collective: then each embeds all. The main process's score counts.
+    """
+    if run.judge is None or not _dev_score_due(run):
+        return False
+    is_replica = not run.learner.model.passes_are_collective
+    batches.settle()
+    with shared(run.encoder, run.rank, run.world if is_replica else 1):
+        verdict = run.judge(run.encoder)
+    is_best = run.state.note_score(agreed(verdict, run.encoder.device))
+    if run.is_main:
+        metrics = {**verdict.metrics, "dev_seconds": verdict.seconds}
+        run.log(metrics)
+        if run.listeners.on_dev is not None:
+            run.listeners.on_dev(run.state.step, metrics)
+    best = " (best so far)" if is_best else ""
+    progress.note(f"step {run.state.step}: {verdict.shown}{best}; {clock.took(verdict.seconds)}")
+    if run.is_out_of_patience:
+        progress.note(
+            f"stopped early at step {run.state.step}: no new best score in {run.state.worse_scores} dev evaluations; "
+            f"the best is that of step {run.state.best_step} (--eval.patience)"
+        )
+    return is_best
 
 
 def _save_if_due(run: Run, *, is_best: bool, stop: bool) -> None:
@@ -207,11 +249,12 @@ def _dev_score_due(run: Run) -> bool:
 
 
 def _checkpoint_due(run: Run) -> bool:
-    return run.state.step % run.config.checkpoint.every == 0 or run.state.step == run.learner.total_steps
+    is_last = run.state.step == run.learner.total_steps or run.is_out_of_patience
+    return run.state.step % run.config.checkpoint.every == 0 or is_last
 
 
 def _comparison_due(run: Run) -> bool:
     """Also wherever the main process may save, so that no checkpoint holds weights that other ranks don't have."""
     step, config = run.state.step, run.config
-    may_be_best = config.eval.dev is not None and step % config.eval.every == 0
+    may_be_best = bool(config.eval.dev_tasks) and step % config.eval.every == 0
     return step % config.distributed.compare_every == 0 or may_be_best or _checkpoint_due(run)

@@ -1,4 +1,10 @@
-"""AdamW and the learning-rate schedule: what a step changes, and by how much."""
+"""AdamW, the learning-rate schedule and the loss scale: what a step changes, and by how much.
+
+The loss scale is that of float16 (Micikevicius et al. 2018), which holds nothing below 6e-8. The gradient at the
+embeddings is multiplied by it before it is propagated through the decoder, and the gradients of the weights are divided
+by it. A step whose gradients overflow is skipped, and the scale halved; after many good steps it is doubled. The
+numbers are those of `torch.amp.GradScaler`, which itself needs a loss to multiply, and gradient caching has none.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -26,6 +33,14 @@ class Learner:
     total_steps: int
     projection: Projection | None = None
     """The one that only the loss uses; a kept one belongs to the model."""
+
+    @torch.no_grad()
+    def unscale(self, scale: float) -> None:
+        """Divide the gradients of the weights by the loss scale; a power of two, so nothing is rounded."""
+        if scale != 1.0:
+            for weight in trainable_parameters(self.model.embedder).values():
+                if weight.grad is not None:
+                    weight.grad.div_(scale)
 
     def update(self, log_temperature_gradient: Tensor, projection_gradient: Tensor | None = None) -> None:
         """Update weights, temperature and projection by their gradients."""
@@ -50,6 +65,29 @@ def make_optimizer(
         groups.append({"params": [projection.weight], "lr_factor": PEAK_LR / config.lr})
     adamw = AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
     return model.optimizer(adamw, config.max_grad_norm)
+
+
+FIRST = 65536.0
+GROWTH_INTERVAL = 2000
+"""Good steps in a row after which the scale is doubled."""
+SMALLEST = 1.0
+"""A gradient that is not finite at this scale did not overflow: it is wrong."""
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """The scale, and the number of steps in a row that it has suited."""
+
+    value: float = FIRST
+    good_steps: int = 0
+
+    def after(self, *, overflowed: bool) -> LossScale:
+        """The scale of the next step."""
+        if overflowed:
+            return LossScale(self.value / 2)
+        if self.good_steps + 1 == GROWTH_INTERVAL:
+            return LossScale(self.value * 2)
+        return LossScale(self.value, self.good_steps + 1)
 
 
 Decay = Literal["linear", "cosine", "constant"]

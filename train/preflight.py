@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig
+from dec2vec.config.tasks import check_task
 from dec2vec.decoder.model_folders import find
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -44,14 +45,15 @@ from train.losses.checks import check_dropout, check_losses
 from train.losses.matryoshka import check_width
 from train.losses.per_source import losses_of
 from train.options.data import SourceConfig
-from train.warm_start import check_no_adapter, check_pooled_prompt
+from train.warm_start import adapter_folder, check_no_adapter, check_pooled_prompt, with_adapter
 
 _MOMENT_BYTES = 8
 """Bytes of AdamW's two moments for each trained number."""
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse what the configuration alone shows to be impossible."""
+    """Refuse what the configuration alone, with the adapter that it names, shows to be impossible."""
+    config = with_adapter(config)
     _check_prompts(config)
     check_losses(config)
     if config.model.pooling_name in LOGIT_POOLINGS:
@@ -78,11 +80,14 @@ def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -
     """Refuse an engine, a base or a run folder with which the run could not end."""
     if engine.passes_are_collective:
         _check_collective_passes(config, engine)
-    artifact = find(config.model)
-    base = Path((config.model if artifact is None else artifact.base).name_or_path).resolve()
+    artifact, adapter = find(config.model), adapter_folder(config.model)
+    base = Path((config.model if artifact is None else artifact.base).name_or_path)
     for target in _replaced(config, folder):
-        if base.is_relative_to(target.resolve()):
-            raise UserError(f"model.name_or_path {base} would be overwritten by training; choose another --output_dir")
+        for option, path in (("name_or_path", base), ("adapter", adapter)):
+            if path is not None and path.resolve().is_relative_to(target.resolve()):
+                raise UserError(
+                    f"model.{option} {path.resolve()} would be overwritten by training; choose another --output_dir"
+                )
         check_replaceable(target)
     _check_places(folder)
     check_no_adapter(config.model)
@@ -243,8 +248,16 @@ def _check_mining(config: TrainConfig) -> None:
 
 def _check_evaluation(evaluation: EvalSection, export: ExportConfig) -> None:
     """Tests need no dev file: the last checkpoint is exported, and nothing has to be chosen for its report."""
-    if evaluation.dev is None and export.whiten:
+    for name, tasks in (("dev", evaluation.dev_tasks), ("tests", evaluation.test_tasks)):
+        for number, task in enumerate(tasks):
+            check_task(f"eval.{name}.{number}", task)
+    if evaluation.similarity_dev is None and export.whiten:
         raise UserError("export.whiten: its k is selected on dev; give a similarity file with --eval.dev")
+    for option in ("metric", "patience"):
+        if not evaluation.dev_tasks and getattr(evaluation, option) is not None:
+            raise UserError(
+                f"eval.{option}: there are no dev data to judge by; give some with --eval.dev, or remove it"
+            )
 
 
 def _check_collective_passes(config: TrainConfig, engine: type[Engine]) -> None:

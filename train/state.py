@@ -18,16 +18,31 @@ from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.sampler import Sampler
 from train.data.token_cache import TokenCache
+from train.judge import Judge
 from train.mining.refresh import Refreshed
-from train.optim import Learner
+from train.optim import FIRST, SMALLEST, Learner, LossScale
 from train.teachers.teacher_vectors import TeacherVectors
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
 
-DevScore = Callable[[Encoder], float]
 OnBest = Callable[[int, float], None]
 """Called with a step and its dev score, once the checkpoint of the step is written."""
-DEV_METRIC = "dev_spearman"
+OnMetrics = Callable[[int, Mapping[str, float]], object]
+"""Called with the number of finished steps, and figures by name as in `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What a caller of a run wants to hear of it. Only the main process tells it."""
+
+    on_step: OnMetrics | None = None
+    """Called after each step."""
+    on_dev: OnMetrics | None = None
+    """Called after each dev evaluation."""
+    tell: Callable[[str], object] | None = None
+    """Takes the lines that say what the run has made; None writes them to standard output."""
+    progress: bool = True
+    """Whether the run shows how far it is."""
 
 
 @dataclass
@@ -40,14 +55,30 @@ class TrainState:
     skipped_steps: int = 0
     best_step: int | None = None
     best_score: float | None = None
+    loss_scale: float = FIRST
+    """Of float16 autocast; without it, it is not used."""
+    steps_at_scale: int = 0
+    """Steps in a row without an overflow at this scale."""
     knows_siblings: bool = True
     """Whether no step took a right answer in another row for a negative, as steps of earlier versions did."""
+    worse_scores: int = 0
+    """Dev evaluations in a row without a new best score."""
 
     def take(self, saved: Mapping[str, object]) -> None:
         """Continue from what a checkpoint holds."""
         self.knows_siblings = False
         for name, value in saved.items():
             setattr(self, name, value)
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether a smaller loss scale may help a step whose gradients are not finite."""
+        return self.loss_scale > SMALLEST
+
+    def note_scaled_step(self, *, overflowed: bool) -> None:
+        """Set the loss scale of the next step."""
+        scale = LossScale(self.loss_scale, self.steps_at_scale).after(overflowed=overflowed)
+        self.loss_scale, self.steps_at_scale = scale.value, scale.good_steps
 
     def note_score(self, score: float) -> bool:
         """Remember the dev score of the present step if it is the best so far, and return whether it is.
@@ -57,6 +88,7 @@ class TrainState:
         is_best = not math.isnan(score) and (self.best_score is None or score > self.best_score)
         if is_best:
             self.best_score, self.best_step = score, self.step
+        self.worse_scores = 0 if is_best else self.worse_scores + 1
         return is_best
 
 
@@ -71,7 +103,7 @@ class Run:
     data: TrainingData
     teachers: Mapping[str, TeacherVectors]
     sampler: Sampler
-    dev_score: DevScore | None
+    judge: Judge | None
     tracker: Tracker
     metrics: MetricsFile
     identity: Identity
@@ -82,11 +114,18 @@ class Run:
     """Token ids of the training texts, if they were made before the first step."""
     refreshed: Refreshed | None = None
     """The data with negatives that are mined while training, with `mining.every`."""
+    listeners: Listeners = field(default_factory=Listeners)
 
     @property
     def is_main(self) -> bool:
         """Only the main process logs and writes; it also evaluates, alone unless passes are collective."""
         return self.rank == 0
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether `eval.patience` ends the run at this step."""
+        patience = self.config.eval.patience
+        return patience is not None and self.state.worse_scores >= patience
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Write metrics of the last finished step to `metrics.jsonl` and to the tracker."""

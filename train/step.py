@@ -35,8 +35,13 @@ class StepResult:
     """Of a sum of losses, each by its kind, without its weight."""
 
 
-def train_step(learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int) -> StepResult:
-    """Optimizer step number `step`, counted from 0, on this rank's part of the global batch."""
+def train_step(
+    learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int, scale: float = 1.0
+) -> StepResult:
+    """Optimizer step number `step`, counted from 0, on this rank's part of the global batch.
+
+    `scale` is the loss scale of float16: gradients are computed that many times as large, and divided by it.
+    """
     seed_dropout(config.seed, step)
     lr = learning_rate(step, learner.total_steps, config.optim)
     learner.optimizer.set_learning_rate(lr)
@@ -48,7 +53,10 @@ def train_step(learner: Learner, batch: LocalBatch, step: int, config: TrainConf
         return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers, matrix)
 
     with learner.optimizer.one_reduction():
-        result = cached_step(learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix)
+        result = cached_step(
+            learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix, scale=scale
+        )
+    learner.unscale(scale)
     norm = learner.optimizer.clip()
 
     numbers = [result.loss, norm, result.log_temperature_gradient, _length(result.projection_gradient), *result.parts]

@@ -1,34 +1,105 @@
-"""A published embedder as the base of a run: what the run takes from it, and what training can't do with it."""
+"""What a run takes from a published embedder that is its base, or from an adapter with which it goes on."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.model_folders import find
-from dec2vec.decoder.published import PublishedModel
+from dec2vec.decoder.start import Adapter, find_adapter, find_start, published_base, with_adapter_reading
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import PUBLISHED, Prompt
+from train.config import LoraConfig, TrainConfig
 
 _log = logging.getLogger(__name__)
 
 
-def published_base(config: ModelConfig) -> PublishedModel | None:
-    """The published embedder that a run starts from, also where a run of ours has been tuned from it before."""
-    artifact = find(config)
-    return find_published(config) if artifact is None else artifact.published
+def with_adapter(config: TrainConfig) -> TrainConfig:
+    """The configuration with what `model.adapter` decides: decoder and reading, rank and targets.
+
+    UserError for an option of `lora` that contradicts the adapter. Without one, or a second time, nothing changes.
+    """
+    adapter = find_adapter(config.model)
+    if adapter is None:
+        return config
+    return replace(config, model=with_adapter_reading(config.model), lora=_options_of(adapter, config.lora))
+
+
+def _options_of(adapter: Adapter, lora: LoraConfig) -> LoraConfig:
+    if lora.method == "full":
+        raise UserError(
+            f"lora.method full: model.adapter {adapter.name} is trained as an adapter; remove one of the two, or merge "
+            "it (dec2vec export RUN --to DIR --merge) and name DIR with --model.name_or_path"
+        )
+    usual, given = LoraConfig(), _shape(adapter.settings)
+    for option in ("layers", "init", *given):
+        asked, theirs = getattr(lora, option), given.get(option, getattr(usual, option))
+        if asked != getattr(usual, option) and _set_of(asked) != _set_of(theirs):
+            has = f"has {theirs}" if option in given else "exists already"
+            raise UserError(f"lora.{option} {asked}: model.adapter {adapter.name} {has}; remove the option")
+    return replace(lora, **given)
+
+
+def _shape(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `lora` as the settings of an adapter have them."""
+    targets = settings.get("target_modules")
+    return {
+        "rank": int(settings["r"]),
+        "alpha": float(settings["lora_alpha"]),
+        "targets": tuple(sorted(targets)) if isinstance(targets, list) else targets or "all-linear",
+        "modules_to_save": tuple(settings.get("modules_to_save") or ()),
+        "rslora": bool(settings.get("use_rslora")),
+        "dora": bool(settings.get("use_dora")),
+    }
+
+
+def _set_of(value: object) -> object:
+    """Names in any order; one name is a list of one."""
+    names = (value,) if isinstance(value, str) else value
+    return frozenset(names) if isinstance(names, tuple) else value
+
+
+def adapter_folder(config: ModelConfig) -> Path | None:
+    """The folder of the adapter with which training goes on."""
+    adapter = find_adapter(config)
+    return None if adapter is None else adapter.folder
+
+
+def note_adapter(config: TrainConfig) -> None:
+    """Say in a line from what training goes on."""
+    adapter, model, lora = find_adapter(config.model), config.model, config.lora
+    if adapter is None:
+        return
+    _log.info(
+        "training goes on from the adapter %s: rank %d, alpha %g, on %s; prompt %s, pooling %s of layer %s, max_length "
+        "%s; a new optimizer and schedule",
+        adapter.name,
+        lora.rank,
+        lora.alpha,
+        model.name_or_path,
+        model.prompt_name,
+        model.pooling_name,
+        model.pooled_layer,
+        model.max_length,
+    )
+    if adapter.reading is not None and adapter.reading.load_in_4bit != model.load_in_4bit:
+        before, now = (" in 4 bits" if bits else "" for bits in (adapter.reading.load_in_4bit, model.load_in_4bit))
+        _log.warning(
+            "the adapter was trained over base weights%s and goes on over them%s", before or " unquantized", now
+        )
 
 
 def note_what_is_taken(encoder: Encoder) -> None:
     """Say in a line how a run reads texts because its base is a published embedder, or has Dense layers of its own."""
-    artifact = find(encoder.config)
-    if artifact is not None and artifact.head is not None:
+    if find_start(encoder.config).head is not None:
         what = "kept as they are" if encoder.embedder.view.dense else "left out, because pooling or layer differ"
-        _log.info("%s: the Dense layers that its run has trained are %s", encoder.config.name_or_path, what)
+        name = encoder.config.adapter or encoder.config.name_or_path
+        _log.info("%s: the Dense layers that its run has trained are %s", name, what)
     if encoder.published is None:
         return
     _log.info("%s is a published embedder: %s", encoder.config.name_or_path, "; ".join(_taken(encoder)))
@@ -68,6 +139,6 @@ def check_no_adapter(config: ModelConfig) -> None:
         folder = published.adapter
     if folder is not None:
         raise UserError(
-            f"model.name_or_path {config.name_or_path}: has an adapter already; to continue training, merge it "
-            "with dec2vec export RUN --to DIR --merge, and name DIR"
+            f"model.name_or_path {config.name_or_path}: has an adapter already; to train it further, name it with "
+            "--model.adapter, or merge it with dec2vec export RUN --to DIR --merge, and name DIR"
         )

@@ -101,7 +101,7 @@ class LoadedModel:
     def tolerance(self) -> float:
         """The largest difference that rounding explains, given the precision of the computation."""
         kinds = {str(next(backbone.parameters()).dtype) for backbone in self.backbones.values()}
-        autocast = self.encoder is not None and self.encoder.embedder.autocast
+        autocast = self.encoder is not None and self.encoder.embedder.autocast is not None
         return FLOAT32_TOLERANCE if kinds == {"torch.float32"} and not autocast else HALF_TOLERANCE
 
     def prompt(self, side: Side) -> Prompt | None:

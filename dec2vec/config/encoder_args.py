@@ -24,10 +24,10 @@ class ModelArgs:
     """Branch, tag or commit of a model on the Hub."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Data type of the weights in memory. None uses the model's setting (float32 for an untuned model)."""
-    autocast: Literal["auto", "on", "off"] | None = None
+    autocast: Literal["auto", "on", "off", "float16"] | None = None
     """Compute matrix products in bfloat16, which changes vectors by up to 1e-2. None uses the model's setting (auto for
     an untuned model: on where the hardware supports bfloat16)."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] | None = None
+    attention: Literal["sdpa", "cudnn", "flash_attention_2", "eager"] | None = None
     """Attention kernel. None uses the model's setting (sdpa, or eager for a decoder without it)."""
     max_length: Annotated[int, Ge(1)] | None = None
     """Maximum number of tokens of a text with its prompt. None uses the model's setting (512 for an untuned model, or

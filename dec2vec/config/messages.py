@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dec2vec.config.overrides import section_types, unknown_option
+from dec2vec.config.overrides import section_hint, section_types, unknown_option
 from dec2vec.config.renames import renamed_value
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def _option_name(cls: type, location: tuple[int | str, ...]) -> str:
     parts: list[str] = []
     node: Any = cls
     for part in location:
+        if isinstance(part, str) and part.startswith("<"):  # the form of an option that has several
+            continue
         if node is None and not isinstance(part, int):
             break
         parts.append(str(part))
@@ -84,6 +86,8 @@ def _problem(cls: type, name: str, detail: ErrorDetails) -> str:
         return f"the value {detail['input']} is now called {present}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     words = _PLAIN_WORDS.get(kind, message.replace("input should be", "must be"))
+    if kind == "dataclass_type":
+        words += section_hint(name)
     return f"{_shown(detail['input'])} {words}"
 
 

@@ -34,10 +34,15 @@ class EncodeOptions:
     """Most padded tokens of one forward pass."""
     progress: bool = True
     """Show a progress bar if the call takes more than a few seconds."""
+    task: str | None = None
+    """What the prompt inserts for `{task}`; None takes that of the encoder's configuration."""
 
 
 AS_CONFIGURED = EncodeOptions()
 """Texts with the prompt of the encoder's configuration."""
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,17 +53,21 @@ class ModelConfig:
     """Hub id or local folder of a decoder-only model. A run folder is accepted where a tuned model is expected."""
     revision: str | None = None
     """Hub branch, tag or commit. None uses the default branch."""
+    adapter: str | None = None
+    """LoRA adapter on the decoder, from which training goes on: a run, a folder of dec2vec or PEFT, or a Hub id. It
+    brings its decoder, prompt, pooling and length where these are not given."""
     trust_remote_code: bool = False
     """Run code from the model's repository. Enable it only if you have read that code."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Data type of the base weights in memory."""
-    autocast: Literal["auto", "on", "off"] = "auto"
-    """Compute matrix products in bfloat16. auto: on CUDA and on CPUs with bfloat16 support (float32 is faster on
-    others)."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention kernel. flash_attention_2 needs CUDA and the flash-attn package."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto uses CUDA if it is available."""
+    autocast: Literal["auto", "on", "off", "float16"] = "auto"
+    """Compute matrix products in bfloat16 (on) or float16, with a loss scale in training. auto: bfloat16 where the
+    device computes in it natively, float16 on GPUs such as the T4, off elsewhere (float32 is faster there)."""
+    attention: Literal["sdpa", "cudnn", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel. sdpa is torch's, without cuDNN, which makes a plan for each new shape; cudnn allows it.
+    flash_attention_2 needs CUDA and the flash-attn package."""
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
+    """auto uses the machine's accelerator if it has one: cuda (NVIDIA, AMD), mps (Apple) or xpu (Intel)."""
     load_in_4bit: bool = False
     """Load the base weights in 4 bits (NF4, as in QLoRA). Needs CUDA and the bitsandbytes package."""
     pooling: PoolingName | None = None
@@ -76,7 +85,7 @@ class ModelConfig:
     """A prompt name such as bare, prompteol or instruct (all are in docs/prompts.md), or a template with one {text}.
     None uses the prompts of a published embedder, and bare for other decoders."""
     task: str = "Retrieve semantically similar text."
-    """Task description that the instruct prompt inserts after `Instruct:`."""
+    """Task description that the instruct prompt inserts after `Instruct:`, and a template for {task}."""
     text_normalization: TextNormalization = "none"
     """sts adds a final period and uses single quotes, as in the published STS protocol; lower converts to lower
     case."""
@@ -109,5 +118,10 @@ class ModelConfig:
 
     @property
     def untuned(self) -> ModelConfig:
-        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published."""
+        """The same settings for the untuned decoder, whole, causal and with prompts tokenized as published.
+
+        With an adapter from which training goes on, what came before the run is the decoder with it, read as it is.
+        """
+        if self.adapter is not None:
+            return self
         return replace(self, depth=None, bidirectional=False, tokenization="joint")

@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from dec2vec.config.renames import why_refused
 from dec2vec.errors import UserError
@@ -22,7 +24,23 @@ def options(cls: type) -> list[str]:
 
 def unknown_option(name: str, cls: type) -> str:
     """The message for an option that `cls` does not have, with its present name or a similar one."""
-    return why_refused(name, options(cls)) or f"unknown option{_suggestion(name, cls)}"
+    return why_refused(name, options(cls)) or _why_no_value(name, cls) or f"unknown option{_suggestion(name, cls)}"
+
+
+def _why_no_value(name: str, cls: type) -> str | None:
+    """The message for the name of a section that is given a value; None for other names."""
+    pattern = re.sub(r"\.\d+(?=\.|$)", ".N", name)
+    inside = [option for option in options(cls) if option.startswith((f"{pattern}.", f"{pattern}.N."))]
+    if not inside:
+        return None
+    shown = ", ".join(option.replace(".N", ".0") for option in inside[:3])
+    more = f" and {len(inside) - 3} more (--help)" if len(inside) > 3 else ""
+    return f"is a section with the options {shown}{more}{section_hint(name)}"
+
+
+def section_hint(name: str) -> str:
+    """What a user may have meant who gives a section a value, such as `--lora none`."""
+    return "; --lora.method full trains every weight without adapters" if name == "lora" else ""
 
 
 def _suggestion(name: str, cls: type) -> str:
@@ -64,13 +82,24 @@ def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str])
 
 
 def section_types(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Fields of `cls` that are sections themselves: name -> (dataclass, whether it is a list of them)."""
-    found: dict[str, tuple[Any, bool]] = {}
-    for name, hint in get_type_hints(cls).items():
-        item, is_list = (get_args(hint)[0], True) if get_origin(hint) is tuple else (hint, False)
-        if dataclasses.is_dataclass(item):
-            found[name] = (item, is_list)
-    return found
+    """Fields of `cls` that are, or may be, sections themselves: name -> (dataclass, whether it is a list of them)."""
+    hints = get_type_hints(cls).items()
+    return {name: found for name, hint in hints if (found := _section(hint)) is not None}
+
+
+def _section(annotation: Any) -> tuple[Any, bool] | None:
+    for kind in union_members(annotation):
+        items = union_members(get_args(kind)[0]) if get_origin(kind) is tuple else (kind,)
+        for item in items:
+            if dataclasses.is_dataclass(item):
+                return item, get_origin(kind) is tuple
+    return None
+
+
+def has_plain_value(annotation: Any) -> bool:
+    """Whether an option that may be a section, or a list of them, may also be a text or a list of texts."""
+    kinds = union_members(annotation)
+    return any(str in (union_members(get_args(kind)[0]) if get_origin(kind) is tuple else (kind,)) for kind in kinds)
 
 
 @cache
@@ -78,8 +107,9 @@ def _option_types(cls: type) -> dict[str, Any]:
     hints, sections = get_type_hints(cls), section_types(cls)
     found: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(cls)):
-        if name not in sections:
+        if name not in sections or has_plain_value(hints[name]):
             found[name] = hints[name]
+        if name not in sections:
             continue
         section, is_list = sections[name]
         prefix = f"{name}.N." if is_list else f"{name}."
@@ -109,15 +139,29 @@ def _value(name: str, annotation: Any, values: list[str]) -> object:
     """The value as YAML would hold it: a string, a list of strings, or None. Pydantic converts strings to numbers."""
     kinds = union_members(annotation)
     many = any(get_origin(kind) is tuple for kind in kinds)
+    if many and values and values[0].startswith("[") and values[-1].endswith("]"):
+        return _listed(name, " ".join(values))
     if len(values) == 1 and NoneType in kinds and values[0].lower() in ("none", "null"):
         return None
-    if many and (len(values) != 1 or str not in kinds):
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if many and (len(values) != 1 or (str not in kinds and values[0] not in words)):
         return values
     if not values and bool in kinds:
         return True
     if len(values) != 1:
         raise UserError(f"config error: --{name} needs one value, not {' '.join(values) or 'none'}")
     return values[0]
+
+
+def _listed(name: str, text: str) -> list[str]:
+    """The items of a list that is written as in YAML: `[a, b]`, or `[]` for an empty one."""
+    try:
+        found = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise UserError(f"config error: --{name}: {text} is not a list; write [a, b], or the values one after another")
+    return found
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

@@ -63,6 +63,7 @@ _HASHED = {
 }
 """Removed options that are part of a checkpoint's hash, with the value that is now the only one."""
 _LATER: dict[str, object] = {
+    "model.adapter": None,
     "data.N.revision": None,
     "data.N.corpus": None,
     "data.N.queries": None,
@@ -70,6 +71,13 @@ _LATER: dict[str, object] = {
     "data.N.bad_rows": 0.01,
     "loss.projection": "drop",
     "data.N.losses.N.projection": "drop",
+    "eval.metric": None,
+    "eval.patience": None,
+    **{f"{place}.positives": "each" for place in ("loss", "data.N.losses.N")},
+    **{f"{place}.score_scale": "logit" for place in ("loss", "data.N.losses.N")},
+    **{f"{place}.score_temperature": 1.0 for place in ("loss", "data.N.losses.N")},
+    "systems.shortlist": {"prompts": None, "layers": ()},
+    "baseline_notes": (),
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
 _FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare", "tokenization": "joint"}
@@ -114,7 +122,7 @@ def translated(tree: Mapping[str, object]) -> dict[str, object]:
             section.pop(key, None)
     for option, default in _LATER.items():
         *path, key = option.split(".")
-        for section in _sections(new, path):
+        for section in _sections(new, path) if path else ():  # options without a section are those of an evaluation
             section.setdefault(key, default)
     return new
 

@@ -27,6 +27,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import remove_leftovers, sha256_file
 from dec2vec.files.tables import block_texts, count_rows, iter_tables
 from dec2vec.prompts.prompt import PUBLISHED
+from dec2vec.runtime import bar_options
 
 if TYPE_CHECKING:
     from dec2vec.encoder import Encoder
@@ -131,9 +132,8 @@ def _encode_shard(
 def _bar(work: ShardWork, total: int) -> tqdm[Any]:
     """A progress bar for the first process of a machine over its own shards; the others take as long."""
     name = "encode" if work.world == 1 else f"encode (1 of {work.world} processes)"
-    return tqdm(
-        total=total, desc=name, unit="text", delay=3.0, leave=False, disable=os.environ.get("LOCAL_RANK", "0") != "0"
-    )
+    options = bar_options(shown=os.environ.get("LOCAL_RANK", "0") == "0")
+    return tqdm(total=total, desc=name, unit="text", **options)
 
 
 def _report(work: ShardWork, index: Index | None, mine: int, done: int, rate: float) -> None:

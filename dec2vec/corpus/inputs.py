@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,12 +92,11 @@ def short(text: str) -> str:
 
 def load_encoder(config: ModelConfig, changes: Mapping[str, Any]) -> Encoder:
     """The `Encoder` of a model with changed options, on this process's own device. Its module is imported only now."""
-    import torch
-
+    from dec2vec.decoder.devices import use_local_accelerator
     from dec2vec.encoder import Encoder
     from dec2vec.runtime import keep_freed_memory
 
     keep_freed_memory()
-    if "LOCAL_RANK" in os.environ and config.device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    if config.device != "cpu":
+        use_local_accelerator()
     return Encoder.load(config, changes)

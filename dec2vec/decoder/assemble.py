@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.dense_head import DenseHead
+from dec2vec.decoder.devices import autocast_dtype
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import decoder_blocks, index_in_transformers
-from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer, use_autocast
+from dec2vec.decoder.load import load_architecture, load_backbone, load_tokenizer
 from dec2vec.decoder.model_folders import attach_adapter
 from dec2vec.decoder.pooling import layers_of, resolve_layer
 from dec2vec.decoder.positions import with_max_length
@@ -41,7 +42,7 @@ def assemble(config: ModelConfig, base: ModelConfig, published: PublishedModel |
     prompts_of(reading, tokenizer, config)
     backbone = load_backbone(base, hub_config)
     layers_of(view, layer_count)
-    embedder = Embedder(backbone, view, layer_count, autocast=use_autocast(config.autocast, backbone.device))
+    embedder = Embedder(backbone, view, layer_count, autocast=autocast_dtype(config.autocast, backbone.device))
     if published is not None:
         _complete(embedder, published)
     return Parts(config, tokenizer, embedder)

@@ -31,7 +31,13 @@ class Embedder(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, view: View, layer_count: int, *, autocast: bool, head: DenseHead | None = None
+        self,
+        backbone: nn.Module,
+        view: View,
+        layer_count: int,
+        *,
+        autocast: torch.dtype | None,
+        head: DenseHead | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -40,8 +46,11 @@ class Embedder(nn.Module):
         self.view = view
         self.layer_count = layer_count
         self.autocast = autocast
+        """The dtype of matrix products; None without autocast."""
         self.narrow = True
         """If off, the highest block that is needed runs at every token instead of the last one only."""
+        self.passes_are_collective = False
+        """Whether other processes take part in each pass, because the weights are sharded; an engine sets it."""
         self.unpadded = False
         """If on, texts without a common beginning are packed. `train.adapters.capabilities` says when that is possible.
         """
@@ -113,8 +122,11 @@ class Embedder(nn.Module):
         if not inner:
             return states
         norm = final_norm(self.backbone, self.layer_count)
-        with torch.autocast(next(iter(states.values())).device.type, torch.bfloat16, enabled=self.autocast):
+        with self._autocast(next(iter(states.values())).device):
             return {**states, **{index: norm(states[index]) for index in inner}}
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
     def read_prefix(self, input_ids: Int[Tensor, " prefix"], views: Sequence[View]) -> SharedPrefix:
         """Run the common beginning of all texts, up to the highest layer that the views need."""
@@ -136,7 +148,7 @@ class Embedder(nn.Module):
         """The hidden states that the views need. Blocks above the highest of them are not run."""
         inputs = {"input_ids": input_ids, "past_key_values": cache, "use_cache": cache is not None, **more}
         wanted = self.wanted_layers(views)
-        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+        with self._autocast(input_ids.device):
             blocks = decoder_blocks(self.backbone, self.layer_count)
             if blocks is not None:
                 return inner_states(self.backbone, blocks, wanted, **inputs)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dec2vec.config.model import DEFAULT_LENGTH
+from dec2vec.decoder.devices import random_numbers_put_back
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.positions import position_limit
 
@@ -106,7 +107,7 @@ def _as_in_training(embedder: Embedder) -> Iterator[None]:
     device = next(embedder.parameters()).device
     embedder.backbone.train()
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.enable_grad(), random_numbers_put_back(device):
             yield
     finally:
         embedder.backbone.train(was_training)

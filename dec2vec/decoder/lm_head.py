@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
-from dec2vec.decoder.load import load_architecture, resolve_device
+from dec2vec.decoder.devices import resolve_device
+from dec2vec.decoder.load import load_architecture
 from dec2vec.decoder.pooling import View
 from dec2vec.decoder.quantized import stored_tensors
 from dec2vec.errors import UserError

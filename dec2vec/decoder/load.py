@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.bidirectional import full_attention, set_attention, turned_by
 from dec2vec.decoder.checkpoint_files import FIX, WITHOUT_ADAPTER, check_not_adapter, note_llm2vec
+from dec2vec.decoder.devices import allow_cudnn_attention, resolve_device
 from dec2vec.decoder.library_calls import one_line, quiet
 from dec2vec.decoder.quantized import (
     check_package,
@@ -43,24 +44,6 @@ from dec2vec.hub import check_path_exists
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA if it is available."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: this machine has no usable CUDA device; use --device cpu (or --model.device cpu)")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def use_autocast(setting: str, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16: 4x faster on CPUs that support it, 2-4x slower on others."""
-    if setting != "auto":
-        return setting == "on"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def load_architecture(config: ModelConfig) -> PretrainedConfig:
     """The decoder's own configuration. UserError for anything that can be refused before weights are loaded."""
     _check_kernels(config, resolve_device(config.device))
@@ -74,6 +57,8 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
 
 def untuned_reading(config: ModelConfig) -> ModelConfig:
     """`config.untuned`; but what was tuned with bidirectional attention before is read so as untuned decoder too."""
+    if config.adapter is not None:
+        return config.untuned
     turned = config.bidirectional and turned_by(_saved_architecture(config).get_text_config()) is not None
     return replace(config.untuned, bidirectional=turned)
 
@@ -99,6 +84,7 @@ def _saved_architecture(config: ModelConfig) -> PretrainedConfig:
 def load_backbone(config: ModelConfig, hub_config: PretrainedConfig) -> PreTrainedModel:
     """The decoder in evaluation mode on its device. Weights are read from safetensors only, all of them."""
     device = resolve_device(config.device)
+    allow_cudnn_attention(allowed=config.attention == "cudnn")
     with quiet(), one_line(config.name_or_path, "model", FIX):
         model, info = _load_weights(config, hub_config)
     check_weights_fit(config, hub_config.get_text_config(), info["missing_keys"], info["unexpected_keys"])
@@ -156,7 +142,7 @@ def _from_floats(
 def _loading(config: ModelConfig) -> dict[str, Any]:
     return {
         "dtype": DTYPES[config.dtype],
-        "attn_implementation": None if config.attention == "sdpa" else config.attention,
+        "attn_implementation": None if config.attention in ("sdpa", "cudnn") else config.attention,
         "output_loading_info": True,
         "quantization_config": _four_bit() if config.load_in_4bit else None,
     }

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class PackedSequences:
         return empty.index_put((self.rows, self.positions), states[0])
 
 
+@cache
 def find_kernel() -> Kernel | None:
     """torch's kernel; None if this torch lacks it, or the arguments that are needed (2.11 has them, 2.10 does not)."""
     try:
@@ -71,6 +73,12 @@ def find_kernel() -> Kernel | None:
     except ImportError:
         return None
     return varlen_attn if {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys() else None
+
+
+@cache
+def _takes_groups(kernel: Kernel) -> bool:
+    """Whether it computes grouped heads itself, as from torch 2.12 on."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 @contextlib.contextmanager
@@ -104,7 +112,7 @@ def attend(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     parts = [part[0].transpose(0, 1).to(dtype) for part in (query, key, value)]
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
-    if group > 1 and "enable_gqa" in inspect.signature(kernel).parameters:
+    if group > 1 and _takes_groups(kernel):
         options["enable_gqa"] = True
     elif group > 1:
         parts[1:] = [part.repeat_interleave(group, dim=1) for part in parts[1:]]

@@ -15,6 +15,7 @@ Side = Literal["text", "query", "document"]
 """Prompts may differ between queries and documents. `text` is neither: texts that are all alike."""
 TextNormalization = Literal["none", "sts", "lower"]
 SLOT = "{text}"
+TASK = "{task}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ _ENCODER_SPEC = re.compile(rf"({'|'.join(ENCODER_NAMES)})(:[\d,]*)?(\+unit)?")
 def get_prompt(spec: str, task: str, side: Side = "text") -> Prompt:
     """The prompt called `spec`, or `spec` itself if it is a template with one `{text}`.
 
-    `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does.
+    `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does. A
+    template may have the slot `{task}` too.
     A template that ends in `{text}` gets an EOS, which is pooled; one with text after the slot is pooled at its end.
     UserError for unknown names, templates without exactly one slot, and prompts for encoders only (`ENCODER_NAMES`).
     """
@@ -71,7 +73,12 @@ def get_prompt(spec: str, task: str, side: Side = "text") -> Prompt:
         return Prompt("instruct", prefix=f"Instruct: {task}\nQuery: ")
     if spec in _TEMPLATES:
         return _TEMPLATES[spec]
-    return _own_template(spec)
+    return _own_template(spec, task)
+
+
+def takes_task(spec: str, side: Side) -> bool:
+    """Whether the words of a prompt depend on the task."""
+    return (spec == "instruct" and side != "document") or (SLOT in spec and TASK in spec)
 
 
 def echo_prompt(task: str, side: Side = "text") -> Prompt:
@@ -84,10 +91,10 @@ def echo_prompt(task: str, side: Side = "text") -> Prompt:
     return Prompt("echo", prefix=f"Instruct:{task},\nQuery:", repeat="\nQuery again:")
 
 
-def _own_template(spec: str) -> Prompt:
+def _own_template(spec: str, task: str) -> Prompt:
     slots = spec.count(SLOT)
     if slots == 1:
-        prefix, suffix = spec.split(SLOT)
+        prefix, suffix = (part.replace(TASK, task) for part in spec.split(SLOT))
         return Prompt(spec, prefix, suffix, append_eos=not suffix)
     if slots > 1:
         raise UserError(f"prompt {spec!r}: it contains {SLOT} {slots} times; a template must contain it exactly once")

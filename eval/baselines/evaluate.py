@@ -14,10 +14,12 @@ from typing import Any
 from dec2vec.errors import UserError
 from eval.baselines import DEFAULT, DEFAULT_SEARCH, PACKAGES, make_baseline
 from eval.baselines.baseline import Baseline, PairBaseline, SearchBaseline
+from eval.baselines.effort import baseline_effort, named_notes
 from eval.baselines.encoder import OutsideEncoder
 from eval.baselines.evidence import find_evidence, served
 from eval.baselines.fit_text import MOST, fit_groups, training_text
 from eval.config import EvalConfig
+from eval.results.effort import sample_texts
 from eval.results.findings import Findings
 from eval.selection.judge import Measured
 from eval.systems.subject import Subject
@@ -55,6 +57,8 @@ class Baselines:
     """The configuration names them: what cannot be measured is refused."""
     notes: list[str] = field(default_factory=list)
     """What is not computed and why, and what each was fitted on."""
+    comments: Mapping[str, str] = field(default_factory=dict)
+    """By name what a reader must know of it (`baseline_notes`)."""
     remedy: str = "give training text (--fit FILE)"
     """What to do for tasks that have no text to fit a baseline on."""
 
@@ -79,9 +83,10 @@ class Baselines:
             logger.warning("%s", line)
         baselines = [make_baseline(name, config.model) for name in names if name not in absent]
         _refuse_equal_names([baseline.name for baseline in baselines])
+        comments = named_notes(config.baseline_notes, baselines)
         needed = sources if baselines and any(task.own_text is None for task in tasks) else {}
         text = training_text(needed, evaluated, None if is_asked else MOST, config.seed)
-        found = cls([], text, config.bootstrap, config.seed, is_asked, list(absent.values()))
+        found = cls([], text, config.bootstrap, config.seed, is_asked, list(absent.values()), comments)
         if any(needed.values()) and not text.texts:
             found = replace(found, remedy="all training-side texts are evaluated texts too; give others (--fit FILE)")
         kept = [baseline for baseline in baselines if found._prepare(baseline, found._tasks(tasks))]
@@ -89,11 +94,14 @@ class Baselines:
 
     def measure(self, findings: Findings) -> None:
         """On every task that it serves."""
+        texts = sample_texts(findings.tasks)
         for baseline in self.baselines:
             for tasks, fitted_on in self._fitted(baseline, self._tasks(findings.tasks)):
                 subject = Subject.from_baseline(baseline.name, fitted_on)
                 for task in tasks:
                     self._measure(baseline, subject, task, findings)
+                if subject.name not in findings.efforts:
+                    findings.efforts[subject.name] = baseline_effort(baseline, texts, self.comments)
                 if fitted_on is not None and any(isinstance(task, StsTask) for task in tasks):
                     self.notes.append(f"{baseline.name}: fitted on {fitted_on}.")
 

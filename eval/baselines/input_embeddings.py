@@ -61,6 +61,11 @@ class InputEmbeddings:
             raise UserError(f"{self.name} has no frequencies; fit it on text")
         return without_component(self._means(texts, self._frequencies), self._component)
 
+    @property
+    def parameters(self) -> int:
+        """Of the table, once it is loaded."""
+        return int(self._table.size)
+
     def _means(self, texts: Sequence[str], frequencies: np.ndarray) -> Float32[np.ndarray, "texts dim"]:
         return sif_vectors(text_ids(self._loaded(), texts), self._table, frequencies)
 

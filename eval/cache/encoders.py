@@ -12,7 +12,7 @@ from dec2vec.config.model import ModelConfig
 from eval.cache.cost import Cost
 from eval.cache.vector_cache import VectorCache
 from eval.config import EvalConfig
-from eval.systems.system import TextEncoder, run_name
+from eval.systems.system import TextEncoder, run_name, start_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,18 @@ class Encoders:
         """What that took, by encoder and prompt."""
         return {f"{name}: {prompt}": cost for name, costs in self._costs.items() for prompt, cost in costs.items()}
 
+    @property
+    def tuned_names(self) -> list[str]:
+        """Of the tuned encoders, none of which is loaded for it."""
+        return list(self.tuned) if self.tuned is not None else list(map(run_name, self.config.tuned))
+
     def each_tuned(self) -> Iterator[tuple[str, TextEncoder]]:
         """By name."""
         if self.tuned is not None:
             yield from self.tuned.items()
             return
         for path in self.config.tuned:
-            config = replace(self.config.model, name_or_path=path, revision=None)
+            config = replace(self.config.model, name_or_path=path, revision=None, adapter=None)
             name = run_name(path)
             encoder = self._load(f"tuned/{name}", config)
             for line in _unlike(path, encoder.config, self.config.model):
@@ -58,7 +63,7 @@ class Encoders:
         """The base, read as `model` says (default: as the configuration does)."""
         if self.base is not None:
             return self.base
-        return self._load("untuned", self.config.model if model is None else model)
+        return self._load(start_of(self.config.model), self.config.model if model is None else model)
 
     def _load(self, name: str, config: ModelConfig) -> TextEncoder:
         from dec2vec.encoder import Encoder

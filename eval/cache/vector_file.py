@@ -1,8 +1,8 @@
 """Vectors of one view on disk, found by the text's digest: two files that only grow.
 
-`NAME.<dim>.f32` holds rows, `NAME.keys` their digests, in the same order. Rows are written first, and are on the disk
-(fsync) before their keys are written at all: whatever a killed process or a power cut leaves half written is beyond
-the last whole key and is overwritten.
+`NAME.<dim>.f16` or `NAME.<dim>.f32` holds rows (see `rows`), and `NAME.keys16` or `NAME.keys` their digests, in the
+same order. Rows are written first, and are on the disk (fsync) before their keys are written at all: whatever a killed
+process or a power cut leaves half written is beyond the last whole key and is overwritten.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from eval.cache.rows import HalfRows, Rows, SingleRows, choose_rows
+
 KEY_BYTES = 16
-_FLOAT_BYTES = 4
+_REFERENCE_BYTES = 4
+"""Of one dimension of the reference of rows in half precision."""
 
 
 class VectorFile:
@@ -23,62 +26,80 @@ class VectorFile:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
-        self._keys = folder / f"{name}.keys"
-        self._rows: dict[bytes, int] = {}
+        self._index: dict[bytes, int] = {}
         self._pending: list[bytes] = []
-        self._dimension = self._known_dimension()
-        if self._dimension is not None:
-            self._rows = {key: row for row, key in enumerate(self._whole_keys(self._dimension))}
+        self._rows = self._known_rows()
+        if self._rows is not None:
+            self._index = {key: row for row, key in enumerate(self._whole_keys(self._rows))}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._index)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._rows
+        return key in self._index
 
     def read(self, keys: Sequence[bytes]) -> Float32[np.ndarray, "texts dim"]:
         """Rows in the order of `keys`, each of which must be there."""
-        if self._dimension is None:
-            raise KeyError(f"{self._keys}: nothing was written")
-        stored = np.memmap(self._path(self._dimension), np.float32, "r", shape=(len(self._rows), self._dimension))
-        return np.asarray(stored[[self._rows[key] for key in keys]])
+        rows = self._rows
+        if rows is None:
+            raise KeyError(f"{self._folder / self._name}: nothing was written")
+        start, shape = len(rows.header), (len(self._index),)
+        stored = np.memmap(self._path(rows), rows.row_type, "r", offset=start, shape=shape)
+        return rows.decoded(np.asarray(stored[[self._index[key] for key in keys]]))
 
     def append(self, keys: Sequence[bytes], vectors: Float32[np.ndarray, "texts dim"]) -> None:
         """Add rows, which are kept from the next `commit` on; keys that are there already are passed over."""
-        fresh = [index for index, key in enumerate(keys) if key not in self._rows]
+        fresh = [index for index, key in enumerate(keys) if key not in self._index]
         if not fresh:
             return
-        self._dimension = int(vectors.shape[1])
-        count = len(self._rows)
-        path = self._path(self._dimension)
-        _write_at(path, count * self._dimension * _FLOAT_BYTES, np.ascontiguousarray(vectors[fresh]).tobytes())
-        self._rows.update({keys[index]: count + offset for offset, index in enumerate(fresh)})
+        rows, count = self._rows, len(self._index)
+        if rows is None:
+            rows = self._rows = choose_rows(vectors)
+            _write_at(self._path(rows), 0, rows.header)
+        start = len(rows.header) + count * rows.row_type.itemsize
+        _write_at(self._path(rows), start, rows.encoded(vectors[fresh]).tobytes())
+        self._index.update({keys[index]: count + offset for offset, index in enumerate(fresh)})
         self._pending += [keys[index] for index in fresh]
 
     def commit(self) -> None:
         """Make what was appended last: rows to the disk, then their keys."""
-        if not self._pending or self._dimension is None:
+        if not self._pending or self._rows is None:
             return
-        with self._path(self._dimension).open("r+b") as rows:
+        with self._path(self._rows).open("r+b") as rows:
             os.fsync(rows.fileno())
-        kept = len(self._rows) - len(self._pending)
-        _write_at(self._keys, kept * KEY_BYTES, b"".join(self._pending))
+        kept = len(self._index) - len(self._pending)
+        _write_at(self._keys(self._rows), kept * KEY_BYTES, b"".join(self._pending))
         self._pending.clear()
 
-    def _path(self, dimension: int) -> Path:
-        return self._folder / f"{self._name}.{dimension}.f32"
+    def _path(self, rows: Rows) -> Path:
+        return self._folder / f"{self._name}.{rows.dimension}.{rows.suffix}"
 
-    def _known_dimension(self) -> int | None:
-        """`mean@0.5` is a view as well: only a number may stand between the name and the suffix."""
-        names = (path.name.removesuffix(".f32") for path in self._folder.glob("*.f32"))
-        widths = [name.removeprefix(f"{self._name}.") for name in names]
-        return next((int(width) for width in widths if width.isdecimal()), None)
+    def _keys(self, rows: Rows) -> Path:
+        return self._folder / f"{self._name}.{'keys' if rows.suffix == SingleRows.suffix else 'keys16'}"
 
-    def _whole_keys(self, dimension: int) -> list[bytes]:
+    def _known_rows(self) -> Rows | None:
+        """How the file was begun; None without one, or where it ends within its reference."""
+        single, half = (self._known_file(kind.suffix) for kind in (SingleRows, HalfRows))
+        if single is not None:
+            return SingleRows(single[1])
+        if half is None or half[0].stat().st_size < half[1] * _REFERENCE_BYTES:
+            return None
+        return HalfRows(np.fromfile(half[0], "<f4", half[1]))
+
+    def _known_file(self, suffix: str) -> tuple[Path, int] | None:
+        """With its dimension. `mean@0.5` is a view as well: only a number may stand between the name and the suffix."""
+        for path in self._folder.glob(f"*.{suffix}"):
+            width = path.name.removesuffix(f".{suffix}").removeprefix(f"{self._name}.")
+            if width.isdecimal():
+                return path, int(width)
+        return None
+
+    def _whole_keys(self, rows: Rows) -> list[bytes]:
         """Keys whose row is whole too."""
-        content = self._keys.read_bytes() if self._keys.exists() else b""
-        rows = self._path(dimension).stat().st_size // (dimension * _FLOAT_BYTES)
-        count = min(len(content) // KEY_BYTES, rows)
+        path = self._keys(rows)
+        content = path.read_bytes() if path.exists() else b""
+        whole = (self._path(rows).stat().st_size - len(rows.header)) // rows.row_type.itemsize
+        count = min(len(content) // KEY_BYTES, whole)
         return [content[start : start + KEY_BYTES] for start in range(0, count * KEY_BYTES, KEY_BYTES)]
 
 

@@ -12,12 +12,14 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column
+from dec2vec.files.kept_rows import kept_in
 from dec2vec.files.layouts.read import PairFile, graded_blocks, joined, open_layout
 from dec2vec.files.layouts.recognise import OWN
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts
 from eval.leakage.normal_form import normalized
-from eval.systems.recipes import run_config
+from eval.systems.recipes import PARTS, run_config
+from eval.systems.system import run_name
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
@@ -178,6 +180,12 @@ def trained_on(*runs: str) -> TrainedOn:
     sources = {name: _run_data(name) for name in runs}
     for run in (name for name, named in sources.items() if not named):
         unknown[run] = "there is no config.yaml that names its data"
+    for run in runs:
+        for earlier in _earlier_rounds(run):
+            data = _run_data(earlier)
+            sources[run] = [*sources[run], *data]
+            if not data:
+                unknown[run] = f"it went on from the adapter {run_name(earlier)}, which does not say what its data were"
     for source, run in {source: name for name, named in sources.items() for source in named}.items():
         try:
             found.setdefault(source.path, {}).update(dict.fromkeys(read_training_texts(source)))
@@ -217,6 +225,22 @@ def run_sources(*runs: str) -> dict[str, list[str]]:
     return trained_on(*runs).texts
 
 
+def _earlier_rounds(run: str) -> list[str]:
+    """The adapters from which the training of a run went on, the latest first."""
+    found: list[str] = []
+    while (name := _adapter_of([run, *found][-1])) is not None and name not in found:
+        found.append(name)
+    return found
+
+
+def _adapter_of(run: str) -> str | None:
+    try:
+        model = (run_config(run) or {}).get("model")
+    except UserError:
+        return None
+    return _optional(model, "adapter") if isinstance(model, dict) else None
+
+
 def _run_data(run: str) -> list[TextSource]:
     try:
         sources = (run_config(run) or {}).get("data")
@@ -224,7 +248,10 @@ def _run_data(run: str) -> list[TextSource]:
         return []
     if not isinstance(sources, list):
         return []
-    return [_source(source) for source in sources if isinstance(source, dict) and "path" in source]
+    folder = Path(run).resolve()
+    home = folder.parent if folder.name in PARTS else folder
+    named = (source for source in sources if isinstance(source, dict) and "path" in source)
+    return [_source({**source, "path": kept_in(home, str(source["path"]))}) for source in named]
 
 
 def _source(data: Mapping[str, Any]) -> TextSource:

@@ -16,7 +16,7 @@ from eval.results.results import Result, TaskTable
 from eval.results.truncation import Truncation, reader_name
 from eval.selection.choose import Choice, best
 from eval.systems.subject import Subject
-from eval.systems.system import System, TextEncoder, own_view
+from eval.systems.system import System, TextEncoder, own_view, start_of
 
 
 def mteb_tables(
@@ -47,7 +47,7 @@ def mteb_tables(
 
 
 def _truncation(task: str, system: System, encoder: TextEncoder, cuts: CutTexts) -> Truncation:
-    reader, limit = reader_name(system.prompt, system.run), encoder.config.token_limit
+    reader, limit = reader_name(system.prompt, system.run, system.start), encoder.config.token_limit
     return Truncation(task, "texts", reader, system.run, system.prompt, limit, cuts.texts, cuts.cut)
 
 
@@ -67,7 +67,9 @@ def _untuned(
     """The reading that the similarity dev file chose, or those that are given."""
     if not config.dev:
         untuned = encoders.untuned()
-        return list(dict.fromkeys(references)) or [System(untuned.config.prompt_name, own_view(untuned))]
+        return list(dict.fromkeys(references)) or [
+            System(untuned.config.prompt_name, own_view(untuned), start=start_of(config.model))
+        ]
     raw = [choice for choice in choices if not choice.system.is_tuned and choice.system.post is None]
     usable = [choice for choice in raw if not choice.system.view.norm]
     if not usable:

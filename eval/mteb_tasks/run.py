@@ -37,6 +37,11 @@ def run_mteb(encoder: MtebEncoder, tasks: Sequence[Any], output: str | Path) -> 
     return scores
 
 
+def main_score(encoder: MtebEncoder, task: Any) -> float:
+    """The main score of one task, of which nothing is written."""
+    return float(_evaluate(encoder, task).get_score())
+
+
 def find_tasks(tasks: Sequence[Any]) -> list[Any]:
     """By name, or as they are. UserError for a name that mteb does not know."""
     return [_task(task) for task in tasks]

@@ -14,7 +14,7 @@ from eval.config import PostName
 from eval.postprocess.families import FITTED, SIZED, Candidate, Source, candidates, gaussian, right_singular
 from eval.postprocess.moments import Material, stream_moments
 from eval.postprocess.text_statistics import Fitted
-from eval.systems.system import System, TextEncoder, candidate_dimensions
+from eval.systems.system import UNTUNED, Post, System, TextEncoder, candidate_dimensions, start_of
 
 NARROW: tuple[PostName, ...] = ("raw",)
 """Post-processings of logits."""
@@ -39,6 +39,12 @@ class Fitting:
     """Those that may also be fitted on a corpus: those of a run that is whitened by its own whitening too."""
     sources: dict[View, Source] = field(default_factory=dict)
     """By view: what one task's choice has computed serves all others."""
+    start: str = UNTUNED
+    """Of the systems that are not of a run."""
+
+    def system(self, view: View, post: Post | None) -> System:
+        """One of its systems."""
+        return System(self.prompt, view, self.run, post, UNTUNED if self.run is not None else self.start)
 
     @classmethod
     def from_encoder(
@@ -59,7 +65,7 @@ class Fitting:
             "revision": model.revision or "",
             "fit_sha256": material.sha256,
         }
-        return cls(prompt, run, posts, material.dimensions, fitted, unembedding, facts)
+        return cls(prompt, run, posts, material.dimensions, fitted, unembedding, facts, start=start_of(model))
 
     def provenance(self, view: View) -> Provenance:
         """Where the maps of one view come from."""

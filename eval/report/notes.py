@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dec2vec.config.model import ModelConfig
 from eval.leakage.overlap import Overlap
 from eval.results.headline import Headline
 from eval.selection.choose import Choice
 from eval.systems.recipes import Recipe, unlike
 from eval.systems.seeds import find_seeds
 from eval.systems.subject import Subject
+from eval.systems.system import BEFORE, run_name
 from eval.tasks.task import Task
 
 SHOWN = 0.05
@@ -23,6 +25,16 @@ def edge_notes(choices: Sequence[Choice], headline: Headline | None) -> list[str
     names = [party.name for party in parties if party is not None]
     edges = [(choice.system.name, choice.edge) for choice in choices if choice.system.name in names]
     return [f"Note: {name}: {line}." for name, line in edges if line is not None]
+
+
+def start_notes(model: ModelConfig) -> list[str]:
+    """What the rows `before/...` are."""
+    if model.adapter is None:
+        return []
+    return [
+        f"Note: untuned means before this run here: the rows {BEFORE}/... are the decoder with the adapter "
+        f"{run_name(model.adapter)}, from which training went on."
+    ]
 
 
 def data_notes(tasks: Sequence[Task[Any]]) -> list[str]:

@@ -15,6 +15,7 @@ from eval.leakage.overlap import Overlap
 from eval.report.headline_text import sentences
 from eval.report.numbers import hundred, span
 from eval.results.diagnostics import Confusion, Histogram, Mistakes, PrecisionRecall, Scatter
+from eval.results.effort import Effort
 from eval.results.headline import Headline
 from eval.results.results import AVERAGE, Result, TaskTable
 from eval.results.truncation import Truncation
@@ -50,10 +51,14 @@ class Report:
     """Of the topic tasks: texts that were taken for another class."""
     costs: Mapping[str, Cost] = field(default_factory=dict)
     """By encoder and prompt, as `untuned: prompteol`."""
+    efforts: Mapping[str, Effort] = field(default_factory=dict)
+    """By system and baseline its parameters, dimension and speed."""
     notes: Sequence[str] = ()
     """What a reader of the headline must know: a choice at the edge of its grid, seeds that are none."""
     truncation: Sequence[Truncation] = ()
     """Of every task, encoder and prompt how many test texts `max_length` cut."""
+    leading: str = ""
+    """The kind of the task that chose the checkpoint: its tests come first. Empty leaves similarity first."""
     has_unknown_training: bool = False
     """Some tuned run's training text could not be read: nothing is known to be clean."""
 
@@ -139,8 +144,10 @@ def similarity_label(row: Result) -> str:
 
 def headline(report: Report) -> list[str]:
     """A few sentences about test figures; then the notes."""
-    lines = task_lines(report) if report.comparison is None else similarity_lines(report)
-    return [*lines, *report.notes]
+    if report.comparison is None:
+        return [*task_lines(report), *report.notes]
+    leading = [] if not report.leading else task_lines(report, report.leading)
+    return [*leading, *similarity_lines(report), *report.notes]
 
 
 def similarity_lines(report: Report) -> list[str]:
@@ -217,9 +224,11 @@ def _main_first(report: Report) -> list[str]:
     return [*report.columns[-1:], *report.columns[:-1]]
 
 
-def task_lines(report: Report) -> list[str]:
-    """What was found on each further task."""
-    found = [(table.name, task_text(table)) for table in report.tasks]
+def task_lines(report: Report, kind: str = "") -> list[str]:
+    """What was found on each further task, or on those of a kind; those of the leading kind come first."""
+    tables = [table for table in report.tasks if not kind or table.kind.partition("/")[0] == kind]
+    tables.sort(key=lambda table: table.kind.partition("/")[0] != report.leading)
+    found = [(table.name, task_text(table)) for table in tables]
     return [f"{name}: {' '.join(lines)}" for name, lines in found if lines]
 
 
@@ -236,5 +245,7 @@ def format_table(report: Report) -> str:
     lines = plain_table([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
     rest = [f"({more} more rows in report.md)"] if more else []
-    tasks = ["", *task_lines(report)] if report.tasks else []
-    return "\n".join([*headline(report), "", lines[0], "-" * len(lines[0]), *lines[1:], *rest, *tasks])
+    above = headline(report)
+    below = [line for line in task_lines(report) if line not in above]
+    tasks = ["", *below] if below else []
+    return "\n".join([*above, "", lines[0], "-" * len(lines[0]), *lines[1:], *rest, *tasks])

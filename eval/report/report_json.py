@@ -35,6 +35,7 @@ def to_json(report: Report) -> str:
         "seeds": [row for seeds in find_seeds(report.subjects.values()) for row in _spread(report, seeds)],
         "costs": {name: asdict(cost) for name, cost in report.costs.items()},
         "notes": list(report.notes),
+        "efforts": {name: asdict(effort) for name, effort in report.efforts.items()},
         "headlines": _headlines(report),
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

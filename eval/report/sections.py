@@ -17,6 +17,7 @@ from eval.report.figure_sections import (
 )
 from eval.report.numbers import hundred, span
 from eval.report.overview import HEADER, overview_rows
+from eval.report.quality_and_cost import quality_and_cost
 from eval.report.report import Report, metric_label, table_header, table_rows, task_text
 from eval.report.truncation import beside_task, truncation_sections
 from eval.results.results import AVERAGE, Result, TaskTable
@@ -35,6 +36,7 @@ def sections(report: Report) -> list[Section]:
     found = [
         _overview(report),
         *([_systems(report)] if report.tests else []),
+        *quality_and_cost(report),
         *_further(report),
         *mistake_sections(report),
         *([_intervals(report)] if report.tests else []),

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval.results.diagnostics import Confusion, Mistakes, PrecisionRecall, Scatter
+from eval.results.effort import Effort
 from eval.results.results import TaskTable
 from eval.results.task_results import leader, task_table
 from eval.results.truncation import Truncation
 from eval.selection.choose import Choice
 from eval.selection.judge import Measured
+from eval.selection.shortlist import Shortlist
 from eval.systems.system import System
 from eval.tasks.pair_task import PairEvidence
 from eval.tasks.sts import StsTask
@@ -22,7 +24,7 @@ SHOWN_CLASSES = 30
 """A confusion matrix of more classes can't be read."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Findings:
     """Rows by the name of their task; `further` are the tasks besides similarity."""
 
@@ -32,6 +34,11 @@ class Findings:
     rows: dict[str, list[Measured]] = field(default_factory=dict)
     truncation: list[Truncation] = field(default_factory=list)
     """Of every task, encoder and prompt how many texts were cut."""
+    shortlist: Shortlist | None = None
+    """The prompts with their dev scores, where some were left out after a first pass."""
+
+    efforts: dict[str, Effort] = field(default_factory=dict)
+    """By row what it costs."""
 
     def add(self, task: str, measured: Sequence[Measured]) -> None:
         """More systems of one task."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dec2vec.prompts.prompt import Side
-from eval.systems.system import TextEncoder
+from eval.systems.system import UNTUNED, TextEncoder, start_of
 from eval.tasks.task import Task
 
 Part = Literal["texts", "queries", "documents"]
@@ -47,12 +47,13 @@ def measure_truncation(
     for task in tasks:
         for part, texts, side in sides_of(task):
             cut = sum(encoder.is_cut(texts, prompt=prompt, side=side))
-            yield Truncation(task.name, part, reader_name(prompt, run), run, prompt, limit, len(texts), cut)
+            reader = reader_name(prompt, run, start_of(encoder.config))
+            yield Truncation(task.name, part, reader, run, prompt, limit, len(texts), cut)
 
 
-def reader_name(prompt: str, run: str | None) -> str:
+def reader_name(prompt: str, run: str | None, start: str = UNTUNED) -> str:
     """How a decoder is called that reads with this prompt."""
-    return f"untuned/{prompt}" if run is None else f"tuned/{run}"
+    return f"{start}/{prompt}" if run is None else f"tuned/{run}"
 
 
 def sides_of(task: Task[Any]) -> list[tuple[Part, list[str], Side]]:

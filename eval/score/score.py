@@ -13,6 +13,7 @@ from dec2vec.config.encoder_args import EncoderArgs
 from dec2vec.config.load import STRICT
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import check_output
+from dec2vec.files.cells import listed
 from dec2vec.files.tables import Table, read_table
 from dec2vec.prompts.ensembles import check_prompt
 
@@ -29,7 +30,7 @@ class ScoreArgs(EncoderArgs):
     model: str
     """Run folder, model folder or Hub id."""
     input: Path
-    """File of pairs: .jsonl, .csv, .tsv or .parquet."""
+    """File of pairs: .jsonl, .csv, .tsv or .parquet, with the columns that --column1 and --column2 name."""
     output: Path
     """.jsonl or .csv file with the rows of the input and the columns cosine, threshold and usable."""
     column1: str = "generated"
@@ -55,7 +56,14 @@ def score_command(args: ScoreArgs) -> None:
     from eval.score.scored_pairs import ADDED, judged_rows, pair_cosines, write_rows
     from eval.tasks.pair_files import PairColumns, read_pairs
 
-    table = read_table(args.input, [args.column1, args.column2])
+    table = read_table(args.input)
+    absent = next((column for column in (args.column1, args.column2) if column not in table.columns), None)
+    if absent is not None:
+        raise UserError(
+            f"{table.name}: no column {absent!r}; the columns are: {listed(table.columns)}; name those of the two "
+            "texts with --column1 and --column2"
+        )
+    table.require_in_rows([args.column1, args.column2])
     taken = next((column for column in ADDED if column in table.columns), None)
     if taken is not None:
         raise UserError(f"{table.name} has a column {taken!r}, which the output adds; rename the column")

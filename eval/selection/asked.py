@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from dec2vec.config.load import validate
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.start import with_adapter_reading
 from dec2vec.errors import UserError
 from eval.config import EvalConfig, PostName, SystemsConfig
 from eval.postprocess.families import FITTED
@@ -77,6 +78,8 @@ def without_fitted(systems: SystemsConfig) -> tuple[SystemsConfig, list[str]]:
 
 def with_base(config: EvalConfig) -> EvalConfig:
     """Where no untuned decoder is named, the one that the first tuned run was made from, as its folder says."""
+    if config.model.adapter is not None:
+        return replace(config, model=with_adapter_reading(config.model))
     if config.model.name_or_path or not config.tuned:
         return config
     from dec2vec.decoder.load import untuned_reading
@@ -89,5 +92,6 @@ def with_base(config: EvalConfig) -> EvalConfig:
         )
     model = untuned_reading(validate(ModelConfig, tree))
     if config.model != ModelConfig():
-        model = replace(config.model, name_or_path=model.name_or_path, revision=model.revision)
+        name, revision, adapter = model.name_or_path, model.revision, model.adapter
+        model = replace(config.model, name_or_path=name, revision=revision, adapter=adapter)
     return replace(config, model=model)

@@ -110,7 +110,7 @@ def choose(task: Task[E], dev: Mapping[View, TaskVectors], fitting: Fitting, vie
         candidates = fitting.candidates(view, vectors.queries.shape[1])
         candidates += corpus_candidates(task, fitting, view, vectors)
         for candidate, score in zip(candidates, dev_scores(task, candidates, vectors), strict=True):
-            point = Contender(System(fitting.prompt, view, fitting.run, candidate.described), candidate.k, float(score))
+            point = Contender(fitting.system(view, candidate.described), candidate.k, float(score))
             points.setdefault(candidate.kind, []).append(point)
             if candidate.kind not in leaders or point.rank > leaders[candidate.kind][0].rank:
                 leaders[candidate.kind] = point, candidate

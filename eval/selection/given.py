@@ -111,7 +111,7 @@ class Undecided:
             if candidate.post in self.posts:
                 is_only = self.is_only_reading and sum(other.kind == candidate.kind for other in candidates) == 1
                 selection: Selection = "fixed" if is_only else "none"
-                system = System(fitting.prompt, view, fitting.run, candidate.described)
+                system = fitting.system(view, candidate.described)
                 post = candidate.transform(fitting.provenance(view))
                 yield Choice(system, candidate.k, float("nan"), post=post, selection=selection)
 

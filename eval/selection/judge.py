@@ -17,8 +17,10 @@ from tqdm import tqdm
 from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from dec2vec.prompts.prompt import Side
+from dec2vec.runtime import bar_options
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
+from eval.selection.ahead import Ahead
 from eval.selection.choose import Choice, choose, choose_by_pooling
 from eval.selection.given import NOTHING, Given, Undecided, inherited, with_given
 from eval.selection.on_corpus import both_ways, refitted_on_test
@@ -40,10 +42,12 @@ class EvaluationOptions:
     transductive: bool = False
     clean: Mapping[str, Int64[np.ndarray, " _"]] = field(default_factory=dict)
     """By task the rows of the items that no training text touches; only where training touches some."""
+    ahead: Ahead = field(default_factory=lambda: Ahead(show=False))
+    """What is left of the whole evaluation."""
 
     def watched(self, steps: Sequence[Step], name: str) -> Iterable[Step]:
         """A bar with the time left, once the steps have taken some seconds."""
-        return tqdm(steps, desc=name, delay=3.0, disable=not self.material.progress, leave=False)
+        return tqdm(steps, desc=name, **bar_options(shown=self.ahead.show))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +112,7 @@ class Reader:
         own = {item.system.family for item in given if item.whitening is not None}
         material = replace(options.material, posts=tuple(post for post in options.material.posts if post not in own))
         fitting = Fitting.from_encoder(encoder, prompt, _and_given(views, given), material, run=run)
+        options.ahead.passed((run, prompt), material.text)
         fitting = replace(fitting, corpus_posts=options.material.posts)
         return cls(encoder, fitting, options, tuple(views), tuple(given), undecided)
 
@@ -122,9 +127,15 @@ class Reader:
         side: Side = "query" if texts.documents else "text"
         options = EncodeOptions(self.fitting.prompt, side, material.batch_tokens, material.progress)
         queries = self.encoder.encode_views(texts.queries, views, options)
+        self._passed(texts.queries)
         if not texts.documents:
             return BothSides(queries)
-        return BothSides(queries, self.encoder.encode_views(texts.documents, views, replace(options, side="document")))
+        documents = self.encoder.encode_views(texts.documents, views, replace(options, side="document"))
+        self._passed(texts.documents)
+        return BothSides(queries, documents)
+
+    def _passed(self, texts: Sequence[str]) -> None:
+        self.options.ahead.passed((self.fitting.run, self.fitting.prompt), texts)
 
 
 def judge(reader: Reader, task: Task[E], similarity: Sequence[Choice]) -> list[Measured]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig, PoolingName
-from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.decoder.pooling import View, belongs_to, resolve_layer
 from dec2vec.decoder.published import Published
 from dec2vec.decoder.published import own_view as configured_view
 from dec2vec.errors import UserError
@@ -106,6 +106,14 @@ class Post:
     """What the task gives that it was fitted on, such as `1,400 documents of the corpus`; None for training text."""
 
 
+UNTUNED, BEFORE = "untuned", "before"
+
+
+def start_of(model: ModelConfig) -> str:
+    """What rows are called that show the state before tuning: that of the decoder, or of an adapter that it has."""
+    return UNTUNED if model.adapter is None else BEFORE
+
+
 @dataclass(frozen=True)
 class System:
     """A way to get vectors. `run` is None for the untuned decoder; `post` is None for raw vectors."""
@@ -114,11 +122,13 @@ class System:
     view: View
     run: str | None = None
     post: Post | None = None
+    start: str = UNTUNED
+    """What stands before the prompt in the name of a row that is not of a run: `start_of`."""
 
     @property
     def name(self) -> str:
         """`untuned/<prompt>/<pooling>@<layer>[+<post>]` or `tuned/<run>[+<post>]`."""
-        name = f"untuned/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
+        name = f"{self.start}/{self.prompt}/{self.view}" if self.run is None else f"tuned/{self.run}"
         return name if self.post is None else f"{name}+{self.post.label}"
 
     @property
@@ -175,10 +185,15 @@ def own_view(encoder: TextEncoder) -> View:
     return replace(encoder.view, layer=resolve_layer(encoder.view.layer, encoder.layer_count))
 
 
-def untuned_view(encoder: TextEncoder) -> View:
-    """How the untuned decoder is read as a tuned encoder: without the Dense layers that its run has trained."""
-    configured = configured_view(encoder.config, encoder.published, encoder.layer_count)
-    return replace(own_view(encoder), dense=configured.dense)
+def untuned_view(encoder: TextEncoder, load_start: Callable[[], TextEncoder]) -> View:
+    """How what training started from is read as a tuned encoder.
+
+    It has the Dense layers of a published base and those of an earlier run, but not those that the run has added.
+    """
+    own, configured = own_view(encoder), configured_view(encoder.config, encoder.published, encoder.layer_count)
+    if not own.dense or configured.dense:
+        return own
+    return replace(own, dense=belongs_to(load_start().view, own, encoder.layer_count))
 
 
 def published_system(encoder: TextEncoder) -> System | None:
@@ -187,7 +202,8 @@ def published_system(encoder: TextEncoder) -> System | None:
     if reading is None:
         return None
     layer = resolve_layer(reading.layer, encoder.layer_count)
-    return System(PUBLISHED, View(reading.pooling, layer, dense=bool(reading.steps)))
+    view = View(reading.pooling, layer, dense=bool(reading.steps))
+    return System(PUBLISHED, view, start=start_of(encoder.config))
 
 
 def run_name(path: str) -> str:

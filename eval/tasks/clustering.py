@@ -18,6 +18,7 @@ from eval.config import ClusteringConfig
 from eval.tasks.columns import ColumnsRead
 from eval.tasks.figure import Figure, too_few
 from eval.tasks.labelled import LabelledTexts, read_labelled
+from eval.tasks.pair_files import named_test
 from eval.tasks.task import DescribedTexts, Evidence, Task, TaskVectors, Texts
 
 METRIC = "V-measure"
@@ -120,14 +121,17 @@ class ClusteringTask(Task[ClusterEvidence]):
         return [mean.without_interval(reason), spread.without_interval(f"a spread over {self.seeds} runs of k-means")]
 
 
-def load_clustering(config: ClusteringConfig) -> ClusteringTask:
+def load_clustering(config: ClusteringConfig, *, is_dev: bool = False) -> ClusteringTask:
     """The files of `config`, read and checked. UserError where each text is a class of its own: all clusters are right.
 
-    UserError as well where all texts are of one class, and where dev holds the very texts of test.
+    UserError as well where all texts are of one class, and where dev holds the very texts of test. With `is_dev`, only
+    the texts of dev are read, or those of test where there are none.
     """
-    test = _read(config.test, config)
     dev = _read(config.dev, config) if config.dev else None
-    if dev is not None and dev.content_hash == test.content_hash:
+    test = dev if is_dev and dev is not None else _read(named_test("clustering", config.test), config)
+    if is_dev:
+        dev = test
+    elif dev is not None and dev.content_hash == test.content_hash:
         raise UserError(
             f"{test.name} contains the texts of {dev.name}; use different files, because selection on test data is "
             "leakage"

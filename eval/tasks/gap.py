@@ -22,7 +22,7 @@ from eval.config import GapConfig
 from eval.metrics.classification import ranking_metrics, whole
 from eval.tasks.columns import columns_read
 from eval.tasks.figure import Figure, Scale, too_few
-from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
+from eval.tasks.pair_files import LabelledPairs, PairColumns, named_test, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
 from eval.tasks.pairs import rarer_label
 from eval.tasks.task import TaskVectors, weighted_figures
@@ -39,9 +39,18 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev."""
+        return self.dev_scores(vectors)[self.metric]
+
+    def dev_scores(self, vectors: TaskVectors) -> dict[str, float]:
+        """Gap, AUC and the mean cosines of both kinds on dev."""
         pairs = self.known_dev_pairs
         cosines = pairs.cosines(vectors)
-        return float(_metrics(cosines, pairs.labels, whole(len(cosines)))[self.metric][0])
+        values = _metrics(cosines, pairs.labels, whole(len(cosines)))
+        return {name: float(value[0]) for name, value in values.items()}
+
+    @property
+    def dev_metrics(self) -> tuple[str, ...]:
+        return ("gap", "auc")
 
     def evidence_from_scores(
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
@@ -69,10 +78,11 @@ class GapTask(PairTask[LabelledPairs, PairEvidence]):
         return [_with_interval(replace(figure, n=len(labels), size=count), reason) for figure in found]
 
 
-def load_gap(config: GapConfig) -> GapTask:
-    """The files of `config`, read and checked."""
-    test = _read(config.test, config)
+def load_gap(config: GapConfig, *, is_dev: bool = False) -> GapTask:
+    """The files of `config`, read and checked. With `is_dev`, only that of dev, or of test where there is none."""
     dev = _read(config.dev, config) if config.dev else None
+    test = dev if is_dev and dev is not None else _read(named_test("gap", config.test), config)
+    dev = test if is_dev else dev
     return GapTask(config.name or f"{test.name}/gap", config.metric, test, dev)
 
 

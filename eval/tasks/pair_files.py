@@ -124,6 +124,13 @@ class PairColumns:
     positive_from: float | None = None
 
 
+def named_test(section: str, path: str) -> str:
+    """The path of the test file; UserError where none is named."""
+    if not path:
+        raise UserError(f"config error: {section}: test: must be given; name the file of test data")
+    return path
+
+
 def read_pairs(
     path: str | Path,
     columns: PairColumns,

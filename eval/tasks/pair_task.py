@@ -29,7 +29,9 @@ class PairTask(Task[E], Generic[P, E]):
     """Whether the scores of dev choose something for test."""
 
     def __post_init__(self) -> None:
-        if self.dev_pairs is not None and self.dev_pairs.content_hash == self.test_pairs.content_hash:
+        if self.dev_pairs is None or self.dev_pairs is self.test_pairs:  # one object for both: nothing is reported
+            return
+        if self.dev_pairs.content_hash == self.test_pairs.content_hash:
             name, dev = self.test_pairs.name, self.dev_pairs.name
             raise UserError(
                 f"{name} contains the pairs of {dev}; use different files, because selection on test data is leakage"

@@ -13,7 +13,7 @@ from dec2vec.errors import UserError
 from eval.config import Criterion, PairsConfig, PairsMetric
 from eval.metrics.classification import choose_threshold, decision_metrics, ranking_metrics, whole
 from eval.tasks.figure import Figure, Scale, too_few
-from eval.tasks.pair_files import LabelledPairs, PairColumns, read_pairs
+from eval.tasks.pair_files import LabelledPairs, PairColumns, named_test, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
 from eval.tasks.task import TaskVectors, weighted_figures
 
@@ -42,10 +42,18 @@ class PairsTask(PairTask[LabelledPairs, PairEvidence]):
 
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev, at dev's own threshold."""
+        return self.dev_scores(vectors)[self.metric]
+
+    def dev_scores(self, vectors: TaskVectors) -> dict[str, float]:
+        """Every metric on dev, at dev's own threshold."""
         pairs = self.known_dev_pairs
         cosines = pairs.cosines(vectors)
         values = _metrics(cosines, pairs.labels, whole(len(pairs)), self._threshold(cosines))
-        return float(values[self.metric][0])
+        return {name: float(value[0]) for name, value in values.items()}
+
+    @property
+    def dev_metrics(self) -> tuple[str, ...]:
+        return ("accuracy", "f1", "precision", "recall", "ap", "auc")
 
     def evidence_from_scores(
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]
@@ -65,14 +73,16 @@ class PairsTask(PairTask[LabelledPairs, PairEvidence]):
         return float("inf") if threshold is None else threshold
 
 
-def load_pairs(config: PairsConfig) -> PairsTask:
-    """The files of `config`, read and checked."""
+def load_pairs(config: PairsConfig, *, is_dev: bool = False) -> PairsTask:
+    """The files of `config`, read and checked. With `is_dev`, only those of dev, or of test where there are none."""
     if not config.dev and (config.dev_only or config.dev_limit is not None):
         raise UserError(f"{config.test}: dev_only and dev_limit select rows of dev; give dev, or remove them")
     columns = PairColumns(config.sentence1, config.sentence2, config.label, config.positive_from)
     read = partial(read_pairs, columns=columns, fix="correct it, or say with positive_from which scores are matches")
-    test = read(config.test)
     dev = read(config.dev, only=config.dev_only, limit=config.dev_limit) if config.dev else None
+    if is_dev:
+        dev = dev or read(named_test("pairs", config.test))
+    test = dev if is_dev and dev is not None else read(named_test("pairs", config.test))
     return PairsTask(config.name or test.name, config.metric, test, dev, config.criterion, config.precision)
 
 

@@ -21,6 +21,8 @@ from eval.tasks.task import DescribedTexts, Evidence, Task, TaskVectors, Texts
 METRICS = ("nDCG@10", "MRR@10", "recall@10", "recall@100", "MAP")
 DEPTH = 1000
 """Ranks that MAP sees, as in TREC."""
+DEV_DEPTH = 100
+"""Ranks that the other metrics see at most."""
 MANY_QUERIES, UNLIKE = 100, 0.3
 """Of fewer queries than many, this share must differ from the commonest value: the samples that have the fewest for an
 interval by chance alone are no fair ones (docs/coverage.md)."""
@@ -82,6 +84,18 @@ class RetrievalTask(Task[RetrievalEvidence]):
             raise UserError(f"{self.name} has no dev queries; add dev_qrels for the selection")
         return float(self._values(self.dev_queries, vectors)[:, 0].mean())
 
+    def dev_scores(self, vectors: TaskVectors) -> dict[str, float]:
+        """Means over the dev queries of every metric but MAP, which needs ranks that take longer to judge."""
+        judged = self.dev_queries
+        if judged is None:
+            raise UserError(f"{self.name} has no dev queries; add dev_qrels for the selection")
+        means = self._values(judged, vectors, DEV_DEPTH).mean(axis=0)
+        return dict(zip(self.dev_metrics, means.tolist(), strict=False))
+
+    @property
+    def dev_metrics(self) -> tuple[str, ...]:
+        return METRICS[:4]
+
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> RetrievalEvidence:
         """Nothing is chosen on dev."""
         return RetrievalEvidence(self._values(self.test_queries, test))
@@ -118,27 +132,35 @@ class RetrievalTask(Task[RetrievalEvidence]):
     def _texts(self, judged: Judged) -> Texts:
         return Texts(judged.texts, list(self.documents.values()))
 
-    def _values(self, judged: Judged, vectors: TaskVectors) -> Float64[np.ndarray, "queries metrics"]:
+    def _values(
+        self, judged: Judged, vectors: TaskVectors, depth: int = DEPTH
+    ) -> Float64[np.ndarray, "queries metrics"]:
         if not (np.isfinite(vectors.queries).all() and np.isfinite(vectors.documents).all()):
             return np.full((len(judged.ids), len(METRICS)), np.nan)
-        ranking = exact_top(vectors.queries, vectors.documents, DEPTH + bool(judged.own))
+        ranking = exact_top(vectors.queries, vectors.documents, depth + bool(judged.own))
         return ranking_metrics(ranking, judged, list(self.documents))
 
 
-def load_retrieval(source: str | Path | RetrievalFiles, ignore_identical_ids: bool | None = None) -> RetrievalTask:
+def load_retrieval(
+    source: str | Path | RetrievalFiles, ignore_identical_ids: bool | None = None, *, is_dev: bool = False
+) -> RetrievalTask:
     """From a folder, a common prefix, a Hub id, or named files. Raises UserError for ids that do not fit together.
 
     `ignore_identical_ids` leaves the document with a query's own id out of its ranking; None does in BEIR's layouts.
+    With `is_dev` only dev queries are read, or the test queries where there are no others: they are both then.
     """
     files = source if isinstance(source, RetrievalFiles) else find_files(source)
     corpus, columns = read_corpus(files.corpus)
     ignored = True if ignore_identical_ids is None and files.is_beir else ignore_identical_ids
-    test = read_judged(files.queries, files.qrels, corpus, ignore_identical_ids=ignored)
     dev = None
     if files.dev_queries is not None and files.dev_qrels is not None:
         dev = read_judged(files.dev_queries, files.dev_qrels, corpus, ignore_identical_ids=ignored)
+    if dev is not None and is_dev:
+        return RetrievalTask(files.name, METRICS[0], corpus, dev, dev, columns)
+    test = read_judged(files.queries, files.qrels, corpus, ignore_identical_ids=ignored)
+    if dev is not None and files.dev_qrels is not None:
         _must_differ(dev, test, files.dev_qrels)
-    return RetrievalTask(files.name, METRICS[0], corpus, test, dev, columns)
+    return RetrievalTask(files.name, METRICS[0], corpus, test, test if is_dev else dev, columns)
 
 
 def ranking_metrics(

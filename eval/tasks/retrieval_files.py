@@ -23,6 +23,7 @@ from dec2vec.files.formats import FORMATS, Row
 from dec2vec.files.hub_datasets import hub_splits, is_hub_id
 from dec2vec.files.tables import Table, read_table
 from eval.tasks.columns import ColumnsRead, columns_read
+from eval.tasks.nano_beir import Places, nano_folder, nano_on_hub
 from eval.tasks.qrels import Qrels, read_judgements
 
 NAMES = {"_id": "id", "query-id": "query_id", "corpus-id": "doc_id"}
@@ -44,10 +45,14 @@ class RetrievalFiles:
     dev_qrels: Place | None = None
     is_beir: bool = False
     """Laid out as BEIR's folders or mteb's data sets."""
+    title: str = ""
+    """Its name, where the place of the corpus does not say it."""
 
     @property
     def name(self) -> str:
-        """The name of the folder, of the common prefix or of the Hub id."""
+        """The name of the folder, of the common prefix, of the Hub id or of one of its collections."""
+        if self.title:
+            return self.title
         if isinstance(self.corpus, str):
             return Path(self.corpus.partition(":")[0]).name
         before, is_prefix, _ = self.corpus.name.partition(".corpus.")
@@ -81,11 +86,14 @@ def find_files(path: str | Path) -> RetrievalFiles:
     `data/cranfield` finds data/cranfield.corpus.jsonl ...; dev_qrels and dev_queries are taken where they exist.
     Without dev_queries, dev_qrels judges the same queries file. A folder of BEIR has qrels/test.tsv and qrels/dev.tsv.
     A Hub id is laid out as mteb's are: subsets corpus and queries, judgements in default (`mteb/scifact@test`).
-    Raises UserError naming what is missing.
+    NanoBEIR has a collection in each split (`eval.tasks.nano_beir`). Raises UserError naming what is missing.
     """
     if is_hub_id(str(path)):
         return _on_hub(str(path))
     root = Path(path)
+    nano = nano_folder(root)
+    if nano is not None:
+        return _nano(nano)
     corpus, queries, qrels = (_required(root, part) for part in ("corpus", "queries", "qrels"))
     dev_qrels = _find(root, "dev_qrels")
     dev_queries = _find(root, "dev_queries")
@@ -98,12 +106,24 @@ def find_files(path: str | Path) -> RetrievalFiles:
 def _on_hub(hub_id: str) -> RetrievalFiles:
     """The split that is named, or test, is reported on; a split called dev chooses."""
     name, _, split = hub_id.partition("@")
-    judged = {part: f"{name}:default@{part}" for part in hub_splits(name, "default")}
+    try:
+        judged = {part: f"{name}:default@{part}" for part in hub_splits(name, "default")}
+    except UserError:
+        nano = nano_on_hub(name, split or None)
+        if nano is None:
+            raise
+        return _nano(nano)
     queries, wanted = f"{name}:queries@queries", split or "test"
     if wanted not in judged:
         raise UserError(f"{name}: default has no split {wanted!r}; it has {', '.join(judged) or 'none'}")
     dev = judged.get("dev") if wanted != "dev" else None
     return RetrievalFiles(f"{name}:corpus@corpus", queries, judged[wanted], queries if dev else None, dev, is_beir=True)
+
+
+def _nano(places: Places) -> RetrievalFiles:
+    title, *parts = places
+    corpus, queries, qrels = (part if is_hub_id(part) or "@" in part else Path(part) for part in parts)
+    return RetrievalFiles(corpus, queries, qrels, is_beir=True, title=title)
 
 
 def read_corpus(path: Place) -> tuple[dict[str, str], ColumnsRead]:
@@ -147,8 +167,10 @@ def read_judged(
 
 
 def _read_qrels(path: Place) -> tuple[Table, ColumnsRead, bool]:
-    """The judgements, and whether their columns have BEIR's names."""
+    """The judgements, and whether their columns have BEIR's names. Without scores each row is a relevant document."""
     table = read_table(path)
+    if set(table.columns) <= {"query_id", "doc_id", "query-id", "corpus-id"}:
+        table = replace(table, rows=[{**row, "score": 1} for row in table.rows])
     return *_renamed(table, ["query_id", "doc_id", "score"]), "corpus-id" in table.rows[0]
 
 

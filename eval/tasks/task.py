@@ -155,6 +155,15 @@ class Task(ABC, Generic[E]):
     def dev_score(self, vectors: TaskVectors) -> float:
         """The main metric on dev; higher is better."""
 
+    def dev_scores(self, vectors: TaskVectors) -> dict[str, float]:
+        """Every metric on dev that is cheap enough for training, the main one among them."""
+        return {self.metric: self.dev_score(vectors)}
+
+    @property
+    def dev_metrics(self) -> tuple[str, ...]:
+        """Those of `dev_scores` of which a higher value is better."""
+        return (self.metric,)
+
     @abstractmethod
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> E:
         """The decisions on test; thresholds and the like come from the dev vectors alone."""

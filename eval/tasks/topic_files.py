@@ -8,8 +8,10 @@ from pathlib import Path
 
 from dec2vec.config.yaml_file import read_mapping
 from dec2vec.errors import UserError
+from dec2vec.files.held_out import sample
 from eval.config import Form, TopicsConfig
-from eval.tasks.labelled import read_labelled
+from eval.tasks.labelled import LabelledTexts, read_labelled
+from eval.tasks.pair_files import named_test
 from eval.tasks.topic_classifiers import LogisticProbe, NearestNeighbours
 from eval.tasks.topics import TopicData, TrainedTask, ZeroShotTask
 
@@ -81,10 +83,15 @@ def _parts(path: str | Path, name: str, entry: object) -> tuple[str, list[str]]:
     return definition, examples
 
 
-def load_topics(config: TopicsConfig) -> ZeroShotTask | TrainedTask:
-    """The files of `config`, read and checked."""
+def load_topics(
+    config: TopicsConfig, *, is_dev: bool = False, limit: int | None = None, train_limit: int | None = None
+) -> ZeroShotTask | TrainedTask:
+    """The files of `config`, read and checked. With `is_dev` the dev texts, or those of test where there are none.
+
+    Of these, and of the training texts, at most `limit` and `train_limit` are used then.
+    """
     _refuse_unread(config)
-    data = _data(config)
+    data = _dev_data(config, limit, train_limit) if is_dev else _data(config)
     if config.method == "zero_shot":
         texts = label_texts(data.classes, config.form, config.labels or None)
         if config.form == "examples":
@@ -96,15 +103,26 @@ def load_topics(config: TopicsConfig) -> ZeroShotTask | TrainedTask:
 
 
 def _data(config: TopicsConfig) -> TopicData:
-    test, train, dev = (
-        read_labelled(path, config.text, config.label, classes=config.classes) if path else None
-        for path in (config.test, config.train, config.dev)
-    )
-    if test is None:
-        raise UserError("config error: test: give the file of test texts")
-    splits = [split for split in (test, train, dev) if split is not None]
-    classes = list(config.classes) or sorted({label for split in splits for label in split.labels})
-    return TopicData(test.name, classes, test, train, dev)
+    test = _read(config, named_test("topics", config.test))
+    train, dev = (_read(config, path) if path else None for path in (config.train, config.dev))
+    return TopicData(test.name, _classes(config, test, train, dev), test, train, dev)
+
+
+def _dev_data(config: TopicsConfig, limit: int | None, train_limit: int | None) -> TopicData:
+    whole = _read(config, config.dev or named_test("topics", config.test))
+    all_train = _read(config, config.train) if config.train else None
+    classes = _classes(config, whole, all_train)
+    dev = whole.at(sample(whole.texts, limit))
+    train = None if all_train is None else all_train.at(sample(all_train.texts, train_limit))
+    return TopicData(dev.name, classes, dev, train, dev)
+
+
+def _read(config: TopicsConfig, path: str) -> LabelledTexts:
+    return read_labelled(path, config.text, config.label, classes=config.classes)
+
+
+def _classes(config: TopicsConfig, *splits: LabelledTexts | None) -> list[str]:
+    return list(config.classes) or sorted({label for split in splits if split is not None for label in split.labels})
 
 
 def _refuse_unread(config: TopicsConfig) -> None:

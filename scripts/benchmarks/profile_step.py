@@ -93,7 +93,9 @@ def _work(options: argparse.Namespace, scratch: Path) -> Work:
         precision = "bf16" if bfloat16_units() else "fp32"
     prompt = make_prompt(options.case, tokenizer)
     threads = torch.get_num_threads()
-    return Work(str(folder), str(scratch / "rows.jsonl"), prompt, options.batch, precision, threads, tuple(options.set))
+    return Work(
+        str(folder), str(scratch / "rows.jsonl"), prompt, options.batch, precision, threads, options=tuple(options.set)
+    )
 
 
 def _parse() -> argparse.Namespace:

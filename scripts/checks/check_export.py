@@ -49,7 +49,7 @@ def main() -> int:
     if artifact is None:
         raise SystemExit(f"{options.run}: no exported run")
     encoder = Encoder.load(asked)
-    encoder.embedder.autocast = False  # plain sentence-transformers does without
+    encoder.embedder.autocast = None  # plain sentence-transformers does without
     ours = encoder.encode(texts)
     theirs = plain_vectors((options.run / "model").resolve(), texts)
     untuned = Encoder.from_backbone(artifact.config).encode(texts)

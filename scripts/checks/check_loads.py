@@ -197,7 +197,7 @@ def check(run: Path, stage: Path, loaders: Sequence[Loader], python: str = sys.e
     forms = {form: export_command(_export(run, stage / form, form)) for form in {loader.form for loader in loaders}}
     config = ModelConfig(name_or_path=str(run), device="cpu")
     encoder = Encoder.load(config)
-    encoder.embedder.autocast = False  # bfloat16 where processors have units for it: no other library does that
+    encoder.embedder.autocast = None  # bfloat16 where processors have units for it: no other library does that
     expected = np.stack([encoder.encode(TEXTS, side=side, progress=False) for side in ("query", "document")])
     artifact = find(config)
     base = str(artifact.base.name_or_path) if artifact is not None else str(run)

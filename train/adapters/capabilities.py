@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dec2vec.decoder.devices import has_flash_attention
 from dec2vec.decoder.last_token_block import FAMILIES, checkpoints
 from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.shared_prefix import can_share
@@ -30,7 +31,7 @@ def leave_out_padding(model: Engine) -> None:
 def why_padded(model: Engine) -> str | None:
     """Why texts must be padded in this run; None if they need not be."""
     device = next(model.embedder.parameters()).device
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    if not has_flash_attention(device):
         return "attention without padding needs a CUDA device with compute capability 8.0 or higher"
     if find_kernel() is None:
         return "this torch has no varlen_attn with a scale and a window (2.11 has)"
@@ -41,7 +42,7 @@ def _why_not_for_this_model(model: Engine) -> str | None:
     backbone: Any = model.embedder.backbone
     text = backbone.config.get_text_config()
     weight = backbone.get_input_embeddings().weight
-    if not model.embedder.autocast and weight.dtype not in (torch.bfloat16, torch.float16):
+    if model.embedder.autocast is None and weight.dtype not in (torch.bfloat16, torch.float16):
         return "the kernel needs 16-bit values (--model.autocast on, or --model.dtype bfloat16)"
     if text.model_type not in FAMILIES or not can_share(backbone):
         return "it is not tested for this decoder family, sliding windows or bidirectional attention"

@@ -6,6 +6,7 @@ import difflib
 import logging
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig as PeftLora
@@ -17,6 +18,7 @@ from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.gradient_reach import modules_without_gradient, weights_without_gradient
 from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.decoder.library_calls import quiet
+from dec2vec.decoder.lora_files import put_on
 from dec2vec.decoder.pooling import layers_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
@@ -27,8 +29,11 @@ from train.kernels.lora_linear import use_fast_linears
 _log = logging.getLogger(__name__)
 
 
-def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
-    """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it)."""
+def make_trainable(embedder: Embedder, config: LoraConfig, adapter: Path | None = None) -> None:
+    """Put adapters into the decoder's layers up to the pooled one (the loss does not reach those above it).
+
+    They are new, or those in the folder `adapter`, with which training goes on.
+    """
     backbone: Any = embedder.backbone
     _check_rescaling(backbone)
     is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
@@ -41,26 +46,35 @@ def make_trainable(embedder: Embedder, config: LoraConfig) -> None:
         _freeze_unreached(embedder)
         return
     backbone.requires_grad_(False)
-    adapters = _peft_config(config, embedder)
+    adapters = None if adapter is not None else _peft_config(config, embedder)
     if is_quantized:
         backbone = prepare_model_for_kbit_training(
             backbone,
             use_gradient_checkpointing=config.gradient_checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},  # PEFT's default is the other
         )
-    try:
-        with quiet():
-            embedder.backbone = get_peft_model(backbone, adapters)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"lora{_why_refused(error, config.targets, backbone)}") from error
+    if adapter is None:
+        embedder.backbone = _with_new(backbone, adapters, config)
+    else:
+        embedder.backbone = put_on(backbone, adapter, trainable=True, dropout=config.dropout)
     if config.modules_to_save:
         _freeze_namesakes(embedder.backbone, config.modules_to_save)
+    if config.modules_to_save or adapter is not None:
         _freeze_unreached(embedder)
     if config.fused:
         use_fast_linears(embedder.backbone)
         blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
         if blocks is not None:
             use_fast_blocks(embedder.backbone, blocks)
+
+
+def _with_new(backbone: nn.Module, adapters: PeftLora | None, config: LoraConfig) -> nn.Module:
+    try:
+        with quiet():
+            adapted: nn.Module = get_peft_model(backbone, adapters)
+            return adapted
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lora{_why_refused(error, config.targets, backbone)}") from error
 
 
 def _check_rescaling(backbone: Any) -> None:

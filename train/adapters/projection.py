@@ -35,6 +35,21 @@ class Projection(nn.Module):
         self.weight = nn.Parameter(weight)
 
 
+def train_kept(embedder: Embedder, published: int, dimension: int) -> bool:
+    """Train on the projection of an earlier run, if it leads to as many dimensions; return whether there is one.
+
+    The first `published` Dense layers are those of a published base and stay as they are.
+    """
+    head = embedder.head
+    if head is None or not embedder.view.dense or len(head.steps) <= published:
+        return False
+    number = len(head.steps) - 1
+    if head.tensors[f"{number}.weight"].shape[0] != dimension:
+        return False
+    head.train_weight(number)
+    return True
+
+
 def add_projection(embedder: Embedder, weight: Float[Tensor, "teacher_dim dim"], lr: float) -> None:
     """Put a trained Dense layer behind the pooling, or behind the fixed Dense layers that are in use there.
 

@@ -21,18 +21,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dec2vec.batching import CHUNK_OVERHEAD, Chunk, TokenIds, deduplicate, make_chunks
+from dec2vec.batching import Chunk, TokenIds, chunk_overhead, deduplicate, make_chunks
 from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import NORMALIZERS, Side
 from train.data.dataset import TrainingData
-from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
+from train.data.parts import PLANS, DataRow, for_teachers, read_alike
+from train.data.prompted_input import (
+    NO_INSTRUCTIONS,
+    PromptedInput,
+    text_keys,
+    tokenized,
+)
 from train.data.sampler import Indices, shard
 from train.data.siblings import Siblings
-from train.data.table import Texts
 from train.data.token_cache import TokenCache
-from train.losses.inputs import NO_ANCHOR, NO_ID, GradedInputs, LabelledInputs, LossInputs, PairInputs, TeacherInputs
-from train.options.data import Kind, SourceConfig
+from train.losses.inputs import (
+    LossInputs,
+    PairInputs,
+    TeacherInputs,
+)
 from train.options.losses import LossConfig
 
 Asked = tuple[str, Side]
@@ -91,26 +99,6 @@ class LocalBatch:
         return sum(chunk.padded_tokens for chunk in self.chunks) + (0 if self.prefix is None else len(self.prefix))
 
 
-@dataclass(frozen=True)
-class _DataRow:
-    """A row of the data, with its texts normalised as the model reads them."""
-
-    source_number: int
-    source: SourceConfig
-    texts: Texts
-    score: float
-    label: str
-    document_id: str
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The inputs of some data rows, and the part that each input plays in the loss, by its number."""
-
-    inputs: list[PromptedInput]
-    parts: LossInputs
-
-
 def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: BatchOptions) -> LocalBatch:
     """Tokenize this rank's part of the global `batch`, which holds numbers of data rows, and divide it into chunks.
 
@@ -122,17 +110,17 @@ def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: Batch
     source = data.sources[first_source]
     rows = _data_rows(data, shard(batch, options.rank, options.world), normalize)
     losses = source.losses or options.losses
-    plan = _for_teachers(rows) if losses and all(loss.teacher for loss in losses) else _PLANS[source.kind](rows)
+    plan = for_teachers(rows) if losses and all(loss.teacher for loss in losses) else PLANS[source.kind](rows)
     sequences, sequence_of_input = _unique_sequences(plan.inputs, encoder, options.token_source)
     borders = encoder.length_borders
     may_share = options.share_prefix and not any(len(sequence) > border for sequence in sequences for border in borders)
     beginning = shared_beginning(sequences) if may_share else []
     rests = [sequence[len(beginning) :] for sequence in sequences]
-    chunks = make_chunks(rests, options.chunk_tokens, CHUNK_OVERHEAD[encoder.device.type], borders)
+    chunks = make_chunks(rests, options.chunk_tokens, chunk_overhead(encoder.device), borders)
     teachers = {loss.teacher: options.teachers[loss.teacher] for loss in losses if loss.teacher}
-    parts = plan.parts
+    parts = read_alike(plan) if any(loss.positives != "each" for loss in losses) else plan.parts
     if options.siblings and isinstance(parts, PairInputs):
-        whole = parts if options.world == 1 else _PLANS[source.kind](_data_rows(data, batch, normalize)).parts
+        whole = parts if options.world == 1 else PLANS[source.kind](_data_rows(data, batch, normalize)).parts
         parts = _informed(parts, whole, options.siblings)
     return LocalBatch(
         chunks=[chunk.to(encoder.device) for chunk in chunks],
@@ -156,20 +144,22 @@ def shared_beginning(sequences: Sequence[TokenIds]) -> list[int]:
     return beginning if len(beginning) >= WORTHWHILE else []
 
 
-def _data_rows(data: TrainingData, numbers: Indices, normalize: Callable[[str], str]) -> list[_DataRow]:
+def _data_rows(data: TrainingData, numbers: Indices, normalize: Callable[[str], str]) -> list[DataRow]:
     return [_data_row(data, int(number), normalize) for number in numbers]
 
 
-def _data_row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> _DataRow:
+def _data_row(data: TrainingData, number: int, normalize: Callable[[str], str]) -> DataRow:
     source, row = data.place(number)
     table = data.tables[source]
-    return _DataRow(
+    return DataRow(
         source_number=source,
         source=data.sources[source],
         texts=tuple(map(normalize, table.texts[row])),
         score=table.scores[row] if table.scores else 0.0,
         label=table.labels[row] if table.labels else "",
         document_id=table.ids[row] if table.ids else "",
+        scores=table.document_scores[row] if table.document_scores else (),
+        instructions=table.instructions[row] if table.instructions else NO_INSTRUCTIONS,
     )
 
 
@@ -188,79 +178,10 @@ def _unique_sequences(
     return sequences or [encoder.tokenize(["a"])[0]], torch.from_numpy(sequence_of_input)
 
 
-def _pairs(rows: Sequence[_DataRow]) -> _Plan:
-    """Anchors first, then the positives in the order of the anchors, then all negatives."""
-    anchors = [row.texts[0] for row in rows]
-    owners = [*rows, *(row for row in rows for _ in row.texts[2:])]
-    documents = [*(row.texts[1] for row in rows), *(text for row in rows for text in row.texts[2:])]
-    inputs = [PromptedInput(row.texts[0], row.source.query_prompt) for row in rows]
-    for row, text in zip(owners, documents, strict=True):
-        inputs.append(PromptedInput(text, row.source.document_prompt, side="document"))
-    negatives = len(documents) - len(anchors)
-    keys = text_keys(anchors)
-    parts = PairInputs(
-        anchors=torch.arange(len(anchors)),
-        documents=len(anchors) + torch.arange(len(documents)),
-        anchor_keys=keys,
-        document_keys=text_keys(documents),
-        document_anchors=torch.cat([keys, torch.full((negatives,), NO_ANCHOR)]),
-        document_ids=torch.tensor([_id_key(row) for row in rows] + [NO_ID] * negatives, dtype=torch.long),
-    )
-    return _Plan(inputs, parts)
-
-
 def _informed(parts: PairInputs, whole: LossInputs, siblings: Siblings) -> PairInputs:
     """Pairs with what the data know of their queries and answers; `whole` has the rows of all ranks."""
     assert isinstance(whole, PairInputs)
     return replace(parts, known=siblings.known(parts, whole))
-
-
-def _id_key(row: _DataRow) -> int:
-    """Equal for equal ids of one source; the same id in another source is another document."""
-    return int(text_keys([f"{row.source_number} {row.document_id}"])[0]) if row.document_id else NO_ID
-
-
-def _twins(rows: Sequence[_DataRow]) -> _Plan:
-    """Each text twice, so that dropout makes two different vectors of it (Gao et al. 2021, SimCSE)."""
-    inputs = [PromptedInput(row.texts[0], row.source.query_prompt, "text", copy) for copy in (0, 1) for row in rows]
-    keys = text_keys([row.texts[0] for row in rows])
-    parts = PairInputs(
-        anchors=torch.arange(len(rows)),
-        documents=len(rows) + torch.arange(len(rows)),
-        anchor_keys=keys,
-        document_keys=keys,
-        document_anchors=keys,
-        document_ids=torch.full((len(rows),), NO_ID),
-    )
-    return _Plan(inputs, parts)
-
-
-def _graded(rows: Sequence[_DataRow]) -> _Plan:
-    """All first texts, then all second ones."""
-    inputs = [PromptedInput(row.texts[side], row.source.query_prompt, "text") for side in (0, 1) for row in rows]
-    scores = torch.tensor([row.score for row in rows], dtype=torch.float32)
-    first_keys, second_keys = (text_keys([row.texts[side] for row in rows]) for side in (0, 1))
-    numbers = torch.arange(len(rows))
-    return _Plan(inputs, GradedInputs(numbers, len(rows) + numbers, scores, first_keys, second_keys))
-
-
-def _labelled(rows: Sequence[_DataRow]) -> _Plan:
-    inputs = [PromptedInput(row.texts[0], row.source.query_prompt, "text") for row in rows]
-    return _Plan(inputs, LabelledInputs(torch.arange(len(inputs)), text_keys([row.label for row in rows])))
-
-
-def _for_teachers(rows: Sequence[_DataRow]) -> _Plan:
-    """Texts that are only compared with a teacher's vectors: no second copy, and no part in another loss."""
-    inputs = [prompted_input(row.source, text, number) for row in rows for number, text in enumerate(row.texts)]
-    return _Plan(inputs, LabelledInputs(torch.arange(len(inputs)), torch.zeros(len(inputs), dtype=torch.long)))
-
-
-_PLANS: dict[Kind, Callable[[Sequence[_DataRow]], _Plan]] = {
-    "pairs": _pairs,
-    "graded": _graded,
-    "texts": _twins,
-    "labelled": _labelled,
-}
 
 
 def _teacher_inputs(

@@ -15,6 +15,7 @@ from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import NORMALIZERS, TextNormalization
 from train.data.clean import Counts, clean, leave_out_lone
 from train.data.read import Told, read_and_tell
+from train.data.row_extras import NOTHING, Extras
 from train.data.sampler import Indices
 from train.data.table import SourceTable, encoded_row
 from train.options.data import SourceConfig
@@ -29,6 +30,8 @@ class TrainingData:
     counts: tuple[Counts, ...]
     told: tuple[Told, ...] = ()
     """What reading each source has shown."""
+    held_out: str = ""
+    """How many rows are held out for `eval.dev`, in words."""
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -68,18 +71,23 @@ def content_hash(tables: Sequence[SourceTable]) -> str:
 
 
 def load_data(
-    sources: Sequence[SourceConfig], *, normalization: TextNormalization = "none", mixed: bool = True
+    sources: Sequence[SourceConfig],
+    *,
+    normalization: TextNormalization = "none",
+    mixed: bool = True,
+    extras: Sequence[Extras] = (),
 ) -> TrainingData:
     """The rows of all sources in order; UserError for data from which nothing can be learned.
 
     Texts are kept unchanged; `normalization` is that of the model, after which texts may be equal. With `mixed`
-    batches, which hold rows of all sources, labels and scores are checked over all sources together.
+    batches, which hold rows of all sources, labels and scores are checked over all sources together. `extras` are what
+    is used of each source besides its texts.
     """
     normalize = NORMALIZERS[normalization]
     found: list[tuple[SourceTable, Counts]] = []
     told = []
-    for source in sources:
-        table, empty, news = read_and_tell(source)
+    for source, wanted in zip(sources, extras or [NOTHING] * len(sources), strict=True):
+        table, empty, news = read_and_tell(source, wanted)
         found.append(clean(table, empty, source, normalize))
         told.append(news)
     for group in _groups(sources, mixed):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,13 +14,15 @@ from torch import Tensor
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import Side
 from train.data.dataset import TrainingData
+from train.data.table import SourceTable
 from train.options.data import Kind, SourceConfig
 
 if TYPE_CHECKING:
     from train.data.token_cache import TokenCache
 
-BLOCK = 10_000
-"""Rows whose token ids are in memory together."""
+BLOCK = 20_000
+"""Texts whose token ids are in memory together."""
+NO_INSTRUCTIONS = ("", "")
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,35 @@ class PromptedInput:
     prompt: str | None
     side: Side = "query"
     copy: int = 0
+    task: str | None = None
+    """The row's own instruction, in place of the model's task."""
 
 
-def prompted_input(source: SourceConfig, text: str, place: int) -> PromptedInput:
-    """Text number `place` of a row, with its prompt and side."""
+def prompted_input(
+    source: SourceConfig, text: str, place: int, instructions: tuple[str, str] = NO_INSTRUCTIONS
+) -> PromptedInput:
+    """Text number `place` of a row with these instructions, with its prompt and side."""
     side = side_of(source.kind, place)
-    return PromptedInput(text, source.document_prompt if side == "document" else source.query_prompt, side)
+    prompt, task = (source.query_prompt, instructions[0])
+    if side == "document":
+        prompt, task = source.document_prompt, instructions[1]
+    return PromptedInput(text, prompt, side, task=task or None)
+
+
+def inputs_of(source: SourceConfig, table: SourceTable) -> Iterator[PromptedInput]:
+    """All texts of a source, row by row."""
+    instructions = table.instructions or repeat(NO_INSTRUCTIONS)
+    for row, own in zip(table.texts, instructions, strict=False):
+        for place, text in enumerate(row):
+            yield prompted_input(source, text, place, own)
+
+
+def reading_keys(inputs: Sequence[PromptedInput]) -> Tensor:
+    """Keys that are equal for inputs with equal token ids, as both copies of a text have."""
+    tasks = ("" if item.task is None else f"{item.task!r} " for item in inputs)
+    return text_keys(
+        [f"{task}{item.prompt!r} {item.side} {item.text}" for task, item in zip(tasks, inputs, strict=True)]
+    )
 
 
 def side_of(kind: Kind, place: int) -> Side:
@@ -51,9 +77,11 @@ def tokenized(readings: Sequence[PromptedInput], encoder: Encoder, known: TokenC
     if found is not None:
         return found
     ids: list[list[int]] = [[]] * len(readings)
-    for prompt, side in dict.fromkeys((reading.prompt, reading.side) for reading in readings):
-        mine = [row for row, reading in enumerate(readings) if (reading.prompt, reading.side) == (prompt, side)]
-        made = encoder.tokenize([readings[row].text for row in mine], prompt=prompt, side=side)
+    alike: dict[tuple[str | None, Side, str | None], list[int]] = {}
+    for row, reading in enumerate(readings):
+        alike.setdefault((reading.prompt, reading.side, reading.task), []).append(row)
+    for (prompt, side, task), mine in alike.items():
+        made = encoder.tokenize([readings[row].text for row in mine], prompt=prompt, side=side, task=task)
         for row, sequence in zip(mine, made, strict=True):
             ids[row] = sequence
     return ids
@@ -67,9 +95,9 @@ def check_token_rows(data: TrainingData, encoder: Encoder) -> None:
     if not encoder.tokens_without_row:
         return
     for source, table in zip(data.sources, data.tables, strict=True):
-        for start in range(0, len(table.texts), BLOCK):
-            rows = table.texts[start : start + BLOCK]
-            tokenized([prompted_input(source, text, place) for row in rows for place, text in enumerate(row)], encoder)
+        inputs = inputs_of(source, table)
+        while block := list(islice(inputs, BLOCK)):
+            tokenized(block, encoder)
 
 
 def text_keys(texts: Sequence[str]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -13,6 +13,7 @@ from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
 from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
+from train.data.row_extras import NOTHING, Extras, lines, with_extras
 from train.data.table import Packer, SourceTable, Texts
 from train.options.data import SourceConfig
 
@@ -31,9 +32,9 @@ def read_source(source: SourceConfig) -> tuple[SourceTable, int]:
     return table, left_out
 
 
-def read_and_tell(source: SourceConfig) -> tuple[SourceTable, int, Told]:
+def read_and_tell(source: SourceConfig, extras: Extras = NOTHING) -> tuple[SourceTable, int, Told]:
     """The rows of a source, how many with an empty text `clean` left out, and what to tell; without `clean` rows with
-    an empty text are refused.
+    an empty text are refused. Of what rows have besides texts, `extras` are read.
 
     Rows are read and checked a block at a time, and kept packed.
     """
@@ -42,15 +43,22 @@ def read_and_tell(source: SourceConfig) -> tuple[SourceTable, int, Told]:
         source = replace(source, negatives=None)  # flat rows have those that the user named
     texts = text_columns(source)
     extra = [name for name in [_extra_column(source)] if name is not None]
+    taken = extras.columns(own=flat is None)
     left_out = 0
-    with closing(_Found(source, texts)) as found:
+    with closing(_Found(source, texts, taken)) as found:
         for table in _blocks(source) if flat is None else flat.blocks(extra):
             table = table.one_each(source.positive) if source.kind == "pairs" else table
             rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
             left_out += len(table) - len(rows)
-            found.add(table, _TABLES[source.kind](table, rows, source))
-        told = found.told() if flat is None else Told(tuple(flat.told), flat.unused)
-        return found.done(), left_out + (0 if flat is None else flat.empty), told
+            part = _TABLES[source.kind](table, rows, source)
+            if taken:
+                negatives = _negatives(table.columns, source)
+                part = with_extras(part, table, rows, extras, negatives, own=flat is None)
+            found.add(table, part)
+        whole = found.done()
+        told = found.told() if flat is None else Told(tuple(flat.told), flat.unused(taken))
+        told = replace(told, layout=(*told.layout, *lines(whole, extras, source.path)))
+        return whole, left_out + (0 if flat is None else flat.empty), told
 
 
 def pair_file(source: SourceConfig) -> PairFile:
@@ -108,12 +116,14 @@ def _own_rows(tables: Iterator[Table], columns: Sequence[str]) -> Iterator[Table
 class _Found:
     """Collects the blocks of a source."""
 
-    def __init__(self, source: SourceConfig, columns: Sequence[str]) -> None:
-        self._source, self._columns = source, columns
+    def __init__(self, source: SourceConfig, columns: Sequence[str], taken: Sequence[str] = ()) -> None:
+        self._source, self._columns, self._taken = source, columns, taken
         self._texts = Packer()
         self._scores: list[float] = []
         self._labels: list[str] = []
         self._ids: list[str] = []
+        self._document_scores: list[tuple[float, ...]] = []
+        self._instructions: list[tuple[str, str]] = []
         self._name = source.path
         self._seen: dict[str, None] = {}
         self._with_words: set[str] = set()
@@ -126,6 +136,8 @@ class _Found:
         self._scores += part.scores
         self._labels += part.labels
         self._ids += part.ids
+        self._document_scores += part.document_scores
+        self._instructions += part.instructions
         for place, column in enumerate(self._columns):
             if column not in self._with_words and not only_numbers([row[place] for row in part.texts]):
                 self._with_words.add(column)
@@ -139,17 +151,27 @@ class _Found:
         if numeric is not None:
             raise holds_only_numbers(self._name, numeric)
         texts = self._texts.done()
-        return SourceTable(self._source.kind, texts, self._scores or (), self._labels or (), self._ids or ())
+        return SourceTable(
+            self._source.kind,
+            texts,
+            self._scores or (),
+            self._labels or (),
+            self._ids or (),
+            self._document_scores or (),
+            self._instructions or (),
+        )
 
     def told(self) -> Told:
         """Columns that are not used, of pairs; files of other kinds often have many more."""
         source = self._source
         if source.kind != "pairs":
             return Told()
-        negatives = negative_columns(self._seen) if source.negatives is None else source.negatives
+        negatives = _negatives(self._seen, source)
         extra = [source.document_id] if source.document_id else []
         only = [condition.partition("=")[0] for condition in source.only]
-        return Told(unused=unused_note(self._seen, [source.anchor, source.positive, *negatives, *extra, *only]))
+        return Told(
+            unused=unused_note(self._seen, [source.anchor, source.positive, *negatives, *extra, *only, *self._taken])
+        )
 
     def close(self) -> None:
         """Close the temporary file, also after an error."""
@@ -177,8 +199,12 @@ def _is_whole(table: Table, row: int, columns: Sequence[str]) -> bool:
     return not any(is_absent(value) or (isinstance(value, str) and not value.strip()) for value in values)
 
 
+def _negatives(columns: Iterable[str], source: SourceConfig) -> Sequence[str]:
+    return negative_columns(columns) if source.negatives is None else source.negatives
+
+
 def _pairs(table: Table, rows: Sequence[int], source: SourceConfig) -> SourceTable:
-    negatives = negative_columns(table.columns) if source.negatives is None else source.negatives
+    negatives = _negatives(table.columns, source)
     texts = [
         (table.text(row, source.anchor), table.text(row, source.positive), *table.filled(row, negatives))
         for row in rows

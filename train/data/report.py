@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from dec2vec.prompts.prompt import Side
 from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out
 from train.data.read import Told
-from train.data.sampler import Sampler
+from train.data.sampler import Grouped, OneSource, Sampler
 from train.data.table import SourceTable
 from train.options.data import SourceConfig
 
@@ -54,6 +55,7 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
         "sha256": data.content_hash,
         "steps_per_epoch": sampler.steps_per_epoch,
         "left_out_of_first_epoch": left_out(sampler),
+        **({} if (together := _together(sampler)) is None else {"together": together}),
         "sources": sources,
     }
 
@@ -68,6 +70,11 @@ def lines(report: dict[str, Any]) -> list[str]:
         found.append(
             f"batch.no_duplicates: each epoch leaves out {report['left_out_of_first_epoch']:,} rows of texts that come "
             "more often than it has batches"
+        )
+    if "together" in report:
+        found.append(
+            f"loss.positives: {report['together']['queries']:,} queries with up to {report['together']['most']:,} "
+            f"positives in a step, which has about {report['rows'] / report['steps_per_epoch']:.0f} pairs"
         )
     return found
 
@@ -87,24 +94,42 @@ def prompts_of(source: SourceConfig) -> list[tuple[str | None, Side]]:
     return [(source.query_prompt, "text")] * 2
 
 
+def _together(sampler: Sampler) -> dict[str, int] | None:
+    """Where the positives of a query are taken together: how many queries there are, and the most positives of one."""
+    parts = sampler.parts if isinstance(sampler, OneSource) else (sampler,)
+    groups = [len(rows) for part in parts if isinstance(part, Grouped) for rows in part.groups]
+    return {"queries": len(groups), "most": max(groups)} if groups else None
+
+
 def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int:
-    """Number of rows with a text that is truncated."""
-    first, others = prompts_of(source)
-    rows = _cut((texts[:1] for texts in table.texts), *first, encoder)
-    return len(rows | _cut((texts[1:] for texts in table.texts), *others, encoder))
+    """Number of rows with a text that is truncated. Rows of one instruction are looked at together."""
+    found: set[int] = set()
+    for side, (prompt, of_side) in enumerate(prompts_of(source)):
+        part = slice(0, 1) if side == 0 else slice(1, None)
+        by_task: dict[str, Sequence[int]] = {"": range(len(table))}
+        if table.instructions:
+            by_task = _rows_by([own[side] for own in table.instructions])
+        for task, mine in by_task.items():
+            rows = ((row, text) for row in mine for text in table.texts[row][part])
+            found |= _cut(rows, prompt, of_side, task or None, encoder)
+    return len(found)
 
 
-def _cut(rows: Iterable[Sequence[str]], prompt: str | None, side: Side, encoder: Encoder) -> set[int]:
+def _rows_by(names: Iterable[str]) -> dict[str, Sequence[int]]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        found[name].append(row)
+    return dict(found)
+
+
+def _cut(
+    rows: Iterable[tuple[int, str]], prompt: str | None, side: Side, task: str | None, encoder: Encoder
+) -> set[int]:
     """Rows with a text that is truncated. Short texts are not tokenized: they have fewer tokens than bytes."""
-    room = encoder.max_length - len(encoder.tokenize(["a"], prompt=prompt, side=side)[0])
-    numbered = (
-        (row, text)
-        for row, texts in enumerate(rows)
-        for text in texts
-        if 2 * len(text.encode("utf-8", "surrogatepass")) > room
-    )
+    room = encoder.max_length - len(encoder.tokenize(["a"], prompt=prompt, side=side, task=task)[0])
+    numbered = ((row, text) for row, text in rows if 2 * len(text.encode("utf-8", "surrogatepass")) > room)
     found: set[int] = set()
     while block := list(islice(numbered, _BLOCK)):
-        cut = encoder.is_cut([text for _, text in block], prompt=prompt, side=side)
+        cut = encoder.is_cut([text for _, text in block], prompt=prompt, side=side, task=task)
         found.update(row for (row, _), flag in zip(block, cut, strict=True) if flag)
     return found

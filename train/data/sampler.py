@@ -8,6 +8,7 @@ Every rank computes the global batch and takes its shard, so the order does not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Protocol, runtime_checkable
@@ -48,6 +49,23 @@ class Mixed:
     def rows(self, step: int) -> Indices:
         """Rows of the global batch at `step` (from 0)."""
         return batch_indices(self.n, self.batch, self.seed, step)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """Groups of rows, drawn by `order` as if each were a row: a batch has all rows of each of its groups."""
+
+    groups: Sequence[Indices] = field(repr=False)
+    order: Sampler
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches that hold every row once."""
+        return self.order.steps_per_epoch
+
+    def rows(self, step: int) -> Indices:
+        """Rows of the global batch at `step` (from 0)."""
+        return np.concatenate([self.groups[group] for group in self.order.rows(step)])
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,19 @@ Texts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SourceTable:
-    """The texts of every row, and depending on the kind their scores, labels or document ids."""
+    """The texts of every row, and depending on the kind their scores, labels or document ids.
+
+    Pairs may also have the scores that a reranker gave the positive and the negatives (NaN: none), and instructions of
+    the query and of the documents.
+    """
 
     kind: Kind
     texts: Sequence[Texts]
     scores: Sequence[float] = ()
     labels: Sequence[str] = ()
     ids: Sequence[str] = ()
+    document_scores: Sequence[tuple[float, ...]] = ()
+    instructions: Sequence[tuple[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -40,11 +46,13 @@ class SourceTable:
         """The table with only these rows."""
         scores, labels, ids = _kept(self.scores, rows), _kept(self.labels, rows), _kept(self.ids, rows)
         texts = self.texts.take(rows) if isinstance(self.texts, PackedTexts) else _kept(self.texts, rows)
-        return SourceTable(self.kind, texts, scores, labels, ids)
+        extras = _kept(self.document_scores, rows), _kept(self.instructions, rows)
+        return SourceTable(self.kind, texts, scores, labels, ids, *extras)
 
     def contents(self, normalize: Callable[[str], str] = str) -> Iterator[tuple[str, ...]]:
         """Everything in each row as strings, with `normalize` applied to the texts."""
-        columns = [list(map(repr, self.scores)), self.labels, self.ids]
+        columns: list[Sequence[str]] = [list(map(repr, self.scores)), self.labels, self.ids]
+        columns += [list(map(repr, self.document_scores)), list(map(repr, self.instructions))]
         extras = zip(*(column for column in columns if column), strict=True)
         return (tuple(map(normalize, texts)) + next(extras, ()) for texts in self.texts)
 

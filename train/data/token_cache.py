@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from dec2vec.files.lock import locked
 from dec2vec.prompts.prompt import NORMALIZERS, PUBLISHED, Side
 from train.config import TrainConfig
 from train.data.dataset import TrainingData
-from train.data.prompted_input import PromptedInput, prompted_input, text_keys, tokenized
+from train.data.prompted_input import PromptedInput, inputs_of, reading_keys, tokenized
 
 _log = logging.getLogger(__name__)
 BLOCK = 16_384
@@ -116,18 +116,16 @@ def load_tokens(data: TrainingData, encoder: Encoder, folder: Path) -> TokenCach
 
 
 def _keys(readings: Sequence[PromptedInput]) -> NDArray[np.int64]:
-    """Keys that are equal for inputs with equal token ids, as both copies of a text have."""
-    keys: NDArray[np.int64] = text_keys([f"{item.prompt!r} {item.side} {item.text}" for item in readings]).numpy()
+    keys: NDArray[np.int64] = reading_keys(readings).numpy()
     return keys
 
 
 def _blocks(data: TrainingData, encoder: Encoder) -> Iterator[list[PromptedInput]]:
     normalize = NORMALIZERS[encoder.config.text_normalization]
     readings = (
-        prompted_input(source, normalize(text), place)
+        replace(item, text=normalize(item.text))
         for source, table in zip(data.sources, data.tables, strict=True)
-        for row in table.texts
-        for place, text in enumerate(row)
+        for item in inputs_of(source, table)
     )
     while block := list(islice(readings, BLOCK)):
         yield block

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from dec2vec.batching import Chunk
+from dec2vec.decoder.devices import random_numbers_put_back
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.gradient_reach import weights_that_texts_skip
 from dec2vec.decoder.shared_prefix import SharedPrefix
@@ -70,7 +71,7 @@ class Ddp(Engine):
         order than in an uninterrupted run.
         """
         device = next(self.embedder.parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with random_numbers_put_back(device):
             ids = torch.zeros((1, 2), dtype=torch.long, device=device)
             (pooled,) = self.wrapped(ids, torch.tensor([2], device=device))
             torch.autograd.backward(self._reaching_all(pooled).sum() * 0.0)

@@ -31,6 +31,8 @@ _DDP = {DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Let Accelerate decide on processes and devices; precision and kernels are ours, as in an evaluation."""
     if _flag("ACCELERATE_USE_DEEPSPEED"):
+        if config.model.autocast == "float16":
+            raise UserError("model.autocast float16: DeepSpeed has no loss scale here; use FSDP2 or DDP")
         check_installed()
         silence()
     note_launcher_options()
@@ -81,7 +83,7 @@ def _check_fsdp(accelerator: Accelerator) -> None:
 def _check_group(option: str, accelerator: Accelerator) -> None:
     if not torch.distributed.is_initialized():
         raise UserError(f"{option}: sharding needs a process group; start with accelerate launch or torchrun")
-    if accelerator.device.type == "cpu" and torch.cuda.is_available():
+    if accelerator.device.type == "cpu" and torch.accelerator.is_available():
         raise UserError(f"model.device cpu: {option} uses all visible GPUs; hide them with CUDA_VISIBLE_DEVICES=''")
 
 

@@ -18,6 +18,7 @@ PATIENCE = 20
 _CLOSED = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exit", re.I)
 _REFUSED = re.compile(r"connection refused", re.I)
 _SILENT = re.compile(r"timed? ?out|no route to host|unreachable|failed to connect", re.I)
+_OWN_KERNEL = re.compile(r"(CUDA|HIP) error:")
 _OLD_STORE = "torchrun's store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 creates a new one for each restart)"
 _ADDRESS = re.compile(r"\[([0-9a-f.:]+)\]:\d+")
 
@@ -56,7 +57,12 @@ def lost_rank_message(config: TrainConfig) -> Iterator[Contact]:
 
 
 def why_lost(message: str, timeout: float) -> str | None:
-    """What a collective's error says about other processes; None if it is about something else."""
+    """What a collective's error says about other processes; None if it is about something else.
+
+    "The launch timed out" is what CUDA says of a kernel of this process's own.
+    """
+    if _OWN_KERNEL.search(message):
+        return None
     address = _ADDRESS.search(message)
     peer = f"a process on {address.group(1)}" if address else "another process"
     if _CLOSED.search(message):

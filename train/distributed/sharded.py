@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 
 from dec2vec.batching import Chunk
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.embedder import Embedder
 from train.config import LoraConfig
 from train.distributed.collectives import is_first_process, world_size
 from train.distributed.interface import Engine, Pass
@@ -31,6 +33,10 @@ class Sharded(Engine):
     passes_are_collective = True
     checkpoints_are_collective = True
     why_prefix_not_shared = "the weights are sharded, and gathered for whole passes only"
+
+    def __init__(self, embedder: Embedder, accelerator: Accelerator | None = None) -> None:
+        super().__init__(embedder, accelerator)
+        embedder.passes_are_collective = True
 
     @classmethod
     def adapters(cls, config: LoraConfig) -> LoraConfig:

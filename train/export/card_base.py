@@ -21,7 +21,23 @@ class Base:
 
 
 def describe_base(model: ModelConfig) -> Base:
-    """The decoder itself, or a model of dec2vec from which training went on."""
+    """The decoder itself, or a model of dec2vec from which training went on; and an adapter that it had already."""
+    base = _describe_decoder(model)
+    if model.adapter is None:
+        return base
+    on = f"{base.words}, on from the adapter `{_shown(model.adapter)}`, which was trained on other data before"
+    return Base(base.name, base.hub_id, on)
+
+
+def _shown(adapter: str) -> str:
+    """The name of a run, or of a folder or Hub id."""
+    path = Path(adapter)
+    if not path.is_dir():
+        return adapter
+    return path.parent.name if path.name in ("adapter", "model") else path.name
+
+
+def _describe_decoder(model: ModelConfig) -> Base:
     name = model.name_or_path
     if is_hub_id(name):
         pinned = f" (revision `{model.revision}`)" if model.revision else ""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.hub_datasets import hub_parts
+from dec2vec.files.kept_rows import kept_in
 from dec2vec.text_tables import markdown_table
 from train.config import TrainConfig
 from train.data.dataset import content_hash, load_data
+from train.data.held_out import load_run_data
+from train.data.row_extras import extras_of
 from train.data.table import SourceTable
 from train.export.card_losses import objective
 from train.losses.per_source import losses_of
@@ -54,6 +57,12 @@ def describe_data(config: TrainConfig) -> tuple[DataFact, ...]:
     return tuple(_describe(config, source) for source in config.data)
 
 
+def with_kept_rows(config: TrainConfig, run: Path) -> TrainConfig:
+    """The configuration of a run that may have been moved together with the rows that it keeps."""
+    data = tuple(replace(source, path=kept_in(run, source.path)) for source in config.data)
+    return replace(config, data=data)
+
+
 def _hub_name(source: SourceConfig) -> str | None:
     """owner/name, without subset and split; a name without an owner is one too."""
     parts = hub_parts(source.path)
@@ -71,9 +80,13 @@ def _describe(config: TrainConfig, source: SourceConfig) -> DataFact:
 
 
 def _load(config: TrainConfig, sources: Sequence[SourceConfig]) -> tuple[SourceTable, ...] | None:
+    """The rows that were trained on; None if they are unknown. The rows of all sources decide which are held out."""
     try:
         mixed = config.batch.sources == "mixed"
-        return load_data(sources, normalization=config.model.text_normalization, mixed=mixed).tables
+        if any(task.held_out is not None for task in config.eval.dev_tasks):
+            return load_run_data(config)[0].tables if sources == config.data else None
+        extras = [extras_of(config, source) for source in sources]
+        return load_data(sources, normalization=config.model.text_normalization, mixed=mixed, extras=extras).tables
     except UserError:
         return None
 

@@ -33,7 +33,10 @@ def _name(loss: LossConfig, source: SourceConfig, config: TrainConfig, with_nega
     if loss.kind == "infonce":
         if source.kind == "texts":
             return "SimCSE (InfoNCE of two dropout views of a text, in-batch negatives)"
-        return f"InfoNCE with {_negatives(source, config, with_negatives)} negatives"
+        together = "" if loss.positives == "each" else f", all positives of a query together ({loss.positives})"
+        return f"InfoNCE with {_negatives(source, config, with_negatives)} negatives{together}"
+    if loss.kind == "distil_reranker":
+        return f"distillation of a reranker's scores ({distance_of(loss)})"
     if loss.teacher is not None:
         through = {"drop": ", through a projection that is not part of the model", "keep": ", through its Dense layer"}
         how = through.get(loss.projection, "") if loss.kind == "embed_distill" else ""

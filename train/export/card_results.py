@@ -33,9 +33,13 @@ def _introduction(report: CardReport, choice: str) -> str:
     dev = f", for similarity on `{report.dev}`" if report.dev else ""
     is_chosen = any(row.chosen_on for row in report.scores)
     chosen = f" Where several of them were tried, dev data chose layer and strength{dev}." if is_chosen else ""
+    has_adapter = any(row.system.startswith("before/") for row in report.scores)
+    rows, what = "Untuned rows", "same decoder before training"
+    if has_adapter:
+        rows, what = "Rows `before/...`", "decoder with the adapter from which training went on"
     return (
-        "Figures x 100, with 95 % intervals in brackets where one was shown to hold. Untuned rows are the same "
-        f"decoder before training.{chosen}{choice} Figures on data that chose something are marked as such; they are "
+        f"Figures x 100, with 95 % intervals in brackets where one was shown to hold. {rows} are the "
+        f"{what}.{chosen}{choice} Figures on data that chose something are marked as such; they are "
         "no results."
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dec2vec.identity import Identity
 from train.export.card_report import CardReport, CardTask, Score, Tuned
@@ -20,8 +19,8 @@ class Exported:
     identity: Identity | None = None
     whitening: Mapping[str, str | int | float] | None = None
     """The facts of the exported whitening; None for a model without one."""
-    dev: str | None = None
-    """The file on which training chose the checkpoint."""
+    dev: tuple[str, ...] = ()
+    """The names of the data on which training chose the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _chose(report: CardReport, record: Tuned | None, exported: Exported) -> set[
     chose |= {row.chosen_on for row in report.scores if row.chosen_on}
     if record is not None:
         return chose | set(record.chosen_on)
-    return chose | ({Path(exported.dev).stem} if exported.dev else set())
+    return chose | set(exported.dev)
 
 
 def by_value(scores: Sequence[Score]) -> list[Score]:

@@ -51,11 +51,12 @@ def export_command(args: ExportArgs) -> Path:
     _check_run(args)
     from dec2vec.encoder import Encoder
     from train.config import TrainConfig
+    from train.export.card_data import with_kept_rows
     from train.export.push import push_folder
     from train.export.staging import export_model, staged
 
-    config = load(TrainConfig, args.run / "config.yaml", [])
-    encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), device="auto"))
+    config = with_kept_rows(load(TrainConfig, args.run / "config.yaml", []), args.run)
+    encoder = Encoder.load(dataclasses.replace(config.model, name_or_path=str(args.run), adapter=None, device="auto"))
     if args.static:
         return _export_static(args, encoder)
     merge = args.merge or config.export.merge

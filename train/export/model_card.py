@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import yaml
 
@@ -131,12 +130,12 @@ def _summary(card: Card) -> str:
 
 
 def _results(card: Card) -> str:
-    dev = card.exported.dev
     choice = ""
-    if dev is not None:
+    if card.exported.dev:
+        on = " and ".join(f"`{name}`" for name in card.exported.dev)
         also = ", and its number of dimensions," if card.whitened else ""
         what = "checkpoints of the merged models were" if card.origin else f"checkpoint of this model{also} was"
-        choice = f" The {what} chosen on `{Path(dev).stem}`."
+        choice = f" The {what} chosen on {on}."
     return results_section(card.report, card.scores, choice)
 
 

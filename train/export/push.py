@@ -184,8 +184,9 @@ class BestPush:
     for the last upload.
     """
 
-    def __init__(self, config: TrainConfig, run: Path, encoder: Encoder) -> None:
-        self._config, self._run, self._encoder = config, run, encoder
+    def __init__(self, config: TrainConfig, run: Path, encoder: Encoder, title: str = "Spearman") -> None:
+        """`title` says what is best, in the messages of the commits."""
+        self._config, self._run, self._encoder, self._title = config, run, encoder, title
         self._merge = config.export.merge or needs_merging(encoder)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._waiting: tuple[Future[None], Path] | None = None
@@ -215,7 +216,7 @@ class BestPush:
             return
         finally:
             self._encoder.embedder.train(training)
-        message = f"Step {step}: dev Spearman {100 * score:.2f}"
+        message = f"Step {step}: dev {self._title} {100 * score:.2f}"
         self._waiting = (self._pool.submit(self._upload, folder, message), folder)
 
     def _write(self) -> Path:

@@ -185,8 +185,9 @@ def _merged(backbone: nn.Module) -> PreTrainedModel:
 
 def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, base: str, read: ReadBack) -> None:
     """Write how our Encoder reads the folder."""
-    model = dataclasses.replace(encoder.config, name_or_path=base)
-    marker: dict[str, object] = {"format": FORMAT, "model": dataclasses.asdict(model)}
+    model = dataclasses.asdict(dataclasses.replace(encoder.config, name_or_path=base))
+    del model["adapter"]  # the saved one contains that from which training went on
+    marker: dict[str, object] = {"format": FORMAT, "model": model}
     if encoder.published is not None:
         marker["published"] = encoder.published.as_json()
     if has_trained_head(encoder):

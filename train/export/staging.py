@@ -127,7 +127,7 @@ def model_card_text(
 ) -> str:
     """The card of the encoder that was `written` to a folder, with those figures of the run's report that are its
     own."""
-    model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder))
+    model = dataclasses.replace(encoder.config, name_or_path=base_name(encoder), adapter=config.model.adapter)
     card = Card(
         config=dataclasses.replace(config, model=model),
         name=run.resolve().name if repo_id is None else Path(repo_id).name,
@@ -150,4 +150,4 @@ def model_card_text(
 
 def _exported(run: Path, config: TrainConfig, encoder: Encoder, written: Path) -> Exported:
     whitening = None if encoder.whitening is None else encoder.whitening.provenance
-    return Exported(run.resolve().name, identify(str(written)), whitening, config.eval.dev)
+    return Exported(run.resolve().name, identify(str(written)), whitening, config.eval.dev_names)

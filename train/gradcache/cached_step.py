@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dec2vec.batching import Chunk
+from dec2vec.decoder.devices import synchronize
 from train.distributed.collectives import world_size
 from train.distributed.interface import Engine
 from train.gradcache.chunk_passes import EmbeddedChunk, chunk_passes, random_state_kept
@@ -50,11 +51,13 @@ def cached_step(
     graph_tokens: int,
     prefix: Int[Tensor, " prefix"] | None = None,
     threads: int | None = None,
+    scale: float = 1.0,
 ) -> CachedStep:
     """Add the gradient of the global batch's mean loss to the parameters' `.grad`.
 
     `chunks` hold each unique text of this rank once, without the `prefix` that all of them begin with. `threads` is how
-    many chunks may run at a time; by default as many as give the same gradient and are worth it.
+    many chunks may run at a time; by default as many as give the same gradient and are worth it. The gradients are
+    multiplied by `scale`, for the sake of float16.
     """
     passes = model.passes(chunks, fitting_graphs(chunks, graph_tokens))
     beginning = PrefixGradient.read(model.embedder, prefix)
@@ -64,7 +67,7 @@ def cached_step(
     embedded_at = time_when_ready(embeddings)
     objective = loss(embeddings)
     # engines average over the ranks, but the loss is a mean over the global batch: each rank's part must be summed
-    gradient = objective.embedding_gradient * world_size()
+    gradient = objective.embedding_gradient * (world_size() * scale)
     with random_state_kept(embeddings.device):
         runner.back_propagate(embedded, gradient)
         beginning.backward()
@@ -91,6 +94,6 @@ def in_batch_order(embedded: Sequence[EmbeddedChunk]) -> Float[Tensor, "unique d
 
 def time_when_ready(embeddings: Tensor) -> float:
     """The time at which the device has computed `embeddings`; a single process does not wait for the device."""
-    if embeddings.is_cuda and world_size() > 1:
-        torch.cuda.synchronize(embeddings.device)  # the loss's first gather would wait for the device all the same
+    if world_size() > 1:
+        synchronize(embeddings.device)  # the loss's first gather would wait for the device all the same
     return time.monotonic()

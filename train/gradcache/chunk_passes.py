@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dec2vec.batching import Chunk
+from dec2vec.decoder.devices import random_state, restore_random_state
 from train.adapters.lora import trainable_parameters
 from train.distributed.interface import Engine, Pass
 from train.gradcache.prefix import PrefixGradient
@@ -23,14 +24,13 @@ class RandomState:
 
     def __init__(self, device: torch.device) -> None:
         self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._accelerator = random_state(device)
         self._device = device
 
     def restore(self) -> None:
         """Draw the same numbers again that were drawn after the object was made."""
         torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
+        restore_random_state(self._device, self._accelerator)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dec2vec.batching import Chunk
+from dec2vec.decoder.devices import free_device_bytes
 from train.distributed.collectives import world_size
 from train.distributed.interface import Engine
 
@@ -54,10 +55,9 @@ def graph_bytes(model: Engine, chunk: Chunk) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the CUDA device, or of the machine within its container's limit."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Free memory of the accelerator, or of the machine within its container's limit."""
+    if device.type != "cpu":
+        return free_device_bytes(device)
     return min([_machine_free(), *_container_free()])
 
 

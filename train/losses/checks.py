@@ -26,6 +26,7 @@ ROWS_OF: dict[LossKind, type[LossInputs]] = {
     "distil_scores": TeacherInputs,
     "distil_vectors": TeacherInputs,
     "embed_distill": TeacherInputs,
+    "distil_reranker": PairInputs,
 }
 """The inputs that each loss needs."""
 WORDS: dict[type[LossInputs], str] = {
@@ -38,10 +39,16 @@ DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_scores": ("kl", "margin"),
     "distil_vectors": ("mse", "correlation"),
     "embed_distill": ("cosine", "mse"),
+    "distil_reranker": ("kl", "margin"),
 }
 """Distances that each distillation can minimize. The first is the default."""
+_FROM_A_MODEL: tuple[LossKind, ...] = ("distil_scores", "distil_vectors", "embed_distill")
+"""Distillations whose teacher is a model that embeds the texts."""
 COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "learn_temperature")
 """Options that every loss uses."""
+_ONLY_KL = {True: ("temperature", "learn_temperature", "teacher_temperature"), False: ("score_temperature",)}
+"""Options that only the distance kl uses, by whether the teacher is a model: its margins are cosines, as the student's;
+those of a reranker are logits, which the student's cosines reach when they are divided by the temperature."""
 ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "symmetric": ("infonce",),
     "margin": ("infonce",),
@@ -49,10 +56,13 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "document_negatives": ("infonce",),
     "hardness": ("infonce",),
     "angle_weights": ("angle",),
-    "distance": ("distil_scores", "distil_vectors", "embed_distill"),
+    "positives": ("infonce",),
+    "distance": ("distil_scores", "distil_vectors", "embed_distill", "distil_reranker"),
     "teacher": ("distil_scores", "distil_vectors", "embed_distill"),
     "projection": ("embed_distill",),
     "teacher_temperature": ("distil_scores",),
+    "score_scale": ("distil_reranker",),
+    "score_temperature": ("distil_reranker",),
 }
 """Options that only these losses use. An option that is neither here nor in `COMMON` would be silently ignored."""
 
@@ -61,8 +71,9 @@ def check_losses(config: TrainConfig) -> None:
     """UserError for a loss that does not fit a source, or that has options without an effect."""
     for number, source in enumerate(config.data):
         for loss in losses_of(source, config):
-            rows = TeacherInputs if loss.kind in DISTANCES else ROWS[source.kind]
+            rows = TeacherInputs if loss.kind in _FROM_A_MODEL else ROWS[source.kind]
             check_loss(loss, rows, f"data.{number} (kind {source.kind})")
+            _check_kind(loss, source.kind, number)
     if config.data and all(source.losses for source in config.data):
         _refuse_unused(config.loss)
     _check_projection([loss for loss in used_losses(config) if loss.kind == "embed_distill"])
@@ -89,6 +100,21 @@ def _check_projection(losses: Sequence[LossConfig]) -> None:
                 f"loss.matryoshka: with loss.projection {loss.projection} embed_distill compares whole vectors; remove "
                 "it from this loss (the others may have it), or use loss.projection drop"
             )
+
+
+def _check_kind(loss: LossConfig, kind: Kind, number: int) -> None:
+    """Refuse what needs a query with documents where a row is a single text."""
+    if kind != "texts":
+        return
+    if loss.positives != "each":
+        raise UserError(
+            f"loss.positives {loss.positives}: a text of data.{number} (kind texts) has itself as its only positive; "
+            "remove it"
+        )
+    if loss.kind == "distil_reranker":
+        raise UserError(
+            f"loss.kind distil_reranker needs documents with scores, but data.{number} (kind texts) has single texts"
+        )
 
 
 def _refuse_unused(loss: LossConfig) -> None:
@@ -128,7 +154,7 @@ def used_options(config: LossConfig) -> dict[str, object]:
     options = {name: vars(config)[name] for name in names}
     if config.kind in DISTANCES:
         options["distance"] = distance_of(config)
-        without = () if options["distance"] == "kl" else ("temperature", "learn_temperature", "teacher_temperature")
+        without = () if options["distance"] == "kl" else _ONLY_KL[config.kind in _FROM_A_MODEL]
         options = {name: value for name, value in options.items() if name not in without}
     if not config.matryoshka:
         options = {name: value for name, value in options.items() if not name.startswith("matryoshka")}
@@ -145,12 +171,18 @@ def _check_options(config: LossConfig) -> None:
     if config.kind in DISTANCES and distance_of(config) not in DISTANCES[config.kind]:
         allowed = " or ".join(DISTANCES[config.kind])
         raise UserError(f"loss.distance {config.distance}: use {allowed} with loss.kind {config.kind}")
-    if config.kind in DISTANCES and config.teacher is None:
+    if config.kind in _FROM_A_MODEL and config.teacher is None:
         raise UserError(f"loss.kind {config.kind}: give the folder of a teacher with --loss.teacher")
     if config.kind == "angle" and not any(config.angle_weights):
         raise UserError("loss.angle_weights: all are 0; set at least one above 0")
-    if config.kind in DISTANCES and distance_of(config) != "kl" and config.learn_temperature:
+    if config.kind in _FROM_A_MODEL and distance_of(config) != "kl" and config.learn_temperature:
         raise UserError(f"loss.learn_temperature: loss.distance {distance_of(config)} has no temperature; remove it")
+
+    if config.positives == "sum" and (config.query_negatives or config.document_negatives):
+        name = "query_negatives" if config.query_negatives else "document_negatives"
+        raise UserError(
+            f"loss.{name}: its negatives belong to a query and one positive; use --loss.positives mean, or remove it"
+        )
 
 
 def _check_matryoshka(config: LossConfig) -> None:

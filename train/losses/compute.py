@@ -19,6 +19,7 @@ from train.losses.inputs import GradedInputs, LabelledInputs, LossInputs, PairIn
 from train.losses.matryoshka import dimension_weights, nested
 from train.losses.objective import Objective, Temperature, combine
 from train.losses.regression import embed_distill
+from train.losses.reranker import distil_reranker
 from train.losses.supcon import supcon
 from train.options.losses import LossConfig
 
@@ -87,6 +88,8 @@ def _at_one_size(
         case "embed_distill", TeacherInputs():
             matrix = projection if projection is None else projection[:, : embeddings.shape[1]]
             return embed_distill(embeddings, rows, matrix, distance_of(config))
+        case "distil_reranker", PairInputs():
+            return distil_reranker(embeddings, rows, config, temperature)
     check_rows(config.kind, type(rows), "this batch")
     raise AssertionError(config.kind)
 

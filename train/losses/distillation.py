@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.distributed.collectives import gather_rows
 from train.losses.all_pairs import all_pairs, drop_self
-from train.losses.inputs import TeacherInputs
+from train.losses.inputs import TeacherInputs, is_first
 from train.losses.objective import Objective, Temperature
 from train.options.losses import Distance
 
@@ -50,14 +49,6 @@ def distil(
 
     counted = len(teacher) if len(teacher) >= NEEDED[distance] else 0
     return all_pairs(embeddings, rows.texts[kept], temperature, row_losses, counted)
-
-
-def is_first(keys: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
-    """Whether no earlier row has the same key."""
-    distinct, inverse = torch.unique(keys, return_inverse=True)
-    places = torch.arange(len(keys), device=keys.device)
-    first = torch.full_like(distinct, len(keys)).scatter_reduce(0, inverse, places, "amin")
-    return first[inverse] == places
 
 
 def make_distance(name: Distance, teacher_temperature: float) -> Measure:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NO_ANCHOR = -1
 NO_ID = -1
 NEVER = -2
 """Equal to no key of a text, an anchor or an id."""
+
+
+def is_first(keys: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
+    """Whether no earlier row has the same key."""
+    distinct, inverse = torch.unique(keys, return_inverse=True)
+    places = torch.arange(len(keys), device=keys.device)
+    first = torch.full_like(distinct, len(keys)).scatter_reduce(0, inverse, places, "amin")
+    return first[inverse] == places
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,37 @@ class KnownAnswers:
 
 
 @dataclass(frozen=True)
+class Readings:
+    """Keys of a batch's queries and documents in their prompts: equal for texts of which one vector is enough."""
+
+    queries: Int[Tensor, query]
+    documents: Int[Tensor, doc]
+
+    def to(self, device: torch.device) -> Readings:
+        """The same keys on `device`."""
+        return Readings(self.queries.to(device), self.documents.to(device))
+
+
+@dataclass(frozen=True)
+class ScoredDocuments:
+    """The documents of each pair's own row, its positive first, with the scores that a reranker gave them.
+
+    NaN where there is no score, and behind the last document, where the number of the text means nothing.
+    """
+
+    documents: Int[Tensor, "query place"]
+    scores: Float[Tensor, "query place"]
+
+    def reindexed(self, numbers: Int[Tensor, " text"]) -> ScoredDocuments:
+        """The same documents for other numbers of the texts."""
+        return replace(self, documents=numbers[self.documents])
+
+    def to(self, device: torch.device) -> ScoredDocuments:
+        """The same rows with their tensors on `device`."""
+        return ScoredDocuments(self.documents.to(device), self.scores.to(device))
+
+
+@dataclass(frozen=True)
 class PairInputs:
     """Which of the unique embedded texts are anchors and documents, and the keys that tell equal texts.
 
@@ -47,22 +86,19 @@ class PairInputs:
     document_anchors: Int[Tensor, doc]
     document_ids: Int[Tensor, doc]
     known: KnownAnswers | None = None
+    readings: Readings | None = None
+    """Only where the positives of a query are taken together."""
+    scored: ScoredDocuments | None = None
+    """Only where the data have a reranker's scores that a loss uses."""
 
     def reindexed(self, numbers: Int[Tensor, " text"]) -> PairInputs:
         """The same parts for other numbers of the texts: text i gets the number `numbers[i]`."""
-        return replace(self, anchors=numbers[self.anchors], documents=numbers[self.documents])
+        scored = None if self.scored is None else self.scored.reindexed(numbers)
+        return replace(self, anchors=numbers[self.anchors], documents=numbers[self.documents], scored=scored)
 
     def to(self, device: torch.device) -> PairInputs:
         """The same rows with their tensors on `device`."""
-        return PairInputs(
-            self.anchors.to(device),
-            self.documents.to(device),
-            self.anchor_keys.to(device),
-            self.document_keys.to(device),
-            self.document_anchors.to(device),
-            self.document_ids.to(device),
-            None if self.known is None else self.known.to(device),
-        )
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)

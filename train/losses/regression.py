@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from train.distributed.collectives import gather_rows, sum_over_ranks
-from train.losses.distillation import is_first
-from train.losses.inputs import TeacherInputs
+from train.losses.inputs import TeacherInputs, is_first
 from train.losses.objective import Objective, nothing
 from train.options.losses import Distance
 

@@ -1,4 +1,4 @@
-"""Candidates scored again by a model that reads anchor and candidate together."""
+"""A model that reads anchor and document together, which scores candidates, or the documents that are written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
 
 from dec2vec.config.encoder_args import ModelArgs
@@ -17,8 +18,13 @@ PairScores = Callable[[list[tuple[str, str]]], Float64[np.ndarray, " pairs"]]
 BATCH = 64
 
 
-def load_cross_encoder(name: str, args: ModelArgs) -> PairScores:
-    """A function that scores pairs, higher for closer texts. Raises UserError for a model with several outputs."""
+def load_cross_encoder(
+    name: str, args: ModelArgs, option: str = "cross_encoder", *, logits: bool = False
+) -> PairScores:
+    """A function that scores pairs, higher for closer texts. Raises UserError for a model with several outputs.
+
+    `logits` are the model's numbers before its activation, which is often a sigmoid.
+    """
     with importing():
         from sentence_transformers import CrossEncoder
 
@@ -26,12 +32,15 @@ def load_cross_encoder(name: str, args: ModelArgs) -> PairScores:
     try:
         model: Any = CrossEncoder(name, device=device, trust_remote_code=args.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"--cross_encoder {name}: can't be loaded: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--{option} {name}: can't be loaded: {str(error).splitlines()[0]}") from None
     if model.num_labels != 1:
-        raise UserError(f"--cross_encoder {name} gives {model.num_labels} numbers per pair; use a model that gives one")
+        raise UserError(f"--{option} {name} gives {model.num_labels} numbers per pair; use a model that gives one")
+
+    activation = torch.nn.Identity() if logits else None
 
     def score(pairs: list[tuple[str, str]]) -> Float64[np.ndarray, " pairs"]:
-        return np.asarray(model.predict(pairs, batch_size=BATCH, show_progress_bar=False), dtype=np.float64)
+        found = model.predict(pairs, batch_size=BATCH, show_progress_bar=False, activation_fn=activation)
+        return np.asarray(found, dtype=np.float64)
 
     return score
 
@@ -51,3 +60,11 @@ def rescore(
     scores = np.full(positions.shape, np.nan, dtype=np.float64)
     scores[rows, columns] = scored[len(anchors) :]
     return scores, scored[: len(anchors)]
+
+
+def score_documents(score: PairScores, anchors: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The scores of each anchor's documents, each different pair scored once."""
+    rows = list(zip(anchors, documents, strict=True))
+    pairs = list(dict.fromkeys((anchor, text) for anchor, texts in rows for text in texts))
+    scores = dict(zip(pairs, score(pairs).tolist(), strict=True))
+    return [[scores[anchor, text] for text in texts] for anchor, texts in rows]

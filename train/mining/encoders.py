@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -28,8 +29,23 @@ if TYPE_CHECKING:
 class Embed(Protocol):
     """Embeds texts of one side as vectors of length 1."""
 
-    def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
-        """Row i for text i."""
+    def __call__(
+        self, texts: Sequence[str], *, document: bool, task: str | None = None
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Row i for text i. `task` takes the place of the model's in a prompt that has one."""
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What rows say their texts are to be embedded for. Texts without an instruction have the model's task."""
+
+    queries: Sequence[str] = ()
+    """Of each anchor; empty if no row has one."""
+    documents: Mapping[str, str] = field(default_factory=dict)
+    """By the text of the document."""
+
+
+NO_INSTRUCTIONS = Instructions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +72,21 @@ class Vectors:
         return self.documents[: self.corpus_size]
 
 
-def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], corpus: Sequence[str]) -> Vectors:
-    """Embed every distinct text once. Raises UserError for vectors with inf or nan."""
-    queries = {text: i for i, text in enumerate(dict.fromkeys(anchors))}
+def embed_all(
+    embed: Embed,
+    anchors: Sequence[str],
+    positives: Sequence[str],
+    corpus: Sequence[str],
+    instructions: Instructions = NO_INSTRUCTIONS,
+) -> Vectors:
+    """Embed every distinct text once for each of its instructions. Raises UserError for vectors with inf or nan."""
+    asked = list(zip(anchors, instructions.queries or [""] * len(anchors), strict=True))
+    queries = {reading: i for i, reading in enumerate(dict.fromkeys(asked))}
     documents = {text: i for i, text in enumerate(dict.fromkeys([*corpus, *positives]))}
     vectors = Vectors(
-        anchors=embed(list(queries), document=False),
-        documents=embed(list(documents), document=True),
-        anchor_of=np.array([queries[text] for text in anchors], dtype=np.int64),
+        anchors=_by_task(embed, list(queries), document=False),
+        documents=_by_task(embed, [(text, instructions.documents.get(text, "")) for text in documents], document=True),
+        anchor_of=np.array([queries[reading] for reading in asked], dtype=np.int64),
         positive_of=np.array([documents[text] for text in positives], dtype=np.int64),
         corpus_size=len(corpus),
     )
@@ -74,12 +97,31 @@ def embed_all(embed: Embed, anchors: Sequence[str], positives: Sequence[str], co
     return vectors
 
 
+def _by_task(embed: Embed, readings: Sequence[tuple[str, str]], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+    """Vectors of texts with their instructions, those of one instruction together."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, (_, task) in enumerate(readings):
+        places[task].append(place)
+    parts = [
+        embed([readings[place][0] for place in mine], document=document, task=task or None)
+        for task, mine in places.items()
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts)[np.argsort(np.concatenate(list(places.values())), kind="stable")]
+
+
 def embed_with(
-    name: str, args: EncoderArgs, anchors: Sequence[str], positives: Sequence[str], corpus: Sequence[str]
+    name: str,
+    args: EncoderArgs,
+    anchors: Sequence[str],
+    positives: Sequence[str],
+    corpus: Sequence[str],
+    instructions: Instructions = NO_INSTRUCTIONS,
 ) -> Vectors:
     """`embed_all` with the model `name`. How many texts its max_length cuts is said on stderr."""
     loaded = load_embed(name, args)
-    vectors = embed_all(loaded, anchors, positives, corpus)
+    vectors = embed_all(loaded, anchors, positives, corpus, instructions)
     if loaded.cuts.cut:
         sys.stderr.write(f"{name}: {loaded.cuts.line(loaded.max_length)}")
     return vectors
@@ -127,10 +169,14 @@ class OurEncoder:
         """In tokens."""
         return self.encoder.max_length
 
-    def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+    def __call__(
+        self, texts: Sequence[str], *, document: bool, task: str | None = None
+    ) -> Float32[np.ndarray, "texts dim"]:
         """Row i for text i."""
         side: Side = "document" if document else "query"
-        return self.encoder.encode(texts, prompt=self.args.prompt, side=side, batch_tokens=self.args.batch_tokens)
+        return self.encoder.encode(
+            texts, prompt=self.args.prompt, side=side, task=task, batch_tokens=self.args.batch_tokens
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +213,10 @@ class SentenceTransformerEncoder:
         """In tokens; None for models that read texts of any length."""
         return library_limit(self.model)
 
-    def __call__(self, texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
-        """Row i for text i."""
+    def __call__(
+        self, texts: Sequence[str], *, document: bool, task: str | None = None
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Row i for text i. The prompts are the model's own, which have no place for a task."""
         self.cuts.add(texts, cut_by_library(self.model, texts, "document" if document else "query"))
         encode = self.model.encode_document if document else self.model.encode_query
         vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=None)

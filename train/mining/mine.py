@@ -62,6 +62,9 @@ class MineArgs(EncoderArgs):
     """Reject candidates that score above this fraction of the positive's score (TopK-PercPos of NV-Retriever, 2024)."""
     cross_encoder: str | None = None
     """CrossEncoder of sentence-transformers whose scores replace the cosines in all rules and in the ranking."""
+    rescore: str | None = None
+    """CrossEncoder of sentence-transformers that scores the positive and all negatives of each pair at the end. Its
+    logits are written as teacher_scores, which loss.kind distil_reranker trains on."""
     teacher: str | None = None
     """Second encoder. A candidate must also satisfy margin and ratio with the scores of this encoder."""
 
@@ -90,9 +93,10 @@ def mine_command(args: MineArgs) -> None:
     keep_freed_memory()
     texts = material.anchors, material.positives, material.corpus
     cross_encoder = None if args.cross_encoder is None else load_cross_encoder(args.cross_encoder, args)
-    vectors = embed_with(args.model, args, *texts)
+    reranker = None if args.rescore is None else load_cross_encoder(args.rescore, args, "rescore", logits=True)
+    vectors = embed_with(args.model, args, *texts, material.instructions)
     of_teacher = replace(args, prompt=None, revision=None)
-    teacher = None if args.teacher is None else embed_with(args.teacher, of_teacher, *texts)
+    teacher = None if args.teacher is None else embed_with(args.teacher, of_teacher, *texts, material.instructions)
     selection = Selection(
         count=args.negatives,
         min_rank=args.min_rank,
@@ -102,7 +106,8 @@ def mine_command(args: MineArgs) -> None:
         seed=args.seed,
     )
     mined, tally, recall = mine(material, vectors, Judges(cross_encoder, teacher), selection, index_kind=args.index)
-    report_path = write_mined(args.output, material, mined, build_report(material, mined, tally, recall, asdict(args)))
+    report = build_report(material, mined, tally, recall, asdict(args))
+    report_path = write_mined(args.output, material, mined, report, reranker)
     full = sum(len(row.negatives) == args.negatives for row in mined)
     sys.stderr.write(f"{len(mined)} pairs, {full} with all {args.negatives} negatives: {args.output}, {report_path}\n")
 

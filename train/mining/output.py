@@ -10,21 +10,32 @@ from typing import Any
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_files, written
 from dec2vec.files.formats import Row
+from dec2vec.files.layouts.query import TEACHER_SCORES
 from dec2vec.prompts.tokenizer import clean_surrogates
+from train.mining.cross_encoder import PairScores, score_documents
 from train.mining.pairs import Material
 from train.mining.report import report_json, report_markdown
 from train.mining.search import Mined
 
 
-def write_mined(output: Path, material: Material, mined: Sequence[Mined], report: Mapping[str, Any]) -> Path:
+def write_mined(
+    output: Path,
+    material: Material,
+    mined: Sequence[Mined],
+    report: Mapping[str, Any],
+    reranker: PairScores | None = None,
+) -> Path:
     """Write mined.report.json, mined.report.md and mined.jsonl, all or none; return the path of the second.
 
-    Raises UserError if no row has a negative.
+    The positive and the negatives of each row get the scores of a reranker, if there is one. Raises UserError if no row
+    has a negative.
     """
     if not any(row.negatives for row in mined):
         raise UserError(f"mine: no candidate passes the rules ({_refusals(report['refused'])}); loosen them")
     markdown = output.with_suffix(".report.md")
-    rows = [_output_row(material, row, result) for row, result in enumerate(mined)]
+    negatives = [_negatives(material, row, result) for row, result in enumerate(mined)]
+    scores = _teacher_scores(material, negatives, reranker)
+    rows = [_output_row(material, row, result, negatives[row], scores[row]) for row, result in enumerate(mined)]
     texts = {
         output.with_suffix(".report.json"): report_json(report),
         markdown: report_markdown(report),
@@ -35,16 +46,36 @@ def write_mined(output: Path, material: Material, mined: Sequence[Mined], report
     return markdown
 
 
-def _output_row(material: Material, row: int, result: Mined) -> Row:
-    """A row as the trainer reads it: the negatives of the input first, without a score, then the mined ones."""
+def _negatives(material: Material, row: int, result: Mined) -> list[str]:
+    """The negatives of the input first, then the mined ones."""
+    return [*material.given[row], *(material.corpus[negative.position] for negative in result.negatives)]
+
+
+def _teacher_scores(
+    material: Material, negatives: Sequence[Sequence[str]], reranker: PairScores | None
+) -> Sequence[Sequence[float | None] | None]:
+    """A score for the positive and for each negative; without a reranker those of the input, which mined texts lack."""
+    if reranker is not None:
+        documents = [[positive, *texts] for positive, texts in zip(material.positives, negatives, strict=True)]
+        return score_documents(reranker, material.anchors, documents)
+    return [
+        known and [*known, *[None] * (1 + len(texts) - len(known))]
+        for known, texts in zip(material.teacher_scores or [None] * len(material), negatives, strict=True)
+    ]
+
+
+def _output_row(
+    material: Material, row: int, result: Mined, negatives: Sequence[str], scores: Sequence[float | None] | None
+) -> Row:
+    """A row as the trainer reads it. Negatives of the input have no score of the search."""
     given = material.given[row]
-    negatives = [*given, *(material.corpus[negative.position] for negative in result.negatives)]
     return {
         "anchor": material.anchors[row],
         "positive": material.positives[row],
         **{f"negative_{number}": text for number, text in enumerate(negatives, start=1)},
         "positive_score": result.positive_score,
         "negative_scores": [*(None for _ in given), *(negative.score for negative in result.negatives)],
+        **({} if scores is None else {TEACHER_SCORES: scores}),
         **material.other_columns[row],
     }
 

@@ -13,12 +13,14 @@ from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column, negative_columns
 from dec2vec.files.formats import Row
 from dec2vec.files.layouts.beside import document
+from dec2vec.files.layouts.query import DOCUMENT_INSTRUCTION, LABELS, QUERY_INSTRUCTION, SCORES, TEACHER_SCORES
 from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts, selected
+from train.mining.encoders import NO_INSTRUCTIONS, Instructions
 
 _SHARED = re.compile(r"data\.N\.(anchor|positive)\b")
-ADDED = ("anchor", "positive", "positive_score", "negative_scores")
+ADDED = ("anchor", "positive", "positive_score", "negative_scores", TEACHER_SCORES)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Material:
     """Texts that differ in more than case and spacing."""
     excluded: list[Collection[int]]
     """For each row the corpus positions of its anchor, of all texts paired with it, and of its given negatives."""
+    teacher_scores: Sequence[list[float | None] | None] = ()
+    """A reranker's scores of each row's positive and given negatives, where the input has them."""
+    instructions: Instructions = NO_INSTRUCTIONS
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -65,7 +70,33 @@ def read_material(
         raise UserError(f"{source} has {len(texts)} different text; mining needs at least two")
     written = {anchor, positive, *ADDED}
     others = [{k: v for k, v in row.items() if k not in written and not is_negative_column(k)} for row in table.rows]
-    return Material(table.name, anchors, positives, given, others, texts, _excluded(anchors, pairs, given, texts))
+    excluded = _excluded(anchors, pairs, given, texts)
+    return Material(
+        table.name,
+        anchors,
+        positives,
+        given,
+        others,
+        texts,
+        excluded,
+        [_scores(row, len(negatives)) for row, negatives in zip(table.rows, given, strict=True)],
+        _instructions(table, positives),
+    )
+
+
+def _scores(row: Row, negatives: int) -> list[float | None] | None:
+    """A reranker's scores of a row's documents; None if there is not one of each."""
+    values = (row.get(name) for name in (*SCORES, *LABELS))
+    return next((value for value in values if isinstance(value, list) and len(value) == 1 + negatives), None)
+
+
+def _instructions(table: Table, positives: Sequence[str]) -> Instructions:
+    """Of the queries, and of the documents by their text, as the first row has them."""
+    queries = ["".join(table.filled(row, [QUERY_INSTRUCTION])) for row in range(len(table))]
+    documents: dict[str, str] = {}
+    for row, positive in enumerate(positives):
+        documents.setdefault(positive, "".join(table.filled(row, [DOCUMENT_INSTRUCTION])))
+    return Instructions(queries if any(queries) else (), {text: task for text, task in documents.items() if task})
 
 
 def _corpus_texts(corpus: Path, column: str) -> list[str]:

@@ -30,7 +30,7 @@ from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.table import SourceTable, Texts
 from train.distributed.collectives import sum_over_ranks
-from train.mining.encoders import embed_all
+from train.mining.encoders import Instructions, embed_all
 from train.mining.pairs import distinct, material_from_pairs, same
 from train.mining.search import Judges, mine
 from train.mining.selection import Rules, Selection
@@ -150,10 +150,11 @@ def mine_source(
     material = material_from_pairs(source.path, anchors, positives, [row[2:] for row in table.texts], corpus)
     view = encoder.embedder.view
 
-    def embed(texts: Sequence[str], *, document: bool) -> Float32[np.ndarray, "texts dim"]:
+    def embed(texts: Sequence[str], *, document: bool, task: str | None = None) -> Float32[np.ndarray, "texts dim"]:
         prompt = source.document_prompt if document else source.query_prompt
         side: Side = "document" if document else "query"
-        return unit_rows(encoder.encode_views(texts, [view], EncodeOptions(prompt, side=side, progress=False))[view])
+        options = EncodeOptions(prompt, side=side, progress=False, task=task)
+        return unit_rows(encoder.encode_views(texts, [view], options)[view])
 
     selection = Selection(
         count=config.negatives,
@@ -163,7 +164,12 @@ def mine_source(
         choice=config.choice,
         seed=seed,
     )
-    mined, _, _ = mine(material, embed_all(embed, anchors, positives, corpus), Judges(), selection)
+    instructions = Instructions(
+        [query for query, _ in table.instructions],
+        {text: own[1] for text, own in zip(reversed(positives), reversed(table.instructions), strict=False)},
+    )
+    vectors = embed_all(embed, anchors, positives, corpus, instructions)
+    mined, _, _ = mine(material, vectors, Judges(), selection)
     first = {same(text): row for row, text in reversed(list(enumerate(positives)))}
     rows = np.array([first[same(text)] for text in corpus], dtype=np.int64)
     negative_rows = np.full((len(table), config.negatives), NONE, dtype=np.int64)

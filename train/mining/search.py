@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from tqdm import tqdm
 
 from dec2vec.corpus.faiss_index import IndexKind, index_array, search_array
+from dec2vec.runtime import bar_options
 from dec2vec.vectors.cosines import exact_cosines
 from train.mining.cross_encoder import PairScores, rescore
 from train.mining.encoders import Vectors
@@ -21,7 +22,6 @@ BATCH = 512
 """Rows searched together: bounds the memory of found positions and scores."""
 RECALL_SAMPLE = 200
 """Rows whose window is compared with the exact one."""
-PROGRESS_DELAY = 3.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def mine(
     index = index_array(np.ascontiguousarray(vectors.corpus), index_kind)
     tally = Tally()
     mined: list[Mined] = []
-    with tqdm(total=len(material), desc="mine", unit="pair", delay=PROGRESS_DELAY, leave=False) as bar:
+    with tqdm(total=len(material), desc="mine", unit="pair", **bar_options()) as bar:
         for start in range(0, len(material), BATCH):
             rows = slice(start, min(start + BATCH, len(material)))
             mined.extend(_mine_rows(index, rows, material, vectors, judges, selection, tally))

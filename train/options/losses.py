@@ -11,8 +11,12 @@ from dec2vec.config.load import STRICT
 
 Weight = Annotated[float, Ge(0.0)]
 
-LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors", "embed_distill"]
+LossKind = Literal[
+    "infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors", "embed_distill", "distil_reranker"
+]
 Distance = Literal["kl", "margin", "mse", "correlation", "cosine"]
+Positives = Literal["each", "mean", "sum"]
+ScoreScale = Literal["logit", "probability"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,7 +25,8 @@ class LossConfig:
 
     kind: LossKind = "infonce"
     """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores, distil_vectors or
-    embed_distill (regression on the teacher's vectors) for any texts with a teacher."""
+    embed_distill (regression on the teacher's vectors) for any texts with a teacher; distil_reranker for pairs with a
+    reranker's scores in their rows."""
     weight: Annotated[float, Gt(0.0)] = 1.0
     """Weight of this loss in the sum of losses."""
     matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
@@ -33,8 +38,8 @@ class LossConfig:
     angle_weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
     """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
     distance: Distance | None = None
-    """Distance between the cosines of student and teacher. distil_scores: kl (default) or margin; distil_vectors: mse
-    (default) or correlation. embed_distill: cosine (default) or mse between their vectors."""
+    """Distance between the scores of student and teacher. distil_scores and distil_reranker: kl (default) or margin;
+    distil_vectors: mse (default) or correlation. embed_distill: cosine (default) or mse between their vectors."""
     teacher: str | None = None
     """Folder of a sentence-transformers model or of a dec2vec encoder to distil from. Its vectors are cached on
     disk."""
@@ -43,10 +48,17 @@ class LossConfig:
     Dense layer of the model, on whose output all losses act; none compares vectors of equal length."""
     teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
     """Temperature of the teacher's cosines in kl. It is never learned."""
+    score_scale: ScoreScale = "logit"
+    """distil_reranker: what the scores in the rows are. probability: values from 0 to 1, read as log(p / (1 - p))."""
+    score_temperature: Annotated[float, Gt(0.0)] = 1.0
+    """distil_reranker: the scores of the rows are divided by this value in kl."""
     temperature: Annotated[float, Gt(0.0)] = 0.05
     """Cosines are divided by this value. It is the initial value if learn_temperature is true."""
     learn_temperature: bool = False
     """Train log(temperature) together with the model."""
+    positives: Positives = "each"
+    """Several positives of a query: each is a pair of its own; mean and sum take those of a query into one batch and
+    average their losses, or sum their probabilities inside the logarithm."""
     symmetric: bool = False
     """Also contrast each positive with all anchors, and average both directions."""
     margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None

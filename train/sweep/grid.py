@@ -14,6 +14,7 @@ import yaml
 
 from dec2vec.config.load import config_hash, load
 from dec2vec.config.overrides import options, unknown_option
+from dec2vec.config.tasks import task_paths
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import sha256_file
 from train.config import RESUMABLE_CHANGES, TrainConfig
@@ -157,7 +158,8 @@ def _refuse_equal(runs: Sequence[Planned]) -> None:
 def inputs_of(config: TrainConfig) -> tuple[str, ...]:
     """Data, dev, decoder and teachers, as named in the configuration."""
     losses = [config.loss, *(loss for source in config.data for loss in source.losses)]
-    further = [config.eval.dev, config.model.name_or_path, *(loss.teacher for loss in losses)]
+    dev = [path for task in config.eval.dev_tasks for _, path in task_paths(task)]
+    further = [*dev, config.model.name_or_path, *(loss.teacher for loss in losses)]
     return tuple(dict.fromkeys([*(source.path for source in config.data), *filter(None, further)]))
 
 

@@ -70,7 +70,8 @@ def report_markdown(
     lines = [
         f"# Sweep {folder.name}",
         "",
-        "Spearman x 100 on the dev file at each run's best step; mean and sd (sample standard deviation) over seeds. "
+        "The dev score x 100 at each run's best step (Spearman for a similarity file); mean and sd (sample standard "
+        "deviation) over seeds. "
         "Recipes are chosen by this mean alone.",
         "",
         *table(outcomes),

@@ -12,7 +12,7 @@ from dec2vec.decoder.model_folders import MARKER
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.checkpointing.run_folder import RunFolder
-from train.state import DEV_METRIC
+from train.judge import DEV_METRIC, DEV_SCORE
 from train.sweep.grid import Planned
 from train.sweep.process import Ended, run_training
 from train.sweep.report import report_markdown, table, winner_of
@@ -85,7 +85,7 @@ def _best_dev(metrics: Path) -> tuple[int | None, float | None]:
     """Step and score of the best dev evaluation, the first of equal ones, as the trainer selects it."""
     if not metrics.is_file():
         return None, None
-    scored = [(step_of(line), line.get(DEV_METRIC)) for line in read_metrics(metrics)]
+    scored = [(step_of(line), line.get(DEV_SCORE, line.get(DEV_METRIC))) for line in read_metrics(metrics)]
     numbers = [(step, float(score)) for step, score in scored if isinstance(score, (int, float))]
     return max(numbers, key=lambda pair: pair[1], default=(None, None))
 

@@ -13,6 +13,7 @@ from dec2vec.config.load import load
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_write_text, why_not_written
 from train.config import TrainConfig
+from train.judge import score_name
 from train.sweep.grid import Axis, parse_axes, parse_seeds
 
 
@@ -37,7 +38,7 @@ def wandb_sweep(
     return {
         "program": "train",
         "method": "grid",
-        "metric": {"name": "dev_spearman", "goal": "maximize"},
+        "metric": {"name": score_name(load(TrainConfig, config, training).eval), "goal": "maximize"},
         "parameters": parameters,
         "command": ["${env}", "sh", "-c", command, "sh", "${args}"],
     }

@@ -114,7 +114,7 @@ def _is_two_sided(teacher: str) -> bool:
 
 def _encoder(teacher: str, device: str) -> Encode:
     """Folders of dec2vec, which may be adapters, are loaded by `Encoder`, others by sentence-transformers."""
-    config = ModelConfig(name_or_path=teacher, device="cuda" if device == "cuda" else "cpu")
+    config = ModelConfig(name_or_path=teacher, device=device)  # type: ignore[arg-type]  # a device that was resolved
     if model_folders.find(config) is not None:
         from dec2vec.encoder import Encoder
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-LINE_SECONDS = 10.0
+from dec2vec.runtime import LINE_SECONDS, LineWriter
+
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, loss {loss:.4f}, {speed:.0f} pairs/s]"
 _LINE = "step {n_fmt}/{total_fmt}  loss {loss:.4f}  {speed:.0f} pairs/s  {remaining} left"
 
@@ -25,7 +26,7 @@ class Progress:
         options: dict[str, Any] = {"desc": "train", "dynamic_ncols": True, "bar_format": _BAR}
         if not self._is_terminal:
             options = {"mininterval": LINE_SECONDS, "leave": False, "delay": 1e-9, "bar_format": _LINE}
-            options["file"] = _LineWriter()
+            options["file"] = LineWriter()
         self._bar = _StepBar(total=total, initial=done, miniters=1, disable=not is_main, **options)
 
     def advance(self, loss: float, pairs: int) -> None:
@@ -61,15 +62,3 @@ class _StepBar(tqdm):  # type: ignore[type-arg]  # its stubs are generic, tqdm i
         fields = super().format_dict
         steps = fields["rate"] or (fields["n"] - fields["initial"]) / max(fields["elapsed"], 1e-9)
         return {**fields, "loss": self.loss, "speed": steps * self.pairs}
-
-
-class _LineWriter:
-    """Writes what tqdm shows as lines on standard error, where it would go back to the start of one."""
-
-    def write(self, text: str) -> None:
-        line = text.strip()
-        if line:
-            sys.stderr.write(line + "\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()

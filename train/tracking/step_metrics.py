@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from dec2vec.decoder.devices import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,5 @@ def rank_seconds(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory of the allocator on CUDA, of the process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Peak memory of an accelerator's allocator, or of the process."""
+    return peak_bytes(device) / 2**20

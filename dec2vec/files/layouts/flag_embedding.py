@@ -10,27 +10,41 @@ In MEDI each text is a pair of an instruction and the text; its flat rows have t
 
 from __future__ import annotations
 
+from functools import partial
+
 from dec2vec.files.formats import Row
 from dec2vec.files.layouts.layout import layout
-from dec2vec.files.layouts.query import MisshapenError, Query, described, scores_in, text_in, texts_in
+from dec2vec.files.layouts.query import (
+    DOCUMENT_INSTRUCTION,
+    QUERY_INSTRUCTION,
+    MisshapenError,
+    Query,
+    described,
+    scores_in,
+    text_in,
+    texts_in,
+)
 
 
-def _lists(row: Row) -> Query:
+def _lists(column: str, row: Row) -> Query:
+    """`column` has the instruction of a row."""
+    instruction = text_in(row, column)
     return Query(
         text_in(row, "query"),
         texts_in(row, "pos"),
         texts_in(row, "neg"),
         scores_in(row, "pos_scores"),
         scores_in(row, "neg_scores"),
+        {QUERY_INSTRUCTION: instruction} if instruction else {},
     )
 
 
 def _instructed(row: Row) -> Query:
     instruction, anchor = _with_instruction("query", row["query"])
     positives, negatives = ([_with_instruction(name, item) for item in _items(row, name)] for name in ("pos", "neg"))
-    extra: Row = {"query_instruction": instruction}
+    extra: Row = {QUERY_INSTRUCTION: instruction}
     if positives:
-        extra["document_instruction"] = positives[0][0]
+        extra[DOCUMENT_INSTRUCTION] = positives[0][0]
     return Query(anchor, [text for _, text in positives], [text for _, text in negatives if text], extra=extra)
 
 
@@ -58,19 +72,21 @@ _IDS = "id query_id pos_id neg_id task_id task_name type"
 FLAG_EMBEDDING = layout(
     "FlagEmbedding",
     "query pos",
-    _lists,
+    partial(_lists, "prompt"),
     texts="neg",
     used=_IDS,
     scores="pos_scores neg_scores",
+    instructions="prompt",
     fits_values=lambda row: not _is_instructed(row) and "task_prompt" not in row,
 )
 E5 = layout(
     "E5 or BGE-ICL",
     "query pos",
-    _lists,
+    partial(_lists, "task_prompt"),
     texts="neg",
     used=_IDS,
     scores="pos_scores neg_scores",
+    instructions="task_prompt",
     fits_values=lambda row: not _is_instructed(row) and "task_prompt" in row,
 )
 MEDI = layout("MEDI", "query pos", _instructed, texts="neg", used=_IDS, fits_values=_is_instructed)

@@ -41,7 +41,9 @@ class Layout:
     used: frozenset[str] = frozenset()
     """Further columns that decide something, or are only an id, and are kept."""
     scores: frozenset[str] = frozenset()
-    """Further columns of scores, which flat rows have as `positive_score` and `negative_scores`."""
+    """Further columns of scores, which flat rows have as `teacher_scores`."""
+    instructions: frozenset[str] = frozenset()
+    """Further columns of instructions, which flat rows have as `query_instruction`."""
     options: frozenset[str] = frozenset()
     """Those of `corpus`, `queries` and `min_grade` that its rows need, as they name texts by id."""
     fits_values: Callable[[Row], bool] | None = None
@@ -53,7 +55,7 @@ class Layout:
 
     def rest(self, row: Row) -> Row:
         """The columns of a row that its flat rows keep. Their `negative_1` ... are those of the query alone."""
-        gone = (self.needs - self.used) | self.texts | self.scores
+        gone = (self.needs - self.used) | self.texts | self.scores | self.instructions
         return {name: value for name, value in row.items() if name not in gone and not is_negative_column(name)}
 
     def knows(self, column: str) -> bool:
@@ -70,10 +72,12 @@ def layout(
     texts: str = "",
     used: str = "",
     scores: str = "",
+    instructions: str = "",
     options: str = "",
     survey: MakeSurvey | None = None,
     fits_values: Callable[[Row], bool] | None = None,
 ) -> Layout:
     """A layout whose columns are given as words."""
-    needed, further, kept, scored, named = (frozenset(words.split()) for words in (needs, texts, used, scores, options))
-    return Layout(name, needed, read, survey, further, kept, scored, named, fits_values)
+    columns = (needs, texts, used, scores, instructions, options)
+    needed, further, kept, scored, instructed, named = (frozenset(words.split()) for words in columns)
+    return Layout(name, needed, read, survey, further, kept, scored, instructed, named, fits_values)

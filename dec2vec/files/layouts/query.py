@@ -20,6 +20,14 @@ OTHER_LENGTH = "with scores of another length than the texts"
 UNKNOWN_ID = "with an id that is not in the corpus or the queries"
 
 
+QUERY_INSTRUCTION, DOCUMENT_INSTRUCTION = "query_instruction", "document_instruction"
+"""Columns of a flat row: what its query, or its documents, are to be embedded for."""
+TEACHER_SCORES = "teacher_scores"
+"""Column of a flat row: a reranker's scores of its positive and its negatives, null where there is none."""
+SCORES, LABELS = (TEACHER_SCORES, "scores", "score"), ("labels", "label")
+"""Columns of such scores. Labels are scores in rows of `anchor` and `positive` only, as in sentence-transformers."""
+
+
 class MisshapenError(Exception):
     """What was found instead of what the layout has there."""
 
@@ -51,14 +59,17 @@ class Query:
                 raise BadRowError(OTHER_LENGTH)
 
     def rows(self, rest: Row) -> Iterator[Row]:
-        """A flat row for each positive: `anchor`, `positive`, `negative_1` ..., and the `rest` of the columns."""
+        """A flat row for each positive: `anchor`, `positive`, `negative_1` ..., and the `rest` of the columns.
+
+        Scores of the texts, if there are any, are in `teacher_scores`.
+        """
         negatives = {f"negative_{number}": text for number, text in enumerate(self.negatives, start=1)}
         for place, positive in enumerate(self.positives):
             row: Row = {**rest, **self.extra, "anchor": self.anchor, "positive": positive, **negatives}
-            if self.positive_scores:
-                row["positive_score"] = self.positive_scores[place]
-            if self.negative_scores:
-                row["negative_scores"] = list(self.negative_scores)
+            if self.positive_scores or self.negative_scores:
+                own = self.positive_scores[place] if self.positive_scores else None
+                others: Sequence[float | None] = self.negative_scores or [None] * len(self.negatives)
+                row[TEACHER_SCORES] = [own, *others]
             yield row
 
 

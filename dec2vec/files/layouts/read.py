@@ -20,7 +20,15 @@ from dec2vec.files.cells import listed, only_numbers
 from dec2vec.files.formats import Numbered, Row
 from dec2vec.files.layouts.beside import Beside
 from dec2vec.files.layouts.layout import Layout, ReadRow, Survey
-from dec2vec.files.layouts.query import EMPTY, BadRowError, MisshapenError, Query, texts_in
+from dec2vec.files.layouts.query import (
+    EMPTY,
+    QUERY_INSTRUCTION,
+    TEACHER_SCORES,
+    BadRowError,
+    MisshapenError,
+    Query,
+    texts_in,
+)
 from dec2vec.files.layouts.raw import raw_reader
 from dec2vec.files.layouts.recognise import LAYOUTS, OWN, other_layout, recognise, unused_note
 from dec2vec.files.layouts.swift import graded_row, is_graded
@@ -143,14 +151,14 @@ class FlatRows:
         faulty = [f"left out {self._count_faults()}"] if self._faults else []
         return ["; ".join([f"{self._layout.name} rows: {counts}", *self._notes]), *faulty]
 
-    @property
-    def unused(self) -> str | None:
-        """A line about columns that are not used."""
+    def unused(self, taken: Sequence[str] = ()) -> str | None:
+        """A line about columns that are not used. `taken` are those of flat rows that the caller uses."""
         used = [column for column in self._columns if self._layout.knows(column)]
-        scored = self._layout.scores & self._columns.keys()
+        used += self._layout.scores if TEACHER_SCORES in taken else ()
+        used += self._layout.instructions if QUERY_INSTRUCTION in taken else ()
         named = [*(self._file.negatives or ()), *(condition.partition("=")[0] for condition in self._file.only)]
         named += [self._file.document_id] if self._file.document_id else []
-        return unused_note(self._columns, [column for column in [*used, *named] if column not in scored])
+        return unused_note(self._columns, [*used, *named, *taken])
 
     def _survey(self) -> Survey:
         file = self._file
@@ -200,7 +208,8 @@ class FlatRows:
             named = [text for column in self._file.negatives for text in texts_in(row, column)]
             query = replace(query, negatives=named, negative_scores=())
         query.check()
-        self._columns.update(dict.fromkeys(query.extra))
+        if not self._layout.instructions:  # else the column is the user's
+            self._columns.update(dict.fromkeys(query.extra))
         if query.negatives and not self._has_worded_negatives:
             self._numbers = self._numbers or query.negatives[0]
             self._has_worded_negatives = not only_numbers(query.negatives)

@@ -24,12 +24,13 @@ LAYOUTS: tuple[Layout, ...] = (
 OWN = ("anchor", "positive")
 """Columns of flat rows, which need no layout."""
 _HINTS = {
-    "scores of the texts, which no loss uses yet": "score scores pos_scores neg_scores teacher_score",
+    "scores of the texts, which loss.kind distil_reranker uses": "score scores pos_scores neg_scores teacher_score "
+    "teacher_scores",
     "hard negatives, which data.N.negatives would name": "hard_neg hard_negative hard_negatives neg negs negatives "
     "neg_doc rejected rejected_response distractor",
     "a class or a degree; only labels 0 and 1 are read": "label",
-    "an instruction for each row; data.N.query_prompt sets one for all": "prompt task_prompt instruction instruct "
-    "query_instruction document_instruction task",
+    "an instruction for each row, which a prompt with {task} uses, such as data.N.query_prompt instruct": "prompt "
+    "task_prompt instruction instruct query_instruction document_instruction task",
     "further positives, which data.N.positive would name": "pos positives positive_passages",
     "ids of documents, which data.N.document_id would name": "docid doc_id document_id pid",
 }

@@ -12,7 +12,7 @@ negatives of their query.
 from __future__ import annotations
 
 from dec2vec.files.formats import Row
-from dec2vec.files.layouts.query import MisshapenError, Query, described, text_in, text_of, texts_in
+from dec2vec.files.layouts.query import QUERY_INSTRUCTION, MisshapenError, Query, described, text_in, text_of, texts_in
 from dec2vec.files.layouts.verdicts import with_and_without_labels
 
 
@@ -20,7 +20,7 @@ def _conversations(row: Row) -> Query:
     instruction, anchor = _conversation("messages", row["messages"])
     positives = [_conversation("positive_messages", item)[1] for item in _several(row, "positive_messages")]
     negatives = [_conversation("negative_messages", item)[1] for item in _several(row, "negative_messages")]
-    extra: Row = {"query_instruction": instruction} if instruction else {}
+    extra: Row = {QUERY_INSTRUCTION: instruction} if instruction else {}
     return Query(anchor, positives, [text for text in negatives if text], extra=extra)
 
 

@@ -3,5 +3,10 @@
 from __future__ import annotations
 
 DEFAULT = "cached:32"
-LOSSES = (DEFAULT, *(f"cached:{size}" for size in (16, 64, 128, 256)), *(f"tokens:{n}" for n in (1024, 4096)), "plain")
+LOSSES = (
+    DEFAULT,
+    *(f"cached:{size}" for size in (16, 64, 128, 256)),
+    *(f"tokens:{n}" for n in (1024, 4096, 16_384)),
+    "plain",
+)
 """What `st-best` chooses from: mini-batches, token budgets, and the loss without a cache."""

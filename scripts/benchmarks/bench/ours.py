@@ -1,4 +1,8 @@
-"""Our trainer's own step on the work of a bench."""
+"""Our trainer's own step on the work of a bench.
+
+As in a run, a thread tokenizes the next batch while a step is computed. The thread ends within the time of that step,
+so that it takes none of the peer's.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,10 @@ from dec2vec.runtime import flushed, keep_freed_memory, start_threads_flushed
 from train.adapters.capabilities import leave_out_padding, why_not_shared
 from train.adapters.lora import make_trainable, trainable_parameters
 from train.config import TrainConfig
-from train.data.batch import BatchOptions, prepare
+from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.data.clean import Counts
 from train.data.dataset import TrainingData
+from train.data.prefetch import Prefetch
 from train.data.table import SourceTable
 from train.distributed.single import PlainAdamW, Single
 from train.gradcache.memory import activation_budget, chunk_budget
@@ -55,24 +60,25 @@ class Ours:
         self._learner = Learner(model, temperature, optimizer, total_steps=10**6)
         setting = self.config.batch.graph_tokens
         self._graph_tokens = None if setting == "auto" else setting
+        self._batches = Prefetch(self._batch, work.batches)
         self._kept: dict[str, NDArray[Any]] = {}
         self.keeps = False
 
     def step(self, number: int) -> None:
         """One step of the trainer."""
-        columns = self._work.columns(number)
-        anchors, positives, *rest = columns
-        texts = list(zip(anchors, positives, *rest, strict=True))
-        data = TrainingData((SourceConfig(),), (SourceTable("pairs", texts),), (Counts(len(texts), 0, 0, 0, 0, 0),))
-        model = self._learner.model
-        budget = chunk_budget(self.config.batch.chunk_tokens, self.encoder.device)
-        shares = self.config.batch.share_prefix and why_not_shared(model) is None
-        batch = prepare(data, np.arange(len(anchors)), self.encoder, BatchOptions(budget, share_prefix=shares))
+        batch = self._batches.batch(number)
         if self._graph_tokens is None:
-            self._graph_tokens = activation_budget(model, batch.chunks[-1])
+            self._graph_tokens = activation_budget(self._learner.model, batch.chunks[-1])
         with flushed():
             result = train_step(self._learner, batch, number, self.config, graph_tokens=self._graph_tokens)
+        self._batches.settle()
         assert result.applied
+
+    def token_ids(self, number: int) -> list[list[int]]:
+        """What the decoder reads of batch `number`: all anchors, then all positives, then all negatives."""
+        anchors, *documents = self._work.columns(number)
+        ids = self.encoder.tokenize(anchors, side="query")
+        return ids + [row for texts in documents for row in self.encoder.tokenize(texts, side="document")]
 
     def gradients(self) -> dict[str, NDArray[Any]]:
         """Of the last step that was asked to keep them."""
@@ -81,6 +87,14 @@ class Ours:
     def backbone(self) -> nn.Module:
         """With its adapters."""
         return self.encoder.embedder.backbone
+
+    def _batch(self, number: int) -> LocalBatch:
+        anchors, positives, *rest = self._work.columns(number)
+        texts = list(zip(anchors, positives, *rest, strict=True))
+        data = TrainingData((SourceConfig(),), (SourceTable("pairs", texts),), (Counts(len(texts), 0, 0, 0, 0, 0),))
+        budget = chunk_budget(self.config.batch.chunk_tokens, self.encoder.device)
+        shares = self.config.batch.share_prefix and why_not_shared(self._learner.model) is None
+        return prepare(data, np.arange(len(anchors)), self.encoder, BatchOptions(budget, share_prefix=shares))
 
     def _keep_gradients(self, *_: object) -> None:
         if self.keeps:
@@ -95,6 +109,7 @@ def _config(work: Work) -> TrainConfig:
         "model": {
             "name_or_path": work.model,
             "max_length": MAX_TOKENS + 64,
+            "dtype": work.base,
             "autocast": "on" if work.precision == "bf16" else "off",
             "prompt": work.prompt + SLOT if work.prompt else "bare",
         },

@@ -48,6 +48,10 @@ class Local:
         self._side.keeps = False
         return self._side.gradients()
 
+    def token_ids(self, number: int) -> list[list[int]]:
+        """What the decoder reads of a batch."""
+        return self._side.token_ids(number)
+
     def close(self) -> None:
         """Nothing to end."""
 
@@ -70,7 +74,8 @@ class Worker:
 
     def step(self, number: int) -> dict[str, float]:
         """Time and use of a step; MemoryError when the side found no memory."""
-        return self._ask({"do": "step", "number": number})
+        times: dict[str, float] = self._ask({"do": "step", "number": number})
+        return times
 
     def first_gradients(self, number: int) -> dict[str, NDArray[Any]]:
         """Take a step and return its gradients."""
@@ -79,19 +84,24 @@ class Worker:
         with np.load(file) as arrays:
             return dict(arrays)
 
+    def token_ids(self, number: int) -> list[list[int]]:
+        """What the decoder reads of a batch."""
+        ids: list[list[int]] = self._ask({"do": "token_ids", "number": number})["ids"]
+        return ids
+
     def close(self) -> None:
         """End the process."""
         self._pipe(self._child.stdin).close()
         self._child.wait()
 
-    def _ask(self, command: dict[str, object]) -> dict[str, float]:
+    def _ask(self, command: dict[str, object]) -> dict[str, Any]:
         pipe = self._pipe(self._child.stdin)
         pipe.write(json.dumps(command) + "\n")
         pipe.flush()
         line = self._pipe(self._child.stdout).readline()
         if not line:
             raise SystemExit(f"a side ended with exit code {self._child.wait()}; its message is above")
-        answer: dict[str, float] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "out_of_memory" in answer:
             raise MemoryError
         return answer
@@ -124,16 +134,22 @@ def serve(kind: str, work: Work, *, limited: bool) -> None:
     local = Local(kind, work)
     for line in sys.stdin:
         command = json.loads(line)
-        answer: dict[str, float]
         try:
-            if command["do"] == "gradients":
-                np.savez(command["file"], **local.first_gradients(command["number"]))  # type: ignore[arg-type]
-                answer = {}
-            else:
-                answer = local.step(command["number"])
+            answer = _answer(local, command)
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             answer = {"out_of_memory": 1.0}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _answer(local: Local, command: dict[str, Any]) -> dict[str, Any]:
+    match command["do"]:
+        case "gradients":
+            np.savez(command["file"], **local.first_gradients(command["number"]))  # type: ignore[arg-type]
+            return {}
+        case "token_ids":
+            return {"ids": local.token_ids(command["number"])}
+        case _:
+            return dict(local.step(command["number"]))

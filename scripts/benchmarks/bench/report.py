@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_COSINE = 0.999
+LARGEST_SHARE = 1.1
+"""A row is void if our gradient is further from the float32 one than this multiple of the peer's distance."""
+ROUNDING = 1e-6
+"""Distances below this one count as equal: both sides have rounding errors of their own, in float32 too."""
+OTHER_WORK = 0.1
+"""A side that is further than this from the float32 gradient computes something else, and a ratio means nothing."""
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
@@ -19,9 +24,12 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def speed(
-    steps: Sequence[Mapping[str, float]], pairs: int, tokens: Sequence[int], flops: float, peak: float
+    steps: Sequence[Mapping[str, float]], pairs: int, tokens: Sequence[int], flops: float, peaks: Sequence[float]
 ) -> dict[str, Any]:
-    """One side's figures; `tokens` are the texts' own, the same for both sides, and `flops` what a token needs."""
+    """One side's figures; `tokens` are the texts' own, the same for both sides, and `flops` what a token needs.
+
+    `peaks` are the rates of a matrix product, in operations a second, measured right before each pair of steps.
+    """
     seconds = [step["seconds"] for step in steps]
     rate = median(count / time for count, time in zip(tokens, seconds, strict=True))
     return {
@@ -33,7 +41,20 @@ def speed(
         "memory_before_steps_mib": round(steps[0]["start_memory"] / 2**20),
         "padding_ratio": round(sum(step["differentiated"] for step in steps) / sum(tokens), 3),
         "forward_positions_per_token": round(sum(step["forward"] for step in steps) / sum(tokens), 3),
-        "flops_share_of_matmul_peak": round(rate * flops / peak, 3),
+        "flops_share_of_matmul_peak": round(
+            median(count * flops / time / peak for count, time, peak in zip(tokens, seconds, peaks, strict=True)), 3
+        ),
+    }
+
+
+def agreement(sides: Mapping[str, Mapping[str, NDArray[Any]]], float32: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """How far each side's gradients of a batch are from the float32 ones, and whether that makes a row void."""
+    far = {name: 1 - cosine(gradients, float32) for name, gradients in sides.items()}
+    ours, theirs = far["ours"], far["peer"]
+    return {
+        "float32_cosine": {name: round(1 - distance, 9) for name, distance in far.items()},
+        "gradient_cosine": round(cosine(sides["ours"], sides["peer"]), 6),
+        "void": ours > max(LARGEST_SHARE * theirs, ROUNDING) or theirs > OTHER_WORK,
     }
 
 

@@ -34,6 +34,8 @@ CASES: dict[str, tuple[Lengths, ...]] = {
     "long": (Lengths(60, 0.9), Lengths(60, 0.9)),
     "prompt": NLI,
     "triplets": (*NLI, NLI[1]),
+    "2x30": (Lengths(30, 0.45), Lengths(30, 0.45)),
+    "2x250": (Lengths(250, 0.5), Lengths(250, 0.5)),
 }
 COLUMNS = ("anchor", "positive", "negative")
 

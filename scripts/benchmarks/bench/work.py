@@ -28,6 +28,8 @@ class Work:
     batch: int
     precision: str
     threads: int
+    base: str = "float32"
+    """The dtype of the decoder's own weights."""
     options: tuple[str, ...] = ()
     """Of the side: NAME=VALUE of a training option for ours, the loss for the peer."""
 
@@ -35,6 +37,11 @@ class Work:
         """The rows of batch `number`."""
         lines = Path(self.rows).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines[number * self.batch : (number + 1) * self.batch]]
+
+    @property
+    def batches(self) -> int:
+        """Full batches in the file."""
+        return len(Path(self.rows).read_text(encoding="utf-8").splitlines()) // self.batch
 
     def columns(self, number: int) -> list[list[str]]:
         """Anchors, positives and perhaps negatives of batch `number`."""
@@ -65,6 +72,9 @@ class Side(Protocol):
 
     def step(self, number: int) -> None:
         """All of an optimiser step on batch `number`, from texts to changed weights."""
+
+    def token_ids(self, number: int) -> list[list[int]]:
+        """What the decoder reads of batch `number`: all anchors, then all positives, then all negatives."""
 
     def gradients(self) -> dict[str, NDArray[Any]]:
         """Of the last step that was asked to keep them, by the adapters' common names."""

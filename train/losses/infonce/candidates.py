@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
+
 EPSILON = 1e-12
 """A shorter vector is divided by this instead of its length, as in torch.nn.functional.normalize."""
 _BLOCK = 256
@@ -126,6 +128,36 @@ class UnitRows:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Candidates of all ranks, this rank's own, and where those stand among all."""
+
+    everyone: UnitRows
+    own: UnitRows
+    place: slice
+
+    @classmethod
+    def of(cls, own: UnitRows) -> Pool:
+        """The local rows themselves where there are no others: no copy."""
+        if world_size() == 1:
+            return cls(own, own, slice(0, len(own)))
+        values, place = gather_rows(own.all_units())
+        return cls(
+            UnitRows(NormalizedMatrix.of(values, unit=True), torch.arange(len(values), device=values.device)),
+            own,
+            place,
+        )
+
+    def some(self, chosen: Int[Tensor, " chosen"]) -> UnitRows:
+        """Some of the candidates of all ranks."""
+        return UnitRows(self.everyone.vectors, self.everyone.index[chosen])
+
+    def hand_back(self) -> None:
+        """Sum the candidates' gradients over the ranks and add this rank's own to its rows'."""
+        if self.everyone is not self.own:
+            self.own.add(0, sum_over_ranks(self.everyone.vectors.gradient)[self.place])
+
+
+@dataclass(frozen=True)
 class NegativePool:
     """Candidates that `left` is scored against: the queries' side of a pair, or the positives'. Keys as in
     train/false_negatives.py; a pair's own positive is among the equal keys, so that it is no negative."""
@@ -137,9 +169,69 @@ class NegativePool:
 
 
 @dataclass(frozen=True)
+class Together:
+    """The pairs of a direction whose texts on the left are one: they share the weight of one pair.
+
+    `joint` sums the probabilities of a text's right answers. Pairs are those of all ranks, `mine` is where this rank's
+    stand. A pair that comes twice counts once.
+    """
+
+    groups: Int[Tensor, " pair"]
+    copies: Float[Tensor, " pair"]
+    weights: Float[Tensor, " pair"]
+    """The sum over all pairs is 1."""
+    count: int
+    mine: slice
+    joint: bool
+
+    @classmethod
+    def of(cls, left: Int[Tensor, " local"], right: Int[Tensor, " local"], *, joint: bool) -> Together:
+        """By keys of both texts of this rank's pairs."""
+        keys, mine = gather_rows(torch.stack([left, right], dim=1))
+        pairs, numbers, times = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+        names, groups = torch.unique(keys[:, 0], return_inverse=True)
+        answers = torch.bincount(torch.searchsorted(names, pairs[:, 0].contiguous()), minlength=len(names))
+        copies = times[numbers].double()
+        return cls(groups, copies, 1 / (len(names) * copies * answers[groups]), len(names), mine, joint)
+
+    def counted(self, cosines: Float[Tensor, " local"], temperature: Float[Tensor, ""]) -> Counted:
+        """What this rank's pairs count for, from the cosines of their two texts."""
+        weights = self.weights[self.mine].to(cosines.dtype)
+        if not self.joint:
+            return Counted(weights, weights, cosines / temperature, cosines)
+        everyone, _ = gather_rows(cosines)
+        highest = everyone.detach().new_full((self.count,), -torch.inf)
+        highest = highest.scatter_reduce(0, self.groups, everyone.detach(), "amax")[self.groups]
+        parts = torch.exp((everyone - highest) / temperature) / self.copies.to(cosines.dtype)
+        sums = parts.new_zeros(self.count).scatter_add(0, self.groups, parts)[self.groups]
+        targets, own = highest / temperature + sums.log(), parts / (sums * self.count)
+        return Counted(weights, own[self.mine], targets[self.mine], highest[self.mine])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What each pair counts for, and the positives that its negatives are compared with."""
+
+    weights: Float[Tensor, " local"]
+    """Of the pair's loss, and so of its negatives."""
+    own: Float[Tensor, " local"]
+    """Of the pair's own cosine."""
+    targets: Float[Tensor, " local"]
+    """Log of the sum of e^(c / temperature) over the positives that are taken together."""
+    highest: Float[Tensor, " local"]
+    """Their highest cosine, from which a margin is measured."""
+
+    def some(self, begin: int, end: int) -> Counted:
+        """The pairs from `begin` to `end`."""
+        return Counted(*(values[begin:end] for values in vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Direction:
     """Each query must find its positive, at the same place in `positives`, among the candidates of all terms."""
 
     queries: UnitRows
     positives: UnitRows
     terms: tuple[NegativePool, ...]
+    together: Together | None = None
+    """Set where the pairs of a query count together; otherwise each pair counts 1."""

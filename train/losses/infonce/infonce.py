@@ -7,17 +7,16 @@ own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
-from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, UnitRows
+from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, Pool, UnitRows
 from train.losses.infonce.false_negatives import PairKeys, as_documents, with_rules
 from train.losses.infonce.plain import plain_info_nce
+from train.losses.infonce.several import directions_together
 from train.losses.infonce.tiled import LossConstants, tiled_info_nce
 from train.losses.inputs import NO_ANCHOR, PairInputs
 from train.losses.objective import Objective, Temperature
@@ -32,13 +31,15 @@ def infonce(
     *,
     tiles: bool = True,
 ) -> Objective:
-    """Mean InfoNCE over all queries of the global batch, and its gradient at this rank's unique embeddings.
+    """Mean InfoNCE over all pairs of the global batch, and its gradient at this rank's unique embeddings.
 
+    Where the positives of a query are taken together, it is the mean over the queries (`train.losses.infonce.several`).
     `tiles=False` keeps all cosines in memory and uses autograd, as the reference for tests.
     """
     values = embeddings.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    total = int(sum_over_ranks(torch.tensor(len(rows.anchors) * (1 + config.symmetric), device=values.device)))
+    pairs = int(sum_over_ranks(torch.tensor(len(rows.anchors), device=values.device)))
+    total = (1 + config.symmetric) * (pairs if config.positives == "each" else 1)  # else the weights sum to 1
     compute = _in_tiles if tiles else _plainly
     loss, slope, gradient = compute(values, rows, config, temperature.log_value.detach().to(values.dtype), total)
     slope = sum_over_ranks(slope).to(temperature.log_value.dtype)
@@ -56,7 +57,8 @@ def _in_tiles(
     directions, pools = _directions(local, rows, config)
     form = LossConstants(float(log_temperature.exp()), config.margin, config.hardness)
     losses = [tiled_info_nce(direction, form) for direction in directions]
-    _hand_back(pools)
+    for pool in pools:
+        pool.hand_back()
     gradient, products = local.through_normalisation(1 / total)
     return torch.stack(losses).sum() / total, -products, gradient  # logits fall as log(temperature) rises
 
@@ -73,63 +75,35 @@ def _plainly(
         plain_info_nce(direction, log_temperature, margin=config.margin, hardness=config.hardness)
         for direction in directions
     ]
-    _hand_back(pools)
+    for pool in pools:
+        pool.hand_back()
     (gradient,) = torch.autograd.grad(unit, leaf, local.gradient / total)
     loss, slope = (torch.stack(terms).sum() / total for terms in zip(*parts, strict=True))
     return loss, slope, gradient
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Candidates of all ranks, this rank's own, and where those stand among all."""
-
-    everyone: UnitRows
-    own: UnitRows
-    place: slice
-
-    @classmethod
-    def of(cls, own: UnitRows, *, gather: bool) -> _Pool:
-        """The local rows themselves where there are no others: no copy."""
-        if not gather:
-            return cls(own, own, slice(0, len(own)))
-        values, place = gather_rows(own.all_units())
-        return cls(
-            UnitRows(NormalizedMatrix.of(values, unit=True), torch.arange(len(values), device=values.device)),
-            own,
-            place,
-        )
-
-
-def _hand_back(pools: list[_Pool]) -> None:
-    """Sum the candidates' gradients over the ranks and add this rank's own to its rows'."""
-    for pool in pools:
-        if pool.everyone is not pool.own:
-            pool.own.add(0, sum_over_ranks(pool.everyone.vectors.gradient)[pool.place])
-
-
-def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -> tuple[list[Direction], list[_Pool]]:
+def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -> tuple[list[Direction], list[Pool]]:
     """Queries to documents, with the further negatives of `config`; also documents to queries if it is symmetric."""
-    gather, pairs = world_size() > 1, len(rows.anchors)
+    if config.positives != "each":
+        return directions_together(local, rows, config)
+    pairs = len(rows.anchors)
     queries, positives = UnitRows(local, rows.anchors), UnitRows(local, rows.documents[:pairs])
     keys = PairKeys(rows.anchor_keys, rows.document_keys[:pairs], rows.document_ids[:pairs], rows.known)
-    documents = _Pool.of(UnitRows(local, rows.documents), gather=gather)
+    documents = Pool.of(UnitRows(local, rows.documents))
     pools = [documents]
     ignored = keys.against_documents()
-    columns = with_rules(
-        _all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids), gather), len(ignored)
-    )
+    columns = with_rules(_all(as_documents(rows.document_keys, rows.document_anchors, rows.document_ids)), len(ignored))
     terms = [NegativePool(queries, documents.everyone, ignored, columns)]
     if config.document_negatives:
         others = (columns[2] != NO_ANCHOR).nonzero()[:, 0]
-        pool = UnitRows(documents.everyone.vectors, documents.everyone.index[others])
-        terms.append(NegativePool(positives, pool, ignored, columns[:, others]))
+        terms.append(NegativePool(positives, documents.some(others), ignored, columns[:, others]))
     back: list[NegativePool] = []
     if config.query_negatives or config.symmetric:
-        anchors = _Pool.of(queries, gather=gather)
+        anchors = Pool.of(queries)
         pools.append(anchors)
         sides = [(queries, terms)] * config.query_negatives + [(positives, back)] * config.symmetric
         ignored = keys.against_queries()
-        query_columns = with_rules(_all(keys.as_queries(), gather), len(ignored))
+        query_columns = with_rules(_all(keys.as_queries()), len(ignored))
         for left, found in sides:
             found.append(NegativePool(left, anchors.everyone, ignored, query_columns))
     directions = [Direction(queries, positives, tuple(terms))]
@@ -138,5 +112,5 @@ def _directions(local: NormalizedMatrix, rows: PairInputs, config: LossConfig) -
     return directions, pools
 
 
-def _all(keys: Int[Tensor, "rule local"], gather: bool) -> Int[Tensor, "rule candidate"]:
-    return gather_rows(keys.T.contiguous())[0].T.contiguous() if gather else keys
+def _all(keys: Int[Tensor, "rule local"]) -> Int[Tensor, "rule candidate"]:
+    return gather_rows(keys.T.contiguous())[0].T.contiguous() if world_size() > 1 else keys

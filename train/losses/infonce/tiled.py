@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.losses.infonce.candidates import Direction, NegativePool, UnitRows
+from train.losses.infonce.candidates import Counted, Direction, NegativePool, Together, UnitRows
 from train.losses.infonce.false_negatives import SortedKeys
 
 BUDGET_BYTES = 32 << 20
@@ -107,7 +107,14 @@ class _QueryBlock:
     """Queries `begin` to `end` of a direction against everything."""
 
     def __init__(
-        self, direction: Direction, begin: int, end: int, space: _Workspace, form: LossConstants, keys: list[SortedKeys]
+        self,
+        direction: Direction,
+        begin: int,
+        end: int,
+        space: _Workspace,
+        form: LossConstants,
+        keys: list[SortedKeys],
+        counted: Counted | None,
     ) -> None:
         rows, self.begin, self.end = end - begin, begin, end
         self.direction, self.space, self.form, self.keys = direction, space, form, keys
@@ -123,8 +130,10 @@ class _QueryBlock:
             left.weighted_sums.zero_()
         products = torch.mul(self.queries.vectors, self.positives.vectors, out=space.scratch[:rows])
         self.cosine = products.sum(1).div_(form.scale**2)
-        self.own = self.cosine / form.temperature
-        self.limit = None if form.margin is None else ((self.cosine - form.margin) * form.scale)[:, None]
+        self.counted = None if counted is None else counted.some(begin, end)
+        self.own = self.cosine / form.temperature if self.counted is None else self.counted.targets
+        highest = self.cosine if self.counted is None else self.counted.highest
+        self.limit = None if form.margin is None else ((highest - form.margin) * form.scale)[:, None]
         self.highest = torch.zeros_like(self.own) if form.bounded else self.own
         self.total = torch.zeros_like(self.own)  # of the negatives' exponentials
         self.tiles: list[_Scored] = []
@@ -170,6 +179,8 @@ class _QueryBlock:
     def _finish(self) -> Float[Tensor, ""]:
         share = 1 / (self.form.temperature * (self.total + torch.exp(self.own - self.highest)))
         missed = share * self.total / self.form.scale  # what the positive lacks of probability 1
+        if self.counted is not None:
+            missed, share = missed * self.counted.own, share * self.counted.weights
         scratch = self.space.scratch[: len(share)]
         for left, other in ((self.queries, self.positives), (self.positives, self.queries)):
             left.side.add_scaled(self.begin, other.vectors, -missed, scratch)
@@ -177,7 +188,8 @@ class _QueryBlock:
             left.side.add_scaled(self.begin, left.weighted_sums, share, scratch)
         self._give_candidates(share / self.form.scale)
         ratio = self.total.log() + self.highest - self.own  # log of negatives over positive
-        return torch.logaddexp(ratio, torch.zeros_like(ratio)).sum()
+        losses = torch.logaddexp(ratio, torch.zeros_like(ratio))
+        return losses.sum() if self.counted is None else losses.mul_(self.counted.weights).sum()
 
     def _give_candidates(self, share: Float[Tensor, " query"]) -> None:
         weighted, made_for = self.space.scratch[: len(share)], None
@@ -193,6 +205,7 @@ class _QueryBlock:
 def tiled_info_nce(direction: Direction, form: LossConstants, sizes: Sizes | None = None) -> Float[Tensor, ""]:
     """Summed loss; adds the gradient at the unit rows to theirs. As `train.losses.infonce.plain.plain_info_nce`."""
     loss = direction.queries.vectors.values.new_zeros(())
+    counted = None if direction.together is None else _counted(direction, direction.together, form)
     if not len(direction.queries):
         return loss
     sizes = sizes or choose_sizes(direction)
@@ -200,5 +213,22 @@ def tiled_info_nce(direction: Direction, form: LossConstants, sizes: Sizes | Non
     keys = [SortedKeys(term.column_keys, sizes.width) for term in direction.terms]
     for begin in range(0, len(direction.queries), sizes.rows):
         end = min(begin + sizes.rows, len(direction.queries))
-        loss += _QueryBlock(direction, begin, end, space, form, keys).run(sizes.width)
+        loss += _QueryBlock(direction, begin, end, space, form, keys, counted).run(sizes.width)
     return loss
+
+
+def _counted(direction: Direction, together: Together, form: LossConstants) -> Counted:
+    """What the pairs count for. All ranks take part, also one without pairs."""
+    values, count = direction.queries.vectors.values, len(direction.queries)
+    cosines = values.new_empty(count)
+    for begin in range(0, count, _MOST_ROWS):
+        end = min(begin + _MOST_ROWS, count)
+        pair = (
+            side.units(begin, end, values.new_empty(end - begin, direction.queries.dim)) for side in _sides(direction)
+        )
+        cosines[begin:end] = torch.mul(*pair).sum(1)
+    return together.counted(cosines, values.new_tensor(form.temperature))
+
+
+def _sides(direction: Direction) -> tuple[UnitRows, UnitRows]:
+    return direction.queries, direction.positives
