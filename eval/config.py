@@ -115,7 +115,11 @@ class EvalConfig:
     isotropy: tuple[IsotropyConfig, ...] = ()
     """How evenly vectors are distributed in space."""
     mteb: tuple[str, ...] = ()
-    """Names of MTEB tasks. The mteb package runs them and downloads their data from the Hub."""
+    """Names of MTEB tasks and benchmarks, such as "MTEB(eng, v2)". The mteb package runs them and downloads their data
+    from the Hub. Finished tasks are not computed again."""
+    mteb_prompts: tuple[str, ...] = ()
+    """Prompts of MTEB tasks by mteb's names, such as query=instruct or STS=prompteol; instruct takes mteb's instruction
+    of the task. Other texts have the model's prompts."""
     baselines: tuple[str, ...] | None = None
     """Baselines: bag-of-words, tfidf, char-ngrams, bm25 (retrieval), word2vec, word2vec-sif, input-embeddings and sif
     (averages of the decoder's input embeddings, plain and weighted), jaccard, dice, bleu, chrf, rouge-l, or the folder

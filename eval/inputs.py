@@ -25,7 +25,8 @@ from eval.leakage.training_text import (
     trained_on,
     with_fit_text,
 )
-from eval.mteb_tasks.run import find_tasks
+from eval.mteb_tasks.names import find_tasks
+from eval.mteb_tasks.prompts import parse_prompts
 from eval.postprocess.families import FITTED
 from eval.selection.asked import fittable, without_fitted
 from eval.selection.shortlist import check_shortlist
@@ -79,6 +80,7 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
     for prompt in config.systems.prompts:
         check_prompt(prompt)
     find_tasks(config.mteb)  # a misspelt name is refused now, not in the end
+    parse_prompts(config.mteb_prompts)
     check_runs(config.tuned)
     check_shortlist(config.systems, config.dev)
     dev, tests = _load_similarity(config)

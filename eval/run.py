@@ -76,7 +76,7 @@ def evaluate(
         references = judge_tuned(encoders, options, findings)
         judge_untuned(encoders, options, findings, references)
         _refuse_nothing(config, findings)
-        mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation)
+        mteb = mteb_tables(config, encoders, findings.choices, references, findings.truncation, progress)
     baselines.measure(findings)
     findings.truncation.extend(outside_truncation(baselines.baselines, findings.tasks))
     size = 0 if folder is None else folder_size(folder)

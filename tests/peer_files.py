@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Callable, Sequence
@@ -169,6 +170,57 @@ def snli(folder: Path, rows: Pairs) -> Path:
     return jsonl(folder / "snli.jsonl", found)
 
 
+def e5(folder: Path, rows: Pairs) -> Path:
+    found = [{"task_prompt": "Find it.", "query": a, "pos": [p], "neg": list(n)} for a, p, *n in rows]
+    return jsonl(folder / "e5.jsonl", found)
+
+
+def wiki_qa(folder: Path, rows: Pairs) -> Path:
+    """A row for each answer, right or wrong."""
+    found = [
+        {"question": a, "answer": text, "label": int(place == 0)}
+        for a, *texts in rows
+        for place, text in enumerate(texts)
+    ]
+    return jsonl(folder / "wiki_qa.jsonl", found)
+
+
+def simcse(folder: Path, rows: Pairs) -> Path:
+    """One negative."""
+    path = folder / "simcse.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("sent0", "sent1", "hard_neg"), *(row[:3] for row in rows)])
+    return path
+
+
+def triples(folder: Path, rows: Pairs) -> Path:
+    """MS MARCO's: no header, one negative."""
+    return tsv(folder / "triples.train.small.tsv", [row[:3] for row in rows])
+
+
+def triple_ids(folder: Path, rows: Pairs) -> Path:
+    """MS MARCO's: ids of a query, a positive and a negative, beside the texts."""
+    tsv(folder / "collection.tsv", [(i, text) for i, text in enumerate(text for row in rows for text in row[1:3])])
+    tsv(folder / "queries.tsv", [(1000 + i, row[0]) for i, row in enumerate(rows)])
+    return tsv(folder / "qidpidtriples.train.tsv", [(1000 + i, 2 * i, 2 * i + 1) for i in range(len(rows))])
+
+
+def sets(folder: Path, rows: Pairs) -> Path:
+    """No negatives."""
+    return jsonl(folder / "sets.jsonl", [{"set": list(row[:2])} for row in rows])
+
+
+def beir(folder: Path, rows: Pairs) -> Path:
+    """No negatives; documents have empty titles."""
+    place = folder / "beir"
+    (place / "qrels").mkdir(parents=True, exist_ok=True)
+    jsonl(place / "corpus.jsonl", [{"_id": f"d{i}", "title": "", "text": row[1]} for i, row in enumerate(rows)])
+    jsonl(place / "queries.jsonl", [{"_id": f"q{i}", "text": row[0]} for i, row in enumerate(rows)])
+    judged = [(f"q{i}", f"d{i}", 1) for i in range(len(rows))]
+    tsv(place / "qrels" / "train.tsv", [("query-id", "corpus-id", "score"), *judged])
+    return place
+
+
 def flag_parquet(folder: Path, rows: Pairs) -> Path:
     columns = {"query": [row[0] for row in rows], "pos": [[row[1]] for row in rows], "neg": [list(r[2:]) for r in rows]}
     pq.write_table(pa.table(columns), folder / "flag.parquet")
@@ -204,11 +256,21 @@ WRITERS: dict[str, Callable[[Path, Pairs], Path]] = {
         answers,
         all_nli,
         snli,
+        e5,
+        wiki_qa,
         flag_parquet,
         swift_parquet,
     )
 }
 """Each writes the same pairs with the same negatives."""
+NARROWER: dict[str, tuple[Callable[[Path, Pairs], Path], int]] = {
+    "simcse": (simcse, 1),
+    "triples": (triples, 1),
+    "triple_ids": (triple_ids, 1),
+    "sets": (sets, 0),
+    "beir": (beir, 0),
+}
+"""Layouts with room for fewer negatives, and for how many; they write the same pairs with the first of them."""
 
 
 def gzipped(path: Path) -> Path:

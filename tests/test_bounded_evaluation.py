@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,6 +177,20 @@ def test_time_on_kept_vectors_is_no_time_of_reading(config: EvalConfig, monkeypa
     ahead.passed(unit, parts[1])
     assert ahead.total == pytest.approx(left, rel=0.05)
     assert ahead._bar.format_dict["elapsed"] == 10
+    ahead.close()
+
+
+def test_a_prompt_without_room_for_a_text_is_no_reading(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is skipped with a warning, as without a bar; the others are planned."""
+    monkeypatch.setattr("eval.selection.ahead.DELAY", 1e9)
+    encoder, ahead = Encoder.load(replace(config.model, max_length=12)), Ahead(show=True)
+    with pytest.raises(UserError, match="needs"):
+        encoder.encode(["a"], prompt="knowledge_enhancement")
+    ahead.watch(encoder)
+    ahead.plan([(None, "knowledge_enhancement")], [["a text", "another"]])
+    assert ahead.total == 0
+    ahead.plan([(None, "bare")], [["a text", "another"]])
+    assert ahead.total > 0
     ahead.close()
 
 

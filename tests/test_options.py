@@ -325,6 +325,7 @@ isotropy.N.path
 isotropy.N.close
 isotropy.N.name
 mteb
+mteb_prompts
 baselines
 baseline_notes
 cache

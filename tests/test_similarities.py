@@ -19,6 +19,7 @@ from eval.config import EvalConfig
 from eval.metrics.similarities import pearson, similarities
 from eval.mteb_tasks import rows as mteb_rows
 from eval.mteb_tasks.encoder import MtebEncoder
+from eval.mteb_tasks.run import Scored
 from eval.report.markdown import to_markdown
 from eval.report.report import hundred
 from eval.run import evaluate
@@ -103,12 +104,12 @@ def test_equal_vectors_are_nearest(tmp_path: Path) -> None:
 def test_mteb_names_become_tables(config: EvalConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def run(encoder: MtebEncoder, tasks: Sequence[str], output: Path) -> dict[str, float]:
+    def run(encoder: MtebEncoder, tasks: Sequence[str], output: Path) -> list[Scored]:
         asked.append(encoder.model_name)
-        assert output.parent == tmp_path / "out" / "mteb"
-        return {name: 0.5 + len(asked) / 10 for name in tasks}
+        assert output == tmp_path / "out" / "mteb"
+        return [Scored(name, 0.5 + len(asked) / 10, 8, 1) for name in tasks]
 
-    monkeypatch.setattr(mteb_rows, "run_mteb", run)
+    monkeypatch.setattr(mteb_rows, "run_tasks", run)
     both = validate(EvalConfig, {**vars(config), "mteb": ["STS12"], "output_dir": str(tmp_path / "out")})
     report = evaluate(both, base=FakeEncoder(), tuned={"a": FakeEncoder()}, progress=False)
     [table] = report.tasks

@@ -78,6 +78,7 @@ _LATER: dict[str, object] = {
     **{f"{place}.score_temperature": 1.0 for place in ("loss", "data.N.losses.N")},
     "systems.shortlist": {"prompts": None, "layers": ()},
     "baseline_notes": (),
+    "mteb_prompts": (),
 }
 """Options that earlier versions did not have, with the value at which they change nothing."""
 _FORMER_DEFAULTS = {"max_length": 512, "pooling": "last", "prompt": "bare", "tokenization": "joint"}

@@ -21,7 +21,7 @@ from dec2vec.decoder.pooling import View, resolve_layer
 from dec2vec.errors import UserError
 from dec2vec.prompts.chat import encoder_prompts
 from dec2vec.prompts.ensembles import Ensemble
-from dec2vec.prompts.prompt import PUBLISHED, Prompt, Side
+from dec2vec.prompts.prompt import PUBLISHED, SLOT, Prompt, Side
 
 _TEXT = "dec2vec-writes-the-text-here"
 
@@ -69,14 +69,19 @@ class Published:
         """Plain data for `dec2vec.json`."""
         return asdict(self)
 
-    def words(self, side: Side) -> str:
-        """The prompt of a side: that of `encode`, `encode_query` or `encode_document` in sentence-transformers."""
+    def words(self, side: Side, called: str = "") -> str:
+        """The prompt of a side: that of `encode`, `encode_query` or `encode_document` in sentence-transformers.
+
+        With `called` it is the prompt of this name instead, which sentence-transformers knows as `prompt_name`.
+        """
+        if called:
+            return self.prompts.get(called) or ""
         name = self.default_prompt if side == "text" else side
         return "" if name is None else self.prompts.get(name) or ""
 
-    def prompt(self, tokenizer: PreTrainedTokenizerBase, side: Side) -> Prompt:
-        """The prompt of a side. UserError for a chat template in which the text does not stand once."""
-        words = self.words(side)
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, side: Side, called: str = "") -> Prompt:
+        """The prompt of a side, or of a name. UserError for a chat template in which the text does not stand once."""
+        words = self.words(side, called)
         if self.chat is None:
             return Prompt(PUBLISHED, words, pooled_from=self._prompt_tokens(tokenizer, words))
         before, after = _around(tokenizer, _written(tokenizer, self.chat, words, _TEXT))
@@ -126,14 +131,25 @@ def prompts_of(
     reading: Published | None, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, side: Side = "text"
 ) -> Ensemble:
     """The prompts that `config.prompt` names. UserError for `published` without a published embedder."""
-    if config.prompt != PUBLISHED:
+    called = _called(config.prompt_name)
+    if config.prompt != PUBLISHED and not called:
         return encoder_prompts(tokenizer, config.prompt_name, config.task, side)
     if reading is None:
         raise UserError(
             f"prompt {PUBLISHED!r}: {config.name_or_path} is not a published embedder (no modules.json of "
             "sentence-transformers); use another prompt, such as bare"
         )
-    return Ensemble((reading.prompt(tokenizer, side),))
+    return Ensemble((reading.prompt(tokenizer, side, called),))
+
+
+def published_prompt(name: str) -> str:
+    """The prompt that a published embedder has under `name`, such as STS, as an encoder takes it."""
+    return f"{PUBLISHED}:{name}"
+
+
+def _called(prompt: str) -> str:
+    """The name in `published_prompt(name)`; empty for every other prompt."""
+    return prompt.removeprefix(f"{PUBLISHED}:") if prompt.startswith(f"{PUBLISHED}:") and SLOT not in prompt else ""
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, written: str) -> tuple[str, str]:

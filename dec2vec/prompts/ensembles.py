@@ -64,7 +64,9 @@ def check_prompt(spec: str) -> None:
 
 def default_layer(spec: str) -> int:
     """The layer of the prompt's publication: -2 for Pretended CoT, Knowledge Enhancement and `ck`, otherwise -1."""
-    return -1 if spec in OF_THE_MODEL else get_ensemble(spec, "").members[0].default_layer
+    if spec in OF_THE_MODEL or spec.startswith(f"{PUBLISHED}:"):
+        return -1
+    return get_ensemble(spec, "").members[0].default_layer
 
 
 def _members(name: str) -> tuple[Prompt, ...]:

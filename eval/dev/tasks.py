@@ -18,7 +18,8 @@ from dec2vec.files.held_out import HeldOut
 from eval.dev import held_out
 from eval.dev.limits import fewer_graded, fewer_labelled, fewer_queries, fewer_texts
 from eval.mteb_tasks.encoder import MtebEncoder
-from eval.mteb_tasks.run import find_tasks, main_score
+from eval.mteb_tasks.names import find_task
+from eval.mteb_tasks.run import main_score
 from eval.systems.system import TextEncoder
 from eval.tasks.clustering import ClusteringTask, load_clustering
 from eval.tasks.gap import load_gap
@@ -164,7 +165,7 @@ def _of_held_out(held: HeldOut, temperature: float) -> DevTask:
 
 
 def _of_mteb(name: str) -> DevTask:
-    [task] = find_tasks([name])
+    task = find_task(name)
 
     def measure(encoder: TextEncoder) -> dict[str, float]:
         return {"main_score": main_score(MtebEncoder(name, encoder=encoder, batch_tokens=BATCH_TOKENS), task)}

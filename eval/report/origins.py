@@ -8,7 +8,7 @@ from typing import Any
 from dec2vec.files.hub_datasets import hub_parts
 from dec2vec.files.sources import DEFAULT_SPLIT
 from eval.config import EvalConfig
-from eval.mteb_tasks.run import find_tasks
+from eval.mteb_tasks.names import find_tasks
 from eval.tasks.task import Task
 
 Origin = dict[str, str]

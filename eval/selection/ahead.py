@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
 from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
 from dec2vec.prompts.tokenizer import clean_surrogates, plain_ids
 from eval.cache.vector_cache import CachedEncoder
 from eval.systems.system import TextEncoder
@@ -118,6 +119,14 @@ class Ahead:
 
 
 def _line(encoder: Encoder, prompt: str, texts: Sequence[str]) -> tuple[float, float]:
+    """`_estimate`, and nothing for a prompt that cannot be used with this encoder: it is skipped later."""
+    try:
+        return _estimate(encoder, prompt, texts)
+    except UserError:
+        return 0.0, 0.0
+
+
+def _estimate(encoder: Encoder, prompt: str, texts: Sequence[str]) -> tuple[float, float]:
     """Tokens that are computed for a text: so many for each of its own, and so many besides."""
     members = encoder.ensemble(prompt).members
     own = np.array([len(row) for row in plain_ids(encoder.tokenizer, list(map(clean_surrogates, texts)))], dtype=float)

@@ -84,7 +84,8 @@ def _entry(task: CardTask, score: Score) -> Entry | None:
 
 
 def _kind(task: CardTask) -> str | None:
-    return task.kind.removeprefix(_MTEB) if task.kind.startswith(_MTEB) else _TYPES.get(task.kind)
+    kind = task.kind.removeprefix(_MTEB) if task.kind.startswith(_MTEB) else _TYPES.get(task.kind)
+    return None if kind == "benchmark" else kind  # its tasks are in the index, each with its data
 
 
 def _metric(task: CardTask) -> tuple[str, str] | None:
