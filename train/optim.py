@@ -34,6 +34,11 @@ class Learner:
     projection: Projection | None = None
     """The one that only the loss uses; a kept one belongs to the model."""
 
+    @property
+    def matrix(self) -> Tensor | None:
+        """The weights of that projection."""
+        return None if self.projection is None else self.projection.weight
+
     @torch.no_grad()
     def unscale(self, scale: float) -> None:
         """Divide the gradients of the weights by the loss scale; a power of two, so nothing is rounded."""

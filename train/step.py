@@ -47,10 +47,9 @@ def train_step(
     learner.optimizer.set_learning_rate(lr)
     temperature = float(learner.temperature().detach())
     losses = batch.losses or (config.loss,)
-    matrix = None if learner.projection is None else learner.projection.weight
 
     def loss(embeddings: Float[Tensor, "unique dim"]) -> Objective:
-        return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers, matrix)
+        return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers, learner.matrix)
 
     with learner.optimizer.one_reduction():
         result = cached_step(
