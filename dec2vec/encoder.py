@@ -25,8 +25,8 @@ from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.library_files import find_published
 from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
 from dec2vec.decoder.lora_files import put_on
-from dec2vec.decoder.model_folders import Artifact
-from dec2vec.decoder.pooling import View
+from dec2vec.decoder.model_folders import Artifact, TrainedHead
+from dec2vec.decoder.pooling import View, belongs_to
 from dec2vec.decoder.positions import length_borders, with_max_length
 from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
 from dec2vec.decoder.start import Start, find_start
@@ -102,6 +102,7 @@ class Encoder:
     def from_artifact(cls, artifact: Artifact) -> Encoder:
         """A tuned encoder from its folder: the base, its adapter if it has one, and its whitening."""
         encoder = cls.from_backbone(artifact.config, base=artifact.base, published=artifact.published)
+        encoder.put_head(artifact.head)
         if artifact.adapter is not None:
             encoder.embedder.backbone = model_folders.attach_adapter(encoder.embedder.backbone, artifact.adapter)
         encoder.whitening = None if artifact.whitening is None else Whitening.load(artifact.whitening)
@@ -111,6 +112,7 @@ class Encoder:
     def from_start(cls, start: Start) -> Encoder:
         """What a run starts from: a decoder with an adapter, or without one."""
         encoder = cls.from_backbone(start.config, base=start.base, published=start.published)
+        encoder.put_head(start.head)
         if start.adapter is not None:
             encoder.embedder.backbone = put_on(encoder.embedder.backbone, start.adapter.folder, trainable=False)
         return encoder
@@ -126,6 +128,11 @@ class Encoder:
         parts = assemble(config, base or config, published)
         reading = None if published is None else published.reading
         return cls(parts.config, parts.tokenizer, parts.embedder, base=base, published=reading)
+
+    def put_head(self, head: TrainedHead | None) -> None:
+        """Use the Dense layers that a run has trained, if pooling and layer are those that they were trained on."""
+        if head is not None and head.fits(self.embedder.view, self.layer_count):
+            self.embedder.put_head(head.module.to(self.device).eval())
 
     def set_max_length(self, tokens: int) -> None:
         """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
@@ -146,7 +153,12 @@ class Encoder:
     @property
     def view(self) -> View:
         """How `encode` reads a text: pooling and layer of the configuration."""
-        return own_view(self.config, self.published, self.layer_count)
+        return self._view(self.config)
+
+    def _view(self, config: ModelConfig) -> View:
+        """As in `config`, with the Dense layers that belong to its pooling and layer."""
+        view = own_view(config, self.published, self.layer_count)
+        return replace(view, dense=view.dense or belongs_to(self.embedder.view, view, self.layer_count))
 
     @property
     def layer_count(self) -> int:
@@ -261,7 +273,7 @@ class Encoder:
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
-        view = own_view(config, self.published, self.layer_count)
+        view = self._view(config)
         options = EncodeOptions(prompt, side, batch_tokens, progress, task)
         vectors = self.encode_views(texts, [view], options)[view]
         if self.whitening is not None:

@@ -6,6 +6,7 @@ An evaluation writes down the identity of what it measured, and a model card tak
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,13 @@ def _identity(artifact: Artifact) -> Identity:
         folder = merged_from
     use = json.dumps([_reading(artifact.config), _scales(folder)], sort_keys=True)
     whitening = None if artifact.whitening is None else _digest("", _tensors([artifact.whitening]))
-    return Identity(_digest(use, _weights(folder)), whitening)
+    return Identity(_digest(use, itertools.chain(_weights(folder), _head(artifact))), whitening)
+
+
+def _head(artifact: Artifact) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of Dense layers that the run has trained."""
+    tensors = {} if artifact.head is None else artifact.head.tensors
+    return ((f"head {name}", tensors[name]) for name in sorted(tensors))
 
 
 def _reading(config: ModelConfig) -> dict[str, object]:

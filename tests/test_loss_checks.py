@@ -39,7 +39,7 @@ def test_the_message_names_what_fits() -> None:
     ("config", "message"),
     [
         (LossConfig(angle_weights=(1, 0, 0)), "loss.angle_weights is not used by loss.kind infonce"),
-        (LossConfig(distance="kl"), r"only by distil_scores, distil_vectors, distil_reranker\)"),
+        (LossConfig(distance="kl"), r"only by distil_scores, distil_vectors, embed_distill, distil_reranker\)"),
         (LossConfig(kind="supcon", symmetric=True), "loss.symmetric is not used by loss.kind supcon"),
         (LossConfig(kind="cosent", hardness=1.0), "loss.hardness is not used by loss.kind cosent"),
         (LossConfig(kind="distil_scores", teacher="t", distance="mse"), "use kl or margin"),
@@ -61,7 +61,7 @@ def test_every_option_is_read_by_all_losses_or_refused_by_some() -> None:
     """A new one has to be declared; each of the others is refused with the losses that have no use for it."""
     assert sorted([*COMMON, *ONLY_FOR]) == sorted(field.name for field in fields(LossConfig))
     values = {"distance": "kl", "teacher": "t", "margin": 0.1, "hardness": 1.0, "angle_weights": (1.0, 0.0, 1.0)}
-    values |= {"positives": "mean", "score_scale": "probability"}
+    values |= {"positives": "mean", "score_scale": "probability", "projection": "keep"}
     for name, kinds in ONLY_FOR.items():
         default = vars(LossConfig())[name]
         value = values.get(name, (not default) if isinstance(default, bool) else 0.5)

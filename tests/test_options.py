@@ -65,6 +65,7 @@ data.N.losses.N.matryoshka_weights
 data.N.losses.N.angle_weights
 data.N.losses.N.distance
 data.N.losses.N.teacher
+data.N.losses.N.projection
 data.N.losses.N.teacher_temperature
 data.N.losses.N.score_scale
 data.N.losses.N.score_temperature
@@ -88,6 +89,7 @@ loss.matryoshka_weights
 loss.angle_weights
 loss.distance
 loss.teacher
+loss.projection
 loss.teacher_temperature
 loss.score_scale
 loss.score_temperature

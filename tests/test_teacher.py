@@ -10,8 +10,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW
 
-import dec2vec.files.atomic
 import train.teachers.teacher_vectors
+import train.teachers.vector_blocks
 from dec2vec.config.model import ModelConfig
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
@@ -47,7 +47,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     load = train.teachers.teacher_vectors._encoder
 
-    def counting(teacher: str, device: str) -> train.teachers.teacher_vectors.Encode:
+    def counting(teacher: str, device: str) -> train.teachers.vector_blocks.Encode:
         encode = load(teacher, device)
         return lambda texts, side: (counts.append(len(texts)), encode(texts, side))[1]
 
@@ -58,7 +58,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_vectors_are_the_librarys_and_computed_once(
     tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.teachers.teacher_vectors, "BLOCK", 3)
+    monkeypatch.setattr(train.teachers.vector_blocks, "BLOCK", 3)
     path = bag_of_words(tmp_path / "teacher")
     expected = SentenceTransformer(path).encode(TEXTS, normalize_embeddings=True)
     found = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
@@ -71,6 +71,7 @@ def test_vectors_are_the_librarys_and_computed_once(
     np.testing.assert_array_equal(again.of(ASKED), found.of(ASKED))
     assert isinstance(again.vectors, np.memmap)
     assert embedded == [3, 1]
+    assert not list((tmp_path / "cache").glob("*.part"))
     with pytest.raises(KeyError, match="green"):
         found.of([*ASKED, ("green", "query")])
 
@@ -90,11 +91,65 @@ def test_a_write_that_broke_off_is_no_cache(
 ) -> None:
     path = bag_of_words(tmp_path / "teacher")
     with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot cache the teacher's vectors"):
-        patch.setattr(dec2vec.files.atomic, "fsync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(train.teachers.vector_blocks, "fsync_directory", lambda path: _full())
+        patch.setattr(Path, "replace", lambda path, target: _full())
         load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
+    assert not list((tmp_path / "cache").glob("*.npy"))
+    found = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
+    assert embedded == [4]  # all blocks were there
+    expected = SentenceTransformer(path).encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_allclose(found.of(ASKED).numpy(), expected, rtol=1e-6)
+
+
+def _full() -> None:
+    raise OSError(28, "full")
+
+
+MANY = [f"{first} {second}" for first in WORDS[:4] for second in WORDS[4:7]]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 70])
+def test_a_killed_call_is_gone_on_with_behind_its_last_block(
+    tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """The file of an undisturbed call, bit for bit; a block that was written in part is computed again."""
+    monkeypatch.setattr(train.teachers.vector_blocks, "BLOCK", 3)
+    path, texts = bag_of_words(tmp_path / "teacher"), as_queries(MANY)
+    whole = load_teacher(path, texts, tmp_path / "whole", device="cpu")
+    assert embedded == [3, 3, 3, 3]
+    (file,) = (tmp_path / "whole").glob("*.npy")
+    (tmp_path / "cache").mkdir()
+    row, content = 4 * whole.dimension, file.read_bytes()
+    (tmp_path / "cache" / f"{file.stem}.part").write_bytes(content[: len(content) - 3 * row - cut])
+    (tmp_path / "cache" / "another.part").write_bytes(b"of other texts")
+    again = load_teacher(path, texts, tmp_path / "cache", device="cpu")
+    assert embedded[4:] == ([3] if cut == 0 else [3, 3])
+    assert (tmp_path / "cache" / file.name).read_bytes() == content
+    np.testing.assert_array_equal(again.vectors, whole.vectors)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".lock", file.name]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00v", b"not an array at all"])
+def test_a_damaged_part_is_computed_anew(tmp_path: Path, embedded: list[int], content: bytes) -> None:
+    path = bag_of_words(tmp_path / "teacher")
+    found = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
+    (file,) = (tmp_path / "cache").glob("*.npy")
+    file.unlink()
+    file.with_suffix(".part").write_bytes(content)
+    again = load_teacher(path, as_queries(TEXTS), tmp_path / "cache", device="cpu")
+    np.testing.assert_array_equal(again.vectors, found.vectors)
     assert embedded == [4, 4]
+
+
+def test_only_the_rows_that_are_used_are_embedded(tmp_path: Path, embedded: list[int]) -> None:
+    loss = LossConfig(kind="embed_distill", teacher=bag_of_words(tmp_path / "teacher"))
+    rows = [("red dog", "old cat"), ("blue bird", "old cat"), ("man", "young")]
+    config = TrainConfig(loss=loss, model=ModelConfig(device="cpu"))
+    (found,) = load_teachers(config, data_of(SourceTable("pairs", rows)), tmp_path / "cache", [0, 2]).values()
+    assert embedded == [4] and len(found.keys) == 4
+    assert found.dimension == len(WORDS)
+    with pytest.raises(KeyError, match="blue bird"):
+        found.of([("blue bird", "query")])
 
 
 @pytest.mark.filterwarnings(PEFT_WARNING)
@@ -115,7 +170,7 @@ def test_a_teacher_reads_the_data_s_own_texts_each_on_its_side(
     tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A student in lower case, a teacher in any: two texts that are one to the student are the first of the two."""
-    monkeypatch.setattr(train.teachers.teacher_vectors, "BLOCK", 3)
+    monkeypatch.setattr(train.teachers.vector_blocks, "BLOCK", 3)
     save_adapter(tuned_encoder(tmp_path / "base", prompt="instruct"), tmp_path / "adapter")
     teacher = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "adapter"), device="cpu"))
     loss = LossConfig(kind="distil_vectors", teacher=str(tmp_path / "adapter"))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -19,8 +20,10 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_digest import model_digest
 from dec2vec.decoder.start import find_adapter, find_start
 from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
+from train.adapters.projection import Projection, add_projection, initial_projection, train_kept
 from train.checkpointing.checkpoint import Checkpoint, latest_checkpoint
 from train.checkpointing.identity import PUBLISHED_BASE, Identity
 from train.checkpointing.run_folder import RunFolder
@@ -37,12 +40,13 @@ from train.distributed.interface import Engine
 from train.export.save import check_form
 from train.export.staging import has_quantized_base
 from train.judge import Judge
-from train.losses.per_source import run_temperature
+from train.losses.matryoshka import check_width
+from train.losses.per_source import projected_loss, run_temperature, used_losses
 from train.mining.refresh import make_refreshed
 from train.optim import Learner, make_optimizer
 from train.preflight import check_disk, check_folder, check_model, check_same_step
 from train.state import Run, restore
-from train.teachers.teacher_vectors import load_teachers
+from train.teachers.teacher_vectors import TeacherVectors, load_teachers
 from train.tracking.make_tracker import make_tracker
 from train.tracking.metrics_file import MetricsFile
 from train.tracking.tracker import Tracker
@@ -82,8 +86,8 @@ def build(
     encoder = _load_trainable(config, data, engine)
     if accelerator.is_main_process and (checkpoint is None or checkpoint.step < steps):
         check_disk(config, encoder, folder)
-    learner = _make_learner(config, encoder, accelerator, steps)
-    teachers = load_teachers(config, data, folder.path / "teachers")
+    teachers = load_teachers(config, data, folder.path / "teachers", _drawn_rows(config, data, sampler, steps))
+    learner = _make_learner(config, encoder, accelerator, steps, make_projection(config, encoder, teachers))
     token_source = known_tokens(config, data, encoder, folder.tokens, steps)
     report = data_report.describe(data, sampler, encoder) if accelerator.is_main_process else None
 
@@ -140,6 +144,14 @@ def total_steps(config: TrainConfig, sampler: Sampler) -> int:
     if config.optim.steps is not None:
         return config.optim.steps
     return max(1, math.ceil(config.optim.epochs * sampler.steps_per_epoch))
+
+
+def _drawn_rows(config: TrainConfig, data: TrainingData, sampler: Sampler, steps: int) -> list[int] | None:
+    """The data rows of all steps in ascending order; None if they are about all rows, or if mining adds others."""
+    if config.mining.every is not None or steps * config.batch.size >= 4 * len(data):
+        return None
+    rows: list[int] = np.unique(np.concatenate([sampler.rows(step) for step in range(steps)])).tolist()
+    return rows
 
 
 def _identity(config: TrainConfig, data: TrainingData, contents: Mapping[str, str]) -> Identity:
@@ -201,13 +213,44 @@ def _load_trainable(config: TrainConfig, data: TrainingData, engine: type[Engine
     return encoder
 
 
-def _make_learner(config: TrainConfig, encoder: Encoder, accelerator: Accelerator, steps: int) -> Learner:
-    """The wrapped model with its temperature, and the optimizer of both."""
+def make_projection(config: TrainConfig, encoder: Encoder, teachers: Mapping[str, TeacherVectors]) -> Projection | None:
+    """The projection to the teacher's dimensions that only the loss uses; one that is kept becomes part of the model.
+
+    None without one. UserError if vectors are compared without a projection and have another length.
+    """
+    loss = projected_loss(config)
+    if loss is None or loss.teacher is None:
+        return None
+    own, theirs = encoder.dimension, teachers[loss.teacher].dimension
+    if loss.projection == "none":
+        if own != theirs:
+            raise UserError(
+                f"loss.projection none: the model's vectors have {own} dimensions and the teacher's {theirs}; use drop "
+                "or keep"
+            )
+        return None
+    weight = initial_projection(own, theirs, config.seed)
+    if loss.projection == "drop":
+        return Projection(weight)
+    published = 0 if encoder.published is None else len(encoder.published.steps)
+    if not train_kept(encoder.embedder, published, theirs):
+        add_projection(encoder.embedder, weight, config.optim.lr)
+    for used in used_losses(config):
+        check_width(used, encoder.dimension)
+    return None
+
+
+def _make_learner(
+    config: TrainConfig, encoder: Encoder, accelerator: Accelerator, steps: int, projection: Projection | None
+) -> Learner:
+    """The wrapped model with its temperature and projection, and the optimizer of all of them."""
     model = wrap(encoder.embedder, accelerator)
     if config.batch.unpadded:
         leave_out_padding(model)
     temperature = run_temperature(config).to(encoder.device)
-    return Learner(model, temperature, make_optimizer(model, temperature, config.optim), steps)
+    projection = projection if projection is None else projection.to(encoder.device)
+    optimizer = make_optimizer(model, temperature, config.optim, projection)
+    return Learner(model, temperature, optimizer, steps, projection)
 
 
 def _take_over(

@@ -18,7 +18,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.atomic import written
 from dec2vec.vectors.whitening import Whitening
 from train.adapters.lora import make_trainable
-from train.build import load_base
+from train.build import load_base, make_projection
 from train.checkpointing.checkpoint import load_checkpoint
 from train.config import TrainConfig
 from train.distributed.engine import wrap_alone
@@ -127,8 +127,9 @@ def _with_whole_weights(run: Run) -> Run:
     place = config.model if encodes else learner.model.loading_config(config.model)
     encoder = load_base(config.model, place, trains_adapter=True)
     make_trainable(encoder.embedder, config.lora, adapter_folder(config.model))
+    make_projection(config, encoder, run.teachers)
     model = wrap_alone(encoder.embedder)
-    optimizer = make_optimizer(model, learner.temperature, config.optim)
+    optimizer = make_optimizer(model, learner.temperature, config.optim, learner.projection)
     alone = dataclasses.replace(learner, model=model, optimizer=optimizer)
     return dataclasses.replace(run, encoder=encoder, learner=alone)
 

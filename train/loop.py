@@ -194,6 +194,7 @@ def _log_step(run: Run, batch: LocalBatch, result: StepResult, started: float) -
             device=run.encoder.device,
             skipped_steps=run.state.skipped_steps,
         )
+        metrics |= result.parts
         if is_due:
             run.log(metrics)
         if run.listeners.on_step is not None:

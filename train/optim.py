@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from train.adapters.lora import trainable_parameters
+from train.adapters.projection import PEAK_LR, Projection
 from train.config import OptimConfig
 from train.distributed.interface import Engine, EngineOptimizer
 from train.losses.objective import Temperature
@@ -24,12 +25,19 @@ from train.losses.objective import Temperature
 
 @dataclass(frozen=True)
 class Learner:
-    """What a step changes: the model, the temperature, and the optimizer over both."""
+    """What a step changes: the model, the temperature, perhaps a projection, and the optimizer over all of them."""
 
     model: Engine
     temperature: Temperature
     optimizer: EngineOptimizer
     total_steps: int
+    projection: Projection | None = None
+    """The one that only the loss uses; a kept one belongs to the model."""
+
+    @property
+    def matrix(self) -> Tensor | None:
+        """The weights of that projection."""
+        return None if self.projection is None else self.projection.weight
 
     @torch.no_grad()
     def unscale(self, scale: float) -> None:
@@ -39,19 +47,27 @@ class Learner:
                 if weight.grad is not None:
                     weight.grad.div_(scale)
 
-    def update(self, log_temperature_gradient: Tensor) -> None:
-        """Update weights and temperature by their gradients."""
+    def update(self, log_temperature_gradient: Tensor, projection_gradient: Tensor | None = None) -> None:
+        """Update weights, temperature and projection by their gradients."""
         if self.temperature.log_value.requires_grad:
             self.temperature.log_value.grad = log_temperature_gradient.clone()
+        if self.projection is not None and projection_gradient is not None:
+            self.projection.weight.grad = projection_gradient.clone()
         self.optimizer.step()
         self.temperature.hold_floor()
 
 
-def make_optimizer(model: Engine, temperature: Temperature, config: OptimConfig) -> EngineOptimizer:
-    """AdamW over the trained weights, in one fused kernel, and without decay over log(temperature) if it is learned."""
+def make_optimizer(
+    model: Engine, temperature: Temperature, config: OptimConfig, projection: Projection | None = None
+) -> EngineOptimizer:
+    """AdamW over the trained weights, in one fused kernel, without decay over log(temperature) if it is learned, and
+    over a projection of the loss.
+    """
     groups: list[dict[str, object]] = [{"params": list(trainable_parameters(model.embedder).values())}]
     if temperature.log_value.requires_grad:
         groups.append({"params": [temperature.log_value], "weight_decay": 0.0})
+    if projection is not None:
+        groups.append({"params": [projection.weight], "lr_factor": PEAK_LR / config.lr})
     adamw = AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
     return model.optimizer(adamw, config.max_grad_norm)
 

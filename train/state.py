@@ -170,6 +170,9 @@ def restore(run: Run, checkpoint: Checkpoint, *, optimizer: bool = True) -> None
     if run.learner.temperature.log_value.requires_grad:
         with torch.no_grad():
             run.learner.temperature.log_value.copy_(tensors.pop("log_temperature"))
+    if run.learner.projection is not None:
+        with torch.no_grad():
+            run.learner.projection.weight.copy_(tensors.pop("projection"))
     load_trainable(run.learner.model, tensors)
     if optimizer:
         restore_optimizer(run.learner.optimizer, list(trained_tensors(run)), checkpoint.optimizer)
@@ -181,4 +184,6 @@ def trained_tensors(run: Run) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {**trainable_parameters(run.encoder.embedder)}
     if run.learner.temperature.log_value.requires_grad:
         tensors["log_temperature"] = run.learner.temperature.log_value.detach()
+    if run.learner.projection is not None:
+        tensors["projection"] = run.learner.projection.weight.detach()
     return tensors

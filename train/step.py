@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from train.gradcache.cached_step import cached_step
 from train.losses.compute import compute_loss
 from train.losses.objective import Objective
 from train.optim import Learner, learning_rate
+from train.options.losses import LossConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class StepResult:
     applied: bool
     embedded_at: float
     """time.monotonic() when this rank's vectors were ready, before it waited for another rank."""
+    parts: Mapping[str, float]
+    """Of a sum of losses, each by its kind, without its weight."""
 
 
 def train_step(
@@ -42,10 +46,10 @@ def train_step(
     lr = learning_rate(step, learner.total_steps, config.optim)
     learner.optimizer.set_learning_rate(lr)
     temperature = float(learner.temperature().detach())
+    losses = batch.losses or (config.loss,)
 
     def loss(embeddings: Float[Tensor, "unique dim"]) -> Objective:
-        losses = batch.losses or (config.loss,)
-        return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers)
+        return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers, learner.matrix)
 
     with learner.optimizer.one_reduction():
         result = cached_step(
@@ -54,13 +58,27 @@ def train_step(
     learner.unscale(scale)
     norm = learner.optimizer.clip()
 
-    numbers = (result.loss, norm, result.log_temperature_gradient)
-    value, grad_norm, slope = (float(number) for number in numbers)  # waits for the device
-    is_finite = all(map(math.isfinite, (value, grad_norm, slope)))
+    numbers = [result.loss, norm, result.log_temperature_gradient, _length(result.projection_gradient), *result.parts]
+    value, grad_norm, slope, length, *parts = map(float, numbers)  # waits for the device
+    is_finite = all(map(math.isfinite, (value, grad_norm, slope, length)))
     if is_finite:
-        learner.update(result.log_temperature_gradient)
+        learner.update(result.log_temperature_gradient, result.projection_gradient)
     learner.optimizer.zero_grad()
-    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at)
+    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, _by_kind(losses, parts))
+
+
+def _length(gradient: Tensor | None) -> Tensor | float:
+    return 0.0 if gradient is None else gradient.norm()
+
+
+def _by_kind(losses: Sequence[LossConfig], values: Sequence[float]) -> dict[str, float]:
+    """The values by `loss_KIND`, and by `loss_KIND_2` for the second loss of a kind; empty for a single loss."""
+    found: dict[str, float] = {}
+    for loss, value in zip(losses if values else (), values, strict=True):
+        name = f"loss_{loss.kind}"
+        repeated = sum(key == name or key.startswith(f"{name}_") for key in found)
+        found[name if not repeated else f"{name}_{repeated + 1}"] = value
+    return found
 
 
 def seed_dropout(seed: int, step: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.model_folders import find
-from dec2vec.decoder.start import Adapter, find_adapter, published_base, with_adapter_reading
+from dec2vec.decoder.start import Adapter, find_adapter, find_start, published_base, with_adapter_reading
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import PUBLISHED, Prompt
@@ -95,7 +95,11 @@ def note_adapter(config: TrainConfig) -> None:
 
 
 def note_what_is_taken(encoder: Encoder) -> None:
-    """Say in a line how a run reads texts because its base is a published embedder."""
+    """Say in a line how a run reads texts because its base is a published embedder, or has Dense layers of its own."""
+    if find_start(encoder.config).head is not None:
+        what = "kept as they are" if encoder.embedder.view.dense else "left out, because pooling or layer differ"
+        name = encoder.config.adapter or encoder.config.name_or_path
+        _log.info("%s: the Dense layers that its run has trained are %s", name, what)
     if encoder.published is None:
         return
     _log.info("%s is a published embedder: %s", encoder.config.name_or_path, "; ".join(_taken(encoder)))

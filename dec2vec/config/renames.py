@@ -69,6 +69,8 @@ _LATER: dict[str, object] = {
     "data.N.queries": None,
     "data.N.min_grade": 1,
     "data.N.bad_rows": 0.01,
+    "loss.projection": "drop",
+    "data.N.losses.N.projection": "drop",
     "eval.metric": None,
     "eval.patience": None,
     **{f"{place}.positives": "each" for place in ("loss", "data.N.losses.N")},

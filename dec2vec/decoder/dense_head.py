@@ -1,6 +1,7 @@
 """What a published embedder computes from the pooled vector: layers of sentence-transformers' Dense and Normalize.
 
-The weights are buffers: training leaves them as they are, and a gradient passes through them.
+The weights are buffers: training leaves them as they are, and a gradient passes through them. The exception is a
+projection that is trained with the decoder (`train_weight`).
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, steps: Sequence[Step], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.steps = tuple(steps)
         self.layers = nn.ModuleList()
         for number, step in enumerate(steps):
             own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
@@ -95,6 +97,14 @@ class DenseHead(nn.Module):
         for layer in self.layers:
             vectors = layer(vectors)
         return vectors
+
+    def train_weight(self, number: int) -> None:
+        """Make the matrix of layer `number` a parameter, so that it is trained."""
+        layer = self.layers[number]
+        assert isinstance(layer, Dense)
+        weight = layer.get_buffer("weight")
+        del layer.weight
+        layer.weight = nn.Parameter(weight)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

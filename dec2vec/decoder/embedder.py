@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        """The Dense layers of a published embedder, which only views with `dense` use."""
+        """The Dense layers of a published embedder or of a run, which only views with `dense` use."""
         self.view = view
         self.layer_count = layer_count
         self.autocast = autocast
@@ -53,6 +54,11 @@ class Embedder(nn.Module):
         self.unpadded = False
         """If on, texts without a common beginning are packed. `train.adapters.capabilities` says when that is possible.
         """
+
+    def put_head(self, head: DenseHead) -> None:
+        """Use these Dense layers behind the module's own view."""
+        self.head = head
+        self.view = replace(self.view, dense=True)
 
     def forward(
         self,

@@ -33,6 +33,8 @@ def model_digest(name: str) -> str | None:
         reading = {key: value for key, value in dataclasses.asdict(artifact.config).items() if key not in _LOCATION}
         if artifact.published is not None:
             reading["published"] = artifact.published.reading.as_json()
+        if artifact.head is not None:
+            reading["head"] = [dataclasses.asdict(step) for step in artifact.head.steps]
         digest.update(json.dumps(reading, sort_keys=True).encode("utf-8", "surrogatepass"))
         folders = [path for path in (artifact.adapter, Path(artifact.base.name_or_path)) if path is not None]
     for folder in folders:

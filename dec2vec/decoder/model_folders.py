@@ -7,7 +7,7 @@ adapter, whose base is `model.name_or_path`, or a complete model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.dense_head import HEAD_FILE
+from dec2vec.decoder.dense_head import HEAD_FILE, DenseHead, Step
 from dec2vec.decoder.library_calls import quiet
+from dec2vec.decoder.pooling import View, belongs_to
 from dec2vec.decoder.published import Published, PublishedModel
 from dec2vec.errors import UserError
 from dec2vec.hub import check_path_exists, is_on_hub
@@ -29,6 +30,26 @@ from dec2vec.hub import check_path_exists, is_on_hub
 MARKER = "dec2vec.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FORMAT = 1
+FORMAT_WITH_HEAD = 2
+"""With Dense layers that the run has trained, which earlier versions would leave out."""
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """Dense layers of a run, and the reading of the decoder for which they were trained."""
+
+    steps: tuple[Step, ...]
+    tensors: Mapping[str, Tensor]
+    view: View
+
+    def fits(self, view: View, layer_count: int) -> bool:
+        """Whether they belong to the pooling and layer of `view`."""
+        return belongs_to(self.view, view, layer_count)
+
+    @property
+    def module(self) -> DenseHead:
+        """The layers, with weights that stay as they are."""
+        return DenseHead(self.steps, self.tensors)
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,8 @@ class Artifact:
     whitening: Path | None
     published: PublishedModel | None = None
     """The reading of the published embedder that it was tuned from, and the weights of its Dense layers."""
+    head: TrainedHead | None = None
+    """All Dense layers behind the pooling, if the run has trained one of them."""
 
     def changed(self, changes: Mapping[str, Any]) -> Artifact:
         """The same encoder with other options of the `model` section."""
@@ -60,11 +83,12 @@ def find(config: ModelConfig) -> Artifact | None:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         saved = TypeAdapter(ModelConfig).validate_python(marker["model"])
         reading = Published.from_json(marker["published"]) if marker.get("published") else None
+        steps = TypeAdapter(tuple[Step, ...]).validate_python(marker.get("head", ()))
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{folder / MARKER}: damaged ({type(error).__name__}); export the run again") from error
-    if marker.get("format") != FORMAT:
+    if marker.get("format") not in (FORMAT, FORMAT_WITH_HEAD):
         raise UserError(f"{folder / MARKER}: format {marker.get('format')!r} is not {FORMAT}; update dec2vec")
-    return _artifact(folder, _on_device(saved, config), reading)
+    return _artifact(folder, _on_device(saved, config), reading, steps)
 
 
 def _on_device(saved: ModelConfig, config: ModelConfig) -> ModelConfig:
@@ -72,7 +96,7 @@ def _on_device(saved: ModelConfig, config: ModelConfig) -> ModelConfig:
     return replace(saved, device=config.device, trust_remote_code=config.trust_remote_code)
 
 
-def _artifact(folder: Path, saved: ModelConfig, reading: Published | None) -> Artifact:
+def _artifact(folder: Path, saved: ModelConfig, reading: Published | None, trained: tuple[Step, ...] = ()) -> Artifact:
     whitening = folder / "whitening.safetensors"
     has_adapter = (folder / "adapter_config.json").is_file()
     base = saved if has_adapter else replace(saved, name_or_path=str(folder), revision=None)
@@ -86,13 +110,18 @@ def _artifact(folder: Path, saved: ModelConfig, reading: Published | None) -> Ar
         base=base,
         adapter=folder if has_adapter else None,
         whitening=whitening if whitening.is_file() else None,
-        published=None if reading is None else PublishedModel(reading, _head_tensors(folder, reading)),
+        published=None if reading is None else PublishedModel(reading, _head_tensors(folder, reading.steps)),
+        head=TrainedHead(trained, _head_tensors(folder, trained), _trained_view(saved)) if trained else None,
     )
 
 
-def _head_tensors(folder: Path, reading: Published) -> dict[str, Tensor]:
+def _trained_view(saved: ModelConfig) -> View:
+    return View(saved.pooling_name, saved.pooled_layer, dense=True)
+
+
+def _head_tensors(folder: Path, steps: Sequence[Step]) -> dict[str, Tensor]:
     """The weights of the Dense layers. UserError if they are missing."""
-    if not any(step.kind == "dense" for step in reading.steps):
+    if not any(step.kind == "dense" for step in steps):
         return {}
     try:
         found: dict[str, Tensor] = load_file(folder / HEAD_FILE)

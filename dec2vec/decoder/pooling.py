@@ -31,10 +31,16 @@ class View:
     norm: bool = False
     """Apply the decoder's final norm to inner hidden states. The last hidden state is already normalized."""
     dense: bool = False
-    """Apply the Dense layers of a published embedder to the pooled vector."""
+    """Apply the Dense layers of a published embedder, or those that a run has trained, to the pooled vector."""
 
     def __str__(self) -> str:
         return f"{self.pooling}@{self.layer}{'+norm' * self.norm}{'+dense' * self.dense}"
+
+
+def belongs_to(own: View, view: View, layer_count: int) -> bool:
+    """Whether the Dense layers that `own` uses belong to the pooling and layer of `view` too."""
+    layers = {resolve_layer(each.layer, layer_count) for each in (own, view)}
+    return own.dense and own.pooling == view.pooling and len(layers) == 1
 
 
 def real_tokens(lengths: Lengths, time: int) -> Bool[Tensor, "batch time"]:

@@ -15,8 +15,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from dec2vec.config.model import ModelConfig
+from dec2vec.decoder.dense_head import HEAD_FILE
 from dec2vec.decoder.library_files import MODULES, find_published
-from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, find
+from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, TrainedHead, find
 from dec2vec.decoder.published import PublishedModel
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import sha256_file
@@ -44,13 +45,16 @@ class Adapter:
     """How a run of dec2vec reads texts with it."""
     published: PublishedModel | None = None
     """The reading of the published embedder from which that run was tuned."""
+    head: TrainedHead | None = None
+    """The Dense layers that the run has trained."""
 
     @property
     def digest(self) -> str:
         """sha256 of what it computes, wherever it and its decoder lie."""
         settings = {name: value for name, value in self.settings.items() if name not in _PLACES}
         weights = sha256_file(self.folder / ADAPTER_WEIGHTS)
-        return hashlib.sha256(f"{weights} {json.dumps(settings, sort_keys=True)}".encode()).hexdigest()
+        head = "" if self.head is None else f" {sha256_file(self.folder / HEAD_FILE)}"
+        return hashlib.sha256(f"{weights} {json.dumps(settings, sort_keys=True)}{head}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Start:
     base: ModelConfig
     published: PublishedModel | None
     adapter: Adapter | None
+    head: TrainedHead | None = None
+    """Dense layers that an earlier run has trained."""
 
 
 def find_start(config: ModelConfig) -> Start:
@@ -75,7 +81,10 @@ def find_start(config: ModelConfig) -> Start:
     base = config if published is None else published.base(config)
     if adapter is not None and adapter.published is not None:
         published = adapter.published
-    return Start(config, base if artifact is None else artifact.base, published, adapter)
+    head = None if artifact is None else artifact.head
+    if adapter is not None and adapter.head is not None:
+        head = adapter.head
+    return Start(config, base if artifact is None else artifact.base, published, adapter, head)
 
 
 def published_base(config: ModelConfig) -> PublishedModel | None:
@@ -106,7 +115,7 @@ def find_adapter(config: ModelConfig) -> Adapter | None:
         )
     settings = _settings(name, folder)
     if artifact is not None:
-        return Adapter(name, folder, settings, artifact.config, artifact.published)
+        return Adapter(name, folder, settings, artifact.config, artifact.published, artifact.head)
     if (folder / MODULES).is_file():
         raise UserError(
             f"model.adapter {name}: it is the adapter of a published embedder, whose tokenizer and pooling lie beside "

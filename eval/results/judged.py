@@ -19,7 +19,7 @@ from eval.selection.candidates import Candidates
 from eval.selection.given import Given, Undecided, as_exported
 from eval.selection.judge import EvaluationOptions, Measured, Reader, judge, judge_similarity
 from eval.selection.shortlist import first_pass, kept_systems, make_shortlist
-from eval.systems.system import System, TextEncoder, candidate_layers, own_view, start_of
+from eval.systems.system import System, TextEncoder, candidate_layers, own_view, start_of, untuned_view
 
 
 def judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findings) -> list[System]:
@@ -48,7 +48,8 @@ def judge_tuned(encoders: Encoders, options: EvaluationOptions, findings: Findin
         )
         _judge_all_tasks(reader, findings)
         options.ahead.done((run, own.prompt), (run, references[0].prompt if references else own.prompt))
-        references.append(System(own.prompt, own.view, start=start_of(encoders.config.model)))
+        view = untuned_view(encoder, encoders.untuned)
+        references.append(System(own.prompt, view, start=start_of(encoders.config.model)))
     return references
 
 

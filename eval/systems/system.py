@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig, PoolingName
-from dec2vec.decoder.pooling import View, resolve_layer
+from dec2vec.decoder.pooling import View, belongs_to, resolve_layer
 from dec2vec.decoder.published import Published
+from dec2vec.decoder.published import own_view as configured_view
 from dec2vec.errors import UserError
 from dec2vec.inference import TokenCounts
 from dec2vec.prompts.ensembles import Ensemble
@@ -182,6 +183,17 @@ def candidate_dimensions(dimensions: Sequence[int], dimension: int) -> list[int]
 def own_view(encoder: TextEncoder) -> View:
     """How an encoder is read by itself, its layer as an index."""
     return replace(encoder.view, layer=resolve_layer(encoder.view.layer, encoder.layer_count))
+
+
+def untuned_view(encoder: TextEncoder, load_start: Callable[[], TextEncoder]) -> View:
+    """How what training started from is read as a tuned encoder.
+
+    It has the Dense layers of a published base and those of an earlier run, but not those that the run has added.
+    """
+    own, configured = own_view(encoder), configured_view(encoder.config, encoder.published, encoder.layer_count)
+    if not own.dense or configured.dense:
+        return own
+    return replace(own, dense=belongs_to(load_start().view, own, encoder.layer_count))
 
 
 def published_system(encoder: TextEncoder) -> System | None:

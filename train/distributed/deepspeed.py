@@ -35,8 +35,9 @@ _LARGEST_BUCKET = 2**28
 class DeepSpeedAdamW(EngineOptimizer):
     """AdamW over weights that DeepSpeed has divided between the processes.
 
-    All processes must make each call, except `set_learning_rate` and `zero_grad`. A learned temperature is not divided:
-    each process has its whole gradient and updates it, and the clipped norm is that of the weights.
+    All processes must make each call, except `set_learning_rate` and `zero_grad`. A learned temperature and the loss's
+    projection are not divided: each process has their whole gradient and updates them, and the clipped norm is that of
+    the weights.
     """
 
     def __init__(self, module: nn.Module, adamw: AdamW, max_norm: float, config: dict[str, Any]) -> None:
@@ -46,19 +47,19 @@ class DeepSpeedAdamW(EngineOptimizer):
         self._weights: list[nn.Parameter] = adamw.param_groups[0]["params"]
         self._adamw = AdamW(adamw.param_groups[:1])
         others = adamw.param_groups[1:]
-        self._temperature = PlainAdamW(AdamW(others), max_norm) if others else None
+        self._undivided = PlainAdamW(AdamW(others), max_norm) if others else None
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=self._adamw, config=config)
 
     @property
     def parameter_count(self) -> int:
-        others = 0 if self._temperature is None else self._temperature.parameter_count
+        others = 0 if self._undivided is None else self._undivided.parameter_count
         return len(self._weights) + others
 
     def set_learning_rate(self, lr: float) -> None:
         for group in self._adamw.param_groups:
             group["lr"] = lr
-        if self._temperature is not None:
-            self._temperature.set_learning_rate(lr)
+        if self._undivided is not None:
+            self._undivided.set_learning_rate(lr)
 
     @contextlib.contextmanager
     def one_reduction(self) -> Iterator[None]:
@@ -78,8 +79,8 @@ class DeepSpeedAdamW(EngineOptimizer):
     def step(self) -> None:
         """Clip, update this process's part, gather the weights."""
         self._engine.step()
-        if self._temperature is not None:
-            self._temperature.step()
+        if self._undivided is not None:
+            self._undivided.step()
         # DeepSpeed writes past autograd's versions, by which `train.kernels` knows that weights have changed
         torch.autograd.graph.increment_version(self._weights)
 
@@ -89,22 +90,22 @@ class DeepSpeedAdamW(EngineOptimizer):
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.averaged_gradients:
             optimizer.averaged_gradients[group] = None
-        if self._temperature is not None:
-            self._temperature.zero_grad()
+        if self._undivided is not None:
+            self._undivided.zero_grad()
 
     def tensors(self) -> dict[int, dict[str, Tensor]]:
-        """The weights' state in host memory of the main process; the temperature's on all processes."""
+        """The weights' state in host memory of the main process; that of the rest on all processes."""
         state = dict(enumerate(self._moments()))
-        if self._temperature is not None:
-            state |= {len(self._weights) + index: entry for index, entry in self._temperature.tensors().items()}
+        if self._undivided is not None:
+            state |= {len(self._weights) + index: entry for index, entry in self._undivided.tensors().items()}
         return state
 
     def restore(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Continue from the weights as the module has them now, and from their moments."""
         count = len(self._weights)
         self._restore_moments({index: entry for index, entry in state.items() if index < count})
-        if self._temperature is not None:
-            self._temperature.restore({index - count: entry for index, entry in state.items() if index >= count})
+        if self._undivided is not None:
+            self._undivided.restore({index - count: entry for index, entry in state.items() if index >= count})
 
     @abstractmethod
     def _moments(self) -> list[dict[str, Tensor]]:

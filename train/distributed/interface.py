@@ -37,19 +37,19 @@ class Pass:
 
 
 class EngineOptimizer(ABC):
-    """AdamW over the trained weights, and over log(temperature) if that is learned.
+    """AdamW over the trained weights, over log(temperature) if that is learned, and over a projection of the loss.
 
-    Parameters are numbered in the order of `parameter_count`: weights first, then the temperature.
+    Parameters are numbered in the order of `parameter_count`: weights first, then the temperature, then the projection.
     """
 
     @property
     @abstractmethod
     def parameter_count(self) -> int:
-        """Trained tensors, the temperature included."""
+        """Trained tensors, temperature and projection included."""
 
     @abstractmethod
     def set_learning_rate(self, lr: float) -> None:
-        """Use this learning rate in the next `step`."""
+        """Use this learning rate in the next `step`; a group with an `lr_factor` uses that many times the rate."""
 
     def one_reduction(self) -> AbstractContextManager[None]:
         """Within, backward passes add up; the ranks' gradients are averaged once, at the end or before."""

@@ -46,7 +46,7 @@ class PlainAdamW(EngineOptimizer):
 
     def set_learning_rate(self, lr: float) -> None:
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
 
     def clip(self) -> Tensor:
         weights: list[Tensor] = self.adamw.param_groups[0]["params"]

@@ -18,6 +18,7 @@ _NAMES = {
     "supcon": "supervised contrastive loss",
     "distil_scores": "distillation of cosines",
     "distil_vectors": "distillation of the matrix of cosines",
+    "embed_distill": "regression on the vectors",
 }
 
 
@@ -37,7 +38,9 @@ def _name(loss: LossConfig, source: SourceConfig, config: TrainConfig, with_nega
     if loss.kind == "distil_reranker":
         return f"distillation of a reranker's scores ({distance_of(loss)})"
     if loss.teacher is not None:
-        return f"{_NAMES[loss.kind]} from `{Path(loss.teacher).name}` ({distance_of(loss)})"
+        through = {"drop": ", through a projection that is not part of the model", "keep": ", through its Dense layer"}
+        how = through.get(loss.projection, "") if loss.kind == "embed_distill" else ""
+        return f"{_NAMES[loss.kind]} from `{Path(loss.teacher).name}` ({distance_of(loss)}{how})"
     return _NAMES[loss.kind]
 
 

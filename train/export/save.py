@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.dense_head import HEAD_FILE
-from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, FORMAT, MARKER
+from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, FORMAT, FORMAT_WITH_HEAD, MARKER
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder
@@ -190,6 +190,10 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
     marker: dict[str, object] = {"format": FORMAT, "model": model}
     if encoder.published is not None:
         marker["published"] = encoder.published.as_json()
+    if has_trained_head(encoder):
+        assert encoder.embedder.head is not None
+        steps = [dataclasses.asdict(step) for step in encoder.embedder.head.steps]
+        marker |= {"format": FORMAT_WITH_HEAD, "head": steps}
     write_json(folder / MARKER, marker)
     if encoder.embedder.head is not None:
         save_file(encoder.embedder.head.tensors, folder / HEAD_FILE, metadata={"format": "pt"})
@@ -198,6 +202,12 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
         whitening.save(folder / "whitening.safetensors")
         arrays = {name: torch.from_numpy(array) for name, array in whitening.arrays().items()}
         read.file(folder / "whitening.safetensors", arrays)
+
+
+def has_trained_head(encoder: Encoder) -> bool:
+    """Whether there are Dense layers that are not those of the published base alone."""
+    head, published = encoder.embedder.head, encoder.published
+    return head is not None and (published is None or head.steps != published.steps)
 
 
 def check_mergeable(config: ModelConfig, *, merge: bool) -> None:

@@ -38,6 +38,9 @@ class CachedStep:
     log_temperature_gradient: Float[Tensor, ""]
     embedded_at: float
     """time.monotonic() when this rank's vectors were ready, before it waited for another rank."""
+    projection_gradient: Float[Tensor, "teacher_dim dim"] | None = None
+    parts: tuple[Float[Tensor, ""], ...] = ()
+    """As in `Objective`."""
 
 
 def cached_step(
@@ -68,7 +71,8 @@ def cached_step(
     with random_state_kept(embeddings.device):
         runner.back_propagate(embedded, gradient)
         beginning.backward()
-    return CachedStep(objective.loss, objective.log_temperature_gradient, embedded_at)
+    slope = objective.log_temperature_gradient
+    return CachedStep(objective.loss, slope, embedded_at, objective.projection_gradient, objective.parts)
 
 
 def fitting_graphs(chunks: Sequence[Chunk], graph_tokens: int) -> list[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dec2vec.errors import UserError
 from train.config import LoraConfig, TrainConfig
@@ -25,6 +25,7 @@ ROWS_OF: dict[LossKind, type[LossInputs]] = {
     "supcon": LabelledInputs,
     "distil_scores": TeacherInputs,
     "distil_vectors": TeacherInputs,
+    "embed_distill": TeacherInputs,
     "distil_reranker": PairInputs,
 }
 """The inputs that each loss needs."""
@@ -37,10 +38,11 @@ WORDS: dict[type[LossInputs], str] = {
 DISTANCES: dict[LossKind, tuple[Distance, ...]] = {
     "distil_scores": ("kl", "margin"),
     "distil_vectors": ("mse", "correlation"),
+    "embed_distill": ("cosine", "mse"),
     "distil_reranker": ("kl", "margin"),
 }
 """Distances that each distillation can minimize. The first is the default."""
-_FROM_A_MODEL: tuple[LossKind, ...] = ("distil_scores", "distil_vectors")
+_FROM_A_MODEL: tuple[LossKind, ...] = ("distil_scores", "distil_vectors", "embed_distill")
 """Distillations whose teacher is a model that embeds the texts."""
 COMMON = ("kind", "weight", "matryoshka", "matryoshka_weights", "temperature", "learn_temperature")
 """Options that every loss uses."""
@@ -55,8 +57,9 @@ ONLY_FOR: dict[str, tuple[LossKind, ...]] = {
     "hardness": ("infonce",),
     "angle_weights": ("angle",),
     "positives": ("infonce",),
-    "distance": ("distil_scores", "distil_vectors", "distil_reranker"),
-    "teacher": ("distil_scores", "distil_vectors"),
+    "distance": ("distil_scores", "distil_vectors", "embed_distill", "distil_reranker"),
+    "teacher": ("distil_scores", "distil_vectors", "embed_distill"),
+    "projection": ("embed_distill",),
     "teacher_temperature": ("distil_scores",),
     "score_scale": ("distil_reranker",),
     "score_temperature": ("distil_reranker",),
@@ -73,12 +76,30 @@ def check_losses(config: TrainConfig) -> None:
             _check_kind(loss, source.kind, number)
     if config.data and all(source.losses for source in config.data):
         _refuse_unused(config.loss)
+    _check_projection([loss for loss in used_losses(config) if loss.kind == "embed_distill"])
     starts = sorted({loss.temperature for loss in used_losses(config) if loss.learn_temperature})
     if len(starts) > 1:
         raise UserError(
             "loss.temperature: losses that learn it share one value, which cannot start at "
             f"{' and '.join(map(str, starts))}; set the same temperature for them"
         )
+
+
+def _check_projection(losses: Sequence[LossConfig]) -> None:
+    """A run trains one projection, to one teacher."""
+    for option in ("teacher", "projection"):
+        values = sorted({str(vars(loss)[option]) for loss in losses})
+        if len(values) > 1:
+            raise UserError(
+                f"loss.{option}: a run trains one projection, but its losses of kind embed_distill have "
+                f"{' and '.join(values)}; set the same {option} for them"
+            )
+    for loss in losses:
+        if loss.projection != "drop" and loss.matryoshka:
+            raise UserError(
+                f"loss.matryoshka: with loss.projection {loss.projection} embed_distill compares whole vectors; remove "
+                "it from this loss (the others may have it), or use loss.projection drop"
+            )
 
 
 def _check_kind(loss: LossConfig, kind: Kind, number: int) -> None:

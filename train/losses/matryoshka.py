@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,11 +22,18 @@ def nested(
     """The weighted sum of a loss over the first n dimensions, for each n: one forward pass, gradients summed."""
     width = embeddings.shape[1]
     parts = [objective(embeddings[:, :size].contiguous()) for size in weights]
-    padded = [
-        Objective(part.loss, F.pad(part.embedding_gradient, (0, width - size)), part.log_temperature_gradient)
-        for part, size in zip(parts, weights, strict=True)
-    ]
+    padded = [_padded(part, width - size) for part, size in zip(parts, weights, strict=True)]
     return combine(padded, list(weights.values()))
+
+
+def _padded(part: Objective, missing: int) -> Objective:
+    """The same with a gradient of zero at the dimensions that the loss has not seen."""
+    matrix = part.projection_gradient
+    return replace(
+        part,
+        embedding_gradient=F.pad(part.embedding_gradient, (0, missing)),
+        projection_gradient=None if matrix is None else F.pad(matrix, (0, missing)),
+    )
 
 
 def dimension_weights(config: LossConfig, width: int) -> dict[int, float]:

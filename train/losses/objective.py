@@ -1,4 +1,4 @@
-"""What a loss returns: its value over the global batch, and its gradients at embeddings and log(temperature)."""
+"""What a loss returns: its value over the global batch, and its gradients at embeddings and learned constants."""
 
 from __future__ import annotations
 
@@ -13,20 +13,30 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Objective:
-    """The mean loss of a global batch, and its gradients at the local embeddings and at log(temperature)."""
+    """The mean loss of a global batch, and its gradients.
+
+    That at the embeddings is the local one. Those at log(temperature) and at the matrix of a projection into a
+    teacher's space are the same on every rank.
+    """
 
     loss: Float[Tensor, ""]
     embedding_gradient: Float[Tensor, "unique dim"]
     log_temperature_gradient: Float[Tensor, ""]
+    projection_gradient: Float[Tensor, "teacher_dim projected_dim"] | None = None
+    """None for a loss without a projection."""
+    parts: tuple[Float[Tensor, ""], ...] = ()
+    """Of a sum its losses, without their weights; empty for a single loss."""
 
 
 def combine(objectives: Sequence[Objective], weights: Sequence[float]) -> Objective:
     """The weighted sum of losses over the same embeddings; gradients add up as the losses do."""
     parts = list(zip(objectives, weights, strict=True))
+    projected = [part.projection_gradient * weight for part, weight in parts if part.projection_gradient is not None]
     return Objective(
         torch.stack([weight * part.loss for part, weight in parts]).sum(0),
         torch.stack([weight * part.embedding_gradient for part, weight in parts]).sum(0),
         torch.stack([weight * part.log_temperature_gradient for part, weight in parts]).sum(0),
+        torch.stack(projected).sum(0) if projected else None,
     )
 
 

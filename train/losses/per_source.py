@@ -1,4 +1,4 @@
-"""Which losses each source is trained with, and the temperature that they learn."""
+"""Which losses each source is trained with, and the temperature and projection that they share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def losses_of(source: SourceConfig, config: TrainConfig) -> tuple[LossConfig, ..
 def used_losses(config: TrainConfig) -> list[LossConfig]:
     """The losses of all sources, without the run's own if every source has others."""
     return [loss for source in config.data for loss in losses_of(source, config)] or [config.loss]
+
+
+def projected_loss(config: TrainConfig) -> LossConfig | None:
+    """A loss of the run that compares with the vectors of its teacher; all such losses share teacher and projection."""
+    return next((loss for loss in used_losses(config) if loss.kind == "embed_distill"), None)
 
 
 def run_temperature(config: TrainConfig) -> Temperature:

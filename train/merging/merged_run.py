@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from dec2vec.config.load import dump, load
 from dec2vec.config.model import ModelConfig
-from dec2vec.decoder.dense_head import HEAD_FILE
+from dec2vec.decoder.dense_head import HEAD_FILE, DenseHead
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder, atomic_write_text
@@ -73,20 +77,41 @@ def _check_same_reading(first: FinishedRun, run: FinishedRun) -> None:
                 f"{run.path}: model.{option} is {value}, but that of {first.path} is {expected}; merge runs with the "
                 "same prompt, layer and pooling"
             )
+    layers = [each.artifact.head and each.artifact.head.steps for each in (first, run)]
+    shapes = [[tensor.shape for tensor in head_tensors(each).values()] for each in (first, run)]
+    if layers[0] != layers[1] or shapes[0] != shapes[1]:
+        raise UserError(
+            f"{run.path}: its projection (loss.projection keep) has another form than that of {first.path}, or is in "
+            "one of them only; merge runs with the same one"
+        )
+
+
+def head_tensors(run: FinishedRun) -> Mapping[str, Tensor]:
+    """The weights of the Dense layers of a run that has trained one of them; empty for others."""
+    return {} if run.artifact.head is None else run.artifact.head.tensors
+
+
+def merged_head(runs: Sequence[FinishedRun], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The average of trained Dense layers, also with slerp: a projection has no base from which its change starts."""
+    found = {}
+    for name in head_tensors(runs[0]):
+        parts = [weight * head_tensors(run)[name].double() for run, weight in zip(runs, weights, strict=True)]
+        found[name] = torch.stack(parts).sum(0).float()
+    return found
 
 
 def write_merged(
     runs: Sequence[FinishedRun], output: Path, weights: Sequence[float], method: str, rank: int | None
 ) -> str:
     """Write the merged run folder, whole or not at all; return the form of its weights in words."""
-    adapters = _adapters(runs, rank)
+    adapters, head = _adapters(runs, rank), merged_head(runs, weights)
     with atomic_folder(output) as folder:
         if adapters is not None:
-            form = _write_low_rank(adapters, runs[0].artifact, weights, method, rank, folder)
+            form = _write_low_rank(adapters, runs[0].artifact, weights, method, rank, folder, head)
             merged_rank = form["rank"]
             lora = LoraConfig(rank=merged_rank, alpha=float(merged_rank), targets=runs[0].config.lora.targets)
         else:
-            form, lora = _write_whole(runs, weights, method, folder), runs[0].config.lora
+            form, lora = _write_whole(runs, weights, method, folder, head), runs[0].config.lora
         paths = [run.path for run in runs]
         atomic_write_text(folder / RECORD, record_text(paths, weights, method, form))
         atomic_write_text(folder / "config.yaml", dump(_merged_config(runs, lora, output)))
@@ -107,7 +132,13 @@ def _adapters(runs: Sequence[FinishedRun], rank: int | None) -> list[Adapter] | 
 
 
 def _write_low_rank(
-    adapters: Sequence[Adapter], first: Artifact, weights: Sequence[float], method: str, rank: int | None, folder: Path
+    adapters: Sequence[Adapter],
+    first: Artifact,
+    weights: Sequence[float],
+    method: str,
+    rank: int | None,
+    folder: Path,
+    head: dict[str, Tensor],
 ) -> dict[str, Any]:
     """`adapter/`, read like the first run's; returns what the record says of it."""
     weigh = weigh_slerp(weights[1]) if method == "slerp" else weigh_average(weights)
@@ -119,11 +150,15 @@ def _write_low_rank(
     for name in (MARKER, HEAD_FILE):
         if (first.adapter / name).is_file():
             shutil.copyfile(first.adapter / name, folder / "adapter" / name)
+    if head:
+        save_file(head, folder / "adapter" / HEAD_FILE, metadata={"format": "pt"})
     accuracy = "exact" if rank is None else f"relative error {error:.2g}"
     return {"form": f"adapter of rank {merged_rank} ({accuracy})", "rank": merged_rank, "relative_error": error}
 
 
-def _write_whole(runs: Sequence[FinishedRun], weights: Sequence[float], method: str, folder: Path) -> dict[str, Any]:
+def _write_whole(
+    runs: Sequence[FinishedRun], weights: Sequence[float], method: str, folder: Path, head: dict[str, Tensor]
+) -> dict[str, Any]:
     """`model/`, since the merged weights are not an adapter any more."""
     artifacts, names = [run.artifact for run in runs], [str(run.path) for run in runs]
     if method == "slerp":
@@ -131,6 +166,8 @@ def _write_whole(runs: Sequence[FinishedRun], weights: Sequence[float], method: 
     else:
         encoder = average_whole(artifacts, names, weights)
     encoder.whitening = None
+    if head and encoder.embedder.head is not None:
+        encoder.embedder.put_head(DenseHead(encoder.embedder.head.steps, head))
     save_adapter(encoder, folder / "adapter")
     return {"form": "whole model"}
 

@@ -11,8 +11,10 @@ from dec2vec.config.load import STRICT
 
 Weight = Annotated[float, Ge(0.0)]
 
-LossKind = Literal["infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors", "distil_reranker"]
-Distance = Literal["kl", "margin", "mse", "correlation"]
+LossKind = Literal[
+    "infonce", "cosent", "angle", "supcon", "distil_scores", "distil_vectors", "embed_distill", "distil_reranker"
+]
+Distance = Literal["kl", "margin", "mse", "correlation", "cosine"]
 Positives = Literal["each", "mean", "sum"]
 ScoreScale = Literal["logit", "probability"]
 
@@ -22,8 +24,9 @@ class LossConfig:
     """The loss over the global batch."""
 
     kind: LossKind = "infonce"
-    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores or distil_vectors
-    for any texts with a teacher; distil_reranker for pairs with a reranker's scores in their rows."""
+    """infonce for pairs; cosent or angle for scored pairs; supcon for labelled texts; distil_scores, distil_vectors or
+    embed_distill (regression on the teacher's vectors) for any texts with a teacher; distil_reranker for pairs with a
+    reranker's scores in their rows."""
     weight: Annotated[float, Gt(0.0)] = 1.0
     """Weight of this loss in the sum of losses."""
     matryoshka: tuple[Annotated[int, Ge(1)], ...] = ()
@@ -36,10 +39,13 @@ class LossConfig:
     """Weights of AnglE's cosine, in-batch and angle losses. 0 disables a loss."""
     distance: Distance | None = None
     """Distance between the scores of student and teacher. distil_scores and distil_reranker: kl (default) or margin;
-    distil_vectors: mse (default) or correlation."""
+    distil_vectors: mse (default) or correlation. embed_distill: cosine (default) or mse between their vectors."""
     teacher: str | None = None
     """Folder of a sentence-transformers model or of a dec2vec encoder to distil from. Its vectors are cached on
     disk."""
+    projection: Literal["drop", "keep", "none"] = "drop"
+    """embed_distill: trained linear map to the teacher's dimensions. drop uses it in this loss alone; keep makes it a
+    Dense layer of the model, on whose output all losses act; none compares vectors of equal length."""
     teacher_temperature: Annotated[float, Gt(0.0)] = 0.05
     """Temperature of the teacher's cosines in kl. It is never learned."""
     score_scale: ScoreScale = "logit"

@@ -8,13 +8,14 @@ lower case may have a teacher that distinguishes "Polish" and "polish". A teache
 side uses the prompt of the text's side.
 
 The name of the file is a hash of the teacher's files and of the texts, so that a resumed run finds the vectors, and
-never those of another teacher or of other texts. Processes on one machine or one shared disk wait for the first.
+never those of another teacher or of other texts. Processes on one machine or one shared disk wait for the first. A
+killed process leaves the blocks that it has finished, and the next one goes on from there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,22 +27,19 @@ from torch import Tensor
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder import model_folders
+from dec2vec.decoder.library_calls import quiet
 from dec2vec.errors import UserError
-from dec2vec.files.atomic import atomic_path, remove_leftovers, sha256_file, why_not_written
+from dec2vec.files.atomic import sha256_file, why_not_written
 from dec2vec.files.lock import locked
 from dec2vec.prompts.ensembles import get_ensemble
-from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, PUBLISHED, Side
+from dec2vec.prompts.prompt import CHAT_NAMES, NORMALIZERS, PUBLISHED
 from dec2vec.runtime import importing
 from train.config import TrainConfig
 from train.data.batch import Asked
 from train.data.dataset import TrainingData
 from train.data.prompted_input import side_of, text_keys
 from train.losses.per_source import losses_of
-
-BLOCK = 4096
-"""Number of texts whose vectors are in memory at the same time."""
-SIDES: tuple[Side, ...] = ("text", "query", "document")
-Encode = Callable[[list[str], Side], NDArray[np.float32]]
+from train.teachers.vector_blocks import SIDES, Encode, write_blocks
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class TeacherVectors:
     keys: NDArray[np.int64]
     vectors: NDArray[np.float32]
     is_two_sided: bool = False
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        return int(self.vectors.shape[1])
 
     def keys_of(self, asked: Sequence[Asked]) -> Int[Tensor, " text"]:
         """Keys that are equal for equal texts, and differ by side if the teacher distinguishes sides."""
@@ -87,7 +90,7 @@ def load_teacher(teacher: str, texts: Mapping[Asked, str], folder: Path, *, devi
     try:
         with locked(folder):
             if not path.is_file():
-                _write(path, _encoder(teacher, device), ordered)
+                write_blocks(path, _encoder(teacher, device), ordered, Path(teacher).name)
     except OSError as error:
         raise UserError(f"cannot cache the teacher's vectors in {folder}: {why_not_written(error)}") from error
     return TeacherVectors(keys, np.load(path, mmap_mode="r"), is_two_sided)
@@ -109,34 +112,6 @@ def _is_two_sided(teacher: str) -> bool:
     return query != document
 
 
-def _write(path: Path, encode: Encode, texts: list[Asked]) -> None:
-    """Write the file completely or not at all. The next process removes the temporary file of a killed one."""
-    remove_leftovers(path.parent)
-    with atomic_path(path) as temporary:
-        _fill(temporary, encode, texts)
-
-
-def _fill(path: Path, encode: Encode, texts: list[Asked]) -> None:
-    """Write a .npy block by block. A memory map would end the process where the disk is full (SIGBUS)."""
-    block = _block(encode, texts[:BLOCK])
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), block.shape[1])}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(np.ascontiguousarray(block, dtype="<f4").data)
-        for start in range(BLOCK, len(texts), BLOCK):
-            block = _block(encode, texts[start : start + BLOCK])
-            file.write(np.ascontiguousarray(block, dtype="<f4").data)
-
-
-def _block(encode: Encode, texts: list[Asked]) -> NDArray[np.float32]:
-    """The vectors of a block. The texts of each side are embedded together."""
-    of_side = {side: [row for row, (_, own) in enumerate(texts) if own == side] for side in SIDES}
-    vectors = np.concatenate([encode([texts[row][0] for row in rows], side) for side, rows in of_side.items() if rows])
-    found = np.empty_like(vectors)
-    found[[row for rows in of_side.values() for row in rows]] = vectors
-    return found
-
-
 def _encoder(teacher: str, device: str) -> Encode:
     """Folders of dec2vec, which may be adapters, are loaded by `Encoder`, others by sentence-transformers."""
     config = ModelConfig(name_or_path=teacher, device=device)  # type: ignore[arg-type]  # a device that was resolved
@@ -149,7 +124,8 @@ def _encoder(teacher: str, device: str) -> Encode:
         from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(teacher, device=device)
+        with quiet():
+            model = SentenceTransformer(teacher, device=device)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"loss.teacher {teacher} cannot be loaded as an encoder: {error}") from None
     return lambda texts, side: np.asarray(
@@ -174,21 +150,25 @@ def _files_hash(teacher: str) -> str:
     return digest.hexdigest()
 
 
-def load_teachers(config: TrainConfig, data: TrainingData, folder: Path) -> dict[str, TeacherVectors]:
+def load_teachers(
+    config: TrainConfig, data: TrainingData, folder: Path, rows: Sequence[int] | None = None
+) -> dict[str, TeacherVectors]:
     """The vectors of each teacher for the texts that it teaches, from disk if they have been computed before.
 
     A teacher embeds the texts of the data, without the student's `model.text_normalization`. Of several texts that are
-    equal for the student, it embeds the first.
+    equal for the student, it embeds the first. `rows` are the numbers of the data rows that the run will use, in
+    ascending order; None for all of them.
     """
     normalize = NORMALIZERS[config.model.text_normalization]
     taught: dict[str, dict[Asked, str]] = {}
-    for source, table in zip(data.sources, data.tables, strict=True):
+    for number in range(len(data)) if rows is None else rows:
+        place_of_source, row = data.place(number)
+        source = data.sources[place_of_source]
         for loss in losses_of(source, config):
             if loss.teacher is not None:
                 texts = taught.setdefault(loss.teacher, {})
-                for row in table.texts:
-                    for place, text in enumerate(row):
-                        texts.setdefault((normalize(text), side_of(source.kind, place)), text)
+                for place, text in enumerate(data.tables[place_of_source].texts[row]):
+                    texts.setdefault((normalize(text), side_of(source.kind, place)), text)
     return {
         teacher: load_teacher(teacher, texts, folder, device=config.model.device) for teacher, texts in taught.items()
     }
