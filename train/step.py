@@ -17,7 +17,6 @@ from train.gradcache.cached_step import cached_step
 from train.losses.compute import compute_loss
 from train.losses.objective import Objective
 from train.optim import Learner, learning_rate
-from train.options.losses import LossConfig
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,7 @@ class StepResult:
 def train_step(
     learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int, scale: float = 1.0
 ) -> StepResult:
-    """Optimizer step number `step`, counted from 0, on this rank's part of the global batch.
-
-    `scale` is the loss scale of float16: gradients are computed that many times as large, and divided by it.
-    """
+    """Optimizer step number `step`, from 0, on this rank's part of the batch; `scale` is the loss scale of float16."""
     seed_dropout(config.seed, step)
     lr = learning_rate(step, learner.total_steps, config.optim)
     learner.optimizer.set_learning_rate(lr)
@@ -64,18 +60,19 @@ def train_step(
     if is_finite:
         learner.update(result.log_temperature_gradient, result.projection_gradient)
     learner.optimizer.zero_grad()
-    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, _by_kind(losses, parts))
+    by_kind = _by_kind([loss.kind for loss in losses], parts)
+    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, by_kind)
 
 
 def _length(gradient: Tensor | None) -> Tensor | float:
     return 0.0 if gradient is None else gradient.norm()
 
 
-def _by_kind(losses: Sequence[LossConfig], values: Sequence[float]) -> dict[str, float]:
+def _by_kind(kinds: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     """The values by `loss_KIND`, and by `loss_KIND_2` for the second loss of a kind; empty for a single loss."""
     found: dict[str, float] = {}
-    for loss, value in zip(losses if values else (), values, strict=True):
-        name = f"loss_{loss.kind}"
+    for kind, value in zip(kinds if values else (), values, strict=True):
+        name = f"loss_{kind}"
         repeated = sum(key == name or key.startswith(f"{name}_") for key in found)
         found[name if not repeated else f"{name}_{repeated + 1}"] = value
     return found

@@ -151,8 +151,15 @@ class _Packed:
         self._instructions += part.instructions
 
     def done(self) -> SourceTable:
-        columns = self._scores, self._labels, self._ids, self._document_scores, self._instructions
-        return SourceTable(self._kind, self._texts.done(), *(column or () for column in columns))
+        return SourceTable(
+            self._kind,
+            self._texts.done(),
+            self._scores or (),
+            self._labels or (),
+            self._ids or (),
+            self._document_scores or (),
+            self._instructions or (),
+        )
 
     def close(self) -> None:
         self._texts.close()
