@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from train.config import TrainConfig
 from train.data.batch import LocalBatch
 from train.distributed.collectives import world_size
 from train.gradcache.cached_step import cached_step
-from train.losses.compute import compute_loss
+from train.losses.compute import by_kind, compute_loss
 from train.losses.objective import Objective
 from train.optim import Learner, learning_rate
 
@@ -60,22 +60,11 @@ def train_step(
     if is_finite:
         learner.update(result.log_temperature_gradient, result.projection_gradient)
     learner.optimizer.zero_grad()
-    by_kind = _by_kind([loss.kind for loss in losses], parts)
-    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, by_kind)
+    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, by_kind(losses, parts))
 
 
 def _length(gradient: Tensor | None) -> Tensor | float:
     return 0.0 if gradient is None else gradient.norm()
-
-
-def _by_kind(kinds: Sequence[str], values: Sequence[float]) -> dict[str, float]:
-    """The values by `loss_KIND`, and by `loss_KIND_2` for the second loss of a kind; empty for a single loss."""
-    found: dict[str, float] = {}
-    for kind, value in zip(kinds if values else (), values, strict=True):
-        name = f"loss_{kind}"
-        repeated = sum(key == name or key.startswith(f"{name}_") for key in found)
-        found[name if not repeated else f"{name}_{repeated + 1}"] = value
-    return found
 
 
 def seed_dropout(seed: int, step: int) -> None:

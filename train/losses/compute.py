@@ -44,6 +44,16 @@ def compute_loss(
     return replace(total, parts=tuple(part.loss for part in parts)) if len(parts) > 1 else total
 
 
+def by_kind(losses: Sequence[LossConfig], values: Sequence[float]) -> dict[str, float]:
+    """The values by `loss_KIND`, and by `loss_KIND_2` for the second loss of a kind; empty for a single loss."""
+    found: dict[str, float] = {}
+    for loss, value in zip(losses if values else (), values, strict=True):
+        name = f"loss_{loss.kind}"
+        repeated = sum(key == name or key.startswith(f"{name}_") for key in found)
+        found[name if not repeated else f"{name}_{repeated + 1}"] = value
+    return found
+
+
 def one_loss(
     embeddings: Float[Tensor, "unique dim"],
     rows: LossInputs,
