@@ -151,8 +151,9 @@ class _Packed:
         self._instructions += part.instructions
 
     def done(self) -> SourceTable:
-        columns = self._scores, self._labels, self._ids, self._document_scores, self._instructions
-        return SourceTable(self._kind, self._texts.done(), *(column or () for column in columns))
+        of_kind = self._scores or (), self._labels or (), self._ids or ()
+        extras = self._document_scores or (), self._instructions or ()
+        return SourceTable(self._kind, self._texts.done(), *of_kind, *extras)
 
     def close(self) -> None:
         self._texts.close()
