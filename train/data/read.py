@@ -151,21 +151,9 @@ class _Packed:
         self._instructions += part.instructions
 
     def done(self) -> SourceTable:
-<<<<<<< HEAD
-        return SourceTable(
-            self._kind,
-            self._texts.done(),
-            self._scores or (),
-            self._labels or (),
-            self._ids or (),
-            self._document_scores or (),
-            self._instructions or (),
-        )
-=======
         of_kind = self._scores or (), self._labels or (), self._ids or ()
         extras = self._document_scores or (), self._instructions or ()
         return SourceTable(self._kind, self._texts.done(), *of_kind, *extras)
->>>>>>> wt-stream
 
     def close(self) -> None:
         self._texts.close()
