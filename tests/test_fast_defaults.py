@@ -41,7 +41,7 @@ def test_fast_equals_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.chdir(folder / "run")
         with monkeypatch.context() as patches:
             if (lora, batch) == PLAIN:
-                patches.setattr(train.loop, "fit", partial(train.loop.fit, prefetch=False))
+                patches.setattr(train.loop.fit, "fit", partial(train.loop.fit.fit, prefetch=False))
                 patches.setattr(train.step, "cached_step", partial(train.step.cached_step, threads=1))
             found.append(losses(folder, lora, batch))
     fast, plain, other = found
