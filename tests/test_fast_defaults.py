@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import train.loop
+import train.loop.fit
 import train.step
 from dec2vec import ModelConfig
 from tests.tiny_run import metrics_of, write_run

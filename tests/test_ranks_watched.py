@@ -20,7 +20,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 import train.adapters.lora
 import train.distributed.engine
-import train.loop
+import train.loop.fit
 import train.step
 from dec2vec import ModelConfig
 from dec2vec.errors import TryAgain, run

@@ -105,7 +105,7 @@ def graph_of_a_layer(shape: Shape, lora: LoraConfig) -> float:
     for layers in (1, 2):
         shape.architecture.num_hidden_layers = layers
         backbone = AutoModel.from_config(shape.architecture, dtype=torch.bfloat16)
-        embedder = Embedder(backbone, View("last", -1), layers, autocast=True)
+        embedder = Embedder(backbone, View("last", -1), layers, autocast=torch.bfloat16)
         make_trainable(embedder, replace(lora, fused=False))
         embedder.narrow = False
         for rows in (2, 4):

@@ -17,7 +17,7 @@ import pytest
 
 import dec2vec.files.atomic
 import train.checkpointing.checkpoint
-import train.loop
+import train.loop.fit
 import train.state
 from tests.processes import exit_code_alone, run_alone, run_ranks
 from tests.tiny_run import (
