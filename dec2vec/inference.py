@@ -19,6 +19,7 @@ from dec2vec.decoder.pooling import Lengths, View
 from dec2vec.decoder.positions import length_borders
 from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
 from dec2vec.errors import UserError
+from dec2vec.runtime import is_out_of_memory
 from dec2vec.vectors.averaging import Part, Vectors
 
 
@@ -135,7 +136,7 @@ class ChunkedForward:
                 pooled = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix)
             return [vectors.cpu().numpy() for vectors in pooled]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._check_divisible(chunk)
         halves = [self._embed(half, prefix) for half in _halves(chunk)]
@@ -178,10 +179,3 @@ def _halves(chunk: Chunk) -> list[Chunk]:
         Chunk(chunk.rows[part], chunk.input_ids[part, : int(chunk.lengths[part].max())], chunk.lengths[part])
         for part in parts
     ]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """The CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGE = 1 << 30
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory")
 
 
 def keep_freed_memory() -> bool:
@@ -32,6 +34,21 @@ def keep_freed_memory() -> bool:
     options = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
     accepted = [libc.mallopt(option, value) == 1 for option, value in options]
     return all(accepted)
+
+
+def give_back_freed_memory() -> None:
+    """Give memory that was freed and kept back to the system, so that other programs can have it."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. The CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
 @contextlib.contextmanager

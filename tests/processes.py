@@ -39,7 +39,7 @@ IMPORTED_LATE = (
     "train.finish",
     "train.export.push",
     "train.build",
-    "train.loop",
+    "train.loop.fit",
     "train.resolve",
     "dec2vec.runtime",
     "peft.utils.transformers_weight_conversion",

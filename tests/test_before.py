@@ -18,7 +18,7 @@ import pytest
 import eval.report.write
 import eval.run
 import train.build
-import train.loop
+import train.loop.fit
 from dec2vec.config.load import load, load_arguments
 from dec2vec.errors import UserError
 from dec2vec.files.tables import read_table
@@ -242,8 +242,8 @@ def test_a_report_that_fails_costs_a_line_and_no_model(
     assert "adapter" in capsys.readouterr().out
 
     steps: list[object] = []
-    step = train.loop.train_step
-    monkeypatch.setattr(train.loop, "train_step", lambda *given, **more: steps.append(0) or step(*given, **more))
+    step = train.loop.fit.train_step
+    monkeypatch.setattr(train.loop.fit, "train_step", lambda *given, **more: steps.append(0) or step(*given, **more))
     report = place / "out" / "report" / "report.json"
     monkeypatch.setattr(eval.run, "evaluate", lambda *_, **__: full_report())
     monkeypatch.setattr(eval.report.write, "draw", lambda report: {})  # it takes seconds

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import train.loop
+import train.loop.fit
 from dec2vec.config.load import dump, load, validate
 from dec2vec.config.tasks import ClusteringConfig, DevTaskConfig, PairsConfig, RetrievalConfig, TopicsConfig
 from dec2vec.errors import UserError
@@ -304,14 +304,14 @@ def in_folder(config: Path, output: Path, *overrides: str) -> None:
 
 def killed_at(config: Path, output: Path, at: int, *overrides: str) -> None:
     """SIGKILL before step `at` (from 0)."""
-    step = train.loop.train_step
+    step = train.loop.fit.train_step
 
     def killing(*arguments: Any, **options: Any) -> Any:
         if arguments[2] == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(*arguments, **options)
 
-    train.loop.train_step = killing
+    train.loop.fit.train_step = killing
     in_folder(config, output, *overrides)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import train.loop
+import train.loop.fit
 import train.step
 from dec2vec import ModelConfig
 from tests.tiny_run import metrics_of, write_run
@@ -41,7 +41,7 @@ def test_fast_equals_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.chdir(folder / "run")
         with monkeypatch.context() as patches:
             if (lora, batch) == PLAIN:
-                patches.setattr(train.loop, "fit", partial(train.loop.fit, prefetch=False))
+                patches.setattr(train.loop.fit, "fit", partial(train.loop.fit.fit, prefetch=False))
                 patches.setattr(train.step, "cached_step", partial(train.step.cached_step, threads=1))
             found.append(losses(folder, lora, batch))
     fast, plain, other = found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-import train.loop
+import train.loop.fit
 from dec2vec import ModelConfig
 from dec2vec.errors import UserError
 from tests.helpers import tiny_model_folder
@@ -34,7 +34,7 @@ def run(folder: Path, autocast: str, steps: int = 8, **more: Any) -> list[dict[s
 
 def test_the_loss_curve_follows_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a scale that suits these gradients from the first step on, so that both runs make the same steps."""
-    monkeypatch.setattr(train.loop, "_loss_scale", lambda run: 256.0 if run.encoder.embedder.autocast else 1.0)
+    monkeypatch.setattr(train.loop.fit, "_loss_scale", lambda run: 256.0 if run.encoder.embedder.autocast else 1.0)
     curves = {}
     for autocast in ("off", "float16"):
         folder = tmp_path / autocast
@@ -51,14 +51,14 @@ def test_the_loss_curve_follows_float32(tmp_path: Path, monkeypatch: pytest.Monk
 def test_overflows_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted at every scale above 64, ten times in a row: any other five bad steps end a run."""
     scales: list[float] = []
-    plain = train.loop.train_step
+    plain = train.loop.fit.train_step
 
     def step(learner: Any, batch: Any, number: int, config: Any, *, scale: float, **options: Any) -> StepResult:
         scales.append(scale)
         scale = 1e30 if scale > 64 else scale  # more than float16 holds
         return plain(learner, batch, number, config, scale=scale, **options)
 
-    monkeypatch.setattr(train.loop, "train_step", step)
+    monkeypatch.setattr(train.loop.fit, "train_step", step)
     monkeypatch.chdir(tmp_path)
     rows = run(tmp_path, "float16", steps=13)
     assert scales == [FIRST / 2**power for power in range(10)] + [64.0] * 3
@@ -68,13 +68,13 @@ def test_overflows_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_is_wrong_at_any_scale_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite did not come from the scale."""
-    plain = train.loop.train_step
+    plain = train.loop.fit.train_step
 
     def step(*args: Any, **options: Any) -> StepResult:
         result = plain(*args, **options)
         return StepResult(**{**vars(result), "loss": float("nan"), "applied": False})
 
-    monkeypatch.setattr(train.loop, "train_step", step)
+    monkeypatch.setattr(train.loop.fit, "train_step", step)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="5 consecutive steps had no finite gradient"):
         run(tmp_path, "float16")

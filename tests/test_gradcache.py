@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +47,19 @@ def plain(encoder: Encoder, rows: np.ndarray) -> tuple[float, dict[str, torch.Te
 
 
 def cached(
-    encoder: Encoder, rows: np.ndarray, chunk_tokens: int, graph_tokens: int
+    encoder: Encoder,
+    rows: np.ndarray,
+    chunk_tokens: int,
+    graph_tokens: int,
+    room: Callable[[], int] | None = None,
+    threads: int | None = None,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     batch = prepare(tiny_table(24), rows, encoder, BatchOptions(chunk_tokens))
     temperature = Temperature(LOSS.temperature, learned=False)
     objective = partial(infonce, rows=batch.loss_inputs, config=LOSS, temperature=temperature)
-    result = cached_step(Single(encoder.embedder), batch.chunks, objective, graph_tokens=graph_tokens)
+    result = cached_step(
+        Single(encoder.embedder), batch.chunks, objective, graph_tokens=graph_tokens, room=room, threads=threads
+    )
     return float(result.loss), gradients(encoder.embedder)
 
 
@@ -131,3 +140,29 @@ def test_dropout_is_replayed(tmp_path: Path) -> None:
     assert kept[0] == loss and mixed[0] == loss and other[0] != loss
     assert close(kept[1], expected) and close(mixed[1], expected)
     assert not close(other[1], expected)
+
+
+@pytest.mark.parametrize(("dropout", "threads"), [(0.3, 1), (0.0, 2)])
+def test_graphs_that_are_dropped_change_no_bit(tmp_path: Path, dropout: float, threads: int) -> None:
+    """However many graphs are kept, and whenever in a step they are dropped."""
+    encoder = tiny_encoder(tmp_path, lora=LoraConfig(rank=4, dropout=dropout))
+    encoder.embedder.train()
+    shortages: list[tuple[list[int], int]] = [([], 10_000), ([], 100), ([10_000] * 2, 0), ([10_000] * 6, 60)]
+    results, asked = [], []
+    for graph_tokens, (before, after) in ((0, ([], 0)), *((10_000, shortage) for shortage in shortages)):
+        readings = chain(before, repeat(after))
+        asked.append(0)
+
+        def room(readings: chain[int] = readings) -> int:
+            asked[-1] += 1
+            return next(readings)
+
+        seed_dropout(1, 0)
+        results.append(cached(encoder, ROWS, 60, graph_tokens, room, threads))
+    loss, expected = results[0]
+    assert asked[0] == 0 and min(asked[1:]) > 0
+    for found_loss, found in results[1:]:
+        assert found_loss == loss and all(found[name].equal(expected[name]) for name in expected)
+    seed_dropout(1, 0)
+    _, other = cached(encoder, ROWS, 90, 10_000, threads=threads)  # other chunks have other bits
+    assert not all(other[name].equal(expected[name]) for name in expected)

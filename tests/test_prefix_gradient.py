@@ -89,7 +89,7 @@ def test_a_run_shares_a_beginning_unless_it_would_differ(
         batches.append(prepare(*arguments))
         return batches[-1]
 
-    monkeypatch.setattr("train.loop.prepare", noted)
+    monkeypatch.setattr("train.loop.batches.prepare", noted)
     train(config, tmp_path / "out", "--optim.steps", "2", "--export.model", "false")
     assert len(batches) == 2 and all((batch.prefix is None) == (dropout > 0) for batch in batches)
 

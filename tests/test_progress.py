@@ -56,9 +56,11 @@ def test_progress_in_a_terminal_is_a_bar() -> None:
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_progress_only_in_the_main_process(kind: type[io.StringIO]) -> None:
-    with redirect_stderr(kind()) as stream, Progress(10, is_main=False) as progress:
+    with redirect_stderr(kind()) as stream, Progress(10, is_main=False, dev_every=1) as progress:
         progress.advance(0.5, 64)
-        progress.note("saved")
+        with progress.evaluating():
+            pass
+        progress.note(f"saved{progress.dev_to_come}")
     assert stream.getvalue() == ""
 
 
@@ -88,3 +90,30 @@ def test_what_takes_long_is_lines_in_a_log_file_and_a_bar_elsewhere(monkeypatch:
     monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
     assert "\r" in shown(io.StringIO()), "a notebook shows the bar, though it is no terminal"
     assert bar_options(shown=False)["disable"]
+
+
+def test_the_time_left_includes_dev(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a second and evaluations of ten, of which the steps' speed knows nothing, by a clock of our own."""
+    clock = [0.0]
+    with redirect_stderr(io.StringIO()) as stream, Progress(50, dev_every=20) as progress:
+        monkeypatch.setattr(progress._bar, "_time", lambda: clock[0])
+        progress._bar.start_t = progress._bar.last_print_t = 0.0
+        for step in range(1, 51):
+            clock[0] += 1.0
+            progress.advance(0.5, 64)
+            if step % 20 == 0 or step == 50:
+                with progress.evaluating():
+                    clock[0] += 10.0
+                progress.note(f"step {step}: 10 s{progress.dev_to_come}")
+    lines = stream.getvalue().splitlines()
+    steps = [line for line in lines if "pairs/s" in line]
+    assert all("  64 pairs/s  " in line for line in steps)
+    assert next(line for line in steps if line.startswith("step 10/50")).endswith("00:40 left")  # dev is not known yet
+    assert next(line for line in steps if line.startswith("step 30/50")).endswith("00:40 left, of which dev 00:20")
+    notes = [line for line in lines if " 10 s" in line]
+    assert [note.partition(", and the last step ends at ")[0] for note in notes] == [
+        "step 20: 10 s; 2 more",
+        "step 40: 10 s; 1 more",
+        "step 50: 10 s",
+    ]
+    assert notes[0].split("ends at ")[1].count(":") == 1

@@ -20,7 +20,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 import train.adapters.lora
 import train.distributed.engine
-import train.loop
+import train.loop.fit
 import train.step
 from dec2vec import ModelConfig
 from dec2vec.errors import TryAgain, run
@@ -78,7 +78,7 @@ def test_checksums_are_sums_of_bits() -> None:
 
 def drifting_run(config: Path, output: Path) -> str:
     """Rank 1's weights change after step 5, as a broken device may change them."""
-    step = train.loop.train_step
+    step = train.loop.fit.train_step
 
     def faulty(learner: Any, batch: Any, number: int, *arguments: Any, **options: Any) -> Any:
         result = step(learner, batch, number, *arguments, **options)
@@ -87,7 +87,7 @@ def drifting_run(config: Path, output: Path) -> str:
                 next(iter(train.adapters.lora.trainable_parameters(learner.model.embedder).values())).mul_(1.001)
         return result
 
-    train.loop.train_step = faulty
+    train.loop.fit.train_step = faulty
     with pytest.raises(TryAgain) as caught:
         train_run(config, output)
     return str(caught.value)
@@ -142,14 +142,14 @@ class Gone(BaseException):
 
 
 def deserted_run(config: Path, output: Path) -> str | None:
-    step = train.loop.train_step
+    step = train.loop.fit.train_step
 
     def leaving(learner: Any, batch: Any, number: int, *arguments: Any, **options: Any) -> Any:
         if number == 4 and dist.get_rank() == 1:
             raise Gone
         return step(learner, batch, number, *arguments, **options)
 
-    train.loop.train_step = leaving
+    train.loop.fit.train_step = leaving
     try:
         train_run(config, output)
     except TryAgain as error:

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import pytest
 
-import train.loop
+import train.loop.fit
 from dec2vec.config.model import EncodeOptions
 from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
@@ -89,14 +89,14 @@ def in_folder(config: Path, output: Path, *overrides: str) -> None:
 
 
 def stopped(config: Path, output: Path, at: int) -> None:
-    step = train.loop.train_step
+    step = train.loop.fit.train_step
 
     def with_signal(*arguments: Any, **options: Any) -> Any:
         if arguments[2] == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments, **options)
 
-    train.loop.train_step = with_signal
+    train.loop.fit.train_step = with_signal
     with pytest.raises(KeyboardInterrupt):
         in_folder(config, output)
 

@@ -17,7 +17,7 @@ import pytest
 
 import dec2vec.files.atomic
 import train.checkpointing.checkpoint
-import train.loop
+import train.loop.fit
 import train.state
 from tests.processes import exit_code_alone, run_alone, run_ranks
 from tests.tiny_run import (
@@ -101,8 +101,8 @@ def test_resume_fresh_starts_anew(config: Path, whole: Path, tmp_path: Path) -> 
 def counted_steps(config: Path, output: Path, *overrides: str) -> int:
     """How many steps the command takes."""
     steps = []
-    step = train.loop.train_step
-    train.loop.train_step = lambda *arguments, **options: steps.append(0) or step(*arguments, **options)
+    step = train.loop.fit.train_step
+    train.loop.fit.train_step = lambda *arguments, **options: steps.append(0) or step(*arguments, **options)
     in_folder(config, output, *overrides)
     return len(steps)
 
@@ -112,14 +112,14 @@ def counted_steps(config: Path, output: Path, *overrides: str) -> int:
 
 def signalled(config: Path, output: Path, number: signal.Signals, at: int, rank: int = 0) -> None:
     """The signal comes while step `at` (from 0) is computed, on one rank."""
-    step = train.loop.train_step
+    step = train.loop.fit.train_step
 
     def with_signal(*arguments: Any, **options: Any) -> Any:
         if arguments[2] == at and os.environ.get("RANK", "0") == str(rank):
             os.kill(os.getpid(), number)
         return step(*arguments, **options)
 
-    train.loop.train_step = with_signal
+    train.loop.fit.train_step = with_signal
     with pytest.raises(KeyboardInterrupt):
         in_folder(config, output)
 
@@ -183,9 +183,9 @@ def broken(config: Path, output: Path, module: Any, name: str, call: int) -> Non
 @pytest.mark.parametrize(
     ("module", "name", "call", "kept"),
     [
-        (train.loop, "train_step", 1, None),
-        (train.loop, "train_step", 8, 6),
-        (train.loop, "save", 2, 3),  # the step is logged, its checkpoint is missing
+        (train.loop.fit, "train_step", 1, None),
+        (train.loop.fit, "train_step", 8, 6),
+        (train.loop.fit, "save", 2, 3),  # the step is logged, its checkpoint is missing
         (train.state, "save_checkpoint", 1, None),
         (train.checkpointing.checkpoint, "_write_files", 2, 3),
         (dec2vec.files.atomic, "_replace_folder", 3, 4),

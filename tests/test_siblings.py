@@ -17,7 +17,7 @@ from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData, load_data
 from train.data.siblings import find_siblings
 from train.data.table import SourceTable
-from train.loop import tell_of_siblings
+from train.loop.batches import tell_of_siblings
 from train.losses.infonce.false_negatives import PairKeys, as_documents, false_negatives, with_rules
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NEVER, PairInputs

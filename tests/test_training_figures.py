@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-import train.loop
+import train.loop.fit
 from dec2vec import Encoder, ModelConfig
 from dec2vec.config.load import load
 from dec2vec.files.tables import read_table
@@ -48,7 +48,7 @@ def observed(config: Path, output: Path, *overrides: str) -> tuple[str, list[Ste
     os.chdir(config.parent)
     totals: list[StepTotals] = []
     norms: list[float] = []
-    metrics, step = train.loop.step_metrics, train.loop.train_step
+    metrics, step = train.loop.fit.step_metrics, train.loop.fit.train_step
 
     def counted(found: StepTotals, **more: Any) -> dict[str, float]:
         totals.append(found)
@@ -68,7 +68,7 @@ def observed(config: Path, output: Path, *overrides: str) -> tuple[str, list[Ste
         finally:
             learner.optimizer.clip = clip
 
-    train.loop.step_metrics, train.loop.train_step = counted, watched
+    train.loop.fit.step_metrics, train.loop.fit.train_step = counted, watched
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         train_run(config, output, *overrides)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import train.loop
+import train.loop.fit
 from dec2vec import ModelConfig
 from dec2vec.errors import UserError
 from tests.tiny_run import train as run_training
@@ -21,13 +21,13 @@ from train.step import StepResult
 def skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the steps that are to have no finite gradient; they change no weights."""
     skipped: list[int] = []
-    plain = train.loop.train_step
+    plain = train.loop.fit.train_step
 
     def step(learner: Any, batch: Any, number: int, *args: Any, **options: Any) -> StepResult:
         result = plain(learner, batch, number, *args, **options)
         return replace(result, loss=float("nan"), applied=False) if number in skipped else result
 
-    monkeypatch.setattr(train.loop, "train_step", step)
+    monkeypatch.setattr(train.loop.fit, "train_step", step)
     monkeypatch.chdir(tmp_path)
     return skipped
 

@@ -20,7 +20,7 @@ from train.data.make_sampler import make_sampler
 from train.data.sampler import Indices, Mixed, OneSource, Sampler
 from train.data.table import SourceTable
 from train.data.windows import Windows
-from train.loop import tell_of_windows
+from train.loop.batches import tell_of_windows
 from train.options.data import SourceConfig
 from train.options.losses import LossConfig
 from train.state import TrainState

@@ -1,4 +1,4 @@
-"""`dec2vec train CONFIG.yaml [--section.key value ...]`, under a launcher `-m dec2vec train ...`.
+"""`dec2vec train CONFIG.yaml [--plan] [--section.key value ...]`, under a launcher `-m dec2vec train ...`.
 
 A run as a whole: read the configuration, refuse what cannot work, build, fit, finish. This file alone knows both
 training and evaluation, and hands training what it needs to know of evaluation: the dev score, the whitening of the
@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,25 +35,27 @@ if TYPE_CHECKING:
     from train.judge import Judge
     from train.state import Listeners, OnBest, Run
 
+PLAN = "--plan"
 _log = logging.getLogger("train")
 LOOKED_AT = 50_000
 """Number of streamed rows among which texts of the dev file are looked for before training."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train, export, compare with the untuned decoder. Raises UserError."""
+    """Train, export, compare with the untuned decoder; with `--plan` only say what that takes. Raises UserError."""
     use_own_packages()  # also after `python -m train`, in a folder that has an eval.py
-    config = load_arguments(TrainConfig, argv, prog="dec2vec train")
+    options = [word for word in argv if word != PLAN]
+    config = load_arguments(TrainConfig, options, prog=f"dec2vec train [{PLAN}]")
     from dec2vec.runtime import keep_freed_memory
     from train.state import Listeners
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # where W&B logs to
     keep_freed_memory()
-    train(config, Listeners())
+    train(config, Listeners(), only_plan=len(options) < len(argv))
 
 
-def train(config: TrainConfig, listeners: Listeners) -> None:
+def train(config: TrainConfig, listeners: Listeners, *, only_plan: bool = False) -> None:
     """The run as a whole, for the command and for `dec2vec.train`. Raises UserError."""
     from dec2vec.runtime import start_threads_flushed
     from train.data.held_out import load_run_data
@@ -60,12 +63,15 @@ def train(config: TrainConfig, listeners: Listeners) -> None:
     from train.distributed.launcher import check_launcher
     from train.distributed.lost_ranks import lost_rank_message
     from train.finish import leave
-    from train.preflight import check_config, check_upload
+    from train.preflight import check_config, check_upload, without_effects
     from train.resolve import resolve
 
     start_threads_flushed()
     check_launcher()
     check_config(config)
+    given = config
+    if only_plan:
+        config = without_effects(config)
     check_upload(config)
     config = resolve(config)
     data, held_out = load_run_data(config)
@@ -73,7 +79,10 @@ def train(config: TrainConfig, listeners: Listeners) -> None:
     judge = _read_evaluation(config, data, held_out)
     with lost_rank_message(config) as contact:
         accelerator = make_accelerator(config)
-        _train(config, data, judge, accelerator, contact, listeners)
+        if only_plan:
+            _plan(given, config, data, judge, accelerator)
+        else:
+            _train(config, data, judge, accelerator, contact, listeners)
         leave(accelerator)
 
 
@@ -91,6 +100,23 @@ def _tell(data: TrainingData) -> None:
         _log.info("%s", data.held_out)
 
 
+def _plan(
+    given: TrainConfig, config: TrainConfig, data: TrainingData, judge: Judge | None, accelerator: Accelerator
+) -> None:
+    """Build the run in a folder that is deleted again, and print what it will take."""
+    from train.build import build, open_folder
+    from train.checkpointing.identity import left_open
+    from train.loop.plan import make_plan
+
+    with tempfile.TemporaryDirectory() as place:
+        elsewhere = dataclasses.replace(config, output_dir=place)
+        with open_folder(elsewhere, accelerator) as folder:
+            run = build(elsewhere, data, accelerator, folder, None, {})
+            texts = [task.texts for task in judge.tasks if task.texts is not None] if judge is not None else []
+            plan = make_plan(run, [text for part in texts for text in (*part.queries, *part.documents)])
+            sys.stdout.write("\n".join(plan.lines(left_open(given, run.config))) + "\n")
+
+
 def _train(
     config: TrainConfig,
     data: TrainingData,
@@ -101,7 +127,7 @@ def _train(
 ) -> None:
     from train.build import build, open_folder
     from train.finish import finish
-    from train.loop import fit
+    from train.loop.fit import fit
     from train.tracking.progress import Progress
 
     with open_folder(config, accelerator) as folder:
@@ -109,7 +135,8 @@ def _train(
         run = dataclasses.replace(build(config, data, accelerator, folder, judge, contents), listeners=listeners)
         state = run.state  # not the run: it would hold the wrapped model beyond its process group
         contact.step = lambda: state.step
-        bar = Progress(run.learner.total_steps, run.state.step, is_main=run.is_main and listeners.progress)
+        shown, dev_every = run.is_main and listeners.progress, None if judge is None else config.eval.every
+        bar = Progress(run.learner.total_steps, run.state.step, is_main=shown, dev_every=dev_every)
         with bar as progress, run.metrics, _pushing(run) as on_best:
             if run.world > 1:
                 progress.note(f"{run.world} processes")  # a launcher may silently have started one only

@@ -79,7 +79,6 @@ def build(
     check_folder(config, engine, folder)
     identity = _identity(config, data, contents)
     checkpoint = _resumed_checkpoint(identity, folder, accelerator)
-
     sampler = make_sampler(config, data)
     steps = total_steps(config, sampler)
     refreshed = make_refreshed(config, data, folder, sampler, is_main=accelerator.is_main_process, stop=steps)

@@ -83,10 +83,11 @@ class BatchConfig:
     """Build batches in which no text occurs in two rows, whether as anchor, positive or negative."""
     chunk_tokens: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
     """Maximum number of padded tokens per forward pass. It limits the memory and does not change the gradient. auto:
-    1024 on CPUs, so that a layer's activations fit into their caches, and 16384 on CUDA."""
+    1024 on CPUs, so that a layer's activations fit into their caches; on CUDA as many as fit, up to 16384."""
     graph_tokens: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
     """Maximum number of tokens per process whose autograd graph is kept. The others are embedded twice (gradient
-    caching). auto: as many as fit into half of the memory that is free at the first step."""
+    caching). auto: as many as fit if the run takes 40 % of the memory that is free (80 % on CUDA). On CPUs fewer are
+    kept when memory becomes short."""
     share_prefix: bool = True
     """Run a prefix that all texts of a step share, such as an instruction, only once where this gives the same
     gradient."""
@@ -212,7 +213,7 @@ class ExportConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
-    """A training run."""
+    """A training run. --plan trains nothing, and says what the run would take in steps, tokens, memory and time."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
@@ -245,3 +246,5 @@ RESUMABLE_CHANGES = (
     "output_dir",
 )
 """Sections and options that may differ between a run and its resumption."""
+MEMORY_CHANGES = ("batch.chunk_tokens", "batch.graph_tokens")
+"""Options that may differ too, since the loss does not depend on them. They are part of a run's hash all the same."""

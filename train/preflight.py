@@ -13,6 +13,7 @@ What only the rows can tell is refused where they are read: `train.data` for fil
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -74,6 +75,19 @@ def check_upload(config: TrainConfig) -> None:
     """Ask the Hub whether it would refuse the push. Only the main process does, as it alone pushes."""
     if config.export.push is not None and is_first_process():
         check_rights(config.export.push, private=config.export.private)
+
+
+def without_effects(config: TrainConfig) -> TrainConfig:
+    """`config` for `--plan`, without what a run tells others; UserError for a run that cannot be planned."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--plan: it plans the run of one process; start it without a launcher")
+    if any(loss.teacher for source in config.data for loss in losses_of(source, config)):
+        raise UserError(
+            "--plan: a teacher's vectors are computed before the first step, which it cannot foresee; plan the run "
+            "without the loss that has a teacher"
+        )
+    tracking = dataclasses.replace(config.tracking, backend="none", upload=False)
+    return dataclasses.replace(config, tracking=tracking, export=dataclasses.replace(config.export, push=None))
 
 
 def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -> None:

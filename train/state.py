@@ -59,6 +59,8 @@ class TrainState:
     """Of float16 autocast; without it, it is not used."""
     steps_at_scale: int = 0
     """Steps in a row without an overflow at this scale."""
+    chunk_tokens: int | None = None
+    """At most so many tokens are in a chunk, where memory has decided, so that a resumed run has the same chunks."""
     knows_siblings: bool = True
     """Whether no step took a right answer in another row for a negative, as steps of earlier versions did."""
     worse_scores: int = 0

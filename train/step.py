@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from train.config import TrainConfig
 from train.data.batch import LocalBatch
 from train.distributed.collectives import world_size
 from train.gradcache.cached_step import cached_step
+from train.gradcache.chunk_passes import Room
 from train.losses.compute import by_kind, compute_loss
 from train.losses.objective import Objective
 from train.optim import Learner, learning_rate
@@ -35,22 +37,24 @@ class StepResult:
 
 
 def train_step(
-    learner: Learner, batch: LocalBatch, step: int, config: TrainConfig, *, graph_tokens: int, scale: float = 1.0
+    learner: Learner,
+    batch: LocalBatch,
+    step: int,
+    config: TrainConfig,
+    *,
+    graph_tokens: int,
+    room: Room | None = None,
+    scale: float = 1.0,
 ) -> StepResult:
     """Optimizer step number `step`, from 0, on this rank's part of the batch; `scale` is the loss scale of float16."""
+    learner.optimizer.zero_grad()  # what a failed attempt has left
     seed_dropout(config.seed, step)
     lr = learning_rate(step, learner.total_steps, config.optim)
     learner.optimizer.set_learning_rate(lr)
     temperature = float(learner.temperature().detach())
-    losses = batch.losses or (config.loss,)
-
-    def loss(embeddings: Float[Tensor, "unique dim"]) -> Objective:
-        return compute_loss(embeddings, batch.loss_inputs, losses, learner.temperature, batch.teachers, learner.matrix)
-
     with learner.optimizer.one_reduction():
-        result = cached_step(
-            learner.model, batch.chunks, loss, graph_tokens=graph_tokens, prefix=batch.prefix, scale=scale
-        )
+        options: dict[str, Any] = {"graph_tokens": graph_tokens, "room": room, "prefix": batch.prefix, "scale": scale}
+        result = cached_step(learner.model, batch.chunks, batch_loss(learner, batch, config), **options)
     learner.unscale(scale)
     norm = learner.optimizer.clip()
 
@@ -60,11 +64,22 @@ def train_step(
     if is_finite:
         learner.update(result.log_temperature_gradient, result.projection_gradient)
     learner.optimizer.zero_grad()
-    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, by_kind(losses, parts))
+    by_kinds = by_kind(batch.losses or (config.loss,), parts)
+    return StepResult(value, grad_norm, lr, temperature, is_finite, result.embedded_at, by_kinds)
 
 
 def _length(gradient: Tensor | None) -> Tensor | float:
     return 0.0 if gradient is None else gradient.norm()
+
+
+def batch_loss(learner: Learner, batch: LocalBatch, config: TrainConfig) -> Callable[[Tensor], Objective]:
+    """The losses of a batch, as a function of the vectors of its texts."""
+
+    def loss(embeddings: Float[Tensor, "unique dim"]) -> Objective:
+        inputs, losses = batch.loss_inputs, batch.losses or (config.loss,)
+        return compute_loss(embeddings, inputs, losses, learner.temperature, batch.teachers, learner.matrix)
+
+    return loss
 
 
 def seed_dropout(seed: int, step: int) -> None:

@@ -106,6 +106,13 @@ def free_device_bytes(device: torch.device) -> int:
     return int(free) + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
 
 
+def own_device_bytes(device: torch.device) -> int:
+    """What this process's tensors take on an accelerator."""
+    if device.type == "mps":
+        return int(torch.mps.current_allocated_memory())
+    return int(torch.accelerator.memory_allocated(device))
+
+
 def peak_bytes(device: torch.device) -> int:
     """The most memory that tensors have held: on the accelerator, or of the process on a CPU (and with mps)."""
     if device.type in ("cpu", "mps"):

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from dec2vec.config.load import read_config, validate
 from dec2vec.config.renames import translated
 from dec2vec.errors import UserError
-from train.config import RESUMABLE_CHANGES, TrainConfig
+from train.config import MEMORY_CHANGES, RESUMABLE_CHANGES, TrainConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _START_ANEW = "start from the beginning with --checkpoint.resume fresh, or choose another --output_dir"
 _ABSENT = object()
+_FREE = RESUMABLE_CHANGES + MEMORY_CHANGES
 PUBLISHED_BASE = "model.published"
 """Of `inputs`: how a base reads texts that is a published embedder."""
 _log = logging.getLogger(__name__)
@@ -124,13 +125,23 @@ def _differences(earlier: TrainConfig, present: TrainConfig) -> Iterator[tuple[s
     then, now = dict(options_of(earlier)), dict(options_of(present))
     for option in dict.fromkeys([*then, *now]):
         pair = then.get(option, _ABSENT), now.get(option, _ABSENT)
-        if pair[0] != pair[1] and not any(f"{option}.".startswith(f"{free}.") for free in RESUMABLE_CHANGES):
+        if pair[0] != pair[1] and not any(f"{option}.".startswith(f"{free}.") for free in _FREE):
             yield option, *pair
 
 
 def options_of(config: DataclassInstance) -> Iterator[tuple[str, object]]:
     """Every option by its dotted name, such as `data.0.path`."""
     return _leaves("", dataclasses.asdict(config))
+
+
+def left_open(given: DataclassInstance, settled: DataclassInstance) -> Iterator[tuple[str, object]]:
+    """The options that were null or auto as `given`, with the values they have been `settled` to."""
+    before = dict(options_of(given))
+    return (
+        item
+        for item in options_of(settled)
+        if before.get(item[0]) in (None, "auto") != item[1] and item[1] not in (None, "auto")
+    )
 
 
 def _leaves(name: str, node: object) -> Iterator[tuple[str, object]]:

@@ -25,7 +25,7 @@ from dec2vec.batching import Chunk
 from dec2vec.decoder.devices import synchronize
 from train.distributed.collectives import world_size
 from train.distributed.interface import Engine
-from train.gradcache.chunk_passes import EmbeddedChunk, chunk_passes, random_state_kept
+from train.gradcache.chunk_passes import EmbeddedChunk, Room, chunk_passes, random_state_kept
 from train.gradcache.prefix import PrefixGradient
 from train.losses.objective import Objective
 
@@ -52,16 +52,18 @@ def cached_step(
     prefix: Int[Tensor, " prefix"] | None = None,
     threads: int | None = None,
     scale: float = 1.0,
+    room: Room | None = None,
 ) -> CachedStep:
     """Add the gradient of the global batch's mean loss to the parameters' `.grad`.
 
     `chunks` hold each unique text of this rank once, without the `prefix` that all of them begin with. `threads` is how
     many chunks may run at a time; by default as many as give the same gradient and are worth it. The gradients are
-    multiplied by `scale`, for the sake of float16.
+    multiplied by `scale`, for the sake of float16. `room` says at any moment how many tokens' graphs may be held; those
+    that don't fit any more are dropped.
     """
     passes = model.passes(chunks, fitting_graphs(chunks, graph_tokens))
     beginning = PrefixGradient.read(model.embedder, prefix)
-    runner = chunk_passes(model, beginning, len(chunks), threads)
+    runner = chunk_passes(model, beginning, len(chunks), threads, None if model.passes_are_collective else room)
     embedded = runner.embed(passes)
     embeddings = in_batch_order(embedded)
     embedded_at = time_when_ready(embeddings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dec2vec.batching import Chunk
 from dec2vec.decoder.devices import random_state, restore_random_state
+from dec2vec.runtime import give_back_freed_memory
 from train.adapters.lora import trainable_parameters
 from train.distributed.interface import Engine, Pass
 from train.gradcache.prefix import PrefixGradient
@@ -41,15 +42,28 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
     state.restore()
 
 
-@dataclass(frozen=True, eq=False)
+Room = Callable[[], int]
+"""How many tokens' graphs may be held now."""
+
+
+@dataclass(eq=False)
 class EmbeddedChunk:
-    """A chunk after its first forward pass: its vectors, with a graph or with the random state to make one."""
+    """A chunk after its first forward pass: its vectors, and where it has no graph the random state to make one."""
 
     chunk: Chunk
     is_padding: bool
     pooled: Float[Tensor, "batch dim"]
     state: RandomState | None
-    """None if there is a graph, and where nothing random is drawn."""
+    """None where nothing random is drawn."""
+
+    @property
+    def graph_tokens(self) -> int:
+        """Tokens whose graph it holds."""
+        return self.chunk.padded_tokens if self.pooled.requires_grad else 0
+
+    def drop_graph(self) -> None:
+        """Keep the vectors alone; a second forward pass gives the same ones."""
+        self.pooled = self.pooled.detach()
 
     def gradient(self, gradient: Float[Tensor, "unique dim"]) -> Float[Tensor, "batch dim"]:
         """The rows of the gradient at the vectors of this chunk."""
@@ -59,30 +73,55 @@ class EmbeddedChunk:
 class InTurn:
     """One chunk after another."""
 
-    def __init__(self, model: Engine, beginning: PrefixGradient) -> None:
+    def __init__(self, model: Engine, beginning: PrefixGradient, room: Room | None = None) -> None:
         self._model = model
         self._beginning = beginning
+        self._room = room
 
     def embed(self, passes: Sequence[Pass]) -> list[EmbeddedChunk]:
         """The first forward passes, in the order of `passes`."""
-        return [self._embed(item, draws=True) for item in passes]
+        return self._watched(self._embed(item, draws=True) for item in passes)
 
     def back_propagate(self, embedded: Sequence[EmbeddedChunk], gradient: Float[Tensor, "unique dim"]) -> None:
         """Add to every parameter's `.grad` what the gradient at the embeddings gives."""
-        for item in embedded:
+        for position, item in enumerate(embedded):
+            self._drop_what_does_not_fit(embedded[position:])
             self._model.begin_backward(last=item is embedded[-1])
             torch.autograd.backward(self._with_graph(item), item.gradient(gradient))
+            item.drop_graph()
+
+    def _watched(self, chunks: Iterable[EmbeddedChunk]) -> list[EmbeddedChunk]:
+        """The chunks, of which those lose their graph again for which there is no room when they are ready."""
+        embedded: list[EmbeddedChunk] = []
+        for item in chunks:
+            embedded.append(item)
+            self._drop_what_does_not_fit(embedded)
+        return embedded
+
+    def _drop_what_does_not_fit(self, embedded: Sequence[EmbeddedChunk]) -> None:
+        if self._room is None or not any(item.graph_tokens for item in embedded):
+            return
+        room, dropped = self._room(), False
+        for item in embedded:
+            room -= item.graph_tokens
+            if room < 0 and item.graph_tokens:
+                item.drop_graph()
+                dropped = True
+        if dropped:
+            give_back_freed_memory()
 
     def _embed(self, item: Pass, *, draws: bool) -> EmbeddedChunk:
-        state = RandomState(item.chunk.input_ids.device) if draws and not item.keep_graph else None
+        may_need_state = not item.keep_graph or self._room is not None
+        state = RandomState(item.chunk.input_ids.device) if draws and may_need_state else None
         with torch.set_grad_enabled(item.keep_graph):
             pooled = self._model.forward(item.chunk, self._beginning.shared)
         return EmbeddedChunk(item.chunk, item.is_padding, pooled, state)
 
     def _with_graph(self, item: EmbeddedChunk) -> Float[Tensor, "batch dim"]:
-        """The chunk's vectors with their graph, from a second forward pass where the first kept none."""
-        if item.pooled.requires_grad:
-            return item.pooled
+        """The chunk's vectors with their graph, from a second forward pass where there is none."""
+        pooled = item.pooled  # which the main thread may replace
+        if pooled.requires_grad:
+            return pooled
         if item.state is not None:
             item.state.restore()
         return self._model.forward(item.chunk, self._beginning.shared)
@@ -91,12 +130,12 @@ class InTurn:
 class InThreads(InTurn):
     """Several chunks at a time; their gradients are added in the chunks' order, so that sums are always the same."""
 
-    def __init__(self, model: Engine, beginning: PrefixGradient, threads: int) -> None:
-        super().__init__(model, beginning)
+    def __init__(self, model: Engine, beginning: PrefixGradient, threads: int, room: Room | None = None) -> None:
+        super().__init__(model, beginning, room)
         self._threads = threads
 
     def embed(self, passes: Sequence[Pass]) -> list[EmbeddedChunk]:
-        return list(in_order(partial(self._embed, draws=False), passes, self._threads))
+        return self._watched(in_order(partial(self._embed, draws=False), passes, self._threads))
 
     def back_propagate(self, embedded: Sequence[EmbeddedChunk], gradient: Float[Tensor, "unique dim"]) -> None:
         leaves = [*trainable_parameters(self._model.embedder).values(), *self._beginning.leaves]
@@ -104,14 +143,18 @@ class InThreads(InTurn):
         def gradients(item: EmbeddedChunk) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(self._with_graph(item), leaves, item.gradient(gradient), allow_unused=True)
 
-        for chunk_gradients in in_order(gradients, embedded, self._threads):
+        for position, chunk_gradients in enumerate(in_order(gradients, embedded, self._threads)):
             _accumulate(leaves, chunk_gradients)
+            embedded[position].drop_graph()
+            self._drop_what_does_not_fit(embedded[position + 1 :])
 
 
-def chunk_passes(model: Engine, beginning: PrefixGradient, chunks: int, threads: int | None) -> InTurn:
-    """How `chunks` chunks are run; `threads` of them at a time, or as many as fit."""
+def chunk_passes(
+    model: Engine, beginning: PrefixGradient, chunks: int, threads: int | None, room: Room | None = None
+) -> InTurn:
+    """How `chunks` chunks are run; `threads` of them at a time, or as many as fit. `room` limits graphs as they run."""
     threads = fitting_threads(model, chunks) if threads is None else threads
-    return InTurn(model, beginning) if threads == 1 else InThreads(model, beginning, threads)
+    return InTurn(model, beginning, room) if threads == 1 else InThreads(model, beginning, threads, room)
 
 
 def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

@@ -30,7 +30,8 @@ from train.data.dataset import TrainingData
 from train.data.prefetch import Prefetch
 from train.data.table import SourceTable
 from train.distributed.single import PlainAdamW, Single
-from train.gradcache.memory import activation_budget, chunk_budget
+from train.gradcache.graph_budget import GraphBudget
+from train.gradcache.memory import chunk_budget
 from train.losses.objective import Temperature
 from train.optim import Learner, make_optimizer
 from train.options.data import SourceConfig
@@ -68,7 +69,7 @@ class Ours:
         """One step of the trainer."""
         batch = self._batches.batch(number)
         if self._graph_tokens is None:
-            self._graph_tokens = activation_budget(self._learner.model, batch.chunks[-1])
+            self._graph_tokens = GraphBudget(self._learner.model, batch.chunks, "auto").room()
         with flushed():
             result = train_step(self._learner, batch, number, self.config, graph_tokens=self._graph_tokens)
         self._batches.settle()

@@ -10,19 +10,15 @@ from functools import partial
 import torch
 
 from dec2vec.errors import UserError
-from dec2vec.prompts.prompt import NORMALIZERS
-from dec2vec.runtime import flushed
-from train.adapters.capabilities import why_not_shared
+from dec2vec.runtime import flushed, is_out_of_memory
 from train.checkpointing.interrupts import Interrupts
-from train.data.batch import BatchOptions, LocalBatch, prepare
+from train.data.batch import LocalBatch
 from train.data.prefetch import Prefetch
-from train.data.sampler import OneSource, Sampler
-from train.data.siblings import Siblings, find_siblings
-from train.data.windows import Windows
 from train.distributed.collectives import any_rank, sum_over_ranks
 from train.distributed.diverged_ranks import check_replicas_equal
-from train.gradcache.memory import activation_budget, chunk_budget
+from train.gradcache.graph_budget import GraphBudget
 from train.judge import DevClock, agreed, said_beforehand, shared
+from train.loop.batches import RunBatches
 from train.state import OnBest, Run, TrainState, drop_old_checkpoints, save, trained_tensors
 from train.step import StepResult, train_step
 from train.tracking.progress import Progress
@@ -38,9 +34,9 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
 
     `prefetch=False` makes each batch when it is needed, as the reference for tests.
     """
-    config, state = run.config, run.state
-    graph_tokens: int | None = None if config.batch.graph_tokens == "auto" else config.batch.graph_tokens
-    batches = Prefetch(partial(_local_batch, run, _batch_options(run)), run.learner.total_steps, ahead=prefetch)
+    state = run.state
+    budget: GraphBudget | None = None
+    batches = RunBatches(run, ahead=prefetch)
     if run.refreshed is not None:
         run.refreshed.resume(state.step)
     with Interrupts() as interrupts, batches:
@@ -49,13 +45,8 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
             started = time.monotonic()
             _refresh_negatives_if_due(run, batches)
             batch = batches.batch(state.step)
-            if graph_tokens is None:
-                graph_tokens = activation_budget(run.learner.model, batch.chunks[-1])
             _announce_dev(run, batch, batches, progress, clock)
-            with flushed():
-                result = train_step(
-                    run.learner, batch, state.step, config, graph_tokens=graph_tokens, scale=_loss_scale(run)
-                )
+            batch, result, budget = _step(run, batches, batch, budget)
             state.step += 1
             _count_bad_steps(run, result)
             pairs = _log_step(run, batch, result, started)
@@ -73,52 +64,31 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
     return state
 
 
-def _batch_options(run: Run) -> BatchOptions:
-    options, reason = run.config.batch, why_not_shared(run.learner.model)
-    if run.is_main and options.share_prefix and reason is not None:
-        _log.info("the tokens that all texts of a step begin with are computed for each text: %s", reason)
-    siblings = find_siblings(run.data, NORMALIZERS[run.config.model.text_normalization])
-    tell_of_siblings(run.state, siblings, is_main=run.is_main)
-    tell_of_windows(run.state, run.sampler, is_main=run.is_main)
-    return BatchOptions(
-        chunk_tokens=chunk_budget(options.chunk_tokens, run.encoder.device),
-        share_prefix=options.share_prefix and reason is None,
-        losses=(run.config.loss,),
-        teachers=run.teachers,
-        siblings=siblings,
-        token_source=run.token_source,
-        rank=run.rank,
-        world=run.world,
-    )
+def _step(
+    run: Run, batches: RunBatches, batch: LocalBatch, budget: GraphBudget | None
+) -> tuple[LocalBatch, StepResult, GraphBudget]:
+    """The next step and its batch. For lack of memory, graphs become fewer, and in the first step chunks smaller."""
+    step, learner, is_alone = run.state.step, run.learner, run.world == 1
+    while True:
+        try:
+            budget = budget or GraphBudget(learner.model, batch.chunks, run.config.batch.graph_tokens)
+            attempt = partial(_attempt, run, batch, budget)
+            return batch, budget.run(attempt, sum(chunk.padded_tokens for chunk in batch.chunks)), budget
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = batches.why_no_memory(step)
+        if step or not is_alone or not batches.halve_chunks(batch):
+            raise UserError(reason)
+        batch = batches.batch(step)
 
 
-def tell_of_siblings(state: TrainState, siblings: Siblings, *, is_main: bool) -> None:
-    """Say once that a run of an earlier version goes on with other negatives, if its data make them differ."""
-    if is_main and siblings and not state.knows_siblings:
-        _log.warning(
-            "the first %d steps were made by an earlier version, for which right answers in other rows were negatives; "
-            "the next ones leave them out (one loss for the whole run: --checkpoint.resume fresh)",
-            state.step,
+def _attempt(run: Run, batch: LocalBatch, budget: GraphBudget, graph_tokens: int) -> StepResult:
+    room = budget.room if budget.is_watched else None
+    with flushed():
+        return train_step(
+            run.learner, batch, run.state.step, run.config, graph_tokens=graph_tokens, room=room, scale=_loss_scale(run)
         )
-    state.knows_siblings = True
-
-
-def tell_of_windows(state: TrainState, sampler: Sampler, *, is_main: bool) -> None:
-    """Say once that a run of an earlier version goes on in another order, if its streamed rows fill several windows."""
-    parts = sampler.parts if isinstance(sampler, OneSource) else (sampler,)
-    in_windows = any(isinstance(part, Windows) and part.count > 1 for part in parts)
-    if is_main and in_windows and not state.knows_windows:
-        _log.warning(
-            "the first %d steps were made by an earlier version, which drew streamed rows in another order; in this "
-            "epoch some may come twice and others not at all (one order for the whole run: --checkpoint.resume fresh)",
-            state.step,
-        )
-    state.knows_windows = True
-
-
-def _local_batch(run: Run, options: BatchOptions, step: int) -> LocalBatch:
-    data = run.data if run.refreshed is None else run.refreshed.data
-    return prepare(data, run.sampler.rows(step), run.encoder, options)
 
 
 def _refresh_negatives_if_due(run: Run, batches: Prefetch) -> None:
@@ -233,7 +203,7 @@ def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress, clock: De
         return False
     is_replica = not run.learner.model.passes_are_collective
     batches.settle()
-    with shared(run.encoder, run.rank, run.world if is_replica else 1):
+    with progress.evaluating(), shared(run.encoder, run.rank, run.world if is_replica else 1):
         verdict = run.judge(run.encoder)
     is_best = run.state.note_score(agreed(verdict, run.encoder.device))
     if run.is_main:
@@ -242,7 +212,7 @@ def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress, clock: De
         if run.listeners.on_dev is not None:
             run.listeners.on_dev(run.state.step, metrics)
     best = " (best so far)" if is_best else ""
-    progress.note(f"step {run.state.step}: {verdict.shown}{best}; {clock.took(verdict.seconds)}")
+    progress.note(f"step {run.state.step}: {verdict.shown}{best}; {clock.took(verdict.seconds)}{progress.dev_to_come}")
     if run.is_out_of_patience:
         progress.note(
             f"stopped early at step {run.state.step}: no new best score in {run.state.worse_scores} dev evaluations; "
