@@ -26,7 +26,15 @@ class LengthEncoder:
     """A stand-in for Encoder: a text's vector holds its length and whether it is a document."""
 
     def encode(
-        self, texts: Sequence[str], *, prompt: str | None, side: str, batch_tokens: int, normalize: bool, progress: bool
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None,
+        side: str,
+        batch_tokens: int,
+        normalize: bool,
+        progress: bool,
+        task: str | None,
     ) -> NDArray[np.float32]:
         rows = [[len(text), side == "document", normalize, prompt == "prompteol"] for text in texts]
         return np.array(rows, dtype=np.float32)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+import train.losses.infonce.candidates
 import train.losses.infonce.infonce
 from tests.processes import run_alone, run_ranks
 from tests.training_setup import distance, tiny_encoder, tiny_table
@@ -207,7 +208,8 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     table = tiny_table(PAIRS)
     rank, world = accelerator.process_index, accelerator.num_processes
     if not case.gather:
-        train.losses.infonce.infonce.world_size = lambda: 1  # in this forked process alone
+        for place in (train.losses.infonce.infonce, train.losses.infonce.candidates):
+            place.world_size = lambda: 1  # in this forked process alone
     results, chunks, passes = [], [], []
     encoder.embedder.register_forward_pre_hook(lambda *_: passes.append(len(results)))
     for step in range(3):

@@ -18,6 +18,7 @@ from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.tokenizer import clean_surrogates, plain_ids
+from dec2vec.runtime import bar_options
 from eval.cache.vector_cache import CachedEncoder
 from eval.systems.system import TextEncoder
 
@@ -25,8 +26,6 @@ SAMPLE = 32
 """Texts from which the tokens of a prompt are estimated."""
 KEPT = 0.01
 """Share of the tokens of a part up to which its vectors count as kept from before."""
-DELAY = 3.0
-"""Seconds before the bar is shown."""
 
 Unit = tuple[str | None, str]
 """A run (None for the untuned decoder) and a prompt."""
@@ -37,8 +36,8 @@ class Ahead:
 
     def __init__(self, *, show: bool) -> None:
         self.show = show
-        looks: dict[str, Any] = {"desc": "evaluation", "unit": "token", "unit_scale": True, "leave": False}
-        self._bar: tqdm[Any] = tqdm(total=0, smoothing=0, delay=DELAY, disable=not show, **looks)
+        looks: dict[str, Any] = {"desc": "evaluation", "unit": "token", "unit_scale": True, **bar_options(shown=show)}
+        self._bar: tqdm[Any] = tqdm(total=0, smoothing=0, **looks)
         self._left: dict[Unit, float] = {}
         self._plain: dict[str, int] = {}
         self._lines: dict[str, tuple[float, float]] = {}
@@ -96,9 +95,8 @@ class Ahead:
         self._mark = now, read
 
     def _refresh(self) -> None:
+        """The bar shows the new total with the next tokens: `tqdm.refresh` would show it before its delay is over."""
         self._bar.total = self.total
-        if self.show:
-            self._bar.refresh()
 
     def _tokens(self, prompt: str, texts: Sequence[str]) -> float:
         if self._counter is None or not texts:
