@@ -95,6 +95,8 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
         can_choose=any(task.dev is not None for task in further) or dev is not None,
     )
     trained = trained_on(*config.tuned)
+    known = training_texts or {}  # without the rows that a run held out of its files
+    trained = replace(trained, texts={path: known.get(path, texts) for path, texts in trained.texts.items()})
     sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
     evaluated = held_out_texts(tasks)
     fit = _fit_text(replace(config, systems=systems), sources, evaluated)

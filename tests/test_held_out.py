@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +20,20 @@ from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
 from dec2vec.files.held_out import SHARED, HeldOut, sample
 from dec2vec.prompts.prompt import NORMALIZERS
+from eval.config import EvalConfig
 from eval.dev.held_out import contrastive_loss, read, retrieval_task
 from eval.dev.tasks import DevTask, load_dev_tasks
+from eval.inputs import read_inputs
+from eval.leakage.training_text import run_sources
 from eval.tasks.task import TaskVectors
 from tests.fake_encoder import FakeEncoder
+from tests.helpers import write_jsonl
 from tests.training_setup import data_of
+from train.__main__ import trained_sources
+from train.config import TrainConfig
 from train.data.dataset import TrainingData
 from train.data.held_out import _reading, split_off
+from train.data.siblings import find_siblings
 from train.data.table import SourceTable
 from train.options.data import SourceConfig
 
@@ -82,6 +90,89 @@ def test_distractors_are_positives_that_are_trained_on() -> None:
     others = [text for number, text in enumerate(held.documents) if number not in relevant]
     assert (len(held.documents), len(others), len(set(others))) == (30, 21, 21)
     assert set(others) <= {row[1] for row in kept}
+
+
+def test_rows_of_one_document_share_its_positive() -> None:
+    """Sentences of a document with the rest of it: each text holds the anchors of the others."""
+    words = [[f"w{number}-{place}" for place in range(4)] for number in range(30)]
+    rows = [(of[place], " ".join(of[:place] + of[place + 1 :])) for of in words for place in range(4)]
+    table = SourceTable("pairs", rows, ids=[f"d{number // 4}" for number in range(120)])
+    data, held = split_off(data_of(table), 9, 30, str, "eval.dev.0")
+    documents = {query.split("-")[0] for query in held.queries}
+    assert len(documents) == 9 and len(data.tables[0]) == 120 - 9 * 4  # a query of each, and all its rows leave
+
+    def shows(texts: Sequence[str]) -> int:
+        return sum(query in text for query in held.queries for text in texts)
+
+    relevant = {number for found in held.relevant for number in found}
+    wrong = [text for number, text in enumerate(held.documents) if number not in relevant]
+    assert shows([text for row in data.tables[0].texts for text in row]) == shows(wrong) == 0
+    data, held = split_off(data_of(replace(table, ids=())), 9, 30, str, "eval.dev.0")  # the control
+    assert shows([text for row in data.tables[0].texts for text in row]) > 9
+
+
+def test_held_out_texts_are_no_hard_negatives() -> None:
+    rows = [(f"q{number}", f"a{number}", f"n{number}", f"A{(number + 1) % 60}", "x") for number in range(60)]
+    table = SourceTable("pairs", rows, document_scores=[(float(number), 1.0, 2.0, 3.0) for number in range(60)])
+    data, held = split_off(data_of(table), 9, 9, str.lower, "eval.dev.0")
+    kept = data.tables[0]
+    shown = {text.lower() for row in kept.texts for text in row}
+    assert shown.isdisjoint(text.lower() for text in [*held.queries, *held.documents])
+    without = [row for row, texts in enumerate(kept.texts) if len(texts) == 4]
+    assert without and f"{len(without)} hard negatives that are held-out texts were removed" in data.held_out
+    for row, texts in enumerate(kept.texts):
+        number = int(texts[0][1:])
+        assert kept.document_scores[row] == ((number, 1, 3) if row in without else (number, 1, 2, 3))
+        assert tuple(texts) == ((*rows[number][:3], "x") if row in without else rows[number])
+
+
+def test_answers_of_rows_that_left_training_stay_known() -> None:
+    """Each document has two queries; where one is held out, the other may still meet its answer elsewhere."""
+    pairs = [(f"q{number}", f"a{number // 2}") for number in range(60)]
+    more = [(f"q{number}", f"b{number}") for number in range(60)]
+    whole = data_of(SourceTable("pairs", pairs + more))
+    data, _ = split_off(whole, 5, 9, str, "eval.dev.0")
+    before, after = find_siblings(whole, str), find_siblings(data, str)
+    assert {key: keys.tolist() for key, keys in before.answers.items()} == {
+        key: keys.tolist() for key, keys in after.answers.items()
+    }
+    assert len(find_siblings(replace(data, left_out=()), str).answers) < len(before.answers)
+
+
+def test_texts_that_the_model_reads_alike_are_one() -> None:
+    rows = [*PAIRS, *((anchor.upper(), positive.upper(), wrong) for anchor, positive, wrong in PAIRS)]
+    _, held = split(rows, 10, documents=25, normalization="lower")
+    assert (len(held.queries), len(held.documents)) == (10, 25)
+    assert [len(found) for found in held.relevant] == [1] * 10
+    assert len({text.lower() for text in held.documents}) == 25
+    _, held = split(rows, 10, documents=25)
+    assert (len(held.queries), len(held.documents)) == (10, 25)
+
+
+def test_other_rows_with_a_held_out_text_are_counted() -> None:
+    texts = SourceTable("texts", [(text,) for row in PAIRS for text in row[:2]])
+    data, _ = split_off(data_of(SourceTable("pairs", PAIRS), texts), 9, 9, str, "eval.dev.0")
+    assert len(data.tables[1]) == 120
+    assert data.held_out.endswith("; 18 rows of data.1 (texts) have a held-out text and are trained on")
+
+
+def test_what_is_held_out_is_no_training_text(tmp_path: Path) -> None:
+    """Neither for the whitening nor for the overlap, although the run's file has it."""
+    path = str(write_jsonl(tmp_path / "pairs.jsonl", [{"anchor": a, "positive": p} for a, p, _ in PAIRS]))
+    rows = SourceTable("pairs", [row[:2] for row in PAIRS])
+    data, _ = split_off(data_of(rows, path=path), 9, 9, str, "eval.dev.0")
+    (tmp_path / "config.yaml").write_text(f"data: [{{path: {path}}}]")
+    (tmp_path / "config.json").write_text("{}")
+    known = trained_sources(tmp_path, TrainConfig(), data)
+    assert set(known[path]) == {text for row in data.tables[0].texts for text in row} and len(known[path]) == 102
+    assert len(run_sources(str(tmp_path))[path]) == 120  # the file's
+    similarity = write_jsonl(
+        tmp_path / "test.jsonl", [{"sentence1": f"s{n}", "sentence2": "t", "score": n} for n in range(5)]
+    )
+    config = EvalConfig(tests=(str(similarity),), tuned=(str(tmp_path),), fit=(path,), cache="")
+    for texts, count in ((known, 102), (None, 120)):
+        inputs = read_inputs(config, texts)
+        assert len(inputs.trained.texts[path]) == len(inputs.sources[path]) == count
 
 
 def test_a_text_that_many_rows_share_is_not_held_out() -> None:

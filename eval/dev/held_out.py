@@ -31,7 +31,10 @@ def retrieval_task(held: HeldOut) -> RetrievalTask:
 
 
 def measure(held: HeldOut, task: RetrievalTask, encoder: TextEncoder, temperature: float) -> dict[str, float]:
-    """The metrics of the search, and `loss`: InfoNCE of each pair against all documents, as training computes it."""
+    """The metrics of the search, and `loss`: plain InfoNCE of each pair against all documents.
+
+    It has the temperature with which training starts, and none of the further terms of the run's loss.
+    """
     vectors = read(held, encoder)
     return {**task.dev_scores(vectors), "loss": contrastive_loss(vectors, held.relevant, temperature)}
 
@@ -45,7 +48,7 @@ def read(held: HeldOut, encoder: TextEncoder, batch_tokens: int = 16_384) -> Tas
 def contrastive_loss(vectors: TaskVectors, relevant: Sequence[Sequence[int]], temperature: float) -> float:
     """Mean over pairs of -log softmax of the positive's cosine / temperature among it and all other documents.
 
-    The other positives of a query are not among them, as they are in training.
+    The other positives of a query are not among these.
     """
     if not (np.isfinite(vectors.queries).all() and np.isfinite(vectors.documents).all()):
         return float("nan")

@@ -34,6 +34,8 @@ class TrainingData:
     """What reading each source has shown."""
     held_out: str = ""
     """How many rows are held out for `eval.dev`, in words."""
+    left_out: tuple[SourceTable, ...] = ()
+    """Of each source the rows that are not trained on because of that. Their answers are known all the same."""
 
     def __len__(self) -> int:
         return sum(self.sizes)

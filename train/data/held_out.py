@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from dec2vec.errors import UserError
-from dec2vec.files.held_out import SHARED, HeldOut, Keys, Reading, Split, hold_out, text_keys
+from dec2vec.files.held_out import NO_DOCUMENT, SHARED, HeldOut, Keys, Reading, Split, hold_out, text_key, text_keys
 from dec2vec.prompts.prompt import NORMALIZERS
 from train.config import TrainConfig
 from train.data.dataset import TrainingData, load_data
 from train.data.prompted_input import NO_INSTRUCTIONS, prompted_input
 from train.data.row_extras import extras_of
-from train.data.table import SourceTable
+from train.data.table import Packer, SourceTable, Texts
 
 DOCUMENTS = 5
 """Documents for each held-out query, if their number is not given."""
@@ -52,23 +53,42 @@ def split_off(
 ) -> tuple[TrainingData, HeldOut]:
     """Hold out `count` queries with their pairs, which then search among at most `documents` documents.
 
-    Besides the held-out positives these are positives of the rows that are trained on. UserError, in which `option`
-    names the task, if there are too few such pairs, or if hardly any would be left to train on.
+    Besides the held-out positives these are positives of the rows that are trained on. Texts are compared as the model
+    reads them. UserError, in which `option` names the task, if there are too few such pairs, or if hardly any would be
+    left to train on.
     """
     pairs = [number for number, table in enumerate(data.tables) if table.kind == "pairs"]
     if not pairs:
         raise UserError(f"{option}.held_out: only pairs can be held out, and no source has pairs; give another task")
     places = [(number, row) for number in pairs for row in range(len(data.tables[number]))]
     anchors, positives = (text_keys(_texts(data, pairs, place, normalize)) for place in (0, 1))
-    split = hold_out(anchors, positives, count)
+    split = hold_out(anchors, positives, count, _document_keys(data, pairs))
     _check(split, count, len(places), option)
     gone = np.union1d(split.held, split.dropped)
-    found = _collect(data, places, split, _distractors(positives, split, gone, documents))
-    return _without(data, [places[row] for row in gone.tolist()], split, option), found
+    found = _collect(data, places, split, _distractors(positives, split, gone, documents), normalize)
+    rest = _without(data, [places[row] for row in gone.tolist()], option)
+    texts = {normalize(text) for place in split.held.tolist() for text in _row(data, places[place])[:2]}
+    tables, removed = _without_negatives(rest.tables, texts, normalize)
+    told = [_told(split, option), *_told_of_rest(tables, removed, texts, normalize)]
+    return replace(rest, tables=tables, held_out="; ".join(told)), found
 
 
 def _texts(data: TrainingData, pairs: list[int], place: int, normalize: Callable[[str], str]) -> Iterator[str]:
     return (normalize(row[place]) for number in pairs for row in data.tables[number].texts)
+
+
+def _row(data: TrainingData, place: tuple[int, int]) -> Texts:
+    number, row = place
+    return data.tables[number].texts[row]
+
+
+def _document_keys(data: TrainingData, pairs: list[int]) -> Keys:
+    """Of each pair; the same id in another source is another document."""
+    keys: list[int] = []
+    for number in pairs:
+        ids = data.tables[number].ids or [""] * len(data.tables[number])
+        keys += [text_key(f"{number} {name}") if name else NO_DOCUMENT for name in ids]
+    return np.array(keys, dtype=np.int64)
 
 
 def _check(split: Split, count: int, rows: int, option: str) -> None:
@@ -82,7 +102,7 @@ def _check(split: Split, count: int, rows: int, option: str) -> None:
     if 2 * gone > rows:
         raise UserError(
             f"{option}.held_out {count}: {gone:,} of {rows:,} pairs would leave training ({len(split.dropped):,} of "
-            "them because they share a text with a held-out one); use fewer"
+            "them because they share a text or a document with a held-out one); use fewer"
         )
 
 
@@ -95,24 +115,35 @@ def _distractors(positives: Keys, split: Split, gone: Keys, documents: int) -> K
     return rest[first[new]][: max(0, documents - len(held))]
 
 
-def _collect(data: TrainingData, places: list[tuple[int, int]], split: Split, distractors: Keys) -> HeldOut:
-    """Queries and documents in the order of the rows, each text once with the prompt of its first row."""
-    queries: dict[str, Reading] = {}
-    documents: dict[str, Reading] = {}
+def _collect(
+    data: TrainingData,
+    places: list[tuple[int, int]],
+    split: Split,
+    distractors: Keys,
+    normalize: Callable[[str], str],
+) -> HeldOut:
+    """Queries and documents in the order of the rows, each once as it stands in its first row, with that row's prompt.
+
+    Texts that the model reads alike are one.
+    """
+    queries: dict[str, tuple[str, Reading]] = {}
+    documents: dict[str, tuple[str, Reading]] = {}
     pairs: list[tuple[str, str]] = []
     for row in [*split.held.tolist(), *distractors.tolist()]:
         number, at = places[row]
         texts = data.tables[number].texts[at]
-        documents.setdefault(texts[1], _reading(data, number, at, 1))
+        query, document = normalize(texts[0]), normalize(texts[1])
+        documents.setdefault(document, (texts[1], _reading(data, number, at, 1)))
         if len(pairs) < len(split.held):
-            queries.setdefault(texts[0], _reading(data, number, at, 0))
-            pairs.append((texts[0], texts[1]))
+            queries.setdefault(query, (texts[0], _reading(data, number, at, 0)))
+            pairs.append((query, document))
     at_document = {text: at for at, text in enumerate(documents)}
     relevant: dict[str, list[int]] = {text: [] for text in queries}
     for query, document in dict.fromkeys(pairs):
         relevant[query].append(at_document[document])
-    prompts = list(queries.values()), list(documents.values())
-    return HeldOut(list(queries), list(documents), list(relevant.values()), *prompts, passed_over=split.passed_over)
+    sides = [[text for text, _ in side.values()] for side in (queries, documents)]
+    prompts = [[prompt for _, prompt in side.values()] for side in (queries, documents)]
+    return HeldOut(*sides, list(relevant.values()), *prompts, passed_over=split.passed_over)
 
 
 def _reading(data: TrainingData, number: int, row: int, place: int) -> Reading:
@@ -122,8 +153,8 @@ def _reading(data: TrainingData, number: int, row: int, place: int) -> Reading:
     return read.prompt, read.task
 
 
-def _without(data: TrainingData, gone: list[tuple[int, int]], split: Split, option: str) -> TrainingData:
-    """The other rows, and with the first source of pairs a line that says how many left."""
+def _without(data: TrainingData, gone: list[tuple[int, int]], option: str) -> TrainingData:
+    """The other rows. Those that left are in `left_out`."""
     left: dict[int, set[int]] = {}
     for number, row in gone:
         left.setdefault(number, set()).add(row)
@@ -137,17 +168,75 @@ def _without(data: TrainingData, gone: list[tuple[int, int]], split: Split, opti
         replace(of_source, dropped=of_source.dropped + len(left.get(number, ())))
         for number, of_source in enumerate(data.counts)
     )
-    return replace(data, tables=tables, counts=counts, held_out=_told(split, option))
+    left_out = tuple(table.keep(sorted(left.get(number, ()))) for number, table in enumerate(data.tables))
+    return replace(data, tables=tables, counts=counts, left_out=left_out)
+
+
+def _without_negatives(
+    tables: tuple[SourceTable, ...], texts: set[str], normalize: Callable[[str], str]
+) -> tuple[tuple[SourceTable, ...], int]:
+    """The tables without the hard negatives that are among `texts`, and how many these were."""
+    found, removed = [], 0
+    for table in tables:
+        wrong = {} if table.kind != "pairs" else _negatives_among(table, texts, normalize)
+        found.append(_without_places(table, wrong) if wrong else table)
+        removed += sum(map(len, wrong.values()))
+    return tuple(found), removed
+
+
+def _negatives_among(table: SourceTable, texts: set[str], normalize: Callable[[str], str]) -> dict[int, set[int]]:
+    """By row the places of its hard negatives that are among `texts`."""
+    found: dict[int, set[int]] = {}
+    for number, row in enumerate(table.texts):
+        places = {place for place in range(2, len(row)) if normalize(row[place]) in texts}
+        if places:
+            found[number] = places
+    return found
+
+
+def _without_places(table: SourceTable, wrong: Mapping[int, set[int]]) -> SourceTable:
+    """The rows without the texts at these places, and without their scores, which begin with the positive's."""
+    packer = Packer()
+    packer.extend(
+        tuple(text for place, text in enumerate(row) if place not in wrong.get(number, ()))
+        for number, row in enumerate(table.texts)
+    )
+    scores = [
+        tuple(score for place, score in enumerate(row, start=1) if place not in wrong.get(number, ()))
+        for number, row in enumerate(table.document_scores)
+    ]
+    return replace(table, texts=packer.done(), document_scores=scores)
+
+
+def _told_of_rest(
+    tables: Sequence[SourceTable], removed: int, texts: set[str], normalize: Callable[[str], str]
+) -> list[str]:
+    """What the rows that are trained on had, or still have, of the held-out `texts`."""
+    told = [f"{removed:,} hard negatives that are held-out texts were removed from the rows"] if removed else []
+    for number, table in enumerate(tables):
+        rows = () if table.kind == "pairs" else table.texts
+        stay = sum(any(normalize(text) in texts for text in row) for row in rows)
+        if stay:
+            told.append(f"{stay:,} rows of data.{number} ({table.kind}) have a held-out text and are trained on")
+    return told
 
 
 def _told(split: Split, option: str) -> str:
     over = f"; {split.passed_over:,} queries were passed over, as more than {SHARED} rows share a text with each"
     return (
         f"{option}: {split.queries:,} queries with {len(split.held):,} pairs are held out, and {len(split.dropped):,} "
-        f"further pairs that share an anchor or a positive with them are not trained on"
+        f"further pairs that share an anchor, a positive or a document with them are not trained on"
         f"{over if split.passed_over else ''}"
     )
 
 
 def _kept(table: SourceTable, left: set[int]) -> SourceTable:
     return table.keep([row for row in range(len(table)) if row not in left]) if left else table
+
+
+def texts_left_out(data: TrainingData) -> set[str]:
+    """The texts that only rows have that are held out of training."""
+    texts = {text for table in data.left_out for row in table.texts for text in row}
+    for row in chain.from_iterable(table.texts for table in data.tables if texts):
+        texts.difference_update(row)
+    return texts

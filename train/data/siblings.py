@@ -24,6 +24,7 @@ from train.data.dataset import TrainingData
 from train.data.prompted_input import text_keys
 from train.data.stored import StoredTexts
 from train.data.stored_siblings import index_siblings
+from train.data.table import SourceTable
 from train.losses.inputs import NEVER, KnownAnswers, PairInputs
 
 _BLOCK = 8192
@@ -83,19 +84,21 @@ class _Present:
 
 
 def find_siblings(data: TrainingData, normalize: Callable[[str], str]) -> Siblings:
-    """The siblings in all pairs of the data. Texts are compared as the model reads them."""
+    """The siblings in all pairs of the data, also in those that are held out. Texts are compared as the model reads
+    them."""
+    tables = [table for table in (*data.tables, *data.left_out) if table.kind == "pairs" and len(table)]
     if any(isinstance(table.texts, StoredTexts) for table in data.tables):
-        return Siblings(*index_siblings([table for table in data.tables if table.kind == "pairs"], normalize))
-    blocks = [np.stack([*map(_keys, zip(*rows, strict=True))]) for rows in _pairs(data, normalize)]
+        return Siblings(*index_siblings(tables, normalize))
+    blocks = [np.stack([*map(_keys, zip(*rows, strict=True))]) for rows in _pairs(tables, normalize)]
     if not blocks:
         return Siblings({}, {})
     anchors, positives = np.concatenate(blocks, axis=1)
     return Siblings(_several(anchors, positives), _several(positives, anchors))
 
 
-def _pairs(data: TrainingData, normalize: Callable[[str], str]) -> Iterator[list[tuple[str, str]]]:
-    for table in data.tables:
-        texts = iter(table.texts if table.kind == "pairs" else ())
+def _pairs(tables: Sequence[SourceTable], normalize: Callable[[str], str]) -> Iterator[list[tuple[str, str]]]:
+    for table in tables:
+        texts = iter(table.texts)
         while rows := [(normalize(row[0]), normalize(row[1])) for row in islice(texts, _BLOCK)]:
             yield rows
 
