@@ -234,9 +234,8 @@ class Encoder:
 
     def ensemble(self, prompt: str | None = None, side: Side = "text", task: str | None = None) -> Ensemble:
         """The prompts that `prompt` stands for, usually a single one. None stands for what is configured."""
-        config = self.config if prompt is None else replace(self.config, prompt=prompt)
-        config = config if task is None else replace(config, task=task)
-        return prompts_of(self.published, self.tokenizer, config, side)
+        changes = {name: value for name, value in (("prompt", prompt), ("task", task)) if value is not None}
+        return prompts_of(self.published, self.tokenizer, replace(self.config, **changes), side)
 
     @cached_property
     def ending(self) -> list[int]:
