@@ -203,10 +203,8 @@ class Encoder:
         """
         ensemble = self.ensemble(prompt, side, task)
         if not ensemble.is_single:
-            raise UserError(
-                f"tokenize: {prompt or self.config.prompt_name} consists of {len(ensemble.members)} prompts; use a "
-                "single prompt"
-            )
+            name, count = prompt or self.config.prompt_name, len(ensemble.members)
+            raise UserError(f"tokenize: {name} consists of {count} prompts; use a single prompt")
         return self.tokenize_with(ensemble.members[0], texts)
 
     def tokenize_with(self, member: Prompt, texts: Sequence[str]) -> list[list[int]]:
@@ -234,8 +232,9 @@ class Encoder:
 
     def ensemble(self, prompt: str | None = None, side: Side = "text", task: str | None = None) -> Ensemble:
         """The prompts that `prompt` stands for, usually a single one. None stands for what is configured."""
-        changes = {name: value for name, value in (("prompt", prompt), ("task", task)) if value is not None}
-        return prompts_of(self.published, self.tokenizer, replace(self.config, **changes), side)
+        config = self.config if prompt is None else replace(self.config, prompt=prompt)
+        asked = config if task is None else replace(config, task=task)
+        return prompts_of(self.published, self.tokenizer, asked, side)
 
     @cached_property
     def ending(self) -> list[int]:
