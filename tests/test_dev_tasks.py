@@ -141,6 +141,9 @@ def test_pairs_that_are_dev_and_test_are_refused(tasks: list[DevTaskConfig]) -> 
     test = load_pairs(replace(section, test=section.dev, dev="", metric="ap"))
     with pytest.raises(UserError, match="selection on test data is leakage"):
         refuse_shared([task], [test], ())
+    [part] = load_dev_tasks([replace(tasks[2], limit=4)], None, 0.05)  # a part of the test is test data as well
+    with pytest.raises(UserError, match="selection on test data is leakage"):
+        refuse_shared([part], [test], ())
     with pytest.raises(UserError, match="pairs: test: must be given"):
         load_pairs(replace(section))
 

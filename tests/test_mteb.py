@@ -207,7 +207,13 @@ def test_finished_tasks_are_not_computed_again(tmp_path: Path) -> None:
     assert asked == [] and again == pytest.approx(scores, abs=1e-6)
     for digest in ("another encoder of this name", None):
         assert len(run(Sides(), digest)[1]) == 4, "both texts of the pairs, queries and documents"
-    (tmp_path / "results" / "dec2vec__toy" / "local" / "TinySts.json").write_text("{")
+    result = tmp_path / "results" / "dec2vec__toy" / "local" / "TinySts.json"
+    run(Sides(), "a")
+    of_another = json.loads(result.read_text())
+    of_another["scores"]["test"][0]["main_score"] = 0.123
+    result.write_text(json.dumps(of_another))
+    assert run(Sides(), "a")[0] == pytest.approx(scores, abs=1e-6), "another encoder has overwritten the result"
+    result.write_text("{")
     assert [side for side, _ in run(Sides(), "a")[1]] == ["text", "text"], "a result that cannot be read"
 
 

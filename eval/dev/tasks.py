@@ -72,9 +72,13 @@ class DevTask:
 
 def refuse_shared(tasks: Sequence[DevTask], tests: Sequence[Task[Any]], mteb_tests: Sequence[str]) -> None:
     """UserError where a dev task and a test measure on the same data: selection on test data is leakage."""
+    from eval.mteb_tasks.names import find
+
+    has_mteb = any(task.kind == "mteb" for task in tasks)
+    tested = {name: [task.metadata.name for task in find([name]).tasks] for name in mteb_tests if has_mteb}
     for task in tasks:
         named = [test.name for test in tests if task.task is not None and _is_shared(task.task, test)]
-        named += [name for name in mteb_tests if task.name == f"mteb/{name}"]
+        named += [name for name in mteb_tests if task.name.removeprefix("mteb/") in tested.get(name, ())]
         if named:
             raise UserError(
                 f"eval.dev: {task.name} has data of the test {named[0]}; use different ones, because selection on test "
@@ -85,7 +89,7 @@ def refuse_shared(tasks: Sequence[DevTask], tests: Sequence[Task[Any]], mteb_tes
 def _is_shared(dev: Task[Any], test: Task[Any]) -> bool:
     if isinstance(dev, RetrievalTask) and isinstance(test, RetrievalTask):
         return not set(dev.test_queries.texts).isdisjoint(test.test_queries.texts)
-    return dev.kind == test.kind and dev.items == test.items
+    return dev.kind == test.kind and not set(dev.items or ()).isdisjoint(test.items or ())
 
 
 def load_dev_tasks(configs: Sequence[DevTaskConfig], held: HeldOut | None, temperature: float) -> list[DevTask]:

@@ -29,6 +29,8 @@ class Finished:
 
     path: Path | None = None
     cuts: dict[str, Cut] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    """The main score of each task: another encoder of the same name and revision may have overwritten the result."""
 
     @classmethod
     def read(cls, output: Path, digest: str | None) -> Finished:
@@ -38,18 +40,21 @@ class Finished:
         path = output / "finished" / f"{digest[:40]}.json"
         try:
             found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return cls(path, {name: (int(read), int(cut)) for name, (read, cut) in found.items()})
+            rows = {name: (int(read), int(cut), float(score)) for name, (read, cut, score) in found.items()}
+            cuts = {name: (read, cut) for name, (read, cut, _) in rows.items()}
+            return cls(path, cuts, {name: score for name, (_, _, score) in rows.items()})
         except (OSError, ValueError, TypeError, AttributeError):
             return cls(path)
 
-    def add(self, task: str, cut: Cut) -> None:
+    def add(self, task: str, cut: Cut, score: float) -> None:
         """Write down that `task` is finished. UserError if it cannot be written."""
-        self.cuts[task] = cut
+        self.cuts[task], self.scores[task] = cut, score
         if self.path is None:
             return
         try:
+            rows = {name: (*self.cuts[name], self.scores[name]) for name in self.cuts}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_bytes(self.path, json.dumps(self.cuts, indent=1).encode())
+            atomic_write_bytes(self.path, json.dumps(rows, indent=1).encode())
         except OSError as error:
             raise UserError(f"{self.path}: can't be written; {why_not_written(error)}") from error
 

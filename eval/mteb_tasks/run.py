@@ -81,7 +81,10 @@ class _Runner:
     finished: Finished
 
     def is_finished(self, task: Any) -> bool:
-        return _name(task) in self.finished.cuts and self._stored(task) is not None
+        """Whether the result in `output` is this encoder's own."""
+        name = _name(task)
+        stored = self._stored(task) if name in self.finished.cuts else None
+        return stored is not None and float(stored.get_score()) == self.finished.scores[name]
 
     def run(self, task: Any) -> Scored | None:
         """From `output` if the task is finished there; None if its data are not public."""
@@ -96,8 +99,9 @@ class _Runner:
         counted = self.encoder.cuts.get(name)
         whole = [part for part in parts if part is not None]
         cut = (counted.texts, counted.cut) if counted else (sum(p.texts for p in whole), sum(p.cut for p in whole))
-        self.finished.add(name, cut)
-        return Scored(name, float(result.get_score()), *cut)
+        score = float(result.get_score())
+        self.finished.add(name, cut, score)
+        return Scored(name, score, *cut)
 
     def _stored(self, task: Any) -> Any:
         """The result that lies in `output`, if it is one of all languages and splits of today's data."""

@@ -213,6 +213,11 @@ def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress, clock: De
             run.listeners.on_dev(run.state.step, metrics)
     best = " (best so far)" if is_best else ""
     progress.note(f"step {run.state.step}: {verdict.shown}{best}; {clock.took(verdict.seconds)}{progress.dev_to_come}")
+    if run.is_out_of_patience and run.state.best_step is None:
+        raise UserError(
+            f"eval.patience: none of the {run.state.worse_scores} dev scores was a number; look at the texts of "
+            "eval.dev (every vector alike, or no relevant document), or train without --eval.patience"
+        )
     if run.is_out_of_patience:
         progress.note(
             f"stopped early at step {run.state.step}: no new best score in {run.state.worse_scores} dev evaluations; "
