@@ -141,9 +141,14 @@ def _collect(
     relevant: dict[str, list[int]] = {text: [] for text in queries}
     for query, document in dict.fromkeys(pairs):
         relevant[query].append(at_document[document])
-    sides = [[text for text, _ in side.values()] for side in (queries, documents)]
-    prompts = [[prompt for _, prompt in side.values()] for side in (queries, documents)]
-    return HeldOut(*sides, list(relevant.values()), *prompts, passed_over=split.passed_over)
+    return HeldOut(
+        [text for text, _ in queries.values()],
+        [text for text, _ in documents.values()],
+        list(relevant.values()),
+        [prompt for _, prompt in queries.values()],
+        [prompt for _, prompt in documents.values()],
+        passed_over=split.passed_over,
+    )
 
 
 def _reading(data: TrainingData, number: int, row: int, place: int) -> Reading:
