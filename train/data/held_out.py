@@ -145,8 +145,8 @@ def _collect(
         [text for text, _ in queries.values()],
         [text for text, _ in documents.values()],
         list(relevant.values()),
-        [reading for _, reading in queries.values()],
-        [reading for _, reading in documents.values()],
+        [prompt for _, prompt in queries.values()],
+        [prompt for _, prompt in documents.values()],
         passed_over=split.passed_over,
     )
 
