@@ -199,8 +199,7 @@ class Encoder:
     ) -> list[list[int]]:
         """The ids of each text with its prompt and EOS, at most `config.max_length` of them.
 
-        A long text is cut; its prompt never is. An empty text gives the prompt and EOS alone. Lone surrogates become
-        U+FFFD.
+        A long text is cut; its prompt never is. An empty text gives the prompt and EOS. Lone surrogates become U+FFFD.
         """
         ensemble = self.ensemble(prompt, side, task)
         if not ensemble.is_single:
@@ -208,7 +207,11 @@ class Encoder:
                 f"tokenize: {prompt or self.config.prompt_name} consists of {len(ensemble.members)} prompts; use a "
                 "single prompt"
             )
-        return self._tokens(self._wrap(ensemble.members[0]), self._normalized(texts)).ids
+        return self.tokenize_with(ensemble.members[0], texts)
+
+    def tokenize_with(self, member: Prompt, texts: Sequence[str]) -> list[list[int]]:
+        """`tokenize` with one prompt of an ensemble."""
+        return self._tokens(self._wrap(member), self._normalized(texts)).ids
 
     @cached_property
     def tokens_without_row(self) -> dict[int, str]:

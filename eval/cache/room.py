@@ -10,9 +10,10 @@ from pathlib import Path
 from dec2vec.errors import UserError
 
 HALF = 2
-"""Bytes of a number of a vector, and"""
+"""Bytes of one number of a vector in half precision."""
 DOUBLE = 8
-"""of the moments that post-processings are fitted with, which are a matrix of the width of the vectors."""
+"""Bytes of one number of the moments, a mean and a matrix of the width of the vectors, from which post-processings are
+fitted."""
 KEY = 18
 """Bytes of a vector besides its numbers."""
 

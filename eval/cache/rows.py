@@ -29,7 +29,7 @@ Vectors = Float32[np.ndarray, "texts dim"]
 
 @dataclass(frozen=True)
 class SingleRows:
-    """float32, as computed."""
+    """Rows that hold vectors as they were computed, in float32."""
 
     dimension: int
     suffix: ClassVar[str] = "f32"
@@ -50,26 +50,26 @@ class SingleRows:
         return rows
 
     def decoded(self, rows: np.ndarray) -> Vectors:
-        """The vectors in them."""
+        """The vectors in the rows of a file."""
         return np.ascontiguousarray(rows["values"])
 
 
 @dataclass(frozen=True, eq=False)
 class HalfRows:
-    """float16, of differences from `reference`. Inf and nan stay what they are."""
+    """Rows that hold differences from `reference` in float16. Inf and nan stay what they are."""
 
     reference: Float32[np.ndarray, " dim"]
     suffix: ClassVar[str] = "f16"
 
     @classmethod
     def from_vectors(cls, vectors: Vectors) -> HalfRows:
-        """The reference is their mean; 0 in dimensions where one of them is not finite."""
+        """Rows whose reference is the mean of these vectors, and 0 in dimensions where one of them is not finite."""
         mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         return cls(np.where(np.isfinite(mean), mean, np.float32(0)))
 
     @property
     def dimension(self) -> int:
-        """Of the vectors."""
+        """The length of the vectors."""
         return len(self.reference)
 
     @property
@@ -92,7 +92,7 @@ class HalfRows:
         return rows
 
     def decoded(self, rows: np.ndarray) -> Vectors:
-        """The vectors in them, to 11 bits of each difference."""
+        """The vectors in the rows of a file, to 11 bits of each difference."""
         found = np.ldexp(rows["values"].astype(np.float32), rows["exponent"].astype(np.int32)[:, None])
         return np.asarray(found + self.reference, dtype=np.float32)
 
@@ -101,7 +101,7 @@ Rows = SingleRows | HalfRows
 
 
 def choose_rows(vectors: Vectors) -> Rows:
-    """Half precision unless the first vectors are few, or too close to each other for it."""
+    """Half precision, unless the first vectors are few or too close to each other for it."""
     half = HalfRows.from_vectors(vectors)
     return (
         half if len(vectors) >= SAMPLE and _rounding(half, vectors[:SAMPLE]) < TOLERANCE else SingleRows(half.dimension)

@@ -130,7 +130,7 @@ def _estimate(encoder: Encoder, prompt: str, texts: Sequence[str]) -> tuple[floa
     own = np.array([len(row) for row in plain_ids(encoder.tokenizer, list(map(clean_surrogates, texts)))], dtype=float)
     read = np.zeros(len(texts))
     for member in members:
-        ids = encoder._tokens(encoder._wrap(member), list(texts)).ids
+        ids = encoder.tokenize_with(member, texts)
         shared = len(common_prefix(ids)) if len(ids) > 1 else 0
         read += np.array([len(row) for row in ids]) - (shared if shared >= WORTHWHILE else 0)
     if np.ptp(own) == 0:

@@ -24,7 +24,7 @@ class Tried:
 
     prompt: str
     choices: tuple[Choice, ...]
-    """Of each post-processing the best candidate; with the first pass's scores of all others."""
+    """The best candidate of each post-processing, with the scores of all others in the first pass."""
 
     @property
     def best(self) -> Choice:
@@ -42,9 +42,9 @@ class Shortlist:
     dev: str
     """The name of the file that they were compared on."""
     layers: int
-    """Number of candidate layers of the first pass, and"""
+    """Number of candidate layers of each prompt in the first pass."""
     kept_layers: int
-    """of the prompts that are kept."""
+    """Number of candidate layers of the prompts that are kept."""
 
     @property
     def kept(self) -> list[str]:
@@ -53,12 +53,12 @@ class Shortlist:
 
     @property
     def left_out(self) -> list[Tried]:
-        """The others."""
+        """The prompts that are not kept, the best first."""
         return list(self.ranked[self.count :])
 
     @property
     def left_out_choices(self) -> list[Choice]:
-        """Theirs, for the curves of dev scores."""
+        """The candidates of the prompts that are not kept, for the curves of dev scores."""
         return [choice for tried in self.left_out for choice in tried.choices]
 
     @property
