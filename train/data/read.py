@@ -15,6 +15,7 @@ from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_blocks
 from train.data.row_extras import NOTHING, Extras, lines, with_extras
+from train.data.row_scores import ScoreColumns, ScoreReader
 from train.data.table import Packer, SourceTable, Texts
 from train.options.data import Kind, SourceConfig
 
@@ -56,6 +57,7 @@ def read_and_tell(
     Rows are read and checked a block at a time, and kept packed unless `keep` has another place for them.
     """
     flat = open_layout(pair_file(source)) if source.kind == "pairs" else None
+    scores = None if extras.scores is None else ScoreReader(_score_columns(source, is_flat=flat is not None))
     if flat is not None:
         source = replace(source, negatives=None)  # flat rows have those that the user named
     texts = text_columns(source)
@@ -69,12 +71,11 @@ def read_and_tell(
             left_out += len(table) - len(rows)
             part = _TABLES[source.kind](table, rows, source)
             if taken:
-                negatives = _negatives(table.columns, source)
-                part = with_extras(part, table, rows, extras, negatives, own=flat is None)
+                part = with_extras(part, table, rows, extras, scores)
             found.add(table, part)
         whole = found.done()
         told = found.told() if flat is None else Told(tuple(flat.told), flat.unused(taken))
-        told = replace(told, layout=(*told.layout, *lines(whole, extras, source.path)))
+        told = replace(told, layout=(*told.layout, *lines(whole, extras, scores, source)))
         return whole, left_out + (0 if flat is None else flat.empty), told
 
 
@@ -94,6 +95,14 @@ def pair_file(source: SourceConfig) -> PairFile:
         bad_rows=source.bad_rows,
         clean=source.clean,
     )
+
+
+def _score_columns(source: SourceConfig, *, is_flat: bool) -> ScoreColumns:
+    """How the scores of a source of pairs are read, which all its rows decide: they are read once more for it."""
+    flat = open_layout(pair_file(source)) if is_flat else None
+    tables = _blocks(source) if flat is None else flat.blocks()
+    named = source.negatives if flat is None else None  # flat rows have those that the user named
+    return ScoreColumns.of_tables((table.one_each(source.positive) for table in tables), named, own=flat is None)
 
 
 def _blocks(source: SourceConfig) -> Iterator[Table]:

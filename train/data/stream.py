@@ -39,7 +39,7 @@ from train.data.table import SourceTable
 from train.options.data import Kind, SourceConfig
 
 _log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 """Increase it when the same files may give other rows, or when the format of the files changes."""
 _NOT_READING = frozenset(
     {"path", "query_prompt", "document_prompt", "losses", "weight", "texts_per_label", "streaming", "revision"}
