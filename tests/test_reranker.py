@@ -37,6 +37,7 @@ from train.data.row_extras import Extras, extras_of
 from train.losses.compute import one_loss
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs, ScoredDocuments
 from train.losses.objective import Objective, Temperature
+from train.mining.pairs import read_material
 from train.options.data import SourceConfig
 from train.options.losses import LossConfig
 
@@ -302,6 +303,26 @@ def test_a_batch_has_the_scores_beside_the_documents_that_they_are_of(tmp_path: 
 def _sequences(chunk: Chunk) -> list[tuple[int, list[int]]]:
     rows = zip(chunk.rows.tolist(), chunk.input_ids.tolist(), chunk.lengths.tolist(), strict=True)
     return [(row, ids[:length]) for row, ids, length in rows]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"teacher_scores": [3.5]}, [0.0, -3.5]),
+        ({"teacher_scores": 3.5}, [0.0, -3.5]),
+        ({"label": 3.5}, [0.0, -3.5]),
+        ({"scores": [3.5, None]}, [3.5, None]),
+        ({"labels": ["news", "sport"]}, None),
+    ],
+)
+def test_mine_keeps_scores_and_margins(tmp_path: Path, given: dict[str, object], expected: object) -> None:
+    rows: list[Any] = [{"anchor": f"a{i}", "positive": f"b{i}", "negative_1": "n", **given} for i in range(3)]
+    material = read_material(str(jsonl(tmp_path / "t.jsonl", rows)))
+    assert list(material.teacher_scores) == [expected] * 3
+    assert material.other_columns == [{} if "teacher_scores" in given else given] * 3
+    rows[1]["teacher_scores"] = [1.0, 2.0, 3.0]
+    with pytest.raises(UserError, match=r"t.jsonl line 2: teacher_scores has 3 numbers in place of \d .*write null"):
+        read_material(str(jsonl(tmp_path / "t.jsonl", rows)))
 
 
 # scores computed by dec2vec mine

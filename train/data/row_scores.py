@@ -44,7 +44,7 @@ class ScoreColumns:
             negatives = negative_columns(table.columns) if named is None else named
             for row in range(len(table)):
                 column, count = _column(table, row, columns), len(table.filled(row, negatives))
-                values = None if column is None else _values(table.rows[row][column], count)
+                values = None if column is None else _values(table, row, column, count)
                 if values is not None and count:
                     found[column == TEACHER_SCORES, len(values), count] += 1
         has_ours = TEACHER_SCORES in seen
@@ -59,8 +59,8 @@ class ScoreColumns:
     def read(self, table: Table, row: int) -> Scores | None:
         """The scores of a row's positive and negatives, of which margins make 0 and less; None for another length."""
         count = len(table.filled(row, self.negatives))
-        column = _column(table, row, self.columns)
-        values = None if column is None else _values(table.rows[row][column], count)
+        column = self.column(table, row)
+        values = None if column is None else _values(table, row, column, count)
         if column is None or values is None:
             return (NO_SCORE,) * (1 + count)
         numbers = [_number(table, row, column, item) for item in values]
@@ -72,15 +72,19 @@ class ScoreColumns:
             numbers = [numbers[0], *kept]
         return tuple(numbers) if len(numbers) == 1 + count else None
 
+    def column(self, table: Table, row: int) -> str | None:
+        """The column of a row's scores; None if it has none."""
+        return _column(table, row, self.columns)
+
     def cell(self, table: Table, row: int) -> str:
         """The column and the value of a row's scores."""
-        column = _column(table, row, self.columns)
+        column = self.column(table, row)
         return f"{column} {table.rows[row].get(column or '')}"
 
     def described(self, table: Table, row: int) -> str:
         """What a row has that `read` finds to be of another length."""
-        column = _column(table, row, self.columns)
-        values = _values(table.rows[row].get(column), 1) if column else None
+        column = self.column(table, row)
+        values = _values(table, row, column, 1) if column else None
         count, what = len(table.filled(row, self.negatives)), "margins" if self.are_margins else "scores"
         wanted = count + (not self.are_margins)
         return f"{table.where(row)}: {column} has {len(values or ())} numbers in place of {wanted} {what}"
@@ -121,11 +125,12 @@ def _column(table: Table, row: int, columns: Sequence[str]) -> str | None:
     return next((name for name in columns if not is_absent(table.rows[row].get(name))), None)
 
 
-def _values(value: object, negatives: int) -> list[object] | None:
+def _values(table: Table, row: int, column: str, negatives: int) -> list[object] | None:
     """A list of scores. None for a number beside several negatives, or a word, which are about something else."""
+    value = table.rows[row][column]
     if isinstance(value, list):
         return value
-    return [value] if negatives == 1 and is_number(str(value)) else None
+    return [value] if column == TEACHER_SCORES or (negatives == 1 and is_number(str(value))) else None
 
 
 def _is_empty(cell: object) -> bool:

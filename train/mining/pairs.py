@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import defaultdict
@@ -10,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dec2vec.errors import UserError
-from dec2vec.files.cells import is_negative_column, negative_columns
+from dec2vec.files.cells import is_absent, is_negative_column, is_number, negative_columns
 from dec2vec.files.formats import Row
 from dec2vec.files.layouts.beside import document
-from dec2vec.files.layouts.query import DOCUMENT_INSTRUCTION, LABELS, QUERY_INSTRUCTION, SCORES, TEACHER_SCORES
+from dec2vec.files.layouts.query import DOCUMENT_INSTRUCTION, QUERY_INSTRUCTION, TEACHER_SCORES
 from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import Table, read_table, read_texts, selected
+from train.data.row_scores import ScoreColumns
 from train.mining.encoders import NO_INSTRUCTIONS, Instructions
 
 _SHARED = re.compile(r"data\.N\.(anchor|positive)\b")
@@ -59,7 +61,7 @@ def read_material(
     Pairs that `only` and `limit` leave out get no negatives, but their texts are still never each other's negatives.
     """
     try:
-        everything, table = _pairs(path, anchor, positive, tuple(only), limit)
+        everything, table, is_own = _pairs(path, anchor, positive, tuple(only), limit)
     except UserError as error:
         raise UserError(_of_mine(str(error))) from None
     anchors, positives = table.texts(anchor), table.texts(positive)
@@ -79,15 +81,34 @@ def read_material(
         others,
         texts,
         excluded,
-        [_scores(row, len(negatives)) for row, negatives in zip(table.rows, given, strict=True)],
+        _teacher_scores(everything, table, own=is_own),
         _instructions(table, positives),
     )
 
 
-def _scores(row: Row, negatives: int) -> list[float | None] | None:
-    """A reranker's scores of a row's documents; None if there is not one of each."""
-    values = (row.get(name) for name in (*SCORES, *LABELS))
-    return next((value for value in values if isinstance(value, list) and len(value) == 1 + negatives), None)
+def _teacher_scores(everything: Table, chosen: Table, *, own: bool) -> list[list[float | None] | None]:
+    """A reranker's scores of the documents of each row, read as training does; None where a row has none.
+
+    UserError for faulty ones in `teacher_scores`, which is written anew. Another column stays as it is.
+    """
+    layout = ScoreColumns.of_tables([everything], own=own)
+    found: list[list[float | None] | None] = []
+    for row in range(len(chosen)):
+        name = layout.column(chosen, row)
+        scores = (
+            layout.read(chosen, row) if name == TEACHER_SCORES or _is_numeric(chosen.rows[row].get(name or "")) else ()
+        )
+        if scores is None and name == TEACHER_SCORES:
+            raise UserError(f"{layout.described(chosen, row)}; mend the row, or write null")
+        known = [None if math.isnan(score) else score for score in scores or ()]
+        found.append(known if any(score is not None for score in known) else None)
+    return found
+
+
+def _is_numeric(value: object) -> bool:
+    """Whether a cell holds numbers and nulls alone, so that it may be scores."""
+    items = value if isinstance(value, list) else [value]
+    return all(is_absent(item) or (not isinstance(item, bool) and is_number(str(item))) for item in items)
 
 
 def _instructions(table: Table, positives: Sequence[str]) -> Instructions:
@@ -117,17 +138,19 @@ def _of_mine(message: str) -> str:
     return f"{message} (an option of training, not of mine)" if "data.N." in message else message
 
 
-def _pairs(path: str, anchor: str, positive: str, only: tuple[str, ...], limit: int | None) -> tuple[Table, Table]:
-    """All rows, and those that get negatives. Rows with the layout of another trainer become flat."""
+def _pairs(
+    path: str, anchor: str, positive: str, only: tuple[str, ...], limit: int | None
+) -> tuple[Table, Table, bool]:
+    """All rows, those that get negatives, and whether they have columns of their own: others are made flat."""
     file = PairFile(Named(path), anchor, positive)
     flat = open_layout(file)
     if flat is None:
         rows = read_table(path)
         chosen_rows = selected(rows, [anchor, positive], only=only, limit=limit)  # of the file, as in training
-        return rows.one_each(positive), chosen_rows.one_each(positive)
+        return rows.one_each(positive), chosen_rows.one_each(positive), True
     everything = flat.table()
     chosen = open_layout(replace(file, only=only, limit=limit)) if only or limit is not None else None
-    return everything, everything if chosen is None else chosen.table()
+    return everything, everything if chosen is None else chosen.table(), False
 
 
 def material_from_pairs(
