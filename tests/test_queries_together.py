@@ -21,6 +21,7 @@ from train.config import BatchConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
 from train.data.dataset import TrainingData
 from train.data.make_sampler import left_out, make_sampler
+from train.data.report import _together
 from train.data.report import lines as report_lines
 from train.data.sampler import Grouped, OneSource, Sampler, shard
 from train.data.siblings import find_siblings
@@ -115,11 +116,21 @@ def test_the_report_tells_of_them() -> None:
         "rows": 37,
         "steps_per_epoch": 5,
         "windows": 1,
-        "together": {"queries": 14, "most": 5},
+        "together": {"queries": 14, "divided": 0, "most": 5},
     }
-    assert report_lines(report) == [
-        "loss.positives: 14 queries with up to 5 positives in a step, which has about 7 pairs"
-    ]
+    line = "loss.positives: 14 queries with up to 5 positives in a step, which has about 7 pairs"
+    assert report_lines(report) == [line]
+    report["together"] = {"queries": 14, "divided": 2, "most": 5}
+    assert report_lines(report) == [f"{line}; 2 of the queries have too many for one step and are divided"]
+
+
+def test_divided_queries_are_counted_once() -> None:
+    """With batches of 8, queries of 5 and of 9 pairs have two and three parts."""
+    counts = [1, 4, 5, 9, 2, 3]
+    _, sampler = sampled(config_of(size=8), rows_of(counts))
+    assert isinstance(sampler, Grouped)
+    assert _together(sampler) == {"queries": len(counts), "divided": 2, "most": 4}
+    assert len(sampler.groups) == len(counts) + 1 + 2
 
 
 DATA = rows_of([2, 3, 1, 2])

@@ -147,17 +147,18 @@ def _by_query(
             "--loss.positives each"
         )
     most = max(2, batch // 2) if rows is None else max(1, batch // 3)
+    counts = sum(len(members) > most for members in queries), len(queries)
     groups = [part for members in queries for part in np.array_split(members, -(-len(members) // most))]
     if rows is not None:
-        return Grouped(groups, Even(len(groups), steps, seed))
+        return Grouped(groups, Even(len(groups), steps, seed), *counts)
     size = max(2, round(batch * len(groups) / count))
     if not config.batch.no_duplicates:
-        return Grouped(groups, Mixed(len(groups), size, seed))
+        return Grouped(groups, Mixed(len(groups), size, seed), *counts)
     group_of_row = np.empty(count, dtype=np.int64)
     for number, members in enumerate(groups):
         group_of_row[members] = number
     texts, normalize = _columns([table.texts for table in tables], None), NORMALIZERS[config.model.text_normalization]
-    return Grouped(groups, _no_duplicates(texts, size, seed, normalize, group_of_row))
+    return Grouped(groups, _no_duplicates(texts, size, seed, normalize, group_of_row), *counts)
 
 
 def query_groups(

@@ -83,7 +83,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         found.append(
             f"loss.positives{part}: {report['together']['queries']:,} queries with up to "
             f"{report['together']['most']:,} positives in a step, which has about "
-            f"{report['rows'] / report['steps_per_epoch']:.0f} pairs"
+            f"{report['rows'] / report['steps_per_epoch']:.0f} pairs{_divided(report['together']['divided'])}"
         )
     return found
 
@@ -113,13 +113,24 @@ def _parts(sampler: Sampler) -> Sequence[Sampler]:
 
 
 def _together(sampler: Sampler) -> dict[str, int] | None:
-    """Where the positives of a query are taken together: how many queries there are, and the most positives of one.
+    """Where the positives of a query are taken together: how many queries there are, how many of them are divided
+    between steps because they have too many positives for one, and the most positives in a step.
 
     Of streamed rows those of the first window are counted.
     """
     drawn = [part.window(0, 0)[1] if isinstance(part, Windows) else part for part in _parts(sampler)]
-    groups = [len(rows) for part in drawn if isinstance(part, Grouped) for rows in part.groups]
-    return {"queries": len(groups), "most": max(groups)} if groups else None
+    grouped = [part for part in drawn if isinstance(part, Grouped)]
+    if not grouped:
+        return None
+    return {
+        "queries": sum(part.queries for part in grouped),
+        "divided": sum(part.divided for part in grouped),
+        "most": max(len(rows) for part in grouped for rows in part.groups),
+    }
+
+
+def _divided(count: int) -> str:
+    return f"; {count:,} of the queries have too many for one step and are divided" if count else ""
 
 
 def _too_long(whole: SourceTable, source: SourceConfig, encoder: Encoder) -> dict[str, int]:

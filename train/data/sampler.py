@@ -71,6 +71,9 @@ class Grouped:
 
     groups: Sequence[Indices] = field(repr=False)
     order: Sampler
+    divided: int = 0
+    """Number of queries with more rows than a group may have, each of which has several groups."""
+    queries: int = 0
 
     @property
     def steps_per_epoch(self) -> int:

@@ -58,7 +58,8 @@ class LossConfig:
     """Train log(temperature) together with the model."""
     positives: Positives = "each"
     """Several positives of a query: each is a pair of its own; mean and sum take those of a query into one batch and
-    average their losses, or sum their probabilities inside the logarithm."""
+    average their losses, or sum their probabilities inside the logarithm; a query with more rows than half a batch is
+    divided."""
     symmetric: bool = False
     """Also contrast each positive with all anchors, and average both directions."""
     margin: Annotated[float, Ge(-2.0), Le(2.0)] | None = None
