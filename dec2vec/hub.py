@@ -65,4 +65,9 @@ def pinned_revision(config: ModelConfig) -> str | None:
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
         return config.revision
     commit = Path(file).parent.name
-    return commit if re.fullmatch("[0-9a-f]{40}", commit) else config.revision
+    return commit if is_commit(commit) else config.revision
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is the whole name of a commit, which always stands for the same files."""
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None

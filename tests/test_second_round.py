@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -19,15 +21,19 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
 from dec2vec import Encoder, ModelConfig, UserError
 from dec2vec.config.load import load, validate
 from dec2vec.decoder.library_calls import quiet
+from dec2vec.decoder.start import find_adapter, pinned_adapter
 from eval.leakage.training_text import trained_on
 from eval.tasks.sts import dev_score, load_task
-from tests.export_cases import PEFT_WARNING
+from tests.export_cases import PEFT_WARNING, tuned_encoder
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
+from tests.hub_server import Hub, Repository
+from tests.test_hub import hub as hub
 from tests.tiny_run import fingerprint, metrics_of, train, write_run
 from train.adapters.lora import make_trainable, trainable_parameters
 from train.build import load_base
 from train.config import ExportConfig, LoraConfig, OptimConfig, TrainConfig
 from train.export.export import ExportArgs, export_command
+from train.export.save import save_adapter
 from train.resolve import resolve
 from train.warm_start import adapter_folder
 
@@ -239,3 +245,32 @@ def test_the_report_compares_with_the_first_round(place: Path) -> None:
         Encoder.load(ModelConfig(name_or_path=str(place / "judged"), adapter=str(place / "first"), device="cpu"))
     known = trained_on(str(place / "judged"))
     assert sorted(Path(name).name for name in known.texts) == ["more.jsonl", "pairs.jsonl"] and not known.unknown
+
+
+def test_an_adapter_on_the_hub_is_pinned(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run has one commit of it although the branch moves, asks for it once, and fetches the adapter's files alone."""
+    for name, value in {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    encoder = tuned_encoder(tmp_path / "base")
+    save_adapter(encoder, tmp_path / "adapter")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir() if path.is_file()}
+    repository = Repository("bob", private=False, files={**files, "optimizer.pt": b"large"})
+    hub.repositories["bob/adapter"] = repository
+    start = TrainConfig(model=ModelConfig(adapter="bob/adapter@v1", device="cpu"))
+    model = resolve(start).model
+    assert model.adapter == f"bob/adapter@{repository.sha}" and model.name_or_path == str(tmp_path / "base")
+    assert ("HEAD", "bob/adapter/resolve/v1/adapter_config.json") in hub.requests
+    fetched = {path.rsplit("/", 1)[-1] for verb, path in hub.requests if verb == "GET" and "/resolve/" in path}
+    assert {"adapter_config.json", "adapter_model.safetensors", "dec2vec.json"} == fetched
+    asked, before = len(hub.requests), find_adapter(model)
+    repository.files["adapter_config.json"] = b"{}"
+    repository.commits += 1
+    again, adapter = resolve(replace(start, model=model)).model, find_adapter(model)
+    assert before is not None and adapter is not None and adapter.digest == before.digest and again == model
+    assert len(hub.requests) == asked
+    moved = pinned_adapter("bob/adapter")
+    assert moved == f"bob/adapter@{repository.sha}" and moved != model.adapter

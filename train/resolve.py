@@ -14,7 +14,7 @@ from dec2vec.config.tasks import TaskConfig, with_paths
 from dec2vec.decoder.devices import DeviceName, autocast_dtype, resolve_device
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
-from dec2vec.decoder.start import find_start
+from dec2vec.decoder.start import find_start, pinned_adapter
 from dec2vec.files.hub_datasets import PARTS, is_hub_id
 from dec2vec.files.sources import is_pattern
 from dec2vec.hub import pinned_revision
@@ -38,7 +38,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     The result is written to the run folder and gives the same run again.
     """
-    config = with_adapter(config)
+    config = with_adapter(_with_pinned_adapter(config))
     device = resolve_device(config.model.device)
     published = find_start(config.model).published
     read = with_reading(config.model, None if published is None else published.reading)
@@ -73,6 +73,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
         loss=_located(config.loss),
         eval=dataclasses.replace(config.eval, dev=dev, tests=tests),
     )
+
+
+def _with_pinned_adapter(config: TrainConfig) -> TrainConfig:
+    """An adapter on the Hub is looked up once, before anything of it is read."""
+    adapter = config.model.adapter and pinned_adapter(config.model.adapter)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, adapter=adapter))
 
 
 def _dtype(config: TrainConfig) -> Dtype:

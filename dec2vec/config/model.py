@@ -54,8 +54,8 @@ class ModelConfig:
     revision: str | None = None
     """Hub branch, tag or commit. None uses the default branch."""
     adapter: str | None = None
-    """LoRA adapter on the decoder, from which training goes on: a run, a folder of dec2vec or PEFT, or a Hub id. It
-    brings its decoder, prompt, pooling and length where these are not given."""
+    """LoRA adapter on the decoder, from which training goes on: a run, a folder of dec2vec or PEFT, or a Hub id
+    (owner/name or owner/name@REVISION). It brings its decoder, prompt, pooling and length where these are not given."""
     trust_remote_code: bool = False
     """Run code from the model's repository. Enable it only if you have read that code."""
     dtype: Dtype = "float32"

@@ -9,25 +9,29 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.dense_head import HEAD_FILE
 from dec2vec.decoder.library_files import MODULES, find_published
-from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, TrainedHead, find
+from dec2vec.decoder.model_folders import ADAPTER_WEIGHTS, MARKER, TrainedHead, find
 from dec2vec.decoder.published import PublishedModel
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import sha256_file
-from dec2vec.hub import check_path_exists, is_on_hub
+from dec2vec.hub import check_path_exists, is_commit
 
 SETTINGS = "adapter_config.json"
 _OPEN = ("pooling", "layer", "prompt", "max_length", "tokenization")
 """Options of `model` that None leaves open."""
 _USUAL = ("task", "text_normalization", "dtype", "depth", "bidirectional")
 """Options that are taken from the adapter where they have their default."""
+_FILES = [SETTINGS, ADAPTER_WEIGHTS, MARKER, HEAD_FILE, MODULES]
+"""The files that are read of an adapter on the Hub."""
 _PLACES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")
 """Entries of an adapter's settings that change nothing in what it computes."""
 
@@ -104,10 +108,9 @@ def find_adapter(config: ModelConfig) -> Adapter | None:
     name = config.adapter
     if not name:
         return None
-    check_path_exists(name, "model.adapter")
-    place = replace(config, name_or_path=name, adapter=None, revision=None)
-    artifact = find(place)
-    folder = _folder(name) if artifact is None else artifact.adapter
+    place = _place(name)
+    artifact = find(replace(config, name_or_path=str(place), adapter=None, revision=None))
+    folder = _plain(name, place) if artifact is None else artifact.adapter
     if folder is None:
         raise UserError(
             f"model.adapter {name}: it holds whole weights and no adapter; train on from it with --model.name_or_path "
@@ -124,14 +127,50 @@ def find_adapter(config: ModelConfig) -> Adapter | None:
     return Adapter(name, folder, settings)
 
 
-def _folder(name: str) -> Path:
+def pinned_adapter(name: str) -> str:
+    """`owner/name@COMMIT` of an adapter on the Hub, so that a run has one version of it although its branch moves.
+
+    `name` is owner/name or owner/name@REVISION. The path of a folder stays as it is, and so does a name that the Hub
+    does not know: reading it then reports what is wrong. UserError for a revision that does not exist.
+    """
+    repository, _, revision = name.partition("@")
+    if Path(name).exists() or is_commit(revision):
+        return name
+    check_path_exists(repository, "model.adapter")
+    try:
+        commit = Path(hf_hub_download(repository, SETTINGS, revision=revision or None)).parent.name
+    except RevisionNotFoundError:
+        raise UserError(f"model.adapter {name}: no such revision; give a branch, a tag or a commit") from None
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+        return name
+    return f"{repository}@{commit}" if is_commit(commit) else name
+
+
+def _place(name: str) -> Path:
+    """The folder that `model.adapter` names, or that of its files from the Hub."""
+    if Path(name).exists():
+        return Path(name)
+    pinned = pinned_adapter(name)
+    repository, _, revision = pinned.partition("@")
+    if not is_commit(revision):
+        raise UserError(
+            f"model.adapter {name}: no {SETTINGS} on the Hub, or the Hub can't be reached; name a run, or the folder "
+            "or Hub id (owner/name or owner/name@REVISION) of an adapter"
+        )
+    return _downloaded(repository, revision)
+
+
+@cache
+def _downloaded(repository: str, commit: str) -> Path:
+    """The Hub is asked once: a commit never changes."""
+    return Path(snapshot_download(repository, revision=commit, allow_patterns=_FILES))
+
+
+def _plain(name: str, folder: Path) -> Path:
     """The folder of an adapter that dec2vec has not written."""
-    path = Path(name)
-    if not path.is_dir() and is_on_hub(name, SETTINGS):
-        path = Path(snapshot_download(name))
-    if not (path / SETTINGS).is_file():
+    if not (folder / SETTINGS).is_file():
         raise UserError(f"model.adapter {name}: no {SETTINGS}; name a run, or the folder or Hub id of an adapter")
-    return path
+    return folder
 
 
 def _settings(name: str, folder: Path) -> dict[str, Any]:
