@@ -343,8 +343,7 @@ class Encoder:
         backbone: Any = self.embedder.backbone
         hidden = int(backbone.config.get_text_config().hidden_size)
         widths = [len(self.lm_head().weight) if _reads_logits([view]) else hidden for view in views]
-        row_bytes = 4 * sum(widths)
-        return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // row_bytes))
+        return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // (4 * sum(widths))))
 
 
 def _reads_logits(views: Sequence[View]) -> bool:
