@@ -203,8 +203,10 @@ class Encoder:
         """
         ensemble = self.ensemble(prompt, side, task)
         if not ensemble.is_single:
-            name, count = prompt or self.config.prompt_name, len(ensemble.members)
-            raise UserError(f"tokenize: {name} consists of {count} prompts; use a single prompt")
+            raise UserError(
+                f"tokenize: {prompt or self.config.prompt_name} consists of {len(ensemble.members)} prompts; use a "
+                "single prompt"
+            )
         return self.tokenize_with(ensemble.members[0], texts)
 
     def tokenize_with(self, member: Prompt, texts: Sequence[str]) -> list[list[int]]:
@@ -233,8 +235,8 @@ class Encoder:
     def ensemble(self, prompt: str | None = None, side: Side = "text", task: str | None = None) -> Ensemble:
         """The prompts that `prompt` stands for, usually a single one. None stands for what is configured."""
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
-        asked = config if task is None else replace(config, task=task)
-        return prompts_of(self.published, self.tokenizer, asked, side)
+        config = config if task is None else replace(config, task=task)
+        return prompts_of(self.published, self.tokenizer, config, side)
 
     @cached_property
     def ending(self) -> list[int]:
@@ -341,8 +343,7 @@ class Encoder:
         backbone: Any = self.embedder.backbone
         hidden = int(backbone.config.get_text_config().hidden_size)
         widths = [len(self.lm_head().weight) if _reads_logits([view]) else hidden for view in views]
-        row_bytes = 4 * sum(widths)
-        return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // row_bytes))
+        return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // (4 * sum(widths))))
 
 
 def _reads_logits(views: Sequence[View]) -> bool:
