@@ -194,6 +194,9 @@ def test_a_beir_folder_with_judgements_for_training(tmp_path: Path) -> None:
     assert texts(folder / "qrels" / "train.tsv") == expected
     with pytest.raises(UserError, match=r"qrels/dev.tsv does not exist; the splits with judgements are: test, train"):
         texts(folder, split="dev")
+    tsv(folder / "qrels" / "dev.tsv", [("q0", "d0", 1), ("q1", "d2", 1)])
+    with pytest.raises(UserError, match=r"dev.tsv: the first line must name the columns query-id, corpus-id and score"):
+        texts(folder, split="dev")
 
 
 def test_judgements_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,9 @@ def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.
         (["--only", "source=y"], "no row has source=y; change `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
         (["--output", "x.csv"], "use .jsonl"),
-        (["--max_score", "-1"], "no candidate passes the rules"),
+        (["--max_score", "-1"], "; try a larger --max_score"),
+        (["--ratio", "0.01"], "; try --ratio 1"),
+        (["--rescore", str(place / "decoder")], "is no cross-encoder: its config names"),
     ):
         assert main([*base, *options]) == 2
         error = capsys.readouterr().err

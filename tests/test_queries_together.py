@@ -117,9 +117,7 @@ def test_the_report_tells_of_them() -> None:
         "windows": 1,
         "together": {"queries": 14, "most": 5},
     }
-    assert report_lines(report) == [
-        "loss.positives: 14 queries with up to 5 positives in a step, which has about 7 pairs"
-    ]
+    assert report_lines(report) == ["loss.positives: 14 queries, up to 5 positives each; about 7 pairs a step"]
 
 
 DATA = rows_of([2, 3, 1, 2])
