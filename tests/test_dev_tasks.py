@@ -89,7 +89,7 @@ def test_a_named_metric_chooses(tasks: list[DevTaskConfig], metric: str, chosen:
 
 def test_metrics_that_cannot_choose_are_refused(tasks: list[DevTaskConfig]) -> None:
     loaded = load_dev_tasks(tasks, HELD, 0.05)
-    with pytest.raises(UserError, match=r"eval.metric nDCG@10: is a metric of several tasks.*search/nDCG@10"):
+    with pytest.raises(UserError, match=r"eval.metric nDCG@10 is a metric of several tasks.*search/nDCG@10"):
         Judge.of(loaded, "nDCG@10")
     with pytest.raises(UserError, match=r"eval\.metric held-out/loss is shown and never chooses"):
         Judge.of(loaded, "held-out/loss")

@@ -100,7 +100,7 @@ def test_headers_and_rows_without_them(tmp_path: Path, name: str, lines: Sequenc
 def test_faulty_rows_are_counted_by_kind_and_left_out(tmp_path: Path) -> None:
     rows = [dict(row) for row in FLAG]
     rows[7]["pos"], rows[20]["pos_scores"], rows[21]["neg"] = [], [1.0, 2.0], ["n", "p21"]
-    rows[40]["pos_scores"] = [1.0]
+    rows[40] |= {"pos_scores": [1.0], "neg_scores": [0.5]}
     path = jsonl(tmp_path / "t.jsonl", rows)
     data = read(path, SCORED)
     assert len(data) == 297 and {row[0] for row in data.tables[0].texts}.isdisjoint({"q7", "q20", "q21"})

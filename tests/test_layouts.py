@@ -100,7 +100,7 @@ def test_several_positives_make_several_rows(tmp_path: Path) -> None:
     assert data.told[0].layout == ("FlagEmbedding rows: 1 to 2 positives, 0 to 2 negatives a query",)
     flat = open_layout(PairFile(Named(str(path))))
     assert flat is not None
-    scored = [row.get("teacher_scores") for row in flat.table().rows]
+    scored = [row.get("teacher_scores") for row in flat.table(scores=True).rows]
     assert scored == [[3.0, 1.0, 0.0], [2.0, 1.0, 0.0], None]
 
 

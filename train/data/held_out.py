@@ -82,7 +82,7 @@ def _check(split: Split, count: int, rows: int, option: str) -> None:
     if 2 * gone > rows:
         raise UserError(
             f"{option}.held_out {count}: {gone:,} of {rows:,} pairs would leave training ({len(split.dropped):,} of "
-            "them because they share a text with a held-out one); {_fix(split, rows)}"
+            f"them because they share a text with a held-out one); {_fix(split, rows)}"
         )
 
 
