@@ -3,7 +3,8 @@
     python scripts/search_pairs.py documents.jsonl pairs       # pairs/documents.jsonl
     python scripts/search_pairs.py ../shared/data runs/search-pairs
 
-A file has the columns id, title and text; each title and each longer sentence becomes a pair with the rest of the text.
+A file has the columns title and text, and perhaps id, which is otherwise the number of the row (from 0). Each title
+and each longer sentence becomes a pair with the rest of the text.
 The folder is that of the project's data: it gives cranfield.jsonl (likewise), wiki.jsonl (a sentence with the one after
 it) and banking77.jsonl (a question with the words of its label). No query and no judgement of Cranfield is read.
 """
@@ -51,16 +52,20 @@ def pairs_of(data: Path) -> dict[str, Iterator[Row]]:
 
 def from_documents(documents: Iterable[dict[str, str]]) -> Iterator[Row]:
     """The title, and each longer sentence, with the rest of the text. No text holds its own anchor, nor the title."""
-    for document in documents:
+    for number, document in enumerate(documents):
+        absent = next((column for column in ("title", "text") if column not in document), None)
+        if absent is not None:
+            raise SystemExit(f"document {number + 1} has no column {absent!r}; its columns are: {', '.join(document)}")
+        name = document.get("id", str(number))
         title = document["title"].strip()
         body = document["text"].strip().removeprefix(title).strip()
         sentences = [sentence.strip() for sentence in re.split(END, body)]
         if title and body:
-            yield {"anchor": title, "positive": body, "source": "title", "document": document["id"]}
+            yield {"anchor": title, "positive": body, "source": "title", "document": name}
         for place, sentence in enumerate(sentences):
             rest = " ".join((*sentences[:place], *sentences[place + 1 :]))
             if rest and len(sentence.split()) >= MIN_WORDS:
-                yield {"anchor": sentence, "positive": rest, "source": "sentence", "document": document["id"]}
+                yield {"anchor": sentence, "positive": rest, "source": "sentence", "document": name}
 
 
 def from_sentences(rows: Iterable[dict[str, list[str]]]) -> Iterator[Row]:

@@ -242,7 +242,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         ("no_eos", "no EOS token", "set eos_token in its tokenizer_config.json"),
     ),
     "weights as pickle": (lambda p: p.model("pickle"), ("pytorch_model.bin", "pickle", "safetensors")),
-    "weights cut short": (lambda p: p.model("cut_short"), ("cut_short: can't be loaded", "copy its files again")),
+    "weights cut short": (lambda p: p.model("cut_short"), ("cut_short can't be loaded", "copy its files again")),
     "tuned model as base": (
         lambda p: p.train("--model.name_or_path", str(p.run)),
         ("model.name_or_path", "adapter", "--merge"),

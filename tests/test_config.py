@@ -143,8 +143,11 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str | bytes, words: str) -> 
         (["--seed", "true"], "seed: 'true' must be a whole number"),
         (["--optim.lr"], "--optim.lr needs one value, not none"),
         (["--optim.lr", "1", "2"], "--optim.lr needs one value, not 1 2"),
-        (["--optim", "1"], "--optim: is a section with the options optim.steps, optim.epochs, optim.lr and 5 more"),
-        (["--data", "x"], "--data: is a section with the options data.0.path"),
+        (
+            ["--optim", "1"],
+            "--optim: this is a section with the options optim.steps, optim.epochs, optim.lr and 5 more",
+        ),
+        (["--data", "x"], "--data: this is a section with the options data.0.path"),
         (["--lora", "none"], "--lora.method full trains every weight without adapters"),
         (["--data.0.negatives", "[a,, b]"], "--data.0.negatives: [a,, b] is not a list; write [a, b]"),
         (["--data.0.negatives", "[[a]]"], "--data.0.negatives: [[a]] is not a list"),

@@ -186,8 +186,11 @@ def test_a_text_that_many_rows_share_is_not_held_out() -> None:
 
 
 def test_what_cannot_be_held_out_is_refused() -> None:
-    with pytest.raises(UserError, match="held_out 31: 31 of 60 pairs would leave training"):
+    with pytest.raises(UserError, match=r"held_out 31: 31 of 60 pairs would leave training .*; use about 6, or give"):
         split(PAIRS, 31)
+    with pytest.raises(UserError, match=r"there are only 60 queries that can be held out; use about 6, or give"):
+        split(PAIRS, 500)
+    split(PAIRS, 6)
     with pytest.raises(UserError, match="only pairs can be held out"):
         split_off(data_of(SourceTable("texts", [("a",), ("b",)])), 2, 9, str, "eval.dev.0")
 

@@ -14,21 +14,23 @@ from dec2vec.errors import UserError
 from dec2vec.files.tables import count_rows, read_blocks, read_rows, read_table, read_texts
 from tests.peer_files import WRITERS, Row, gzipped, jsonl, message, pairs, tsv, zstandard
 from train.data.dataset import TrainingData, load_data
+from train.data.row_extras import NOTHING, Extras
 from train.mining.pairs import read_material
 from train.options.data import SourceConfig
 from train.resolve import _absolute
 
 ROWS = pairs(12)
+SCORED = Extras(scores="logit")
 FLAG: list[Row] = [{"query": f"q{i}", "pos": [f"p{i}"], "neg": [f"n{i}"]} for i in range(300)]
 
 
-def read(path: Path | str, **options: object) -> TrainingData:
-    return load_data([SourceConfig(str(path), **options)])
+def read(path: Path | str, extras: Extras = NOTHING, **options: object) -> TrainingData:
+    return load_data([SourceConfig(str(path), **options)], extras=[extras])
 
 
-def complaint(path: Path | str, **options: object) -> str:
+def complaint(path: Path | str, extras: Extras = NOTHING, **options: object) -> str:
     with pytest.raises(UserError) as caught:
-        read(path, **options)
+        read(path, extras, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -54,6 +56,7 @@ NLI = {"premise": "a", "hypothesis": "b", "label": 0}
         ([{"query": "q", "pos": ["p"], "pos_doc": "p"}], "line 1: two layouts fit, FlagEmbedding and NeMo"),
         ([{"query": ["i", "q"], "pos": ["i", "p", "x"]}], "line 1: not a row of MEDI: pos is a list"),
         ([{"query": "q", "positive_passages": ["p"]}], "item 1 of positive_passages is a text (p), not an object"),
+        ([{"query": "q", "positive_passages": [{"docid": "p0"}]}], "item 1 of positive_passages has no text (docid)"),
         ([{"query_text": "q", "positive_document_ids": [0.5]}], "item 1 of positive_document_ids is a number (0.5)"),
         ([{"query_text": "q", "positive_document_ids": ["1"]}], "there is no corpus.jsonl or collection.jsonl in"),
         ([{**SWIFT, "positive_messages": "p"}], "positive_messages is a text (p), not a list of conversations"),
@@ -97,20 +100,24 @@ def test_headers_and_rows_without_them(tmp_path: Path, name: str, lines: Sequenc
 def test_faulty_rows_are_counted_by_kind_and_left_out(tmp_path: Path) -> None:
     rows = [dict(row) for row in FLAG]
     rows[7]["pos"], rows[20]["pos_scores"], rows[21]["neg"] = [], [1.0, 2.0], ["n", "p21"]
+    rows[40] |= {"pos_scores": [1.0], "neg_scores": [0.5]}
     path = jsonl(tmp_path / "t.jsonl", rows)
-    data = read(path)
+    data = read(path, SCORED)
     assert len(data) == 297 and {row[0] for row in data.tables[0].texts}.isdisjoint({"q7", "q20", "q21"})
     counted = (
         "3 of 300 rows: 1 with an empty query or positive (first: t.jsonl line 8), 1 with scores of another length "
         "than the texts (first: t.jsonl line 21), 1 with a positive among its own negatives (first: t.jsonl line 22)"
     )
     assert data.told[0].layout[1] == f"left out {counted}"
+    assert len(read(path)) == 298  # scores that no loss uses refuse no row
     rows[30]["query"] = " "
     jsonl(path, rows)
-    assert f"{path}: 4 of 300 rows: 2 with an empty query or positive (first: t.jsonl line 8)" in complaint(path)
-    assert "more than data.N.bad_rows 0.01 allows" in complaint(path)
-    assert len(read(path, bad_rows=0.02)) == 296
-    cleaned = read(path, clean=True)
+    assert f"{path}: 4 of 300 rows: 2 with an empty query or positive (first: t.jsonl line 8)" in complaint(
+        path, extras=SCORED
+    )
+    assert "more than data.N.bad_rows 0.01 allows" in complaint(path, extras=SCORED)
+    assert len(read(path, SCORED, bad_rows=0.02)) == 296
+    cleaned = read(path, SCORED, clean=True)
     assert len(cleaned) == 296 and cleaned.counts[0].empty == 2 and cleaned.counts[0].read == 298
 
 

@@ -100,7 +100,7 @@ def test_several_positives_make_several_rows(tmp_path: Path) -> None:
     assert data.told[0].layout == ("FlagEmbedding rows: 1 to 2 positives, 0 to 2 negatives a query",)
     flat = open_layout(PairFile(Named(str(path))))
     assert flat is not None
-    scored = [row.get("teacher_scores") for row in flat.table().rows]
+    scored = [row.get("teacher_scores") for row in flat.table(scores=True).rows]
     assert scored == [[3.0, 1.0, 0.0], [2.0, 1.0, 0.0], None]
 
 
@@ -193,6 +193,9 @@ def test_a_beir_folder_with_judgements_for_training(tmp_path: Path) -> None:
     assert texts(f"{folder}@test") == texts(folder, split="test") == [("query 2", "doc 0"), ("query 1", "T1 doc 1")]
     assert texts(folder / "qrels" / "train.tsv") == expected
     with pytest.raises(UserError, match=r"qrels/dev.tsv does not exist; the splits with judgements are: test, train"):
+        texts(folder, split="dev")
+    tsv(folder / "qrels" / "dev.tsv", [("q0", "d0", 1), ("q1", "d2", 1)])
+    with pytest.raises(UserError, match=r"dev.tsv: the first line must name the columns query-id, corpus-id and score"):
         texts(folder, split="dev")
 
 

@@ -22,6 +22,7 @@ from train.data.dataset import load_data
 from train.mining import encoders
 from train.mining.cross_encoder import rescore
 from train.mining.encoders import Vectors, embed_all
+from train.mining.output import _advice
 from train.mining.pairs import Material, read_material, same
 from train.mining.search import Judges, mine
 from train.mining.selection import ABSENT, Rules, Selection
@@ -109,13 +110,22 @@ def test_mistakes_are_one_line_and_leave_the_output(place: Path, capsys: pytest.
         (["--only", "source=y"], "no row has source=y; change `only`"),
         (["--output", str(place / "pairs.jsonl")], "is an input"),
         (["--output", "x.csv"], "use .jsonl"),
-        (["--max_score", "-1"], "no candidate passes the rules"),
+        (["--max_score", "-1"], "; try a larger --max_score"),
+        (["--margin", "2.1"], "; try --margin 0 or a larger --max_rank"),
+        (["--rescore", str(place / "decoder")], "is no cross-encoder: its config names"),
     ):
         assert main([*base, *options]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
     assert output.read_text(encoding="utf-8") == "old"
     assert not list(place.glob("kept.report.*"))
+
+
+def test_where_all_scores_are_alike_the_message_says_so() -> None:
+    report = {"refused": {"ratio": 1.0, "margin": 0.5}, "candidate_scores": [0.981, 0.999], "options": {"ratio": 0.95}}
+    assert _advice(report) == "the scores of the candidates are all alike, from 0.981 to 0.999; try --ratio 1"
+    report["candidate_scores"] = [0.1, 0.999]
+    assert _advice(report) == "the scores of the candidates are from 0.100 to 0.999; try --ratio 1"
 
 
 def plain_vectors(seed: int = 0, count: int = 300, dimension: int = 12) -> tuple[Material, Vectors]:

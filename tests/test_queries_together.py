@@ -118,7 +118,7 @@ def test_the_report_tells_of_them() -> None:
         "windows": 1,
         "together": {"queries": 14, "divided": 0, "most": 5},
     }
-    line = "loss.positives: 14 queries with up to 5 positives in a step, which has about 7 pairs"
+    line = "loss.positives: 14 queries, up to 5 positives each; about 7 pairs a step"
     assert report_lines(report) == [line]
     report["together"] = {"queries": 14, "divided": 2, "most": 5}
     assert report_lines(report) == [f"{line}; 2 of the queries have too many for one step and are divided"]

@@ -162,6 +162,9 @@ def test_a_pair_judged_twice_and_no_judgements(tmp_path: Path) -> None:
     write(qrels, [{"query_id": "0", "doc_id": "d1", "score": 0}])
     with pytest.raises(UserError, match="no query has a relevant document"):
         load_retrieval(tmp_path)
+    write(qrels, [{"q0": "q1", "d0": "d1", "1": 1}])
+    with pytest.raises(UserError, match=r"the first line must name the columns .*; it has: q0, d0, 1"):
+        load_retrieval(tmp_path)
     qrels.unlink()
     with pytest.raises(UserError, match=r"qrels.jsonl does not exist; retrieval needs corpus, queries and qrels"):
         load_retrieval(tmp_path)

@@ -49,6 +49,20 @@ def test_titles_and_sentences_with_the_rest_of_their_document(
     ]
 
 
+def test_documents_without_ids_and_without_a_column(tmp_path: Path) -> None:
+    bare = [{name: value for name, value in row.items() if name != "id"} for row in DOCUMENTS]
+    main([str(write_jsonl(tmp_path / "bare.jsonl", bare)), str(tmp_path / "pairs")])
+    main([str(write_jsonl(tmp_path / "oaks.jsonl", DOCUMENTS)), str(tmp_path / "pairs")])
+    found, known = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (tmp_path / "pairs" / "bare.jsonl", tmp_path / "pairs" / "oaks.jsonl")
+    )
+    assert {row.pop("document") for row in found} == {"0"} and {row.pop("document") for row in known} == {"1"}
+    assert found == known
+    with pytest.raises(SystemExit, match=r"document 2 has no column 'title'; its columns are: id, text"):
+        main([str(write_jsonl(tmp_path / "other.jsonl", [DOCUMENTS[0], {"id": "2", "text": "t"}])), str(tmp_path)])
+
+
 def test_the_folder_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("retrieval", "train", "classification"):
         (tmp_path / folder).mkdir()

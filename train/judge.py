@@ -27,6 +27,7 @@ from train.distributed.collectives import from_main, gather_rows
 DEV_METRIC = "dev_spearman"
 """The name in metrics.jsonl of the score of a single similarity file."""
 DEV_SCORE = "dev_score"
+LOSS = "loss"
 """The name of any other score that chooses the best checkpoint."""
 MEAN = "mean"
 SPEARMAN = "spearman_all"
@@ -105,7 +106,9 @@ class Judge:
         if len(found) != 1:
             names = ", ".join("/".join(pair) for pair in known)
             problem = "is a metric of several tasks" if found else "is no metric of these tasks"
-            raise UserError(f"eval.metric {metric}: {problem}; use {MEAN} or one of: {names}")
+            if metric.rpartition("/")[2] == LOSS:
+                problem = "is shown and never chooses a checkpoint"
+            raise UserError(f"eval.metric {metric} {problem}; use {MEAN} or one of: {names}")
         return cls(tasks, found[0])
 
     @property

@@ -8,6 +8,8 @@ from dec2vec.checks.finding import Finding
 from dec2vec.checks.loaded_model import PROBES, LoadedModel
 
 NAME = "pooling"
+ALIKE = 0.99
+"""Cosine of different texts from which hardly anything tells them apart."""
 MODES = {"last": "lasttoken", "mean": "mean", "weighted_mean": "weightedmean", "max": "max"}
 _FILE = "1_Pooling/config.json"
 
@@ -70,7 +72,10 @@ def check_spread(model: LoadedModel) -> Finding:
                 "the pooled token does not attend to the text; see the checks pooling and last token",
             )
         least = min(least, float(cosines.min()))
-    return Finding(name, "pass", f"the smallest cosine of {len(PROBES)} different texts is {least:.3f}")
+    what = f"the smallest cosine of {len(PROBES)} different texts is {least:.3f}"
+    if least < ALIKE:
+        return Finding(name, "pass", what)
+    return Finding(name, "warn", f"{what}, so that they are hardly told apart", "train longer or on more varied data")
 
 
 def _diagonal(size: int) -> Any:

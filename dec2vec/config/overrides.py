@@ -35,7 +35,7 @@ def _why_no_value(name: str, cls: type) -> str | None:
         return None
     shown = ", ".join(option.replace(".N", ".0") for option in inside[:3])
     more = f" and {len(inside) - 3} more (--help)" if len(inside) > 3 else ""
-    return f"is a section with the options {shown}{more}{section_hint(name)}"
+    return f"this is a section with the options {shown}{more}{section_hint(name)}"
 
 
 def section_hint(name: str) -> str:

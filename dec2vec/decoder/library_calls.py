@@ -62,7 +62,7 @@ def one_line(name: str, what: str, fix: str) -> Iterator[None]:
         reason = lines[0][:200].rstrip(".:")
         needed = _what_is_missing(error)
         if Path(name).is_dir() or needed is not None:
-            raise UserError(f"{what} {name}: can't be loaded ({reason}); {needed or fix}") from error
+            raise UserError(f"{what} {name} can't be loaded ({reason}); {needed or fix}") from error
         raise UserError(
             f"{what} {name}: there is no such folder, and the Hub could not be used ({reason}); check the name"
         ) from error

@@ -99,7 +99,10 @@ def _parsed(tree: Any, path: Path) -> SavedReport:
     """Reports of the first version do not name dev and tests: dev is their first data set, the others are tests."""
     data = {name: str(facts["sha256"]) for name, facts in tree["provenance"]["data"].items()}
     if not data:
-        raise UserError(f"{path} has no similarity tests, which compare needs; evaluate the run with tests")
+        raise UserError(
+            f"{path} has no similarity tests, and compare reads no other tests; evaluate the run with one "
+            "(--eval.tests.0.similarity FILE)"
+        )
     dev, tests = tree.get("dev", next(iter(data))), tree.get("tests", list(data)[1:])
     rows = [row if "kind" in row else _with_fields(row) for row in tree["results"]]
     full = [row for row in rows if row["metric"] in (METRIC, DIFFERENCE) and not row["clean"]]

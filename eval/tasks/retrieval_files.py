@@ -169,6 +169,11 @@ def read_judged(
 def _read_qrels(path: Place) -> tuple[Table, ColumnsRead, bool]:
     """The judgements, and whether their columns have BEIR's names. Without scores each row is a relevant document."""
     table = read_table(path)
+    if {*table.columns}.isdisjoint(("query_id", "query-id", "doc_id", "corpus-id")):
+        raise UserError(
+            f"{path}: the first line must name the columns query-id, corpus-id and score (or query_id, doc_id and "
+            f"score); it has: {', '.join(table.columns)}"
+        )
     if set(table.columns) <= {"query_id", "doc_id", "query-id", "corpus-id"}:
         table = replace(table, rows=[{**row, "score": 1} for row in table.rows])
     return *_renamed(table, ["query_id", "doc_id", "score"]), "corpus-id" in table.rows[0]

@@ -96,14 +96,20 @@ def _check(split: Split, count: int, rows: int, option: str) -> None:
         passed = f" ({split.passed_over:,} others have a text that more than {SHARED} further rows share)"
         raise UserError(
             f"{option}.held_out {count}: there are only {split.queries:,} queries that can be held out"
-            f"{passed if split.passed_over else ''}; use fewer, or give a dev file"
+            f"{passed if split.passed_over else ''}; {_fix(split, rows)}"
         )
     gone = len(split.held) + len(split.dropped)
     if 2 * gone > rows:
         raise UserError(
             f"{option}.held_out {count}: {gone:,} of {rows:,} pairs would leave training ({len(split.dropped):,} of "
-            "them because they share a text or a document with a held-out one); use fewer"
+            f"them because they share a text or a document with a held-out one); {_fix(split, rows)}"
         )
+
+
+def _fix(split: Split, rows: int) -> str:
+    """Suggest as many queries as take about a tenth of the pairs, if that is one at least."""
+    number = split.queries * rows // (10 * max(1, len(split.held) + len(split.dropped)))
+    return f"use about {number:,}, or give a dev file" if number else "give a dev file"
 
 
 def _distractors(positives: Keys, split: Split, gone: Keys, documents: int) -> Keys:

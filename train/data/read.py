@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import holds_only_numbers, is_absent, listed, negative_columns, only_numbers
+from dec2vec.files.layouts.query import TEACHER_SCORES
 from dec2vec.files.layouts.read import PairFile, graded_blocks, open_layout
 from dec2vec.files.layouts.recognise import OWN, stray_note, unused_note
 from dec2vec.files.sources import Named
@@ -65,7 +66,7 @@ def read_and_tell(
     taken = extras.columns(own=flat is None)
     left_out = 0
     with closing(_Found(source, texts, taken, keep or _Packed(source.kind))) as found:
-        for table in _blocks(source) if flat is None else flat.blocks(extra):
+        for table in _blocks(source) if flat is None else flat.blocks(extra, scores=TEACHER_SCORES in taken):
             table = table.one_each(source.positive) if source.kind == "pairs" else table
             rows = [row for row in range(len(table)) if not source.clean or _is_whole(table, row, texts)]
             left_out += len(table) - len(rows)

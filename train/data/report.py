@@ -81,11 +81,18 @@ def lines(report: dict[str, Any]) -> list[str]:
     if "together" in report:
         part = " (of the first window)" if report["windows"] > 1 else ""
         found.append(
-            f"loss.positives{part}: {report['together']['queries']:,} queries with up to "
-            f"{report['together']['most']:,} positives in a step, which has about "
-            f"{report['rows'] / report['steps_per_epoch']:.0f} pairs{_divided(report['together']['divided'])}"
+            f"loss.positives{part}: {_together_line(report['together'])}; "
+            f"about {report['rows'] / report['steps_per_epoch']:.0f} pairs a step"
+            f"{_divided(report['together']['divided'])}"
         )
     return found
+
+
+def _together_line(together: dict[str, Any]) -> str:
+    """How many positives the queries have; with one each, the loss is the usual one."""
+    if together["most"] <= 1:
+        return f"{together['queries']:,} queries, 1 positive each, so that it has no effect"
+    return f"{together['queries']:,} queries, up to {together['most']:,} positives each"
 
 
 def write(report: dict[str, Any], path: Path) -> None:

@@ -39,6 +39,8 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
     batches = RunBatches(run, ahead=prefetch)
     if run.refreshed is not None:
         run.refreshed.resume(state.step)
+    if run.is_out_of_patience and state.step < run.learner.total_steps:
+        progress.note(f"already stopped early at step {state.step}; a larger --eval.patience goes on")
     with Interrupts() as interrupts, batches:
         clock = DevClock()
         while state.step < run.learner.total_steps and not run.is_out_of_patience:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +32,10 @@ def load_cross_encoder(
 
     device = None if args.device == "auto" else args.device
     try:
+        _check_scores(name, option)
         model: Any = CrossEncoder(name, device=device, trust_remote_code=args.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"--{option} {name}: can't be loaded: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--{option} {name} can't be loaded: {str(error).splitlines()[0]}") from None
     if model.num_labels != 1:
         raise UserError(f"--{option} {name} gives {model.num_labels} numbers per pair; use a model that gives one")
 
@@ -43,6 +46,23 @@ def load_cross_encoder(
         return np.asarray(found, dtype=np.float64)
 
     return score
+
+
+def _check_scores(name: str, option: str) -> None:
+    """UserError for a model without a head for scores, in place of which the library would put an untrained one."""
+    from sentence_transformers.util import load_file_path
+    from transformers import PretrainedConfig
+
+    own = load_file_path(name, "config_sentence_transformers.json")
+    if own is not None and json.loads(Path(own).read_text(encoding="utf-8")).get("model_type") == "CrossEncoder":
+        return
+    config, _ = PretrainedConfig.get_config_dict(name)
+    architecture = next(iter(config.get("architectures") or ()), "no architecture")
+    if not architecture.endswith("ForSequenceClassification"):
+        raise UserError(
+            f"--{option} {name} is no cross-encoder: its config names {architecture}, which gives no score to a pair; "
+            "use a CrossEncoder of sentence-transformers or a sequence classifier with one label"
+        )
 
 
 def rescore(

@@ -31,7 +31,7 @@ def write_mined(
     has a negative.
     """
     if not any(row.negatives for row in mined):
-        raise UserError(f"mine: no candidate passes the rules ({_refusals(report['refused'])}); loosen them")
+        raise UserError(f"mine: no candidate passes the rules ({_refusals(report['refused'])}); {_advice(report)}")
     markdown = output.with_suffix(".report.md")
     negatives = [_negatives(material, row, result) for row, result in enumerate(mined)]
     scores = _teacher_scores(material, negatives, reranker)
@@ -78,6 +78,27 @@ def _output_row(
         **({} if scores is None else {TEACHER_SCORES: scores}),
         **material.other_columns[row],
     }
+
+
+_LOOSER = {
+    "ratio": "--ratio 1",
+    "margin": "--margin 0 or a larger --max_rank",
+    "max_score": "a larger --max_score",
+    "min_score": "a smaller --min_score",
+    "teacher": "no --teacher",
+}
+"""What to try where a rule refuses everything."""
+
+
+def _advice(report: Mapping[str, Any]) -> str:
+    """The range of the scores, which may be too narrow for the rules, and what to change in the strictest rule."""
+    strictest = max(report["refused"], key=report["refused"].get, default="")
+    change = f"try {_LOOSER.get(strictest, 'a larger --max_rank')}"
+    if not report["candidate_scores"]:
+        return change
+    low, high = report["candidate_scores"]
+    alike = "all alike, " if low > report["options"]["ratio"] * high > 0 else ""
+    return f"the scores of the candidates are {alike}from {low:.3f} to {high:.3f}; {change}"
 
 
 def _refusals(refused: Mapping[str, float]) -> str:

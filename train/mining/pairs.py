@@ -148,9 +148,9 @@ def _pairs(
         rows = read_table(path)
         chosen_rows = selected(rows, [anchor, positive], only=only, limit=limit)  # of the file, as in training
         return rows.one_each(positive), chosen_rows.one_each(positive), True
-    everything = flat.table()
+    everything = flat.table(scores=True)
     chosen = open_layout(replace(file, only=only, limit=limit)) if only or limit is not None else None
-    return everything, everything if chosen is None else chosen.table(), False
+    return everything, everything if chosen is None else chosen.table(scores=True), False
 
 
 def material_from_pairs(

@@ -37,6 +37,7 @@ def build_report(
         "candidates": tally.candidates,
         "equal_or_positive": tally.equal_or_positive,
         "refused": {rule: count / max(1, tally.candidates) for rule, count in sorted(tally.refused.items())},
+        "candidate_scores": [tally.lowest, tally.highest] if tally.candidates else [],
         "quantiles": {
             "positive_score": _quantiles([row.positive_score for row in mined]),
             "negative_score": _quantiles([negative.score for _, negative in chosen]),

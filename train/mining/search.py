@@ -48,6 +48,14 @@ class Tally:
     candidates: int = 0
     equal_or_positive: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    lowest: float = float("inf")
+    """Of the candidates' scores, as is `highest`."""
+    highest: float = float("-inf")
+
+    def note_scores(self, scores: Float64[np.ndarray, " _"]) -> None:
+        """Widen the range to these scores."""
+        self.lowest = min(self.lowest, float(scores.min(initial=np.inf)))
+        self.highest = max(self.highest, float(scores.max(initial=-np.inf)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +108,7 @@ def _mine_rows(
         refused["teacher"] = np.any([*refusals(*judged, margins).values()], axis=0)
     present = window.positions != ABSENT
     tally.candidates += int(present.sum())
+    tally.note_scores(window.scores[present])
     tally.equal_or_positive += passed_over
     tally.refused.update({rule: int((mask & present).sum()) for rule, mask in refused.items()})
     allowed = present & ~np.any([*refused.values()], axis=0)

@@ -29,7 +29,7 @@ from dec2vec.files.layouts.query import (
     Query,
     texts_in,
 )
-from dec2vec.files.layouts.raw import raw_reader
+from dec2vec.files.layouts.raw import FIELDS, raw_reader
 from dec2vec.files.layouts.recognise import LAYOUTS, OWN, other_layout, recognise, unused_note
 from dec2vec.files.layouts.swift import graded_row, is_graded
 from dec2vec.files.sources import Named, place_of
@@ -71,6 +71,8 @@ def open_layout(file: PairFile, *, must_fit: bool = True) -> FlatRows | None:
     number, first = next(rows.numbered, (0, None))
     if first is None or not (must_fit or any(layout.fits(first) for layout in LAYOUTS)):
         return None
+    if FIELDS in first and (Path(rows.name).parent.name == "qrels" or Path(rows.name).name.startswith("qrels")):
+        raise UserError(f"{rows.name}: the first line must name the columns query-id, corpus-id and score; add it")
     layout = recognise(first, place_of(rows.name, rows.unit, number), rows.name)
     if must_fit:
         _check_options(file, layout)
@@ -132,17 +134,21 @@ class FlatRows:
         self._notes: tuple[str, ...] = ()
         self._count = self.empty = 0
         self._numbers, self._has_worded_negatives = "", False
+        self._has_scores = False
 
-    def blocks(self, columns: Sequence[str] = ()) -> Iterator[Table]:
-        """Tables of flat rows, which keep these columns. UserError for a row of another shape or without one of the
-        columns, and for too many faulty rows."""
+    def blocks(self, columns: Sequence[str] = (), *, scores: bool = False) -> Iterator[Table]:
+        """Tables of flat rows, which keep these columns; only with `scores` those of their texts are read and checked.
+
+        UserError for a row of another shape or without one of the columns, and for too many faulty rows.
+        """
+        self._has_scores = scores
         read = self._layout.read or self._survey().read
         flat = self._flat(read)
         yield from Rows(self._rows.name, self._rows.unit, self._file.only, flat).blocks([*OWN, *columns])
 
-    def table(self) -> Table:
+    def table(self, *, scores: bool = False) -> Table:
         """All flat rows as one table."""
-        return joined(list(self.blocks()))
+        return joined(list(self.blocks(scores=scores)))
 
     @property
     def reads_beside(self) -> bool:
@@ -212,6 +218,8 @@ class FlatRows:
         if self._file.negatives is not None:
             named = [text for column in self._file.negatives for text in texts_in(row, column)]
             query = replace(query, negatives=named, negative_scores=())
+        if not self._has_scores:
+            query = replace(query, positive_scores=(), negative_scores=())
         query.check()
         if not self._layout.instructions:  # else the column is the user's
             self._columns.update(dict.fromkeys(query.extra))

@@ -33,7 +33,9 @@ def _passages(row: Row, column: str) -> list[str]:
 
 
 def _passage(name: str, value: object) -> str:
-    if not isinstance(value, dict) or "text" not in value:
+    if isinstance(value, dict) and "text" not in value:
+        raise MisshapenError(f"{name} has no text ({', '.join(map(str, value)) or 'it is empty'})")
+    if not isinstance(value, dict):
         raise MisshapenError(f"{name} is {described(value)}, not an object with docid, title and text")
     title, text = (text_of(f"{part} of {name}", value.get(part)).strip() for part in ("title", "text"))
     return document(title, text) if text else ""
