@@ -148,7 +148,7 @@ def test_the_bar_ends_where_the_reading_ends(config: EvalConfig, monkeypatch: py
             super().close()
 
     monkeypatch.setattr("eval.run.Ahead", Seen)
-    monkeypatch.setattr("eval.selection.ahead.DELAY", 1e9)
+    monkeypatch.setattr("dec2vec.runtime._DELAY", 1e9)
     report = evaluate(config)
     read = sum(cost.tokens for cost in report.costs.values())
     (begun, planned), (ended, total) = totals
@@ -163,7 +163,7 @@ def test_time_on_kept_vectors_is_no_time_of_reading(config: EvalConfig, monkeypa
     """A minute of choosing among kept vectors, then half of all tokens in 10 s: the other half takes 10 s more."""
     clock = [1000.0]
     monkeypatch.setattr("time.time", lambda: clock[0])
-    monkeypatch.setattr("eval.selection.ahead.DELAY", 1e9)
+    monkeypatch.setattr("dec2vec.runtime._DELAY", 1e9)
     encoder, ahead, unit = Encoder.load(config.model), Ahead(show=True), (None, "bare")
     ahead._bar._time, ahead._bar.start_t = (lambda: clock[0]), clock[0]
     ahead.watch(encoder)
@@ -182,7 +182,7 @@ def test_time_on_kept_vectors_is_no_time_of_reading(config: EvalConfig, monkeypa
 
 def test_a_prompt_without_room_for_a_text_is_no_reading(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is skipped with a warning, as without a bar; the others are planned."""
-    monkeypatch.setattr("eval.selection.ahead.DELAY", 1e9)
+    monkeypatch.setattr("dec2vec.runtime._DELAY", 1e9)
     encoder, ahead = Encoder.load(replace(config.model, max_length=12)), Ahead(show=True)
     with pytest.raises(UserError, match="needs"):
         encoder.encode(["a"], prompt="knowledge_enhancement")
