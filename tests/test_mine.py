@@ -21,8 +21,8 @@ from tests.helpers import tiny_model_folder, write_jsonl
 from train.data.dataset import load_data
 from train.mining import encoders
 from train.mining.cross_encoder import rescore
-from train.mining.output import _advice
 from train.mining.encoders import Vectors, embed_all
+from train.mining.output import _advice
 from train.mining.pairs import Material, read_material, same
 from train.mining.search import Judges, mine
 from train.mining.selection import ABSENT, Rules, Selection
