@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dec2vec.checks.check_model import check_model
 from dec2vec.checks.finding import Finding, failed, table
-from dec2vec.checks.loaded_model import load_model
+from dec2vec.checks.loaded_model import PROBES, LoadedModel, load_model
 from dec2vec.checks.model_files import find_model_files
+from dec2vec.checks.pooling import check_spread
 from dec2vec.checks.serving_files import check_serving_files
 from dec2vec.cli import main
 from dec2vec.config.model import ModelConfig
@@ -172,6 +174,15 @@ def test_what_servers_would_find(exports: dict[str, Path], tmp_path: Path, name:
     found = check_serving_files(model)
     assert what in found.what
     assert (found.verdict == "warn") == bool(found.fix) == (name not in ("as it is", "mistral", "adapter"))
+
+
+def test_how_far_apart_different_texts_are(exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(find_model_files(ModelConfig(name_or_path=str(exports["instruct"]), device="cpu")))
+    noise = np.random.default_rng(0).normal(size=(len(PROBES), 8))
+    for spread, verdict in ((1e-4, "fail"), (0.05, "warn"), (1.0, "pass")):
+        vectors = (1 + spread * noise).astype(np.float32)
+        monkeypatch.setattr(LoadedModel, "routes", {"dec2vec": lambda _, found=vectors: found})
+        assert check_spread(model).verdict == verdict
 
 
 def test_table_exit_code_and_json(exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
