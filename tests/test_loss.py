@@ -81,9 +81,7 @@ def difference(one: Objective, other: Objective) -> float:
     Relative to at least what a loss of 1 would have: where nothing is left to learn, there is only rounding.
     """
     pairs = [(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True) if torch.is_tensor(b)]
-    return max(
-        float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-2)) for a, b in pairs if b is not None
-    )
+    return max(float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-2)) for a, b in pairs)
 
 
 @st.composite
