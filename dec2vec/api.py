@@ -12,13 +12,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dec2vec.config.load import read_config, validate
 from dec2vec.config.model import ModelConfig
+from dec2vec.config.tasks import DevTaskConfig
 from dec2vec.errors import UserError
 from dec2vec.files.kept_rows import FOLDER, are_rows, keep_rows
 from dec2vec.own_packages import use_own_packages
@@ -41,12 +42,17 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished run: its folder, and what is in it. `TrainingRun(Path("runs/mine"))` opens an earlier one."""
+    """A finished run: its folder, and what is in it. `TrainingRun("runs/mine")` opens an earlier one."""
 
     path: Path
     """The run folder."""
     summary: str = ""
     """What the command prints at the end: the comparison with the untuned decoder, and where the model is."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: no such run; give the folder that a training has written")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -101,10 +107,11 @@ def train(
 
     `config` is a dictionary with the sections of the YAML file, the path of such a file, or a `TrainConfig`. `data`
     gives rows (a `datasets.Dataset`, a pandas frame, a list of dictionaries) or the name of a file, for each source of
-    `config` that has no path; a list of tables is for several sources. `dev` does so for `eval.dev`. Rows are kept in
-    the run folder. `on_step` is called after each step and `on_dev` after each dev evaluation, each with the number
-    of finished steps and the figures; an exception in one ends the run. `progress` shows the notes and the bar of the
-    command on standard error. Raises UserError for what the user can mend.
+    `config` that has no path; a list of tables is for several sources. `dev` does so for `eval.dev`, or lists tasks as
+    it does (`[{"held_out": 1000}]`). Rows are kept in the run folder. `on_step` is called after each step and `on_dev`
+    after each dev evaluation, each with the number of finished steps and the figures; an exception in one ends the
+    run. `progress` shows the notes and the bar of the command on standard error. Raises UserError for what the user
+    can mend.
     """
     use_own_packages()
     from dec2vec.runtime import keep_freed_memory, keep_memory_as_usual, left_as_found
@@ -112,6 +119,7 @@ def train(
     from train.config import TrainConfig
     from train.state import Listeners
 
+    _check_callable(on_step=on_step, on_dev=on_dev)
     settings, told = _configuration(TrainConfig, config), list[str]()
     with left_as_found(), _rows_named(settings.output_dir) as rows:
         settings = _with_data(settings, data, dev, rows)
@@ -213,6 +221,12 @@ def _remove_unnamed(rows: _Rows) -> None:
             folder.rmdir()
 
 
+def _check_callable(**listeners: object) -> None:
+    for name, listener in listeners.items():
+        if listener is not None and not callable(listener):
+            raise UserError(f"{name}: {listener!r} can't be called; give a function of a step and its figures")
+
+
 def _with_data(config: TrainConfig, data: Rows | None, dev: Rows | None, rows: _Rows) -> TrainConfig:
     from train.options.data import SourceConfig
 
@@ -233,8 +247,18 @@ def _with_data(config: TrainConfig, data: Rows | None, dev: Rows | None, rows: _
     if dev is not None:
         if config.eval.dev is not None:
             raise UserError(f"dev: config names eval.dev {config.eval.dev} too; give one of them")
-        config = replace(config, eval=replace(config.eval, dev=rows.source(dev, "dev", "dev")))
+        named = _tasks(dev) or rows.source(dev, "dev", "dev")
+        config = replace(config, eval=replace(config.eval, dev=named))
     return config
+
+
+def _tasks(dev: Rows) -> tuple[DevTaskConfig, ...]:
+    """The tasks, if `dev` lists such as `eval.dev` does (`[{"held_out": 1000}]`); empty for a table of rows."""
+    options = {field.name for field in fields(DevTaskConfig)}
+    found = list(dev) if isinstance(dev, (list, tuple)) else []
+    if not found or not all(isinstance(task, Mapping) and task and options.issuperset(task) for task in found):
+        return ()
+    return tuple(validate(DevTaskConfig, dict(task)) for task in found)
 
 
 def _show_notes(progress: bool) -> None:

@@ -23,8 +23,9 @@ from api_reference import PLACE, reference
 
 import dec2vec
 from dec2vec import TrainingRun, UserError
-from dec2vec.api import _configuration
+from dec2vec.api import _check_callable, _configuration, _rows_named, _with_data
 from dec2vec.config.load import load
+from dec2vec.config.tasks import DevTaskConfig, RetrievalConfig
 from dec2vec.files.cells import is_absent
 from dec2vec.files.kept_rows import keep_rows, kept_in
 from dec2vec.files.tables import read_table
@@ -162,6 +163,20 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         keep_rows(7, Path("refused"), "data")
     with pytest.raises(UserError, match="config: a int; give a dictionary, the path of a YAML file or a TrainConfig"):
         _configuration(TrainConfig, 7)
+    with pytest.raises(UserError, match="on_step: 3 can't be called"):
+        _check_callable(on_step=3, on_dev=None)
+    with pytest.raises(UserError, match="nowhere: no such run"):
+        dec2vec.TrainingRun(Path("nowhere"))
+
+
+def test_dev_takes_tasks_as_the_configuration_does(tree: dict[str, Any]) -> None:
+    config = _configuration(TrainConfig, {**tree, "eval": {}})
+    tasks: list[dict[str, object]] = [{"held_out": 4}, {"retrieval": {"path": "collection"}}]
+    with _rows_named("out") as rows:
+        found = _with_data(config, None, tasks, rows)
+    assert found.eval.dev == (DevTaskConfig(held_out=4), DevTaskConfig(retrieval=RetrievalConfig(path="collection")))
+    with pytest.raises(UserError, match="held_out"), _rows_named("out") as rows:
+        _with_data(config, None, [{"held_out": "many"}], rows)
 
 
 @pytest.mark.slow
