@@ -14,14 +14,15 @@ import pytest
 
 import train.loop.fit
 from dec2vec.config.load import dump, load, validate
-from dec2vec.config.tasks import ClusteringConfig, DevTaskConfig, PairsConfig, RetrievalConfig, TopicsConfig
+from dec2vec.config.tasks import ClusteringConfig, DevTaskConfig, GapConfig, PairsConfig, RetrievalConfig, TopicsConfig
 from dec2vec.errors import UserError
 from dec2vec.files.held_out import HeldOut
 from eval.config import EvalConfig
-from eval.dev.tasks import load_dev_tasks, refuse_shared
+from eval.dev.tasks import check_shared, load_dev_tasks
 from eval.report.report import headline
 from eval.tasks.pairs import load_pairs
 from eval.tasks.retrieval import load_retrieval
+from eval.tasks.sts import load_task
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import graded_pairs, write_jsonl
 from tests.processes import exit_code_alone, run_alone, run_ranks
@@ -127,11 +128,11 @@ def test_dev_queries_are_judged_and_never_the_tests(tmp_path: Path) -> None:
     folder = collection(tmp_path / "both", parts=("test", "dev"))
     [task] = load_dev_tasks([DevTaskConfig(retrieval=RetrievalConfig(path=str(folder)))], None, 0.05)
     assert task.items == [(f"mat dev{n}",) for n in range(6)]
-    refuse_shared([task], [load_retrieval(folder)], ())
+    check_shared([task], [load_retrieval(folder)], ())
     only = collection(tmp_path / "only")
     [task] = load_dev_tasks([DevTaskConfig(retrieval=RetrievalConfig(path=str(only)))], None, 0.05)
     with pytest.raises(UserError, match="only has data of the test only"):
-        refuse_shared([task], [load_retrieval(only)], ())
+        check_shared([task], [load_retrieval(only)], ())
 
 
 def test_pairs_that_are_dev_and_test_are_refused(tasks: list[DevTaskConfig]) -> None:
@@ -140,12 +141,29 @@ def test_pairs_that_are_dev_and_test_are_refused(tasks: list[DevTaskConfig]) -> 
     [task] = load_dev_tasks([tasks[2]], None, 0.05)
     test = load_pairs(replace(section, test=section.dev, dev="", metric="ap"))
     with pytest.raises(UserError, match="selection on test data is leakage"):
-        refuse_shared([task], [test], ())
+        check_shared([task], [test], ())
     [part] = load_dev_tasks([replace(tasks[2], limit=6)], None, 0.05)  # a part of the test is test data as well
     with pytest.raises(UserError, match="selection on test data is leakage"):
-        refuse_shared([part], [test], ())
+        check_shared([part], [test], ())
+    as_gap = DevTaskConfig(gap=GapConfig(test=section.dev))  # the same file in another task
+    [gap] = load_dev_tasks([as_gap], None, 0.05)
+    with pytest.raises(UserError, match="selection on test data is leakage"):
+        check_shared([gap], [test], ())
     with pytest.raises(UserError, match="pairs: test: must be given"):
         load_pairs(replace(section))
+
+
+def test_files_of_one_benchmark_may_overlap(tmp_path: Path) -> None:
+    """As STS-B dev and STS15 do, of which no two are refused; the run tells how many pairs they share."""
+    rows = graded_pairs(20)
+    dev, test = (write_jsonl(tmp_path / f"{name}.jsonl", part) for name, part in (("d", rows[:12]), ("t", rows[8:])))
+    [task] = load_dev_tasks([DevTaskConfig(similarity=str(dev))], None, 0.05)
+    assert check_shared([task], [load_task(str(test))], ()) == [
+        "eval.dev d: some of its 12 pairs are in tests too: 4 in t"
+    ]
+    [task] = load_dev_tasks([DevTaskConfig(similarity=str(write_jsonl(tmp_path / "most.jsonl", rows[5:])))], None, 0.05)
+    with pytest.raises(UserError, match="most has data of the test t"):
+        check_shared([task], [load_task(str(test))], ())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from dec2vec.config.load import load
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.pooling import View
 from eval.config import EvalConfig
+from eval.dev.tasks import check_shared, load_dev_tasks
+from eval.tasks.sts import load_task
 from eval.tasks.topic_files import label_texts
 from train.adapters.lora import make_trainable
 from train.config import LoraConfig, TrainConfig
@@ -28,6 +30,7 @@ from train.resolve import resolve
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))
 EVAL = sorted((CONFIGS / "eval").glob("*.yaml"))
+SHARED = CONFIGS.parent.parent / "shared/data"
 
 
 @pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
@@ -40,6 +43,21 @@ def test_training_recipes(path: Path) -> None:
     assert first.startswith("# ") and ("not run here" in first) == needs_hub
     if not config.model.load_in_4bit:  # which wants CUDA
         resolve(replace(config, model=replace(config.model, name_or_path="nowhere", device="cpu")))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+def test_no_recipe_is_refused_for_its_dev_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """STS-B dev shares pairs with the STS tests of four years."""
+    monkeypatch.chdir(CONFIGS.parent)
+    compared = 0
+    for path in TRAIN:
+        config = load(TrainConfig, path, [], prog="dec2vec train").eval
+        dev = [task for task in config.dev_tasks if task.similarity and Path(task.similarity).is_file()]
+        files = [task.similarity for task in config.test_tasks if task.similarity]
+        tests = [load_task(file) for file in files if Path(file).is_file()]
+        check_shared(load_dev_tasks(dev, None, 0.05), tests, ())
+        compared += bool(dev and tests)
+    assert compared >= 3
 
 
 def test_the_options_of_quickstart() -> None:

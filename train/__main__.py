@@ -161,9 +161,10 @@ def _read_evaluation(config: TrainConfig, data: TrainingData, held_out: HeldOut 
 
     All that the evaluation after training reads is read now too, so that it is refused now or never.
     """
-    from eval.dev.tasks import load_dev_tasks, refuse_shared
+    from eval.dev.tasks import check_shared, load_dev_tasks
     from eval.inputs import read_inputs
     from eval.tasks.sts import StsTask
+    from train.distributed.collectives import is_first_process
     from train.judge import Judge
 
     if not config.eval.dev_tasks and not config.eval.has_report:
@@ -174,7 +175,9 @@ def _read_evaluation(config: TrainConfig, data: TrainingData, held_out: HeldOut 
     known = [task.task for task in tasks if isinstance(task.task, StsTask)]
     if config.eval.has_report:
         inputs = read_inputs(dataclasses.replace(_eval_config(config), tuned=()), texts)
-        refuse_shared(tasks, [*inputs.tests, *inputs.further], config.eval.mteb_tests)
+        notes = check_shared(tasks, [*inputs.tests, *inputs.further], config.eval.mteb_tests)
+        for line in notes if is_first_process() else ():
+            _log.info(line)
         known += inputs.tests
     if config.export.whiten:
         _check_whitening(config, texts, known)
