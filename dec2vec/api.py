@@ -178,13 +178,17 @@ class _Rows:
 
     folder: Path
     names: dict[Path, str]
+    made: set[Path]
+    """Those that this call has written; another one may have kept equal rows before."""
 
     def source(self, given: object, kind: str, name: str) -> str:
         """The file of rows, or the file that was named instead."""
         if isinstance(given, (str, os.PathLike)):
             return str(given)
+        before = {path.resolve() for path in self.folder.glob("in-memory-*.jsonl")}
         path = keep_rows(given, self.folder, kind).resolve()
         self.names[path] = name
+        self.made.update({path} - before)
         return str(path)
 
     def renamed(self, message: str) -> str:
@@ -198,7 +202,7 @@ class _Rows:
 @contextlib.contextmanager
 def _rows_named(output_dir: str) -> Iterator[_Rows]:
     """Within, rows may be kept. Files of rows that the run folder does not name in the end are removed."""
-    rows = _Rows(Path(output_dir) / FOLDER, {})
+    rows = _Rows(Path(output_dir) / FOLDER, {}, set())
     try:
         yield rows
     except UserError as error:
@@ -213,7 +217,7 @@ def _remove_unnamed(rows: _Rows) -> None:
     config = rows.folder.parent / "config.yaml"
     named = config.read_text(encoding="utf-8") if config.is_file() else ""
     is_ours = any(path.name in named for path in rows.names)
-    for path in rows.folder.glob("in-memory-*.jsonl") if is_ours else rows.names:
+    for path in rows.folder.glob("in-memory-*.jsonl") if is_ours else rows.made:
         if path.name not in named:
             path.unlink(missing_ok=True)
     for folder in (rows.folder, rows.folder.parent):

@@ -128,16 +128,19 @@ def bar_options(*, shown: bool = True) -> dict[str, Any]:
 def left_as_found() -> Iterator[None]:
     """Within, a run may change what belongs to the whole process; afterwards it is as before.
 
-    These are torch's random numbers, the environment, warnings, the levels and handlers of logs, and the state of
-    Accelerate, of which a process has one. Threads of torch that the run has started stay (`start_threads_flushed`).
+    These are torch's random numbers and attention kernels, the environment, warnings, the levels and handlers of logs,
+    and the state of Accelerate, of which a process has one. Threads of torch that the run has started stay
+    (`start_threads_flushed`).
     """
     environment, field_size = dict(os.environ), csv.field_size_limit()
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     accelerator = torch.accelerator.current_accelerator()
     devices, kind = range(torch.accelerator.device_count()), "cuda" if accelerator is None else accelerator.type
     with _own_accelerate(), _own_logs(), torch.random.fork_rng(devices, device_type=kind), warnings.catch_warnings():
         try:
             yield
         finally:
+            torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
             csv.field_size_limit(field_size)
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]

@@ -12,6 +12,7 @@ from dec2vec.config.model import EncodeOptions
 from dec2vec.decoder.pooling import View
 from eval.postprocess.fitting import Fitting
 from eval.postprocess.moments import Material
+from eval.report.report import Report
 from eval.selection.choose import Choice, choose_by_pooling
 from eval.systems.system import TextEncoder
 from eval.tasks.sts import StsTask
@@ -57,3 +58,10 @@ def write_pairs(path: Path, rows: int, seed: int) -> Path:
     lines = [json.dumps({"anchor": a, "positive": b}) for a, b in zip(texts[::2], texts[1::2], strict=True)]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def passes(report: Report) -> dict[str, int]:
+    """How many texts of each prompt went through the untuned decoder."""
+    found = report.provenance["texts_through_the_decoder"]
+    assert isinstance(found, dict)
+    return dict(found.get("untuned", {}))

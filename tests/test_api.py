@@ -68,6 +68,7 @@ def state_of_process() -> list[object]:
         torch.get_rng_state().tolist(),
         str(np.random.get_state()),
         dict(os.environ),
+        torch.backends.cuda.cudnn_sdp_enabled(),
         [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         list(warnings.filters),
         [root.level, list(root.handlers), ours.level, list(ours.handlers)],
@@ -146,6 +147,8 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
     for table, message in (
         ([*rows, {"anchor": " ", "positive": "p"}], r"data row 23: anchor is blank; fill it or remove the row"),
         ([*rows, {"anchor": b"raw", "positive": "p"}], r"data row 23: anchor is an object"),
+        ([*rows, {1: "a", "1": "b"}], r"data row 23 has two columns of one name, such as 1 and '1'"),
+        ([*rows, {"anchor": {(1, 2): "a"}}], r"data row 23 can't be written as JSON \(keys must be str"),
         ([*rows, "text"], r"data row 23 is a str; a row is a dict of columns"),
         ([], r"data is empty: it has no rows"),
         ({"train": rows}, r"data: a dict of train; give one table, such as data\['train'\]"),
@@ -167,6 +170,19 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         _check_callable(on_step=3, on_dev=None)
     with pytest.raises(UserError, match="nowhere: no such run"):
         dec2vec.TrainingRun(Path("nowhere"))
+
+
+def test_a_refused_call_leaves_the_rows_of_another_one(place: Path, tree: dict[str, Any]) -> None:
+    """Both gave the same rows, which are one file; the first call may still be reading it."""
+    first = keep_rows(word_pairs(22), Path("shared_rows/rows"), "data")
+    with pytest.raises(UserError, match="refused"), _rows_named("shared_rows") as rows:
+        assert Path(rows.source(word_pairs(22), "data", "data")) == first.resolve()
+        raise UserError("refused")
+    assert first.is_file()
+    with pytest.raises(UserError, match="refused"), _rows_named("own_rows") as rows:
+        rows.source(word_pairs(22), "data", "data")
+        raise UserError("refused")
+    assert not Path("own_rows").exists()
 
 
 def test_dev_takes_tasks_as_the_configuration_does(tree: dict[str, Any]) -> None:

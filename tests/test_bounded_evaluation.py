@@ -25,11 +25,10 @@ from eval.baselines.sparse import tfidf
 from eval.cache.room import Stored, check_room, folder_size
 from eval.config import EvalConfig
 from eval.report.quality_and_cost import quality_and_cost
-from eval.report.report import Report
 from eval.results.effort import used_parameters
 from eval.run import evaluate
 from eval.selection.ahead import Ahead
-from tests.eval_data import write_pairs, write_similarity
+from tests.eval_data import passes, write_pairs, write_similarity
 from tests.helpers import tiny_model_folder
 from tests.processes import exit_code_alone
 
@@ -52,12 +51,6 @@ def config(tmp_path: Path) -> EvalConfig:
             "output_dir": str(tmp_path / "out"),
         },
     )
-
-
-def passes(report: Report) -> dict[str, int]:
-    found = report.provenance["texts_through_the_decoder"]
-    assert isinstance(found, dict)
-    return dict(found.get("untuned", {}))
 
 
 def killed_in_the_tests_of(prompt: str, config: EvalConfig, counted: Path) -> None:

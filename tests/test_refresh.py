@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import faiss
 import numpy as np
 import pytest
 
-import train.loop.fit
 from dec2vec.config.model import EncodeOptions
 from dec2vec.errors import UserError
 from tests.processes import run_alone, run_ranks
-from tests.tiny_run import metrics_of, sha256, write_run
+from tests.tiny_run import metrics_of, sha256, stopped_at, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import data_of, tiny_encoder
 from train.checkpointing.run_folder import RunFolder
@@ -89,16 +87,7 @@ def in_folder(config: Path, output: Path, *overrides: str) -> None:
 
 
 def stopped(config: Path, output: Path, at: int) -> None:
-    step = train.loop.fit.train_step
-
-    def with_signal(*arguments: Any, **options: Any) -> Any:
-        if arguments[2] == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(*arguments, **options)
-
-    train.loop.fit.train_step = with_signal
-    with pytest.raises(KeyboardInterrupt):
-        in_folder(config, output)
+    stopped_at(at, lambda: in_folder(config, output))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import random
-import signal
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import train.loop.fit
 from dec2vec.errors import UserError
 from tests.helpers import write_jsonl
 from tests.processes import run_alone, run_ranks
-from tests.tiny_run import fingerprint, metrics_of, sha256, write_run
+from tests.tiny_run import fingerprint, metrics_of, sha256, stopped_at, write_run
 from tests.tiny_run import train as train_run
 from tests.training_setup import tiny_encoder
 from train.checkpointing.run_folder import RunFolder
@@ -284,16 +282,7 @@ def in_folder(config: Path, output: Path, window: int, *overrides: str) -> None:
 
 
 def stopped(config: Path, output: Path, window: int, at: int) -> None:
-    step = train.loop.fit.train_step
-
-    def with_signal(*arguments: Any, **options: Any) -> Any:
-        if arguments[2] == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(*arguments, **options)
-
-    train.loop.fit.train_step = with_signal
-    with pytest.raises(KeyboardInterrupt):
-        in_folder(config, output, window)
+    stopped_at(at, lambda: in_folder(config, output, window))
 
 
 def test_a_streamed_run_is_the_run_in_memory(tmp_path: Path) -> None:

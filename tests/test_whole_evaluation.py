@@ -13,10 +13,9 @@ from dec2vec.config.load import validate
 from dec2vec.config.model import EncodeOptions
 from eval.config import EvalConfig
 from eval.leakage.training_text import TextSource, read_training_texts
-from eval.report.report import Report
 from eval.run import evaluate
 from eval.tasks.sts import load_task
-from tests.eval_data import write_pairs, write_similarity
+from tests.eval_data import passes, write_pairs, write_similarity
 from tests.helpers import tiny_model_folder
 
 PROMPTS = ("bare", "knowledge_enhancement")
@@ -37,12 +36,6 @@ def config(tmp_path: Path) -> EvalConfig:
             "output_dir": str(tmp_path / "out"),
         },
     )
-
-
-def passes(report: Report) -> dict[str, int]:
-    found = report.provenance["texts_through_the_decoder"]
-    assert isinstance(found, dict)
-    return dict(found["untuned"])
 
 
 def test_one_pass_a_text_and_prompt_for_the_whole_matrix(config: EvalConfig) -> None:

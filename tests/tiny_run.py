@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dec2vec import ModelConfig
 from dec2vec.config.load import dump
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl
 from train.__main__ import main
 from train.config import BatchConfig, CheckpointConfig, EvalSection, LoraConfig, OptimConfig, TrainConfig
+from train.loop import fit as loop
 from train.options.data import SourceConfig
 from train.options.losses import LossConfig
 from train.tracking.metrics_file import read_metrics
@@ -65,6 +71,20 @@ def write_run(folder: Path, **sections: Any) -> Path:
 def train(config: Path, output: Path, *overrides: str) -> None:
     """`python -m train CONFIG --output_dir OUTPUT ...` in this process."""
     main([str(config), "--output_dir", str(output), *overrides])
+
+
+def stopped_at(at: int, run: Callable[[], None]) -> None:
+    """`run` in a process of its own, which gets SIGTERM when step number `at` begins: it saves that step and ends."""
+    step = loop.train_step
+
+    def with_signal(*arguments: Any, **options: Any) -> Any:
+        if arguments[2] == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments, **options)
+
+    loop.train_step = with_signal
+    with pytest.raises(KeyboardInterrupt):
+        run()
 
 
 def sha256(path: Path) -> str:

@@ -165,7 +165,7 @@ class TaskConfig:
     retrieval: RetrievalConfig | None = None
     """Retrieval of documents for queries."""
     mteb: str | None = None
-    """Name of an MTEB task. The mteb package runs it and downloads its data from the Hub."""
+    """Name of an MTEB task (among tests also of a benchmark). The mteb package runs it, with data from the Hub."""
 
     @property
     def title(self) -> str:

@@ -71,7 +71,16 @@ def _lines(rows: object, name: str) -> Iterator[bytes]:
         if not _is_row(row):
             raise UserError(f"{name} row {number} is a {type(row).__name__}; a row is a dict of columns")
         plain = {str(key): value for key, value in row.items()} if isinstance(row, Mapping) else row
-        yield _encoded(plain) + b"\n"
+        if len(plain) != len(row):
+            raise UserError(f"{name} row {number} has two columns of one name, such as 1 and '1'; rename one of them")
+        try:
+            line = _encoded(plain)
+        except (TypeError, ValueError, RecursionError) as error:
+            problem = str(error).splitlines()[0]
+            raise UserError(
+                f"{name} row {number} can't be written as JSON ({problem}); use texts and numbers"
+            ) from None
+        yield line + b"\n"
 
 
 def _encoded(row: object) -> bytes:

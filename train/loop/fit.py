@@ -62,6 +62,8 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
                 progress.note(f"stopped at step {state.step}; the same command resumes from there")
                 raise KeyboardInterrupt
     _refuse_untrained(run)
+    if run.is_main and run.judge is not None and state.best_step is None:
+        _log.warning("eval.dev: no dev score was a number, so nothing was chosen: the last weights are exported")
     drop_old_checkpoints(run)
     return state
 
