@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.shared_prefix import SharedPrefix
+from train.distributed.interface import Engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,13 @@ class PrefixGradient:
         """The copies at which chunks leave a gradient."""
         return [copy for copy in self.copies if copy.requires_grad]
 
-    def backward(self) -> None:
+    def backward(self, model: Engine) -> None:
         """Back-propagate the gradients that the chunks have left at the copies to the weights."""
+        if self.shared is None:
+            return
         pairs = [(original, copy.grad) for original, copy in zip(self.originals, self.copies, strict=True)]
         reached = [(original, gradient.to(original.dtype)) for original, gradient in pairs if gradient is not None]
-        if reached:
-            torch.autograd.backward([original for original, _ in reached], [gradient for _, gradient in reached])
+        model.back_propagate_beginning([original for original, _ in reached], [gradient for _, gradient in reached])
 
 
 def summing(tensor: Tensor) -> Tensor:

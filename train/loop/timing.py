@@ -135,7 +135,7 @@ def _read_beginning(model: Engine, batch: LocalBatch) -> None:
     beginning = PrefixGradient.read(model.embedder, batch.prefix)
     for leaf in beginning.leaves:
         leaf.grad = torch.zeros_like(leaf)
-    beginning.backward()
+    beginning.backward(model)
 
 
 def _loss_seconds(run: Run, batch: LocalBatch) -> float:
