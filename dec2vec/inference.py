@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.batching import Chunk, by_kind, chunk_overhead, deduplicate, pad, plan
+from dec2vec.batching import Chunk, by_kind, chunk_cost, deduplicate, pad, plan
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.pooling import Lengths, View
@@ -91,7 +91,7 @@ class ChunkedForward:
         unique, inverse = deduplicate(ids)
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
-        groups = plan([len(row) for row in unique], self.batch_tokens, chunk_overhead(self._device))
+        groups = plan([len(row) for row in unique], self.batch_tokens, chunk_cost(self._device))
         prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
         self.tally.add_prefix(0 if prefix is None else prefix.length, len(rest))

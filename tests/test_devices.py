@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from dec2vec import ModelConfig
 from dec2vec.decoder import devices
 from dec2vec.decoder.devices import autocast_dtype, has_flash_attention, resolve_device
 from dec2vec.errors import UserError
+from tests.helpers import tiny_model_folder
+from train.config import TrainConfig
+from train.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 CUDA = torch.device("cuda")
@@ -52,6 +56,31 @@ def test_the_accelerator_is_chosen(monkeypatch: pytest.MonkeyPatch, kind: str) -
     other = {"cuda": "mps", "mps": "xpu", "xpu": "cuda"}[kind]
     with pytest.raises(UserError, match=rf"device {other}: this machine has {kind}; use --device cpu"):
         resolve_device(other)
+
+
+@pytest.mark.parametrize(("rank", "dtype"), [("0", "float16"), ("1", "on"), ("3", "on"), (None, "float16")])
+def test_each_rank_asks_its_own_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str | None, dtype: str
+) -> None:
+    """Of a T4 and an H100; without a rank it is the device that torch uses, which is the first."""
+    current, asked, capabilities = [0], [], {0: (7, 5), 1: (9, 0)}
+
+    def capability(device: torch.device) -> tuple[int, int]:
+        asked.append(current[0] if device.index is None else device.index)
+        return capabilities[asked[-1]]
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: CUDA)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: current.__setitem__(0, index))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    tiny_model_folder(tmp_path)
+    model = resolve(TrainConfig(model=ModelConfig(name_or_path=str(tmp_path)))).model
+    assert (model.device, model.autocast) == ("cuda", dtype)
+    assert asked and set(asked) == {int(rank or 0) % 2}
 
 
 def test_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:

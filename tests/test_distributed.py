@@ -14,7 +14,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 import train.losses.infonce.candidates
 import train.losses.infonce.infonce
 from tests.processes import run_alone, run_ranks
+from tests.test_prefix_gradient import PROMPT
 from tests.training_setup import distance, tiny_encoder, tiny_table
+from train.adapters.capabilities import why_not_shared
 from train.adapters.lora import trainable_parameters
 from train.config import LoraConfig, OptimConfig, TrainConfig
 from train.data.batch import BatchOptions, prepare
@@ -23,6 +25,7 @@ from train.data.sampler import batch_indices, shard, steps_per_epoch
 from train.distributed.collectives import gather_rows, sum_over_ranks
 from train.distributed.ddp import Ddp
 from train.distributed.engine import make_accelerator, wrap
+from train.distributed.interface import Engine
 from train.distributed.single import PlainAdamW, Single
 from train.losses.infonce.infonce import infonce
 from train.losses.inputs import NO_ANCHOR, NO_ID, PairInputs
@@ -171,6 +174,8 @@ class Outcome:
     chunks: list[int]
     passes: list[int]
     """Forward passes of each step."""
+    shares: list[bool]
+    """Whether the rank ran a prompt once in each step."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +189,15 @@ class Case:
     """False leaves out the negatives of the other ranks."""
     wrapped: bool = True
     odd_rank: int | None = None
+    prompt: str | None = None
+    share: bool = False
+    """Whether the prompt is run once on each rank."""
+    reduced: bool = True
+    """False leaves out the reduction after a shared prompt."""
 
 
 def three_steps(folder: Path, case: Case) -> Outcome:
-    encoder = tiny_encoder(folder, lora=LoraConfig(rank=4, alpha=8.0), device="cpu")
+    encoder = tiny_encoder(folder, lora=LoraConfig(rank=4, alpha=8.0), device="cpu", prompt=case.prompt, max_length=100)
     encoder.embedder.train()
     accelerator = make_accelerator(TrainConfig(model=encoder.config))
     model = wrap(encoder.embedder, accelerator) if case.wrapped else Single(encoder.embedder)
@@ -205,18 +215,24 @@ def three_steps(folder: Path, case: Case) -> Outcome:
     )
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     learner = Learner(model, temperature, optimizer, total_steps=3)
+    assert why_not_shared(model) is None
+    if not case.reduced:
+        Ddp.back_propagate_beginning = Engine.back_propagate_beginning  # in this forked process alone
+        Ddp.begin_backward = Engine.begin_backward
     table = tiny_table(PAIRS)
     rank, world = accelerator.process_index, accelerator.num_processes
     if not case.gather:
         for place in (train.losses.infonce.infonce, train.losses.infonce.candidates):
             place.world_size = lambda: 1  # in this forked process alone
-    results, chunks, passes = [], [], []
+    results, chunks, passes, shares = [], [], [], []
     encoder.embedder.register_forward_pre_hook(lambda *_: passes.append(len(results)))
     for step in range(3):
         rows = shard(batch_indices(PAIRS, BATCH, 0, step), rank, world)
         chunk_tokens = 10_000 if rank == case.whole_on else 40
-        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, BatchOptions(chunk_tokens))
+        options = BatchOptions(chunk_tokens, share_prefix=case.share)
+        batch = prepare(table, (rows + (rank == case.odd_rank)) % PAIRS, encoder, options)
         chunks.append(len(batch.chunks))
+        shares.append(batch.prefix is not None)
         results.append(train_step(learner, batch, step, CONFIG, graph_tokens=case.graph_tokens))
     assert all(result.applied for result in results)
     return Outcome(
@@ -228,6 +244,7 @@ def three_steps(folder: Path, case: Case) -> Outcome:
         reductions,
         chunks,
         [passes.count(step) for step in range(3)],
+        shares,
     )
 
 
@@ -305,3 +322,23 @@ def test_without_gathering_steps_differ(decoder: Path, alone: Outcome) -> None:
 def test_without_the_wrapper_ranks_drift_apart(decoder: Path, alone: Outcome) -> None:
     ranks = run_ranks(2, three_steps, decoder, Case(wrapped=False))
     assert not all(torch.equal(ranks[0].weights[name], ranks[1].weights[name]) for name in alone.weights)
+
+
+@pytest.mark.parametrize(("world", "graph_tokens"), [(2, 100), pytest.param(3, 0, marks=pytest.mark.slow)])
+def test_a_shared_prompt_equals_one_process_that_runs_it_with_every_text(
+    decoder: Path, world: int, graph_tokens: int
+) -> None:
+    """In the last step of three ranks, some have nothing to share, and reduce with their last chunk."""
+    expected = run_alone(three_steps, decoder, Case(prompt=PROMPT))
+    ranks = run_ranks(world, three_steps, decoder, Case(graph_tokens, prompt=PROMPT, share=True))
+    assert all(outcome.shares[:2] == [True, True] for outcome in ranks)
+    assert {outcome.shares[2] for outcome in ranks} == ({True} if world == 2 else {True, False})
+    for outcome in ranks:
+        assert outcome.losses == pytest.approx(expected.losses, rel=1e-5)
+        for found, alone in zip(outcome.gradients, expected.gradients, strict=True):
+            assert distance(found, alone) < 1e-5
+        assert distance(outcome.weights, expected.weights) < 1e-5
+        assert all(torch.equal(outcome.weights[name], ranks[0].weights[name]) for name in expected.weights)
+        assert outcome.reductions == [0, 0, 0]
+    wrong = run_ranks(world, three_steps, decoder, Case(prompt=PROMPT, share=True, reduced=False))
+    assert distance(wrong[0].gradients[0], expected.gradients[0]) > 1e-2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, LlamaConfig, Phi3Config
 
-from dec2vec.batching import by_kind, make_chunks, pad
+from dec2vec.batching import ChunkCost, by_kind, make_chunks, pad
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.library_calls import quiet
 from dec2vec.encoder import Encoder
@@ -126,10 +126,10 @@ def test_chunks_never_cross_a_border() -> None:
     lengths = [3, 64, 65, 1, 80, 64]
     assert [part.tolist() for part in by_kind(lengths, [64])] == [[2, 4], [0, 1, 3, 5]]
     assert [part.tolist() for part in by_kind(lengths, [])] == [[0, 1, 2, 3, 4, 5]]
-    chunks = make_chunks([[1] * length for length in lengths], 10_000, 10_000, borders=[64])
+    chunks = make_chunks([[1] * length for length in lengths], 10_000, ChunkCost(10_000), borders=[64])
     assert [sorted(chunk.lengths.tolist()) for chunk in chunks] == [[1, 3, 64, 64], [65, 80]]
     assert sorted(row for chunk in chunks for row in chunk.rows.tolist()) == list(range(6))
-    assert len(make_chunks([[1] * length for length in lengths], 10_000, 10_000)) == 1
+    assert len(make_chunks([[1] * length for length in lengths], 10_000, ChunkCost(10_000))) == 1
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])

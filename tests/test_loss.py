@@ -222,10 +222,35 @@ def test_memory_is_flat_and_no_matrix_of_all_cosines_is_made() -> None:
 
     for tiled in (True, False):
         largest.clear()
-        with Sizes(), patch.object(tiles, "BUDGET_BYTES", 1 << 20):
+        with Sizes(), patch.object(tiles, "CPU_LIMITS", tiles.Limits(1 << 20, 2048, 2048)):
             found(vectors, rows, LossConfig(), tiled=tiled)
         assert (max(largest) < 2 << 20) == tiled
         assert (max(largest) >= 4 * count**2) == (not tiled)
+
+
+def test_an_accelerator_has_few_large_tiles() -> None:
+    """A rank's 4,096 of 8 x 4,096 pairs of 1,024 components: 2 x 2 tiles, where a CPU has 19 x 16."""
+    row_bytes = 4 * (32_768 + 5 * 1024)
+    counts = []
+    for device in ("cpu", "cuda"):
+        limits = tiles.Limits.of(torch.device(device))
+        sizes = limits.sizes(4096, row_bytes)
+        counts.append((-(-4096 // sizes.rows), -(-32_768 // sizes.width)))
+        assert sizes.rows * row_bytes <= limits.budget_bytes
+    assert counts == [(19, 16), (2, 2)]
+
+
+def test_the_tiles_of_an_accelerator_give_the_same_loss_and_gradient() -> None:
+    """On a CPU. With tiles of 50 candidates the last bits differ: the limits are used."""
+    texts = unlike(300)
+    vectors, rows = vectors_of(texts, 0), rows_of(texts)
+    expected = found(vectors, rows, LossConfig(symmetric=True), tiled=False)
+    results = []
+    for limits in (tiles.ACCELERATOR_LIMITS, tiles.Limits(1, rows=2048, width=50)):
+        with patch.object(tiles, "CPU_LIMITS", limits):
+            results.append(found(vectors, rows, LossConfig(symmetric=True)))
+        assert difference(results[-1], expected) < 1e-10
+    assert not results[0].embedding_gradient.equal(results[1].embedding_gradient)
 
 
 def units(vectors: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dec2vec.batching import ChunkCost
 from dec2vec.config.load import load
 from dec2vec.errors import UserError
 from tests.tiny_run import metrics_of, train, write_run
@@ -83,7 +84,7 @@ def test_what_cannot_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_cost_of_a_chunk(tmp_path: Path) -> None:
     """Between two widths that were timed, the cost of a token is between theirs; a kept graph saves a pass."""
-    costs = ChunkCosts(np.array([10.0, 30.0]), np.array([1.0, 2.0]), np.array([3.0, 5.0]), overhead=6)
+    costs = ChunkCosts(np.array([10.0, 30.0]), np.array([1.0, 2.0]), np.array([3.0, 5.0]), ChunkCost(fixed=6))
     chunk = batches._probe(tiny_encoder(tmp_path, max_length=20))
     assert chunk.input_ids.shape == (12, 20)
     assert costs.seconds(chunk, keep_graph=True) == pytest.approx((3 + 5) / 2 * 246)

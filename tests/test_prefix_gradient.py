@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from dec2vec import ModelConfig
@@ -20,6 +21,7 @@ from train.config import BatchConfig, LoraConfig
 from train.data.batch import BatchOptions, LocalBatch, prepare
 from train.distributed.single import Single
 from train.gradcache.cached_step import cached_step
+from train.gradcache.prefix import PrefixGradient
 from train.losses.infonce.infonce import infonce
 from train.losses.objective import Temperature
 
@@ -58,7 +60,7 @@ def test_poolings_and_layers_and_full_tuning(tmp_path: Path, reading: dict[str, 
 def test_without_the_gradient_at_the_beginning_it_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = tiny_encoder(tmp_path, prompt=PROMPT, max_length=100)
     _, expected, _ = step(encoder, share=False)
-    monkeypatch.setattr("train.gradcache.prefix.PrefixGradient.backward", lambda self: None)
+    monkeypatch.setattr("train.gradcache.prefix.PrefixGradient.backward", lambda self, model: None)
     _, found, _ = step(encoder, share=True)
     assert not close(found, expected)
 
@@ -92,6 +94,36 @@ def test_a_run_shares_a_beginning_unless_it_would_differ(
     monkeypatch.setattr("train.loop.batches.prepare", noted)
     train(config, tmp_path / "out", "--optim.steps", "2", "--export.model", "false")
     assert len(batches) == 2 and all((batch.prefix is None) == (dropout > 0) for batch in batches)
+
+
+def test_gradients_at_a_bfloat16_beginning_add_up_in_float32(tmp_path: Path) -> None:
+    """Those of 28 chunks of one text, against their sum in float64; added in bfloat16 they are 0.7 % off."""
+    encoder = tiny_encoder(
+        tmp_path, prompt=PROMPT, max_length=100, dtype="bfloat16", lora=LoraConfig(rank=4, fused=False)
+    )
+    batch = prepare(tiny_table(24), ROWS, encoder, BatchOptions(1, share_prefix=True))
+    beginning = PrefixGradient.read(encoder.embedder, batch.prefix)
+    assert beginning.shared is not None and len(batch.chunks) > 25
+    layers = beginning.shared.cache.layers
+    assert all(layer.keys.dtype == layer.values.dtype == torch.bfloat16 for layer in layers)
+    leaves = beginning.leaves[: 2 * len(layers)]  # nothing reads the states
+    exact = [torch.zeros_like(leaf, dtype=torch.float64) for leaf in leaves]
+    rounded = [torch.zeros_like(leaf, dtype=torch.bfloat16) for leaf in leaves]
+    for chunk in batch.chunks:
+        for keep in (True, False):
+            pooled = encoder.embedder(chunk.input_ids, chunk.lengths, prefix=beginning.shared)[0].square().sum()
+            if keep:
+                pooled.backward()
+                continue
+            for total, short, found in zip(exact, rounded, torch.autograd.grad(pooled, leaves), strict=True):
+                total += found.double()
+                short += found.bfloat16()
+
+    def error(found: list[Tensor]) -> float:
+        return max(float((one.double() - two).norm() / two.norm()) for one, two in zip(found, exact, strict=True))
+
+    sums = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert error(sums) < 1e-6 and error(rounded) > 1e-3
 
 
 def test_short_beginnings_are_not_worth_it(tmp_path: Path) -> None:

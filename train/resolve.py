@@ -11,7 +11,7 @@ import torch
 
 from dec2vec.config.model import Dtype, ModelConfig
 from dec2vec.config.tasks import TaskConfig, with_paths
-from dec2vec.decoder.devices import DeviceName, autocast_dtype, resolve_device
+from dec2vec.decoder.devices import DeviceName, autocast_dtype, resolve_device, use_local_accelerator
 from dec2vec.decoder.positions import known_max_length
 from dec2vec.decoder.published import with_reading
 from dec2vec.decoder.start import find_start, pinned_adapter
@@ -40,6 +40,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     config = with_adapter(_with_pinned_adapter(config))
     device = resolve_device(config.model.device)
+    if device.type != "cpu":
+        use_local_accelerator()  # which is then asked for its dtypes, and not the first one by every process
     published = find_start(config.model).published
     read = with_reading(config.model, None if published is None else published.reading)
     model = dataclasses.replace(

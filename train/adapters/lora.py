@@ -24,6 +24,7 @@ from dec2vec.errors import UserError
 from train.config import LoraConfig
 from train.distributed.interface import Engine
 from train.kernels.decoder_block import use_fast_blocks
+from train.kernels.frozen_linear import use_frozen_linears
 from train.kernels.lora_linear import use_fast_linears
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig, adapter: Path | None 
     if config.modules_to_save or adapter is not None:
         _freeze_unreached(embedder)
     if config.fused:
+        use_frozen_linears(embedder.backbone)
         use_fast_linears(embedder.backbone)
         blocks = decoder_blocks(embedder.backbone, embedder.layer_count)
         if blocks is not None:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dec2vec.batching import Chunk, TokenIds, chunk_overhead, deduplicate, make_chunks
+from dec2vec.batching import Chunk, TokenIds, chunk_cost, deduplicate, make_chunks
 from dec2vec.decoder.shared_prefix import WORTHWHILE, common_prefix
 from dec2vec.encoder import Encoder
 from dec2vec.prompts.prompt import NORMALIZERS, Side
@@ -116,7 +116,7 @@ def prepare(data: TrainingData, batch: Indices, encoder: Encoder, options: Batch
     may_share = options.share_prefix and not any(len(sequence) > border for sequence in sequences for border in borders)
     beginning = shared_beginning(sequences) if may_share else []
     rests = [sequence[len(beginning) :] for sequence in sequences]
-    chunks = make_chunks(rests, options.chunk_tokens, chunk_overhead(encoder.device), borders)
+    chunks = make_chunks(rests, options.chunk_tokens, chunk_cost(encoder.device), borders)
     teachers = {loss.teacher: options.teachers[loss.teacher] for loss in losses if loss.teacher}
     parts = read_alike(plan) if any(loss.positives != "each" for loss in losses) else plan.parts
     if options.siblings and isinstance(parts, PairInputs):

@@ -28,7 +28,6 @@ class Ddp(Engine):
     """
 
     title = "DDP"
-    why_prefix_not_shared = "gradients are reduced with the last chunk's"
 
     def __init__(self, embedder: Embedder, accelerator: Accelerator) -> None:
         super().__init__(embedder)
@@ -63,6 +62,12 @@ class Ddp(Engine):
             self.wrapped.reducer.prepare_for_forward()
             self.wrapped.reducer.prepare_for_backward([])
 
+    def back_propagate_beginning(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """As the base class. DDP waits for all weights, though the beginning does not depend on all of them."""
+        weights = [weight for weight in self.embedder.parameters() if weight.requires_grad]
+        nothing = _nothing_of(weights)
+        super().back_propagate_beginning([*tensors, nothing], [*gradients, torch.zeros_like(nothing)])
+
     def _learn_bucket_order(self) -> None:
         """Show DDP in which order gradients come, by a pass that leaves no gradient and draws no random number.
 
@@ -79,5 +84,9 @@ class Ddp(Engine):
 
     def _reaching_all(self, pooled: Tensor) -> Tensor:
         """`pooled`, with a zero gradient for weights that the pass may have skipped, since DDP waits for all."""
-        nothing = [weight.flatten()[:0].sum() for weight in self._not_always]
-        return pooled + torch.stack(nothing).sum() if nothing else pooled
+        return pooled + _nothing_of(self._not_always) if self._not_always else pooled
+
+
+def _nothing_of(weights: Sequence[Tensor]) -> Tensor:
+    """0, which depends on the weights, with a zero gradient at each."""
+    return torch.stack([weight.flatten()[:0].sum().float() for weight in weights]).sum()

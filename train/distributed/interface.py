@@ -127,6 +127,12 @@ class Engine(ABC):
         `last` announces the backward pass after which the gradients must be averaged over the ranks.
         """
 
+    def back_propagate_beginning(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """The last backward pass of a step in which this process's texts share a beginning: from its `tensors`."""
+        self.begin_backward(last=True)
+        if tensors:
+            torch.autograd.backward(list(tensors), list(gradients))
+
     def whole(self, tensor: Tensor) -> Tensor:
         """All of a trained tensor, or of its gradient, on every process. All processes must call this."""
         return tensor

@@ -72,7 +72,7 @@ def cached_step(
     gradient = objective.embedding_gradient * (world_size() * scale)
     with random_state_kept(embeddings.device):
         runner.back_propagate(embedded, gradient)
-        beginning.backward()
+        beginning.backward(model)
     slope = objective.log_temperature_gradient
     return CachedStep(objective.loss, slope, embedded_at, objective.projection_gradient, objective.parts)
 

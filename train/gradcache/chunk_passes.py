@@ -86,7 +86,7 @@ class InTurn:
         """Add to every parameter's `.grad` what the gradient at the embeddings gives."""
         for position, item in enumerate(embedded):
             self._drop_what_does_not_fit(embedded[position:])
-            self._model.begin_backward(last=item is embedded[-1])
+            self._model.begin_backward(last=item is embedded[-1] and self._beginning.shared is None)
             torch.autograd.backward(self._with_graph(item), item.gradient(gradient))
             item.drop_graph()
 

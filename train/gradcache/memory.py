@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dec2vec.batching import Chunk
 from dec2vec.decoder.devices import free_device_bytes, own_device_bytes
 from train.distributed.interface import Engine
+from train.kernels.frozen_linear import rounded_weights
 
 LARGEST_CHUNK = 16_384
 """Padded tokens of a chunk on an accelerator, where memory allows."""
@@ -47,7 +48,10 @@ def token_bytes(model: Engine, chunk: Chunk) -> int:
 
 
 def graph_bytes(model: Engine, chunk: Chunk) -> int:
-    """Bytes that autograd keeps for the backward pass of a chunk, without the weights, which are in memory anyway."""
+    """Bytes that autograd keeps for the backward pass of a chunk.
+
+    Without the weights and their copies for autocast, which are in memory anyway.
+    """
     parameters = list(model.embedder.parameters()) if model.holds_whole_weights else []
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     sizes: dict[int, int] = {}
@@ -61,7 +65,8 @@ def graph_bytes(model: Engine, chunk: Chunk) -> int:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.embedder(chunk.input_ids, chunk.lengths)
-    return sum(sizes.values())
+    kept = {copy.untyped_storage().data_ptr() for copy in rounded_weights(model.embedder)}
+    return sum(size for place, size in sizes.items() if place not in kept)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -1,31 +1,33 @@
 """The common beginning of a batch's texts (instruction, prompt, BOS), run once a step with its gradient.
 
 The beginning's keys, values and states are computed once with their graph, and detached copies are made of them. All
-chunks read the copies, at which the chunks' gradients add up; at the end the sums go back through the one graph. By the
-chain rule, this gives the gradient of running the beginning with every text.
+chunks read the copies, at which the chunks' gradients add up, in float32 also where the copies have 16 bits; at the end
+the sums go back through the one graph. By the chain rule, this gives the gradient of running the beginning with every
+text.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.shared_prefix import SharedPrefix
+from train.distributed.interface import Engine
 
 
 @dataclass(frozen=True, eq=False)
 class PrefixGradient:
-    """What chunks read, as detached `copies` of the `originals` that have a graph, in the same order."""
+    """What chunks read: detached `copies` of the `originals` that have a graph, in the same order."""
 
     shared: SharedPrefix | None
     """None without a common beginning."""
     originals: list[Tensor]
     copies: list[Tensor]
+    """In float32; chunks read them in the dtype of the originals."""
 
     @classmethod
     def read(cls, embedder: Embedder, ids: Int[Tensor, " prefix"] | None) -> PrefixGradient:
@@ -38,8 +40,8 @@ class PrefixGradient:
 
         def copied(tensor: Tensor) -> Tensor:
             originals.append(tensor)
-            copies.append(tensor.detach().requires_grad_(tensor.requires_grad))
-            return copies[-1]
+            copies.append(summing(tensor).requires_grad_(tensor.requires_grad))
+            return copies[-1].to(tensor.dtype)
 
         cache = DynamicCache()
         for layer in prefix.cache.layers:
@@ -56,9 +58,15 @@ class PrefixGradient:
         """The copies at which chunks leave a gradient."""
         return [copy for copy in self.copies if copy.requires_grad]
 
-    def backward(self) -> None:
+    def backward(self, model: Engine) -> None:
         """Back-propagate the gradients that the chunks have left at the copies to the weights."""
+        if self.shared is None:
+            return
         pairs = [(original, copy.grad) for original, copy in zip(self.originals, self.copies, strict=True)]
-        reached = [(original, gradient) for original, gradient in pairs if gradient is not None]
-        if reached:
-            torch.autograd.backward([original for original, _ in reached], [gradient for _, gradient in reached])
+        reached = [(original, gradient.to(original.dtype)) for original, gradient in pairs if gradient is not None]
+        model.back_propagate_beginning([original for original, _ in reached], [gradient for _, gradient in reached])
+
+
+def summing(tensor: Tensor) -> Tensor:
+    """A detached copy in a dtype in which many small gradients add up: of 16 bits in float32, others as they are."""
+    return tensor.detach().float() if tensor.element_size() < 4 else tensor.detach()

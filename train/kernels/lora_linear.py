@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
+from train.kernels.frozen_linear import PLAIN_LINEAR
+
 
 class _MergedLinear(torch.autograd.Function):
     """x W'^T + b, with gradients at x, A and B; W' and b are constants."""
@@ -60,7 +62,7 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
         Dropout has no merged form, and W' in 16 bits would lose small updates.
         """
         base = self.base_layer
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or type(base) is not nn.Linear:
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or type(base) not in PLAIN_LINEAR:
             return None
         name = self.active_adapters[0]
         if name not in self.lora_A or name in self.lora_variant or self.fan_in_fan_out or self.lora_bias[name]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from train.kernels.frozen_linear import PLAIN_LINEAR
 from train.kernels.lora_linear import FastLinear
 
 _ROWS = 64
@@ -43,7 +44,7 @@ class Layer:
             adapter = module.plain_adapter()
             base = module.base_layer
             return None if adapter is None else cls(base.weight, base.bias, *adapter)
-        if type(module) is not nn.Linear or any(parameter.requires_grad for parameter in module.parameters()):
+        if type(module) not in PLAIN_LINEAR or any(parameter.requires_grad for parameter in module.parameters()):
             return None
         return cls(module.weight, module.bias, None, None, 1.0)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dec2vec.batching import Chunk, chunk_overhead
+from dec2vec.batching import Chunk, ChunkCost, chunk_cost
 from dec2vec.runtime import flushed
 from train.data.batch import LocalBatch
 from train.distributed.interface import Engine, Pass
@@ -33,20 +33,20 @@ _PLACES = (0.1, 0.5, 0.9)
 
 @dataclass(frozen=True)
 class ChunkCosts:
-    """Seconds a token by the width of its chunk, which counts as some tokens more than it has."""
+    """Seconds a token by the width of its chunk, whose tokens count as `cost` says."""
 
     widths: NDArray[np.float64]
     first: NDArray[np.float64]
     """The pass that gives the vectors."""
     second: NDArray[np.float64]
     """The pass that has a graph, and the way back."""
-    overhead: int
+    cost: ChunkCost
 
     def seconds(self, chunk: Chunk, *, keep_graph: bool) -> float:
         """One chunk in a step, embedded twice unless it keeps its graph."""
         costs = self.second if keep_graph else self.first + self.second
         per_token = float(np.interp(chunk.input_ids.shape[1], self.widths, costs))
-        return per_token * (chunk.padded_tokens + self.overhead)
+        return per_token * self.cost.of(chunk.padded_tokens)
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class StepCosts:
             merging = timed[0].run(learner.model)[0] - passes[0][0]
             beginning = _seconds(lambda: _read_beginning(learner.model, batches[0]))
         learner.optimizer.zero_grad()
-        overhead = chunk_overhead(run.encoder.device)
+        cost = chunk_cost(run.encoder.device)
         first, second = (
-            np.array([item[at] / (part.tokens + overhead) for item, part in zip(passes, timed, strict=True)])
+            np.array([item[at] / cost.of(part.tokens) for item, part in zip(passes, timed, strict=True)])
             for at in (0, 1)
         )
         widths = np.array([float(item.chunk.input_ids.shape[1]) for item in timed])
-        return cls(ChunkCosts(widths, first, second, overhead), rest + max(0.0, merging) + beginning)
+        return cls(ChunkCosts(widths, first, second, cost), rest + max(0.0, merging) + beginning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def _read_beginning(model: Engine, batch: LocalBatch) -> None:
     beginning = PrefixGradient.read(model.embedder, batch.prefix)
     for leaf in beginning.leaves:
         leaf.grad = torch.zeros_like(leaf)
-    beginning.backward()
+    beginning.backward(model)
 
 
 def _loss_seconds(run: Run, batch: LocalBatch) -> float:

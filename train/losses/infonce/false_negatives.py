@@ -82,7 +82,7 @@ class SortedKeys:
             for row, column in zip(rows, columns, strict=True):
                 logits.masked_fill_(row[:, None] == column[None, :], -torch.inf)
         elif found:
-            logits[_expand(rows, first, counts, order)] = -torch.inf
+            logits[_expand(rows, first, counts, order, found)] = -torch.inf
 
 
 def _expand(
@@ -90,11 +90,14 @@ def _expand(
     first: Int[Tensor, "rule query"],
     counts: Int[Tensor, " ruled"],
     order: Int[Tensor, "rule tile"],
+    found: int,
 ) -> tuple[Int[Tensor, " found"], Int[Tensor, " found"]]:
-    """Query and candidate of every equal pair of keys: runs of `counts` sorted candidates from `first` on."""
+    """Query and candidate of each of the `found` equal pairs of keys: runs of `counts` sorted candidates from `first`
+    on.
+    """
     rules, queries = rows.shape
     step = torch.arange(rules, device=rows.device)[:, None] * order.shape[1]
     starts = (first + step).flatten() - (counts.cumsum(0) - counts)
-    query = torch.arange(queries, device=rows.device).repeat(rules).repeat_interleave(counts)
-    place = starts.repeat_interleave(counts)
+    query = torch.arange(queries, device=rows.device).repeat(rules).repeat_interleave(counts, output_size=found)
+    place = starts.repeat_interleave(counts, output_size=found)
     return query, order.flatten()[place + torch.arange(len(place), device=rows.device)]

@@ -23,11 +23,7 @@ from torch import Tensor
 from train.losses.infonce.candidates import Counted, Direction, NegativePool, Together, UnitRows
 from train.losses.infonce.false_negatives import SortedKeys
 
-BUDGET_BYTES = 32 << 20
-"""Working memory of a strip."""
-TILE_WIDTH = 2048
-"""Candidates of a tile."""
-_FEWEST_ROWS, _MOST_ROWS = 64, 2048
+_FEWEST_ROWS = 64
 _BOUNDED = 40.0  # e^40 and e^-40, and their products, times millions of terms: within float32
 _VECTORS = 5  # matrices of a strip's rows by dimensions in a workspace, in addition to a tile of candidates
 
@@ -59,14 +55,36 @@ class Sizes:
     width: int
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The largest sizes that suit a kind of device."""
+
+    budget_bytes: int
+    """Working memory of a strip."""
+    rows: int
+    width: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> Limits:
+        """A CPU's tiles fit into its caches; an accelerator's are so large that launching kernels takes no time."""
+        return CPU_LIMITS if device.type == "cpu" else ACCELERATOR_LIMITS
+
+    def sizes(self, queries: int, row_bytes: int) -> Sizes:
+        """Strips as high as the memory allows, of equal height; a query takes `row_bytes`."""
+        most = min(self.rows, max(_FEWEST_ROWS, self.budget_bytes // row_bytes))
+        strips = -(-queries // most)
+        return Sizes(-(-queries // max(1, strips)), self.width)
+
+
+CPU_LIMITS = Limits(32 << 20, rows=2048, width=2048)
+ACCELERATOR_LIMITS = Limits(512 << 20, rows=8192, width=16_384)
+
+
 def choose_sizes(direction: Direction) -> Sizes:
-    """Strips as high as the memory allows, of equal height."""
-    queries, values = len(direction.queries), direction.queries.vectors.values
-    candidates = sum(len(term.pool) for term in direction.terms)
+    """The sizes that suit the device of the vectors."""
+    values, candidates = direction.queries.vectors.values, sum(len(term.pool) for term in direction.terms)
     row_bytes = (candidates + _VECTORS * values.shape[1]) * values.element_size()
-    most = min(_MOST_ROWS, max(_FEWEST_ROWS, BUDGET_BYTES // row_bytes))
-    strips = -(-queries // most)
-    return Sizes(-(-queries // max(1, strips)), TILE_WIDTH)
+    return Limits.of(values.device).sizes(len(direction.queries), row_bytes)
 
 
 class _Workspace:
@@ -220,9 +238,9 @@ def tiled_info_nce(direction: Direction, form: LossConstants, sizes: Sizes | Non
 def _counted(direction: Direction, together: Together, form: LossConstants) -> Counted:
     """What the pairs count for. All ranks take part, also one without pairs."""
     values, count = direction.queries.vectors.values, len(direction.queries)
-    cosines = values.new_empty(count)
-    for begin in range(0, count, _MOST_ROWS):
-        end = min(begin + _MOST_ROWS, count)
+    cosines, rows = values.new_empty(count), Limits.of(values.device).rows
+    for begin in range(0, count, rows):
+        end = min(begin + rows, count)
         pair = (
             side.units(begin, end, values.new_empty(end - begin, direction.queries.dim)) for side in _sides(direction)
         )
