@@ -277,8 +277,10 @@ def _write_report(run: Run) -> str:
     try:
         texts = trained_sources(run.folder.path, run.config, run.data)
         untuned = load_base(untuned_reading(run.config.model))
-        report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
-        report = dataclasses.replace(report, **_chosen_by(run, report.notes))
+        chosen_by, line = _chosen_by(run)
+        tuned = {name: run.encoder}
+        report = evaluate(config, base=untuned, tuned=tuned, training_texts=texts, chosen_by=chosen_by)
+        report = dataclasses.replace(report, notes=[*line, *report.notes])
         paths = write_report(report, run.folder.report)
     except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -293,15 +295,18 @@ def _write_report(run: Run) -> str:
     return f"{format_table(report)}\n\nreport   {paths.html}"
 
 
-def _chosen_by(run: Run, notes: Sequence[str]) -> dict[str, Any]:
-    """Of the report: tests of the kind that chose the checkpoint come first, and a line says what chose it."""
+def _chosen_by(run: Run) -> tuple[tuple[str, str], list[str]]:
+    """The kind of task and the metric that chose the checkpoint, and a line for the report that says so.
+
+    A similarity file alone leads as ever, without a line.
+    """
     from train.judge import DEV_METRIC
 
     judge, state = run.judge, run.state
     if judge is None or judge.score_name == DEV_METRIC or state.best_score is None:
-        return {}
+        return ("", ""), []
     line = f"The weights are those of step {state.best_step}, chosen by dev {judge.title} {100 * state.best_score:.2f}."
-    return {"leading": judge.kind, "notes": [line, *notes]}
+    return (judge.kind, judge.metric), [line]
 
 
 def _eval_command(config: EvalConfig) -> str:

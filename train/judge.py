@@ -123,6 +123,12 @@ class Judge:
         return kinds.pop() if len(kinds) == 1 else ""
 
     @property
+    def metric(self) -> str:
+        """The metric that chooses; empty where the mean of several ones does."""
+        metrics = {task.metric for task in self.tasks} if self.chosen is None else {self.chosen[1]}
+        return metrics.pop() if len(metrics) == 1 else ""
+
+    @property
     def title(self) -> str:
         """What chooses, in words: `Spearman`, `held-out nDCG@10` or `mean of 3 tasks`."""
         if self.chosen is None:
