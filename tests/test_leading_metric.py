@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from dec2vec.config.load import validate
 from dec2vec.config.tasks import PairsConfig, TopicsConfig
+from dec2vec.files.dev_record import DevRecord, merged, read_record, write_record
 from dec2vec.identity import Identity
 from eval.config import EvalConfig
 from eval.dev.tasks import DevTask
@@ -25,12 +26,17 @@ from eval.run import evaluate
 from eval.tasks.pairs import load_pairs
 from eval.tasks.task import TaskVectors
 from eval.tasks.topic_files import load_topics
+from tests.export_cases import PEFT_WARNING
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import graded_pairs, write_jsonl
+from tests.test_dev_tasks import nano_rows
+from tests.tiny_run import train, write_run
+from train.config import EvalSection, OptimConfig
 from train.export.card_index import model_index
 from train.export.card_report import read_report
 from train.export.card_results import results_section
-from train.export.card_scores import Exported, own_scores
+from train.export.card_scores import Exported, by_metric, own_scores
+from train.export.export import ExportArgs, export_command
 from train.judge import Judge
 
 QUERIES, DOCUMENTS = 40, 60
@@ -150,3 +156,32 @@ def test_the_judge_knows_its_metric() -> None:
 
 def dev_task(name: str, metrics: tuple[str, ...]) -> DevTask:
     return DevTask(name, metrics[0], metrics, "0" * 64, lambda _: {}, None)
+
+
+@pytest.mark.filterwarnings(PEFT_WARNING)
+def test_the_card_names_what_chose_now_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric of one task of two, whose collection has another name than its folder; then both, by their mean."""
+    import datasets
+
+    for part, rows in nano_rows().items():
+        (tmp_path / "cloned" / part).mkdir(parents=True)
+        file = tmp_path / "cloned" / part / "NanoA-00000-of-00001.parquet"
+        datasets.Dataset.from_list(rows).to_parquet(str(file))
+    pairs = [{"sentence1": f"cat {n}", "sentence2": f"{n} mat", "label": n % 2} for n in range(20)]
+    path = str(write_jsonl(tmp_path / "yes_no.jsonl", pairs))
+    dev = [{"pairs": {"dev": path, "metric": "ap"}}, {"retrieval": {"path": str(tmp_path / "cloned")}}]
+    test = write_jsonl(tmp_path / "test.jsonl", graded_pairs(30, seed=5)).name
+    section = validate(EvalSection, {"dev": dev, "metric": "MRR@10", "tests": [test], "every": 1})
+    config = write_run(tmp_path, eval=section, optim=OptimConfig(steps=1))
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "out")
+    later = export_command(ExportArgs(run=tmp_path / "out", to=tmp_path / "later"))
+    card = (tmp_path / "out" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "The checkpoint of this model was chosen on `NanoA` by MRR@10." in card
+    assert (later / "README.md").read_text(encoding="utf-8") == card
+    judge = Judge.of([dev_task("a", ("ap",)), dev_task("b", ("nDCG@10",))], "mean")
+    mean = DevRecord(tuple(judge.choosers))
+    assert (mean.names, by_metric(mean)) == (("a", "b"), " by the mean of ap and nDCG@10")
+    write_record(mean, later)
+    runs = [known for folder in (tmp_path / "out", later) if (known := read_record(folder)) is not None]
+    assert merged(runs).names == ("NanoA", "a", "b")

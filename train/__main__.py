@@ -14,7 +14,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dec2vec.config.load import load_arguments
@@ -231,6 +230,7 @@ def _note_trained_dev(tasks: Sequence[DevTask], texts: Mapping[str, Sequence[str
 def _fit_whitening(run: Run) -> Whitening:
     """The whitening of the report's row `tuned/...+whiten-k`: fitted on the same text, with k chosen on dev."""
     from eval.inputs import load_tasks
+    from eval.leakage.trained_on import run_sources
     from eval.leakage.training_text import held_out_texts, sample_fit_text
     from eval.selection.whiten import choose_whitening
     from eval.tasks.sts import load_task
@@ -239,7 +239,7 @@ def _fit_whitening(run: Run) -> Whitening:
     path, has_tests = config.eval.similarity_dev, config.eval.has_report and _eval_config(config).tests
     assert path is not None
     dev, tests = load_tasks(_eval_config(config)) if has_tests else (load_task(path), [])
-    sources = trained_sources(run.folder.path, run.config, run.data)
+    sources = run_sources(str(run.folder.path))
     fit = sample_fit_text(sources, held_out_texts([dev, *tests]), config.eval.whitening_sentences, config.seed)
     whitening = choose_whitening(run.encoder, dev, fit.sentences, fit.sha256)
     if whitening is None:
@@ -250,22 +250,10 @@ def _fit_whitening(run: Run) -> Whitening:
     return whitening
 
 
-def trained_sources(folder: Path, config: TrainConfig, data: TrainingData) -> dict[str, Sequence[str]]:
-    """The texts of a run's files, without those that are held out of training.
-
-    A run that goes on from an adapter may have been trained on them in an earlier round: then all texts count.
-    """
-    from eval.leakage.training_text import run_sources
-    from train.data.held_out import texts_left_out
-
-    out = texts_left_out(data) if config.model.adapter is None else set()
-    sources = run_sources(str(folder)).items()
-    return {path: [t for t in texts if t not in out] if isinstance(texts, list) else texts for path, texts in sources}
-
-
 def _write_report(run: Run) -> str:
     """Compare the tuned model with every untuned system; the table, and where the report is."""
     from dec2vec.decoder.load import untuned_reading
+    from eval.leakage.trained_on import run_sources
     from eval.report.overview import HEADER, overview_rows
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
@@ -275,7 +263,7 @@ def _write_report(run: Run) -> str:
     config = _eval_config(run.config)
     name = run.folder.path.resolve().name
     try:
-        texts = trained_sources(run.folder.path, run.config, run.data)
+        texts = run_sources(str(run.folder.path))
         untuned = load_base(untuned_reading(run.config.model))
         chosen_by, line = _chosen_by(run)
         tuned = {name: run.encoder}

@@ -26,7 +26,6 @@ def to_json(report: Report) -> str:
         "overlap": [asdict(overlap) for overlap in report.overlap],
         "dev": report.dev,
         "tests": list(report.tests),
-        "leading": report.leading,
         "comparison": _comparison(report.comparison),
         "tasks": [{**_task(task), "truncation": _truncation(report, task.name)} for task in tables],
         "truncation": [row for test in (report.dev, *report.tests) for row in _truncation(report, test)],
@@ -39,6 +38,7 @@ def to_json(report: Report) -> str:
         "notes": list(report.notes),
         "efforts": {name: asdict(effort) for name, effort in report.efforts.items()},
         "headlines": _headlines(report),
+        "leading": report.leading,
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
