@@ -21,6 +21,7 @@ from dec2vec.config.load import read_config, validate
 from dec2vec.config.model import ModelConfig
 from dec2vec.config.tasks import DevTaskConfig
 from dec2vec.errors import UserError
+from dec2vec.files.given_tests import with_given
 from dec2vec.files.kept_rows import FOLDER, are_rows, keep_rows
 from dec2vec.own_packages import use_own_packages
 from dec2vec.prompts.prompt import Side
@@ -132,10 +133,19 @@ def train(
     return TrainingRun(Path(settings.output_dir), "".join(told))
 
 
-def evaluate(config: Mapping[str, Any] | str | os.PathLike[str] | EvalConfig, *, progress: bool = True) -> Evaluation:
+def evaluate(
+    config: Mapping[str, Any] | str | os.PathLike[str] | EvalConfig,
+    dev: Rows | None = None,
+    tests: Rows | None = None,
+    *,
+    progress: bool = True,
+) -> Evaluation:
     """Evaluate as `dec2vec eval` does, and write the same report. Raises UserError for what the user can mend.
 
-    `config` is a dictionary with the sections of the YAML file, the path of such a file, or an `EvalConfig`.
+    `config` is a dictionary with the sections of the YAML file, the path of such a file, or an `EvalConfig`. `dev`
+    gives rows, as in `train`, or the name of a file for its `dev`. `tests` does so for each task of pairs, gap, topics
+    and clustering that has no `test`, in this order, or else for its `tests`; a list of tables is for several. Rows
+    are not kept.
     """
     use_own_packages()
     from dec2vec.runtime import left_as_found
@@ -143,8 +153,7 @@ def evaluate(config: Mapping[str, Any] | str | os.PathLike[str] | EvalConfig, *,
     from eval.config import EvalConfig
     from eval.report.report import format_table
 
-    settings = _configuration(EvalConfig, config)
-    with left_as_found():
+    with left_as_found(), with_given(_configuration(EvalConfig, config), dev, tests) as settings:
         _show_notes(progress)
         report, paths = run(settings, progress=progress)
     content = json.loads(paths.json.read_text(encoding="utf-8"))

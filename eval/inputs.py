@@ -16,14 +16,13 @@ from dec2vec.prompts.ensembles import check_prompt
 from eval.config import EvalConfig, IsotropyConfig, RetrievalConfig, SystemsConfig
 from eval.leakage import overlap
 from eval.leakage.streamed_texts import StreamedTexts
+from eval.leakage.trained_on import TrainedOn, trained_on
 from eval.leakage.training_text import (
     FitText,
     TextSource,
-    TrainedOn,
     held_out_texts,
     read_training_texts,
     sample_fit_text,
-    trained_on,
     with_fit_text,
 )
 from eval.mteb_tasks.names import find_tasks
@@ -95,9 +94,9 @@ def read_inputs(config: EvalConfig, training_texts: Mapping[str, Sequence[str]] 
         can_choose=any(task.dev is not None for task in further) or dev is not None,
     )
     trained = trained_on(*config.tuned)
-    known = training_texts or {}  # without the rows that a run held out of its files
-    trained = replace(trained, texts={path: known.get(path, texts) for path, texts in trained.texts.items()})
-    sources = training_texts or {path: read_training_texts(TextSource(path)) for path in config.fit}
+    sources = training_texts or {
+        path: trained.trained_part(path, read_training_texts(TextSource(path))) for path in config.fit
+    }
     evaluated = held_out_texts(tasks)
     fit = _fit_text(replace(config, systems=systems), sources, evaluated)
     if fit is None and sources:

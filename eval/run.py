@@ -53,16 +53,20 @@ def evaluate(
     base: TextEncoder | None = None,
     tuned: Mapping[str, TextEncoder] | None = None,
     training_texts: Mapping[str, Sequence[str]] | None = None,
+    chosen_by: tuple[str, str] = ("", ""),
     progress: bool = True,
 ) -> Report:
     """Judge the untuned decoder and the tuned ones; nothing is written (see `eval.report.write`) but kept vectors.
 
-    `training_texts` by name stand in for the files of `config.fit`.
+    `training_texts` by name stand in for the files of `config.fit`. `chosen_by` are the kind of task and the metric
+    that chose the checkpoint: tests of this kind come first, with this metric as their main one if they have it.
     """
     started = time.monotonic()
     check_runs(config.tuned)
     config = config if base is not None else with_base(config)
+    kind, metric = chosen_by
     inputs = read_inputs(config, training_texts)
+    inputs = replace(inputs, further=[task.led_by(metric) if task.kind == kind else task for task in inputs.further])
     config = replace(config, systems=inputs.systems)
     tasks = [*inputs.similarity, *inputs.further]
     baselines = Baselines.from_config(config, tasks, inputs.sources, inputs.evaluated)
@@ -81,7 +85,7 @@ def evaluate(
     findings.truncation.extend(outside_truncation(baselines.baselines, findings.tasks))
     size = 0 if folder is None else folder_size(folder)
     outcome = Outcome(inputs, seen, findings, encoders, references, mteb, baselines.notes, size)
-    return _report(config, outcome, time.monotonic() - started)
+    return replace(_report(config, outcome, time.monotonic() - started), leading=kind)
 
 
 def _options(config: EvalConfig, inputs: Inputs, seen: Seen, progress: bool) -> EvaluationOptions:

@@ -11,7 +11,8 @@ import torch
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
 from dec2vec.prompts.prompt import get_prompt
-from eval.leakage.training_text import _run_data, read_training_texts
+from eval.leakage.trained_on import _run_data
+from eval.leakage.training_text import read_training_texts
 from tests.helpers import write_jsonl
 from tests.training_setup import data_of, tiny_encoder
 from train.config import BatchConfig, LoraConfig, TrainConfig

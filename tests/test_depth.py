@@ -88,7 +88,7 @@ def test_a_run_is_compared_with_the_whole_decoder(tmp_path: Path, monkeypatch: p
     class Compared(Exception):
         pass
 
-    def evaluate(config: EvalConfig, *, base: Encoder, tuned: dict[str, Encoder], training_texts: object) -> None:
+    def evaluate(config: EvalConfig, *, base: Encoder, tuned: dict[str, Encoder], **others: object) -> None:
         assert config.model == base.config.untuned == base.config
         (own,) = tuned.values()
         raise Compared(base.layer_count, own.layer_count, own.config.depth, own.config.bidirectional)

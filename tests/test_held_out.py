@@ -18,21 +18,20 @@ from dec2vec.config.model import AS_CONFIGURED, EncodeOptions
 from dec2vec.config.tasks import DevTaskConfig
 from dec2vec.decoder.pooling import View
 from dec2vec.errors import UserError
+from dec2vec.files.dev_record import DevRecord, write_record
 from dec2vec.files.held_out import SHARED, HeldOut, sample
 from dec2vec.prompts.prompt import NORMALIZERS
 from eval.config import EvalConfig
 from eval.dev.held_out import contrastive_loss, read, retrieval_task
 from eval.dev.tasks import DevTask, load_dev_tasks
-from eval.inputs import read_inputs
-from eval.leakage.training_text import run_sources
+from eval.inputs import measure_overlap, read_inputs
+from eval.leakage.trained_on import run_sources
 from eval.tasks.task import TaskVectors
 from tests.fake_encoder import FakeEncoder
 from tests.helpers import write_jsonl
 from tests.training_setup import data_of
-from train.__main__ import trained_sources
-from train.config import TrainConfig
 from train.data.dataset import TrainingData
-from train.data.held_out import _reading, split_off
+from train.data.held_out import _reading, split_off, texts_left_out
 from train.data.siblings import find_siblings
 from train.data.table import SourceTable
 from train.options.data import SourceConfig
@@ -156,23 +155,50 @@ def test_other_rows_with_a_held_out_text_are_counted() -> None:
     assert data.held_out.endswith("; 18 rows of data.1 (texts) have a held-out text and are trained on")
 
 
+def held_out_run(folder: Path, data: TrainingData, path: str) -> str:
+    """A run folder with what training writes down of the rows that it held out."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"data: [{{path: {path}}}]")
+    (folder / "config.json").write_text("{}")
+    write_record(DevRecord.of_texts([], texts_left_out(data)), folder)
+    return str(folder)
+
+
 def test_what_is_held_out_is_no_training_text(tmp_path: Path) -> None:
-    """Neither for the whitening nor for the overlap, although the run's file has it."""
+    """Neither for the whitening nor for the overlap of a later evaluation, although the run's file has it."""
     path = str(write_jsonl(tmp_path / "pairs.jsonl", [{"anchor": a, "positive": p} for a, p, _ in PAIRS]))
     rows = SourceTable("pairs", [row[:2] for row in PAIRS])
-    data, _ = split_off(data_of(rows, path=path), 9, 9, str, "eval.dev.0")
-    (tmp_path / "config.yaml").write_text(f"data: [{{path: {path}}}]")
-    (tmp_path / "config.json").write_text("{}")
-    known = trained_sources(tmp_path, TrainConfig(), data)
-    assert set(known[path]) == {text for row in data.tables[0].texts for text in row} and len(known[path]) == 102
-    assert len(run_sources(str(tmp_path))[path]) == 120  # the file's
-    similarity = write_jsonl(
-        tmp_path / "test.jsonl", [{"sentence1": f"s{n}", "sentence2": "t", "score": n} for n in range(5)]
-    )
-    config = EvalConfig(tests=(str(similarity),), tuned=(str(tmp_path),), fit=(path,), cache="")
-    for texts, count in ((known, 102), (None, 120)):
-        inputs = read_inputs(config, texts)
-        assert len(inputs.trained.texts[path]) == len(inputs.sources[path]) == count
+    data, held = split_off(data_of(rows, path=path), 9, 9, str, "eval.dev.0")
+    run = held_out_run(tmp_path / "run", data, path)
+    known = run_sources(run)[path]
+    assert set(known) == {text for row in data.tables[0].texts for text in row} and len(known) == 102
+    asked = [{"sentence1": query, "sentence2": "a text of no file", "score": n} for n, query in enumerate(held.queries)]
+    asked.append({"sentence1": data.tables[0].texts[0][0], "sentence2": "another", "score": 9})
+    test = str(write_jsonl(tmp_path / "test.jsonl", asked))
+    config = EvalConfig(tests=(test,), tuned=(run,), fit=(path,), cache="")
+    inputs = read_inputs(config)
+    assert len(inputs.trained.texts[path]) == len(inputs.sources[path]) == 102
+    [overlap] = measure_overlap(inputs).counts
+    assert (overlap.pairs, overlap.exact, overlap.pairs_clean) == (10, 1, 9)
+    # another run that was trained on all of the file, and a run without a record: nothing is held out
+    other = held_out_run(tmp_path / "other", replace(data, left_out=()), path)
+    for runs in ((run, other), (other,)):
+        inputs = read_inputs(replace(config, tuned=runs))
+        assert len(inputs.trained.texts[path]) == len(inputs.sources[path]) == 120
+        assert measure_overlap(inputs).counts[0].pairs_clean == 0
+
+
+def test_a_run_that_went_on_knows_what_each_round_held_out(tmp_path: Path) -> None:
+    """What was held out of the second round was trained on in the first, or may have been."""
+    path = str(write_jsonl(tmp_path / "pairs.jsonl", [{"anchor": a, "positive": p} for a, p, _ in PAIRS]))
+    data, _ = split_off(data_of(SourceTable("pairs", [row[:2] for row in PAIRS]), path=path), 9, 9, str, "eval.dev.0")
+    whole = held_out_run(tmp_path / "whole", replace(data, left_out=()), path)
+    same = held_out_run(tmp_path / "same", data, path)
+    (tmp_path / "adapter").mkdir()
+    second = Path(held_out_run(tmp_path / "second", data, path))
+    for earlier, count in ((whole, 120), (same, 102), (str(tmp_path / "adapter"), 120)):
+        (second / "config.yaml").write_text(f"data: [{{path: {path}}}]\nmodel: {{adapter: {earlier}}}")
+        assert len(run_sources(str(second))[path]) == count
 
 
 def test_a_text_that_many_rows_share_is_not_held_out() -> None:

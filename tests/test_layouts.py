@@ -17,7 +17,8 @@ from dec2vec.errors import UserError
 from dec2vec.files.layouts.read import PairFile, open_layout
 from dec2vec.files.sources import Named
 from eval.leakage.overlap import EvaluationSet, measure
-from eval.leakage.training_text import TextSource, _run_data, read_training_texts
+from eval.leakage.trained_on import _run_data
+from eval.leakage.training_text import TextSource, read_training_texts
 from tests.peer_files import NARROWER, WRITERS, Pairs, gzipped, jsonl, message, pairs, tsv
 from tests.tiny_run import sha256, train, write_run
 from tests.training_setup import gradients, tiny_encoder

@@ -15,12 +15,12 @@ from eval.config import EvalConfig, PairsConfig, SystemsConfig, TopicsConfig
 from eval.leakage.near import IDEOGRAPHS, LETTERS, THRESHOLD, NearIndex, jaccard, shingles
 from eval.leakage.normal_form import normalized
 from eval.leakage.overlap import EvaluationSet, Overlap, dev_source, dev_splits, evaluation_sets, measure
+from eval.leakage.trained_on import trained_on
 from eval.leakage.training_text import (
     TextSource,
     held_out_texts,
     merged_by_file,
     read_training_texts,
-    trained_on,
     with_fit_text,
 )
 from eval.report.notes import shown_dev, unknown_training

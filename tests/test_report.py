@@ -18,10 +18,11 @@ from dec2vec.config.model import ModelConfig
 from dec2vec.errors import UserError
 from eval import __main__ as command_line
 from eval.config import EvalConfig, SystemsConfig
-from eval.leakage import training_text
+from eval.leakage import trained_on
 from eval.leakage.normal_form import normalized
 from eval.leakage.overlap import EvaluationSet, measure
-from eval.leakage.training_text import TextSource, read_training_texts, run_sources, sample_fit_text
+from eval.leakage.trained_on import run_sources
+from eval.leakage.training_text import TextSource, read_training_texts, sample_fit_text
 from eval.report.markdown import to_markdown
 from eval.report.numbers import hundred
 from eval.report.report import Report, format_table, headline
@@ -61,7 +62,7 @@ def test_json_has_the_documented_shape(report: Report, config: EvalConfig) -> No
     tree = json.loads(to_json(report))
     assert list(tree)[:6] == ["provenance", "results", "overlap", "dev", "tests", "comparison"]
     assert list(tree)[6:10] == ["tasks", "truncation", "sweep", "confusions"]
-    assert list(tree)[10:] == ["curves", "mistakes", "seeds", "costs", "notes", "efforts", "headlines"]
+    assert list(tree)[10:] == ["curves", "mistakes", "seeds", "costs", "notes", "efforts", "headlines", "leading"]
     for row in tree["results"]:
         assert list(row)[:8] == ["system", "task", "metric", "value", "ci_low", "ci_high", "n", "chosen_on"]
         assert list(row)[8:16] == ["kind", "of", "run", "post", "k", "transductive", "fitted_on", "clean"]
@@ -290,7 +291,7 @@ def test_runs_of_different_parts_of_a_file_are_all_counted(tmp_path: Path) -> No
         (tmp_path / run).mkdir()
         (tmp_path / run / "config.yaml").write_text(json.dumps({"data": [{"path": str(pairs), "only": rows}]}))
     runs = [str(tmp_path / run) for run in ("first", "second", "third")]
-    with mock.patch.object(training_text, "read_training_texts", wraps=read_training_texts) as reads:
+    with mock.patch.object(trained_on, "read_training_texts", wraps=read_training_texts) as reads:
         assert sorted(run_sources(*runs)[str(pairs)]) == ["a0", "a3", "p0", "p3"]
     assert reads.call_count == 2
 

@@ -152,7 +152,7 @@ def test_headline_says_p_and_calls_a_tie_a_tie() -> None:
     assert "-2.00 to +6.00, p = 0.400" in tie[1] and "A tie: the interval contains 0." in tie[1]
     assert clear[2].startswith("Tuned minus the best outside row: +13.00, 95 % interval +9.00 to +17.00")
     assert clear[4].startswith("Overlap: 60 of 300 test pairs") and "On the other 240: tuned 56.00" in clear[4]
-    of_task = task_lines(REPORT)[0]
+    of_task = task_lines(REPORT.tasks)[0]
     assert of_task.startswith(f"iflytek-6: accuracy x 100: 81.00 tuned ({TUNED}; ")
     assert f"74.00 untuned ({RIVAL}; 72.00 to 76.00; read as the tuned run), 69.00 best outside row" in of_task
     assert "the highest of 2 on the test" in of_task and "Corrected for 2 outside rows (Holm): p = 0.004." in of_task

@@ -22,7 +22,7 @@ from dec2vec import Encoder, ModelConfig, UserError
 from dec2vec.config.load import load, validate
 from dec2vec.decoder.library_calls import quiet
 from dec2vec.decoder.start import find_adapter, pinned_adapter
-from eval.leakage.training_text import trained_on
+from eval.leakage.trained_on import trained_on
 from eval.tasks.sts import dev_score, load_task
 from tests.export_cases import PEFT_WARNING, tuned_encoder
 from tests.helpers import graded_pairs, tiny_model_folder, word_pairs, write_jsonl

@@ -10,7 +10,8 @@ import pytest
 from eval.leakage import streamed_texts, training_text
 from eval.leakage.overlap import EvaluationSet, Overlap, measure
 from eval.leakage.streamed_texts import StreamedTexts, joined_texts
-from eval.leakage.training_text import sample_fit_text, trained_on, with_fit_text
+from eval.leakage.trained_on import trained_on
+from eval.leakage.training_text import sample_fit_text, with_fit_text
 from tests.helpers import write_jsonl
 from tests.tiny_run import train as train_run
 from tests.tiny_run import write_run

@@ -14,7 +14,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dec2vec.config.load import load_arguments
@@ -231,6 +230,7 @@ def _note_trained_dev(tasks: Sequence[DevTask], texts: Mapping[str, Sequence[str
 def _fit_whitening(run: Run) -> Whitening:
     """The whitening of the report's row `tuned/...+whiten-k`: fitted on the same text, with k chosen on dev."""
     from eval.inputs import load_tasks
+    from eval.leakage.trained_on import run_sources
     from eval.leakage.training_text import held_out_texts, sample_fit_text
     from eval.selection.whiten import choose_whitening
     from eval.tasks.sts import load_task
@@ -239,7 +239,7 @@ def _fit_whitening(run: Run) -> Whitening:
     path, has_tests = config.eval.similarity_dev, config.eval.has_report and _eval_config(config).tests
     assert path is not None
     dev, tests = load_tasks(_eval_config(config)) if has_tests else (load_task(path), [])
-    sources = trained_sources(run.folder.path, run.config, run.data)
+    sources = run_sources(str(run.folder.path))
     fit = sample_fit_text(sources, held_out_texts([dev, *tests]), config.eval.whitening_sentences, config.seed)
     whitening = choose_whitening(run.encoder, dev, fit.sentences, fit.sha256)
     if whitening is None:
@@ -250,22 +250,10 @@ def _fit_whitening(run: Run) -> Whitening:
     return whitening
 
 
-def trained_sources(folder: Path, config: TrainConfig, data: TrainingData) -> dict[str, Sequence[str]]:
-    """The texts of a run's files, without those that are held out of training.
-
-    A run that goes on from an adapter may have been trained on them in an earlier round: then all texts count.
-    """
-    from eval.leakage.training_text import run_sources
-    from train.data.held_out import texts_left_out
-
-    out = texts_left_out(data) if config.model.adapter is None else set()
-    sources = run_sources(str(folder)).items()
-    return {path: [t for t in texts if t not in out] if isinstance(texts, list) else texts for path, texts in sources}
-
-
 def _write_report(run: Run) -> str:
     """Compare the tuned model with every untuned system; the table, and where the report is."""
     from dec2vec.decoder.load import untuned_reading
+    from eval.leakage.trained_on import run_sources
     from eval.report.overview import HEADER, overview_rows
     from eval.report.report import format_table, table_header, table_rows
     from eval.report.write import write_report
@@ -275,10 +263,12 @@ def _write_report(run: Run) -> str:
     config = _eval_config(run.config)
     name = run.folder.path.resolve().name
     try:
-        texts = trained_sources(run.folder.path, run.config, run.data)
+        texts = run_sources(str(run.folder.path))
         untuned = load_base(untuned_reading(run.config.model))
-        report = evaluate(config, base=untuned, tuned={name: run.encoder}, training_texts=texts)
-        report = dataclasses.replace(report, **_chosen_by(run, report.notes))
+        chosen_by, line = _chosen_by(run)
+        tuned = {name: run.encoder}
+        report = evaluate(config, base=untuned, tuned=tuned, training_texts=texts, chosen_by=chosen_by)
+        report = dataclasses.replace(report, notes=[*line, *report.notes])
         paths = write_report(report, run.folder.report)
     except (UserError, OSError, RuntimeError, ValueError, MemoryError) as error:  # RuntimeError: out of CUDA's memory
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -293,15 +283,18 @@ def _write_report(run: Run) -> str:
     return f"{format_table(report)}\n\nreport   {paths.html}"
 
 
-def _chosen_by(run: Run, notes: Sequence[str]) -> dict[str, Any]:
-    """Of the report: tests of the kind that chose the checkpoint come first, and a line says what chose it."""
+def _chosen_by(run: Run) -> tuple[tuple[str, str], list[str]]:
+    """The kind of task and the metric that chose the checkpoint, and a line for the report that says so.
+
+    A similarity file alone leads as ever, without a line.
+    """
     from train.judge import DEV_METRIC
 
     judge, state = run.judge, run.state
     if judge is None or judge.score_name == DEV_METRIC or state.best_score is None:
-        return {}
+        return ("", ""), []
     line = f"The weights are those of step {state.best_step}, chosen by dev {judge.title} {100 * state.best_score:.2f}."
-    return {"leading": judge.kind, "notes": [line, *notes]}
+    return (judge.kind, judge.metric), [line]
 
 
 def _eval_command(config: EvalConfig) -> str:

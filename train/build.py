@@ -21,6 +21,7 @@ from dec2vec.decoder.model_digest import model_digest
 from dec2vec.decoder.start import find_adapter, find_start
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.files.dev_record import DevRecord, write_record
 from train.adapters.capabilities import leave_out_padding
 from train.adapters.lora import make_trainable
 from train.adapters.projection import Projection, add_projection, initial_projection, train_kept
@@ -30,6 +31,7 @@ from train.checkpointing.run_folder import RunFolder
 from train.config import RESUMABLE_CHANGES, TrainConfig
 from train.data import report as data_report
 from train.data.dataset import TrainingData
+from train.data.held_out import texts_left_out
 from train.data.make_sampler import make_sampler
 from train.data.prompted_input import check_token_rows
 from train.data.sampler import Sampler
@@ -107,17 +109,19 @@ def build(
         token_source=token_source,
         refreshed=refreshed,
     )
-    _write_data_report(report, folder)
+    _write_records(report, run)
     if checkpoint is not None:
         _resume(run, checkpoint)
     return run
 
 
-def _write_data_report(report: dict[str, Any] | None, folder: RunFolder) -> None:
-    """To data.json, and its lines to the log. Only the main process has a report."""
+def _write_records(report: dict[str, Any] | None, run: Run) -> None:
+    """The data's to data.json, with its lines to the log, and that of dev. Only the main process has a report."""
     if report is None:
         return
-    data_report.write(report, folder.data)
+    choosers = [] if run.judge is None else run.judge.choosers
+    write_record(DevRecord.of_texts(choosers, texts_left_out(run.data)), run.folder.path)
+    data_report.write(report, run.folder.data)
     _log.info("%s", "\n".join(data_report.lines(report)))
 
 

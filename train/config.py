@@ -173,7 +173,7 @@ class EvalSection:
 
     @property
     def dev_names(self) -> tuple[str, ...]:
-        """What the model card calls the data that chose the checkpoint: those of `metric`, or all."""
+        """Of runs whose folder does not record what chose the checkpoint: the tasks that `metric` names, or all."""
         names = [task.title for task in self.dev_tasks]
         chosen = [name for name in names if f"{self.metric}/".startswith(f"{name}/")]
         return tuple(chosen or names)

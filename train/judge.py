@@ -19,6 +19,7 @@ import torch
 from dec2vec.config.tasks import task_paths
 from dec2vec.encoder import Encoder
 from dec2vec.errors import UserError
+from dec2vec.files.dev_record import Chooser
 from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.averaging import Vectors
 from train.config import EvalSection
@@ -121,6 +122,18 @@ class Judge:
         """The kind of the task whose metric chooses; empty where the mean of several kinds does."""
         kinds = {task.kind for task in self.tasks if self.chosen is None or task.name == self.chosen[0]}
         return kinds.pop() if len(kinds) == 1 else ""
+
+    @property
+    def choosers(self) -> list[Chooser]:
+        """The task whose metric chooses, or all tasks where their mean does."""
+        chosen = [(task.name, task.metric) for task in self.tasks] if self.chosen is None else [self.chosen]
+        return [Chooser(*names) for names in chosen]
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses; empty where the mean of several ones does."""
+        metrics = {chooser.metric for chooser in self.choosers}
+        return metrics.pop() if len(metrics) == 1 else ""
 
     @property
     def title(self) -> str:

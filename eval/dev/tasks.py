@@ -17,6 +17,7 @@ from dec2vec.errors import UserError
 from dec2vec.files.held_out import HeldOut
 from eval.dev import held_out
 from eval.dev.limits import fewer_graded, fewer_labelled, fewer_queries, fewer_texts
+from eval.mteb_tasks.bounded import loaded_task, texts_of
 from eval.mteb_tasks.encoder import MtebEncoder
 from eval.mteb_tasks.names import find, find_task
 from eval.mteb_tasks.run import main_score
@@ -128,7 +129,7 @@ def read(texts: Texts, encoder: TextEncoder) -> TaskVectors:
 
 def _load(config: DevTaskConfig, held: HeldOut | None, temperature: float) -> DevTask:
     if config.mteb is not None:
-        return _of_mteb(config.mteb)
+        return _of_mteb(config.mteb, config.limit, config.documents)
     if config.held_out is not None:
         assert held is not None
         return _of_held_out(held, temperature)
@@ -180,14 +181,15 @@ def _of_held_out(held: HeldOut, temperature: float) -> DevTask:
     return DevTask(task.name, task.metric, task.dev_metrics, held.content_hash, measure, task.dev, task)
 
 
-def _of_mteb(name: str) -> DevTask:
-    task = find_task(name)
+def _of_mteb(name: str, limit: int | None, documents: int | None) -> DevTask:
+    task = loaded_task(find_task(name), limit, documents)
 
     def measure(encoder: TextEncoder) -> dict[str, float]:
         return {"main_score": main_score(MtebEncoder(name, encoder=encoder, batch_tokens=BATCH_TOKENS), task)}
 
-    digest = hashlib.sha256(str(task.metadata.dataset).encode()).hexdigest()
-    return DevTask(f"mteb/{name}", "main_score", ("main_score",), digest, measure, None)
+    bounds = "" if limit is None and documents is None else f" {limit} {documents}"
+    digest = hashlib.sha256(f"{task.metadata.dataset}{bounds}".encode()).hexdigest()
+    return DevTask(f"mteb/{name}", "main_score", ("main_score",), digest, measure, texts_of(task))
 
 
 def content_hash(task: Task[Any]) -> str:

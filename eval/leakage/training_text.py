@@ -14,15 +14,12 @@ import numpy as np
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import is_negative_column
-from dec2vec.files.kept_rows import kept_in
 from dec2vec.files.layouts.read import PairFile, graded_blocks, joined, open_layout
 from dec2vec.files.layouts.recognise import OWN
 from dec2vec.files.sources import Named
 from dec2vec.files.tables import BLOCK, Table, read_blocks, read_table, read_texts
 from eval.leakage.normal_form import normalized
 from eval.leakage.streamed_texts import StreamedTexts, joined_texts, left_over
-from eval.systems.recipes import PARTS, run_config
-from eval.systems.system import run_name
 from eval.tasks.task import Task
 from eval.tasks.topics import TrainedTask
 
@@ -31,13 +28,6 @@ FEW = 50_000
 _TEXT_COLUMNS = ("anchor", "positive", "text", "sentence1", "sentence2", "query", "document")
 _PEER_COLUMNS = ("question", "answer", "response", "premise", "hypothesis", "pos", "neg", "pos_doc", "neg_doc")
 """Columns of texts in the layouts of other trainers."""
-_COLUMNS = {
-    "pairs": ("anchor", "positive"),
-    "graded": ("sentence1", "sentence2"),
-    "texts": ("text",),
-    "labelled": ("text",),
-}
-"""Options of `data` that name the columns of texts, by the kind of a source's rows."""
 
 
 @dataclass(frozen=True)
@@ -203,40 +193,6 @@ def sample_fit_text(sources: Mapping[str, Sequence[str]], evaluated: Iterable[st
     return FitText(chosen, dropped, digest.hexdigest())
 
 
-@dataclass(frozen=True)
-class TrainedOn:
-    """By file the texts that tuned runs were trained on; by run why some of it, or all, is not known."""
-
-    texts: dict[str, Sequence[str]]
-    unknown: dict[str, str]
-
-
-def trained_on(*runs: str) -> TrainedOn:
-    """What run folders' own `config.yaml` name, as far as it can be read here.
-
-    What several entries or runs share is read once: seeds of one recipe cost no more than one run.
-    """
-    found: dict[str, list[Sequence[str]]] = {}
-    unknown: dict[str, str] = {}
-    sources = {name: _run_data(name) for name in runs}
-    for run in (name for name, named in sources.items() if not named):
-        unknown[run] = "there is no config.yaml that names its data"
-    for run in runs:
-        for earlier in _earlier_rounds(run):
-            data = _run_data(earlier)
-            sources[run] = [*sources[run], *data]
-            if not data:
-                unknown[run] = f"it went on from the adapter {run_name(earlier)}, which does not say what its data were"
-    for source, run in {source: name for name, named in sources.items() for source in named}.items():
-        try:
-            found.setdefault(source.path, []).append(read_training_texts(source))
-        except UserError as error:
-            unknown[run] = str(error)
-    joined = {path: joined_texts(parts) for path, parts in found.items()}
-    is_known = {path: isinstance(texts, StreamedTexts) or len(texts) > 0 for path, texts in joined.items()}
-    return TrainedOn(merged_by_file({path: texts for path, texts in joined.items() if is_known[path]}), unknown)
-
-
 def merged_by_file(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     """Texts by name; two spellings of one local file are one, under the first."""
     found: dict[str, list[Sequence[str]]] = {}
@@ -260,64 +216,6 @@ def with_fit_text(trained: Mapping[str, Sequence[str]], fit: Mapping[str, Sequen
         if isinstance(rest, StreamedTexts) or len(rest):
             found[name if file is None else f"{file} (fit)"] = rest
     return found
-
-
-def run_sources(*runs: str) -> dict[str, Sequence[str]]:
-    """The known texts of `trained_on`."""
-    return trained_on(*runs).texts
-
-
-def _earlier_rounds(run: str) -> list[str]:
-    """The adapters from which the training of a run went on, the latest first."""
-    found: list[str] = []
-    while (name := _adapter_of([run, *found][-1])) is not None and name not in found:
-        found.append(name)
-    return found
-
-
-def _adapter_of(run: str) -> str | None:
-    try:
-        model = (run_config(run) or {}).get("model")
-    except UserError:
-        return None
-    return _optional(model, "adapter") if isinstance(model, dict) else None
-
-
-def _run_data(run: str) -> list[TextSource]:
-    try:
-        sources = (run_config(run) or {}).get("data")
-    except UserError:
-        return []
-    if not isinstance(sources, list):
-        return []
-    folder = Path(run).resolve()
-    home = folder.parent if folder.name in PARTS else folder
-    named = (source for source in sources if isinstance(source, dict) and "path" in source)
-    return [_source({**source, "path": kept_in(home, str(source["path"]))}) for source in named]
-
-
-def _source(data: Mapping[str, Any]) -> TextSource:
-    """One entry of `data` as the trainer reads it."""
-    negatives, limit = data.get("negatives"), data.get("limit")
-    return TextSource(
-        path=str(data["path"]),
-        columns=tuple(str(data.get(name, name)) for name in _COLUMNS.get(str(data.get("kind", "pairs")), ())),
-        negatives=None if negatives is None else tuple(map(str, negatives)),
-        split=str(data.get("split", "train")),
-        subset=_optional(data, "subset"),
-        only=tuple(map(str, data.get("only") or ())),
-        limit=None if limit is None else int(limit),
-        streaming=data.get("streaming") is True,
-        revision=_optional(data, "revision"),
-        corpus=_optional(data, "corpus"),
-        queries=_optional(data, "queries"),
-        min_grade=int(data.get("min_grade", 1)),
-        kind=str(data.get("kind", "pairs")),
-    )
-
-
-def _optional(data: Mapping[str, Any], name: str) -> str | None:
-    return None if data.get(name) is None else str(data[name])
 
 
 def held_out_texts(tasks: Sequence[Task[Any]]) -> list[str]:

@@ -43,13 +43,20 @@ Rows = Mapping[str, Result]
 
 
 def overview_rows(report: Report) -> list[list[str]]:
-    """A row a similarity test, their average, and a row a further task; none where nothing tuned was compared."""
-    found = []
+    """A row a similarity test, their average, and a row a further task; none where nothing tuned was compared.
+
+    Tasks of the kind that chose the checkpoint come first.
+    """
+    found = [_table_row(table) for table in report.led]
     for task in report.columns if report.comparison is not None else []:
         rows = {row.system: row for row in report.results if (row.task, row.metric, row.clean) == (task, METRIC, False)}
         found.append(_row(TITLES.get(task, task), report.comparison, rows))
-    found += [_row(table.name, table.headline, main_rows(table)) for table in report.tasks]
+    found += [_table_row(table) for table in report.others]
     return [row for row in found if row]
+
+
+def _table_row(table: TaskTable) -> list[str]:
+    return _row(table.name, table.headline, main_rows(table))
 
 
 def main_rows(task: TaskTable) -> dict[str, Result]:

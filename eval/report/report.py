@@ -88,6 +88,19 @@ class Report:
         """Names of `subjects`, in their order."""
         return list(self.subjects)
 
+    @property
+    def led(self) -> list[TaskTable]:
+        """The tables of the kind that comes first."""
+        return [table for table in self.tasks if self._leads(table)]
+
+    @property
+    def others(self) -> list[TaskTable]:
+        """The other tables besides similarity."""
+        return [table for table in self.tasks if not self._leads(table)]
+
+    def _leads(self, table: TaskTable) -> bool:
+        return self.leading != "" and table.kind.partition("/")[0] == self.leading
+
     @cached_property
     def tuned_names(self) -> frozenset[str]:
         """Of all rows those of tuned systems, and of what they gain."""
@@ -145,9 +158,8 @@ def similarity_label(row: Result) -> str:
 def headline(report: Report) -> list[str]:
     """A few sentences about test figures; then the notes."""
     if report.comparison is None:
-        return [*task_lines(report), *report.notes]
-    leading = [] if not report.leading else task_lines(report, report.leading)
-    return [*leading, *similarity_lines(report), *report.notes]
+        return [*task_lines([*report.led, *report.others]), *report.notes]
+    return [*task_lines(report.led), *similarity_lines(report), *report.notes]
 
 
 def similarity_lines(report: Report) -> list[str]:
@@ -224,10 +236,8 @@ def _main_first(report: Report) -> list[str]:
     return [*report.columns[-1:], *report.columns[:-1]]
 
 
-def task_lines(report: Report, kind: str = "") -> list[str]:
-    """What was found on each further task, or on those of a kind; those of the leading kind come first."""
-    tables = [table for table in report.tasks if not kind or table.kind.partition("/")[0] == kind]
-    tables.sort(key=lambda table: table.kind.partition("/")[0] != report.leading)
+def task_lines(tables: Sequence[TaskTable]) -> list[str]:
+    """What was found on each of these tasks."""
     found = [(table.name, task_text(table)) for table in tables]
     return [f"{name}: {' '.join(lines)}" for name, lines in found if lines]
 
@@ -245,7 +255,6 @@ def format_table(report: Report) -> str:
     lines = plain_table([table_header(report), *table_rows(report, report.highlights)])
     more = len(report.systems) - len(report.highlights)
     rest = [f"({more} more rows in report.md)"] if more else []
-    above = headline(report)
-    below = [line for line in task_lines(report) if line not in above]
+    above, below = headline(report), task_lines(report.others)
     tasks = ["", *below] if below else []
     return "\n".join([*above, "", lines[0], "-" * len(lines[0]), *lines[1:], *rest, *tasks])

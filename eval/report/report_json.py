@@ -19,6 +19,7 @@ from eval.systems.seeds import Seeds, find_seeds, mean_and_sd
 
 def to_json(report: Report) -> str:
     """A figure that does not exist is null, as JSON has no nan."""
+    tables = [*report.led, *report.others]
     tree = {
         "provenance": dict(report.provenance),
         "results": [_result(row) for row in report.results],
@@ -26,7 +27,7 @@ def to_json(report: Report) -> str:
         "dev": report.dev,
         "tests": list(report.tests),
         "comparison": _comparison(report.comparison),
-        "tasks": [{**_task(task), "truncation": _truncation(report, task.name)} for task in report.tasks],
+        "tasks": [{**_task(task), "truncation": _truncation(report, task.name)} for task in tables],
         "truncation": [row for test in (report.dev, *report.tests) for row in _truncation(report, test)],
         "sweep": _columns(report.dev_curves),
         "confusions": [_confusion(item) for item in report.confusions],
@@ -37,6 +38,7 @@ def to_json(report: Report) -> str:
         "notes": list(report.notes),
         "efforts": {name: asdict(effort) for name, effort in report.efforts.items()},
         "headlines": _headlines(report),
+        "leading": report.leading,
     }
     return json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -104,12 +106,17 @@ def _fields(row: Result) -> dict[str, object]:
 
 
 def _headlines(report: Report) -> list[dict[str, object]]:
-    """Of the average over the similarity tests, then of each further task, with the sentences of the page."""
+    """Of the average over the similarity tests, then of each further task, with the sentences of the page.
+
+    Tasks of the kind that chose the checkpoint come first.
+    """
+    led, others = (
+        [(table.name, table.headline, task_text(table)) for table in tables] for tables in (report.led, report.others)
+    )
     similarity = [(AVERAGE, report.comparison, similarity_lines(report))]
-    further = [(table.name, table.headline, task_text(table)) for table in report.tasks]
     return [
         {"task": task, **asdict(found), "sentences": lines}
-        for task, found, lines in (*similarity, *further)
+        for task, found, lines in (*led, *similarity, *others)
         if found is not None
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from eval.leakage.overlap import RULE
@@ -35,9 +35,10 @@ def sections(report: Report) -> list[Section]:
     """Those that have data."""
     found = [
         _overview(report),
+        *_further(report, report.led),
         *([_systems(report)] if report.tests else []),
         *quality_and_cost(report),
-        *_further(report),
+        *_further(report, report.others),
         *mistake_sections(report),
         *([_intervals(report)] if report.tests else []),
         *dev_sections(report),
@@ -81,14 +82,14 @@ def _overview(report: Report) -> Section:
     return Section("Tuned run, untuned and outside systems", [text], [Table(HEADER, rows)] if len(rows) > 1 else [])
 
 
-def _further(report: Report) -> list[Section]:
+def _further(report: Report, tables: Sequence[TaskTable]) -> list[Section]:
     return [
         Section(
             f"Task: {task.name}",
             [*task_text(task), *beside_task(report.truncation, task.name)],
             _task_tables(task),
         )
-        for task in report.tasks
+        for task in tables
     ]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
+from dec2vec.files.dev_record import read_record
 from dec2vec.identity import identify
-from eval.systems.recipes import run_config
+from eval.systems.recipes import run_config, run_home
 from eval.systems.system import run_name
 from eval.tasks.sts import read_similarity
 from eval.tasks.task import Task
@@ -55,17 +56,21 @@ def _dev_files(run: str) -> list[str]:
         parents = json.loads((Path(run) / "merge.json").read_text(encoding="utf-8"))["runs"]
     except (OSError, ValueError, KeyError, TypeError):
         parents = []
-    own = _dev_file(run)
-    return [*([] if own is None else [own]), *(dev for parent in parents for dev in _dev_files(str(parent)))]
+    return [*_own_dev_files(run), *(dev for parent in parents for dev in _dev_files(str(parent)))]
 
 
-def _dev_file(run: str) -> str | None:
+def _own_dev_files(run: str) -> list[str]:
+    """The similarity files of `eval.dev`, if it is such a file, or a list of tasks: of these those that chose."""
     try:
-        section = (run_config(run) or {}).get("eval")
+        section, record = (run_config(run) or {}).get("eval"), read_record(run_home(run))
     except UserError:
-        return None
+        return []
     dev = section.get("dev") if isinstance(section, dict) else None
-    return dev if isinstance(dev, str) else None
+    if not isinstance(dev, list):
+        return [dev] if isinstance(dev, str) else []
+    files = [task.get("similarity") if isinstance(task, dict) else task for task in dev]
+    named = [file for file in files if isinstance(file, str)]
+    return named if record is None else [file for file in named if Path(file).stem in record.names]
 
 
 def _share(task: Task[Any], pairs: set[frozenset[str]]) -> float:

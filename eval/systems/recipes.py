@@ -62,6 +62,12 @@ PARTS = frozenset({"adapter", "model"})
 """Folders within a run."""
 
 
+def run_home(run: str) -> Path:
+    """The run folder, also of an adapter or model folder in it."""
+    folder = Path(run).resolve()
+    return folder.parent if folder.name in PARTS else folder
+
+
 def run_config(run: str) -> dict[str, Any] | None:
     """`config.yaml` of a run folder, or of the run that an adapter or model folder lies in; None without one.
 

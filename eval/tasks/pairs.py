@@ -15,7 +15,7 @@ from eval.metrics.classification import choose_threshold, decision_metrics, rank
 from eval.tasks.figure import Figure, Scale, too_few
 from eval.tasks.pair_files import LabelledPairs, PairColumns, named_test, read_pairs
 from eval.tasks.pair_task import PairEvidence, PairTask
-from eval.tasks.task import TaskVectors, weighted_figures
+from eval.tasks.task import Task, TaskVectors, weighted_figures
 
 RANKING: tuple[PairsMetric, ...] = ("ap", "auc")
 """Metrics without a threshold."""
@@ -54,6 +54,10 @@ class PairsTask(PairTask[LabelledPairs, PairEvidence]):
     @property
     def dev_metrics(self) -> tuple[str, ...]:
         return ("accuracy", "f1", "precision", "recall", "ap", "auc")
+
+    def led_by(self, metric: str) -> Task[PairEvidence]:
+        """Without dev pairs there is no threshold, and so no other metric than ap and auc."""
+        return self if self.dev_pairs is None and metric not in RANKING else super().led_by(metric)
 
     def evidence_from_scores(
         self, dev: Float64[np.ndarray, " dev_pairs"] | None, test: Float64[np.ndarray, " test_pairs"]

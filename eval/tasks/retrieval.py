@@ -79,10 +79,10 @@ class RetrievalTask(Task[RetrievalEvidence]):
         return [*self.test_queries.notes, *(f"dev: {note}" for note in dev)]
 
     def dev_score(self, vectors: TaskVectors) -> float:
-        """Mean nDCG@10 of the dev queries; nan for vectors that hold inf or nan."""
+        """Mean of the main metric over the dev queries; nan for vectors that hold inf or nan."""
         if self.dev_queries is None:
             raise UserError(f"{self.name} has no dev queries; add dev_qrels for the selection")
-        return float(self._values(self.dev_queries, vectors)[:, 0].mean())
+        return float(self._values(self.dev_queries, vectors)[:, METRICS.index(self.metric)].mean())
 
     def dev_scores(self, vectors: TaskVectors) -> dict[str, float]:
         """Means over the dev queries of every metric but MAP, which needs ranks that take longer to judge."""
@@ -119,10 +119,11 @@ class RetrievalTask(Task[RetrievalEvidence]):
         return vectors.documents
 
     def figures(self, evidence: RetrievalEvidence, resamples: int, seed: int) -> list[Figure]:
-        """Means over test queries, which are what is resampled."""
+        """Means over test queries, which are what is resampled; that of the main metric first."""
         drawn = resampled_means(evidence.values, resamples, self.seed_of(seed))
         columns = zip(METRICS, evidence.values.T, drawn.T, strict=True)
-        return [_figure(metric, values, resampled) for metric, values, resampled in columns]
+        figures = [_figure(metric, values, resampled) for metric, values, resampled in columns]
+        return sorted(figures, key=lambda figure: figure.metric != self.metric)
 
     @property
     def items(self) -> list[tuple[str, ...]]:

@@ -164,6 +164,10 @@ class Task(ABC, Generic[E]):
         """Those of `dev_scores` of which a higher value is better."""
         return (self.metric,)
 
+    def led_by(self, metric: str) -> Task[E]:
+        """The task with another main metric; as it is, where that metric can't be its main one."""
+        return replace(self, metric=metric) if metric in self.dev_metrics else self
+
     @abstractmethod
     def evidence(self, dev: TaskVectors | None, test: TaskVectors) -> E:
         """The decisions on test; thresholds and the like come from the dev vectors alone."""

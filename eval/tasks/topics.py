@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from eval.tasks.task import DescribedTexts, Figure, Task, TaskVectors, Texts
 from eval.tasks.topic_classifiers import TrainedClassifier, label_cosines
 from eval.tasks.topic_evidence import TopicEvidence, topic_figures
 
+METRICS = ("accuracy", "macro_f1")
 DEV_EVERY = 5
 """Without a dev split, every fifth train text of a class is its dev text."""
 
@@ -76,6 +77,10 @@ class TopicTask(Task[TopicEvidence]):
         """Of the test file, then of those for training and choices."""
         splits = (self.data.test, self.data.train, self.data.dev)
         return [split.columns for split in splits if split is not None and split.columns is not None]
+
+    def led_by(self, metric: str) -> Task[TopicEvidence]:
+        """Either of the two metrics of classification may be the main one."""
+        return replace(self, metric=metric) if metric in METRICS else self
 
     def figures(self, evidence: TopicEvidence, resamples: int, seed: int) -> list[Figure]:
         """The main metric, then the other of accuracy and macro_f1, then chance and majority."""

@@ -21,12 +21,17 @@ _METRICS = {
     (SIMILARITY, "spearman_all"): ("cosine_spearman", "Spearman of cosines x 100"),
     ("pairs", "accuracy"): ("cosine_accuracy", "accuracy x 100, with a threshold from dev"),
     ("pairs", "f1"): ("cosine_f1", "F1 x 100, with a threshold from dev"),
+    ("pairs", "precision"): ("cosine_precision", "precision x 100, with a threshold from dev"),
+    ("pairs", "recall"): ("cosine_recall", "recall x 100, with a threshold from dev"),
     ("pairs", "ap"): ("cosine_ap", "average precision of cosines x 100"),
     ("pairs", "auc"): ("roc_auc", "area under the ROC curve of cosines x 100"),
     ("topics", "accuracy"): ("accuracy", "accuracy x 100"),
     ("topics", "macro_f1"): ("f1", "macro-F1 x 100"),
     ("clustering", "V-measure"): ("v_measure", "V-measure x 100"),
     ("retrieval", "nDCG@10"): ("ndcg_at_10", "nDCG@10 x 100"),
+    ("retrieval", "MRR@10"): ("mrr_at_10", "MRR@10 x 100"),
+    ("retrieval", "recall@10"): ("recall_at_10", "recall@10 x 100"),
+    ("retrieval", "recall@100"): ("recall_at_100", "recall@100 x 100"),
 }
 """Type and name of a main metric."""
 _MTEB = "mteb/"

@@ -109,6 +109,8 @@ class CardReport:
     """The similarity file on which layer and post-processing were chosen."""
     tuned: Mapping[str, Tuned] | None = None
     """By name of the run."""
+    leading: str = ""
+    """The kind of the task that chose the checkpoint, whose tests come first; empty leaves similarity first."""
     fit_sha256: str | None = None
     """Of the text on which post-processings were fitted, and"""
     fits: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +144,7 @@ def _report(tree: Any) -> CardReport:
         tests=tuple(_with_source(task, facts) for task in tasks),
         dev=dev,
         tuned=None if tuned is None else TypeAdapter(dict[str, Tuned]).validate_python(tuned),
+        leading=tree.get("leading", ""),
         fit_sha256=(facts.get("whitening_fit") or {}).get("sha256"),
         fits={choice["system"]: sha for choice in facts.get("choices") or [] if (sha := _fitted_on(choice))},
     )

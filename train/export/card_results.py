@@ -24,7 +24,9 @@ def results_section(report: CardReport | None, own: OwnScores, choice: str) -> s
         return ""
     if own.missing:
         return f"## Results\n\n{own.missing} No figures are given."
-    parts = [_introduction(report, choice), _similarity(report, own), _further(report, own)]
+    is_led = any(task.kind.partition("/")[0] == report.leading for task in report.tests)
+    tables = [_similarity(report, own), _further(report, own)]
+    parts = [_introduction(report, choice), *(reversed(tables) if is_led else tables)]
     parts += [_without_interval(report, own), _clean(own)]
     return "\n\n".join(["## Results", *filter(None, parts)])
 

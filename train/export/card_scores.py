@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from dec2vec.files.dev_record import Chooser, DevRecord, read_record
 from dec2vec.identity import Identity
-from train.export.card_report import CardReport, CardTask, Score, Tuned
+from train.config import TrainConfig
+from train.export.card_report import METRIC, CardReport, CardTask, Score, Tuned
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Exported:
     """The facts of the exported whitening; None for a model without one."""
     dev: tuple[str, ...] = ()
     """The names of the data on which training chose the checkpoint."""
+    by: str = ""
+    """Which of their metrics did, in words; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,20 @@ class OwnScores:
 
 
 NONE = OwnScores({}, {})
+
+
+def what_chose(run: Path, config: TrainConfig) -> DevRecord:
+    """What the run folder records; of a run of an earlier version what its configuration says."""
+    known = read_record(run)
+    return DevRecord(tuple(map(Chooser, config.eval.dev_names))) if known is None else known
+
+
+def by_metric(chose: DevRecord) -> str:
+    """`by MRR@10`, or `by the mean of nDCG@10 and accuracy`; empty for similarity files alone."""
+    metrics = dict.fromkeys(chooser.metric for chooser in chose.chose)
+    if set(metrics) <= {"", METRIC}:
+        return ""
+    return f" by {'the mean of ' if len(chose.chose) > 1 else ''}{' and '.join(metrics)}"
 
 
 def own_scores(report: CardReport | None, exported: Exported) -> OwnScores:

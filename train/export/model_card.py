@@ -135,7 +135,7 @@ def _results(card: Card) -> str:
         on = " and ".join(f"`{name}`" for name in card.exported.dev)
         also = ", and its number of dimensions," if card.whitened else ""
         what = "checkpoints of the merged models were" if card.origin else f"checkpoint of this model{also} was"
-        choice = f" The {what} chosen on {on}."
+        choice = f" The {what} chosen on {on}{card.exported.by}."
     return results_section(card.report, card.scores, choice)
 
 

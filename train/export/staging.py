@@ -19,7 +19,7 @@ from dec2vec.identity import identify
 from train.config import TrainConfig
 from train.export.card_data import DataFact, describe_data
 from train.export.card_report import read_report
-from train.export.card_scores import Exported
+from train.export.card_scores import Exported, by_metric, what_chose
 from train.export.merge_record import describe_merge
 from train.export.model_card import Card, build_card
 from train.export.save import base_name, save_sentence_transformer
@@ -150,4 +150,5 @@ def model_card_text(
 
 def _exported(run: Path, config: TrainConfig, encoder: Encoder, written: Path) -> Exported:
     whitening = None if encoder.whitening is None else encoder.whitening.provenance
-    return Exported(run.resolve().name, identify(str(written)), whitening, config.eval.dev_names)
+    chose = what_chose(run, config)
+    return Exported(run.resolve().name, identify(str(written)), whitening, chose.names, by_metric(chose))

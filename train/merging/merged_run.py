@@ -18,8 +18,10 @@ from dec2vec.decoder.dense_head import HEAD_FILE, DenseHead
 from dec2vec.decoder.model_folders import MARKER, Artifact, find
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import atomic_folder, atomic_write_text
+from dec2vec.files.dev_record import merged, write_record
 from dec2vec.identity import READING
 from train.config import LoraConfig, TrainConfig
+from train.export.card_scores import what_chose
 from train.export.merge_record import RECORD, record_text
 from train.export.save import save_adapter
 from train.losses.per_source import losses_of
@@ -112,6 +114,7 @@ def write_merged(
             lora = LoraConfig(rank=merged_rank, alpha=float(merged_rank), targets=runs[0].config.lora.targets)
         else:
             form, lora = _write_whole(runs, weights, method, folder, head), runs[0].config.lora
+        write_record(merged([what_chose(run.path, run.config) for run in runs]), folder)
         paths = [run.path for run in runs]
         atomic_write_text(folder / RECORD, record_text(paths, weights, method, form))
         atomic_write_text(folder / "config.yaml", dump(_merged_config(runs, lora, output)))
