@@ -7,6 +7,7 @@ logs, warnings, the environment) is as before when a function returns, so that a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -227,8 +228,31 @@ def _remove_unnamed(rows: _Rows) -> None:
 
 def _check_callable(**listeners: object) -> None:
     for name, listener in listeners.items():
-        if listener is not None and not callable(listener):
-            raise UserError(f"{name}: {listener!r} can't be called; give a function of a step and its figures")
+        problem = listener is not None and _why_not_called(listener)
+        if problem:
+            raise UserError(f"{name}: {problem}")
+
+
+def _why_not_called(listener: object) -> str | None:
+    """Why a listener would fail, or do nothing, when it is called with a step and its figures; None if it would not."""
+    if not callable(listener):
+        return f"{listener!r} can't be called; give a function of a step and its figures"
+    shown = getattr(listener, "__name__", type(listener).__name__)
+    for called in (listener, type(listener).__call__):
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            return f"{shown} is async, and nothing would await it; give a plain function"
+        if inspect.isgeneratorfunction(called):
+            return f"{shown} has a yield, so that a call would not run it; give a function without one"
+    try:
+        signature = inspect.signature(listener)
+    except (TypeError, ValueError):  # some functions in C have none
+        return None
+    try:
+        signature.bind(0, {})
+    except TypeError as error:
+        call = f"{shown}{signature} is called with two arguments, a step and its figures ({error})"
+        return f"{call}; write it as f(step, figures)"
+    return None
 
 
 def _with_data(config: TrainConfig, data: Rows | None, dev: Rows | None, rows: _Rows) -> TrainConfig:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,50 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         _check_callable(on_step=3, on_dev=None)
     with pytest.raises(UserError, match="nowhere: no such run"):
         dec2vec.TrainingRun(Path("nowhere"))
+
+
+class Recorder:
+    """A listener without a name of its own."""
+
+    def __call__(self, step: int) -> None: ...
+
+
+async def awaited(step: int, figures: Mapping[str, float]) -> None: ...
+
+
+def yielding(step: int, figures: Mapping[str, float]) -> Iterator[int]:
+    yield step
+
+
+@pytest.mark.parametrize(
+    ("listener", "problem"),
+    [
+        (
+            lambda step: None,
+            r"on_dev: <lambda>\(step\) is called with two arguments, a step and its .* \(too many",
+        ),
+        (lambda step, figures, log: None, r"<lambda>\(step, figures, log\) is called .* \(missing .*'log'\)"),
+        (lambda step, figures, *, log: None, r"\(missing .*'log'\); write it as f\(step, figures\)"),
+        ([].append, r"on_dev: append\(object, /\) is called with two arguments"),
+        (Recorder(), r"on_dev: Recorder\(step: .*\) .*is called with two arguments"),
+        (awaited, "on_dev: awaited is async, and nothing would await it"),
+        (yielding, "on_dev: yielding has a yield"),
+    ],
+)
+def test_a_listener_that_would_fail_is_refused_before_the_run(
+    tree: dict[str, Any], listener: Callable[..., object], problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        dec2vec.train({**tree, "output_dir": "unheard"}, on_dev=listener)
+    assert not Path("unheard").exists()
+
+
+def test_listeners_that_take_a_step_and_figures_are_accepted() -> None:
+    """Among them a function in C whose signature is not known, and one with further arguments of its own."""
+    for listener in (print, dict, lambda *both: None, lambda step, figures, log=None: None, None):
+        _check_callable(on_step=listener)
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(dict)
 
 
 def test_a_refused_call_leaves_the_rows_of_another_one(place: Path, tree: dict[str, Any]) -> None:
