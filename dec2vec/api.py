@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dec2vec.config.load import read_config, validate
 from dec2vec.config.model import ModelConfig
-from dec2vec.config.tasks import DevTaskConfig
+from dec2vec.config.tasks import DevTaskConfig, is_task
 from dec2vec.errors import UserError
+from dec2vec.files.given_rows import are_rows, check_name
 from dec2vec.files.given_tests import with_given
-from dec2vec.files.kept_rows import FOLDER, are_rows, keep_rows
+from dec2vec.files.kept_rows import FOLDER, keep_rows
 from dec2vec.own_packages import use_own_packages
 from dec2vec.prompts.prompt import Side
 
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from dec2vec.encoder import Encoder
     from eval.config import EvalConfig
     from train.config import TrainConfig
+    from train.options.data import SourceConfig
 
 OnMetrics = Callable[[int, Mapping[str, float]], object]
 """Called with the number of finished steps, and figures by name as in `metrics.jsonl`."""
 Rows = Iterable[Any] | os.PathLike[str]
-"""A table: a `datasets.Dataset`, a pandas frame, or dictionaries of columns; or the name of a file."""
+"""A table: a `datasets.Dataset`, a pandas frame, a list of dictionaries, or a dictionary of lists; or the name of a
+file."""
 Config = TypeVar("Config")
 
 
@@ -107,12 +110,13 @@ def train(
     """Train as `dec2vec train` does, with the same run folder; the same call resumes a run that was interrupted.
 
     `config` is a dictionary with the sections of the YAML file, the path of such a file, or a `TrainConfig`. `data`
-    gives rows (a `datasets.Dataset`, a pandas frame, a list of dictionaries) or the name of a file, for each source of
-    `config` that has no path; a list of tables is for several sources. `dev` does so for `eval.dev`, or lists tasks as
-    it does (`[{"held_out": 1000}]`). Rows are kept in the run folder. `on_step` is called after each step and `on_dev`
-    after each dev evaluation, each with the number of finished steps and the figures; an exception in one ends the
-    run. `progress` shows the notes and the bar of the command on standard error. Raises UserError for what the user
-    can mend.
+    gives rows (a `datasets.Dataset`, a pandas frame, a list of dictionaries, a dictionary of lists) or the name of a
+    file, for each source of `config` that has no path; a list of tables is for several sources. `dev` does so for
+    `eval.dev`, or lists tasks as it does (`[{"held_out": 1000}]`): a dictionary without the columns `sentence1`,
+    `sentence2` and `score` is a task if all its keys are options of a task, or nearly so, or if half of them are. Rows
+    are kept in the run folder. `on_step` is called after each step and `on_dev` after each dev evaluation, each with
+    the number of finished steps and the figures; an exception in one ends the run. `progress` shows the notes and the
+    bar of the command on standard error. Raises UserError for what the user can mend.
     """
     use_own_packages()
     from dec2vec.runtime import keep_freed_memory, keep_memory_as_usual, left_as_found
@@ -120,14 +124,15 @@ def train(
     from train.config import TrainConfig
     from train.state import Listeners
 
-    _check_callable(on_step=on_step, on_dev=on_dev)
-    settings, told = _configuration(TrainConfig, config), list[str]()
+    told = list[str]()
+    listeners = Listeners(on_step, on_dev, told.append, progress)
+    settings = _configuration(TrainConfig, config)
     with left_as_found(), _rows_named(settings.output_dir) as rows:
         settings = _with_data(settings, data, dev, rows)
         _show_notes(progress)
         keep_freed_memory()
         try:
-            run(settings, Listeners(on_step, on_dev, told.append, progress))
+            run(settings, listeners)
         finally:
             keep_memory_as_usual()
     return TrainingRun(Path(settings.output_dir), "".join(told))
@@ -195,7 +200,7 @@ class _Rows:
         if isinstance(given, (str, os.PathLike)):
             return str(given)
         before = {path.resolve() for path in self.folder.glob("in-memory-*.jsonl")}
-        path = keep_rows(given, self.folder, kind).resolve()
+        path = keep_rows(given, self.folder, kind, name).resolve()
         self.names[path] = name
         self.made.update({path} - before)
         return str(path)
@@ -203,7 +208,7 @@ class _Rows:
     def renamed(self, message: str) -> str:
         """A message about rows, without the file that they are kept in."""
         for path, name in self.names.items():
-            for spelt in (str(path), path.name):
+            for spelt in (str(path), path.name, path.stem):
                 message = message.replace(f"{spelt} line ", f"{name} row ").replace(spelt, name)
         return message
 
@@ -234,44 +239,65 @@ def _remove_unnamed(rows: _Rows) -> None:
             folder.rmdir()
 
 
-def _check_callable(**listeners: object) -> None:
-    for name, listener in listeners.items():
-        if listener is not None and not callable(listener):
-            raise UserError(f"{name}: {listener!r} can't be called; give a function of a step and its figures")
-
-
 def _with_data(config: TrainConfig, data: Rows | None, dev: Rows | None, rows: _Rows) -> TrainConfig:
-    from train.options.data import SourceConfig
-
     if data is not None:
-        is_one = isinstance(data, (str, os.PathLike)) or are_rows(data)
-        tables: list[Any] = [data] if is_one or not isinstance(data, Iterable) else [*data]
-        names = ["data"] if len(tables) == 1 else [f"data[{number}]" for number in range(len(tables))]
-        sources = list(config.data) or [SourceConfig()] * len(tables)
-        empty = [number for number, source in enumerate(sources) if not source.path]
-        if len(empty) != len(tables):
-            raise UserError(
-                f"data: {len(tables)} given, but {len(empty)} of the sources in config.data have no path; give data "
-                "for each source without a path"
-            )
-        for number, table, name in zip(empty, tables, names, strict=True):
-            sources[number] = replace(sources[number], path=rows.source(table, "data", name))
-        config = replace(config, data=tuple(sources))
+        config = replace(config, data=_sources(config, data, rows))
     if dev is not None:
         if config.eval.dev is not None:
             raise UserError(f"dev: config names eval.dev {config.eval.dev} too; give one of them")
+        check_name(dev, "dev")
         named = _tasks(dev) or rows.source(dev, "dev", "dev")
         config = replace(config, eval=replace(config.eval, dev=named))
     return config
 
 
-def _tasks(dev: Rows) -> tuple[DevTaskConfig, ...]:
-    """The tasks, if `dev` lists such as `eval.dev` does (`[{"held_out": 1000}]`); empty for a table of rows."""
-    options = {field.name for field in fields(DevTaskConfig)}
+def _sources(config: TrainConfig, data: Rows, rows: _Rows) -> tuple[SourceConfig, ...]:
+    """The sources of `config`, those without a path with the tables of `data`."""
+    from train.options.data import SourceConfig
+
+    is_one = isinstance(data, (str, os.PathLike)) or are_rows(data)
+    tables: list[Any] = [data] if is_one or not isinstance(data, Iterable) else [*data]
+    names = ["data"] if is_one else [f"data[{number}]" for number in range(len(tables))]
+    for table, name in zip(tables, names, strict=True):
+        check_name(table, name)
+        if isinstance(table, list) and table:
+            _refuse_source(table[0], {field.name for field in fields(SourceConfig)})
+    sources = list(config.data) or [SourceConfig()] * len(tables)
+    empty = [number for number, source in enumerate(sources) if not source.path]
+    if len(empty) != len(tables):
+        raise UserError(
+            f"data: {len(tables)} given, but {len(empty)} of the sources in config.data have no path; give data for "
+            "each source without a path"
+        )
+    for number, table, name in zip(empty, tables, names, strict=True):
+        sources[number] = replace(sources[number], path=rows.source(table, "data", name))
+    return tuple(sources)
+
+
+def _refuse_source(row: object, options: set[str]) -> None:
+    """Raise UserError for a section of `config["data"]` in the place of a row, which would have texts too."""
+    is_source = isinstance(row, Mapping) and "path" in row and row.keys() <= options
+    if is_source and row.keys().isdisjoint(("positive", "sentence2", "text")):  # type: ignore[attr-defined]
+        raise UserError(f"data: {row!r} is a source and no row; name it in config['data'], and give rows as data")
+
+
+def _tasks(dev: Rows) -> tuple[str | DevTaskConfig, ...]:
+    """The tasks and file names, if `dev` lists such as `eval.dev` does (`[{"held_out": 1000}]`); empty for rows.
+
+    The first entry decides: a text is the name of a similarity file, and of dicts `is_task` tells.
+    """
+    from train.config import EvalSection
+
+    if isinstance(dev, Mapping) and is_task(dev):
+        raise UserError(f"dev: {dict(dev)!r} is a task; give tasks as a list, dev=[{{...}}]")
     found = list(dev) if isinstance(dev, (list, tuple)) else []
-    if not found or not all(isinstance(task, Mapping) and task and options.issuperset(task) for task in found):
+    if not found or not (isinstance(found[0], (str, os.PathLike)) or is_task(found[0])):
         return ()
-    return tuple(validate(DevTaskConfig, dict(task)) for task in found)
+    for number, name in enumerate(found):
+        check_name(name, f"dev[{number}]")
+    tasks = validate(EvalSection, {"dev": _plain(found)}).dev
+    assert isinstance(tasks, tuple)
+    return tasks
 
 
 def _show_notes(progress: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from api_reference import PLACE, reference
 
 import dec2vec
 from dec2vec import TrainingRun, UserError
-from dec2vec.api import _check_callable, _configuration, _rows_named, _with_data
+from dec2vec.api import _configuration, _rows_named, _with_data
 from dec2vec.config.load import load
 from dec2vec.config.tasks import DevTaskConfig, RetrievalConfig
 from dec2vec.files.cells import is_absent
@@ -33,6 +34,7 @@ from tests.export_cases import PEFT_WARNING
 from tests.helpers import graded_pairs, word_pairs, write_jsonl
 from tests.tiny_run import fingerprint, metrics_of, train, write_run
 from train.config import TrainConfig
+from train.state import Listeners, _why_not_called
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 FEW = {"optim.steps": 3, "eval.every": 2, "checkpoint.every": 2, "export.model": False}
@@ -149,9 +151,9 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         ([*rows, {"anchor": b"raw", "positive": "p"}], r"data row 23: anchor is an object"),
         ([*rows, {1: "a", "1": "b"}], r"data row 23 has two columns of one name, such as 1 and '1'"),
         ([*rows, {"anchor": {(1, 2): "a"}}], r"data row 23 can't be written as JSON \(keys must be str"),
-        ([*rows, "text"], r"data row 23 is a str; a row is a dict of columns"),
+        ([*rows, "text"], r"data row 23 is the text 'text'; a row is a dict of columns"),
         ([], r"data is empty: it has no rows"),
-        ({"train": rows}, r"data: a dict of train; give one table, such as data\['train'\]"),
+        ({"train": rows}, r"data: a dict of train; give one of them, such as data\['train'\]"),
         ([rows, rows[:1], [{"a": "b"}]], r"data: 3 given, but 1 of the sources"),
     ):
         source = {"data": [{}]} if "given, but" in message else {}
@@ -162,14 +164,59 @@ def test_a_mistake_names_the_row_and_leaves_no_file(place: Path, tree: dict[str,
         dec2vec.train(tree, rows, dev=rows)
     with pytest.raises(UserError, match=r"config error: optim\.lr: -1 must be greater than 0"):
         dec2vec.train({"optim": {"lr": -1}})
-    with pytest.raises(UserError, match=r"data: a int; give a datasets\.Dataset, a pandas frame or a list of dicts"):
+    with pytest.raises(UserError, match=r"data: an int; give a datasets\.Dataset, a pandas frame or a list of dicts"):
         keep_rows(7, Path("refused"), "data")
     with pytest.raises(UserError, match="config: a int; give a dictionary, the path of a YAML file or a TrainConfig"):
         _configuration(TrainConfig, 7)
-    with pytest.raises(UserError, match="on_step: 3 can't be called"):
-        _check_callable(on_step=3, on_dev=None)
+    assert str(_why_not_called(3)).startswith("3 can't be called; give a function"), (
+        "the type check is earlier in tests"
+    )
     with pytest.raises(UserError, match="nowhere: no such run"):
         dec2vec.TrainingRun(Path("nowhere"))
+
+
+class Recorder:
+    """A listener without a name of its own."""
+
+    def __call__(self, step: int) -> None: ...
+
+
+async def awaited(step: int, figures: Mapping[str, float]) -> None: ...
+
+
+def yielding(step: int, figures: Mapping[str, float]) -> Iterator[int]:
+    yield step
+
+
+@pytest.mark.parametrize(
+    ("listener", "problem"),
+    [
+        (
+            lambda step: None,
+            r"on_dev: <lambda>\(step\) is called with two arguments, a step and its .* \(too many",
+        ),
+        (lambda step, figures, log: None, r"<lambda>\(step, figures, log\) is called .* \(missing .*'log'\)"),
+        (lambda step, figures, *, log: None, r"\(missing .*'log'\); write it as f\(step, figures\)"),
+        ([].append, r"on_dev: append\(object, /\) is called with two arguments"),
+        (Recorder(), r"on_dev: Recorder\(step: .*\) .*is called with two arguments"),
+        (awaited, "on_dev: awaited is async, and nothing would await it"),
+        (yielding, "on_dev: yielding has a yield"),
+    ],
+)
+def test_a_listener_that_would_fail_is_refused_before_the_run(
+    tree: dict[str, Any], listener: Callable[..., object], problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        dec2vec.train({**tree, "output_dir": "unheard"}, on_dev=listener)
+    assert not Path("unheard").exists()
+
+
+def test_listeners_that_take_a_step_and_figures_are_accepted() -> None:
+    """Among them a function in C whose signature is not known, and one with further arguments of its own."""
+    for listener in (print, dict, lambda *both: None, lambda step, figures, log=None: None, None):
+        Listeners(listener)
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(dict)
 
 
 def test_a_refused_call_leaves_the_rows_of_another_one(place: Path, tree: dict[str, Any]) -> None:

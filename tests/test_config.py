@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dec2vec.config.load import config_hash, dump, load, load_arguments, validate
 from dec2vec.config.model import ModelConfig
-from dec2vec.config.overrides import merge_overrides
+from dec2vec.config.overrides import SECTIONS, merge_overrides, section_types, unknown_option
 from dec2vec.errors import UserError
 from eval.config import EvalConfig, SystemsConfig
 from train.config import BatchConfig, EvalSection, LoraConfig, OptimConfig, TrainConfig
@@ -289,3 +289,41 @@ def test_list_options_add_up() -> None:
         "seed": "1",
     }
     assert merge_overrides(EvalConfig, {}, ["--seed", "1", "--seed", "2"]) == {"seed": "2"}
+
+
+TRAIN_SUGGESTIONS = {
+    "optm": "did you mean optim?",
+    "optm.lrr": "did you mean optim.lr?",
+    "modle.poolng": "did you mean model.pooling?",
+    "evl": "did you mean eval?",
+    "lr": "did you mean optim.lr?",
+    "batch_size": "did you mean batch.size?",
+    "learning_rate": "did you mean optim.lr?",
+    "optim.learning_rate": "did you mean optim.lr?",
+    "model.name": "did you mean model.name_or_path?",
+    "lora.r": "did you mean lora.rank or lora.rslora?",
+    "data.1.pth": "did you mean data.1.path?",
+    "eval.dev.1.retreival": "did you mean eval.dev.1.retrieval?",
+    "gap.0.metric": "did you mean eval.dev.0.gap.metric or eval.tests.0.gap.metric?",
+    "systems.pools": "systems is a section of `dec2vec eval`",
+    "lora.xyzzy": "; --help lists the options",
+}
+EVAL_SUGGESTIONS = {
+    "eval.metric": "eval is a section of `dec2vec train`, and --help lists the options here",
+    "eval.tests": "did you mean tests?",
+    "eval.output_dir": "did you mean output_dir?",
+    "metric": "did you mean pairs.0.metric, gap.0.metric or topics.0.metric?",
+    "test": "did you mean tests?",
+    "pair.0.metrc": "did you mean pairs.0.metric?",
+}
+
+
+def test_a_suggestion_is_first_sought_at_the_same_place() -> None:
+    for cls, suggestions in ((TrainConfig, TRAIN_SUGGESTIONS), (EvalConfig, EVAL_SUGGESTIONS)):
+        for name, words in suggestions.items():
+            assert words in unknown_option(name, cls), name
+
+
+def test_the_sections_of_one_command_alone() -> None:
+    train, judge = set(section_types(TrainConfig)), set(section_types(EvalConfig))
+    assert {verb: set(names) for verb, names in SECTIONS.items()} == {"train": train - judge, "eval": judge - train}

@@ -156,11 +156,30 @@ def test_a_retrieval_task_asks_for_both_sides(tmp_path: Path) -> None:
 
 def test_unknown_names_are_refused_before_anything_runs(tmp_path: Path) -> None:
     encoder = MtebEncoder("dec2vec/toy", encoder=Sides())
-    with pytest.raises(UserError, match=r"MTEB task 'STS-12': .*not found"):
+    with pytest.raises(UserError, match=r"MTEB 'STS-12': no task and no .* this name; did you mean 'STS12'\?"):
         run_mteb(encoder, [sts_task(), "STS-12"], tmp_path)
-    with pytest.raises(UserError, match=r"'MTEB\(eng, v3\)': .*did you mean the benchmark 'MTEB\(eng, v[12]\)'\?"):
+    with pytest.raises(UserError, match=r"'MTEB\(eng, v3\)': no .*did you mean the benchmark 'MTEB\(eng, v[12]\)'"):
         run_mteb(encoder, ["MTEB(eng, v3)"], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sts12", "'STS12'"),
+        ("STS12 ", "'STS12'"),
+        ("SciFac", "'SciFact'"),
+        ("Banking77", "'Banking77Classification'"),
+        ("mteb eng v2", "the benchmark 'MTEB(eng, v2)'"),
+    ],
+)
+def test_a_misspelt_name_is_refused_with_the_closest(name: str, meant: str) -> None:
+    with pytest.raises(UserError) as refused:
+        find([name])
+    message = str(refused.value)
+    assert message.startswith(f"MTEB {name!r}: no task and no benchmark has this name; did you mean {meant}")
+    with pytest.raises(UserError, match=r"^MTEB 'xyzzy': no task and no benchmark has this name$"):
+        find(["xyzzy"])
 
 
 def test_a_benchmark_is_its_tasks() -> None:

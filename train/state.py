@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from dec2vec.encoder import Encoder
+from dec2vec.errors import UserError
 from train.adapters.lora import load_trainable, trainable_parameters
 from train.checkpointing.checkpoint import Checkpoint, prune, save_checkpoint
 from train.checkpointing.identity import Identity
@@ -43,6 +45,34 @@ class Listeners:
     """Takes the lines that say what the run has made; None writes them to standard output."""
     progress: bool = True
     """Whether the run shows how far it is."""
+
+    def __post_init__(self) -> None:
+        for name, listener in (("on_step", self.on_step), ("on_dev", self.on_dev)):
+            problem = None if listener is None else _why_not_called(listener)
+            if problem is not None:
+                raise UserError(f"{name}: {problem}")
+
+
+def _why_not_called(listener: object) -> str | None:
+    """Why a listener would fail, or do nothing, when it is called with a step and its figures; None if it would not."""
+    if not callable(listener):
+        return f"{listener!r} can't be called; give a function of a step and its figures"
+    shown = getattr(listener, "__name__", type(listener).__name__)
+    for called in (listener, type(listener).__call__):
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            return f"{shown} is async, and nothing would await it; give a plain function"
+        if inspect.isgeneratorfunction(called):
+            return f"{shown} has a yield, so that a call would not run it; give a function without one"
+    try:
+        signature = inspect.signature(listener)
+    except (TypeError, ValueError):  # some functions in C have none
+        return None
+    try:
+        signature.bind(0, {})
+    except TypeError as error:
+        call = f"{shown}{signature} is called with two arguments, a step and its figures ({error})"
+        return f"{call}; write it as f(step, figures)"
+    return None
 
 
 @dataclass

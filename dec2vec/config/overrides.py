@@ -16,6 +16,25 @@ import yaml
 from dec2vec.config.renames import why_refused
 from dec2vec.errors import UserError
 
+SECTIONS = {
+    "train": (
+        "lora",
+        "data",
+        "loss",
+        "optim",
+        "batch",
+        "mining",
+        "distributed",
+        "checkpoint",
+        "eval",
+        "tracking",
+        "export",
+    ),
+    "eval": ("systems", "pairs", "gap", "topics", "clustering", "retrieval", "isotropy"),
+}
+"""Sections that only one of the commands has, by which an option of the other one is known."""
+_HELP = "; --help lists the options"
+
 
 def options(cls: type) -> list[str]:
     """Every option by its dotted name; `N` stands for a position in a list of sections (`data.N.path`)."""
@@ -44,17 +63,79 @@ def section_hint(name: str) -> str:
 
 
 def _suggestion(name: str, cls: type) -> str:
-    known = options(cls)
+    """What the user may have meant: first a name at the same place, then one in another section."""
+    parts = name.split(".")
+    verb = next((verb for verb, sections in SECTIONS.items() if parts[0] in sections), None)
+    close = _at_this_place(parts, cls, 0.75) or _in_another_section(name, cls)
+    if not close and verb is not None and parts[0] not in section_types(cls):
+        return f"; {parts[0]} is a section of `dec2vec {verb}`, and --help lists the options here"
+    close = close or _similar(name, cls) or _at_this_place(parts, cls, 0.65) or _similar_at_the_end(name, cls)
+    return f"; did you mean {' or '.join(filter(None, [', '.join(close[:-1]), *close[-1:]]))}?" if close else _HELP
+
+
+def _at_this_place(parts: Sequence[str], node: Any, cutoff: float) -> list[str]:
+    """Options and sections of `node` with a name like the first part, followed by the like of the other parts."""
+    names, (part, *rest) = [field.name for field in dataclasses.fields(node)], parts
+    found = [part] if part in names else _like(part, names, cutoff)
+    if len(found) != 1:
+        return found
+    section, is_list = section_types(node).get(found[0], (None, False))
+    position = [rest.pop(0) if rest and rest[0].isdigit() else "0"] if is_list else []
+    inside = _at_this_place(rest, section, cutoff) if rest and section else []
+    if inside or (rest and section and part in names):
+        return [".".join([found[0], *position, name]) for name in inside]
+    return found
+
+
+def _like(part: str, names: Sequence[str], cutoff: float) -> list[str]:
+    """The name that has the initials of `part` (learning_rate, lr), or is closest to it; else those that begin so."""
+    initials = "".join(word[:1] for word in part.split("_"))
+    if "_" in part and initials in names:
+        return [initials]
+    begun = [name for name in names if name.startswith(part)]
+    return difflib.get_close_matches(part, names, n=1, cutoff=cutoff) or begun[:3]
+
+
+def _in_another_section(name: str, cls: type) -> list[str]:
+    """Options that have the name without its first parts, or that end with it; not those in sections far below."""
+    pattern, known = re.sub(r"\.\d+(?=\.|$)", ".N", name), options(cls)
+    ends = [pattern[match.end() :].removeprefix("N.") for match in re.finditer(r"\.", pattern)]
+    within = [end for end in ends if end in known][:1]
+    longest = 2 * len(_sections_of(pattern))
+    below = [option for option in known if f".{_bare(option)}".endswith(f".{_bare(pattern)}")]
+    below = [option for option in below if len(_sections_of(option)) <= longest]
+    least = min((len(_sections_of(option)) for option in below), default=0)
+    return [_first(option) for option in within or below if within or len(_sections_of(option)) == least][:3]
+
+
+def _similar(name: str, cls: type) -> list[str]:
+    """The option whose whole name is most similar."""
     pattern = re.sub(r"\.\d+(?=\.|$)", ".N", name)
-    close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6)
-    if not close:
-        tails = {option.rpartition(".")[2]: option for option in reversed(known)}
-        tail = pattern.rpartition(".")[2]
-        close = [tails[match] for match in difflib.get_close_matches(tail, tails, n=1, cutoff=0.75)]
-    if not close:
-        return "; --help lists the options"
-    positions = iter(re.findall(r"\.(\d+)(?=\.|$)", name))
-    return "; did you mean " + re.sub(r"\.N(?=\.|$)", lambda _: f".{next(positions, 0)}", close[0]) + "?"
+    return list(map(_first, difflib.get_close_matches(pattern, _at_most_two_deep(cls), n=1, cutoff=0.8)))
+
+
+def _similar_at_the_end(name: str, cls: type) -> list[str]:
+    """The option in a section whose last part is most similar."""
+    tails = {option.rpartition(".")[2]: option for option in reversed(_at_most_two_deep(cls))}
+    return [_first(tails[tail]) for tail in _like(name.rpartition(".")[2], [*tails], 0.75)[:1]]
+
+
+def _at_most_two_deep(cls: type) -> list[str]:
+    return [option for option in options(cls) if len(_sections_of(option)) <= 2]
+
+
+def _sections_of(option: str) -> list[str]:
+    """The parts of a name, without positions in lists."""
+    return [part for part in option.split(".") if part != "N" and not part.isdigit()]
+
+
+def _bare(option: str) -> str:
+    return ".".join(_sections_of(option))
+
+
+def _first(option: str) -> str:
+    """An option in the first entry of each list."""
+    return re.sub(r"\.N(?=\.|$)", ".0", option)
 
 
 def merge_overrides(cls: type, raw: dict[str, object], overrides: Sequence[str]) -> dict[str, object]:

@@ -7,7 +7,8 @@ list for each kind.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -232,6 +233,21 @@ TestTasks = tuple[TestEntry, ...]
 def given_sections(task: TaskConfig) -> list[str]:
     """The names of the sections that are not null."""
     return [name for name in SECTIONS if getattr(task, name, None) is not None]
+
+
+def is_task(entry: object) -> bool:
+    """Whether an entry of a list is a task, and not a row of data.
+
+    A dict is a row if it has a column `sentence1`, `sentence2` or `score`, or a list of cells. Otherwise it is a task
+    if all its keys are options of a task or nearly so (`heldout`), or if at least half of them are; and a row if not.
+    """
+    if not isinstance(entry, Mapping) or not entry or not {"sentence1", "sentence2", "score"}.isdisjoint(entry):
+        return False
+    if any(isinstance(value, (list, tuple)) for value in entry.values()):
+        return False
+    options = [field.name for field in dataclasses.fields(DevTaskConfig)]
+    close = [difflib.get_close_matches(str(key).lower(), options, n=1, cutoff=0.75) for key in entry]
+    return all(close) or 2 * sum(key in options for key in entry) >= len(entry)
 
 
 def check_task(name: str, task: TaskConfig) -> None:

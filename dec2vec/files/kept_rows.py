@@ -9,37 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import fsync_file, remove_leftovers, written
+from dec2vec.files.given_rows import each_row
 
 FOLDER, _START = "rows", "in-memory-"
-_BLOCK = 8192
 _NOTHING = ("NAType", "NaTType")
 """Types of what pandas has in the place of a missing value, besides NaN."""
 
 
-def keep_rows(rows: object, folder: Path, name: str) -> Path:
-    """Write the rows to `folder` as JSON lines. `name` is what the caller calls them, such as data or dev.
+def keep_rows(rows: object, folder: Path, kind: str, name: str = "") -> Path:
+    """Write the rows of a table (`given_rows`) to `folder` as JSON lines. UserError for cells that JSON can't hold.
 
-    Rows are a `datasets.Dataset`, a pandas frame, or any iterable of mappings or of lists of texts. UserError for
-    anything else.
+    `kind` is what the caller gives them as, such as data or dev; `name` is what messages call them, such as data[1].
     """
     digest = hashlib.sha256()
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    temporary = folder / f".{kind}.{os.getpid()}.tmp"
     with written(folder, "output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
     try:
         with written(folder, "output_dir"), temporary.open("wb") as file:
-            for line in _lines(rows, name):
+            for line in _lines(rows, name or kind):
                 digest.update(line)
                 file.write(line)
         fsync_file(temporary)
-        target = folder / f"{_START}{name}-{digest.hexdigest()[:12]}.jsonl"
+        target = folder / f"{_START}{kind}-{digest.hexdigest()[:12]}.jsonl"
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -53,23 +52,8 @@ def kept_in(run: Path, source: str) -> str:
     return str(here.resolve()) if is_kept and here.is_file() else source
 
 
-def are_rows(value: object) -> bool:
-    """Whether a value is one table of rows, and not several tables, or the name of a file."""
-    if isinstance(value, (str, os.PathLike)):
-        return False
-    return not isinstance(value, (list, tuple)) or not value or _is_row(value[0])
-
-
-def _is_row(item: object) -> bool:
-    """Whether an item is a mapping of columns, or texts without columns as in sentence-transformers' lists."""
-    is_list = isinstance(item, (list, tuple))
-    return isinstance(item, Mapping) or (is_list and all(isinstance(text, str) for text in item))  # type: ignore[attr-defined]
-
-
 def _lines(rows: object, name: str) -> Iterator[bytes]:
-    for number, row in enumerate(_each(rows, name), start=1):
-        if not _is_row(row):
-            raise UserError(f"{name} row {number} is a {type(row).__name__}; a row is a dict of columns")
+    for number, row in enumerate(each_row(rows, name), start=1):
         plain = {str(key): value for key, value in row.items()} if isinstance(row, Mapping) else row
         if len(plain) != len(row):
             raise UserError(f"{name} row {number} has two columns of one name, such as 1 and '1'; rename one of them")
@@ -89,26 +73,6 @@ def _encoded(row: object) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:  # half of a surrogate pair
         return json.dumps(row, default=_plain).encode("ascii")
-
-
-def _each(rows: object, name: str) -> Iterator[Any]:
-    if isinstance(rows, Mapping):
-        splits = ", ".join(map(str, list(rows)[:5]))
-        raise UserError(f"{name}: a {type(rows).__name__} of {splits}; give one table, such as {name}[{splits!r}]")
-    if _is_frame(rows):
-        frame: Any = rows
-        for start in range(0, len(frame), _BLOCK):
-            yield from frame.iloc[start : start + _BLOCK].to_dict(orient="records")
-        return
-    if not isinstance(rows, Iterable):
-        raise UserError(f"{name}: a {type(rows).__name__}; give a datasets.Dataset, a pandas frame or a list of dicts")
-    plain: Any = rows.with_format(None) if hasattr(rows, "with_format") else rows
-    yield from plain
-
-
-def _is_frame(rows: object) -> bool:
-    """Whether these are a pandas frame, without importing pandas."""
-    return hasattr(rows, "iloc") and hasattr(rows, "to_dict") and hasattr(rows, "columns")
 
 
 def _plain(value: Any) -> object:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from dec2vec.errors import UserError
@@ -72,17 +74,37 @@ def mteb_package() -> Any:
 def _named(name: str) -> tuple[list[Any], bool]:
     """The tasks behind a name, and whether it is that of a benchmark."""
     mteb = mteb_package()
-    try:
+    with contextlib.suppress(KeyError):
         return [mteb.get_task(name)], False
-    except KeyError as error:
-        unknown = error.args[0]
-    try:
+    with contextlib.suppress(KeyError):
         return list(mteb.get_benchmark(name).tasks), True
-    except KeyError:
-        benchmarks = [benchmark.name for benchmark in mteb.get_benchmarks()]
-    close = difflib.get_close_matches(name, benchmarks, n=1)
-    hint = f"; did you mean the benchmark {close[0]!r}?" if close else ""
-    raise UserError(f"MTEB task {name!r}: {unknown}{hint}")
+    every = import_module("mteb.get_tasks").TASK_LIST  # the function of this name hides the module
+    benchmarks = [benchmark.name for benchmark in mteb.get_benchmarks()]
+    close = _closest(name, [*(task.metadata.name for task in every), *benchmarks])
+    named = [f"the benchmark {other!r}" if other in benchmarks else repr(other) for other in close]
+    raise UserError(f"MTEB {name!r}: no task and no benchmark has this name{_or(named)}")
+
+
+def _closest(name: str, known: Sequence[str]) -> list[str]:
+    """The names that are like this one: the same in other letters of case, or up to three similar ones."""
+    plain: dict[str, str] = {}
+    for other in known:
+        plain.setdefault(_bare(other), other)
+    if _bare(name) in plain:
+        return [plain[_bare(name)]]
+    begun = [other for key, other in plain.items() if _bare(name) and key.startswith(_bare(name))]
+    similar = difflib.get_close_matches(_bare(name), plain, n=3, cutoff=0.7)
+    return list(dict.fromkeys([*(begun if len(begun) <= 3 else []), *(plain[key] for key in similar)]))[:3]
+
+
+def _bare(name: str) -> str:
+    """A name in small letters, without all that is neither a letter nor a digit."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _or(names: Sequence[str]) -> str:
+    first = ", ".join(names[:-1])
+    return f"; did you mean {f'{first} or ' if first else ''}{names[-1]}?" if names else ""
 
 
 def _scope(task: Any) -> tuple[list[str], list[str]]:
