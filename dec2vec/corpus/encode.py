@@ -94,7 +94,7 @@ def _encode_in_shards(args: EncodeArgs) -> None:
     from dec2vec.fingerprint import fingerprint
 
     work = shard_work(args)
-    next(args.source.blocks(1), None)  # a mistake in the input is reported before the model is loaded
+    next(work.source.blocks(1), None)  # a mistake in the input is reported before the model is loaded
     encoder = load_encoder(args.model_config(args.model), args.changes)
     weights = fingerprint(encoder)
     with saying_what_is_cut(encoder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Source:
     def everything(self) -> Block:
         """All inputs. The headers of images are checked; UserError for the first that can't be read."""
         if self._is_folder:
-            return self._checked(self._of_folder())
+            return self._checked(self._folder)
         if self.image_column is None:
             texts = read_texts(self.path, self.column)
             return Block(texts, texts)
@@ -55,7 +56,7 @@ class Source:
     def blocks(self, size: int) -> Iterator[Block]:
         """The same in blocks of `size`, each of which is read when it is reached."""
         if self._is_folder:
-            items = iter(self._of_folder().inputs)
+            items = iter(self._folder.inputs)
             while part := list(islice(items, size)):
                 yield self._checked(_items_as_block([item for item in part if isinstance(item, Item)]))
             return
@@ -69,13 +70,15 @@ class Source:
 
     def count(self) -> int:
         """The number of inputs; UserError if there is none."""
-        return len(self._of_folder().inputs) if self._is_folder else count_rows(self.path)
+        return len(self._folder.inputs) if self._is_folder else count_rows(self.path)
 
     @property
     def _is_folder(self) -> bool:
         return self.image_column is None and is_image_folder(self.path)
 
-    def _of_folder(self) -> Block:
+    @cached_property
+    def _folder(self) -> Block:
+        """The images of the folder; its other files are told once."""
         items, others = images_of_folder(self.path, self.image_root)
         if others:
             shown = ", ".join(others[:3]) + " ..." * (len(others) > 3)

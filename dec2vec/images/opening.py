@@ -85,7 +85,7 @@ def _opened(pillow: ModuleType, source: object, where: str) -> Image:
     except pillow.UnidentifiedImageError:
         raise UserError(f"{where}: {_what_it_is(file)}; use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM") from None
     except pillow.DecompressionBombError:
-        raise UserError(f"{where}: more pixels than Pillow decodes; make it smaller") from None
+        raise UserError(f"{where}: more pixels than model.max_pixels can allow; make it smaller") from None
     except Exception as error:  # a header may be wrong in any way
         raise UserError(f"{where}: its header is damaged ({_reason(error)}); replace it, or remove it") from None
     return opened
@@ -101,7 +101,7 @@ def _of_cell(cell: Mapping[object, object], where: str) -> object:
 def _file(source: object, where: str) -> Path:
     """The path of a regular file that is not empty."""
     if not isinstance(source, str | Path) or not str(source):
-        kind = "an empty path" if source == "" else f"a {type(source).__name__}"
+        kind = "an empty path" if isinstance(source, str) else f"a {type(source).__name__}"
         raise UserError(f"{where}: {kind} is not an image; give a path, the bytes of a file or an image of Pillow")
     path = Path(source)
     try:
