@@ -113,6 +113,21 @@ def plan(lengths: Sequence[int], token_budget: int, chunk_cost: ChunkCost = CPU_
     return groups[::-1]
 
 
+def within(groups: Sequence[Sequence[int]], costs: Sequence[int], budget: int) -> list[list[int]]:
+    """The groups, divided where the costs of their rows exceed the budget together. A single row always fits."""
+    found: list[list[int]] = []
+    for group in groups:
+        total = 0
+        found.append([])
+        for row in group:
+            if found[-1] and total + costs[row] > budget:
+                found.append([])
+                total = 0
+            found[-1].append(row)
+            total += costs[row]
+    return found
+
+
 def by_kind(lengths: Sequence[int], borders: Sequence[int]) -> list[NDArray[np.int64]]:
     """The rows between the borders of the positions, the longest first: passes never mix them. One part if none is.
 

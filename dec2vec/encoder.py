@@ -1,4 +1,4 @@
-"""Turn texts into vectors with a decoder, its tokenizer, a prompt, a pooling, a layer and perhaps whitening.
+"""Turn texts and images into vectors with a decoder, its tokenizer, a prompt, a pooling, a layer, perhaps whitening.
 
 encoder = Encoder.load(ModelConfig(name_or_path="runs/english-8m"))
 vectors = encoder.encode(["A man plays a guitar."])          # float32 (1, d), unit length
@@ -18,20 +18,23 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from dec2vec.config.model import AS_CONFIGURED, LOGIT_POOLINGS, EncodeOptions, ModelConfig
+from dec2vec.config.model import AS_CONFIGURED, EncodeOptions, ModelConfig
+from dec2vec.decoder import lm_head as heads
 from dec2vec.decoder import model_folders
 from dec2vec.decoder.assemble import assemble
 from dec2vec.decoder.embedder import Embedder
+from dec2vec.decoder.image_reader import ImageReader
 from dec2vec.decoder.library_files import find_published
-from dec2vec.decoder.lm_head import LMHead, check_room, load_lm_head, state_view, with_logits
 from dec2vec.decoder.lora_files import put_on
 from dec2vec.decoder.model_folders import Artifact, TrainedHead
 from dec2vec.decoder.pooling import View, belongs_to
 from dec2vec.decoder.positions import length_borders, with_max_length
 from dec2vec.decoder.published import Published, PublishedModel, own_view, prompts_of
 from dec2vec.decoder.start import Start, find_start
+from dec2vec.decoder.vision import ReadImage
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
+from dec2vec.images.items import Window, windows
 from dec2vec.inference import ChunkedForward, Sharing, TokenCounts
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble
@@ -50,7 +53,7 @@ ENSEMBLE_BYTES = 256 << 20
 
 
 class Encoder:
-    """A decoder that embeds texts. A vector depends on its own text only, not on the other texts of the call."""
+    """A decoder that embeds texts, and images if it reads them. A vector depends on its own input only."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Encoder:
         """Where the files of the decoder are; an adapter may be loaded on top of it."""
         self.published = published
         """The reading of a published embedder, or of the one that it was tuned from; None for other decoders."""
-        self._head: LMHead | None = None
+        self._head: heads.LMHead | None = None
 
     @classmethod
     def load(cls, config: ModelConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> Encoder:
@@ -136,8 +139,7 @@ class Encoder:
 
     def set_max_length(self, tokens: int) -> None:
         """Change the length to which texts are cut. UserError if the decoder has fewer positions."""
-        backbone: Any = self.embedder.backbone
-        self.config = with_max_length(replace(self.config, max_length=tokens), backbone.config.get_text_config())
+        self.config = with_max_length(replace(self.config, max_length=tokens), self._backbone.config.get_text_config())
 
     @property
     def max_length(self) -> int:
@@ -147,8 +149,15 @@ class Encoder:
     @cached_property
     def length_borders(self) -> list[int]:
         """The numbers of tokens above which positions change; no pass has texts on both sides."""
-        backbone: Any = self.embedder.backbone
-        return length_borders(backbone.config.get_text_config())
+        return length_borders(self._backbone.config.get_text_config())
+
+    @property
+    def _backbone(self) -> Any:
+        return self.embedder.backbone
+
+    @cached_property
+    def _image_reader(self) -> ImageReader:
+        return ImageReader.load(self.base, self.tokenizer, self._backbone.config)
 
     @property
     def view(self) -> View:
@@ -172,13 +181,7 @@ class Encoder:
 
     def output_embeddings(self) -> Vectors:
         """The LM head (vocabulary, d), which has to be tied to the input embeddings; UserError for other decoders."""
-        backbone: Any = self.embedder.backbone
-        if not backbone.config.get_text_config().tie_word_embeddings:
-            raise UserError(
-                f"model {self.config.name_or_path}: its LM head is not tied to the input embeddings and is not loaded; "
-                "remove embfilter from systems.post"
-            )
-        return np.asarray(backbone.get_input_embeddings().weight.detach().float().cpu().numpy())
+        return heads.tied_embeddings(self.embedder.backbone, self.config.name_or_path)
 
     @property
     def dimension(self) -> int:
@@ -187,11 +190,10 @@ class Encoder:
             return int(self.whitening.kernel.shape[1])
         return int(self.encode(["a"], progress=False).shape[1])
 
-    def lm_head(self) -> LMHead:
+    def lm_head(self) -> heads.LMHead:
         """The decoder's LM head, loaded when it is first needed for a view of logits. UserError if it has none."""
         if self._head is None:
-            backbone: Any = self.embedder.backbone
-            self._head = load_lm_head(self.base, backbone.get_input_embeddings().weight)
+            self._head = heads.load_lm_head(self.base, self._backbone.get_input_embeddings().weight)
         return self._head
 
     def tokenize(
@@ -216,11 +218,12 @@ class Encoder:
     @cached_property
     def tokens_without_row(self) -> dict[int, str]:
         """The tokens, by id, that are beyond the embeddings: a text with one of them is refused."""
-        backbone: Any = self.embedder.backbone
-        return tokens_without_row(self.tokenizer, backbone.get_input_embeddings())
+        return tokens_without_row(self.tokenizer, self._backbone.get_input_embeddings())
 
-    def _tokens(self, wrap: PromptTokenizer | EchoTokenizer, texts: list[str]) -> Tokens:
-        tokens = wrap(texts)
+    def _tokens(
+        self, wrap: PromptTokenizer | EchoTokenizer, texts: list[str], window: Window[ReadImage] | None = None
+    ) -> Tokens:
+        tokens = self._image_reader.tokens(wrap, texts, window) if window and window.images else wrap(texts)
         check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
         return tokens
 
@@ -257,7 +260,7 @@ class Encoder:
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[object],
         *,
         prompt: str | None = None,
         side: Side = "text",
@@ -266,13 +269,15 @@ class Encoder:
         normalize: bool = True,
         progress: bool = True,
     ) -> Vectors:
-        """Vectors of the texts as float32 (n, d), in their order; an empty list gives shape (0, d).
+        """Vectors of the inputs as float32 (n, d), in their order; an empty list gives shape (0, d).
 
+        An input is a text, an image (a `Path`, the bytes of a file, an image of Pillow, a cell of `datasets`), or both
+        as `{"text": ..., "image": ...}`, where the image may be a path as a string too.
         With another `prompt` than the configured one, the layer is that of its publication unless `config.layer` is
         set. `task` is what the prompt inserts for `{task}` in place of the configured one.
         """
-        if isinstance(texts, str):
-            raise UserError("encode: got one string; give a list of texts")
+        if isinstance(texts, str | bytes | Mapping):
+            raise UserError("encode: got a single input; give a list of texts or images")
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         config = self.config if prompt is None else replace(self.config, prompt=prompt)
@@ -284,11 +289,11 @@ class Encoder:
         return unit_rows(vectors) if normalize else vectors
 
     def encode_views(
-        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
+        self, texts: Sequence[object], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> dict[View, Vectors]:
         """Raw vectors of several views from one forward pass per text. UserError for logits that exceed the memory."""
-        if _reads_logits(views):
-            check_room(len(texts), views, self.lm_head())
+        if heads.reads_logits(views):
+            heads.check_room(len(texts), views, self.lm_head())
         collected: dict[View, Vectors] = {}
         for rows, by_view in self.iter_views(texts, views, options):
             for view, vectors in by_view.items():
@@ -298,7 +303,7 @@ class Encoder:
         return collected
 
     def iter_views(
-        self, texts: Sequence[str], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
+        self, texts: Sequence[object], views: Sequence[View], options: EncodeOptions = AS_CONFIGURED
     ) -> Iterator[tuple[NDArray[np.int64], dict[View, Vectors]]]:
         """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
         ensemble = self.ensemble(options.prompt, options.side, options.task)
@@ -309,27 +314,27 @@ class Encoder:
             unit="text",
             **bar_options(shown=options.progress),
         ) as bar:
-            for start in range(0, len(texts), window):
-                part = self._normalized(texts[start : start + window])
+            for part in windows(texts, window, lambda *image: self._image_reader.read(*image), self.config.max_pixels):
                 for rows, vectors in self._read(part, ensemble, views, options.batch_tokens, bar):
-                    yield start + rows, dict(zip(views, vectors, strict=True))
+                    yield part.first + rows, dict(zip(views, vectors, strict=True))
 
     def _read(
-        self, texts: list[str], ensemble: Ensemble, views: Sequence[View], batch_tokens: int, bar: tqdm[Any]
+        self, window: Window[ReadImage], ensemble: Ensemble, views: Sequence[View], batch_tokens: int, bar: tqdm[Any]
     ) -> Iterator[Part]:
-        """Embed a window of texts: chunk by chunk for a single prompt, at once for an ensemble."""
+        """Embed a window of inputs: chunk by chunk for a single prompt, at once for an ensemble."""
+        texts = self._normalized(window.texts)
 
         def stream(member: Prompt) -> Iterator[Part]:
-            wrap = self._wrap(member)
-            state_views = list(map(state_view, views))
-            forward = ChunkedForward(
-                self.embedder, state_views, wrap.starts, batch_tokens, self.share_prefix, self.tally, self.sharing
-            )
-            tokens = self._tokens(wrap, texts)
+            wrap, state_views = self._wrap(member), list(map(heads.state_view, views))
+            options = (batch_tokens, self.share_prefix, self.tally, self.sharing, window.images)
+            forward = ChunkedForward(self.embedder, state_views, wrap.starts, *options)
+            tokens = self._tokens(wrap, texts, window)
             if self.cut_texts is not None:
                 self.cut_texts.add(texts, tokens.is_cut)
             parts = forward(tokens.ids)
-            for rows, vectors in with_logits(parts, views, self.lm_head()) if _reads_logits(views) else parts:
+            if heads.reads_logits(views):
+                parts = heads.with_logits(parts, views, self.lm_head())
+            for rows, vectors in parts:
                 bar.update(len(rows))
                 yield rows, vectors
 
@@ -340,11 +345,6 @@ class Encoder:
             yield np.arange(len(texts), dtype=np.int64), mean_over_members(members, len(texts), unit=ensemble.unit)
 
     def _ensemble_window(self, views: Sequence[View]) -> int:
-        backbone: Any = self.embedder.backbone
-        hidden = int(backbone.config.get_text_config().hidden_size)
-        widths = [len(self.lm_head().weight) if _reads_logits([view]) else hidden for view in views]
+        hidden = int(self._backbone.config.get_text_config().hidden_size)
+        widths = [len(self.lm_head().weight) if heads.reads_logits([view]) else hidden for view in views]
         return max(1, min(ENSEMBLE_WINDOW, ENSEMBLE_BYTES // (4 * sum(widths))))
-
-
-def _reads_logits(views: Sequence[View]) -> bool:
-    return any(view.pooling in LOGIT_POOLINGS for view in views)

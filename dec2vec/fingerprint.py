@@ -12,8 +12,9 @@ from peft import PeftModel
 
 from dec2vec.encoder import Encoder
 
-_ELSEWHERE = ("name_or_path", "revision", "adapter", "trust_remote_code", "prompt", "pooling", "layer")
-"""Options that are left out: where the weights came from (their bytes count), and what each call names itself."""
+_ELSEWHERE = ("name_or_path", "revision", "adapter", "trust_remote_code", "max_pixels", "prompt", "pooling", "layer")
+"""Options that are left out: where the weights came from (their bytes count), what is refused, and what each call names
+itself."""
 _NAMES = ("_name_or_path", "base_model_name_or_path", "transformers_version", "inference_mode")
 """Entries of configurations that say where something is, not what it is."""
 

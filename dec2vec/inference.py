@@ -6,18 +6,20 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import nn
 
-from dec2vec.batching import Chunk, by_kind, chunk_cost, deduplicate, pad, plan
+from dec2vec.batching import Chunk, by_kind, chunk_cost, deduplicate, pad, plan, within
 from dec2vec.decoder.embedder import Embedder
 from dec2vec.decoder.layers import inner_model
 from dec2vec.decoder.pooling import Lengths, View
 from dec2vec.decoder.positions import length_borders
 from dec2vec.decoder.shared_prefix import WORTHWHILE, SharedPrefix, can_share, common_prefix
+from dec2vec.decoder.vision import ReadImage, patches_in
 from dec2vec.errors import UserError
 from dec2vec.runtime import is_out_of_memory
 from dec2vec.vectors.averaging import Part, Vectors
@@ -75,9 +77,23 @@ class ChunkedForward:
     share_prefix: bool = True
     tally: TokenCounts = field(default_factory=TokenCounts)
     sharing: Sharing | None = None
+    images: Sequence[ReadImage] = ()
+    """Those that negative ids stand for."""
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
-        """Yield (rows, vectors of each view). Each row comes once, in no particular order."""
+        """Yield (rows, vectors of each view). Each row comes once, in no particular order.
+
+        No pass has rows with and without images: an id in a text may be that of the image token.
+        """
+        if not self.images:
+            yield from self._by_length(ids)
+            return
+        has_image = np.array([min(row) < 0 for row in ids], dtype=bool)
+        for part in filter(len, (np.flatnonzero(has_image), np.flatnonzero(~has_image))):
+            for rows, vectors in self._by_length([ids[row] for row in part.tolist()]):
+                yield part[rows], vectors
+
+    def _by_length(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
         model = inner_model(self.embedder.backbone)
         borders = [] if model is None else length_borders(model.config.get_text_config())
         for part in by_kind(list(map(len, ids)), borders):
@@ -92,6 +108,8 @@ class ChunkedForward:
         order = np.argsort(inverse, kind="stable")
         edges = np.searchsorted(inverse[order], np.arange(len(unique) + 1))
         groups = plan([len(row) for row in unique], self.batch_tokens, chunk_cost(self._device))
+        if self.images:
+            groups = within(groups, patches_in(self.images, unique), self.batch_tokens)
         prefix = self._prefix(unique) if share else None
         rest = unique if prefix is None else [row[prefix.length :] for row in unique]
         self.tally.add_prefix(0 if prefix is None else prefix.length, len(rest))
@@ -118,6 +136,8 @@ class ChunkedForward:
     def _prefix(self, ids: Sequence[Sequence[int]]) -> SharedPrefix | None:
         """The common beginning of all texts, computed once; None if there is little to gain."""
         shared = common_prefix(ids) if len(ids) > 1 else []
+        if self.images:
+            shared = list(takewhile(lambda id: id >= 0, shared))
         if len(shared) < WORTHWHILE or max(self.embedder.wanted_layers(self.views)) == 0:
             return None
         if not can_share(self.embedder.backbone):
@@ -133,7 +153,9 @@ class ChunkedForward:
             moved = chunk.to(self._device)
             full_lengths = moved.lengths if prefix is None else moved.lengths + prefix.length
             with _evaluating(self.embedder):
-                pooled = self.embedder(moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix)
+                pooled = self.embedder(
+                    moved.input_ids, moved.lengths, self.views, self.starts(full_lengths), prefix, self.images or None
+                )
             return [vectors.cpu().numpy() for vectors in pooled]
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -25,6 +25,7 @@ model.task
 model.text_normalization
 model.tokenization
 model.max_length
+model.max_pixels
 lora.method
 lora.rank
 lora.alpha
@@ -263,6 +264,7 @@ model.task
 model.text_normalization
 model.tokenization
 model.max_length
+model.max_pixels
 tuned
 dev
 tests

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic.dataclasses import dataclass
 
 from dec2vec.config.load import STRICT
@@ -95,6 +95,8 @@ class ModelConfig:
     max_length: Annotated[int, Ge(4)] | None = None
     """Maximum number of tokens, including prompt and EOS. The text is truncated, never the prompt. None uses that of a
     published embedder, otherwise 512, or the number of positions of a decoder that has fewer."""
+    max_pixels: Annotated[int, Ge(1), Le(178_956_970)] = 64_000_000
+    """An image of more pixels is refused before it is decoded."""
 
     @property
     def prompt_name(self) -> str:

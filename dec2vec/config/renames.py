@@ -64,6 +64,7 @@ _HASHED = {
 """Removed options that are part of a checkpoint's hash, with the value that is now the only one."""
 _LATER: dict[str, object] = {
     "model.adapter": None,
+    "model.max_pixels": 64_000_000,
     "data.N.revision": None,
     "data.N.corpus": None,
     "data.N.queries": None,

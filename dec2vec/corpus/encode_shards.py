@@ -21,11 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dec2vec.config.model import EncodeOptions, ModelConfig
+from dec2vec.corpus.image_inputs import Block, Source
 from dec2vec.corpus.shards import INDEX, Index, Shard, is_done, shard_path, texts_digest, write_index, write_note
 from dec2vec.corpus.vector_files import write_vectors
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import remove_leftovers, sha256_file
-from dec2vec.files.tables import block_texts, count_rows, iter_tables
 from dec2vec.prompts.prompt import PUBLISHED
 from dec2vec.runtime import bar_options
 
@@ -34,16 +34,15 @@ if TYPE_CHECKING:
 
 PIECE = 16_384
 """Number of texts that are embedded between two updates of the progress bar."""
-_LOCATION = ("name_or_path", "revision", "trust_remote_code", "device")
-"""Options that say where the model is. The digest of its weights counts instead."""
+_LOCATION = ("name_or_path", "revision", "trust_remote_code", "device", "max_pixels")
+"""Options that say where the model is, whose digest counts instead, and what is refused."""
 
 
 @dataclass(frozen=True)
 class ShardWork:
     """What one of `world` processes does: it embeds every `world`-th shard, beginning with its rank."""
 
-    input: Path
-    column: str
+    source: Source
     output: Path
     shard_rows: int
     shard_format: str
@@ -78,7 +77,7 @@ def check_shard_folder(output: Path) -> None:
 
 def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
     """Embed the shards of this process. The last process to finish writes `index.json`."""
-    rows = count_rows(work.input)
+    rows = work.source.count()
     work.output.mkdir(exist_ok=True)
     count = -(-rows // work.shard_rows)
     digest = work.digest(encoder.config, weights)
@@ -86,8 +85,8 @@ def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
     done, start = 0, time.monotonic()
     wanted: list[Shard] = []
     with _bar(work, mine) as bar:
-        for table in iter_tables(work.input, work.shard_rows):
-            texts = block_texts(work.input, table, work.column)
+        for block in work.source.blocks(work.shard_rows):
+            texts = block.facts
             path = shard_path(work.output, len(wanted), f".{work.shard_format}")
             first = len(wanted) * work.shard_rows
             wanted.append(Shard(path.name, first, len(texts), 0, "", texts_digest(texts), digest))
@@ -97,9 +96,9 @@ def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
                 done += len(texts)
                 bar.total = (bar.total or 0) - len(texts)  # the bar counts what is computed now
             else:
-                _encode_shard(work, encoder, path, wanted[-1], texts, bar)
+                _encode_shard(work, encoder, path, wanted[-1], block, bar)
     if len(wanted) != count:
-        raise UserError(f"{work.input} changed while it was read; wait until it is complete")
+        raise UserError(f"{work.source.path} changed while it was read; wait until it is complete")
     index = write_index(work.output, wanted)
     if work.world == 1:
         remove_leftovers(work.output)  # whether processes of other hosts are alive is not known here
@@ -107,9 +106,7 @@ def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
     _report(work, index, mine, done, (mine - done) / seconds)
 
 
-def _encode_shard(
-    work: ShardWork, encoder: Encoder, path: Path, wanted: Shard, texts: list[str], bar: tqdm[Any]
-) -> None:
+def _encode_shard(work: ShardWork, encoder: Encoder, path: Path, wanted: Shard, block: Block, bar: tqdm[Any]) -> None:
     """Write the vectors and then the note of a shard, after removing what an earlier attempt has left."""
     for leftover in path.parent.glob(f".{path.stem}.*.tmp*"):
         with contextlib.suppress(OSError):
@@ -117,14 +114,14 @@ def _encode_shard(
     for outdated in (path.parent / INDEX, path.with_suffix(".json")):
         outdated.unlink(missing_ok=True)
     parts = []
-    for start in range(0, len(texts), PIECE):
-        piece = texts[start : start + PIECE]
+    for start in range(0, len(block.texts), PIECE):
+        piece = block.inputs[start : start + PIECE]
         parts.append(encoder.encode(piece, normalize=work.normalize, **vars(work.options)))
         bar.update(len(piece))
     if encoder.cut_texts is not None:
         encoder.cut_texts.settle()
     vectors = np.concatenate(parts)
-    write_vectors(path, texts, vectors)
+    write_vectors(path, block.texts, vectors, block.images)
     dimension = int(vectors.shape[1])
     write_note(path, dataclasses.replace(wanted, dimension=dimension, sha256=sha256_file(path)))
 

@@ -131,11 +131,13 @@ def _read_parquet(path: Path) -> NDArray[Any]:
     return flat.reshape(len(widths), int(widths[0]) if len(widths) else 0)
 
 
-def write_vectors(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
-    """Write a .npy, or a .parquet with the texts; after a crash the file is the old one or the new one."""
+def write_vectors(
+    path: Path, texts: list[str], vectors: NDArray[np.float32], images: list[str | None] | None = None
+) -> None:
+    """Write a .npy, or a .parquet with the texts and images; after a crash the file is the old one or the new one."""
     with written(path), atomic_path(path) as temporary:
         if path.suffix == ".parquet":
-            _write_parquet(temporary, texts, vectors)
+            _write_parquet(temporary, texts, vectors, images)
         else:
             with temporary.open("wb") as file:
                 write_npy(file, vectors)
@@ -149,7 +151,7 @@ def write_npy(file: IO[bytes], vectors: NDArray[np.float32]) -> None:
     file.write(rows.data)
 
 
-def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32], images: list[str | None] | None) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -158,4 +160,5 @@ def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -
     texts = [clean_surrogates(text) for text in texts]
     flat = pyarrow.array(vectors.ravel(), type=pyarrow.float32())
     embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "embedding": embedding}), path)
+    named = {} if images is None else {"image": pyarrow.array(images, type=pyarrow.string())}
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, **named, "embedding": embedding}), path)

@@ -19,6 +19,7 @@ from dec2vec.decoder.layers import decoder_blocks, final_norm, inner_states
 from dec2vec.decoder.pooling import View, layers_of, pool
 from dec2vec.decoder.shared_prefix import SharedPrefix
 from dec2vec.decoder.varlen import PackedSequences, attending_within_rows
+from dec2vec.decoder.vision import ReadImage, input_arguments
 from dec2vec.errors import UserError
 
 
@@ -27,7 +28,7 @@ class Embedder(nn.Module):
 
     No attention mask and no position ids are passed: rows are padded on the right and attention is causal, so every
     real token sees what it would see alone (positions 0 to n - 1), and the fast causal kernels apply. There is a mask
-    only with `model.bidirectional`.
+    only with `model.bidirectional`, and what `vision` says for inputs with images.
     """
 
     def __init__(
@@ -67,21 +68,24 @@ class Embedder(nn.Module):
         views: Sequence[View] = (),
         starts: Int[Tensor, batch] | None = None,
         prefix: SharedPrefix | None = None,
+        images: Sequence[ReadImage] | None = None,
     ) -> list[Float[Tensor, "batch _dim"]]:
         """One float32 tensor for each view, all from one forward pass; without `views`, for the module's own view.
 
         Pooling begins at a row's start, or at its first token without `starts`. With a `prefix`, `input_ids` and
-        `lengths` do not include it, but `starts` count from its first token.
+        `lengths` do not include it, but `starts` count from its first token. An id of -1 - k stands for `images[k]`.
         """
         views = list(views) or [self.view]
         cache = None if prefix is None else prefix.expanded(len(input_ids))
         block = self._narrowed_block(views)
-        packed = PackedSequences.from_lengths(lengths, input_ids.shape[1]) if self.unpadded and prefix is None else None
+        packs = self.unpadded and prefix is None and not images
+        packed = PackedSequences.from_lengths(lengths, input_ids.shape[1]) if packs else None
         ends = lengths - 1 if packed is None else packed.ends
         with contextlib.nullcontext() if block is None else only_at(block, ends):
             if packed is None:
-                full = full_attention(self.backbone, lengths, input_ids.shape[1])
-                states = self._hidden_states(input_ids, views, cache, full)
+                more = full_attention(self.backbone, lengths, input_ids.shape[1])
+                more |= input_arguments(self.backbone, input_ids, lengths, images)
+                states = self._hidden_states(input_ids, views, cache, more)
             else:
                 with attending_within_rows(self.backbone):
                     states = self._hidden_states(packed.ids(input_ids), views, None, packed.arguments)

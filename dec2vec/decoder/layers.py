@@ -23,9 +23,23 @@ class _Reached(Exception):
 
 
 def decoder_blocks(backbone: nn.Module, layer_count: int) -> nn.ModuleList | None:
-    """The blocks of a decoder: the outermost list of `layer_count` modules. None if there is no such list."""
-    lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
+    """The blocks of a decoder: the outermost list of `layer_count` modules. None if there is no such list.
+
+    In a vision-language decoder they are those of its language model; its vision tower may have as many.
+    """
+    lists = (module for module in _of_texts(backbone).modules() if isinstance(module, nn.ModuleList))
     return next((blocks for blocks in lists if len(blocks) == layer_count), None)
+
+
+def _of_texts(backbone: nn.Module) -> nn.Module:
+    """The part that reads tokens: of a vision-language decoder its language model, otherwise all of it."""
+    outer = inner_model(backbone)
+    if outer is None:
+        return backbone
+    kind = outer.config.get_text_config().model_type
+    models = (module for module in outer.modules() if isinstance(module, PreTrainedModel))
+    found: nn.Module = next((model for model in models if model.config.model_type == kind), outer)
+    return found
 
 
 def inner_model(backbone: nn.Module) -> PreTrainedModel | None:
@@ -110,7 +124,7 @@ def final_norm(backbone: nn.Module, layer_count: int) -> nn.Module:
     UserError for a decoder without one, such as GPT-1 and OPT-350M.
     """
     blocks = decoder_blocks(backbone, layer_count)
-    for module in backbone.modules():
+    for module in _of_texts(backbone).modules():
         children = dict(module.named_children())
         if blocks is not None and any(child is blocks for child in children.values()):
             norms = [children[name] for name in _NAMES if name in children]

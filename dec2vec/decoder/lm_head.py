@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,22 @@ def _read(config: ModelConfig, architecture: PretrainedConfig, names: Sequence[s
         f"model {config.name_or_path}: its files contain no LM head ({names[0]}); pool hidden states, or use the "
         "checkpoint of the causal model"
     )
+
+
+def tied_embeddings(backbone: Any, name: str) -> Vectors:
+    """The input embeddings as the LM head (vocabulary, d); UserError for the model `name` if the two are not tied."""
+    decoder = vars(backbone.config.get_text_config())
+    if not decoder.get("tie_word_embeddings", backbone.config.tie_word_embeddings):
+        raise UserError(
+            f"model {name}: its LM head is not tied to the input embeddings and is not loaded; remove embfilter from "
+            "systems.post"
+        )
+    return np.asarray(backbone.get_input_embeddings().weight.detach().float().cpu().numpy())
+
+
+def reads_logits(views: Sequence[View]) -> bool:
+    """Whether one of the views needs the LM head."""
+    return any(view.pooling in LOGIT_POOLINGS for view in views)
 
 
 def state_view(view: View) -> View:

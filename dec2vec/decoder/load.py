@@ -36,6 +36,7 @@ from dec2vec.decoder.quantized import (
     without_quantization,
 )
 from dec2vec.decoder.scaled_weights import Lazy, is_scale
+from dec2vec.decoder.vision import attends_to_all, family_of, input_arguments
 from dec2vec.decoder.weights_fit import check_weights_fit
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import refuse_pickle
@@ -51,6 +52,10 @@ def load_architecture(config: ModelConfig) -> PretrainedConfig:
     note_llm2vec(config)
     if config.depth is not None:
         cut(hub_config.get_text_config(), config.depth, config.name_or_path)
+    if config.bidirectional and family_of(hub_config) is not None:
+        raise UserError(
+            f"model.bidirectional is not supported for {hub_config.model_type}, which reads images too; remove it"
+        )
     set_attention(hub_config.get_text_config(), config)
     return hub_config
 
@@ -72,8 +77,8 @@ def _saved_architecture(config: ModelConfig) -> PretrainedConfig:
         hub_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    is_causal_lm = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if hub_config.is_encoder_decoder or not (is_causal_lm or config.trust_remote_code):
+    is_decoder = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or family_of(hub_config) is not None
+    if hub_config.is_encoder_decoder or not (is_decoder or config.trust_remote_code):
         raise UserError(
             f"model {config.name_or_path}: {hub_config.model_type} is not a decoder-only language model; use a decoder "
             "such as Llama or Qwen"
@@ -225,7 +230,8 @@ def _four_bit() -> BitsAndBytesConfig:
 def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
     """Check whether the first token sees the second: padding on the right without a mask needs causal attention."""
     ids = torch.tensor([[2, 3], [2, 4]], device=backbone.device)
-    mask = full_attention(backbone, torch.tensor([2, 2], device=backbone.device), 2)
+    lengths = torch.tensor([2, 2], device=backbone.device)
+    mask = full_attention(backbone, lengths, 2) | input_arguments(backbone, ids, lengths)
     first = backbone(input_ids=ids, use_cache=False, **mask).last_hidden_state[:, 0].float()
     if not first.isfinite().all():
         raise UserError(
@@ -237,7 +243,7 @@ def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
         raise UserError(
             f"model.bidirectional: {config.name_or_path} ignores the attention mask and stays causal; remove the option"
         )
-    if sees and not config.bidirectional:
+    if sees and not config.bidirectional and not attends_to_all(backbone):
         raise UserError(
             f"model {config.name_or_path}: its attention is not causal (an encoder?); use a decoder-only model"
         )

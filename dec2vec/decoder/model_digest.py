@@ -15,7 +15,7 @@ WHOLE = 64 << 20
 BLOCKS, BLOCK = 256, 64 << 10
 """Number and size of the evenly spaced blocks that are read of a larger file, the first and the last included."""
 _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt", ".py"})
-_LOCATION = ("name_or_path", "revision", "device", "trust_remote_code")
+_LOCATION = ("name_or_path", "revision", "device", "trust_remote_code", "max_pixels")
 
 
 def model_digest(name: str) -> str | None:

@@ -92,8 +92,10 @@ def find(config: ModelConfig) -> Artifact | None:
 
 
 def _on_device(saved: ModelConfig, config: ModelConfig) -> ModelConfig:
-    """The saved configuration with the caller's device and permission to run foreign code."""
-    return replace(saved, device=config.device, trust_remote_code=config.trust_remote_code)
+    """The saved configuration with the caller's device, permission to run foreign code, and limit of images."""
+    return replace(
+        saved, device=config.device, trust_remote_code=config.trust_remote_code, max_pixels=config.max_pixels
+    )
 
 
 def _artifact(folder: Path, saved: ModelConfig, reading: Published | None, trained: tuple[Step, ...] = ()) -> Artifact:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from dec2vec.decoder.vision import attends_to_all
+
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt_neox", "opt", "gpt2"})
 """Families with standard rotary or absolute positions that continue from the cache. A test covers each of them."""
 WORTHWHILE = 8
@@ -65,9 +67,13 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
 
 
 def can_share(backbone: nn.Module) -> bool:
-    """Whether the decoder is of a family that was tested, causal, and without sliding windows."""
+    """Whether the decoder is of a family that was tested, causal, and without sliding windows.
+
+    Of those that read images, the text part counts: Llama in LLaVA and SmolVLM. PaliGemma's beginning sees the rest.
+    """
     config = backbone.config
     assert isinstance(config, PretrainedConfig)
     text = config.get_text_config().to_dict()
     slides = text.get("sliding_window") is not None and text.get("use_sliding_window", True)
-    return text["model_type"] in FAMILIES and text.get("is_causal", True) and not slides
+    is_causal = text.get("is_causal", True) and not attends_to_all(backbone)
+    return text["model_type"] in FAMILIES and is_causal and not slides

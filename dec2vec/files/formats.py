@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import listed
@@ -19,6 +20,8 @@ Numbered = tuple[int, Row]
 """A row and its number in the file, from 1: the line in text formats, the row in others."""
 PARQUET_ROWS = 8192
 """Number of rows of a parquet file that are in memory at a time."""
+ROWS_OF_BYTES = 64
+"""The same if a column holds bytes, such as images."""
 _LONGEST = 2 ** (8 * struct.calcsize("l") - 1) - 1
 """Number of characters of a csv field, as long as the csv module can count."""
 
@@ -122,10 +125,19 @@ def parquet_rows(path: Path) -> Iterator[Numbered]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         _refuse_repeated(str(path), file.schema_arrow.names)
-        rows = (row for batch in file.iter_batches(batch_size=PARQUET_ROWS) for row in batch.to_pylist())
+        size = ROWS_OF_BYTES if _holds_bytes(file.schema_arrow) else PARQUET_ROWS
+        rows = (row for batch in file.iter_batches(batch_size=size) for row in batch.to_pylist())
         yield from enumerate(rows, start=1)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
+
+
+def _holds_bytes(schema: Any) -> bool:
+    import pyarrow.types as kinds
+
+    types = [field.type for field in schema]
+    types += [inner.type for kind in types if kinds.is_struct(kind) for inner in kind]
+    return any(kinds.is_binary(kind) or kinds.is_large_binary(kind) for kind in types)
 
 
 FORMATS: dict[str, Callable[[Path], Iterator[Numbered]]] = {

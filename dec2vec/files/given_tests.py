@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dec2vec.errors import UserError
-from dec2vec.files.kept_rows import are_rows, keep_rows
+from dec2vec.files.given_rows import are_rows
+from dec2vec.files.kept_rows import keep_rows
 
 SECTIONS = ("pairs", "gap", "topics", "clustering")
 """Sections of an evaluation whose entries have a file of test rows."""

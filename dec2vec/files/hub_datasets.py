@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.files.formats import Numbered
@@ -45,7 +46,17 @@ def saved_rows(path: Path, split: str) -> Iterator[Numbered]:
         if split not in saved:
             raise UserError(f"{path} has no split {split!r}; it has {', '.join(map(str, saved))}")
         saved = saved[split]
-    return enumerate(saved, start=1)
+    return enumerate(_as_stored(saved), start=1)
+
+
+def _as_stored(rows: Any) -> Any:
+    """The data set with its images as {"bytes", "path"}. Decoded they would need Pillow, and no bound would apply."""
+    import datasets
+
+    for name, feature in (rows.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+    return rows
 
 
 def hub_splits(name: str, subset: str | None = None) -> list[str]:
@@ -79,6 +90,6 @@ def hub_rows(
     pinned = {} if revision is None else {"revision": revision}
     try:
         found = datasets.load_dataset(name, subset, split=split, streaming=streaming, **pinned)
-        yield from enumerate(found, start=1)
+        yield from enumerate(_as_stored(found), start=1)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{name} is not a local file or folder, and cannot be read from the Hub: {error}") from None

@@ -16,6 +16,7 @@ Side = Literal["text", "query", "document"]
 TextNormalization = Literal["none", "sts", "lower"]
 SLOT = "{text}"
 TASK = "{task}"
+IMAGE = "{image}"
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,16 @@ class Prompt:
     """The first token that is pooled: a published embedder may leave its prompt out."""
     strips: bool = field(default=False, repr=False)
     """White space around a text is removed, as some chat templates do."""
+    with_image: tuple[str, str] | None = field(default=None, repr=False)
+    """Prefix and suffix of a template with the slot `{image}`, which is left out of those for texts."""
+    is_published: bool = field(default=False, repr=False)
+    """Whether it is a published template, whose words are about a sentence."""
 
 
 def template_prompt(name: str, template: str, default_layer: int) -> Prompt:
     """A published template, which is pooled at its last token."""
     prefix, suffix = template.split(SLOT)
-    return Prompt(name, prefix, suffix, append_eos=False, default_layer=default_layer)
+    return Prompt(name, prefix, suffix, append_eos=False, default_layer=default_layer, is_published=True)
 
 
 _TEMPLATES = {name: template_prompt(name, *published) for name, published in TEMPLATES.items()}
@@ -63,7 +68,7 @@ def get_prompt(spec: str, task: str, side: Side = "text") -> Prompt:
     """The prompt called `spec`, or `spec` itself if it is a template with one `{text}`.
 
     `instruct` puts `Instruct: {task}\\nQuery: ` before queries and nothing before documents, as e5-mistral does. A
-    template may have the slot `{task}` too.
+    template may have the slot `{task}` too, and `{image}` where an image goes that comes with the text.
     A template that ends in `{text}` gets an EOS, which is pooled; one with text after the slot is pooled at its end.
     UserError for unknown names, templates without exactly one slot, and prompts for encoders only (`ENCODER_NAMES`).
     """
@@ -94,8 +99,7 @@ def echo_prompt(task: str, side: Side = "text") -> Prompt:
 def _own_template(spec: str, task: str) -> Prompt:
     slots = spec.count(SLOT)
     if slots == 1:
-        prefix, suffix = (part.replace(TASK, task) for part in spec.split(SLOT))
-        return Prompt(spec, prefix, suffix, append_eos=not suffix)
+        return _around_text(spec, task)
     if slots > 1:
         raise UserError(f"prompt {spec!r}: it contains {SLOT} {slots} times; a template must contain it exactly once")
     if _ENCODER_SPEC.fullmatch(spec):
@@ -107,6 +111,16 @@ def _own_template(spec: str, task: str) -> Prompt:
     close = difflib.get_close_matches(spec, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)} or a template with {SLOT}"
     raise UserError(f"prompt {spec!r}: unknown; {hint}")
+
+
+def _around_text(spec: str, task: str) -> Prompt:
+    """A template with one `{text}`, and perhaps an `{image}`. UserError for more than one of these."""
+    before, after = (part.replace(TASK, task) for part in spec.split(SLOT))
+    images = spec.count(IMAGE)
+    if images > 1:
+        raise UserError(f"prompt {spec!r}: it contains {IMAGE} {images} times; an input has one image")
+    prefix, suffix = before.replace(IMAGE, ""), after.replace(IMAGE, "")
+    return Prompt(spec, prefix, suffix, append_eos=not suffix, with_image=(before, after) if images else None)
 
 
 def normalize_sentence(text: str) -> str:

@@ -56,6 +56,7 @@ class PromptTokenizer:
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_length = max_length
+        self._read_as: tuple[Tokenization, Sequence[int] | None] = (tokenization, ending)
         self._bos = leading_specials(tokenizer) if prompt.adds_bos else []
         self._joint_suffix = prompt.suffix if tokenization == "joint" else ""
         tail = [] if tokenization == "joint" else plain_ids(tokenizer, [prompt.suffix])[0]
@@ -73,6 +74,10 @@ class PromptTokenizer:
         for row in (row for row, flag in enumerate(is_cut) if flag):
             bodies[row] = self._cut(texts[row], bodies[row], self._room)
         return Tokens([self._checked(self._bos + body + self._tail) for body in bodies], is_cut)
+
+    def with_prompt(self, prompt: Prompt, *, room: int) -> PromptTokenizer:
+        """The same with another prompt and so many more tokens."""
+        return PromptTokenizer(self.tokenizer, prompt, self.max_length + room, *self._read_as)
 
     def is_cut(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text is too long, so that it is cut."""

@@ -187,6 +187,7 @@ def _save_reading(encoder: Encoder, folder: Path, whitening: Whitening | None, b
     """Write how our Encoder reads the folder."""
     model = dataclasses.asdict(dataclasses.replace(encoder.config, name_or_path=base))
     del model["adapter"]  # the saved one contains that from which training went on
+    del model["max_pixels"]  # which says what the caller's machine may decode
     marker: dict[str, object] = {"format": FORMAT, "model": model}
     if encoder.published is not None:
         marker["published"] = encoder.published.as_json()

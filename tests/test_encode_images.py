@@ -1,0 +1,127 @@
+"""`dec2vec encode` on images: a folder, and columns of paths, bytes and `datasets` images, against single calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+
+from dec2vec import Encoder, ModelConfig, cli
+from dec2vec.corpus.vector_files import open_vectors
+from tests.bad_images import stored
+from tests.vision_models import picture, tiny_vision_folder
+
+TEXTS = ["a cat", "a dog", "a bird", "a house"]
+SIZES = [(20, 20), (40, 24), (10, 30), (16, 16)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and pictures in a folder with another file."""
+    root = tmp_path_factory.mktemp("encode")
+    tiny_vision_folder(root / "model", "llava")
+    (root / "pictures" / "more").mkdir(parents=True)
+    for number, (width, height) in enumerate(SIZES):
+        name = f"more/{number}.JPG" if number == 3 else f"{number}.png"
+        picture(number, width, height).save(root / "pictures" / name, format="PNG")
+    (root / "pictures" / "notes.md").write_text("notes")
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(place: Path) -> NDArray[np.float32]:
+    """The images alone, and each with its text."""
+    encoder = Encoder.load(ModelConfig(name_or_path=str(place / "model"), autocast="off"))
+    images = [picture(number, *size) for number, size in enumerate(SIZES)]
+    both = [{"text": text, "image": image} for text, image in zip(TEXTS, images, strict=True)]
+    return encoder.encode([*images, *both], progress=False)
+
+
+def encode(place: Path, source: Path, output: Path, *options: str) -> NDArray[np.float32]:
+    paths = ["--input", str(source), "--output", str(output), "--autocast", "off"]
+    cli.main(["encode", "--model", str(place / "model"), *paths, *options])
+    return open_vectors(output).everything()
+
+
+def test_a_folder(
+    place: Path, expected: NDArray[np.float32], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = encode(place, place / "pictures", tmp_path / "v.parquet")
+    np.testing.assert_allclose(found, expected[:4], atol=1e-5)
+    assert "1 files have no suffix of an image and are left out: notes.md" in capsys.readouterr().err
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
+    names = [Path(str(name)).name for name in table["image"].to_pylist()]
+    assert names == ["0.png", "1.png", "2.png", "3.JPG"] and table["text"].to_pylist() == [""] * 4
+
+
+def test_columns_of_paths_bytes_and_images(place: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
+    paths = ["0.png", "1.png", "2.png", "more/3.JPG"]
+    rows = [{"text": text, "photo": path} for text, path in zip(TEXTS, paths, strict=True)]
+    table = place / "pictures" / "captions.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = [(place / "pictures" / path).read_bytes() for path in paths]
+    stored_bytes = tmp_path / "bytes.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS, "photo": content}), stored_bytes)
+    saved = tmp_path / "saved"
+    features = datasets.Features({"text": datasets.Value("string"), "photo": datasets.Image()})
+    cells = [{"bytes": data, "path": None} for data in content]
+    datasets.Dataset.from_dict({"text": TEXTS, "photo": cells}, features=features).save_to_disk(saved)
+    for source in (table, stored_bytes, saved):
+        found = encode(place, source, tmp_path / "v.npy", "--image_column", "photo")
+        np.testing.assert_allclose(found, expected[4:], atol=1e-5)
+        alone = encode(place, source, tmp_path / "v.npy", "--image_column", "photo", "--column", "")
+        np.testing.assert_allclose(alone, expected[:4], atol=1e-5)
+    table.unlink()
+
+
+def test_shards_resume_and_see_a_changed_image(place: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, size in enumerate(SIZES):
+        picture(number, *size).save(folder / f"{number}.png")
+    found = encode(place, folder, tmp_path / "shards", "--shard_rows", "3")
+    np.testing.assert_allclose(found, expected[:4], atol=1e-5)
+    first, second = (tmp_path / "shards" / f"shard-0000{number}.npy" for number in (0, 1))
+    before = first.stat().st_mtime_ns, second.stat().st_mtime_ns
+    picture(0, *SIZES[0]).save(folder / "3.png")
+    again = encode(place, folder, tmp_path / "shards", "--shard_rows", "3")
+    np.testing.assert_allclose(again, expected[[0, 1, 2, 0]], atol=1e-5)
+    assert first.stat().st_mtime_ns == before[0] and second.stat().st_mtime_ns != before[1]
+
+
+def test_mistakes_are_refused_before_the_model_is_loaded(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(stored(picture(0), "PNG"))
+    (folder / "b.png").write_text("no picture")
+    (tmp_path / "secret.png").write_bytes(stored(picture(0), "PNG"))
+    (folder / "t.csv").write_text("photo\n../secret.png\n")
+    (tmp_path / "t.txt").write_text("a\n")
+    table = ["--input", str(folder / "t.csv"), "--image_column", "photo"]
+    refusals: dict[str, list[str]] = {
+        r"b\.png: not an image": ["--input", str(folder)],
+        r"a\.png: 20 x 20 are 400 pixels": ["--input", str(folder), "--max_pixels", "399"],
+        r"t\.csv row 2: photo \(\.\./secret\.png\): leads out of": table,
+        r"no column 'image'": ["--input", str(folder / "t.csv"), "--image_column", "image"],
+        "image_root .*gone: there is no such folder": [*table, "--image_root", str(tmp_path / "gone")],
+        "image_root is for images": ["--input", str(tmp_path / "t.txt"), "--image_root", str(tmp_path)],
+        r"t\.txt has lines and no columns": ["--input", str(tmp_path / "t.txt"), "--image_column", "photo"],
+    }
+    for part, options in refusals.items():
+        given = ["--model", str(tmp_path / "no-model"), "--output", str(tmp_path / "v.npy"), *options]
+        assert cli.main(["encode", *given]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(part, line), line
+    found = encode(
+        place, folder / "t.csv", tmp_path / "v.npy", "--image_column", "photo", "--image_root", str(tmp_path)
+    )
+    assert found.shape == (1, 32)
