@@ -162,7 +162,7 @@ def _refuse_nothing(config: EvalConfig) -> None:
     tasks = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
     if not any((config.tests, config.mteb, *tasks)):
         raise UserError(
-            "config error: there is nothing to evaluate on; give similarity files or a section such "
+            "config error: there is nothing to evaluate on; give similarity files as tests, or a section such "
             "as retrieval (retrieval.0.path FOLDER)"
         )
 

@@ -54,7 +54,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "no such config": (lambda p: ["train", str(p.path / "none.yaml")], ("none.yaml does not exist",)),
     # training pairs
-    "no data": (lambda p: p.yaml("seed: 1"), ("data: no training pairs", "--data.0.path pairs.jsonl")),
+    "no data": (lambda p: p.yaml("seed: 1"), ("data: no training pairs", "data.0.path pairs.jsonl")),
     "kinds that share no batch": (
         lambda p: p.train(
             "--data.1.path", p.file("texts.jsonl", '{"text": "a"}\n{"text": "b"}\n'), "--data.1.kind", "texts"
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "whitening without dev": (
         lambda p: p.train("--eval.dev", "none", "--export.whiten"),
-        ("export.whiten", "--eval.dev"),
+        ("export.whiten", "with eval.dev"),
     ),
     # how the model is read
     "unknown prompt": (
@@ -272,7 +272,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "output folder in use": (use, ("run is in use by another run", "choose another output_dir")),
     "file where the output folder should be": (
         lambda p: p.train("--output_dir", p.file("taken", "x")),
-        ("taken", "a file is in the way", "--output_dir"),
+        ("taken", "a file is in the way", "output_dir"),
     ),
     "output folder that can't be made": (
         lambda p: p.train("--output_dir", "/proc/1/dec2vec-run"),
@@ -326,7 +326,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         base_gone,
         ("adapter/dec2vec.json: the base model", "moved does not exist", "correct name_or_path in this file"),
     ),
-    "evaluate on nothing": (lambda p: p.eval("--tests"), ("there is nothing to evaluate on", "--tests FILE")),
+    "evaluate on nothing": (lambda p: p.eval("--tests"), ("there is nothing to evaluate on", "files as tests, or")),
     "evaluate on dev": (dev_is_test, ("copy.jsonl contains the pairs of", "dev.jsonl", "leakage")),
     "evaluate no such run": (lambda p: p.eval("--tuned", str(p.path / "none")), ("none", "no such folder")),
     "evaluate an unknown prompt": (
@@ -339,6 +339,6 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "report where a file is": (
         lambda p: p.eval("--output_dir", p.file("taken", "x")),
-        ("taken", "a file is in the way", "--output_dir"),
+        ("taken", "a file is in the way", "output_dir"),
     ),
 }
