@@ -170,12 +170,12 @@ class ChunkedForward:
         if self.embedder.passes_are_collective:
             raise UserError(
                 f"not enough memory to embed {texts} texts of {tokens} tokens, and with sharded weights a process "
-                "can't divide them alone; use a smaller --model.max_length, --model.dtype bfloat16 or more processes"
+                "can't divide them alone; use a smaller model.max_length, model.dtype bfloat16 or more processes"
             )
         if texts == 1:
             raise UserError(
-                f"not enough memory to embed a text of {tokens} tokens; use a smaller --model.max_length, "
-                "--model.dtype bfloat16 or a smaller decoder"
+                f"not enough memory to embed a text of {tokens} tokens; use a smaller model.max_length, "
+                "model.dtype bfloat16 or a smaller decoder"
             )
 
     @property

@@ -118,9 +118,9 @@ def measure_overlap(inputs: Inputs) -> overlap.Seen:
 def load_tasks(config: EvalConfig) -> tuple[StsTask, list[StsTask]]:
     """Dev and tests, both of which training needs for its report; a dev that is also a test would be leakage."""
     if not config.dev:
-        raise UserError("config error: dev: give the similarity file on which layer and k are selected (--dev FILE)")
+        raise UserError("config error: dev: give the similarity file on which layer and k are selected")
     if not config.tests:
-        raise UserError("config error: tests: give at least one similarity file (--tests FILE ...)")
+        raise UserError("config error: tests: give at least one similarity file")
     dev, tests = _load_similarity(config)
     assert dev is not None
     return dev, tests
@@ -161,8 +161,8 @@ def _refuse_nothing(config: EvalConfig) -> None:
     tasks = (config.pairs, config.gap, config.topics, config.clustering, config.retrieval, config.isotropy)
     if not any((config.tests, config.mteb, *tasks)):
         raise UserError(
-            "config error: there is nothing to evaluate on; give similarity files (--tests FILE ...) or a section such "
-            "as retrieval (--retrieval.0.path FOLDER)"
+            "config error: there is nothing to evaluate on; give similarity files as tests, or a section such "
+            "as retrieval (retrieval.0.path FOLDER)"
         )
 
 

@@ -54,12 +54,12 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "no such config": (lambda p: ["train", str(p.path / "none.yaml")], ("none.yaml does not exist",)),
     # training pairs
-    "no data": (lambda p: p.yaml("seed: 1"), ("data: no training pairs", "--data.0.path pairs.jsonl")),
+    "no data": (lambda p: p.yaml("seed: 1"), ("data: no training pairs", "data.0.path pairs.jsonl")),
     "kinds that share no batch": (
         lambda p: p.train(
             "--data.1.path", p.file("texts.jsonl", '{"text": "a"}\n{"text": "b"}\n'), "--data.1.kind", "texts"
         ),
-        ("data.1.kind differs from that of data.0", "add --batch.sources single"),
+        ("data.1.kind differs from that of data.0", "add batch.sources single"),
     ),
     "prompt of a source that is none": (
         lambda p: p.train("--data.0.query_prompt", "promteol"),
@@ -117,15 +117,15 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "all pairs equal": (lambda p: p.pairs(PAIR * 9), ("spoilt.jsonl: all anchors are equal ('one dog')",)),
     "batch larger than the data": (
         lambda p: p.train("--batch.size", "400"),
-        ("batch.size 400 is larger than the data (12 pairs)", "use --batch.size 12 or less"),
+        ("batch.size 400 is larger than the data (12 pairs)", "use batch.size 12 or less"),
     ),
     "weight without batches of one source": (
         lambda p: p.train("--data.0.weight", "2"),
-        ("data.0.weight is only used for batches of a single source", "add --batch.sources single"),
+        ("data.0.weight is only used for batches of a single source", "add batch.sources single"),
     ),
     "batch larger than every source": (
         lambda p: p.train("--batch.sources", "single", "--batch.size", "400"),
-        ("batch.size 400 is larger than every source (the largest has 12 pairs)", "use --batch.size 12 or less"),
+        ("batch.size 400 is larger than every source (the largest has 12 pairs)", "use batch.size 12 or less"),
     ),
     "enormous weight": (
         lambda p: p.train("--batch.sources", "single", "--data.0.weight", "1e308"),
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "whitening without dev": (
         lambda p: p.train("--eval.dev", "none", "--export.whiten"),
-        ("export.whiten", "--eval.dev"),
+        ("export.whiten", "with eval.dev"),
     ),
     # how the model is read
     "unknown prompt": (
@@ -172,11 +172,11 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "two slots": (lambda p: p.train("--model.prompt", "{text} or {text}"), ("{text} 2 times", "exactly once")),
     "suffix tokenised with the text": (
         lambda p: p.train("--model.prompt", "prompteol", "--model.tokenization", "joint"),
-        ("prompt 'prompteol'", "--model.tokenization separate"),
+        ("prompt 'prompteol'", "model.tokenization separate"),
     ),
     "prompt with capitals before lower case": (
         lambda p: p.train("--model.prompt", "instruct", "--model.text_normalization", "lower"),
-        ("model.text_normalization lower", "would also lower-case the prompt 'Instruct:", "--export.model false"),
+        ("model.text_normalization lower", "would also lower-case the prompt 'Instruct:", "export.model false"),
     ),
     "unknown pooling": (
         lambda p: p.train("--model.pooling", "cls"),
@@ -191,7 +191,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "room for the prompt only": (
         lambda p: p.train("--model.prompt", "instruct", "--model.max_length", "8"),
-        ("max_length 8", "prompt 'instruct' needs", "set --model.max_length above"),
+        ("max_length 8", "prompt 'instruct' needs", "set model.max_length above"),
     ),
     "more tokens than positions": (
         lambda p: p.train("--model.max_length", "512"),
@@ -249,12 +249,12 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "CUDA where there is none": (
         lambda p: p.train("--model.device", "cuda"),
-        ("device cuda", "no accelerator", "--model.device cpu"),
+        ("device cuda", "no accelerator", "model.device cpu"),
     ),
     "4 bit on a CPU": (lambda p: p.train("--model.load_in_4bit"), ("model.load_in_4bit", "need CUDA")),
     "flash attention on a CPU": (
         lambda p: p.train("--model.attention", "flash_attention_2"),
-        ("model.attention flash_attention_2", "needs CUDA", "--model.attention sdpa"),
+        ("model.attention flash_attention_2", "needs CUDA", "model.attention sdpa"),
     ),
     "adapter option without adapters": (
         lambda p: p.train("--lora.method", "full"),
@@ -263,24 +263,24 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     # run folders
     "base where the result goes": (
         base_in_output,
-        ("model.name_or_path", "would be overwritten by training; choose another --output_dir"),
+        ("model.name_or_path", "would be overwritten by training; choose another output_dir"),
     ),
     "something else where the result goes": (
         foreign_model_folder,
         ("taken/model exists and is not an export of dec2vec",),
     ),
-    "output folder in use": (use, ("run is in use by another run", "choose another --output_dir")),
+    "output folder in use": (use, ("run is in use by another run", "choose another output_dir")),
     "file where the output folder should be": (
         lambda p: p.train("--output_dir", p.file("taken", "x")),
-        ("taken", "a file is in the way", "--output_dir"),
+        ("taken", "a file is in the way", "output_dir"),
     ),
     "output folder that can't be made": (
         lambda p: p.train("--output_dir", "/proc/1/dec2vec-run"),
-        ("cannot use output_dir /proc/1/dec2vec-run", "choose another --output_dir"),
+        ("cannot use output_dir /proc/1/dec2vec-run", "choose another output_dir"),
     ),
     "checkpoint of another configuration": (
         lambda p: p.resume("--optim.lr", "0.1"),
-        ("step-000004 belongs to another configuration", "--checkpoint.resume fresh"),
+        ("step-000004 belongs to another configuration", "checkpoint.resume fresh"),
     ),
     "checkpoint as pickle": (
         pickled_checkpoint,
@@ -326,7 +326,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         base_gone,
         ("adapter/dec2vec.json: the base model", "moved does not exist", "correct name_or_path in this file"),
     ),
-    "evaluate on nothing": (lambda p: p.eval("--tests"), ("there is nothing to evaluate on", "--tests FILE")),
+    "evaluate on nothing": (lambda p: p.eval("--tests"), ("there is nothing to evaluate on", "files as tests, or")),
     "evaluate on dev": (dev_is_test, ("copy.jsonl contains the pairs of", "dev.jsonl", "leakage")),
     "evaluate no such run": (lambda p: p.eval("--tuned", str(p.path / "none")), ("none", "no such folder")),
     "evaluate an unknown prompt": (
@@ -339,6 +339,6 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "report where a file is": (
         lambda p: p.eval("--output_dir", p.file("taken", "x")),
-        ("taken", "a file is in the way", "--output_dir"),
+        ("taken", "a file is in the way", "output_dir"),
     ),
 }

@@ -138,7 +138,7 @@ def test_nothing_to_fit_the_whitening_on(place: Place, capsys: pytest.CaptureFix
     assert main(place.train(*dev, "--export.whiten")) == 2
     assert_intact(before, place.snapshot())
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("dec2vec: error: export.whiten") and "--export.whiten false" in last
+    assert last.startswith("dec2vec: error: export.whiten") and "use export.whiten false" in last
     assert main(place.train(*dev, "--export.whiten", "false")) == 0
 
 

@@ -89,7 +89,7 @@ def test_no_dev_no_reading(place: Path) -> None:
 
 def test_whitening_without_text_of_its_own_is_refused(place: Path) -> None:
     graded = SourceConfig(path="dev.jsonl", kind="graded")
-    with pytest.raises(UserError, match=r"export.whiten: 0 of the training texts .* --export\.whiten false"):
+    with pytest.raises(UserError, match=r"export.whiten: 0 of the training texts .* export\.whiten false"):
         read(graded, whiten=True)
     assert read(whiten=True) is not None
 

@@ -105,7 +105,7 @@ def test_a_whole_run_and_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config = write_run(tmp_path)
     monkeypatch.chdir(tmp_path)
     turned = ("--model.bidirectional", "true", "--optim.steps", "3")
-    with pytest.raises(UserError, match=r"model.bidirectional: sentence-transformers .*--export.model false"):
+    with pytest.raises(UserError, match=r"model.bidirectional: sentence-transformers .*export.model false"):
         train(config, tmp_path / "out", *turned)
     train(config, tmp_path / "out", *turned, "--export.model", "false")
     tuned = Encoder.load(ModelConfig(name_or_path=str(tmp_path / "out"), device="cpu"))
@@ -122,9 +122,9 @@ def test_a_whole_model_says_that_it_was_turned(tmp_path: Path) -> None:
     model = save_adapter(encoder, tmp_path / "run" / "adapter")
     np.testing.assert_allclose(load(tmp_path / "run").encode(TEXTS), expected, rtol=0, atol=1e-6)
     (model / "dec2vec.json").unlink()
-    with pytest.raises(UserError, match=r"tuned with bidirectional attention; add --model.bidirectional true"):
+    with pytest.raises(UserError, match=r"tuned with bidirectional attention; add model.bidirectional true"):
         load(model, bidirectional=False)
-    with pytest.raises(UserError, match=r"--export.model false"):
+    with pytest.raises(UserError, match=r"export.model false"):
         save_sentence_transformer(encoder, tmp_path / "st", True, None)
 
 

@@ -130,7 +130,7 @@ def test_only_damaged_ones_starts_anew_and_says_so(tmp_path: Path, caplog: pytes
 
 def test_other_configuration_is_refused_with_the_fix(tmp_path: Path) -> None:
     save(tmp_path, 100, Identity("b" * 64, TrainConfig(seed=1)))
-    with pytest.raises(UserError, match=r"step-000100.*--checkpoint\.resume fresh.*--output_dir"):
+    with pytest.raises(UserError, match=r"step-000100.*checkpoint\.resume fresh.*output_dir"):
         latest_checkpoint(tmp_path, RUN)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -108,7 +110,7 @@ def test_override_values(overrides: list[str], expected: TrainConfig) -> None:
         ("model: {name_or_path: 3}", "model.name_or_path: 3 must be text (quote it)"),
         ("model: {prompt: 2024-01-01}\nseed: x", "config error: seed: 'x' must be a whole number"),
         ("data: a.jsonl", "data: 'a.jsonl' must be a list"),
-        ("lora: none", "lora: 'none' must be a section of `key: value` lines; --lora.method full trains every weight"),
+        ("lora: none", "lora: 'none' must be a section of `key: value` lines; lora.method full trains every weight"),
         ("optim:", "optim: null must be a section of `key: value` lines"),
         ("optim: {lr: 0}\nseed: -1", "optim.lr: 0 must be greater than 0; seed: -1 must be greater"),
         ("seed: 1\nseed: 2", "run.yaml line 2: seed is given twice"),
@@ -148,7 +150,7 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str | bytes, words: str) -> 
             "--optim: this is a section with the options optim.steps, optim.epochs, optim.lr and 5 more",
         ),
         (["--data", "x"], "--data: this is a section with the options data.0.path"),
-        (["--lora", "none"], "--lora.method full trains every weight without adapters"),
+        (["--lora", "none"], "lora.method full trains every weight without adapters"),
         (["--data.0.negatives", "[a,, b]"], "--data.0.negatives: [a,, b] is not a list; write [a, b]"),
         (["--data.0.negatives", "[[a]]"], "--data.0.negatives: [[a]] is not a list"),
         (["lr", "1"], "'lr' is not an option; write --section.key value"),
@@ -327,3 +329,20 @@ def test_a_suggestion_is_first_sought_at_the_same_place() -> None:
 def test_the_sections_of_one_command_alone() -> None:
     train, judge = set(section_types(TrainConfig)), set(section_types(EvalConfig))
     assert {verb: set(names) for verb, names in SECTIONS.items()} == {"train": train - judge, "eval": judge - train}
+
+
+COMMAND_LINE = ("dec2vec/cli.py", "dec2vec/config/overrides.py", "dec2vec/config/help.py", "train/sweep/")
+"""What speaks of words that were typed, or types them itself."""
+
+
+def test_messages_name_options_as_python_and_yaml_do() -> None:
+    """`batch.size 8` can be written into a file, a dictionary or a command; `--batch.size 8` only into a command."""
+    root, found = Path(__file__).parents[1], []
+    for path in (path for package in ("dec2vec", "train", "eval") for path in sorted((root / package).rglob("*.py"))):
+        place = path.relative_to(root).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8")) if not place.startswith(COMMAND_LINE) else ast.Module([], [])
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
+        texts = [node for node in texts if isinstance(node.value, str)]
+        found += [f"{place}: {node.value}" for node in texts if re.search(r"--[a-z_]+\.[a-z]", str(node.value))]
+    assert found == []

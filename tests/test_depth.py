@@ -72,10 +72,10 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"layer"):
         load(tmp_path / "base", depth=2, layer=3)
     encoder = tiny_encoder(tmp_path / "base", depth=1)
-    with pytest.raises(UserError, match=r"model.depth 1: .*--export.merge true"):
+    with pytest.raises(UserError, match=r"model.depth 1: .*export.merge true"):
         save_sentence_transformer(encoder, tmp_path / "model", False, None)
     config = TrainConfig(model=ModelConfig(name_or_path="x", depth=1), data=(SourceConfig(path="pairs.jsonl"),))
-    with pytest.raises(UserError, match=r"model.depth 1: .*--export.merge true"):
+    with pytest.raises(UserError, match=r"model.depth 1: .*export.merge true"):
         check_config(config)
     check_config(replace(config, export=ExportConfig(merge=True)))
     check_config(replace(config, export=ExportConfig(model=False)))

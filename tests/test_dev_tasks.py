@@ -188,7 +188,7 @@ def test_the_share_of_dev_is_foretold_from_tokens(tmp_path: Path, tasks: list[De
     line = said_beforehand(judge, encoder, step_tokens=tokens, every=3, world=1)
     assert f"{len(texts):,} texts, {tokens:,} tokens, about 10 % of the time" in line and "limit" not in line
     line = said_beforehand(judge, encoder, step_tokens=tokens // 2, every=1, world=2)  # half of the texts for each
-    assert "about 25 % of the time; less with a larger --eval.every (now 1) or with limit and documents" in line
+    assert "about 25 % of the time; less with a larger eval.every (now 1) or with limit and documents" in line
 
 
 def test_tests_are_the_sections_of_an_evaluation(tmp_path: Path, tasks: list[DevTaskConfig]) -> None:

@@ -125,6 +125,6 @@ def test_refused(encoder: Encoder) -> None:
     encoder.set_max_length(empty + 2)
     assert len(encoder.tokenize(["a man"])[0]) == empty + 2
     encoder.set_max_length(empty + 1)
-    with pytest.raises(UserError, match=rf"needs {empty} tokens .* set --model.max_length to {empty + 2} or more"):
+    with pytest.raises(UserError, match=rf"needs {empty} tokens .* set model.max_length to {empty + 2} or more"):
         encoder.encode(TEXTS)
     encoder.set_max_length(MAX_LENGTH)

@@ -287,7 +287,7 @@ REFUSED = {
     "version 1": ({**FSDP2, "FSDP_VERSION": "1"}, "set fsdp_version: 2 in fsdp_config"),
     "offload": ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: not supported"),
     "loading": ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "set it to false"),
-    "checkpointing": ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--lora.gradient_checkpointing true"),
+    "checkpointing": ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "lora.gradient_checkpointing true"),
     "no group": (FSDP2, "start with accelerate launch or torchrun"),
 }
 

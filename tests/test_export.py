@@ -244,8 +244,8 @@ def _files_naming(folder: Path, text: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"pooling": "first_last"}, "--model.pooling last, mean, weighted_mean, max"),
-        ({"prompt": "prompteol", "tokenization": "joint"}, "--model.tokenization separate"),
+        ({"pooling": "first_last"}, "model.pooling last, mean, weighted_mean, max"),
+        ({"prompt": "prompteol", "tokenization": "joint"}, "model.tokenization separate"),
     ],
 )
 def test_what_sentence_transformers_cannot_do_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:

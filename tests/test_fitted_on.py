@@ -126,13 +126,13 @@ def test_no_training_text_is_asked_for_where_the_corpus_serves(config: EvalConfi
     report = report_of(replace(config, fit=()))
     assert main_figures(report, "found") == pytest.approx(figures)
     assert not [row for row in report.results if row.subject.kind == "baseline"]
-    assert "tfidf: not computed for dev, sts; give training text (--fit FILE)" in report.notes
-    with pytest.raises(UserError, match=r"tfidf has no text to be fitted on; give training text \(--fit FILE\)"):
+    assert "tfidf: not computed for dev, sts; give training text as fit" in report.notes
+    with pytest.raises(UserError, match=r"tfidf has no text to be fitted on; give training text as fit"):
         report_of(replace(config, fit=(), retrieval=()))
 
 
 def test_training_text_that_is_all_evaluated_is_not_called_absent(config: EvalConfig) -> None:
-    said = r"all training-side texts are evaluated texts too; give others \(--fit FILE\)"
+    said = r"all training-side texts are evaluated texts too; give others as fit"
     alone = replace(config, fit=(config.dev,), retrieval=())
     with pytest.raises(UserError, match=f"tfidf has no text to be fitted on; {said}"):
         report_of(alone)
@@ -229,7 +229,7 @@ def test_usual_baselines_that_cannot_be_measured_cost_a_line(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those that are named are refused instead: see `test_no_training_text_is_asked_for_where_the_corpus_serves`."""
-    line = "tfidf: not computed for dev, sts; give training text (--fit FILE)"
+    line = "tfidf: not computed for dev, sts; give training text as fit"
     report = report_of(replace(config, baselines=None, fit=(), retrieval=()))
     assert line in report.notes and line in caplog.messages
     assert not [row for row in report.results if row.subject.kind == "baseline"]

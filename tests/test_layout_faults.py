@@ -63,14 +63,14 @@ NLI = {"premise": "a", "hypothesis": "b", "label": 0}
         ([{**SWIFT, "messages": [{"role": "user"}]}], "not a list of messages with role and content"),
         ([{**SWIFT, "messages": [message([{"type": "image"}])]}], "with a part that is no text"),
         ([SWIFT, {**SWIFT, "label": 0}], "line 2: not a row of ms-swift: label is a number (0), but the first row has"),
-        ([{**SWIFT, "label": 0.4}], "label is a number (0.4), neither 0 nor 1; rows with degrees are for data.N.kind"),
+        ([{**SWIFT, "label": 0.4}], "label is a number (0.4), neither 0 nor 1; rows with degrees are for data.0.kind"),
         ([NLI, {**NLI, "label": "maybe"}], "line 2: not a row of NLI pair-class: label is a text (maybe)"),
         ([["a", "b"], ["c", "d", "e"]], "line 2: not a row of sentence-transformers list: a list of 3 texts, but the"),
         ([["a"], ["b"]], "line 1: not a row of sentence-transformers list: a list (['a']) has no second text"),
         ([["a", "b"], {"set": ["a", "b"]}], "line 2: not a row of sentence-transformers list: a row of sentence-tr"),
         ([["a", "b"], "c"], 'line 2: a row must be an object {"column": value} or a list, not'),
         ([{"query": "q", "passages": ["p"]}], "no known layout fits (nearest: FlagEmbedding (pos, query)"),
-        ([{"text": "a", "label": "x"}], "or is this data.N.kind labelled?"),
+        ([{"text": "a", "label": "x"}], "or is this data.0.kind labelled?"),
     ],
 )
 def test_faults_of_shape(tmp_path: Path, rows: list[object], words: str) -> None:
@@ -94,6 +94,17 @@ def test_headers_and_rows_without_them(tmp_path: Path, name: str, lines: Sequenc
     assert words in complaint(path)
 
 
+def test_a_message_has_the_number_of_its_source(tmp_path: Path) -> None:
+    good = SourceConfig(str(jsonl(tmp_path / "good.jsonl", FLAG)))
+    rows = [{"anchor": "a", "text": "p"}] * 3
+    odd = SourceConfig(str(jsonl(tmp_path / "odd.jsonl", rows)), positive="text", min_grade=2)
+    unused = SourceConfig(str(jsonl(tmp_path / "unused.jsonl", [dict(row, prompt="i") for row in FLAG])))
+    with pytest.raises(UserError, match=r"rows of anchor and text do not use data\.1\.min_grade; remove it"):
+        load_data([good, odd])
+    told = load_data([good, unused]).told[1].unused
+    assert told is not None and "such as data.1.query_prompt instruct" in told
+
+
 # single rows
 
 
@@ -115,7 +126,7 @@ def test_faulty_rows_are_counted_by_kind_and_left_out(tmp_path: Path) -> None:
     assert f"{path}: 4 of 300 rows: 2 with an empty query or positive (first: t.jsonl line 8)" in complaint(
         path, extras=SCORED
     )
-    assert "more than data.N.bad_rows 0.01 allows" in complaint(path, extras=SCORED)
+    assert "more than data.0.bad_rows 0.01 allows" in complaint(path, extras=SCORED)
     assert len(read(path, SCORED, bad_rows=0.02)) == 296
     cleaned = read(path, SCORED, clean=True)
     assert len(cleaned) == 296 and cleaned.counts[0].empty == 2 and cleaned.counts[0].read == 298

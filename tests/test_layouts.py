@@ -189,7 +189,7 @@ def test_a_beir_folder_with_judgements_for_training(tmp_path: Path) -> None:
     data = read(folder)
     expected = [("query 0", "doc 0"), ("query 0", "T1 doc 1"), ("query 1", "T2 doc 2"), ("query 2", "T3 doc 3")]
     assert list(data.tables[0].texts) == expected
-    assert "judgements below data.N.min_grade 1 are not used: 1 of grade 0" in data.told[0].layout[0]
+    assert "judgements below data.0.min_grade 1 are not used: 1 of grade 0" in data.told[0].layout[0]
     assert texts(folder, min_grade=2) == [expected[0], expected[3]]
     assert texts(f"{folder}@test") == texts(folder, split="test") == [("query 2", "doc 0"), ("query 1", "T1 doc 1")]
     assert texts(folder / "qrels" / "train.tsv") == expected
@@ -275,7 +275,7 @@ def test_columns_that_are_not_used_are_named_with_what_they_might_be(tmp_path: P
     path = jsonl(tmp_path / "t.jsonl", rows)
     (told,) = read(path).told
     assert told.unused == (
-        "columns that are not used: hard_neg (hard negatives, which data.N.negatives would name), score (scores of the "
+        "columns that are not used: hard_neg (hard negatives, which data.0.negatives would name), score (scores of the "
         "texts, which loss.kind distil_reranker uses), origin"
     )
     (told,) = read(path, negatives=("hard_neg",), only=("origin=x",)).told

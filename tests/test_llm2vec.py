@@ -64,7 +64,7 @@ def load(folder: Path, **options: object) -> Encoder:
 @pytest.mark.parametrize("name", ["LlamaBiModel", "LlamaEncoderModel", "LlamaBiForMNTP"])
 def test_merged_weights_are_not_read_as_a_causal_decoder(name: str, tmp_path: Path) -> None:
     folder = turn(tiny_model_folder(tmp_path), name)
-    with pytest.raises(UserError, match=f"was LLM2Vec's {name}, tuned with bidirectional .* add --model.bidirectional"):
+    with pytest.raises(UserError, match=f"was LLM2Vec's {name}, tuned with bidirectional .* add model.bidirectional"):
         load(folder)
 
 
@@ -100,7 +100,7 @@ def test_adapter_files_beside_merged_weights(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_an_adapter_alone_is_named(bidirectional: bool, tmp_path: Path) -> None:
     folder = adapter(tmp_path, beside_weights=False)
-    refused = f"an adapter of LLM2Vec of {tmp_path / 'base'} and not a model; merge .*--model.bidirectional true"
+    refused = f"an adapter of LLM2Vec of {tmp_path / 'base'} and not a model; merge .*model.bidirectional true"
     with pytest.raises(UserError, match=refused):
         load(folder, bidirectional=bidirectional)
 

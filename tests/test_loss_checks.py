@@ -47,7 +47,7 @@ def test_the_message_names_what_fits() -> None:
         (LossConfig(kind="distil_vectors", teacher="t", learn_temperature=True), "distance mse has no temperature"),
         (LossConfig(kind="angle", angle_weights=(0, 0, 0)), "set at least one above 0"),
         (LossConfig(kind="distil_reranker", distance="mse"), "use kl or margin"),
-        (LossConfig(positives="sum", query_negatives=True), "belong to a query and one positive; use --loss.positives"),
+        (LossConfig(positives="sum", query_negatives=True), "belong to a query and one positive; use loss.positives"),
         (LossConfig(matryoshka=(8, 8)), "a number of dimensions is repeated"),
         (LossConfig(matryoshka=(8, 4), matryoshka_weights=(1.0,)), "1 weights for 2 numbers of dimensions"),
     ],

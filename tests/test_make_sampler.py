@@ -187,7 +187,7 @@ def test_every_source_has_a_weight_or_none_has() -> None:
         (
             (LABELLED,),
             {"size": 6},
-            "texts_per_label 2: a batch of 6 contains too few labels; use --batch.size 8 or more",
+            "texts_per_label 2: a batch of 6 contains too few labels; use batch.size 8 or more",
         ),
         (
             (SourceTable("pairs", [("a", "b")] * 3),),

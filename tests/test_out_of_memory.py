@@ -115,7 +115,7 @@ def test_a_later_step_names_the_option_and_the_run_goes_on(
     config: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps_that_fail(monkeypatch, lambda number, kept, chunk: number > 3, ERRORS[0])
-    with pytest.raises(UserError, match=r"^step 3: out of memory .*--batch\.chunk_tokens 64"):
+    with pytest.raises(UserError, match=r"^step 3: out of memory .*batch\.chunk_tokens 64"):
         train(config, tmp_path / "out")
     monkeypatch.undo()
     assert steps_of(tmp_path / "out") == [1, 2, 3]

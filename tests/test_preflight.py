@@ -63,11 +63,11 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     ),
     "losses that share no batch": (
         config_of(PAIRS, changed(PAIRS, losses=(LossConfig(weight=2.0),))),
-        "data.1.losses differs from that of data.0, so a batch cannot contain both; add --batch.sources single",
+        "data.1.losses differs from that of data.0, so a batch cannot contain both; add batch.sources single",
     ),
     "a weight in mixed batches": (
         config_of(PAIRS, changed(PAIRS, weight=2.0)),
-        "data.1.weight is only used for batches of a single source; add --batch.sources single",
+        "data.1.weight is only used for batches of a single source; add batch.sources single",
     ),
     "labels and no duplicates": (
         config_of(PAIRS, LABELLED, batch=BatchConfig(sources="single", no_duplicates=True)),
@@ -83,7 +83,7 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     ),
     "a suffix in an exported prompt": (
         config_of(model=ModelConfig(name_or_path="x", prompt="prompteol", tokenization="joint")),
-        "only add with --model.tokenization separate; use it, or --export.model false",
+        "only add with model.tokenization separate; use it, or export.model false",
     ),
     "merging into 4 bit": (
         config_of(model=ModelConfig(name_or_path="x", load_in_4bit=True), export=ExportConfig(merge=True)),
@@ -94,7 +94,7 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
         "model.depth 1: sentence-transformers would load the whole base",
     ),
     "a push to what is no repository": (config_of(export=ExportConfig(push="m")), "not a repository name"),
-    "a push of nothing": (config_of(export=ExportConfig(push="alice/m", model=False)), "--export.model false"),
+    "a push of nothing": (config_of(export=ExportConfig(push="alice/m", model=False)), "export.model false"),
     "a push without a token": (config_of(export=ExportConfig(push="alice/m")), "no Hub token"),
     "mining without pairs": (
         config_of(GRADED, mining=MiningConfig(every=1)),
@@ -106,7 +106,7 @@ CASES: dict[str, tuple[TrainConfig, str]] = {
     ),
     "more negatives than ranks": (
         config_of(mining=MiningConfig(every=1, negatives=9, max_rank=8)),
-        "more than the window of ranks 1 to 8 contains; raise --mining.max_rank",
+        "more than the window of ranks 1 to 8 contains; raise mining.max_rank",
     ),
     "whitening without dev": (config_of(export=ExportConfig(whiten=True)), "export.whiten: its k is selected on dev"),
 }
@@ -156,7 +156,7 @@ def test_the_run_folder_must_not_hold_the_base_or_other_files(tmp_path: Path) ->
     folder = RunFolder(tmp_path / "run")
     inside = ModelConfig(name_or_path=str(tiny_model_folder(folder.model)))
     outside = ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "base")))
-    with pytest.raises(UserError, match="would be overwritten by training; choose another --output_dir"):
+    with pytest.raises(UserError, match="would be overwritten by training; choose another output_dir"):
         check_folder(config_of(model=inside), Ddp, folder)
     with pytest.raises(UserError, match="exists and is not an export of dec2vec"):
         check_folder(config_of(model=outside), Ddp, folder)

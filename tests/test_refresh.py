@@ -127,7 +127,7 @@ def refused(config: Path, output: Path, words: str) -> None:
 def test_negatives_that_are_gone(config: Path, tmp_path: Path) -> None:
     run_alone(stopped, config, tmp_path, 4)
     (tmp_path / "negatives" / "step-000003.npz").unlink()
-    run_alone(refused, config, tmp_path, "step-000003.npz: .*--checkpoint.resume fresh")
+    run_alone(refused, config, tmp_path, "step-000003.npz: .*checkpoint.resume fresh")
 
 
 def ranks_in_folder(config: Path, output: Path) -> None:

@@ -223,16 +223,20 @@ def test_what_is_not_used_is_no_part_of_the_data(tmp_path: Path) -> None:
         (
             {"teacher_scores": [1, 2, 3]},
             "logit",
-            "t.jsonl: 2 of 2 rows: 2 with scores of another length .* data.N.bad_rows",
+            "t.jsonl: 2 of 2 rows: 2 with scores of another length .* data.0.bad_rows",
         ),
         ({"teacher_scores": ["high", 1]}, "logit", "'high' in place of a number"),
         (
             {"teacher_scores": [1.5, 0.5]},
             "probability",
-            r"\[1.5, 0.5\] has numbers, but not all from 0 to 1; use --loss.sc",
+            r"\[1.5, 0.5\] has numbers, but not all from 0 to 1; use loss.sc",
         ),
-        ({"label": 0.5}, "probability", "label 0.5 has margins; use --loss.score_scale logit"),
-        ({"score": None}, "logit", "no row has scores of two documents .* dec2vec mine --rescore"),
+        ({"label": 0.5}, "probability", "label 0.5 has margins; use loss.score_scale logit"),
+        (
+            {"score": None},
+            "logit",
+            "no row has .*teacher_scores, scores, score, labels, label, or FlagEmb.* mine --rescore",
+        ),
     ],
 )
 def test_scores_that_are_refused(tmp_path: Path, row: dict[str, object], scale: str, message: str) -> None:

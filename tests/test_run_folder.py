@@ -40,7 +40,7 @@ def test_second_run_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "claimed\n"
-        with pytest.raises(UserError, match=rf"{tmp_path}.*in use.*process {holder.pid}\).*--output_dir"):
+        with pytest.raises(UserError, match=rf"{tmp_path}.*in use.*process {holder.pid}\).*output_dir"):
             RunFolder.claim(tmp_path)
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -63,7 +63,7 @@ def test_other_processes_need_no_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["/proc/1/dec2vec-run", "/sys/dec2vec-run"])
 def test_folder_that_cannot_be_made(place: str) -> None:
-    with pytest.raises(UserError, match=f"cannot use output_dir {place}.*another --output_dir"):
+    with pytest.raises(UserError, match=f"cannot use output_dir {place}.*another output_dir"):
         RunFolder.claim(place)
 
 

@@ -75,7 +75,7 @@ def test_a_rest_of_one_row_joins_the_batch_before() -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(UserError, match=r"batch\.size 8 is larger than the data \(3 pairs\); use --batch\.size 3"):
+    with pytest.raises(UserError, match=r"batch\.size 8 is larger than the data \(3 pairs\); use batch\.size 3"):
         steps_per_epoch(3, 8)
     with pytest.raises(ValueError, match="no negatives"):
         steps_per_epoch(3, 1)

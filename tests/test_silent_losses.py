@@ -122,7 +122,7 @@ def test_options_without_effect_are_refused(tmp_path: Path, option: dict[str, ob
     (name,) = option
     for layout, words in (("flag_embedding", "FlagEmbedding"), ("own", "anchor and positive")):
         found = complaint(WRITERS[layout](tmp_path, pairs(4)), **option)
-        assert f"rows of {words} do not use data.N.{name}; remove it" in found
+        assert f"rows of {words} do not use data.0.{name}; remove it" in found
 
 
 @pytest.mark.parametrize("option", [{"min_grade": 2}, {"bad_rows": 0.0}, {"corpus": "c"}])

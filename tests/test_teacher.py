@@ -226,5 +226,5 @@ def test_views_that_differ_are_taken(architecture: dict[str, object], lora: Lora
 
 @pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(method="full", dropout=0.1)])
 def test_views_that_would_be_equal_are_refused(lora: LoraConfig) -> None:
-    with pytest.raises(UserError, match=r"data.0 \(wiki.txt\): .* every dropout is 0; add .*--lora.dropout 0.1"):
+    with pytest.raises(UserError, match=r"data.0 \(wiki.txt\): .* every dropout is 0; add .*lora.dropout 0.1"):
         check_dropout(NO_DROPOUT, lora, "data.0 (wiki.txt)")

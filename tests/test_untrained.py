@@ -57,11 +57,11 @@ def test_one_skipped_step_is_no_failure(tmp_path: Path, skips: list[int]) -> Non
 @pytest.mark.parametrize(
     ("first_bad", "model", "advice", "not_advised"),
     [
-        (0, {}, "(dec2vec check ", "use --"),
-        (0, {"autocast": "on"}, "use --model.autocast off", "float32"),
-        (0, {"dtype": "bfloat16"}, "use --model.dtype float32", "lower"),
-        (1, {}, "use a lower --optim.lr; earlier checkpoints", "--model."),
-        (1, {"autocast": "on"}, "use a lower --optim.lr or --model.autocast off", "float32"),
+        (0, {}, "(dec2vec check ", "use model."),
+        (0, {"autocast": "on"}, "use model.autocast off", "float32"),
+        (0, {"dtype": "bfloat16"}, "use model.dtype float32", "lower"),
+        (1, {}, "use a lower optim.lr; earlier checkpoints", "use model."),
+        (1, {"autocast": "on"}, "use a lower optim.lr or model.autocast off", "float32"),
     ],
 )
 def test_advice_fits_the_cause(

@@ -49,7 +49,7 @@ def test_a_folder_and_a_run_are_an_evaluation(folder: EvalConfig) -> None:
     assert found.outside is not None and found.outside.name in ("baseline/tfidf", "baseline/bm25")
     assert not any(row.dev is not None for row in table.rows) and "dev" not in " ".join(task_text(table))
     assert report.notes[0].startswith(
-        "Note: no row with whiten: no dev data select its strength; --systems.post whiten raw adds"
+        "Note: no row with whiten: no dev data select its strength; systems.post whiten raw adds"
     )
     assert "| selected on |" in to_markdown(report) and "dev:" not in to_markdown(report)
 
@@ -143,7 +143,7 @@ def test_tasks_with_and_without_dev_data_together(folder: EvalConfig, tmp_path: 
 def test_nothing_to_evaluate_on_is_one_line(folder: EvalConfig, similarity: EvalConfig) -> None:
     with pytest.raises(UserError, match="config error: there is nothing to evaluate on; give similarity files"):
         evaluated(replace(folder, retrieval=()))
-    with pytest.raises(UserError, match=r"fit: pca needs training text \(--fit FILE\)"):
+    with pytest.raises(UserError, match=r"fit: pca needs a file of training text; give one, or"):
         evaluated(replace(similarity, systems=SystemsConfig(post=("raw", "pca"))))
 
 

@@ -203,7 +203,7 @@ def _check_whitening(config: TrainConfig, texts: Mapping[str, Sequence[str]], ta
     if count < 2:
         raise UserError(
             f"export.whiten: {count} of the training texts are in neither dev nor tests, which is too few to fit a "
-            "whitening; use --export.whiten false, or other files for eval"
+            "whitening; use export.whiten false, or other files for eval"
         )
 
 
@@ -245,7 +245,7 @@ def _fit_whitening(run: Run) -> Whitening:
     if whitening is None:
         raise UserError(
             "export.whiten: no whitening can be fitted on the training texts (too few outside dev, or all vectors "
-            "equal); run the same command with --export.whiten false"
+            "equal); run the same command with export.whiten false"
         )
     return whitening
 

@@ -75,7 +75,7 @@ def _report(run: Run, write_report: Callable[[Run], str]) -> tuple[list[str], Us
     except UserError as error:
         return [], error
     if config.export.model:
-        with written(folder.model / "README.md", "--output_dir"):
+        with written(folder.model / "README.md", "output_dir"):
             renew_card(folder.path, config, run.encoder, folder.model, merge=config.export.merge)
     return lines, None
 

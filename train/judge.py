@@ -204,7 +204,7 @@ def said_beforehand(judge: Judge, encoder: Encoder, step_tokens: int, every: int
     cost = tokens / world
     share = cost / (cost + every * _UPDATE * step_tokens)
     of_others = "" if len(known) == len(judge.tasks) else ", besides the MTEB tasks, whose texts are not known yet"
-    advice = f"; less with a larger --eval.every (now {every}) or with limit and documents" if share > 0.2 else ""
+    advice = f"; less with a larger eval.every (now {every}) or with limit and documents" if share > 0.2 else ""
     return (
         f"dev every {every} steps by {judge.title}: {texts:,} texts, {tokens:,} tokens, about {100 * share:.2g} % of "
         f"the time{of_others}{advice}"

@@ -100,7 +100,7 @@ def check_folder(config: TrainConfig, engine: type[Engine], folder: RunFolder) -
         for option, path in (("name_or_path", base), ("adapter", adapter)):
             if path is not None and path.resolve().is_relative_to(target.resolve()):
                 raise UserError(
-                    f"model.{option} {path.resolve()} would be overwritten by training; choose another --output_dir"
+                    f"model.{option} {path.resolve()} would be overwritten by training; choose another output_dir"
                 )
         check_replaceable(target)
     _check_places(folder)
@@ -113,7 +113,7 @@ def check_same_step(step: int, folder: RunFolder, accelerator: Accelerator) -> N
     if steps.min() != steps.max():
         raise UserError(
             f"output_dir {folder.path}: processes find different checkpoints (steps {steps.tolist()}); put it on a "
-            "shared disk, or use --checkpoint.resume fresh"
+            "shared disk, or use checkpoint.resume fresh"
         )
 
 
@@ -144,7 +144,7 @@ def check_disk(config: TrainConfig, encoder: Encoder, folder: RunFolder) -> None
     if needed > free:
         raise UserError(
             f"output_dir {folder.path}: its disk has {free / 2**20:,.0f} MiB left, but a checkpoint and the exported "
-            f"weights need {needed / 2**20:,.0f} MiB; free some space or choose another --output_dir"
+            f"weights need {needed / 2**20:,.0f} MiB; free some space or choose another output_dir"
         )
 
 
@@ -152,13 +152,13 @@ def _check_places(folder: RunFolder) -> None:
     """What a run writes later: a folder must not be a file, nor a file a folder, and both must be writable."""
     for path in (folder.checkpoints, folder.report, folder.negatives, folder.tokens):
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file, but the run writes a folder there; move it or use another --output_dir")
+            raise UserError(f"{path} is a file, but the run writes a folder there; move it or use another output_dir")
     for path in (folder.config, folder.metrics, folder.data):
         if path.is_dir():
-            raise UserError(f"{path} is a folder, but the run writes a file there; move it or use another --output_dir")
+            raise UserError(f"{path} is a folder, but the run writes a file there; move it or use another output_dir")
     for path in (folder.path, folder.checkpoints, folder.report):
         if path.exists() and not os.access(path, os.W_OK | os.X_OK):
-            raise UserError(f"{path} is not writable; change its permissions or choose another --output_dir")
+            raise UserError(f"{path} is not writable; change its permissions or choose another output_dir")
 
 
 def _check_prompts(config: TrainConfig) -> None:
@@ -185,7 +185,7 @@ def _check_exported_prompt(model: ModelConfig) -> None:
     if prompt.suffix and model.tokenization == "joint":
         raise UserError(
             f"model.tokenization joint: the prompt {prompt.name!r} has text after {{text}}, which the exported "
-            "tokenizer can only add with --model.tokenization separate; use it, or --export.model false"
+            "tokenizer can only add with model.tokenization separate; use it, or export.model false"
         )
 
 
@@ -193,9 +193,7 @@ def _check_push(config: TrainConfig) -> None:
     if config.export.push is None:
         return
     if not config.export.model:
-        raise UserError(
-            "export.push: it pushes model/, which --export.model false does not write; remove one of the two"
-        )
+        raise UserError("export.push: it pushes model/, which export.model false does not write; remove one of the two")
     if config.model.load_in_4bit and Path(config.model.name_or_path).is_dir():
         raise UserError(
             "export.push: others cannot read a local base folder, and an adapter cannot be merged into 4-bit weights; "
@@ -212,14 +210,14 @@ _DEFAULT_SOURCE = SourceConfig("")
 def _check_sources(config: TrainConfig) -> None:
     """There are sources, each with a path and the options of its kind."""
     if not config.data:
-        raise UserError("config error: data: no training pairs are given; give a file with --data.0.path pairs.jsonl")
+        raise UserError("config error: data: no training pairs are given; give a file with data.0.path pairs.jsonl")
     for number, source in enumerate(config.data):
         if not source.path:
             raise UserError("config error: data: a source has no path; give a file, a folder or a Hub id")
         if source.kind == "labelled" and config.batch.no_duplicates:
             raise UserError(
                 f"batch.no_duplicates: data.{number} is labelled, and its batches are drawn by label; remove it, or "
-                f"drop equal rows with --data.{number}.clean true"
+                f"drop equal rows with data.{number}.clean true"
             )
         teacher = next((loss.teacher for loss in losses_of(source, config) if loss.teacher), None)
         if source.streaming and teacher is not None:
@@ -239,14 +237,14 @@ def _check_mixture(sources: tuple[SourceConfig, ...]) -> None:
     for number, source in enumerate(sources):
         if source.weight is not None:
             raise UserError(
-                f"data.{number}.weight is only used for batches of a single source; add --batch.sources single"
+                f"data.{number}.weight is only used for batches of a single source; add batch.sources single"
             )
     for option in ("kind", "losses", "texts_per_label"):
         for number, source in enumerate(sources):
             if getattr(source, option) != getattr(sources[0], option):
                 raise UserError(
                     f"data.{number}.{option} differs from that of data.0, so a batch cannot contain both; add "
-                    "--batch.sources single"
+                    "batch.sources single"
                 )
 
 
@@ -262,7 +260,7 @@ def _check_mining(config: TrainConfig) -> None:
     if mining.min_rank + mining.negatives > mining.max_rank + 1:
         raise UserError(
             f"mining.negatives {mining.negatives} is more than the window of ranks {mining.min_rank} to "
-            f"{mining.max_rank} contains; raise --mining.max_rank"
+            f"{mining.max_rank} contains; raise mining.max_rank"
         )
 
 
@@ -272,12 +270,10 @@ def _check_evaluation(evaluation: EvalSection, export: ExportConfig) -> None:
         for number, task in enumerate(tasks):
             check_task(f"eval.{name}.{number}", task)
     if evaluation.similarity_dev is None and export.whiten:
-        raise UserError("export.whiten: its k is selected on dev; give a similarity file with --eval.dev")
+        raise UserError("export.whiten: its k is selected on dev; give a similarity file with eval.dev")
     for option in ("metric", "patience"):
         if not evaluation.dev_tasks and getattr(evaluation, option) is not None:
-            raise UserError(
-                f"eval.{option}: there are no dev data to judge by; give some with --eval.dev, or remove it"
-            )
+            raise UserError(f"eval.{option}: there are no dev data to judge by; give some with eval.dev, or remove it")
 
 
 def _check_collective_passes(config: TrainConfig, engine: type[Engine]) -> None:

@@ -34,7 +34,7 @@ def _options_of(adapter: Adapter, lora: LoraConfig) -> LoraConfig:
     if lora.method == "full":
         raise UserError(
             f"lora.method full: model.adapter {adapter.name} is trained as an adapter; remove one of the two, or merge "
-            "it (dec2vec export RUN --to DIR --merge) and name DIR with --model.name_or_path"
+            "it (dec2vec export RUN --to DIR --merge) and name DIR with model.name_or_path"
         )
     usual, given = LoraConfig(), _shape(adapter.settings)
     for option in ("layers", "init", *given):
@@ -127,7 +127,7 @@ def check_pooled_prompt(encoder: Encoder, prompt: Prompt) -> None:
     if prompt.pooled_from and encoder.config.pooling != "last":
         raise UserError(
             f"model.name_or_path {encoder.config.name_or_path}: its Pooling leaves out the prompt (include_prompt "
-            "false), which training does not; use --model.pooling last or --model.prompt bare"
+            "false), which training does not; use model.pooling last or model.prompt bare"
         )
 
 
@@ -140,5 +140,5 @@ def check_no_adapter(config: ModelConfig) -> None:
     if folder is not None:
         raise UserError(
             f"model.name_or_path {config.name_or_path}: has an adapter already; to train it further, name it with "
-            "--model.adapter, or merge it with dec2vec export RUN --to DIR --merge, and name DIR"
+            "model.adapter, or merge it with dec2vec export RUN --to DIR --merge, and name DIR"
         )

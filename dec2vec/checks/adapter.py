@@ -91,7 +91,7 @@ def _with_and_without(model: LoadedModel, zero: int, count: int) -> Finding:
         largest = max(largest, difference)
     if zero:
         what = f"{zero} of {count} lora_B matrices are zero, so these modules were not trained"
-        return Finding(NAME, "warn", what, "check --lora.targets and the gradients of these modules")
+        return Finding(NAME, "warn", what, "check lora.targets and the gradients of these modules")
     return Finding(NAME, "pass", f"vectors differ from those of the base by up to {largest:.2g}")
 
 

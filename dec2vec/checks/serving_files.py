@@ -17,9 +17,7 @@ POOLED = frozenset({"lasttoken", "mean", "cls"})
 OF_TEI = frozenset({"mistral", "qwen2", "qwen3", "gemma3_text"})
 """Decoders that Text Embeddings Inference supports."""
 _AGAIN = "export again with this version (`dec2vec export RUN --merge`)"
-_LAST = (
-    "for a server, train with --model.layer -1 and --model.pooling last or mean; else serve by sentence-transformers"
-)
+_LAST = "for a server, train with model.layer -1 and model.pooling last or mean; else serve by sentence-transformers"
 
 
 def check_serving_files(model: LoadedModel) -> Finding:

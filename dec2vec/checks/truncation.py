@@ -80,5 +80,5 @@ def _room(model: LoadedModel) -> Finding:
     limit, empty = _own_limit(model), len(model.encoder.tokenize(["a"])[0]) - 1
     if limit - empty < LEAST_ROOM:
         what = f"the prompt uses {empty} of max_length {limit} tokens"
-        return Finding(NAME, "warn", what, "train with a larger --model.max_length, or a shorter prompt")
+        return Finding(NAME, "warn", what, "train with a larger model.max_length, or a shorter prompt")
     return Finding(NAME, "pass", "")

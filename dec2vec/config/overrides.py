@@ -59,7 +59,7 @@ def _why_no_value(name: str, cls: type) -> str | None:
 
 def section_hint(name: str) -> str:
     """What a user may have meant who gives a section a value, such as `--lora none`."""
-    return "; --lora.method full trains every weight without adapters" if name == "lora" else ""
+    return "; lora.method full trains every weight without adapters" if name == "lora" else ""
 
 
 def _suggestion(name: str, cls: type) -> str:

@@ -45,7 +45,7 @@ REMOVED = {
     "batch.cache_tokens": "token ids are kept on disk whenever that is faster",
     "batch.parallel_chunks": "chunks run in parallel on CPUs whenever the gradient stays the same",
     "batch.flush_denormals": "denormal numbers are always treated as zero during a step",
-    "tracking.entity": "write --tracking.project ENTITY/PROJECT",
+    "tracking.entity": "write tracking.project ENTITY/PROJECT",
     "tracking.name": "a W&B run has the name of the run folder; set WANDB_NAME for another",
 }
 """Former option -> why it is gone, or what replaces it."""

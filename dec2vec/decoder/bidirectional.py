@@ -38,7 +38,7 @@ def set_attention(architecture: PretrainedConfig, config: ModelConfig) -> None:
         turned = turned_by(architecture)
         if turned is not None:
             raise UserError(
-                f"model {config.name_or_path} was {turned} with bidirectional attention; add --model.bidirectional true"
+                f"model {config.name_or_path} was {turned} with bidirectional attention; add model.bidirectional true"
             )
         return
     if decoder.model_type not in FAMILIES:

@@ -66,7 +66,7 @@ def check_not_adapter(config: ModelConfig) -> None:
         raise UserError(
             f"model {config.name_or_path}: it is an adapter of LLM2Vec{_of_base(adapter)} and not a model; merge it "
             "into its base (a supervised one into the base with the mntp adapter), and name that folder with "
-            "--model.bidirectional true"
+            "model.bidirectional true"
         )
     if not has_weights:
         raise UserError(

@@ -30,7 +30,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu") if found is None else torch.device(found.type)
     if name != "cpu" and (found is None or found.type != name):
         here = "no accelerator" if found is None else found.type
-        raise UserError(f"device {name}: this machine has {here}; use --device cpu (or --model.device cpu)")
+        raise UserError(f"device {name}: this machine has {here}; use --device cpu (or model.device cpu)")
     return torch.device(name)
 
 

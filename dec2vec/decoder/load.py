@@ -210,9 +210,9 @@ def check_folder(path: Path) -> None:
 
 def _check_kernels(config: ModelConfig, device: torch.device) -> None:
     if config.load_in_4bit and device.type != "cuda":
-        raise UserError("model.load_in_4bit: 4-bit weights need CUDA; remove it, or use --model.dtype bfloat16")
+        raise UserError("model.load_in_4bit: 4-bit weights need CUDA; remove it, or use model.dtype bfloat16")
     if config.attention == "flash_attention_2" and device.type != "cuda":
-        raise UserError("model.attention flash_attention_2: needs CUDA and flash-attn; use --model.attention sdpa")
+        raise UserError("model.attention flash_attention_2: needs CUDA and flash-attn; use model.attention sdpa")
 
 
 def _four_bit() -> BitsAndBytesConfig:
@@ -236,7 +236,7 @@ def _check_attention(backbone: PreTrainedModel, config: ModelConfig) -> None:
     if not first.isfinite().all():
         raise UserError(
             f"model {config.name_or_path}: its hidden states are nan or inf in {config.dtype}; copy its files again "
-            "(dec2vec check finds damaged ones), or use a wider --model.dtype"
+            "(dec2vec check finds damaged ones), or use a wider model.dtype"
         )
     sees = not torch.allclose(first[0], first[1], atol=0.0 if config.bidirectional else 1e-3)
     if config.bidirectional and not sees:

@@ -113,7 +113,7 @@ def find_adapter(config: ModelConfig) -> Adapter | None:
     folder = _plain(name, place) if artifact is None else artifact.adapter
     if folder is None:
         raise UserError(
-            f"model.adapter {name}: it holds whole weights and no adapter; train on from it with --model.name_or_path "
+            f"model.adapter {name}: it holds whole weights and no adapter; train on from it with model.name_or_path "
             f"{name}"
         )
     settings = _settings(name, folder)
@@ -198,6 +198,6 @@ def _read_with(config: ModelConfig, adapter: Adapter) -> ModelConfig:
         source = adapter.settings if adapter.reading is None else vars(adapter.reading)
         named = source.get("base_model_name_or_path") if adapter.reading is None else source["name_or_path"]
         if not named:
-            raise UserError(f"model.adapter {adapter.name}: it names no decoder; give it with --model.name_or_path")
+            raise UserError(f"model.adapter {adapter.name}: it names no decoder; give it with model.name_or_path")
         changes |= {"name_or_path": str(named), "revision": config.revision or source.get("revision")}
     return replace(config, **changes)

@@ -129,7 +129,7 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def why_not_written(error: Exception, option: str = "--output_dir") -> str:
+def why_not_written(error: Exception, option: str = "output_dir") -> str:
     """The reason of a failed write and its fix in a few words, also for errors of libraries in Rust and C++.
 
     `option` is what the user may choose otherwise.

@@ -48,8 +48,12 @@ def keep_rows(rows: object, folder: Path, kind: str, name: str = "") -> Path:
 def kept_in(run: Path, source: str) -> str:
     """The file of rows that a run has kept, also where its folder was moved since; any other source as it is."""
     here = run / FOLDER / Path(source).name
-    is_kept = Path(source).parent.name == FOLDER and Path(source).name.startswith(_START)
-    return str(here.resolve()) if is_kept and here.is_file() else source
+    return str(here.resolve()) if is_kept(source) and here.is_file() else source
+
+
+def is_kept(source: str) -> bool:
+    """Whether a source is a file of rows that were given in Python."""
+    return Path(source).parent.name == FOLDER and Path(source).name.startswith(_START)
 
 
 def _lines(rows: object, name: str) -> Iterator[bytes]:

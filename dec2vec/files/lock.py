@@ -43,7 +43,7 @@ def lock_folder(folder: Path, option: str, holder: str) -> BaseFileLock:
         process = owner.read_text(encoding="utf-8").strip() or "unknown"
         raise UserError(
             f"{option} {folder} is in use by another {holder} (process {process}); wait for it to end, "
-            f"or choose another --{option}"
+            f"or choose another {option}"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -135,7 +135,7 @@ class PromptTokenizer:
         if empty >= self.max_length:
             raise UserError(
                 f"max_length {self.max_length}: the prompt {self.prompt.name!r} needs {empty} tokens; set "
-                f"--model.max_length above {empty}"
+                f"model.max_length above {empty}"
             )
 
 
@@ -223,7 +223,7 @@ class EchoTokenizer:
         if self._room < 1:
             raise UserError(
                 f"max_length {max_length}: the prompt {prompt.name!r} needs {fixed} tokens and contains the text "
-                f"twice; set --model.max_length to {fixed + 2} or more"
+                f"twice; set model.max_length to {fixed + 2} or more"
             )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:

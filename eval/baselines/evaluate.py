@@ -59,7 +59,7 @@ class Baselines:
     """What is not computed and why, and what each was fitted on."""
     comments: Mapping[str, str] = field(default_factory=dict)
     """By name what a reader must know of it (`baseline_notes`)."""
-    remedy: str = "give training text (--fit FILE)"
+    remedy: str = "give training text as fit"
     """What to do for tasks that have no text to fit a baseline on."""
 
     @classmethod
@@ -88,7 +88,7 @@ class Baselines:
         text = training_text(needed, evaluated, None if is_asked else MOST, config.seed)
         found = cls([], text, config.bootstrap, config.seed, is_asked, list(absent.values()), comments)
         if any(needed.values()) and not text.texts:
-            found = replace(found, remedy="all training-side texts are evaluated texts too; give others (--fit FILE)")
+            found = replace(found, remedy="all training-side texts are evaluated texts too; give others as fit")
         kept = [baseline for baseline in baselines if found._prepare(baseline, found._tasks(tasks))]
         return replace(found, baselines=kept)
 

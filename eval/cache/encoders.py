@@ -93,4 +93,4 @@ def _unlike(path: str, tuned: ModelConfig, untuned: ModelConfig) -> Iterator[str
     for option in ("max_length", "text_normalization", "dtype"):
         mine, other = vars(tuned)[option], vars(untuned)[option]
         if mine != other:
-            yield f"{path}: {option} is {mine}, but {other} for the untuned rows; use --model.{option} {mine}"
+            yield f"{path}: {option} is {mine}, but {other} for the untuned rows; use model.{option} {mine}"

@@ -101,7 +101,7 @@ def _parsed(tree: Any, path: Path) -> SavedReport:
     if not data:
         raise UserError(
             f"{path} has no similarity tests, and compare reads no other tests; evaluate the run with one "
-            "(--eval.tests.0.similarity FILE)"
+            "(eval.tests.0.similarity FILE)"
         )
     dev, tests = tree.get("dev", next(iter(data))), tree.get("tests", list(data)[1:])
     rows = [row if "kind" in row else _with_fields(row) for row in tree["results"]]

@@ -31,7 +31,7 @@ def truncation_notes(found: Sequence[Truncation]) -> list[str]:
     grave = {task: [row for row in worst(found, task) if row.share > GRAVE] for task in tasks}
     return [
         f"Warning: {task}: only the beginning was read of {_listed(rows)}. Its figures are of texts cut "
-        "to this length: --model.max_length lets the untuned decoder read more; a tuned run reads as it was trained to."
+        "to this length: model.max_length lets the untuned decoder read more; a tuned run reads as it was trained to."
         for task, rows in grave.items()
         if rows
     ]

@@ -51,14 +51,14 @@ def fittable(
         return systems, []
     if is_asked:
         raise UserError(
-            f"config error: fit: {fitted[0]} needs training text (--fit FILE); otherwise remove it from --systems.post"
+            f"config error: fit: {fitted[0]} needs a file of training text; give one, or remove it from systems.post"
         )
     if any(has_corpus) and can_choose:
-        return systems, [f"Note: {fitted[0]} is fitted on a corpus alone: there is no training text (--fit FILE)."]
-    line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (--fit FILE)."
+        return systems, [f"Note: {fitted[0]} is fitted on a corpus alone: there is no training text (option fit)."]
+    line = f"Note: no row with {fitted[0]}: there is no training text to fit it on (option fit)."
     if any(has_corpus):
         line = (
-            f"Note: no row with {fitted[0]}: no dev data select its strength; --systems.post {fitted[0]} raw adds a "
+            f"Note: no row with {fitted[0]}: no dev data select its strength; systems.post {fitted[0]} raw adds a "
             "row for each, fitted on the corpus."
         )
     return replace(systems, post=tuple(post for post in systems.post if post not in FITTED)), [line]

@@ -77,7 +77,7 @@ class Shortlist:
 def check_shortlist(systems: SystemsConfig, dev: str) -> None:
     """UserError where no similarity dev file could rank the prompts."""
     if systems.shortlist.prompts is not None and not dev:
-        raise UserError("config error: systems.shortlist: prompts are compared on a similarity dev file (--dev FILE)")
+        raise UserError("config error: systems.shortlist: prompts are compared on a similarity file; give one as dev")
 
 
 def kept_systems(systems: SystemsConfig, prompts: Sequence[str], layer_count: int) -> SystemsConfig:

@@ -93,7 +93,7 @@ def load_pairs(config: PairsConfig, *, is_dev: bool = False) -> PairsTask:
 def check_criterion(criterion: Criterion, precision: float | None) -> None:
     """A wanted precision belongs to criterion precision, and to no other."""
     if criterion == "precision" and precision is None:
-        raise UserError("criterion precision: set --precision, such as --precision 0.9")
+        raise UserError("criterion precision: set precision, such as 0.9")
     if criterion != "precision" and precision is not None:
         raise UserError(f"precision {precision:g} is for criterion precision, not {criterion}; remove one of them")
 

@@ -43,7 +43,7 @@ def _why_not_for_this_model(model: Engine) -> str | None:
     text = backbone.config.get_text_config()
     weight = backbone.get_input_embeddings().weight
     if model.embedder.autocast is None and weight.dtype not in (torch.bfloat16, torch.float16):
-        return "the kernel needs 16-bit values (--model.autocast on, or --model.dtype bfloat16)"
+        return "the kernel needs 16-bit values (model.autocast on, or model.dtype bfloat16)"
     if text.model_type not in FAMILIES or not can_share(backbone):
         return "it is not tested for this decoder family, sliding windows or bidirectional attention"
     if text._attn_implementation != "sdpa" or text.to_dict().get("attention_dropout"):

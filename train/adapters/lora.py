@@ -39,7 +39,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig, adapter: Path | None 
     _check_rescaling(backbone)
     is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
     if is_quantized and config.method == "full":
-        raise UserError("lora.method full: 4-bit weights cannot be trained; use lora, or remove --model.load_in_4bit")
+        raise UserError("lora.method full: 4-bit weights cannot be trained; use lora, or remove model.load_in_4bit")
     if config.gradient_checkpointing:
         _checkpoint_blocks(backbone)
     if config.method == "full":
@@ -121,7 +121,7 @@ def load_trainable(model: Engine, tensors: dict[str, Tensor]) -> None:
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         raise UserError(
-            f"checkpoint: {odd} exists either only in the checkpoint or only in the model; use --checkpoint.resume "
+            f"checkpoint: {odd} exists either only in the checkpoint or only in the model; use checkpoint.resume "
             "fresh or another output_dir"
         )
     for name, parameter in parameters.items():
@@ -132,7 +132,7 @@ def _peft_config(config: LoraConfig, embedder: Embedder) -> PeftLora:
     top = _top_layer(embedder)
     if top == 0:
         raise UserError(
-            "model.layer 0: LoRA cannot train the input embeddings; add --lora.method full, or use a layer above 0"
+            "model.layer 0: LoRA cannot train the input embeddings; add lora.method full, or use a layer above 0"
         )
     return PeftLora(
         r=config.rank,

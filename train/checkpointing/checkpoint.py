@@ -110,7 +110,7 @@ def load_checkpoint(path: Path, run: Identity) -> Checkpoint:
         return _read(path, run)[0]
     except _Damaged as reason:
         raise UserError(
-            f"checkpoint {path} is damaged ({reason}); train again from the start with --checkpoint.resume fresh"
+            f"checkpoint {path} is damaged ({reason}); train again from the start with checkpoint.resume fresh"
         ) from None
 
 

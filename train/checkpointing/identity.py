@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 from dec2vec.config.load import read_config, validate
 from dec2vec.config.renames import translated
 from dec2vec.errors import UserError
+from dec2vec.files.kept_rows import is_kept
 from train.config import MEMORY_CHANGES, RESUMABLE_CHANGES, TrainConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_START_ANEW = "start from the beginning with --checkpoint.resume fresh, or choose another --output_dir"
+_START_ANEW = "start from the beginning with checkpoint.resume fresh, or choose another output_dir"
+_OTHER_ROWS = 'give them another output_dir, or start from the beginning with {"checkpoint": {"resume": "fresh"}}'
 _ABSENT = object()
 _FREE = RESUMABLE_CHANGES + MEMORY_CHANGES
 PUBLISHED_BASE = "model.published"
@@ -109,6 +111,8 @@ def _why_not_of_earlier_version(checkpoint: Path, run: Identity) -> str:
 
 
 def _other_option(checkpoint: Path, option: str, then: object, now: object) -> str:
+    if all(isinstance(value, str) and is_kept(value) for value in (then, now)):
+        return f"{option}: the rows have changed since checkpoint {checkpoint} was written; {_OTHER_ROWS}"
     was, is_now = ("absent" if value is _ABSENT else _shown(value) for value in (then, now))
     return (
         f"checkpoint {checkpoint} belongs to another configuration: {option} was {was}, and is now {is_now}; "
@@ -117,6 +121,8 @@ def _other_option(checkpoint: Path, option: str, then: object, now: object) -> s
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, str) and is_kept(value):
+        return "rows given in Python"
     return "null" if value is None else str(value)
 
 

@@ -90,16 +90,25 @@ def load_data(
     """
     found: list[tuple[SourceTable, Counts]] = []
     told = []
-    for source, wanted in zip(sources, extras or [NOTHING] * len(sources), strict=True):
-        table, counted, news = _load(source, normalization, wanted)
+    for number, (source, wanted) in enumerate(zip(sources, extras or [NOTHING] * len(sources), strict=True)):
+        try:
+            table, counted, news = _load(source, normalization, wanted)
+        except UserError as error:
+            raise type(error)(_numbered(str(error), number)) from error
         found.append((table, counted))
-        told.append(news)
+        unused = None if news.unused is None else _numbered(news.unused, number)
+        told.append(Told(tuple(_numbered(line, number) for line in news.layout), unused))
     for group in _groups(sources, mixed):
         for number, cleaned in zip(group, leave_out_lone([found[number] for number in group]), strict=True):
             found[number] = cleaned
         _refuse_hopeless(", ".join(sources[number].path for number in group), [found[number][0] for number in group])
     tables, counts = tuple(table for table, _ in found), tuple(counts for _, counts in found)
     return TrainingData(tuple(sources), tables, counts, tuple(told))
+
+
+def _numbered(message: str, number: int) -> str:
+    """A message of what reads any source, with the number of this one in the names of its options."""
+    return message.replace("data.N.", f"data.{number}.")
 
 
 def _load(source: SourceConfig, normalization: TextNormalization, extras: Extras) -> tuple[SourceTable, Counts, Told]:

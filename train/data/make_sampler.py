@@ -40,7 +40,7 @@ def _one_source(config: TrainConfig, data: TrainingData) -> OneSource:
     if config.batch.size > max(sizes):
         raise UserError(
             f"batch.size {config.batch.size} is larger than every source (the largest has {max(sizes)} pairs); "
-            f"use --batch.size {max(sizes)} or less"
+            f"use batch.size {max(sizes)} or less"
         )
     for i, (size, source) in enumerate(zip(sizes, config.data, strict=True)):
         if size < 2:
@@ -144,7 +144,7 @@ def _by_query(
     if len(queries) < 2:
         raise UserError(
             f"data.{numbers[0]}: all its rows have one query, which has nothing to be contrasted with; use "
-            "--loss.positives each"
+            "loss.positives each"
         )
     most = max(2, batch // 2) if rows is None else max(1, batch // 3)
     counts = sum(len(members) > most for members in queries), len(queries)
@@ -185,7 +185,7 @@ def _query(data: TrainingData, number: int, row: int, normalize: Callable[[str],
 def _refuse_few_labels(group: int, number: int, batch: int) -> None:
     if batch < 4 * group:
         raise UserError(
-            f"data.{number}.texts_per_label {group}: a batch of {batch} contains too few labels; use --batch.size "
+            f"data.{number}.texts_per_label {group}: a batch of {batch} contains too few labels; use batch.size "
             f"{4 * group} or more"
         )
 

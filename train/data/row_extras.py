@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dec2vec.errors import UserError
-from dec2vec.files.layouts.query import DOCUMENT_INSTRUCTION, LABELS, QUERY_INSTRUCTION, SCORES, TEACHER_SCORES
+from dec2vec.files.layouts.query import DOCUMENT_INSTRUCTION, LABELS, QUERY_INSTRUCTION, SCORES
 from dec2vec.files.tables import Table
 from dec2vec.prompts.prompt import PUBLISHED, Side, takes_task
 from train.config import TrainConfig
@@ -97,9 +97,10 @@ def _line_of_scores(table: SourceTable, extras: Extras, reader: ScoreReader, nam
         counted += len(known) >= 2
         unit = unit and all(0 <= score <= 1 for score in known)
     if not counted:
+        columns = ", ".join(dict.fromkeys([*SCORES, *LABELS]))
         raise UserError(
-            f"{name}: loss.kind distil_reranker: no row has scores of two documents (column {TEACHER_SCORES}, or "
-            "pos_scores and neg_scores); add them with dec2vec mine --rescore, or use another loss"
+            f"{name}: loss.kind distil_reranker: no row has scores of two documents (a list in {columns}, or "
+            "FlagEmbedding's pos_scores and neg_scores); add them with dec2vec mine --rescore, or use another loss"
         )
     note = "; all are between 0 and 1: set score_scale probability if that is what they are" if unit else ""
     what = "margins of a reranker (by how much the positive is ahead)" if are_margins else "scores of a reranker"
@@ -115,7 +116,7 @@ def _check_probabilities(
         if known and (reader.layout.are_margins or not all(0 <= score <= 1 for score in known)):
             what = "margins" if reader.layout.are_margins else "numbers, but not all from 0 to 1"
             has = reader.layout.cell(table, row)
-            raise UserError(f"{table.where(row)}: {has} has {what}; use --loss.score_scale logit")
+            raise UserError(f"{table.where(row)}: {has} has {what}; use loss.score_scale logit")
 
 
 def _text(table: Table, row: int, columns: Sequence[str]) -> str:

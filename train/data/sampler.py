@@ -125,7 +125,7 @@ def steps_per_epoch(n: int, batch: int) -> int:
     if batch < 2:
         raise ValueError(f"a batch of {batch} has no negatives")
     if n < batch:
-        raise UserError(f"batch.size {batch} is larger than the data ({n} pairs); use --batch.size {n} or less")
+        raise UserError(f"batch.size {batch} is larger than the data ({n} pairs); use batch.size {n} or less")
     full, rest = divmod(n, batch)
     return full + (rest >= 2)
 

@@ -139,7 +139,7 @@ def check_trained(weights: Sequence[nn.Parameter]) -> None:
     narrow = next((weight.dtype for weight in weights if weight.dtype != torch.float32), None)
     if narrow is not None:
         name = str(narrow).removeprefix("torch.")
-        raise UserError(f"model.dtype {name}: DeepSpeed needs float32 weights; use float32, or --lora.method lora")
+        raise UserError(f"model.dtype {name}: DeepSpeed needs float32 weights; use float32, or lora.method lora")
 
 
 def check_installed() -> None:

@@ -76,7 +76,7 @@ def _check_fsdp(accelerator: Accelerator) -> None:
     if _flag("FSDP_CPU_RAM_EFFICIENT_LOADING"):
         raise UserError("fsdp_cpu_ram_efficient_loading: not supported; set it to false (each process reads the files)")
     if _flag("FSDP_ACTIVATION_CHECKPOINTING"):
-        raise UserError("fsdp_activation_checkpointing: set it to false, and use --lora.gradient_checkpointing true")
+        raise UserError("fsdp_activation_checkpointing: set it to false, and use lora.gradient_checkpointing true")
     _check_group("use_fsdp", accelerator)
 
 

@@ -160,7 +160,7 @@ def check_adapter_names(model: PeftModel) -> None:
             if renamed != weight:
                 raise UserError(
                     f"export: transformers would look for the adapter of {name} at {renamed.removesuffix('.weight')}, "
-                    "and so leave it out; merge it (--export.merge true, or dec2vec export --merge)"
+                    "and so leave it out; merge it (export.merge true, or dec2vec export --merge)"
                 )
 
 

@@ -216,7 +216,7 @@ def check_mergeable(config: ModelConfig, *, merge: bool) -> None:
     if config.depth is not None and not merge:
         raise UserError(
             f"model.depth {config.depth}: sentence-transformers would load the whole base under the adapter; merge "
-            "them with --export.merge true (dec2vec export: --merge), or use --export.model false"
+            "them with export.merge true (dec2vec export: --merge), or use export.model false"
         )
 
 
@@ -237,7 +237,7 @@ def check_no_shared_weights(backbone: nn.Module) -> None:
             first, second = (path.removeprefix("base_model.model.") for path in (owners[id(weight)], name))
             raise UserError(
                 f"merge: {first} and {second} share one weight, so their adapters can't be merged into it; keep the "
-                "adapter (--export.merge false, or dec2vec export without --merge)"
+                "adapter (export.merge false, or dec2vec export without --merge)"
             )
 
 

@@ -48,18 +48,18 @@ def check_exportable(encoder: Encoder) -> None:
     """UserError for options that sentence-transformers has no module for."""
     if encoder.config.pooling_name not in _MODES:
         raise UserError(
-            f"pooling {encoder.config.pooling} is not supported by sentence-transformers; train with --model.pooling "
+            f"pooling {encoder.config.pooling} is not supported by sentence-transformers; train with model.pooling "
             f"{', '.join(_MODES)}, or use adapter/ with dec2vec"
         )
     if encoder.config.bidirectional:
         raise UserError(
-            "model.bidirectional: sentence-transformers would use causal attention; add --export.model false, and use "
+            "model.bidirectional: sentence-transformers would use causal attention; add export.model false, and use "
             "adapter/ or model/ with dec2vec"
         )
     if encoder.published is not None and encoder.published.chat is not None and encoder.config.prompt == PUBLISHED:
         raise UserError(
             "model.prompt published: the base puts texts into its chat template, which the exported folder can't; use "
-            "--model.prompt bare, or --export.model false"
+            "model.prompt bare, or export.model false"
         )
     library_layer(encoder)
     side_prompts(encoder)
@@ -79,7 +79,7 @@ def library_layer(encoder: Encoder) -> int | None:
     if index is None:
         raise UserError(
             f"model.layer {layer}: transformers does not return this hidden state of the decoder, so it is not "
-            "exported; pool another layer, or add --export.model false and use adapter/ with dec2vec"
+            "exported; pool another layer, or add export.model false and use adapter/ with dec2vec"
         )
     return index
 

@@ -69,8 +69,8 @@ def check_static(encoder: Encoder) -> None:
     if config.pooling != "mean" or resolve_layer(config.pooled_layer, encoder.layer_count) != 0:
         raise UserError(
             f"--static: the run pools {config.pooling} at layer {config.pooled_layer}, but a static embedding is the "
-            "mean of the input embeddings; train with --model.pooling mean --model.layer 0 "
-            "--lora.method full, or export without --static"
+            "mean of the input embeddings; train with model.pooling mean, model.layer 0 and "
+            "lora.method full, or export without --static"
         )
     if any(prompt.suffix for prompt in side_prompts(encoder).values()):
         raise UserError(

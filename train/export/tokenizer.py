@@ -46,7 +46,7 @@ def side_prompts(encoder: Encoder) -> dict[Side, Prompt]:
     if config.tokenization == "joint" and any(prompt.suffix for prompt in prompts.values()):
         raise UserError(
             f"prompt {config.prompt!r}: its suffix is tokenized jointly with the text, which a tokenizer alone cannot "
-            "do; to export to sentence-transformers, train with --model.tokenization separate"
+            "do; to export to sentence-transformers, train with model.tokenization separate"
         )
     return prompts
 
@@ -124,7 +124,7 @@ def _normalizers(name: TextNormalization, prompts: Sequence[Prompt]) -> list[Jso
         if lower_case(text) != text:
             raise UserError(
                 f"model.text_normalization lower: the exported tokenizer would also lower-case the prompt {text!r}; "
-                "write --model.prompt in lower case, or use --export.model false"
+                "write model.prompt in lower case, or use export.model false"
             )
     return [{"type": "Lowercase"}]
 

@@ -61,9 +61,9 @@ class RunBatches(Prefetch):
         """The line with which a run ends for lack of memory, when no graph is kept any more."""
         tokens = self._options.chunk_tokens
         return (
-            f"step {step}: out of memory with one chunk of {tokens:,} tokens at a time; use --batch.chunk_tokens "
+            f"step {step}: out of memory with one chunk of {tokens:,} tokens at a time; use batch.chunk_tokens "
             f"{max(1, tokens // 2)} (the loss stays the same), and the same command goes on from the last checkpoint; "
-            "if a single text is too long for that, lower --model.max_length or add --lora.gradient_checkpointing true "
+            "if a single text is too long for that, lower model.max_length or add lora.gradient_checkpointing true "
             "in a new run"
         )
 
@@ -98,7 +98,7 @@ def tell_of_siblings(state: TrainState, siblings: Siblings, *, is_main: bool) ->
     if is_main and siblings and not state.knows_siblings:
         _log.warning(
             "the first %d steps were made by an earlier version, for which right answers in other rows were negatives; "
-            "the next ones leave them out (one loss for the whole run: --checkpoint.resume fresh)",
+            "the next ones leave them out (one loss for the whole run: checkpoint.resume fresh)",
             state.step,
         )
     state.knows_siblings = True
@@ -111,7 +111,7 @@ def tell_of_windows(state: TrainState, sampler: Sampler, *, is_main: bool) -> No
     if is_main and in_windows and not state.knows_windows:
         _log.warning(
             "the first %d steps were made by an earlier version, which drew streamed rows in another order; in this "
-            "epoch some may come twice and others not at all (one order for the whole run: --checkpoint.resume fresh)",
+            "epoch some may come twice and others not at all (one order for the whole run: checkpoint.resume fresh)",
             state.step,
         )
     state.knows_windows = True

@@ -40,7 +40,7 @@ def fit(run: Run, progress: Progress, on_best: OnBest | None = None, *, prefetch
     if run.refreshed is not None:
         run.refreshed.resume(state.step)
     if run.is_out_of_patience and state.step < run.learner.total_steps:
-        progress.note(f"already stopped early at step {state.step}; a larger --eval.patience goes on")
+        progress.note(f"already stopped early at step {state.step}; a larger eval.patience goes on")
     with Interrupts() as interrupts, batches:
         clock = DevClock()
         while state.step < run.learner.total_steps and not run.is_out_of_patience:
@@ -131,10 +131,10 @@ def _count_bad_steps(run: Run, result: StepResult) -> None:
 def _advice(run: Run) -> str:
     """What may help: more precision where there is less than float32, and a lower rate only after an update."""
     config, state = run.config, run.state
-    fixes = ["--model.autocast off"] if run.encoder.embedder.autocast is not None else []
-    fixes += ["--model.dtype float32"] if config.model.dtype != "float32" else []
+    fixes = ["model.autocast off"] if run.encoder.embedder.autocast is not None else []
+    fixes += ["model.dtype float32"] if config.model.dtype != "float32" else []
     if state.skipped_steps < state.step:
-        return f"use {' or '.join(['a lower --optim.lr', *fixes])}; earlier checkpoints are in {run.folder.checkpoints}"
+        return f"use {' or '.join(['a lower optim.lr', *fixes])}; earlier checkpoints are in {run.folder.checkpoints}"
     if fixes:
         return f"no step has changed the weights yet, so the learning rate is not the cause; use {' or '.join(fixes)}"
     return (
@@ -148,7 +148,7 @@ def _refuse_untrained(run: Run) -> None:
     if 0 < run.state.step <= run.state.skipped_steps:
         raise UserError(
             f"none of the {run.state.step} steps had a finite gradient, so nothing was trained or exported; "
-            f"{_advice(run)}; start anew with --checkpoint.resume fresh"
+            f"{_advice(run)}; start anew with checkpoint.resume fresh"
         )
 
 
@@ -220,12 +220,12 @@ def _score_dev_if_due(run: Run, batches: Prefetch, progress: Progress, clock: De
     if run.is_out_of_patience and run.state.best_step is None:
         raise UserError(
             f"eval.patience: none of the {run.state.worse_scores} dev scores was a number; look at the texts of "
-            "eval.dev (every vector alike, or no relevant document), or train without --eval.patience"
+            "eval.dev (every vector alike, or no relevant document), or train without eval.patience"
         )
     if run.is_out_of_patience:
         progress.note(
             f"stopped early at step {run.state.step}: no new best score in {run.state.worse_scores} dev evaluations; "
-            f"the best is that of step {run.state.best_step} (--eval.patience)"
+            f"the best is that of step {run.state.best_step} (eval.patience)"
         )
     return is_best
 

@@ -123,7 +123,7 @@ def _refuse_unused(loss: LossConfig) -> None:
     if changed:
         raise UserError(
             f"{', '.join(changed)}: every source has its own losses, so these options are not used; set them in "
-            "data.N.losses, or remove them"
+            "the losses of the source that they are for, or remove them"
         )
 
 
@@ -166,13 +166,14 @@ def _check_options(config: LossConfig) -> None:
     for name, kinds in ONLY_FOR.items():
         if config.kind not in kinds and given[name] != default[name]:
             raise UserError(
-                f"loss.{name} is not used by loss.kind {config.kind} (only by {', '.join(kinds)}); remove it"
+                f"loss.{name} is not used by loss.kind {config.kind} (only by {', '.join(kinds)}); remove it, or "
+                "set the kind of loss that it is for"
             )
     if config.kind in DISTANCES and distance_of(config) not in DISTANCES[config.kind]:
         allowed = " or ".join(DISTANCES[config.kind])
         raise UserError(f"loss.distance {config.distance}: use {allowed} with loss.kind {config.kind}")
     if config.kind in _FROM_A_MODEL and config.teacher is None:
-        raise UserError(f"loss.kind {config.kind}: give the folder of a teacher with --loss.teacher")
+        raise UserError(f"loss.kind {config.kind}: give the folder of a teacher with loss.teacher")
     if config.kind == "angle" and not any(config.angle_weights):
         raise UserError("loss.angle_weights: all are 0; set at least one above 0")
     if config.kind in _FROM_A_MODEL and distance_of(config) != "kl" and config.learn_temperature:
@@ -181,7 +182,7 @@ def _check_options(config: LossConfig) -> None:
     if config.positives == "sum" and (config.query_negatives or config.document_negatives):
         name = "query_negatives" if config.query_negatives else "document_negatives"
         raise UserError(
-            f"loss.{name}: its negatives belong to a query and one positive; use --loss.positives mean, or remove it"
+            f"loss.{name}: its negatives belong to a query and one positive; use loss.positives mean, or remove it"
         )
 
 
@@ -206,7 +207,7 @@ def check_dropout(architecture: Mapping[str, object], lora: LoraConfig, source: 
     """
     if (lora.method == "lora" and lora.dropout > 0) or any(_drops(*entry) for entry in architecture.items()):
         return
-    fix = "--lora.dropout 0.1" if lora.method == "lora" else "--lora.method lora --lora.dropout 0.1"
+    fix = "lora.dropout 0.1" if lora.method == "lora" else "lora.method lora and lora.dropout 0.1"
     raise UserError(f"{source}: the two copies of a text differ only by dropout, and every dropout is 0; add {fix}")
 
 

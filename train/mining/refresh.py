@@ -174,7 +174,7 @@ class Refreshed:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{self._path(step)}: the mined negatives of this run cannot be read; restore the file, or use "
-                "--checkpoint.resume fresh"
+                "checkpoint.resume fresh"
             ) from error
         tables = []
         for source, table in zip(self._unmined.sources, self._unmined.tables, strict=True):

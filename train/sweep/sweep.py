@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     planned = plan(args.config, args.grid, args.seeds, training)
     shared = load(TrainConfig, args.config, training)
     if not shared.eval.dev_tasks:
-        raise UserError("sweep: recipes are selected on dev; give a similarity file or tasks with --eval.dev")
+        raise UserError("sweep: recipes are selected on dev; give a similarity file or tasks with eval.dev")
     if shared.export.push is not None:
         raise UserError(
             "sweep: export.push would push every run to the same repository; push the best run with dec2vec export"

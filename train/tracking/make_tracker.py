@@ -70,7 +70,7 @@ def _tensorboard(run_dir: Path, resolved: Mapping[str, object], earlier: Earlier
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError(
-            "--tracking.backend tensorboard needs the tensorboard package; pip install tensorboard"
+            "tracking.backend tensorboard needs the tensorboard package; pip install tensorboard"
         ) from error
     shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)  # all of it is written again from `earlier`
     writer = SummaryWriter(str(run_dir / "tensorboard"))

@@ -102,7 +102,7 @@ def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, ob
     try:
         import wandb
     except ImportError as error:
-        raise UserError("--tracking.backend wandb needs the wandb package; pip install wandb") from error
+        raise UserError("tracking.backend wandb needs the wandb package; pip install wandb") from error
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, save_code=False)
     paths = PrivatePaths(run_dir, resolved)
     entity, _, project = config.project.rpartition("/")
@@ -121,7 +121,7 @@ def start_wandb(config: TrackingConfig, run_dir: Path, resolved: Mapping[str, ob
     except wandb.Error as error:
         raise UserError(
             f"W&B refused to start ({_first_line(error)}); run `wandb login`, set WANDB_MODE=offline, "
-            "or use --tracking.backend none"
+            "or use tracking.backend none"
         ) from error
     if run.url:
         _log.info("W&B run: %s", run.url)

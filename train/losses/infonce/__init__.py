@@ -1,1 +1,1 @@
-"""InfoNCE: the plain reference, the tiled fast path, and its candidates."""
+"""InfoNCE: the plain reference, the tiled fast path, and what both score."""

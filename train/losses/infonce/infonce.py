@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from train.distributed.collectives import gather_rows, sum_over_ranks, world_size
-from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, Pool, UnitRows
+from train.losses.infonce.candidates import Direction, NegativePool, Pool
 from train.losses.infonce.false_negatives import PairKeys, as_documents, with_rules
 from train.losses.infonce.plain import plain_info_nce
 from train.losses.infonce.several import directions_together
 from train.losses.infonce.tiled import LossConstants, tiled_info_nce
+from train.losses.infonce.unit_rows import NormalizedMatrix, UnitRows
 from train.losses.inputs import NO_ANCHOR, PairInputs
 from train.losses.objective import Objective, Temperature
 from train.options.losses import LossConfig

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from train.losses.infonce.candidates import Direction, Together
+from train.losses.infonce.candidates import Direction
 from train.losses.infonce.false_negatives import false_negatives
+from train.losses.infonce.together import Together
 
 
 def info_nce(

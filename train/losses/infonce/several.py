@@ -22,7 +22,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from train.distributed.collectives import gather_rows
-from train.losses.infonce.candidates import Direction, NegativePool, NormalizedMatrix, Pool, Together, UnitRows
+from train.losses.infonce.candidates import Direction, NegativePool, Pool
+from train.losses.infonce.together import Together
+from train.losses.infonce.unit_rows import NormalizedMatrix, UnitRows
 from train.losses.inputs import NEVER, NO_ANCHOR, NO_ID, PairInputs, Readings, is_first
 from train.options.losses import LossConfig
 

@@ -20,8 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from train.losses.infonce.candidates import Counted, Direction, NegativePool, Together, UnitRows
+from train.losses.infonce.candidates import Direction, NegativePool
 from train.losses.infonce.false_negatives import SortedKeys
+from train.losses.infonce.together import Counted, Together
+from train.losses.infonce.unit_rows import UnitRows
 
 _FEWEST_ROWS = 64
 _BOUNDED = 40.0  # e^40 and e^-40, and their products, times millions of terms: within float32
