@@ -42,7 +42,7 @@ class ChunkCost:
 
 
 CPU_COST, ACCELERATOR_COST = ChunkCost(fixed=64), ChunkCost(fixed=128, least=4096)
-"""Measured on CPUs; predicted for Qwen3-0.6B on an H200, with 32 to 68 ms of launches a chunk, 11 to 16 us a token, and
+"""Measured on CPUs; predicted for Qwen3-0.6B on an H200, with 38 to 68 ms of launches a chunk, 12 to 16 us a token, and
 a millisecond or two at the end of each chunk, where the host waits."""
 
 

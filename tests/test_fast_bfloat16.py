@@ -12,9 +12,10 @@ from torch import Tensor
 from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.encoder import Encoder
 from tests.test_fast_blocks import encoder_of, ran
+from tests.test_gradcache import close
 from tests.test_prefix_gradient import PROMPT, step
 from train.kernels.lora_linear import product_dtype
-from train.kernels.lora_stack import ConcatenatedStack, Layer, LoraStack, MergedStack
+from train.kernels.lora_stack import ConcatenatedStack, HalfStack, Layer, LoraStack, MergedStack, SeparateStack
 
 SETTINGS = [{}, {"prompt": PROMPT, "max_length": 100}, {"pooling": "mean", "layer": 2}]
 
@@ -32,10 +33,13 @@ def stacks(encoder: Encoder) -> set[type[LoraStack]]:
 def distances(folder: Path, family: str, lora: dict[str, object], model: dict[str, object]) -> tuple[float, float]:
     """From the float32 gradient, of its length: of autocast's own way, and of the fast one."""
     found = []
+    kind = SeparateStack if model.get("dtype") == "bfloat16" else ConcatenatedStack
     for autocast, fast in (("off", False), ("on", False), ("on", True)):
         encoder = encoder_of(folder, family, fast=fast, lora=lora, autocast=autocast, **model)
+        if autocast == "off":
+            encoder.embedder.float()
         found.append(gradient(encoder, share="prompt" in model))
-        assert ran(encoder) == fast and (not fast or stacks(encoder) == {ConcatenatedStack})
+        assert ran(encoder) == fast and (not fast or stacks(encoder) == {kind})
     exact, plain, fast_one = found
     return float((plain - exact).norm() / exact.norm()), float((fast_one - exact).norm() / exact.norm())
 
@@ -53,6 +57,44 @@ def test_as_near_to_float32_as_autocast(tmp_path: Path, family: str, lora: dict[
     plain, fast = torch.tensor([distances(tmp_path, family, lora, model) for model in SETTINGS]).T
     assert 0.0 < float(fast.mean()) < 1.25 * float(plain.mean())
     assert bool((fast < 2 * plain).all())
+
+
+BASES = [("qwen3", "bfloat16", True)]
+FURTHER_BASES = [("llama", "bfloat16", False), ("qwen2", "bfloat16", True), ("mistral", "float32", True)]
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "on_gpu"), [*BASES, *(pytest.param(*base, marks=pytest.mark.slow) for base in FURTHER_BASES)]
+)
+def test_a_bfloat16_base_and_the_attention_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, dtype: str, on_gpu: bool
+) -> None:
+    """What the blocks add up is in float32, and in bfloat16 where a bfloat16 base goes its own way."""
+    if on_gpu:
+        monkeypatch.setattr("train.kernels.short_attention.is_cpu", lambda device: False)
+    models = [{**model, "dtype": dtype} for model in SETTINGS]
+    plain, fast = torch.tensor([distances(tmp_path, family, {}, model) for model in models]).T
+    assert 0.0 < float(fast.mean()) < 1.25 * float(plain.mean())
+    assert bool((fast < 2 * plain).all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "lora"),
+    [(SeparateStack, "qwen3", {}), pytest.param(ConcatenatedStack, "qwen2", FEW, marks=pytest.mark.slow)]
+    + [pytest.param(SeparateStack, family, FEW, marks=pytest.mark.slow) for family in ("llama", "qwen2")],
+)
+def test_with_float32_products_the_same_passes_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[HalfStack], family: str, lora: dict[str, object]
+) -> None:
+    """All that differs from 16 bits is the rounding. The attention is that of a GPU."""
+    plain = encoder_of(tmp_path, family, fast=False, lora=lora)
+    expected = step(plain, share=False)[1]
+    monkeypatch.setattr("train.kernels.short_attention.is_cpu", lambda device: False)
+    monkeypatch.setattr(LoraStack, "from_layers", staticmethod(kind))
+    encoder = encoder_of(tmp_path, family, fast=True, lora=lora)
+    assert close(step(encoder, share=False)[1], expected) and stacks(encoder) == {kind}
+    monkeypatch.setattr(kind, "_low", lambda self, rows: rows[:, self._dim :] * 1.01)
+    assert not close(step(encoder_of(tmp_path, family, fast=True, lora=lora), share=False)[1], expected)
 
 
 @pytest.mark.parametrize("wrong", ["norm", "adapter"])
@@ -96,9 +138,9 @@ def test_the_products_decide_and_not_the_order_of_use(tmp_path: Path) -> None:
 
 
 def test_in_other_places_autocast_keeps_its_own_way() -> None:
-    """Activations in 16 bits, and autocast to float16."""
+    """Activations in 16 bits without autocast, and autocast to float16."""
     x = torch.zeros(2, 4)
     assert product_dtype(x) == torch.float32 and product_dtype(x.bfloat16()) is None
     for dtype, expected in ((torch.bfloat16, torch.bfloat16), (torch.float16, None)):
         with torch.autocast("cpu", dtype):
-            assert product_dtype(x) == expected
+            assert product_dtype(x) == product_dtype(x.bfloat16()) == expected and product_dtype(x.half()) is None

@@ -18,7 +18,7 @@ from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
 from train.distributed.single import Single
 from train.gradcache.memory import graph_bytes
-from train.kernels.frozen_linear import FrozenLinear, rounded_weights
+from train.kernels.frozen_linear import FrozenLinear, is_trained, rounded_weights
 from train.step import seed_dropout
 
 
@@ -118,8 +118,4 @@ def test_the_copies_do_not_count_as_a_graph(tmp_path: Path, monkeypatch: pytest.
     assert (
         graph_bytes(Single(encoder.embedder), chunk) > found + 0.5 * copies > found
     )  # the first block's inputs need no gradient
-    assert nn.Linear not in {type(module) for module in encoder.embedder.modules() if not any_trained(module)}
-
-
-def any_trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
+    assert nn.Linear not in {type(module) for module in encoder.embedder.modules() if not is_trained(module)}

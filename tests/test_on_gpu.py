@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_fast_blocks import encoder_of
+from tests.test_fast_blocks import encoder_of, ran
 from tests.test_prefix_gradient import PROMPT, step
 from tests.training_setup import distance
 from train.adapters.capabilities import leave_out_padding
@@ -29,6 +29,21 @@ def test_fast_equals_plain_and_a_cpu(tmp_path: Path, share: bool) -> None:
     for loss, found in results[1:]:
         assert loss == pytest.approx(results[0][0], rel=1e-4)
         assert distance(found, results[0][1]) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("share", [False, True])
+def test_fast_under_autocast_is_as_near_to_float32_as_plain(tmp_path: Path, dtype: str, share: bool) -> None:
+    found = []
+    for autocast, fast in (("off", False), ("on", False), ("on", True)):
+        options = {"prompt": PROMPT, "max_length": 100, "dtype": dtype, "autocast": autocast}
+        encoder = encoder_of(tmp_path, "qwen3", fast=fast, lora={}, device="cuda", **options)
+        if autocast == "off":
+            encoder.embedder.float()
+        found.append(step(encoder, share=share and fast)[1])
+        assert ran(encoder) == fast
+    exact, plain, fast_one = found
+    assert distance(fast_one, exact) < max(0.05, 2 * distance(plain, exact))
 
 
 @pytest.mark.parametrize("model", [{}, {"pooling": "mean"}, {"layer": 1}])

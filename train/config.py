@@ -42,8 +42,8 @@ class LoraConfig:
     init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
     """How PEFT initializes the adapters. pissa and olora take the initial values from the base weights."""
     fused: bool = True
-    """Use fused products of weights and adapters where they give the same result (no dropout; float32, or autocast on a
-    CPU). false uses PEFT's implementation."""
+    """Use fused products of weights and adapters where they give the same result (no dropout; float32, or bfloat16
+    autocast), and round frozen weights for autocast once. false uses PEFT's implementation."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 

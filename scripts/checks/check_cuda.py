@@ -24,6 +24,7 @@ TOTAL_SECONDS = 470.0
 SHAPE = "qwen3-600m-shape"
 SWITCHES: dict[str, tuple[str, ...]] = {
     "as it comes": (),
+    "PEFT's passes": ("--set", "lora.fused=false"),
     "cuDNN attention allowed": ("--set", "model.attention=cudnn"),
     "no kept graphs": ("--set", "batch.graph_tokens=0"),
     "base in float32": ("--base", "float32"),

@@ -28,7 +28,9 @@ SWITCHES: dict[str, tuple[str, tuple[str, ...]]] = {
     "float32, embedded twice": ("fp32", ("batch.graph_tokens=0",)),
     "bfloat16 autocast": ("bf16", ()),
     "bfloat16 autocast, embedded twice": ("bf16", ("batch.graph_tokens=0",)),
+    "bfloat16 autocast, PEFT's passes": ("bf16", ("lora.fused=false",)),
     "bfloat16 base": ("bf16", ("model.dtype=bfloat16",)),
+    "bfloat16 base, PEFT's passes": ("bf16", ("model.dtype=bfloat16", "lora.fused=false")),
     "bfloat16 base, without padding": ("bf16", ("model.dtype=bfloat16", "batch.unpadded=true")),
     "bfloat16 base, cuDNN attention": ("bf16", ("model.dtype=bfloat16", "model.attention=cudnn")),
 }

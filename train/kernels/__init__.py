@@ -1,1 +1,1 @@
-"""For CPUs: LoRA layers and decoder blocks with hand-written forward and backward passes."""
+"""LoRA layers and decoder blocks with hand-written passes, made for CPUs; on GPUs they have not been run yet."""

@@ -76,13 +76,14 @@ class FastBlock(PositionedBlock):
                 output = forward_at(self, positions, hidden_states, **kwargs)
             return output
         with torch.autocast(hidden_states.device.type, enabled=False):  # `products` has its dtype
+            states = hidden_states.float()  # of a bfloat16 base; what the blocks add up stays in float32
             if positions is not None:
-                return self._forward_at(positions, products, hidden_states, **kwargs)
-            return self._forward(products, hidden_states, **kwargs)
+                return self._forward_at(positions, products, states, **kwargs)
+            return self._forward(products, states, **kwargs)
 
     def _forward(self, products: Products, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """The output at every token."""
-        attention = BlockAttention.from_module(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
+        attention = self._attention(products, hidden_states, kwargs["past_key_values"])
         names, angles = ("q_proj", "k_proj", "v_proj"), kwargs["position_embeddings"]
         heads = self._project(products, names, hidden_states, angles, short=attention.short)
         attended = attention.of_all(heads, hidden_states.shape[1], kwargs["attention_mask"])
@@ -90,7 +91,7 @@ class FastBlock(PositionedBlock):
 
     def _forward_at(self, positions: Tensor, products: Products, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(batch, 1, dim): the output at one position of each row."""
-        attention = BlockAttention.from_module(self._part("self_attn"), hidden_states, kwargs["past_key_values"])
+        attention = self._attention(products, hidden_states, kwargs["past_key_values"])
         rows, angles = torch.arange(len(positions), device=positions.device), kwargs["position_embeddings"]
         kept = hidden_states[rows, positions][:, None]
         kept_angles = [angle.expand(len(positions), -1, -1)[rows, positions][:, None] for angle in angles]
@@ -98,6 +99,9 @@ class FastBlock(PositionedBlock):
         _, key, value = self._project(products, ("k_proj", "v_proj"), hidden_states, angles, short=attention.short)
         attended = attention.at((query, key, value), positions, hidden_states.shape[1])
         return self._finish(products, kept, attended)
+
+    def _attention(self, products: Products, x: Tensor, cache: Any) -> BlockAttention:
+        return BlockAttention.from_module(self._part("self_attn"), x, cache, products.dtype)
 
     def _part(self, name: str) -> Any:
         return self.get_submodule(name)
@@ -108,7 +112,7 @@ class FastBlock(PositionedBlock):
         if dtype is None or hidden_states.shape[1] > _window(self._part("self_attn").config):
             return None
         norms = (part for name, part in self.named_parameters() if "norm" in name)
-        if any(norm.requires_grad or norm.dtype != torch.float32 for norm in norms):
+        if any(norm.requires_grad or norm.dtype not in (torch.float32, dtype) for norm in norms):
             return None
         layers = {
             name: Layer.from_module(part)
@@ -117,7 +121,8 @@ class FastBlock(PositionedBlock):
             if name.endswith("_proj")
         }
         usable = {name: layer for name, layer in layers.items() if layer is not None}
-        return Products(usable, dtype) if len(usable) == len(layers) else None
+        fits = all(layer.weight.dtype in (torch.float32, dtype) for layer in usable.values())
+        return Products(usable, dtype) if fits and len(usable) == len(layers) else None
 
     def _project(
         self,
@@ -137,10 +142,10 @@ class FastBlock(PositionedBlock):
         scales, epsilon = None, 0.0
         if dict(attention.named_children()).keys() >= _HEAD_NORMS:
             norms = attention.q_norm.weight.expand(counts[0], -1), attention.k_norm.weight.expand(counts[1], -1)
-            scales, epsilon = torch.cat(norms).detach(), attention.q_norm.variance_epsilon
+            scales, epsilon = torch.cat(norms).detach().float(), attention.q_norm.variance_epsilon
         group = attention.num_key_value_groups
         heads = Heads(counts[0], counts[1], counts[2], dim, group, short, scales, epsilon)
-        cosine, sine = (angle[:, :, None, None] for angle in angles)
+        cosine, sine = (angle[:, :, None, None].float() for angle in angles)
         stack, trained = self.memory.stack(names, products, norm.weight), adapters(products.named(names))
         parts: tuple[Tensor, Tensor, Tensor] = FusedQKV.apply(  # type: ignore[no-untyped-call]
             x, cosine, sine[..., : dim // 2], stack, heads, norm.variance_epsilon, *trained

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
+def is_trained(module: nn.Module) -> bool:
+    """Whether one of its parameters has a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 class _Rounded:
     """A layer's rounded weights, and the weights that they were made from. A copy of the layer makes its own."""
 
@@ -44,8 +49,8 @@ class _Frozen(nn.Module):
     def weights_for(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Weight and bias as autocast would round them for `x`; None where it does not round, or they are trained."""
         weight, bias = self._parameters["weight"], self._parameters["bias"]
-        device, is_trained = x.device.type, any(part.requires_grad for part in self.parameters())
-        if weight is None or is_trained or not self.training or not torch.is_autocast_enabled(device):
+        device = x.device.type
+        if weight is None or is_trained(self) or not self.training or not torch.is_autocast_enabled(device):
             return None
         dtype = torch.get_autocast_dtype(device)
         return None if weight.dtype != torch.float32 or dtype.itemsize > 2 else self.rounded.of(weight, bias, dtype)
@@ -83,7 +88,7 @@ def use_frozen_linears(backbone: nn.Module) -> None:
     """Let all frozen layers keep their rounded weights; names, parameters and files stay the same."""
     for module in backbone.modules():
         kind = _KINDS.get(type(module))
-        if kind is not None and not any(parameter.requires_grad for parameter in module.parameters()):
+        if kind is not None and not is_trained(module):
             module.__class__ = kind
             vars(module)["rounded"] = _Rounded()
 

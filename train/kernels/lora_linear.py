@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from train.kernels.frozen_linear import PLAIN_LINEAR
 
+FUSED_UNDER_AUTOCAST = frozenset({"cpu", "cuda"})
+"""The types of device whose bfloat16 autocast is replaced; on a GPU this has not been run yet."""
+
 
 class _MergedLinear(torch.autograd.Function):
     """x W'^T + b, with gradients at x, A and B; W' and b are constants."""
@@ -46,7 +49,8 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """PEFT's own output, up to rounding."""
-        mergeable = not args and not kwargs and product_dtype(x) == torch.float32
+        is_float32 = x.dtype == self.base_layer.weight.dtype == torch.float32
+        mergeable = not args and not kwargs and is_float32 and product_dtype(x) == torch.float32
         adapter = self.plain_adapter() if mergeable else None
         if adapter is None:
             output: Tensor = super().forward(x, *args, **kwargs)
@@ -57,9 +61,9 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
         return result
 
     def plain_adapter(self) -> tuple[Tensor, Tensor, float] | None:
-        """Down, up and scale of the one adapter on a frozen float32 layer; None if the layer computes anything else.
+        """Down, up and scale of the one adapter on a frozen layer; None if the layer computes anything else.
 
-        Dropout has no merged form, and W' in 16 bits would lose small updates.
+        Dropout has no merged form.
         """
         base = self.base_layer
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or type(base) not in PLAIN_LINEAR:
@@ -68,7 +72,7 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
         if name not in self.lora_A or name in self.lora_variant or self.fan_in_fan_out or self.lora_bias[name]:
             return None
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
-        if any(weight.dtype != torch.float32 for weight in (base.weight, down)):
+        if down.dtype != torch.float32 or base.weight.dtype not in (torch.float32, torch.bfloat16):
             return None
         drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
         if drops or any(parameter.requires_grad for parameter in base.parameters()):
@@ -86,16 +90,15 @@ class FastLinear(PeftLinear):  # type: ignore[misc]  # PEFT is untyped
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype in which float32 activations are multiplied here; None if the kernels don't compute in it.
+    """The dtype in which activations are multiplied here; None if the kernels don't compute in it.
 
-    It is bfloat16 under autocast on a CPU; on a GPU autocast itself has the faster attention.
+    It is that of float32 activations, or bfloat16 under autocast to it.
     """
-    if x.dtype != torch.float32:
-        return None
-    if not torch.is_autocast_enabled(x.device.type):
-        return torch.float32
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return dtype if x.device.type == "cpu" and dtype == torch.bfloat16 else None
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return torch.float32 if x.dtype == torch.float32 else None
+    is_known = device in FUSED_UNDER_AUTOCAST and x.dtype in (torch.float32, torch.bfloat16)
+    return torch.bfloat16 if is_known and torch.get_autocast_dtype(device) == torch.bfloat16 else None
 
 
 def use_fast_linears(backbone: nn.Module) -> None:

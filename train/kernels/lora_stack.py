@@ -5,7 +5,7 @@ What depends only on the weights is computed once a step; the gradients of the a
 In float32 the adapters are merged, W' = W + s B A, and so are the weights by which the norm before the layers scales
 every component of the input. In bfloat16 W' would round away the small update s B A (all of it, if W came in bfloat16);
 so the adapters are concatenated to the weights, [x, x A^T] times [W, s B], and nothing is rounded that autocast would
-not round.
+not round. Where W came in bfloat16, it is read where it is, and the adapters' part is a product of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from train.kernels.frozen_linear import PLAIN_LINEAR
+from train.kernels.frozen_linear import PLAIN_LINEAR, is_trained
 from train.kernels.lora_linear import FastLinear
 
 _ROWS = 64
@@ -44,7 +44,7 @@ class Layer:
             adapter = module.plain_adapter()
             base = module.base_layer
             return None if adapter is None else cls(base.weight, base.bias, *adapter)
-        if type(module) not in PLAIN_LINEAR or any(parameter.requires_grad for parameter in module.parameters()):
+        if not isinstance(module, nn.Linear) or type(module) not in PLAIN_LINEAR or is_trained(module):
             return None
         return cls(module.weight, module.bias, None, None, 1.0)
 
@@ -83,7 +83,10 @@ class LoraStack(ABC):
     @staticmethod
     def from_layers(layers: Sequence[Layer], norm: Tensor | None, dtype: torch.dtype) -> LoraStack:
         """The kind that computes products in `dtype`."""
-        return MergedStack(layers, norm) if dtype == torch.float32 else ConcatenatedStack(layers, norm, dtype)
+        if dtype == torch.float32:
+            return MergedStack(layers, norm)
+        is_ready = all(layer.weight.dtype == dtype for layer in layers)
+        return SeparateStack(layers, norm, dtype) if is_ready else ConcatenatedStack(layers, norm, dtype)
 
     @abstractmethod
     def prepare_inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "row read"]:
@@ -159,31 +162,22 @@ class MergedStack(LoraStack):
         return [part for (_, ranks, _), up in zip(self._adapted, ups, strict=True) for part in (downs[ranks], up)]
 
 
-class ConcatenatedStack(LoraStack):
-    """Products in 16 bits, by [W, s B] from [x, x A^T]."""
+class HalfStack(LoraStack):
+    """Products in 16 bits, of [x, x A^T]."""
 
-    @torch.no_grad()
     def __init__(self, layers: Sequence[Layer], norm: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__(layers, norm)
-        weight = torch.cat([layer.weight for layer in layers])
+        super().__init__(layers, None if norm is None else norm.float())
+        self._dtype, self._dim = dtype, layers[0].weight.shape[1]
         downs = [layer.down for layer in layers if layer.down is not None]
-        self._dim = weight.shape[1]
-        self._down = (torch.cat(downs) if downs else weight[:0]).to(dtype)
+        self._down = (torch.cat(downs) if downs else layers[0].weight[:0]).to(dtype)
         self._bias = None if self._bias is None else self._bias.to(dtype)
-        self._weight = weight.new_zeros(len(weight), self._dim + self._rank, dtype=dtype)
-        self._weight[:, : self._dim] = weight
-        ups = [layer.up for layer in layers if layer.up is not None]
-        for (rows, ranks, scale), up in zip(self._adapted, ups, strict=True):
-            self._low(self._weight)[rows, ranks] = up * scale
+        self._ups = [layer.up * layer.scale for layer in layers if layer.up is not None]
 
     def prepare_inputs(self, x: Float[Tensor, "token in"]) -> Float[Tensor, "row read"]:
         """[x, x A^T]."""
-        rows = self._filled(x if self._norm is None else x * self._norm, self._weight.shape[1])
+        rows = self._filled(x if self._norm is None else x * self._norm, self._dim + self._rank)
         torch.mm(rows[:, : self._dim], self._down.T, out=self._low(rows))
         return rows
-
-    def __call__(self, inputs: Float[Tensor, "row read"]) -> Float[Tensor, "row out"]:
-        return F.linear(inputs, self._weight, self._bias)
 
     def added(self, x: Float[Tensor, "token out"], inputs: Float[Tensor, "row read"]) -> Float[Tensor, "token out"]:
         """The sum in float32."""
@@ -192,15 +186,15 @@ class ConcatenatedStack(LoraStack):
     def backward(
         self, inputs: Float[Tensor, "row read"], gradient: Float[Tensor, "some out"], *, at_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """As the base class, by one product for x and for x A^T."""
+        """As the base class."""
         if len(gradient) < len(inputs) or gradient.dtype != inputs.dtype:
             gradient = self._filled(gradient, gradient.shape[1])
-        if not at_x:
-            return None, self._gradients(inputs, gradient, gradient @ self._low(self._weight))
-        at_inputs = gradient @ self._weight
-        back = self._low(at_inputs)
-        at_tokens = at_inputs[:, : self._dim].addmm(back, self._down) if self._rank else at_inputs
+        at_tokens, back = self._back(gradient, at_x=at_x)
         return at_tokens, self._gradients(inputs, gradient, back)
+
+    @abstractmethod
+    def _back(self, gradient: Float[Tensor, "row out"], *, at_x: bool) -> tuple[Tensor | None, Tensor]:
+        """From that at the outputs, the gradients at x, where wanted, and at x A^T alone."""
 
     def gradient_at_x(self, gradient: Float[Tensor, "row in"], tokens: int) -> Float[Tensor, "token in"]:
         """As the base class, in new memory."""
@@ -218,7 +212,7 @@ class ConcatenatedStack(LoraStack):
         a product up to the next multiple of 32 columns, and NaN times zero is NaN (oneDNN issue 5717).
         """
         count = -(-len(x) // _ROWS) * _ROWS
-        rows = x.new_empty(count, width, dtype=self._weight.dtype)
+        rows = x.new_empty(count, width, dtype=self._dtype)
         rows[: len(x), : x.shape[1]].copy_(x)
         rows[len(x) :].zero_()
         rows[: len(x), x.shape[1] :].zero_()
@@ -234,6 +228,64 @@ class ConcatenatedStack(LoraStack):
             up = (low[:, ranks].T @ gradient[:, rows]).float().mul_(scale)  # transposed: as in Merged
             gradients += [downs[ranks], up.T.contiguous()]
         return gradients
+
+
+class ConcatenatedStack(HalfStack):
+    """One product for all layers and their adapters, by a copy [W, s B]."""
+
+    @torch.no_grad()
+    def __init__(self, layers: Sequence[Layer], norm: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__(layers, norm, dtype)
+        weight = torch.cat([layer.weight for layer in layers])
+        self._weight = weight.new_zeros(len(weight), self._dim + self._rank, dtype=dtype)
+        self._weight[:, : self._dim] = weight
+        for (rows, ranks, _), up in zip(self._adapted, self._ups, strict=True):
+            self._low(self._weight)[rows, ranks] = up
+
+    def __call__(self, inputs: Float[Tensor, "row read"]) -> Float[Tensor, "row out"]:
+        return F.linear(inputs, self._weight, self._bias)
+
+    def _back(self, gradient: Float[Tensor, "row out"], *, at_x: bool) -> tuple[Tensor | None, Tensor]:
+        """By one product for x and for x A^T."""
+        if not at_x:
+            return None, gradient @ self._low(self._weight)
+        at_inputs = gradient @ self._weight
+        back = self._low(at_inputs)
+        return at_inputs[:, : self._dim].addmm(back, self._down) if self._rank else at_inputs, back
+
+
+class SeparateStack(HalfStack):
+    """A product for each layer, whose weights are in the products' dtype already, and thin ones for the adapters."""
+
+    @torch.no_grad()
+    def __init__(self, layers: Sequence[Layer], norm: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__(layers, norm, dtype)
+        self._ups = [up.to(dtype) for up in self._ups]
+        self._weights: list[tuple[slice, Tensor]] = []  # with the layer's place among the outputs
+        row = 0
+        for layer in layers:
+            self._weights.append((slice(row, row + len(layer.weight)), layer.weight.detach()))
+            row += len(layer.weight)
+
+    def __call__(self, inputs: Float[Tensor, "row read"]) -> Float[Tensor, "row out"]:
+        x, low = inputs[:, : self._dim], self._low(inputs)
+        outputs = inputs.new_empty(len(inputs), self._weights[-1][0].stop)
+        for rows, weight in self._weights:
+            torch.mm(x, weight.T, out=outputs[:, rows])
+        for (rows, ranks, _), up in zip(self._adapted, self._ups, strict=True):
+            outputs[:, rows].addmm_(low[:, ranks], up.T)
+        return outputs if self._bias is None else outputs.add_(self._bias)
+
+    def _back(self, gradient: Float[Tensor, "row out"], *, at_x: bool) -> tuple[Tensor | None, Tensor]:
+        back = gradient.new_empty(len(gradient), self._rank)
+        for (rows, ranks, _), up in zip(self._adapted, self._ups, strict=True):
+            torch.mm(gradient[:, rows], up, out=back[:, ranks])
+        if not at_x:
+            return None, back
+        at_tokens = back @ self._down
+        for rows, weight in self._weights:
+            at_tokens.addmm_(gradient[:, rows], weight)
+        return at_tokens, back
 
 
 def adapters(layers: Sequence[Layer]) -> list[Tensor]:

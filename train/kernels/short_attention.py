@@ -113,6 +113,11 @@ def causal_mask(time: int, group: int, like: Tensor) -> Float[Tensor, "1 rows ti
     return mask.repeat_interleave(group, 0)[None]
 
 
+def is_cpu(device: torch.device) -> bool:
+    """Whether attention is computed in float32, and that of short rows here; tests pretend otherwise."""
+    return device.type == "cpu"
+
+
 Parts = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values: laid out for `ShortAttention`, or (batch, time, head, dim)."""
 
@@ -126,14 +131,22 @@ class BlockAttention:
     shared: SharedLayer | None
     """Keys and values of the common beginning of all rows."""
     short: bool
+    dtype: torch.dtype
+    """What the decoder's own attention is computed in."""
 
     @classmethod
-    def from_module(cls, module: Any, x: Tensor, cache: Any) -> BlockAttention:
-        """Use `ShortAttention` for short rows on CPUs, with or without a common beginning."""
+    def from_module(cls, module: Any, x: Tensor, cache: Any, dtype: torch.dtype) -> BlockAttention:
+        """Use `ShortAttention` for short rows on CPUs, with or without a common beginning.
+
+        On an accelerator attention is computed in the `dtype` of the products, as autocast does: the kernels for long
+        rows take 16 bits only.
+        """
         layers = [] if cache is None else cache.layers[module.layer_idx : module.layer_idx + 1]
         shared = layers[0] if layers and isinstance(layers[0], SharedLayer) else None
         fits = cache is None if shared is None else shared.row_keys.shape[2] <= LONGEST_PREFIX
-        return cls(module, cache, shared, x.device.type == "cpu" and x.shape[1] <= LONGEST and fits)
+        on_cpu = is_cpu(x.device)
+        short = on_cpu and x.shape[1] <= LONGEST and fits
+        return cls(module, cache, shared, short, torch.float32 if on_cpu else dtype)
 
     def of_all(self, parts: Parts, time: int, mask: Tensor | None) -> Tensor:
         """(batch, time, heads * dim): every token attends to those before it, as the decoder's `mask` says too."""
@@ -166,7 +179,8 @@ class BlockAttention:
         query, key, value = (part.transpose(1, 2) for part in parts)
         if self.cache is not None:
             key, value = self.cache.update(key, value, self.module.layer_idx)
-        attended, _ = sdpa_attention_forward(self.module, query, key, value, mask, scaling=self.module.scaling)
+        given = (part.to(self.dtype) for part in (query, key, value))
+        attended, _ = sdpa_attention_forward(self.module, *given, mask, scaling=self.module.scaling)
         output: Tensor = attended.flatten(2)
         return output
 
