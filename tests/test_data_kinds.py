@@ -164,7 +164,8 @@ def test_report(tmp_path: Path, encoder: Encoder) -> None:
     assert report["sources"][0]["too_long"] == sum(length == encoder.config.max_length for length in ids) == 2
     assert report["sha256"] == report["sources"][0]["sha256"] == data.content_hash
     assert lines(report) == [
-        f"data.0 {config.path}: 5 pairs, 1 equal to an earlier one, 2 too long, cut by model.max_length"
+        f"data.0 {config.path}: 5 pairs, 2 with hard negatives, 1 equal to an earlier one, "
+        "2 too long, cut by model.max_length"
     ]
 
 

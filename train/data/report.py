@@ -28,6 +28,7 @@ _BLOCK = 16_384
 LOOKED_AT = 10_000
 """Number of streamed rows among which those with long texts are counted."""
 _WORDS = {
+    "negatives": "with hard negatives",
     "empty": "with an empty text",
     "duplicate": "equal to an earlier one",
     "anchor_is_positive": "with anchor = positive",
@@ -48,7 +49,7 @@ def describe(data: TrainingData, sampler: Sampler, encoder: Encoder) -> dict[str
             "rows": len(table),
             "sha256": sha256,
             **dataclasses.asdict(counts),
-            **_too_long(table, source, encoder),
+            **_counted(table, source, encoder),
         }
         for source, table, counts, sha256, news in zip(
             data.sources, data.tables, data.counts, data.source_hashes, told, strict=True
@@ -69,9 +70,9 @@ def lines(report: dict[str, Any]) -> list[str]:
     """The report for the terminal, without counts that are zero."""
     found = []
     for number, source in enumerate(report["sources"]):
-        words = {**_WORDS, "too_long": f"{_WORDS['too_long']}{_among(source)}"}
-        doubts = [f"{source[name]:,} {said}" for name, said in words.items() if source[name]]
-        found.append(f"data.{number} {source['path']}: " + ", ".join([f"{source['rows']:,} {source['kind']}", *doubts]))
+        among = {name: f"{_WORDS[name]}{_among(source)}" for name in ("negatives", "too_long")}
+        counts = [f"{source[name]:,} {said}" for name, said in {**_WORDS, **among}.items() if source[name]]
+        found.append(f"data.{number} {source['path']}: " + ", ".join([f"{source['rows']:,} {source['kind']}", *counts]))
     if report["left_out_of_first_epoch"]:
         part = "the first window of each epoch" if report["windows"] > 1 else "each epoch"
         found.append(
@@ -140,12 +141,16 @@ def _divided(count: int) -> str:
     return f"; {count:,} of the queries have too many for one step and are divided" if count else ""
 
 
-def _too_long(whole: SourceTable, source: SourceConfig, encoder: Encoder) -> dict[str, int]:
-    """Number of rows with a text that is truncated; of streamed rows, among those of a sample.
-
-    Rows of one instruction are looked at together.
-    """
+def _counted(whole: SourceTable, source: SourceConfig, encoder: Encoder) -> dict[str, int]:
+    """Number of rows with hard negatives and with a text that is truncated; of streamed rows, among a sample."""
     table = whole.keep(whole.texts.places(LOOKED_AT)) if isinstance(whole.texts, StoredTexts) else whole
+    negatives = sum(len(texts) > 2 for texts in table.texts) if source.kind == "pairs" else 0
+    counted = {"negatives": negatives, "too_long": _too_long(table, source, encoder)}
+    return counted if len(table) == len(whole) else {**counted, "looked_at": len(table)}
+
+
+def _too_long(table: SourceTable, source: SourceConfig, encoder: Encoder) -> int:
+    """Number of rows with a text that is truncated. Rows of one instruction are looked at together."""
     found: set[int] = set()
     for side, (prompt, of_side) in enumerate(prompts_of(source)):
         part = slice(0, 1) if side == 0 else slice(1, None)
@@ -155,8 +160,7 @@ def _too_long(whole: SourceTable, source: SourceConfig, encoder: Encoder) -> dic
         for task, mine in by_task.items():
             rows = ((row, text) for row in mine for text in table.texts[row][part])
             found |= _cut(rows, prompt, of_side, task or None, encoder)
-    counted = {"too_long": len(found)}
-    return counted if len(table) == len(whole) else {**counted, "looked_at": len(table)}
+    return len(found)
 
 
 def _rows_by(names: Iterable[str]) -> dict[str, Sequence[int]]:
