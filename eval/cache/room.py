@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 
-SINGLE = 4
-"""Bytes of one number of a vector."""
+HALF = 2
+"""Bytes of one number of a vector in half precision."""
 DOUBLE = 8
 """Bytes of one number of the moments, a mean and a matrix of the width of the vectors, from which post-processings are
 fitted."""
-KEY = 16
+KEY = 18
 """Bytes of a vector besides its numbers."""
 
 
@@ -28,8 +28,8 @@ class Stored:
     has_moments: bool = False
 
     def size(self, width: int) -> int:
-        """In bytes."""
-        vectors = self.texts * self.views * (SINGLE * width + KEY)
+        """In bytes. Views that half precision does not suffice for take twice as much: this is the least."""
+        vectors = self.texts * self.views * (HALF * width + KEY)
         return self.prompts * (vectors + (DOUBLE * width * (width + 1) * self.views if self.has_moments else 0))
 
 

@@ -31,6 +31,7 @@ from dec2vec.prompts.ensembles import Ensemble
 from dec2vec.prompts.prompt import Side
 from dec2vec.vectors.whitening import Whitening
 from eval.cache.cost import Cost
+from eval.cache.rows import SAMPLE
 from eval.cache.vector_file import KEY_BYTES, VectorFile
 from eval.systems.system import TextEncoder
 
@@ -132,7 +133,7 @@ class CachedEncoder:
         missing = {
             key: text for key, text in zip(keys, texts, strict=True) if any(key not in file for file in files.values())
         }
-        stream = self._through_decoder(list(missing.values()), views, options)
+        stream = joined_start(self._through_decoder(list(missing.values()), views, options), SAMPLE)
         self._keep(stream, list(missing), files)
         return StoredViews(files, keys)
 
@@ -209,6 +210,20 @@ class CachedEncoder:
         if key not in self._files:
             self._files[key] = VectorFile(key[0], str(view))
         return self._files[key]
+
+
+def joined_start(stream: Stream, texts: int) -> Stream:
+    """The same stream, its first part of at least so many texts: from it a new file's precision is chosen."""
+    rows: list[NDArray[np.int64]] = []
+    parts: list[dict[View, Vectors]] = []
+    for some, found in stream:
+        rows.append(some)
+        parts.append(found)
+        if sum(map(len, rows)) >= texts:
+            break
+    if rows:
+        yield np.concatenate(rows), {view: np.concatenate([part[view] for part in parts]) for view in parts[0]}
+    yield from stream
 
 
 def _commit(files: Mapping[View, VectorFile]) -> None:
