@@ -1,18 +1,21 @@
 """What dec2vec does on a GPU: the parts of `scripts/checks/cuda`, each in a process of its own and with its own limit.
 
-A part that fails or runs out of time is reported, and the next one runs. The weights are random, of the shape of
+A part that fails or is cut off at its limit is reported, and the next one runs. The weights are random, of the shape of
 Qwen3-0.6B, so nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,31 +57,65 @@ class Part:
 
 
 def main() -> int:
-    """Run all parts, write results.json and table.md, and fail if a part did."""
+    """Run all parts, write results.json and table.md, and fail if a part did; parts that are cut off are only told."""
     options = parse()
-    out: Path = options.out
+    out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
+        if options.wheels is not None:
+            install(missing_wheels(options.wheels), Path(folder) / "site")
         model = make_model(Path(folder) / "model", tiny=options.tiny)
         for part in parts(model, tiny=options.tiny):
             left = TOTAL_SECONDS - (time.monotonic() - started)
             results[part.name] = run(part, out, left)
             (out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+            (out / "table.md").write_text(table(results), encoding="utf-8")
             sys.stdout.write(f"[{time.monotonic() - started:5.0f} s] {part.name}: {outcome(results[part.name])}\n")
-    (out / "table.md").write_text(table(results), encoding="utf-8")
     sys.stdout.write(table(results))
+    sys.stdout.write("".join(f"{line}\n" for line in unfinished(results)))
     return int(any("failed" in result for result in results.values()))
 
 
 def parse() -> argparse.Namespace:
-    """The options of the command line. `--wheels` has been used by the script that calls this one."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and the logs")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels to install beside this Python")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels, for what this Python lacks")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     return parser.parse_args()
+
+
+def missing_wheels(folder: Path) -> list[Path]:
+    """Those of packages that this Python has not, or in another version that is older."""
+    found = []
+    for wheel in sorted(folder.glob("*.whl")):
+        name, version, *_ = wheel.name.split("-")
+        try:
+            here = importlib.metadata.version(name.replace("_", "-"))
+        except importlib.metadata.PackageNotFoundError:
+            here = ""
+        if not here or _numbers(here) < _numbers(version):
+            found.append(wheel)
+    return found
+
+
+def _numbers(version: str) -> list[int]:
+    """The leading numbers of a version."""
+    parts = version.split("+")[0].split(".")
+    return [int(part) for part in parts if part.isdigit()]
+
+
+def install(wheels: Sequence[Path], site: Path) -> None:
+    """Unpack the wheels into a folder of their own, where this process and the parts look first. Without network."""
+    sys.stdout.write(f"installed for this run: {', '.join(wheel.name for wheel in wheels) or 'nothing is missing'}\n")
+    if not wheels:
+        return
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    subprocess.run([*pip, "--no-cache-dir", "--target", str(site), *map(str, wheels)], check=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    sys.path.insert(0, str(site))
 
 
 def make_model(folder: Path, *, tiny: bool) -> Path:
@@ -111,30 +148,49 @@ def parts(model: Path, *, tiny: bool) -> Iterator[Part]:
 
 
 def run(part: Part, out: Path, left: float) -> dict[str, Any]:
-    """The result of a part; its output and errors are kept in a log."""
+    """The result of a part; its output and its errors are kept, also those of one that is cut off."""
+    limit = min(left, part.seconds)
     if left < 10:
         return {"left_out": "no time left"}
-    log = out / f"{''.join(letter if letter.isalnum() else '-' for letter in part.name)}.log"
-    try:
-        done = subprocess.run(
-            part.command, capture_output=True, text=True, timeout=min(left, part.seconds), check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not finished after {min(left, part.seconds):.0f} s"}
-    log.write_text(f"{' '.join(part.command)}\n{done.stdout}\n{done.stderr}", encoding="utf-8")
+    stem = out / "".join(letter if letter.isalnum() else "-" for letter in part.name)
+    output, errors = stem.with_suffix(".log"), stem.with_suffix(".errors.log")
+    code = _code(part.command, output, errors, limit)
+    if code is None:
+        return {"cut_off": f"not finished after {limit:.0f} s"}
+    said, complaints = output.read_text(encoding="utf-8").strip(), errors.read_text(encoding="utf-8").strip()
     if not part.is_json:
-        last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-        return {"said": last} if done.returncode == 0 else {"failed": last or f"exit code {done.returncode}"}
+        last = said.splitlines()[-1] if said else ""
+        return {"said": last} if code == 0 else {"failed": last or f"exit code {code}"}
     try:
-        result: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(said)
     except json.JSONDecodeError:
-        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}
+        return {"failed": (complaints.splitlines() or [f"exit code {code}"])[-1][:200]}
     return result
+
+
+def _code(command: Sequence[str], output: Path, errors: Path, limit: float) -> int | None:
+    """The exit code; None if the time ran out. The processes that it has started are ended with it."""
+    with output.open("wb") as out, errors.open("wb") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def unfinished(results: dict[str, Any]) -> list[str]:
+    """A line about the parts that this machine had no time for."""
+    names = [name for name, result in results.items() if "cut_off" in result or "left_out" in result]
+    return [f"no time for {len(names)} of {len(results)} parts: {', '.join(names)}"] if names else []
 
 
 def outcome(result: dict[str, Any]) -> str:
     """A part in a few words."""
-    for name in ("failed", "left_out", "said"):
+    for name in ("failed", "cut_off", "left_out", "said"):
         if name in result:
             return f"{name.replace('_', ' ')}: {result[name]}"
     return "void" if result.get("void") else "done"
@@ -152,7 +208,7 @@ def table(results: dict[str, Any]) -> str:
     for name, result in results.items():
         if "ours" in result:
             lines.append(_row(name, result))
-        elif "failed" in result or "left_out" in result:
+        elif result.keys() & {"failed", "cut_off", "left_out"}:
             lines.append(f"| {name} | {outcome(result)} | | | | | |")
     return "\n".join([*lines, ""])
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from dec2vec.decoder.bidirectional import is_bidirectional
 from dec2vec.decoder.last_token_block import PositionedBlock, can_skip_tokens, forward_at, positions_in
-from dec2vec.decoder.varlen import EDGES
 from train.kernels.block_autograd import FusedMLP, FusedQKV, Heads
 from train.kernels.lora_linear import product_dtype
 from train.kernels.lora_stack import Layer, LoraStack, adapters
@@ -66,8 +65,7 @@ class FastBlock(PositionedBlock):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The block's own output, up to rounding."""
-        unfused = bool(args) or EDGES in kwargs
-        products, positions = None if unfused else self._products(hidden_states), positions_in(self)
+        products, positions = None if args else self._products(hidden_states), positions_in(self)
         if products is None:
             output: Tensor
             if positions is None:
@@ -77,21 +75,31 @@ class FastBlock(PositionedBlock):
             return output
         with torch.autocast(hidden_states.device.type, enabled=False):  # `products` has its dtype
             states = hidden_states.float()  # of a bfloat16 base; what the blocks add up stays in float32
-            if positions is not None:
-                return self._forward_at(positions, products, states, **kwargs)
-            return self._forward(products, states, **kwargs)
+            attention = BlockAttention.from_module(self._part("self_attn"), states, products.dtype, kwargs)
+            if positions is None or attention.packed:
+                return self._forward(positions, products, states, attention, **kwargs)
+            return self._forward_at(positions, products, states, attention, **kwargs)
 
-    def _forward(self, products: Products, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """The output at every token."""
-        attention = self._attention(products, hidden_states, kwargs["past_key_values"])
+    def _forward(
+        self,
+        positions: Tensor | None,
+        products: Products,
+        hidden_states: Tensor,
+        attention: BlockAttention,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The output at every token, or (text, 1, dim) at some positions of texts without padding."""
         names, angles = ("q_proj", "k_proj", "v_proj"), kwargs["position_embeddings"]
         heads = self._project(products, names, hidden_states, angles, short=attention.short)
         attended = attention.of_all(heads, hidden_states.shape[1], kwargs["attention_mask"])
+        if positions is not None:
+            hidden_states, attended = (states[0, positions][:, None] for states in (hidden_states, attended))
         return self._finish(products, hidden_states, attended)
 
-    def _forward_at(self, positions: Tensor, products: Products, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def _forward_at(
+        self, positions: Tensor, products: Products, hidden_states: Tensor, attention: BlockAttention, **kwargs: Any
+    ) -> Tensor:
         """(batch, 1, dim): the output at one position of each row."""
-        attention = self._attention(products, hidden_states, kwargs["past_key_values"])
         rows, angles = torch.arange(len(positions), device=positions.device), kwargs["position_embeddings"]
         kept = hidden_states[rows, positions][:, None]
         kept_angles = [angle.expand(len(positions), -1, -1)[rows, positions][:, None] for angle in angles]
@@ -99,9 +107,6 @@ class FastBlock(PositionedBlock):
         _, key, value = self._project(products, ("k_proj", "v_proj"), hidden_states, angles, short=attention.short)
         attended = attention.at((query, key, value), positions, hidden_states.shape[1])
         return self._finish(products, kept, attended)
-
-    def _attention(self, products: Products, x: Tensor, cache: Any) -> BlockAttention:
-        return BlockAttention.from_module(self._part("self_attn"), x, cache, products.dtype)
 
     def _part(self, name: str) -> Any:
         return self.get_submodule(name)

@@ -7,6 +7,7 @@ against all of them in one further product.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from dec2vec.decoder.shared_prefix import SharedLayer
+from dec2vec.decoder.varlen import EDGES, attend
 
+PACKED = (EDGES, "max_length_q")
 LONGEST = 64
 """Most tokens of a row, and LONGEST_PREFIX of a common beginning; for more the flash kernel is as fast."""
 LONGEST_PREFIX = 256
@@ -133,20 +136,24 @@ class BlockAttention:
     short: bool
     dtype: torch.dtype
     """What the decoder's own attention is computed in."""
+    packed: Mapping[str, Any]
+    """Where texts without padding begin and end, for `attend`; empty if rows are padded."""
 
     @classmethod
-    def from_module(cls, module: Any, x: Tensor, cache: Any, dtype: torch.dtype) -> BlockAttention:
+    def from_module(cls, module: Any, x: Tensor, dtype: torch.dtype, arguments: Mapping[str, Any]) -> BlockAttention:
         """Use `ShortAttention` for short rows on CPUs, with or without a common beginning.
 
         On an accelerator attention is computed in the `dtype` of the products, as autocast does: the kernels for long
         rows take 16 bits only.
         """
+        cache = arguments["past_key_values"]
+        packed = {name: arguments[name] for name in PACKED if name in arguments}
         layers = [] if cache is None else cache.layers[module.layer_idx : module.layer_idx + 1]
         shared = layers[0] if layers and isinstance(layers[0], SharedLayer) else None
         fits = cache is None if shared is None else shared.row_keys.shape[2] <= LONGEST_PREFIX
         on_cpu = is_cpu(x.device)
-        short = on_cpu and x.shape[1] <= LONGEST and fits
-        return cls(module, cache, shared, short, torch.float32 if on_cpu else dtype)
+        short = on_cpu and x.shape[1] <= LONGEST and fits and not packed
+        return cls(module, cache, shared, short, torch.float32 if on_cpu else dtype, packed)
 
     def of_all(self, parts: Parts, time: int, mask: Tensor | None) -> Tensor:
         """(batch, time, heads * dim): every token attends to those before it, as the decoder's `mask` says too."""
@@ -179,8 +186,12 @@ class BlockAttention:
         query, key, value = (part.transpose(1, 2) for part in parts)
         if self.cache is not None:
             key, value = self.cache.update(key, value, self.module.layer_idx)
-        given = (part.to(self.dtype) for part in (query, key, value))
-        attended, _ = sdpa_attention_forward(self.module, *given, mask, scaling=self.module.scaling)
+        query, key, value = (part.to(self.dtype) for part in (query, key, value))
+        scale = self.module.scaling
+        if self.packed:
+            attended, _ = attend(self.module, query, key, value, None, scale, **self.packed)
+        else:
+            attended, _ = sdpa_attention_forward(self.module, query, key, value, mask, scaling=scale)
         output: Tensor = attended.flatten(2)
         return output
 
