@@ -42,7 +42,7 @@ def config_of(*sources: SourceConfig, **sections: Any) -> TrainConfig:
 
 
 CASES: dict[str, tuple[TrainConfig, str]] = {
-    "no data": (TrainConfig(), "no training pairs are given; give a file with --data.0.path"),
+    "no data": (TrainConfig(), "no training pairs are given; give a file with data.0.path"),
     "a source without a path": (config_of(PAIRS, SourceConfig()), "a source has no path"),
     "negatives without pairs": (
         config_of(changed(LABELLED, negatives=("x",))),

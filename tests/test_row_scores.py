@@ -36,7 +36,7 @@ def test_scores_of_another_length_are_left_out_and_told(
     line = data.told[0].layout[-2]
     assert line.startswith("left out 1 of 200 rows: 1 with scores of another length than the texts (first: ")
     assert f"line 8: scores has {2 + margins} numbers in place of {3 - margins}" in line
-    with pytest.raises(UserError, match=r"1 of 200 rows: .* more than data.N.bad_rows 0.001 allows"):
+    with pytest.raises(UserError, match=r"1 of 200 rows: .* more than data.0.bad_rows 0.001 allows"):
         read(path, bad_rows=0.001, streaming=streaming)
 
 
