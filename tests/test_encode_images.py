@@ -81,6 +81,7 @@ def test_columns_of_paths_bytes_and_images(place: Path, expected: NDArray[np.flo
     table.unlink()
 
 
+@pytest.mark.slow
 def test_shards_resume_and_see_a_changed_image(place: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
