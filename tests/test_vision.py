@@ -256,38 +256,36 @@ def test_what_cannot_be_read_is_refused(folders: Path, tmp_path: Path, monkeypat
     assert encode(load(folders, "llava"), ["a text"]).shape == (1, 32)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "image_alone", "both"),
-    [
-        ("bare", "<image>", "<image>a cat"),
-        (
-            "prompteol",
-            'This image : "<image>" means in one word:"',
-            'This sentence : "<image>a cat" means in one word:"',
-        ),
-        ("instruct", "Instruct: T\nQuery: <image>", "Instruct: T\nQuery: <image>a cat"),
-        ("{image}\n{text} in one word:", "<image>\n in one word:", "<image>\na cat in one word:"),
-        (
-            "chat",
-            "<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n",
-            "<|im_start|>user\n<image>a cat<|im_end|>\n<|im_start|>assistant\n",
-        ),
-    ],
-)
-def test_prompts_around_an_image(prompt: str, image_alone: str, both: str, folders: Path) -> None:
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+AROUND = {
+    "bare": ("{}", "{}"),
+    "prompteol": ('This image : "{}" means in one word:"', 'This sentence : "{}" means in one word:"'),
+    "instruct": ("Instruct: T\nQuery: {}", "Instruct: T\nQuery: {}"),
+    "So: {image}{text} in one word:": ("So: {} in one word:", "So: {} in one word:"),
+    "chat": (CHAT, CHAT),
+}
+"""By prompt what stands around an image, and around an image and its text."""
+
+
+def test_prompts_around_an_image(folders: Path) -> None:
     encoder = load(folders, "llava", task="T")
-    (member,) = encoder.ensemble(prompt).members
-    marks = encoder._image_reader._marks
-    for text, expected in (("", image_alone), ("a cat", both)):
-        found = image_reader.with_image(member, marks, has_text=bool(text))
-        assert found.prefix + text + found.suffix == expected
-        assert found.append_eos == (prompt in ("bare", "instruct")) and found.adds_bos == (prompt != "chat")
+    marks = encoder.image_reader._marks
+    for prompt, around in AROUND.items():
+        (member,) = encoder.ensemble(prompt).members
+        for text, expected in zip(("", "a cat"), around, strict=True):
+            found = image_reader.with_image(member, marks, has_text=bool(text))
+            assert found.prefix + text + found.suffix == expected.format("<image>" + text)
+            assert found.append_eos == (prompt in ("bare", "instruct")) and found.adds_bos == (prompt != "chat")
+    assert encoder.tokenize(["a cat"], prompt="So: {image}{text} in one word:") == encoder.tokenize(
+        ["a cat"], prompt="So: {text} in one word:"
+    )
 
 
+@pytest.mark.slow
 def test_paligemma_puts_bos_behind_the_image_and_a_newline_at_the_end(folders: Path) -> None:
     encoder = load(folders, "paligemma")
     (member,) = encoder.ensemble("bare").members
-    found = image_reader.with_image(member, encoder._image_reader._marks, has_text=True)
+    found = image_reader.with_image(member, encoder.image_reader._marks, has_text=True)
     assert (found.prefix, found.suffix, found.adds_bos) == ("<image><bos>", "\n", False)
 
 
