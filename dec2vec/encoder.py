@@ -156,7 +156,8 @@ class Encoder:
         return self.embedder.backbone
 
     @cached_property
-    def _image_reader(self) -> ImageReader:
+    def image_reader(self) -> ImageReader:
+        """How images become tokens and pixels. UserError for a decoder of texts, and without Pillow."""
         return ImageReader.load(self.base, self.tokenizer, self._backbone.config)
 
     @property
@@ -223,7 +224,7 @@ class Encoder:
     def _tokens(
         self, wrap: PromptTokenizer | EchoTokenizer, texts: list[str], window: Window[ReadImage] | None = None
     ) -> Tokens:
-        tokens = self._image_reader.tokens(wrap, texts, window) if window and window.images else wrap(texts)
+        tokens = self.image_reader.tokens(wrap, texts, window) if window and window.images else wrap(texts)
         check_rows(self.config.name_or_path, tokens.ids, texts, self.tokens_without_row)
         return tokens
 
@@ -308,13 +309,9 @@ class Encoder:
         """Yield (rows, raw vectors by view) for one chunk at a time. Each row comes once, in no particular order."""
         ensemble = self.ensemble(options.prompt, options.side, options.task)
         window = WINDOW if ensemble.is_single else self._ensemble_window(views)
-        with tqdm(
-            total=len(texts) * len(ensemble.members),
-            desc="encode",
-            unit="text",
-            **bar_options(shown=options.progress),
-        ) as bar:
-            for part in windows(texts, window, lambda *image: self._image_reader.read(*image), self.config.max_pixels):
+        total = len(texts) * len(ensemble.members)
+        with tqdm(total=total, desc="encode", unit="text", **bar_options(shown=options.progress)) as bar:
+            for part in windows(texts, window, lambda *image: self.image_reader.read(*image), self.config.max_pixels):
                 for rows, vectors in self._read(part, ensemble, views, options.batch_tokens, bar):
                     yield part.first + rows, dict(zip(views, vectors, strict=True))
 

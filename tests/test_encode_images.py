@@ -76,11 +76,12 @@ def test_columns_of_paths_bytes_and_images(place: Path, expected: NDArray[np.flo
     for source in (table, stored_bytes, saved):
         found = encode(place, source, tmp_path / "v.npy", "--image_column", "photo")
         np.testing.assert_allclose(found, expected[4:], atol=1e-5)
-        alone = encode(place, source, tmp_path / "v.npy", "--image_column", "photo", "--column", "")
-        np.testing.assert_allclose(alone, expected[:4], atol=1e-5)
+    alone = encode(place, table, tmp_path / "v.npy", "--image_column", "photo", "--column", "")
+    np.testing.assert_allclose(alone, expected[:4], atol=1e-5)
     table.unlink()
 
 
+@pytest.mark.slow
 def test_shards_resume_and_see_a_changed_image(place: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -94,6 +95,12 @@ def test_shards_resume_and_see_a_changed_image(place: Path, expected: NDArray[np
     again = encode(place, folder, tmp_path / "shards", "--shard_rows", "3")
     np.testing.assert_allclose(again, expected[[0, 1, 2, 0]], atol=1e-5)
     assert first.stat().st_mtime_ns == before[0] and second.stat().st_mtime_ns != before[1]
+    settings = place / "model" / "preprocessor_config.json"
+    content = settings.read_text()
+    settings.write_text(json.dumps({**json.loads(content), "do_center_crop": False}))
+    options = ["--input", str(folder), "--output", str(tmp_path / "shards"), "--shard_rows", "3", "--autocast", "off"]
+    assert cli.main(["encode", "--model", str(place / "model"), *options]) == 2
+    settings.write_text(content)
 
 
 def test_mistakes_are_refused_before_the_model_is_loaded(

@@ -97,6 +97,8 @@ def _encode_in_shards(args: EncodeArgs) -> None:
     next(work.source.blocks(1), None)  # a mistake in the input is reported before the model is loaded
     encoder = load_encoder(args.model_config(args.model), args.changes)
     weights = fingerprint(encoder)
+    if work.source.has_images:
+        weights += encoder.image_reader.digest
     with saying_what_is_cut(encoder):
         encode_shards(work, encoder, weights)
 

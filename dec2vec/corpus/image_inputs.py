@@ -73,6 +73,11 @@ class Source:
         return len(self._folder.inputs) if self._is_folder else count_rows(self.path)
 
     @property
+    def has_images(self) -> bool:
+        """Whether images are among the inputs."""
+        return self.image_column is not None or self._is_folder
+
+    @property
     def _is_folder(self) -> bool:
         return self.image_column is None and is_image_folder(self.path)
 

@@ -7,7 +7,9 @@ several families, which needs torchvision; and Pillow's pixels are the same on e
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -130,6 +132,17 @@ class ImageReader:
                 "image smaller, or set a smaller size in preprocessor_config.json"
             )
         return [-1 - number if id == config.image_token_id else id for id in ids]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the settings on which the pixels and tokens of an image depend."""
+        settings = str(self.processor.image_processor.to_json_string()) + self._mark_settings
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+    @property
+    def _mark_settings(self) -> str:
+        plain = {key: value for key, value in vars(self.processor).items() if isinstance(value, str | int | float)}
+        return json.dumps(plain, sort_keys=True)
 
     @property
     def _image_token(self) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 128 << 20
 """Bytes of preprocessed images that are in memory together, if no single one is larger."""
+WINDOW_IMAGES = 512
+"""The same as a number, enough for several chunks that are sorted by length."""
 TEXT, IMAGE = "text", "image"
 
 
@@ -79,7 +81,7 @@ def _window(
     images: list[Read] = []
     number_of: dict[bytes, int] = {}
     held = 0
-    while start + len(texts) < end and held < WINDOW_BYTES:
+    while start + len(texts) < end and held < WINDOW_BYTES and len(images) < WINDOW_IMAGES:
         item = as_item(inputs[start + len(texts)], f"input {start + len(texts) + 1}")
         number = None
         if item.image is not None:

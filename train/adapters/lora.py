@@ -12,6 +12,7 @@ from typing import Any
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
 from dec2vec.decoder.embedder import Embedder
@@ -20,6 +21,7 @@ from dec2vec.decoder.layers import decoder_blocks
 from dec2vec.decoder.library_calls import quiet
 from dec2vec.decoder.lora_files import put_on
 from dec2vec.decoder.pooling import layers_of
+from dec2vec.decoder.vision import family_of
 from dec2vec.errors import UserError
 from train.config import LoraConfig
 from train.distributed.interface import Engine
@@ -36,6 +38,7 @@ def make_trainable(embedder: Embedder, config: LoraConfig, adapter: Path | None 
     They are new, or those in the folder `adapter`, with which training goes on.
     """
     backbone: Any = embedder.backbone
+    _check_reads_texts_only(backbone)
     _check_rescaling(backbone)
     is_quantized = bool(backbone.config.get_text_config().to_dict().get("quantization_config"))
     if is_quantized and config.method == "full":
@@ -77,6 +80,16 @@ def _with_new(backbone: nn.Module, adapters: PeftLora | None, config: LoraConfig
             return adapted
     except (ValueError, TypeError) as error:
         raise UserError(f"lora{_why_refused(error, config.targets, backbone)}") from error
+
+
+def _check_reads_texts_only(backbone: Any) -> None:
+    """Refuse a vision-language decoder that transformers doesn't list as one of texts too, as it does with Gemma 3."""
+    family = backbone.config.model_type
+    if family_of(backbone.config) is not None and family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"model: {family} reads images too, and training such decoders is not supported yet; use a decoder of "
+            "texts, or encode with it as it is"
+        )
 
 
 def _check_rescaling(backbone: Any) -> None:
