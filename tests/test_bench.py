@@ -33,6 +33,13 @@ def train(folder: Path, *arguments: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
+def test_a_bfloat16_base_has_gradients_of_16_bits(tmp_path: Path) -> None:
+    """sentence-transformers gives adapters the dtype of the base."""
+    result = train(tmp_path, "--case", "2x30", "--peer", "st", "--precision", "bf16", "--base", "bfloat16")
+    assert result["gradient_cosine"] > 0.9
+
+
 @pytest.mark.parametrize("case", ["prompt", "triplets"])
 def test_both_sides_agree(tmp_path: Path, case: str) -> None:
     result = train(tmp_path, "--case", case, "--peer", "st")

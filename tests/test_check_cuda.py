@@ -37,7 +37,7 @@ def test_what_takes_too_long_is_told_and_ends_with_its_processes(
     parts = [checks.Part(name, [sys.executable, "-c", code], 3.0) for name, code in commands.items()]
     monkeypatch.setattr(checks, "parts", lambda model, *, tiny: iter(parts))
     monkeypatch.setattr(checks, "make_model", lambda folder, *, tiny: folder)
-    monkeypatch.setattr(sys, "argv", ["check_cuda", "--tiny", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["check_cuda", "--out", str(tmp_path / "out")])
     assert checks.main() == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results == {"slow": {"cut_off": "not finished after 3 s"}, "quick": {"torch": 1}}

@@ -80,7 +80,7 @@ def test_the_same_bits_with_one_cast_instead_of_one_a_chunk(
     (loss, expected, chunks, per_step), (found_loss, found, _, first) = results
     assert found_loss == loss and all(found[name].equal(expected[name]) for name in expected)
     matrices = sum(1 for copy in rounded_weights(encoder.embedder) if copy.ndim == 2)
-    assert chunks > 4 and per_step > matrices * chunks and 0 < first <= per_step - matrices * chunks
+    assert chunks > 4 and matrices > 4 and per_step - first >= matrices * (chunks - 1)
     assert counted(encoder)[3] == first - matrices  # in the second step none is rounded
 
 

@@ -73,7 +73,7 @@ class Peer:
         torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
         if self.keeps:
             self._kept = {
-                adapter_key(name): value.grad.cpu().numpy()
+                adapter_key(name): value.grad.float().cpu().numpy()  # its adapters have the dtype of the base
                 for name, value in self._weights.items()
                 if value.grad is not None
             }
