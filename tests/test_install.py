@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "requirements"
 OURS = {"dec2vec", "train", "eval"}
-EXTRAS = ("eval", "search", "mteb", "tensorboard", "cuda", "deepspeed")
+EXTRAS = ("eval", "search", "mteb", "tensorboard", "vision", "cuda", "deepspeed")
 PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

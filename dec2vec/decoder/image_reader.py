@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import transformers
-from transformers import AutoImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from dec2vec.config.model import ModelConfig
 from dec2vec.decoder.library_calls import one_line, quiet
@@ -192,6 +192,8 @@ class ImageReader:
 
 def _processor(kind: type[Any], config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The processor without a video part, around a copy of the tokenizer, which some processors change."""
+    from transformers import AutoImageProcessor  # which needs Pillow
+
     place = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     image_part = AutoImageProcessor.from_pretrained(config.name_or_path, backend="pil", **place)
     options, _ = kind.get_processor_dict(config.name_or_path, revision=config.revision)
