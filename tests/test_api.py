@@ -38,7 +38,7 @@ from train.state import Listeners, _why_not_called
 
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)
 ROWS_CHANGED = (
-    r"^data\.0\.path: the rows have changed since checkpoint stopped/checkpoints/step-000003 was written; give them "
+    r"^data\.0\.path: the rows have changed since checkpoint stopped/checkpoints/step-000002 was written; give them "
     r"another output_dir, or start from the beginning with \{\"checkpoint\": \{\"resume\": \"fresh\"\}\}$"
 )
 FEW = {"optim.steps": 3, "eval.every": 2, "checkpoint.every": 2, "export.model": False}
