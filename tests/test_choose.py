@@ -206,7 +206,7 @@ def test_leaking_and_missing_files_are_refused(tmp_path: Path) -> None:
         ({"dev": dev}, "there is nothing to evaluate on; give similarity files"),
         ({"dev": dev, "tests": [copy]}, "selection on test data is leakage"),
         ({"dev": dev, "tests": [test, same_name]}, "another file has the name test too"),
-        ({"dev": dev, "tests": [test], "systems": {"post": ["raw", "pca"]}}, "fit: pca needs training text"),
+        ({"dev": dev, "tests": [test], "systems": {"post": ["raw", "pca"]}}, "fit: pca needs a file of training text"),
         (
             {"dev": dev, "tests": [test], "fit": [dev], "systems": {"post": ["whiten"]}},
             "only 0 sentences remain to fit",

@@ -73,7 +73,7 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "search, dedup, outliers": (lambda path: write_rows(path, [{"row": 1}]), "--output"),
     "score": (lambda path: write_scored(path, [{"row": 1}], ["row"]), "--output"),
     "mine": (mined, "--output"),
-    "eval": (lambda path: write_report(full_report(), path.parent), "--output_dir"),
+    "eval": (lambda path: write_report(full_report(), path.parent), "output_dir"),
 }
 
 

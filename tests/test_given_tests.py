@@ -76,7 +76,7 @@ def test_tables_fill_the_tasks_without_a_test() -> None:
         ({"dev": "a.jsonl"}, YES_NO, None, "dev: config names dev a.jsonl too; give one of them"),
         ({"tests": ["a.jsonl"]}, None, YES_NO, "tests: config names tests a.jsonl too"),
         ({"pairs": [{"metric": "ap"}]}, None, [YES_NO, YES_NO], "2 given, but 1 of the tasks in config have no test"),
-        ({}, None, 7, "tests: a int; give a datasets.Dataset"),
+        ({}, None, 7, "tests: an int; give a datasets.Dataset"),
     ],
 )
 def test_what_does_not_fit_is_refused(config: dict[str, Any], dev: Any, tests: Any, said: str) -> None:

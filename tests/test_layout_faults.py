@@ -299,9 +299,9 @@ def test_a_revision_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked: list[object] = []
 
-    def load_dataset(name: str, subset: str | None, **options: object) -> list[Row]:
+    def load_dataset(name: str, subset: str | None, **options: object) -> datasets.Dataset:
         asked.append((name, subset, options))
-        return FLAG[:3]
+        return datasets.Dataset.from_list(FLAG[:3])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = read("some/set", revision="v1.0")

@@ -208,9 +208,9 @@ def test_judgements_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("queries", "queries"): [{"_id": f"q{i}", "text": f"query {i}"} for i in range(3)],
     }
 
-    def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> list[dict[str, object]]:
+    def load_dataset(name: str, subset: str | None, *, split: str, streaming: bool) -> datasets.Dataset:
         assert name == "mteb/some"
-        return parts[subset, split]
+        return datasets.Dataset.from_list(parts[subset, split])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert texts("mteb/some") == [("query 0", "T doc 0"), ("query 1", "T doc 1")]

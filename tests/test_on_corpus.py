@@ -191,7 +191,7 @@ def test_other_tasks_still_need_training_text(tmp_path: Path) -> None:
     similar = {"dev": str(write_similarity(tmp_path / "dev.jsonl", 40, 1)), "tests": [str(tmp_path / "sts.jsonl")]}
     write_similarity(tmp_path / "sts.jsonl", 40, 3)
     config = evaluation(**similar, retrieval=[{"path": str(write_collection(tmp_path / "found"))}])
-    with pytest.raises(UserError, match="fit: whiten needs training text"):
+    with pytest.raises(UserError, match="fit: whiten needs a file of training text"):
         report_of(config)
 
 

@@ -105,7 +105,11 @@ def test_recipes_are_told_apart_by_more_than_the_seed(tmp_path: Path) -> None:
         (tmp_path / name / "adapter").mkdir(parents=True)
         (tmp_path / name / "config.yaml").write_text(text % (rate, seed))
     one, two, three = (read_recipe(str(tmp_path / f"r-seed{seed}")) for seed in (1, 2, 3))
-    later = {"data.0.min_grade": 1, "data.0.bad_rows": 0.01}  # options that earlier versions lack, at their defaults
+    later = {
+        "model.max_pixels": 64_000_000,
+        "data.0.min_grade": 1,
+        "data.0.bad_rows": 0.01,
+    }  # which that version lacked
     named = {"model.name_or_path": "m", "optim.lr": 0.1, "data.0.path": "p", "data.0.only": ["a=b"]}
     assert one == two == named | later
     assert read_recipe(str(tmp_path / "r-seed1" / "adapter")) == one

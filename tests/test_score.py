@@ -102,7 +102,7 @@ def test_refused_before_the_model_is_loaded(
         "give either --dev labelled.jsonl, on which the threshold is selected, or --threshold 0.7": {"--dev": None},
         "on which the threshold is selected, or --threshold": {"--threshold": "0.5"},
         "remove them, or remove --threshold": {"--dev": None, "--threshold": "0.5", "--precision": "0.9"},
-        "criterion precision: set --precision": {"--criterion": "precision"},
+        "criterion precision: set precision": {"--criterion": "precision"},
         "precision 0.9 is for criterion precision, not accuracy": {"--precision": "0.9"},
         "threshold: '1.5' must be less than or equal to 1": {"--dev": None, "--threshold": "1.5"},
         "out.npy: unknown format .npy; use .jsonl or .csv": {"--output": str(tmp_path / "out.npy")},

@@ -105,9 +105,11 @@ def test_the_revision_of_a_hub_data_set_holds_for_its_corpus_and_queries(monkeyp
     }
     asked: list[tuple[object, ...]] = []
 
-    def load_dataset(name: str, subset: str | None, *, revision: str | None = None, **options: object) -> list[Row]:
+    def load_dataset(
+        name: str, subset: str | None, *, revision: str | None = None, **options: object
+    ) -> datasets.Dataset:
         asked.append((name, subset, revision))
-        return parts[subset]
+        return datasets.Dataset.from_list(parts[subset])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert texts("mteb/some", revision="v1") == [("query d", "old d"), ("query e", "old e")]

@@ -123,7 +123,7 @@ def test_mteb_names_become_tables(config: EvalConfig, monkeypatch: pytest.Monkey
 
 def test_misspelt_mteb_names_are_refused_before_anything_is_embedded(config: EvalConfig) -> None:
     base = FakeEncoder()
-    with pytest.raises(UserError, match="MTEB task 'STS99'"):
+    with pytest.raises(UserError, match="MTEB 'STS99': no task and no benchmark has this name"):
         evaluate(replace(config, mteb=("STS99",)), base=base, tuned={}, progress=False)
     assert base.calls == []
 
