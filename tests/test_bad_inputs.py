@@ -115,6 +115,7 @@ def test_one_target_by_name_alone(place: Place) -> None:
     assert written["target_modules"] == ["q_proj"]
 
 
+@pytest.mark.slow
 def test_report_of_mapped_columns_and_little_room(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """What only the evaluation after training meets must not end a run: other columns, prompts that are too long."""
     rows = [{"query": row["anchor"], "answer": row["positive"]} for row in word_pairs(12)]
@@ -170,6 +171,7 @@ def test_disk_full_during_a_checkpoint(
 REAL = ("encoder-only model", "weights cut short", "unknown LoRA target", "checkpoint of another configuration")
 
 
+@pytest.mark.slow
 def test_nothing_else_is_said_outside_of_pytest(place: Place) -> None:
     """In a process of its own, where the libraries' loggers and warnings reach stderr: a line for each, no more."""
     spoilt = [CASES[name][0](place) for name in REAL]

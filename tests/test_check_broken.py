@@ -22,6 +22,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("check_broken")
 
 
+@pytest.mark.slow
 def test_found_harmless_and_missed(
     broken: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

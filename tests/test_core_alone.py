@@ -61,6 +61,7 @@ def whole_run(folder: Path) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_from_training_to_the_report(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_jsonl(tmp_path / "test.jsonl", graded_pairs(24, seed=3))

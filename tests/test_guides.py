@@ -94,6 +94,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(PEFT_WARNING)
 def test_every_command_of_the_guides(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[str] = []

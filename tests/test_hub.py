@@ -242,6 +242,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_export_command_pushes_what_others_can_load(
     hub: Hub, push: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return finished_run(tmp_path, request.param if hasattr(request, "param") else "llama")
 
 
+@pytest.mark.slow
 def test_mteb_gets_our_vectors_and_what_goes_wrong_is_said(loads: ModuleType, run: Path, tmp_path: Path) -> None:
     pytest.importorskip("mteb", reason="the mteb package is not installed")
     (mteb,) = [loader for loader in loads.LOADERS if loader.name == "mteb"]

@@ -125,6 +125,7 @@ def _export_form(root: Path, form: dict[str, Any]) -> Path:
     return export_command(ExportArgs(run=root, merge=merge))
 
 
+@pytest.mark.slow
 def test_every_snippet_runs_and_all_agree(tmp_path: Path) -> None:
     """As written in the card; only the two places a reader fills in are filled in."""
     jobs = []
