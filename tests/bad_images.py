@@ -121,6 +121,8 @@ BAD: dict[str, tuple[Builder, str]] = {
     "32 bits": (_file(stored(Image.new("I", (8, 8), 1 << 20), "TIFF")), "32 bits without a fixed range"),
     "a cell without content": (lambda folder: {"bytes": None, "path": None}, "has bytes or a path"),
     "a cell with more": (lambda folder: {"bytes": b"", "label": 1}, "has bytes or a path"),
-    "a number": (lambda folder: 5, "a int is not an image"),
+    "a cell with a path for bytes": (lambda folder: {"bytes": str(folder / "a.png")}, "its bytes are a str"),
+    "a cell in a cell": (lambda folder: {"bytes": {"path": "/a.png"}}, "its bytes are a dict"),
+    "a number": (lambda folder: 5, "an int is not an image"),
     "an array": (lambda folder: np.zeros((8, 8, 3)), "a ndarray is not an image"),
 }

@@ -14,7 +14,7 @@ from dec2vec.errors import UserError
 from dec2vec.images import items
 from dec2vec.images.items import Item, as_item, pixel_hash, windows
 from dec2vec.images.opening import check_image, open_image
-from dec2vec.images.places import cell_image, images_of_folder
+from dec2vec.images.places import cell_image, content_hash, images_of_folder
 from tests.bad_images import BAD, stored
 
 LIMIT = 64_000_000
@@ -129,7 +129,7 @@ def test_inputs_of_every_kind(tmp_path: Path) -> None:
     wrong: dict[str, object] = {
         "neither a text nor an image": {"text": None},
         "unknown 'pixels'": {"text": "a", "pixels": 1},
-        "text is a int": {"text": 5},
+        "text is an int": {"text": 5},
         "a float is neither": 1.5,
     }
     for part, value in wrong.items():
@@ -173,6 +173,13 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
         images_of_folder(table, None)
     found, others = images_of_folder(table, tmp_path)
     assert [Path(item.where).name for item in found] == ["a.png", "link.png"] and others == ["notes.txt"]
-    for value, part in ((None, "there is no image"), ("", "there is no image"), (3, "a int is no image")):
+    for smuggled in (str(outside), {"path": str(outside)}, [str(outside)], outside):
+        with pytest.raises(UserError, match=r"row 1: its bytes are a \w+; give the content of a file"):
+            cell_image({"bytes": smuggled, "path": None}, table, None, "row 1")
+    for content in (b"x", bytearray(b"x"), memoryview(b"x")):
+        assert cell_image(content, table, None, "row 1") is content
+        assert cell_image({"bytes": content}, table, None, "row 1") is content
+        assert content_hash(content) == content_hash(b"x")
+    for value, part in ((None, "there is no image"), ("", "there is no image"), (3, "an int is no image")):
         with pytest.raises(UserError, match=part):
             cell_image(value, table, None, "row 1")

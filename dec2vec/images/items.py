@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 from dec2vec.errors import UserError
-from dec2vec.images.opening import open_image
+from dec2vec.images.opening import BYTES, a_kind, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -110,10 +110,10 @@ def as_item(value: object, where: str) -> Item:
         return Item(value, None, where)
     if isinstance(value, Mapping) and not set(value) & {"bytes", "path"}:
         return _of_mapping(value, where)
-    if isinstance(value, Mapping | bytes | bytearray | memoryview | Path) or hasattr(value, "getexif"):
+    if isinstance(value, (Mapping, Path, *BYTES)) or hasattr(value, "getexif"):
         return Item("", value, _named(value, where))
     raise UserError(
-        f'{where}: a {type(value).__name__} is neither a text nor an image; give a text, an image, or {{"text": ..., '
+        f'{where}: {a_kind(value)} is neither a text nor an image; give a text, an image, or {{"text": ..., '
         '"image": ...}'
     )
 
@@ -124,7 +124,7 @@ def _of_mapping(value: Mapping[object, object], where: str) -> Item:
         raise UserError(f"{where}: unknown {', '.join(map(repr, sorted(map(str, further))))}; use text and image")
     text, image = value.get(TEXT), value.get(IMAGE)
     if text is not None and not isinstance(text, str):
-        raise UserError(f"{where}: text is a {type(text).__name__}; give a string")
+        raise UserError(f"{where}: text is {a_kind(text)}; give a string")
     if text is None and image is None:
         raise UserError(f"{where}: neither a text nor an image; give one of them")
     return Item(text or "", image, where if image is None else _named(image, where))

@@ -26,6 +26,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "J
 """Names of formats in Pillow, of which a build may lack some. MPO is a photo with a preview or a depth map after it."""
 WHITE = (255, 255, 255)
 """What shows through transparent pixels. Their own colour, which nobody sees, is often black."""
+BYTES = (bytes, bytearray, memoryview)
+"""What may hold the content of a file."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -78,8 +80,8 @@ def _opened(pillow: ModuleType, source: object, where: str) -> Image:
         image: Image = source
         return image
     if isinstance(source, Mapping):
-        source = _of_cell(source, where)
-    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else _file(source, where)
+        source = cell_content(source, where)
+    file = io.BytesIO(source) if isinstance(source, BYTES) else _file(source, where)
     try:
         opened: Image = pillow.open(file, formats=_formats())
     except pillow.UnidentifiedImageError:
@@ -91,17 +93,31 @@ def _opened(pillow: ModuleType, source: object, where: str) -> Image:
     return opened
 
 
-def _of_cell(cell: Mapping[object, object], where: str) -> object:
-    """The bytes of a cell of an Image column of `datasets`, or its path where it has no bytes."""
-    if set(cell) - {"bytes", "path"} or all(cell.get(key) is None for key in ("bytes", "path")):
+def cell_content(cell: Mapping[object, object], where: str) -> object:
+    """The bytes of a cell of an Image column of `datasets`, or its path where it has no bytes.
+
+    UserError for bytes that are none: a path among them would be read without the checks of a path.
+    """
+    content = cell.get("bytes")
+    if set(cell) - {"bytes", "path"} or (content is None and cell.get("path") is None):
         raise UserError(f"{where}: an image given as a mapping has bytes or a path, and nothing else")
-    return cell["path"] if cell.get("bytes") is None else cell["bytes"]
+    if content is None:
+        return cell["path"]
+    if not isinstance(content, BYTES):
+        raise UserError(f"{where}: its bytes are {a_kind(content)}; give the content of a file, or its place as path")
+    return content
+
+
+def a_kind(value: object) -> str:
+    """The type of a value in words, such as `an int`."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
 
 
 def _file(source: object, where: str) -> Path:
     """The path of a regular file that is not empty."""
     if not isinstance(source, str | Path) or not str(source):
-        kind = "an empty path" if isinstance(source, str) else f"a {type(source).__name__}"
+        kind = "an empty path" if isinstance(source, str) else a_kind(source)
         raise UserError(f"{where}: {kind} is not an image; give a path, the bytes of a file or an image of Pillow")
     path = Path(source)
     try:

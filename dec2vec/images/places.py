@@ -7,6 +7,7 @@ machine. So a path counts from the folder of the table, and has to stay in it or
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 
 from dec2vec.errors import UserError
 from dec2vec.images.items import Item
+from dec2vec.images.opening import BYTES, a_kind, cell_content
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"}
 )
 BLOCK = 1 << 20
+SHOWN = 200
+"""Number of characters of a path that an error shows. A cell may hold a whole image in base64."""
 
 
 def is_image_folder(path: Path) -> bool:
@@ -44,17 +48,22 @@ def images_of_folder(folder: Path, root: Path | None) -> tuple[list[Item], list[
 
 def cell_image(value: object, folder: Path, root: Path | None, where: str) -> object:
     """The image of a table's cell: bytes as they are, a path within the folder. UserError for null and for others."""
-    if isinstance(value, Mapping) and value.get("bytes") is not None:
-        return value["bytes"]
-    if isinstance(value, Mapping):
-        value = value.get("path")
-    if value is None or value == "":
+    if is_empty_cell(value):
         raise UserError(f"{where}: there is no image; fill it or remove the row")
+    if isinstance(value, Mapping):
+        value = cell_content(value, where)
     if isinstance(value, str):
-        return _within(folder / value, root or folder, f"{where} ({value})")
-    if isinstance(value, bytes) or hasattr(value, "getexif"):
+        return _within(folder / value, root or folder, f"{where} ({value[:SHOWN]})")
+    if isinstance(value, BYTES) or hasattr(value, "getexif"):
         return value
-    raise UserError(f"{where}: a {type(value).__name__} is no image; use a path, bytes or an Image column of datasets")
+    raise UserError(f"{where}: {a_kind(value)} is no image; use a path, bytes or an Image column of datasets")
+
+
+def is_empty_cell(value: object) -> bool:
+    """Whether a cell holds no image: null, an empty text as in a csv, or an Image of `datasets` without content."""
+    if isinstance(value, Mapping):
+        return all(value.get(key) is None for key in ("bytes", "path")) and not set(value) - {"bytes", "path"}
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def shown_path(value: object) -> str | None:
@@ -72,7 +81,7 @@ def content_hash(image: Any) -> str:
             while block := file.read(BLOCK):
                 digest.update(block)
     else:
-        digest.update(image if isinstance(image, bytes) else image.tobytes())
+        digest.update(image if isinstance(image, BYTES) else image.tobytes())
     return digest.hexdigest()
 
 
