@@ -52,6 +52,16 @@ def _gif_screen(width: int, height: int) -> bytes:
     )
 
 
+def tiff(width: int, height: int, data: bytes, *layout: tuple[int, int]) -> bytes:
+    """A grey TIFF, compressed with deflate, of one tile or strip. `layout` are its tags; the data come last."""
+    tags = [(256, width), (257, height), (258, 8), (259, 8), (262, 1), (277, 1), *layout]
+    tags += [(325 if dict(layout).keys() & {322} else 279, len(data))]
+    where = 324 if dict(layout).keys() & {322} else 273
+    entries = sorted([*tags, (where, 8 + 2 + 12 * (len(tags) + 1) + 4)])
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + b"\0" * 4 + data
+
+
 def _written(name: str, content: bytes) -> Builder:
     def build(folder: Path) -> Path:
         (folder / name).write_bytes(content)
@@ -109,14 +119,19 @@ BAD: dict[str, tuple[Builder, str]] = {
     "a bomb of 100 million pixels": (_file(png(10_000, 10_000, bits=1)), "model.max_pixels is 64,000,000"),
     "a bomb of 10 billion pixels": (_file(png(100_000, 100_000, bits=1)), "more pixels than model.max_pixels"),
     "a GIF bomb": (_file(_gif_screen(65_535, 65_535)), "more pixels than model.max_pixels"),
+    "a TIFF with a tile of a billion pixels": (
+        _file(tiff(10, 10, zlib.compress(b"\0" * 100), (322, 32_768), (323, 32_768))),
+        "a tile: 32768 x 32768 are 1,073,741,824 pixels",
+    ),
+    "a GIF with a damaged second frame": (_file(_gif_screen(1, 1)[:-1] + b",\0"), "its header is damaged"),
     "a bomb in a comment": (
         _file(png(64, 64, _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * (4 << 20))))),
         "its header is damaged",
     ),
-    "an animated GIF": (_file(_frames("GIF")), "2 frames or pages"),
-    "an animated PNG": (_file(_frames("PNG")), "2 frames or pages"),
-    "an animated WebP": (_file(_frames("WEBP")), "2 frames or pages"),
-    "a TIFF of two pages": (_file(_frames("TIFF")), "2 frames or pages"),
+    "an animated GIF": (_file(_frames("GIF")), "several frames or pages"),
+    "an animated PNG": (_file(_frames("PNG")), "several frames or pages"),
+    "an animated WebP": (_file(_frames("WEBP")), "several frames or pages"),
+    "a TIFF of two pages": (_file(_frames("TIFF")), "several frames or pages"),
     "floats": (_file(stored(Image.new("F", (8, 8), 0.5), "TIFF")), "floats without a fixed range"),
     "32 bits": (_file(stored(Image.new("I", (8, 8), 1 << 20), "TIFF")), "32 bits without a fixed range"),
     "a cell without content": (lambda folder: {"bytes": None, "path": None}, "has bytes or a path"),

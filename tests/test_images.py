@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dec2vec.images import items
 from dec2vec.images.items import Item, as_item, pixel_hash, windows
 from dec2vec.images.opening import check_image, open_image
 from dec2vec.images.places import cell_image, content_hash, images_of_folder
-from tests.bad_images import BAD, stored
+from tests.bad_images import BAD, stored, tiff
 
 LIMIT = 64_000_000
 DOCS = Path(__file__).parents[1] / "docs" / "images.md"
@@ -38,7 +39,10 @@ def test_bad_images_are_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     assert kind in DOCS.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ["a bomb of 100 million pixels", "a GIF bomb", "an animated GIF", "text"])
+@pytest.mark.parametrize(
+    "kind",
+    ["a bomb of 100 million pixels", "a TIFF with a tile of a billion pixels", "a GIF bomb", "an animated GIF", "text"],
+)
 def test_headers_show_what_is_wrong_without_decoding(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +55,23 @@ def test_headers_show_what_is_wrong_without_decoding(
     for read in (check_image, open_image):
         with pytest.raises(UserError, match=part.split(";")[0]):
             read(build(tmp_path), "a.png", LIMIT)
+
+
+def test_strips_of_a_tiff_are_as_high_as_the_image_at_most() -> None:
+    for rows in (8, 1 << 30):
+        assert open_image(tiff(8, 8, zlib.compress(b"\0" * 64), (278, rows)), "a", LIMIT).size == (8, 8)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half().save(tmp_path / "a.png")
+
+    def refuse(*given: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    for read in (check_image, open_image):
+        with pytest.raises(UserError, match=r"a\.png: can't be read \(Permission denied\); make it readable"):
+            read(tmp_path / "a.png", "a.png", LIMIT)
 
 
 def test_the_limit_of_pixels_counts_for_images_of_pillow_too() -> None:

@@ -28,6 +28,8 @@ WHITE = (255, 255, 255)
 """What shows through transparent pixels. Their own colour, which nobody sees, is often black."""
 BYTES = (bytes, bytearray, memoryview)
 """What may hold the content of a file."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+"""Tags of TIFF."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -47,7 +49,7 @@ def open_image(source: object, where: str, max_pixels: int) -> Image:
         except UserError:
             raise
         except Exception as error:  # a decoder that reads damaged data may raise anything
-            raise UserError(f"{where}: damaged image ({_reason(error)}); replace it, or remove it") from None
+            raise _fault(where, "damaged image", error) from None
 
 
 def check_image(source: object, where: str, max_pixels: int) -> None:
@@ -89,7 +91,7 @@ def _opened(pillow: ModuleType, source: object, where: str) -> Image:
     except pillow.DecompressionBombError:
         raise UserError(f"{where}: more pixels than model.max_pixels can allow; make it smaller") from None
     except Exception as error:  # a header may be wrong in any way
-        raise UserError(f"{where}: its header is damaged ({_reason(error)}); replace it, or remove it") from None
+        raise _fault(where, "its header is damaged", error) from None
     return opened
 
 
@@ -147,16 +149,38 @@ def _what_it_is(file: io.BytesIO | Path) -> str:
 def _check_header(image: Image, where: str, max_pixels: int) -> None:
     """UserError for too many pixels, none, or several frames."""
     width, height = image.size
+    _check_size(width, height, where, max_pixels)
+    if not width * height:
+        raise UserError(f"{where}: {width} x {height} pixels; replace it, or remove it")
+    try:
+        tile = _tile_of_tiff(image)
+        has_frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # looks for a second frame
+    except Exception as error:  # as every header
+        raise _fault(where, "its header is damaged", error) from None
+    _check_size(*tile, f"{where}: a tile", max_pixels)
+    if has_frames:
+        raise UserError(f"{where}: several frames or pages; save the one that is meant as an image of its own")
+
+
+def _check_size(width: int, height: int, where: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise UserError(
             f"{where}: {width} x {height} are {width * height:,} pixels, and model.max_pixels is {max_pixels:,}; make "
             "it smaller, or raise the limit"
         )
-    if not width * height:
-        raise UserError(f"{where}: {width} x {height} pixels; replace it, or remove it")
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        frames = getattr(image, "n_frames", 0)
-        raise UserError(f"{where}: {frames} frames or pages; save the one that is meant as an image of its own")
+
+
+def _tile_of_tiff(image: Image) -> tuple[int, int]:
+    """Width and height of the tiles of a TIFF: one is decoded whole, however little of it the image shows."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))
+
+
+def _fault(where: str, what: str, error: Exception) -> UserError:
+    """What to say of an image that can't be read: the system refuses the file, or its content is damaged."""
+    if isinstance(error, OSError) and error.errno:  # Pillow's own errors have no number
+        return UserError(f"{where}: can't be read ({_reason(error)}); make it readable")
+    return UserError(f"{where}: {what} ({_reason(error)}); replace it, or remove it")
 
 
 def _upright(image: Image) -> Image:
