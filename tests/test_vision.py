@@ -15,12 +15,13 @@ import torch
 import transformers
 import transformers.models.smolvlm.processing_smolvlm as smolvlm
 from numpy.typing import NDArray
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, ProcessorMixin
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, LlavaConfig, ProcessorMixin
 
 from dec2vec import Encoder, ModelConfig, UserError
 from dec2vec.batching import within
 from dec2vec.decoder import image_reader, vision
 from dec2vec.decoder.layers import decoder_blocks
+from dec2vec.decoder.load import load_architecture
 from tests.helpers import tiny_model_folder
 from tests.vision_models import (
     LAYERS,
@@ -254,6 +255,16 @@ def test_what_cannot_be_read_is_refused(folders: Path, tmp_path: Path, monkeypat
     with pytest.raises(UserError, match=r"pip install 'dec2vec\[vision\]'"):
         encode(load(folders, "llava"), [picture(0)])
     assert encode(load(folders, "llava"), ["a text"]).shape == (1, 32)
+
+
+def test_a_llava_with_another_tower_is_refused(tmp_path: Path) -> None:
+    for tower, kind in (("pixtral", "pixtral"), ("siglip_vision_model", None)):
+        config = LlavaConfig(vision_config={"model_type": tower}, text_config={"model_type": "mistral"})
+        assert (vision.family_of(config) is None) == (kind is not None) and vision.other_tower(config) == kind
+        config.save_pretrained(tmp_path / tower)
+    with pytest.raises(UserError, match="a llava with the vision tower pixtral is not supported"):
+        load_architecture(ModelConfig(name_or_path=str(tmp_path / "pixtral")))
+    assert load_architecture(ModelConfig(name_or_path=str(tmp_path / "siglip_vision_model"))).model_type == "llava"
 
 
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"

@@ -36,7 +36,7 @@ from dec2vec.decoder.quantized import (
     without_quantization,
 )
 from dec2vec.decoder.scaled_weights import Lazy, is_scale
-from dec2vec.decoder.vision import attends_to_all, family_of, input_arguments
+from dec2vec.decoder.vision import attends_to_all, family_of, input_arguments, other_tower
 from dec2vec.decoder.weights_fit import check_weights_fit
 from dec2vec.errors import UserError
 from dec2vec.files.atomic import refuse_pickle
@@ -76,6 +76,12 @@ def _saved_architecture(config: ModelConfig) -> PretrainedConfig:
     with quiet(), one_line(config.name_or_path, "model", FIX):
         hub_config: PretrainedConfig = AutoConfig.from_pretrained(
             config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    tower = other_tower(hub_config)
+    if tower is not None:
+        raise UserError(
+            f"model {config.name_or_path}: a {hub_config.model_type} with the vision tower {tower} is not supported; "
+            "use one with CLIP or SigLIP, or a model of another family"
         )
     is_decoder = hub_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or family_of(hub_config) is not None
     if hub_config.is_encoder_decoder or not (is_decoder or config.trust_remote_code):

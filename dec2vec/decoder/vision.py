@@ -44,6 +44,8 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family("Gemma3Processor", "blocks"),
 }
 """By `model_type`. For each of them a test compares the vectors with those of plain transformers."""
+_TOWERS = {"llava": ("clip_vision_model", "siglip_vision_model")}
+"""The vision towers whose images a family writes as its processor here does. Pixtral is a llava with another one."""
 _KINDS = {"positions": "mm_token_type_ids", "blocks": "token_type_ids", "whole": "token_type_ids"}
 """The argument by which transformers learns the kinds of tokens."""
 
@@ -66,7 +68,13 @@ class ReadImage:
 
 def family_of(config: PretrainedConfig) -> Family | None:
     """The family of a decoder that reads images; None for a decoder of texts, and for families that are not listed."""
-    return FAMILIES.get(config.model_type)
+    return None if other_tower(config) else FAMILIES.get(config.model_type)
+
+
+def other_tower(config: PretrainedConfig) -> str | None:
+    """The vision tower of a decoder if its family is listed with other ones only; None if nothing is wrong."""
+    tower = getattr(vars(config).get("vision_config"), "model_type", None)
+    return tower if tower not in _TOWERS.get(config.model_type, (tower,)) else None
 
 
 def attends_to_all(backbone: nn.Module) -> bool:
