@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dec2vec.errors import UserError
 from dec2vec.images import items
 from dec2vec.images.items import Item, as_item, pixel_hash, windows
 from dec2vec.images.opening import check_image, open_image
-from dec2vec.images.places import cell_image, content_hash, images_of_folder
+from dec2vec.images.places import cell_image, content_hash, images_of_folder, is_image_folder
 from tests.bad_images import BAD, stored, tiff
 
 LIMIT = 64_000_000
@@ -204,3 +205,26 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
     for value, part in ((None, "there is no image"), ("", "there is no image"), (3, "an int is no image")):
         with pytest.raises(UserError, match=part):
             cell_image(value, table, None, "row 1")
+
+
+def test_no_folder_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "more").mkdir()
+    half().save(tmp_path / "photos" / "a.png")
+    half().save(tmp_path / "more" / "b.png")
+    (tmp_path / "linked").symlink_to("photos")
+    assert len(images_of_folder(tmp_path / "linked", None)[0]) == 1
+    for read in (is_image_folder, lambda folder: images_of_folder(folder, tmp_path)):
+        with pytest.raises(UserError, match="linked: a link to a folder, which is not followed"):
+            read(tmp_path)
+    (tmp_path / "linked").unlink()
+    scan = os.scandir
+
+    def closed(place: str) -> Any:
+        if Path(place).name == "photos":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"photos: can't be read \(Permission denied\); make it readable"):
+        images_of_folder(tmp_path, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,38 @@ SHOWN = 200
 
 def is_image_folder(path: Path) -> bool:
     """Whether a folder, or one within it, has a file with the suffix of an image."""
-    names = (name for _, _, names in os.walk(path) for name in names)
-    return path.is_dir() and any(Path(name).suffix.lower() in SUFFIXES for name in names)
+    return path.is_dir() and any(Path(name).suffix.lower() in SUFFIXES for _, names in _places(path) for name in names)
 
 
 def images_of_folder(folder: Path, root: Path | None) -> tuple[list[Item], list[str]]:
     """The images of a folder and of all folders within it, by path, and the names of the other files."""
     found: list[Item] = []
     others: list[str] = []
-    for place, folders, names in os.walk(folder):
-        folders.sort()
+    for place, names in _places(folder):
         for name in sorted(names):
-            path = Path(place) / name
+            path = place / name
             if path.suffix.lower() in SUFFIXES:
                 found.append(Item("", _within(path, root or folder, str(path)), str(path)))
             else:
                 others.append(str(path.relative_to(folder)))
     return found, others
+
+
+def _places(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folder and all within it, with the names of their files. UserError for one that would be left out."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: can't be read ({error.strerror}); make it readable, or move it away")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise UserError(
+                    f"{place}/{name}: a link to a folder, which is not followed; put the folder itself there, or "
+                    "remove the link"
+                )
+        yield Path(place), names
 
 
 def cell_image(value: object, folder: Path, root: Path | None, where: str) -> object:
