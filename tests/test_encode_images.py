@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dec2vec import Encoder, ModelConfig, cli
+from dec2vec.corpus.image_inputs import Source
 from dec2vec.corpus.vector_files import open_vectors
 from tests.bad_images import stored
 from tests.vision_models import picture, tiny_vision_folder
@@ -81,6 +82,22 @@ def test_columns_of_paths_bytes_and_images(place: Path, expected: NDArray[np.flo
     table.unlink()
 
 
+def source(path: Path, image_column: str | None = None, column: str = "text") -> Source:
+    return Source(path, column, image_column, None, 64_000_000)
+
+
+def test_a_table_stays_one_whatever_pictures_are_beside_it(tmp_path: Path) -> None:
+    saved, files = tmp_path / "saved", tmp_path / "files"
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(saved)
+    (files / "figures").mkdir(parents=True)
+    (files / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    for folder in (saved, files, files / "figures"):
+        picture(0).save(folder / "plot.png")
+    for folder in (saved, files):
+        assert not source(folder).has_images and list(source(folder).everything().inputs) == TEXTS
+    assert source(files / "figures").has_images and len(source(files / "figures").everything().inputs) == 1
+
+
 @pytest.mark.slow
 def test_shards_resume_and_see_a_changed_image(place: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
@@ -111,14 +128,16 @@ def test_mistakes_are_refused_before_the_model_is_loaded(
     (folder / "a.png").write_bytes(stored(picture(0), "PNG"))
     (folder / "b.png").write_text("no picture")
     (tmp_path / "secret.png").write_bytes(stored(picture(0), "PNG"))
-    (folder / "t.csv").write_text("photo\n../secret.png\n")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "t.csv").write_text("photo\n../secret.png\n")
     (tmp_path / "t.txt").write_text("a\n")
-    table = ["--input", str(folder / "t.csv"), "--image_column", "photo"]
+    table = ["--input", str(tables / "t.csv"), "--image_column", "photo"]
     refusals: dict[str, list[str]] = {
         r"b\.png: not an image": ["--input", str(folder)],
         r"a\.png: 20 x 20 are 400 pixels": ["--input", str(folder), "--max_pixels", "399"],
         r"t\.csv row 2: photo \(\.\./secret\.png\): leads out of": table,
-        r"no column 'image'": ["--input", str(folder / "t.csv"), "--image_column", "image"],
+        r"no column 'image'": ["--input", str(tables / "t.csv"), "--image_column", "image"],
         "image_root .*gone: there is no such folder": [*table, "--image_root", str(tmp_path / "gone")],
         "image_root is for images": ["--input", str(tmp_path / "t.txt"), "--image_root", str(tmp_path)],
         r"t\.txt has lines and no columns": ["--input", str(tmp_path / "t.txt"), "--image_column", "photo"],
@@ -129,6 +148,6 @@ def test_mistakes_are_refused_before_the_model_is_loaded(
         line = capsys.readouterr().err.splitlines()[-1]
         assert re.search(part, line), line
     found = encode(
-        place, folder / "t.csv", tmp_path / "v.npy", "--image_column", "photo", "--image_root", str(tmp_path)
+        place, tables / "t.csv", tmp_path / "v.npy", "--image_column", "photo", "--image_root", str(tmp_path)
     )
     assert found.shape == (1, 32)

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.sources import holds_rows
 from dec2vec.files.tables import Table, block_texts, count_rows, iter_tables, read_table, read_texts
 from dec2vec.images.items import Item
 from dec2vec.images.opening import check_image
@@ -77,9 +78,9 @@ class Source:
         """Whether images are among the inputs."""
         return self.image_column is not None or self._is_folder
 
-    @property
+    @cached_property
     def _is_folder(self) -> bool:
-        return self.image_column is None and is_image_folder(self.path)
+        return self.image_column is None and _reads_as_images(self.path)
 
     @cached_property
     def _folder(self) -> Block:
@@ -111,6 +112,11 @@ class Source:
         return block
 
 
+def _reads_as_images(path: Path) -> bool:
+    """Whether a folder is one of images. One with a table in it is a table, whatever pictures are beside it."""
+    return not holds_rows(path) and is_image_folder(path)
+
+
 def _items_as_block(items: list[Item]) -> Block:
     return Block(items, [item.text for item in items], [item.where for item in items])
 
@@ -119,7 +125,7 @@ def check_image_options(path: Path, image_column: str | None, image_root: Path |
     """UserError for options of images that do not fit the input."""
     if image_root is not None and not image_root.is_dir():
         raise UserError(f"image_root {image_root}: there is no such folder; give the folder that holds all images")
-    if image_root is not None and image_column is None and not is_image_folder(path):
+    if image_root is not None and image_column is None and not _reads_as_images(path):
         raise UserError("image_root is for images; name their column with --image_column, or give a folder of images")
     if image_column is not None and path.suffix.lower() == ".txt":
         raise UserError(f"image_column {image_column}: {path} has lines and no columns; use .csv, .jsonl or .parquet")

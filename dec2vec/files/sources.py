@@ -108,6 +108,11 @@ def usual_reader(path: Path) -> Reader:
     return reader
 
 
+def holds_rows(folder: Path) -> bool:
+    """Whether a folder is one of `datasets.save_to_disk`, or has files of rows: then it is a table."""
+    return folder.is_dir() and (is_saved(folder) or bool(_tables(folder) or _tables(folder / "data")))
+
+
 def must_be_file(path: Path) -> None:
     """Raise UserError for a path that is no file."""
     if not path.exists():
