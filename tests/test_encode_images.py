@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 
-from dec2vec import Encoder, ModelConfig, cli
+from dec2vec import Encoder, ModelConfig, UserError, cli
 from dec2vec.corpus.image_inputs import Source
 from dec2vec.corpus.vector_files import open_vectors
+from dec2vec.images.items import Item
 from tests.bad_images import stored
 from tests.vision_models import picture, tiny_vision_folder
 
@@ -96,6 +97,39 @@ def test_a_table_stays_one_whatever_pictures_are_beside_it(tmp_path: Path) -> No
     for folder in (saved, files):
         assert not source(folder).has_images and list(source(folder).everything().inputs) == TEXTS
     assert source(files / "figures").has_images and len(source(files / "figures").everything().inputs) == 1
+
+
+def rows_of(path: Path, size: int | None, column: str = "text") -> list[tuple[str, bool]]:
+    """Text of each input, and whether it has an image: read at once or in blocks."""
+    table = source(path, "photo", column)
+    blocks = [table.everything()] if size is None else list(table.blocks(size))
+    return [(item.text, item.image is not None) for block in blocks for item in map(as_given, block.inputs)]
+
+
+def as_given(value: object) -> Item:
+    assert isinstance(value, Item)
+    return value
+
+
+def test_each_row_has_a_text_an_image_or_both_however_large_the_blocks_are(place: Path, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "0.png")
+    path = tmp_path / "t.jsonl"
+    rows = [{"photo": "0.png"}, {"photo": "0.png", "text": None}, {"photo": None, "text": "a"}]
+    rows += [{"photo": {"bytes": None, "path": None}, "text": "b"}, {"photo": "0.png", "text": "c"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for size in (None, 1, 2, 9):
+        assert rows_of(path, size) == [("", True), ("", True), ("a", False), ("b", False), ("c", True)]
+    found = encode(place, path, tmp_path / "v.npy", "--image_column", "photo")
+    encoder = Encoder.load(ModelConfig(name_or_path=str(place / "model"), autocast="off"))
+    alone = encoder.encode(["a", {"text": "c", "image": picture(0)}], progress=False)
+    np.testing.assert_allclose(found[[2, 4]], alone, atol=1e-5)
+    for column, part in (("captoin", "captoin"), ("", r"t\.jsonl line 3: photo: there is no image")):
+        for size in (None, 1, 9):
+            with pytest.raises(UserError, match=part):
+                rows_of(path, size, column)
+    path.write_text(json.dumps({"photo": None, "text": None}) + "\n")
+    with pytest.raises(UserError, match=r"t\.jsonl line 1: photo: there is no image"):
+        rows_of(path, None)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ class EncodeArgs(SidedEncoderArgs):
     output: Path
     """.npy file (float32 matrix) or .parquet file (columns text, image and embedding); a folder with shard_rows."""
     column: str = "text"
-    """Column of the texts. Not used for a .txt file. With image_column it may be absent, or "" for images alone."""
+    """Column of the texts. Not used for a .txt file. With image_column `text` may be absent; "" is images alone."""
     image_column: str | None = None
     """Column of images: paths from the folder of the file, bytes, or an Image column of datasets."""
     image_root: Path | None = None

@@ -10,11 +10,22 @@ from itertools import islice
 from pathlib import Path
 
 from dec2vec.errors import UserError
+from dec2vec.files.cells import is_absent
 from dec2vec.files.sources import holds_rows
 from dec2vec.files.tables import Table, block_texts, count_rows, iter_tables, read_table, read_texts
 from dec2vec.images.items import Item
 from dec2vec.images.opening import check_image
-from dec2vec.images.places import cell_image, content_hash, images_of_folder, is_image_folder, shown_path
+from dec2vec.images.places import (
+    cell_image,
+    content_hash,
+    images_of_folder,
+    is_empty_cell,
+    is_image_folder,
+    shown_path,
+)
+
+DEFAULT_COLUMN = "text"
+"""The column of texts that may be absent beside images. Another one has been named, so that it has to be there."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,10 @@ class Block:
         """What a vector depends on of each input, for a digest: its text, and a hash of its image."""
         if self.images is None:
             return self.texts
-        hashes = [content_hash(item.image) if isinstance(item, Item) and item.image else "" for item in self.inputs]
+        hashes = [
+            content_hash(item.image) if isinstance(item, Item) and item.image is not None else ""
+            for item in self.inputs
+        ]
         return [f"{text}\0{found}" for text, found in zip(self.texts, hashes, strict=True)]
 
 
@@ -92,22 +106,29 @@ class Source:
         return _items_as_block(items)
 
     def _of_table(self, table: Table) -> Block:
-        """The images of a column, each with its text if the table has the column of texts."""
+        """The images of a column, each with the text that its row has in the column of texts."""
         assert self.image_column is not None
-        has_text = bool(self.column) and self.column in table.columns
-        folder = self.path if self.path.is_dir() else self.path.parent
-        items, paths = list[Item](), list[str | None]()
-        for row in range(len(table)):
-            where = f"{table.where(row)}: {self.image_column}"
-            value = table.rows[row][self.image_column]
-            text = table.text(row, self.column, may_be_blank=True) if has_text else ""
-            items.append(Item(text, cell_image(value, folder, self.image_root, where), where))
-            paths.append(shown_path(value))
+        if self.column not in ("", DEFAULT_COLUMN):
+            table.require([self.column])
+        items = [self._of_row(table, row) for row in range(len(table))]
+        paths = [shown_path(row[self.image_column]) for row in table.rows]
         return Block(items, [item.text for item in items], paths)
+
+    def _of_row(self, table: Table, row: int) -> Item:
+        """An image, its text or both. Which of them a row has is its own matter. UserError if it has neither."""
+        assert self.image_column is not None
+        where = f"{table.where(row)}: {self.image_column}"
+        has_text = self.column and not is_absent(table.rows[row].get(self.column))
+        text = table.text(row, self.column, may_be_blank=True) if has_text else ""
+        value = table.rows[row][self.image_column]
+        if text and is_empty_cell(value):
+            return Item(text, None, where)
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return Item(text, cell_image(value, folder, self.image_root, where), where)
 
     def _checked(self, block: Block) -> Block:
         for item in block.inputs:
-            if isinstance(item, Item):
+            if isinstance(item, Item) and item.image is not None:
                 check_image(item.image, item.where, self.max_pixels)
         return block
 
