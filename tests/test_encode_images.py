@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from dec2vec import Encoder, ModelConfig, UserError, cli
 from dec2vec.corpus.image_inputs import Source
-from dec2vec.corpus.vector_files import open_vectors
+from dec2vec.corpus.vector_files import open_vectors, write_vectors
 from dec2vec.images.items import Item
 from tests.bad_images import stored
 from tests.vision_models import picture, tiny_vision_folder
@@ -130,6 +131,16 @@ def test_each_row_has_a_text_an_image_or_both_however_large_the_blocks_are(place
     path.write_text(json.dumps({"photo": None, "text": None}) + "\n")
     with pytest.raises(UserError, match=r"t\.jsonl line 1: photo: there is no image"):
         rows_of(path, None)
+
+
+def test_names_that_are_no_utf8_reach_a_parquet_output(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / name)
+    block = source(tmp_path).everything()
+    write_vectors(tmp_path / "v.parquet", block.texts, np.zeros((1, 2), dtype=np.float32), block.images)
+    found = pyarrow.parquet.read_table(tmp_path / "v.parquet")["image"].to_pylist()
+    assert found == [f"{tmp_path}/caf\ufffd.png"]
 
 
 @pytest.mark.slow

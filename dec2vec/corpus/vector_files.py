@@ -160,5 +160,8 @@ def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32], i
     texts = [clean_surrogates(text) for text in texts]
     flat = pyarrow.array(vectors.ravel(), type=pyarrow.float32())
     embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    named = {} if images is None else {"image": pyarrow.array(images, type=pyarrow.string())}
+    named = {}
+    if images is not None:  # names of files may be no UTF-8
+        shown = [None if image is None else clean_surrogates(image) for image in images]
+        named = {"image": pyarrow.array(shown, type=pyarrow.string())}
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, **named, "embedding": embedding}), path)
