@@ -143,6 +143,15 @@ def test_names_that_are_no_utf8_reach_a_parquet_output(tmp_path: Path) -> None:
     assert found == [f"{tmp_path}/caf\ufffd.png"]
 
 
+def test_a_renamed_image_changes_a_shard_that_names_it(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    first = source(tmp_path).everything()
+    plain, named = (first.facts(with_paths=flag) for flag in (False, True))
+    (tmp_path / "a.png").rename(tmp_path / "b.png")
+    second = source(tmp_path).everything()
+    assert second.facts(with_paths=False) == plain != named != second.facts(with_paths=True)
+
+
 @pytest.mark.slow
 def test_shards_resume_and_see_a_changed_image(place: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"

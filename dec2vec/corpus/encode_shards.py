@@ -86,7 +86,7 @@ def encode_shards(work: ShardWork, encoder: Encoder, weights: str) -> None:
     wanted: list[Shard] = []
     with _bar(work, mine) as bar:
         for block in work.source.blocks(work.shard_rows):
-            texts = block.facts
+            texts = block.facts(with_paths=work.shard_format == "parquet")
             path = shard_path(work.output, len(wanted), f".{work.shard_format}")
             first = len(wanted) * work.shard_rows
             wanted.append(Shard(path.name, first, len(texts), 0, "", texts_digest(texts), digest))

@@ -37,16 +37,19 @@ class Block:
     images: list[str | None] | None = None
     """Paths of the images as they were given, None for bytes; None if the inputs are texts alone."""
 
-    @property
-    def facts(self) -> list[str]:
-        """What a vector depends on of each input, for a digest: its text, and a hash of its image."""
+    def facts(self, *, with_paths: bool) -> list[str]:
+        """What a vector depends on of each input, for a digest: its text, and a hash of its image.
+
+        `with_paths` if the paths of the images are written beside the vectors: then another path is another file.
+        """
         if self.images is None:
             return self.texts
         hashes = [
             content_hash(item.image) if isinstance(item, Item) and item.image is not None else ""
             for item in self.inputs
         ]
-        return [f"{text}\0{found}" for text, found in zip(self.texts, hashes, strict=True)]
+        paths = [f"\0{path or ''}" if with_paths else "" for path in self.images]
+        return [f"{text}\0{found}{path}" for text, found, path in zip(self.texts, hashes, paths, strict=True)]
 
 
 @dataclass(frozen=True)
