@@ -133,7 +133,7 @@ BAD: dict[str, tuple[Builder, str]] = {
     "an animated WebP": (_file(_frames("WEBP")), "several frames or pages"),
     "a TIFF of two pages": (_file(_frames("TIFF")), "several frames or pages"),
     "floats": (_file(stored(Image.new("F", (8, 8), 0.5), "TIFF")), "floats without a fixed range"),
-    "32 bits": (_file(stored(Image.new("I", (8, 8), 1 << 20), "TIFF")), "32 bits without a fixed range"),
+    "32 bits": (_file(stored(Image.new("I", (8, 8), 200), "TIFF")), "32 bits without a fixed range"),
     "a cell without content": (lambda folder: {"bytes": None, "path": None}, "has bytes or a path"),
     "a cell with more": (lambda folder: {"bytes": b"", "label": 1}, "has bytes or a path"),
     "a cell with a path for bytes": (lambda folder: {"bytes": str(folder / "a.png")}, "its bytes are a str"),

@@ -104,6 +104,9 @@ def test_every_mode_becomes_the_colours_that_are_seen() -> None:
         kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
         found = np.asarray(open_image(stored(half().convert(mode), kind), mode, LIMIT))
         assert np.abs(found[0, 0].astype(int) - red).max() <= 3, mode
+    grey = half().convert("LA")
+    found = np.asarray(open_image(grey.convert("La"), "La", LIMIT))
+    np.testing.assert_array_equal(found, np.asarray(open_image(grey, "LA", LIMIT)))
     for mode in ("1", "L", "LA"):
         assert open_image(stored(half().convert(mode), "PNG"), mode, LIMIT).mode == "RGB"
 
@@ -114,6 +117,29 @@ def test_sixteen_bits_keep_their_shades() -> None:
     np.testing.assert_array_equal(found, grey >> 8)
     plain = np.asarray(Image.fromarray(grey).convert("RGB"))[..., 0]
     assert (plain == 255).mean() > 0.9  # what Pillow itself makes of them
+
+
+def test_sixteen_bits_of_other_formats() -> None:
+    grey = np.linspace(0, 65_535, 64, dtype=np.uint16).reshape(8, 8)
+    wide = Image.fromarray(grey.astype(np.int32))
+    assert Image.open(io.BytesIO(stored(wide, "PPM"))).mode == "I"
+    np.testing.assert_array_equal(np.asarray(open_image(stored(wide, "PPM"), "a", LIMIT))[..., 0], grey >> 8)
+    clear = stored(Image.fromarray(grey), "PNG", transparency=int(grey[2, 3]))
+    expected = grey >> 8
+    expected[2, 3] = 255
+    np.testing.assert_array_equal(np.asarray(open_image(clear, "a", LIMIT))[..., 0], expected)
+    with pytest.raises(UserError, match="32 bits without a fixed range"):
+        open_image(Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8)), "a", LIMIT)
+
+
+def test_an_address_is_told_from_a_wrong_path(tmp_path: Path) -> None:
+    address = "https://example.org/a.png"
+    for source in (address, Path(address), cell_image(address, tmp_path, None, "row 1")):
+        with pytest.raises(UserError, match=r"no such image file .*; download it first"):
+            open_image(source, "row 1", LIMIT)
+    for path in ("C:/a.png", "photos/a.png", "12:30/a.png:/b"):
+        with pytest.raises(UserError, match="; correct the path"):
+            open_image(tmp_path / path, "row 1", LIMIT)
 
 
 def test_transparent_pixels_are_white() -> None:

@@ -7,6 +7,7 @@ closed. The number of pixels is known from the header, so that a decompression b
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ BYTES = (bytes, bytearray, memoryview)
 """What may hold the content of a file."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 """Tags of TIFF."""
+_ADDRESS = re.compile(r"(^|/)[a-zA-Z][a-zA-Z0-9+-]+:/")
+"""An address, also behind a folder, and as `Path` has it, with one slash instead of two."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -45,7 +48,7 @@ def open_image(source: object, where: str, max_pixels: int) -> Image:
         image = _opened(pillow, source, where)
         _check_header(image, where, max_pixels)
         try:
-            return _in_rgb(pillow, _upright(image), where)
+            return _in_rgb(pillow, _with_fixed_range(_upright(image), image.format), where)
         except UserError:
             raise
         except Exception as error:  # a decoder that reads damaged data may raise anything
@@ -125,7 +128,7 @@ def _file(source: object, where: str) -> Path:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        remote = "://" in str(source)
+        remote = _ADDRESS.search(str(source))
         fix = "download it first, images are read from this machine" if remote else "correct the path"
         raise UserError(f"{where}: no such image file ({_reason(error)}); {fix}") from None
     if not stat.S_ISREG(status.st_mode):
@@ -194,26 +197,39 @@ def _upright(image: Image) -> Image:
         return image.copy()
 
 
+def _with_fixed_range(image: Image, kind: str | None) -> Image:
+    """The 16 bits of a PPM, which Pillow reads as integers of 32. In other formats such integers may be anything."""
+    if image.mode != "I" or kind != "PPM":
+        return image
+    found: Image = image.convert("I;16")
+    return found
+
+
 def _in_rgb(pillow: ModuleType, image: Image, where: str) -> Image:
     """8 bits of red, green and blue for each pixel, on white where the image is transparent."""
-    if image.mode in _SIXTEEN_BIT or image.mode == "I":
-        image = _of_sixteen_bits(pillow, image, where)
+    if image.mode in _SIXTEEN_BIT:
+        image = _of_sixteen_bits(pillow, image)
     if image.mode == "F":
         raise UserError(f"{where}: its pixels are floats without a fixed range; save it with 8 or 16 bits")
+    if image.mode == "I":
+        raise UserError(f"{where}: its pixels have 32 bits without a fixed range; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         background: Image = pillow.new("RGBA", image.size, WHITE)
         image = pillow.alpha_composite(background, image)
     found: Image = image.convert("RGB")
     return found
 
 
-def _of_sixteen_bits(pillow: ModuleType, image: Image, where: str) -> Image:
-    """Grey values from 0 to 65,535 as 8 bits. Pillow itself would make everything above 255 white."""
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise UserError(f"{where}: its pixels have 32 bits without a fixed range; save it with 8 or 16 bits")
-    grey: Image = pillow.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+def _of_sixteen_bits(pillow: ModuleType, image: Image) -> Image:
+    """Grey values from 0 to 65,535 as 8 bits. Pillow itself would make everything above 255 white.
+
+    A PNG may name one of the 65,536 values as the transparent one.
+    """
+    values = np.asarray(image).astype(np.uint32)
+    grey: Image = pillow.fromarray((values >> 8).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey.putalpha(pillow.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return grey
 
 
