@@ -34,7 +34,7 @@ from dec2vec.decoder.start import Start, find_start
 from dec2vec.decoder.vision import ReadImage
 from dec2vec.decoder.weights_fit import check_rows, tokens_without_row
 from dec2vec.errors import UserError
-from dec2vec.images.items import Window, windows
+from dec2vec.images.items import Window, is_single, windows
 from dec2vec.inference import ChunkedForward, Sharing, TokenCounts
 from dec2vec.prompts.cut_texts import CutTexts
 from dec2vec.prompts.ensembles import Ensemble
@@ -277,7 +277,7 @@ class Encoder:
         With another `prompt` than the configured one, the layer is that of its publication unless `config.layer` is
         set. `task` is what the prompt inserts for `{task}` in place of the configured one.
         """
-        if isinstance(texts, str | bytes | Mapping):
+        if is_single(texts):
             raise UserError("encode: got a single input; give a list of texts or images")
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)

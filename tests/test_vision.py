@@ -232,7 +232,7 @@ def test_what_cannot_be_read_is_refused(folders: Path, tmp_path: Path, monkeypat
     encoder = load(folders, "llava")
     refusals: dict[str, Any] = {
         "by which the model marks images": [{"text": "an <image> here", "image": picture(0)}],
-        "input 2: a int is neither": ["a", 5],
+        "input 2: an int is neither": ["a", 5],
         "input 1: 20 x 20 are 400 pixels": [picture(0)],
     }
     for part, inputs in refusals.items():
@@ -240,7 +240,7 @@ def test_what_cannot_be_read_is_refused(folders: Path, tmp_path: Path, monkeypat
         encoder.config = replace(encoder.config, max_pixels=limit)
         with pytest.raises(UserError, match=part):
             encode(encoder, inputs)
-    for single in (b"bytes", "text"):
+    for single in (b"bytes", bytearray(b"bytes"), "text", picture(0), tmp_path / "a.png", {"text": "a"}):
         with pytest.raises(UserError, match="give a list"):
             encoder.encode(single)
     encoder.config = replace(encoder.config, max_pixels=400)

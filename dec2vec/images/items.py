@@ -110,12 +110,17 @@ def as_item(value: object, where: str) -> Item:
         return Item(value, None, where)
     if isinstance(value, Mapping) and not set(value) & {"bytes", "path"}:
         return _of_mapping(value, where)
-    if isinstance(value, (Mapping, Path, *BYTES)) or hasattr(value, "getexif"):
+    if is_single(value):
         return Item("", value, _named(value, where))
     raise UserError(
         f'{where}: {a_kind(value)} is neither a text nor an image; give a text, an image, or {{"text": ..., '
         '"image": ...}'
     )
+
+
+def is_single(value: object) -> bool:
+    """Whether a value is one input, and no list of inputs."""
+    return isinstance(value, (str, Mapping, Path, *BYTES)) or hasattr(value, "getexif")
 
 
 def _of_mapping(value: Mapping[object, object], where: str) -> Item:
