@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from dec2vec.errors import UserError
 from dec2vec.images import items
-from dec2vec.images.items import Item, as_item, pixel_hash, windows
+from dec2vec.images.items import Item, as_item, is_single, pixel_hash, windows
 from dec2vec.images.opening import check_image, open_image
 from dec2vec.images.places import cell_image, content_hash, images_of_folder, is_image_folder
 from tests.bad_images import BAD, stored, tiff
@@ -173,7 +173,7 @@ def test_inputs_of_every_kind(tmp_path: Path) -> None:
     assert as_item({"image": "b.png"}, "1") == Item("", "b.png", "1 (b.png)")
     assert as_item({"text": "a", "image": None}, "1") == Item("a", None, "1")
     for source in (image, b"x", tmp_path / "a.png", {"bytes": b"x", "path": None}):
-        assert as_item(source, "1").image is source
+        assert as_item(source, "1").image is source and is_single(source) and not is_single([source])
     wrong: dict[str, object] = {
         "neither a text nor an image": {"text": None},
         "unknown 'pixels'": {"text": "a", "pixels": 1},

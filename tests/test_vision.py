@@ -240,11 +240,11 @@ def test_what_cannot_be_read_is_refused(folders: Path, tmp_path: Path, monkeypat
         encoder.config = replace(encoder.config, max_pixels=limit)
         with pytest.raises(UserError, match=part):
             encode(encoder, inputs)
-    for single in (b"bytes", bytearray(b"bytes"), "text", picture(0), tmp_path / "a.png", {"text": "a"}):
+    for single in (b"bytes", bytearray(b"bytes"), "text"):
         with pytest.raises(UserError, match="give a list"):
             encoder.encode(single)
     encoder.config = replace(encoder.config, max_pixels=400)
-    with pytest.raises(UserError, match="'echo' repeats a text"):
+    with pytest.raises(UserError, match="'echo' can't be used with images"):
         encode(encoder, [picture(0)], prompt="echo")
     texts = Encoder.load(ModelConfig(name_or_path=str(tiny_model_folder(tmp_path / "llama"))))
     with pytest.raises(UserError, match="llama reads texts only"):
@@ -265,6 +265,25 @@ def test_a_llava_with_another_tower_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a llava with the vision tower pixtral is not supported"):
         load_architecture(ModelConfig(name_or_path=str(tmp_path / "pixtral")))
     assert load_architecture(ModelConfig(name_or_path=str(tmp_path / "siglip_vision_model"))).model_type == "llava"
+
+
+def test_errors_name_the_image(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(folders, "llava")
+    limits = encoder.embedder.backbone.config.get_text_config()
+    monkeypatch.setattr(limits, "max_position_embeddings", 18)
+    with pytest.raises(UserError, match=r"input 2: this image and its text are \d+ tokens, and the decoder has"):
+        encode(encoder, ["a", picture(0)], prompt="prompteol")
+
+    def fail(*given: Any, **options: Any) -> None:
+        raise IndexError
+
+    monkeypatch.setattr(encoder.image_reader.processor, "_process_images", fail)
+    with pytest.raises(UserError, match=r"input 2: llava can't read this shape of image \(IndexError\)"):
+        encode(encoder, ["a", picture(0)])
+    folder = tiny_vision_folder(tmp_path / "llava", "llava")
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(UserError, match="do not say patch_size of the processor; copy preprocessor_config"):
+        encode(Encoder.load(ModelConfig(name_or_path=str(folder))), [picture(0)])
 
 
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -66,6 +67,8 @@ class ImageReader:
         check_installed("PIL", "vision", "images")
         with quiet(), one_line(config.name_or_path, "image processor of", _FIX):
             processor = _processor(getattr(transformers, family.processor), config, tokenizer)
+        if getattr(processor, "patch_size", 0) is None:  # LLaVA
+            raise UserError(f"model {config.name_or_path}: its files do not say patch_size of the processor; {_FIX}")
         reader = cls(config.name_or_path, processor, tokenizer, decoder)
         reader._check_token()
         return reader
@@ -76,14 +79,19 @@ class ImageReader:
             with quiet():
                 options = {**self._options, "return_tensors": "pt"}
                 found, (written,) = self.processor._process_images([image], **options)
-        except (ValueError, TypeError, ZeroDivisionError) as error:
-            reason = str(error).splitlines()[0][:160].rstrip(".")
-            raise UserError(f"{where}: {self.config.model_type} can't read this shape of image ({reason})") from None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of a few pixels, or of a line, a processor may make anything
+            lines = str(error).split("\n") if str(error).strip() else [type(error).__name__]
+            reason = lines[0][:160].rstrip(".")
+            raise UserError(
+                f"{where}: {self.config.model_type} can't read this shape of image ({reason}); use another one"
+            ) from None
         tensors = {name: found[name] for name in _INPUTS if name in found}
         pixels = tensors["pixel_values"]
         side = int(self._vision.patch_size)
         patches = len(pixels) if pixels.ndim == 2 else pixels.numel() // (pixels.shape[-3] * side * side)
-        return ReadImage(tensors, written, patches)
+        return ReadImage(tensors, written, patches, where)
 
     def tokens(self, wrap: PromptTokenizer | EchoTokenizer, texts: list[str], window: WithImages) -> Tokens:
         """The ids of texts with and without images, where an id of -1 - k stands for a part of image k.
@@ -91,7 +99,7 @@ class ImageReader:
         `max_length` limits the text and its prompt. An image's own tokens, which its processor limits, come on top.
         """
         if isinstance(wrap, EchoTokenizer):
-            raise UserError("prompt 'echo' repeats a text, and there is no such prompt for images; use another one")
+            raise UserError("prompt 'echo' can't be used with images, because it repeats a text; use another one")
         groups: dict[tuple[str | None, bool], list[int]] = {}
         for row, number in enumerate(window.numbers):
             written = None if number is None else window.images[number].written
@@ -103,7 +111,10 @@ class ImageReader:
             found = around([texts[row] for row in rows])
             for row, of_row, flag in zip(rows, found.ids, found.is_cut, strict=True):
                 number = window.numbers[row]
-                ids[row] = of_row if number is None else self._numbered(of_row, number, written or "", texts[row])
+                if number is None:
+                    ids[row] = of_row
+                else:
+                    ids[row] = self._numbered(of_row, number, window.images[number], texts[row])
                 is_cut[row] = flag
         return Tokens(ids, is_cut)
 
@@ -116,20 +127,20 @@ class ImageReader:
         )
         return wrap.with_prompt(prompt, room=len(plain_ids(self.tokenizer, [written])[0]))
 
-    def _numbered(self, ids: list[int], number: int, written: str, text: str) -> list[int]:
+    def _numbered(self, ids: list[int], number: int, image: ReadImage, text: str) -> list[int]:
         """The ids with -1 - number for the image token. UserError if the text has one too, or for too many tokens."""
         config: Any = self.config
-        wanted = written.count(self._image_token)
+        wanted = image.written.count(self._image_token)
         if ids.count(config.image_token_id) != wanted:
             raise UserError(
-                f"the text {text[:40]!r} beside an image contains {self._image_token!r}, by which the model marks "
-                "images; remove it"
+                f"the text {text[:40]!r} beside the image of {image.where} contains {self._image_token!r}, by which "
+                "the model marks images; remove it"
             )
         limit = position_limit(config.get_text_config())
         if limit is not None and len(ids) > limit:
             raise UserError(
-                f"an image and its text are {len(ids):,} tokens, and the decoder has {limit:,} positions; make the "
-                "image smaller, or set a smaller size in preprocessor_config.json"
+                f"{image.where}: this image and its text are {len(ids):,} tokens, and the decoder has {limit:,} "
+                "positions; make the image smaller, or set a smaller size in preprocessor_config.json"
             )
         return [-1 - number if id == config.image_token_id else id for id in ids]
 

@@ -59,6 +59,8 @@ class ReadImage:
     """What stands for it in the text: the image token many times, with what the family writes around its parts."""
     patches: int
     """How many tokens the vision tower computes."""
+    where: str = ""
+    """The input that it came with first, for errors."""
 
     @property
     def nbytes(self) -> int:
