@@ -205,3 +205,17 @@ def test_mistakes_are_refused_before_the_model_is_loaded(
         place, tables / "t.csv", tmp_path / "v.npy", "--image_column", "photo", "--image_root", str(tmp_path)
     )
     assert found.shape == (1, 32)
+
+
+def test_rows_of_parquet_are_counted_without_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"photo": [b"x"] * 3}), path)
+
+    def read(*given: object, **options: object) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", read)
+    assert source(path, "photo").count() == 3
+    path.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="not a readable parquet file"):
+        source(path, "photo").count()

@@ -120,16 +120,31 @@ def tsv_rows(path: Path) -> Iterator[Numbered]:
 def parquet_rows(path: Path) -> Iterator[Numbered]:
     """Read a parquet file block by block; rows are numbered from 1."""
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = _parquet(path)
         _refuse_repeated(str(path), file.schema_arrow.names)
         size = ROWS_OF_BYTES if _holds_bytes(file.schema_arrow) else PARQUET_ROWS
         rows = (row for batch in file.iter_batches(batch_size=size) for row in batch.to_pylist())
         yield from enumerate(rows, start=1)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
+
+
+def parquet_count(path: Path) -> int:
+    """The number of rows, from the end of the file: its columns, such as images, are not read."""
+    import pyarrow
+
+    try:
+        return int(_parquet(path).metadata.num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable parquet file: {error}") from None
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(path)
 
 
 def _holds_bytes(schema: Any) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dec2vec.errors import UserError
 from dec2vec.files.cells import as_name, holds_only_numbers, is_absent, listed, not_text, only_numbers
-from dec2vec.files.formats import FORMATS, Numbered, Row, reader_of, text_lines, unit_of
+from dec2vec.files.formats import FORMATS, Numbered, Row, parquet_count, reader_of, text_lines, unit_of
 from dec2vec.files.sources import DEFAULT_SPLIT, Named, Readers, must_be_file, open_source, place_of
 
 BLOCK = 8192
@@ -254,7 +254,8 @@ def iter_tables(path: Path, size: int) -> Iterator[Table]:
 
 def count_rows(path: Path) -> int:
     """The number of rows in the file; UserError if it has none."""
-    count = sum(1 for _ in _rows(path))
+    rows = _rows(path)
+    count = parquet_count(path) if path.suffix.lower() == ".parquet" else sum(1 for _ in rows)
     if not count:
         raise UserError(f"{path} is empty: it has no rows")
     return count
