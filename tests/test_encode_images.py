@@ -58,7 +58,7 @@ def test_a_folder(
 ) -> None:
     found = encode(place, place / "pictures", tmp_path / "v.parquet")
     np.testing.assert_allclose(found, expected[:4], atol=1e-5)
-    assert "1 files have no suffix of an image and are left out: notes.md" in capsys.readouterr().err
+    assert "1 file has no suffix of an image and is left out: notes.md" in capsys.readouterr().err
     table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
     names = [Path(str(name)).name for name in table["image"].to_pylist()]
     assert names == ["0.png", "1.png", "2.png", "3.JPG"] and table["text"].to_pylist() == [""] * 4

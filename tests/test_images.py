@@ -1,4 +1,4 @@
-"""Images that nobody vouches for: what is wrong with one is said in one line, and what is right is read as seen."""
+"""Untrusted images: what is wrong with one is said in one line, and what is right is read as seen."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image, ImageFile, ImageOps
 from dec2vec.errors import UserError
 from dec2vec.images import items
 from dec2vec.images.items import Item, as_item, is_single, pixel_hash, windows
-from dec2vec.images.opening import check_image, open_image
-from dec2vec.images.places import cell_image, content_hash, images_of_folder, is_image_folder
+from dec2vec.images.opening import FORMATS, check_image, open_image
+from dec2vec.images.places import SUFFIXES, cell_image, content_hash, images_of_folder, is_image_folder
 from tests.bad_images import BAD, stored, tiff
 
 LIMIT = 64_000_000
@@ -254,3 +254,11 @@ def test_no_folder_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(UserError, match=r"photos: can't be read \(Permission denied\); make it readable"):
         images_of_folder(tmp_path, None)
+
+
+def test_common_suffixes_are_those_of_images() -> None:
+    Image.init()
+    formats = {suffix: kind for suffix, kind in Image.EXTENSION.items() if kind in FORMATS}
+    rare = {".jpe", ".apng", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".pfm", ".avifs", ".pam"}
+    assert {suffix for suffix in formats if suffix not in SUFFIXES} <= rare
+    assert set(formats) >= SUFFIXES

@@ -38,7 +38,7 @@ class EncodeArgs(SidedEncoderArgs):
     image_column: str | None = None
     """Column of images: paths from the folder of the file, bytes, or an Image column of datasets."""
     image_root: Path | None = None
-    """Folder out of which no path or link of an image may lead. None is the folder of the file, or that of the images.
+    """No image may lie outside this folder, not even through a link. None is the folder of the file or of the images.
     """
     max_pixels: Annotated[int, Ge(1), Le(178_956_970)] | None = None
     """An image of more pixels is refused before it is decoded. None is 64,000,000."""

@@ -138,4 +138,5 @@ def _report(work: ShardWork, index: Index | None, mine: int, done: int, rate: fl
         size = f"{index.rows} vectors of {index.dimension} dimensions in {len(index.shards)} shards"
         sys.stderr.write(f"{size}: {work.output / INDEX}\n")
     share = "" if work.world == 1 else f"rank {work.rank}: "
-    sys.stderr.write(f"{share}{mine - done} texts embedded ({rate:.0f} per second), {done} existed already\n")
+    kind = "inputs" if work.source.has_images else "texts"
+    sys.stderr.write(f"{share}{mine - done} {kind} embedded ({rate:.0f} per second), {done} existed already\n")

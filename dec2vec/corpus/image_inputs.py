@@ -24,6 +24,7 @@ from dec2vec.images.places import (
     shown_path,
 )
 
+_MANY = "{} files have no suffix of an image and are"
 DEFAULT_COLUMN = "text"
 """The column of texts that may be absent beside images. Another one has been named, so that it has to be there."""
 
@@ -105,7 +106,8 @@ class Source:
         items, others = images_of_folder(self.path, self.image_root)
         if others:
             shown = ", ".join(others[:3]) + " ..." * (len(others) > 3)
-            sys.stderr.write(f"{self.path}: {len(others)} files have no suffix of an image and are left out: {shown}\n")
+            told = "1 file has no suffix of an image and is" if len(others) == 1 else _MANY.format(len(others))
+            sys.stderr.write(f"{self.path}: {told} left out: {shown}\n")
         return _items_as_block(items)
 
     def _of_table(self, table: Table) -> Block:

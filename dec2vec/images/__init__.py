@@ -1,1 +1,1 @@
-"""Images as inputs: opened although nobody vouches for them, bounded, and counted once where they are equal."""
+"""Images as inputs: untrusted files are opened within bounds, and equal images are read once."""

@@ -1,4 +1,4 @@
-"""Open an image that nobody vouches for: bounded before it is decoded, upright, in RGB, every fault in one line.
+"""Open an untrusted image: bounded before it is decoded, upright, in RGB, every fault in one line.
 
 Only still images of common formats are read; Pillow's other plug-ins (Ghostscript for EPS, fonts, containers) stay
 closed. The number of pixels is known from the header, so that a decompression bomb is refused before it is decoded.
@@ -23,7 +23,7 @@ from dec2vec.errors import UserError, check_installed
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Names of formats in Pillow, of which a build may lack some. MPO is a photo with a preview or a depth map after it."""
 WHITE = (255, 255, 255)
 """What shows through transparent pixels. Their own colour, which nobody sees, is often black."""
