@@ -36,7 +36,7 @@ from train.config import LoraConfig
 
 FAST = {
     fast: [pytest.param(name, marks=() if name == fast else pytest.mark.slow) for name in VISION_FAMILIES]
-    for fast in ("qwen3_vl", "gemma3")
+    for fast in ("qwen3_vl", "gemma3", "llava")
 }
 """All families, of which the others than the named one are slow."""
 QWEN = VISION_FAMILIES[:3]
@@ -115,6 +115,16 @@ def test_vectors_are_those_of_plain_transformers(family: str, folders: Path) -> 
         for layer in (-1, 1):
             encoder.config = replace(encoder.config, layer=layer, prompt="bare" if eos else words.format("{text}"))
             close(encode(encoder, inputs, normalize=False), np.stack([states[layer] for states in expected]))
+
+
+@pytest.mark.parametrize("family", FAST["llava"])
+def test_logits_are_those_of_plain_transformers(family: str, folders: Path) -> None:
+    encoder = load(folders, family, prompt="bare", pooling="logits")
+    inputs = [value for value in INPUTS if not isinstance(value, str)]
+    head = AutoModelForImageTextToText.from_pretrained(folders / family).lm_head.weight.detach().numpy()
+    states = plain_states(folders / family, family, "{}", eos=True)
+    expected = np.stack([of_input[-1] for of_input in states]) @ head.T
+    np.testing.assert_allclose(encode(encoder, inputs, normalize=False), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAST["gemma3"])

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL
 
 from dec2vec.config.model import LOGIT_POOLINGS, ModelConfig, PoolingName
 from dec2vec.decoder.devices import resolve_device
 from dec2vec.decoder.load import load_architecture
 from dec2vec.decoder.pooling import View
 from dec2vec.decoder.quantized import stored_tensors
+from dec2vec.decoder.vision import family_of
 from dec2vec.errors import UserError
 from dec2vec.vectors.averaging import Part, Vectors
 
@@ -28,8 +30,8 @@ LOGITS_BYTES = 2 << 30
 """Largest size of all logits of one call."""
 SLICE_BYTES = 256 << 20
 """Largest size of the logits that are computed at once, from a few rows of a chunk."""
-_OLD_NAMES = ("lm_head", "embed_out")
-"""Names of the head in checkpoints whose model class has renamed it (GPT-NeoX)."""
+_OLD_NAMES = ("lm_head", "embed_out", "language_model.lm_head")
+"""Names of the head in checkpoints whose model class has renamed it (GPT-NeoX, LLaVA)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def load_lm_head(config: ModelConfig, embeddings: Tensor | None = None) -> LMHea
     """
     hub_config = load_architecture(config)
     with torch.device("meta"):  # names and ties without a weight
-        causal = AutoModelForCausalLM.from_config(hub_config, trust_remote_code=config.trust_remote_code)
+        reads_images = family_of(hub_config) is not None and hub_config.model_type not in _CAUSAL
+        kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+        causal = kind.from_config(hub_config, trust_remote_code=config.trust_remote_code)
     head, inputs = causal.get_output_embeddings(), causal.get_input_embeddings()
     name_of = {id(module): name for name, module in causal.named_modules()}
     is_tied = head.weight is inputs.weight
