@@ -184,6 +184,7 @@ def test_mistakes_are_refused_before_the_model_is_loaded(
     (tmp_path / "secret.png").write_bytes(stored(picture(0), "PNG"))
     tables = tmp_path / "tables"
     tables.mkdir()
+    (tables / "t.jsonl").write_text('{"photo": "https://a.org/b.png"}\n')
     (tables / "t.csv").write_text("photo\n../secret.png\n")
     (tmp_path / "t.txt").write_text("a\n")
     table = ["--input", str(tables / "t.csv"), "--image_column", "photo"]
@@ -191,6 +192,9 @@ def test_mistakes_are_refused_before_the_model_is_loaded(
         r"b\.png: not an image": ["--input", str(folder)],
         r"a\.png: 20 x 20 are 400 pixels": ["--input", str(folder), "--max_pixels", "399"],
         r"t\.csv row 2: photo \(\.\./secret\.png\): leads out of": table,
+        r"t\.jsonl line 1: photo \(https://a\.org/b\.png\): no such image file .*; download it first": [
+            *("--input", str(tables / "t.jsonl"), "--image_column", "photo")
+        ],
         r"no column 'image'": ["--input", str(tables / "t.csv"), "--image_column", "image"],
         "image_root .*gone: there is no such folder": [*table, "--image_root", str(tmp_path / "gone")],
         "image_root is for images": ["--input", str(tmp_path / "t.txt"), "--image_root", str(tmp_path)],

@@ -16,6 +16,7 @@ from dec2vec.files.tables import Table, block_texts, count_rows, iter_tables, re
 from dec2vec.images.items import Item
 from dec2vec.images.opening import check_image
 from dec2vec.images.places import (
+    SHOWN,
     cell_image,
     content_hash,
     images_of_folder,
@@ -129,7 +130,9 @@ class Source:
         if text and is_empty_cell(value):
             return Item(text, None, where)
         folder = self.path if self.path.is_dir() else self.path.parent
-        return Item(text, cell_image(value, folder, self.image_root, where), where)
+        image = cell_image(value, folder, self.image_root, where)
+        path = shown_path(value)
+        return Item(text, image, where if path is None else f"{where} ({path[:SHOWN]})")
 
     def _checked(self, block: Block) -> Block:
         for item in block.inputs:
