@@ -47,6 +47,7 @@ def test_a_whitened_run_is_whitened_everywhere(tmp_path: Path, monkeypatch: pyte
     assert np.abs(expected[:, : raw.shape[1]] - raw[:, : expected.shape[1]]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_merged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_run(tmp_path)
     monkeypatch.chdir(tmp_path)

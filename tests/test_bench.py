@@ -68,6 +68,7 @@ def test_the_peer_computes_both_passes_in_bfloat16(tmp_path: Path) -> None:
     assert result["float32_cosine"]["peer"] > 0.99 and len(result["matmul_peak_gflops"]) == 1
 
 
+@pytest.mark.slow
 def test_a_chat_template_changes_nothing_and_other_ids_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_row_is_void_where_our_gradient_is_further_from_float32() -> None:
     assert not agreement({"ours": truth, "peer": truth}, truth)["void"]
 
 
+@pytest.mark.slow
 def test_another_model_is_void(tmp_path: Path) -> None:
     """The negative control: one side pools another layer."""
     result = train(tmp_path, "--peer", "self", "--peer-set", "model.layer=1")
@@ -106,6 +108,7 @@ def test_encode(tmp_path: Path) -> None:
         assert result["least_cosine"] > 0.9999 and not result["void"]
 
 
+@pytest.mark.slow
 def test_lengths_are_as_stated() -> None:
     texts = script("bench.texts")
     tokenizer = script("bench.models").make_tokenizer(512)

@@ -158,6 +158,7 @@ def dev_task(name: str, metrics: tuple[str, ...]) -> DevTask:
     return DevTask(name, metrics[0], metrics, "0" * 64, lambda _: {}, None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(PEFT_WARNING)
 def test_the_card_names_what_chose_now_and_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric of one task of two, whose collection has another name than its folder; then both, by their mean."""

@@ -154,6 +154,7 @@ def test_a_retrieval_task_asks_for_both_sides(tmp_path: Path) -> None:
     assert scores["TinyRetrieval"] == pytest.approx(np.mean([1 / np.log2(rank + 2) for rank in ranks]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_unknown_names_are_refused_before_anything_runs(tmp_path: Path) -> None:
     encoder = MtebEncoder("dec2vec/toy", encoder=Sides())
     with pytest.raises(UserError, match=r"MTEB 'STS-12': no task and no .* this name; did you mean 'STS12'\?"):

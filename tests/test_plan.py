@@ -48,6 +48,7 @@ def number(name: str, text: str) -> float:
     return float(found.group(1).replace(",", ""))
 
 
+@pytest.mark.slow
 def test_what_it_says_is_so(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(tmp_path)
     train(config, tmp_path / "out", "--plan")

@@ -295,6 +295,7 @@ def test_netrc_counts_as_login_for_its_host_only(clean_wandb: pytest.MonkeyPatch
     assert _wandb_mode() == ("online" if host == "api.wandb.ai" else "offline")
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_what_metrics_jsonl_holds(tmp_path: Path) -> None:
     killed_at_5_resumed_from_3_ended_at_7(tmp_path, "tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
