@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +19,7 @@ from tests.training_setup import tiny_encoder
 from train.config import LoraConfig
 from train.distributed.single import Single
 from train.gradcache.memory import graph_bytes
-from train.kernels.frozen_linear import FrozenLinear, is_trained, rounded_weights
+from train.kernels.frozen_linear import FrozenLinear, is_trained, rounded_weights, use_frozen_linears
 from train.step import seed_dropout
 
 
@@ -119,3 +120,19 @@ def test_the_copies_do_not_count_as_a_graph(tmp_path: Path, monkeypatch: pytest.
         graph_bytes(Single(encoder.embedder), chunk) > found + 0.5 * copies > found
     )  # the first block's inputs need no gradient
     assert nn.Linear not in {type(module) for module in encoder.embedder.modules() if not is_trained(module)}
+
+
+def test_a_parametrized_layer_computes_its_own_weight() -> None:
+    """PEFT parametrizes a layer during a pass (`target_parameters`); `weight` is then no parameter of the layer."""
+    backbone = nn.Sequential(nn.Linear(4, 4)).requires_grad_(requires_grad=False)
+    use_frozen_linears(backbone)
+    nn.utils.parametrize.register_parametrization(backbone[0], "weight", _Doubled())
+    x, weight = torch.randn(2, 4), backbone[0].parametrizations["weight"].original
+    with torch.autocast("cpu", torch.bfloat16):
+        found = backbone(x)
+        torch.testing.assert_close(found, nn.functional.linear(x, 2 * weight, backbone[0].bias), atol=0, rtol=0)
+
+
+class _Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight

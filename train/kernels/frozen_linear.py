@@ -48,7 +48,7 @@ class _Frozen(nn.Module):
 
     def weights_for(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Weight and bias as autocast would round them for `x`; None where it does not round, or they are trained."""
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        weight, bias = self._parameters.get("weight"), self._parameters.get("bias")  # no weight: it is parametrized
         device = x.device.type
         if weight is None or is_trained(self) or not self.training or not torch.is_autocast_enabled(device):
             return None
