@@ -124,13 +124,13 @@ def test_the_copies_do_not_count_as_a_graph(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_parametrized_layer_computes_its_own_weight() -> None:
     """PEFT parametrizes a layer during a pass (`target_parameters`); `weight` is then no parameter of the layer."""
-    backbone = nn.Sequential(nn.Linear(4, 4)).requires_grad_(requires_grad=False)
-    use_frozen_linears(backbone)
-    nn.utils.parametrize.register_parametrization(backbone[0], "weight", _Doubled())
-    x, weight = torch.randn(2, 4), backbone[0].parametrizations["weight"].original
+    layer: Any = nn.Linear(4, 4).requires_grad_(requires_grad=False)
+    use_frozen_linears(layer)
+    x, doubled = torch.randn(2, 4), 2 * layer.weight.detach()
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", _Doubled())
     with torch.autocast("cpu", torch.bfloat16):
-        found = backbone(x)
-        torch.testing.assert_close(found, nn.functional.linear(x, 2 * weight, backbone[0].bias), atol=0, rtol=0)
+        expected = nn.functional.linear(x, doubled, layer.bias)
+        torch.testing.assert_close(layer(x), expected, atol=0, rtol=0)
 
 
 class _Doubled(nn.Module):
