@@ -30,6 +30,7 @@ def load(path: Path) -> Encoder:
     return Encoder.load(ModelConfig(name_or_path=str(path), device="cpu"))
 
 
+@pytest.mark.slow
 def test_a_whitened_run_is_whitened_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_run(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def test_a_bfloat16_base_has_gradients_of_16_bits(tmp_path: Path) -> None:
     assert result["gradient_cosine"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["prompt", "triplets"])
 def test_both_sides_agree(tmp_path: Path, case: str) -> None:
     result = train(tmp_path, "--case", case, "--peer", "st")

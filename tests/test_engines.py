@@ -269,6 +269,7 @@ def there_and_back(folder: Path, on_ranks: Callable[..., None], script: Any) -> 
     return config
 
 
+@pytest.mark.slow
 def test_a_whole_sharded_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_script: Any) -> None:
     """From the command to dev scores, checkpoints and the adapter; then on from what one process wrote, and back."""
     monkeypatch.chdir(tmp_path)

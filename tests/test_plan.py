@@ -67,6 +67,7 @@ def test_what_it_says_is_so(config: Path, tmp_path: Path, capsys: pytest.Capture
     assert number(r"([\d.]+) s a step", shown) > 0 and number(r"memory +([\d,]+) MiB", shown) > 100
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(config: Path, tmp_path: Path) -> None:
     train(config, tmp_path / "out", "--optim.steps", "2", "--eval.dev", "none")
     before = contents(tmp_path)
